@@ -1,0 +1,3 @@
+"""hyperctl: the command line of hyperd."""
+
+__version__ = "0.1.0"

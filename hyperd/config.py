@@ -1,0 +1,91 @@
+"""The daemon's configuration: one frozen object, read once, handed down.
+
+``configs/hyperd.toml`` explains every key. Sections of the TOML file are the classes below; the field names are the keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+DEFAULT_HOST = "unix:///var/run/hyper.sock"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HypervisorConfig:
+    """How VMs are run (``[hypervisor]``)."""
+
+    driver: str = "libvirt"  # libvirt | fake
+    accelerator: str = "auto"  # auto | kvm | tcg
+    uri: str = ""  # empty = the embedded driver below the root directory
+    emulator: str = ""  # empty = libvirt's choice
+    kernel: Path | None = None  # None = the minimal kernel when built, else the distribution's
+    initrd: Path | None = None
+    guest_dir: Path | None = None  # where kernels and initramfs images lie; None = <root>/guest
+    boot_timeout: float = 60.0
+    default_vcpu: int = 1
+    default_memory: int = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """The pods' network (``[network]``)."""
+
+    bridge: str = "hyper0"
+    subnet: str = "192.168.123.0/24"  # the bridge has the first address
+    nft_table: str = "hyperd"
+    mtu: int = 1500
+    nat: bool = True
+    dns: tuple[str, ...] = ()  # empty = the host's resolv.conf
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegistryConfig:
+    """Where images come from (``[registry]``)."""
+
+    default: str = "docker.io"
+    mirrors: tuple[str, ...] = ()  # asked before docker.io
+    insecure: tuple[str, ...] = ()  # host[:port] or CIDR: plain HTTP or unchecked TLS; loopback always is
+    ca_file: Path | None = None
+    parallel_layers: int = 3
+    max_layer_bytes: int = 20 * 2**30
+    timeout: float = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """Container logs (``[log]``)."""
+
+    driver: str = "json-file"
+    max_size: int = 0  # bytes, 0 = no rotation
+    max_file: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything the daemon can be told."""
+
+    root: Path = Path("/var/lib/hyper")
+    runtime_dir: Path | None = None  # sockets of VMs; None = <root>/run; short, a socket's path has 107 bytes
+    hosts: tuple[str, ...] = (DEFAULT_HOST,)
+    socket_mode: int = 0o660
+    socket_group: str = ""
+    log_level: str = "info"
+    threads: int = 32
+    stop_grace: float = 5.0
+    max_pods: int = 1024
+    scratch_size: int = 10 * 2**30  # bytes of a pod's writable disk (sparse)
+    hypervisor: HypervisorConfig = field(default_factory=HypervisorConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    registry: RegistryConfig = field(default_factory=RegistryConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+    @property
+    def run(self) -> Path:
+        """Directory of the VMs' sockets."""
+        return self.runtime_dir or self.root / "run"
+
+    @property
+    def guest(self) -> Path:
+        """Directory of kernels and initramfs images."""
+        return self.hypervisor.guest_dir or self.root / "guest"

@@ -1,0 +1,137 @@
+"""All tables. JSON columns hold what only one service reads; what is searched or must be unique has its own column."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, ForeignKey, Integer, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from hyperd.db.session import Base
+
+
+class PodRow(Base):
+    """A pod: what should be."""
+
+    __tablename__ = "pods"
+    id: Mapped[str] = mapped_column(String, primary_key=True)
+    state: Mapped[str] = mapped_column(String)
+    spec: Mapped[dict[str, Any]] = mapped_column(JSON)
+    labels: Mapped[dict[str, str]] = mapped_column(JSON, default=dict)
+    created_at: Mapped[float]
+    started_at: Mapped[float | None]
+    finished_at: Mapped[float | None]
+    outcome: Mapped[str] = mapped_column(String, default="")  # succeeded | failed once stopped
+    reason: Mapped[str] = mapped_column(String, default="")
+
+
+class ContainerRow(Base):
+    """A container of a pod."""
+
+    __tablename__ = "containers"
+    id: Mapped[str] = mapped_column(String, primary_key=True)  # 64 hexadecimal digits
+    name: Mapped[str] = mapped_column(String, unique=True)
+    pod_id: Mapped[str] = mapped_column(ForeignKey("pods.id", ondelete="CASCADE"), index=True)
+    position: Mapped[int] = mapped_column(Integer)
+    state: Mapped[str] = mapped_column(String)
+    spec: Mapped[dict[str, Any]] = mapped_column(JSON)
+    image_id: Mapped[str] = mapped_column(String, index=True)
+    image_name: Mapped[str] = mapped_column(String)
+    created_at: Mapped[float]
+    started_at: Mapped[float | None]
+    finished_at: Mapped[float | None]
+    exit_code: Mapped[int | None]
+    killed: Mapped[bool] = mapped_column(default=False)
+    stream_base: Mapped[int] = mapped_column(Integer, default=0)
+    run_count: Mapped[int] = mapped_column(Integer, default=0)
+
+
+class VmRow(Base):
+    """A VM that exists or is being made."""
+
+    __tablename__ = "vms"
+    id: Mapped[str] = mapped_column(String, primary_key=True)
+    pod_id: Mapped[str | None] = mapped_column(String, unique=True)
+    state: Mapped[str] = mapped_column(String)  # booting | idle | associated | paused
+    vcpu: Mapped[int]
+    memory: Mapped[int]
+    created_at: Mapped[float]
+    detail: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+
+
+class AddressRow(Base):
+    """An address of a bridge in use."""
+
+    __tablename__ = "addresses"
+    bridge: Mapped[str] = mapped_column(String, primary_key=True)
+    address: Mapped[str] = mapped_column(String, primary_key=True)
+    owner: Mapped[str] = mapped_column(String, index=True)  # pod id
+    mac: Mapped[str] = mapped_column(String)
+
+
+class PortRow(Base):
+    """A published port."""
+
+    __tablename__ = "ports"
+    protocol: Mapped[str] = mapped_column(String, primary_key=True)
+    host_port: Mapped[int] = mapped_column(Integer, primary_key=True)
+    owner: Mapped[str] = mapped_column(String, index=True)  # pod id
+    container_port: Mapped[int]
+    address: Mapped[str] = mapped_column(String, default="")  # the pod's, empty while it has none
+
+
+class ImageRow(Base):
+    """An image: its configuration blob."""
+
+    __tablename__ = "images"
+    id: Mapped[str] = mapped_column(String, primary_key=True)  # sha256:<hex> of the configuration
+    config: Mapped[dict[str, Any]] = mapped_column(JSON)
+    config_blob: Mapped[bytes]
+    created_at: Mapped[float]
+    size: Mapped[int] = mapped_column(BigInteger)
+
+
+class ImageLayerRow(Base):
+    """The layers of an image, bottom first."""
+
+    __tablename__ = "image_layers"
+    image_id: Mapped[str] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"), primary_key=True)
+    position: Mapped[int] = mapped_column(Integer, primary_key=True)
+    diff_id: Mapped[str] = mapped_column(ForeignKey("layers.diff_id"), index=True)
+    blob: Mapped[str] = mapped_column(String, default="")  # digest as pulled, empty when made here
+    media_type: Mapped[str] = mapped_column(String, default="")
+
+
+class LayerRow(Base):
+    """A layer that lies in the store as a squashfs image."""
+
+    __tablename__ = "layers"
+    diff_id: Mapped[str] = mapped_column(String, primary_key=True)
+    size: Mapped[int] = mapped_column(BigInteger)  # of the uncompressed tar
+    image_size: Mapped[int] = mapped_column(BigInteger)  # of the squashfs file
+
+
+class TagRow(Base):
+    """A name of an image."""
+
+    __tablename__ = "tags"
+    repository: Mapped[str] = mapped_column(String, primary_key=True)  # familiar name, such as busybox or host:5000/a/b
+    tag: Mapped[str] = mapped_column(String, primary_key=True)
+    image_id: Mapped[str] = mapped_column(ForeignKey("images.id"), index=True)
+    digest: Mapped[str] = mapped_column(String, default="")  # of the manifest it was pulled with
+
+
+class ExecRow(Base):
+    """An additional process in a container."""
+
+    __tablename__ = "execs"
+    id: Mapped[str] = mapped_column(String, primary_key=True)
+    container_id: Mapped[str] = mapped_column(ForeignKey("containers.id", ondelete="CASCADE"), index=True)
+    command: Mapped[list[str]] = mapped_column(JSON)
+    tty: Mapped[bool]
+    state: Mapped[str] = mapped_column(String)  # created | running | exited
+    exit_code: Mapped[int | None]
+    stream_base: Mapped[int] = mapped_column(Integer, default=0)
+    created_at: Mapped[float]
+
+

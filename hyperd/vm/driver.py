@@ -1,0 +1,220 @@
+"""The contract between the VM service and whatever runs virtual machines.
+
+Every method states what holds afterwards and what is undone on failure. Implementations: ``hyperd.vm.libvirt`` and, for the
+quick tests, ``hyperd.vm.fake``. All methods may be called from any thread and may block.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+CONTROL_PORT = "hyperd.control.0"
+STREAM_PORT = "hyperd.stream.0"
+
+
+class PowerState(StrEnum):
+    """What the hypervisor says about a VM."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    SHUTOFF = "shutoff"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiskSpec:
+    """A disk on the VM's one virtio-scsi controller.
+
+    Args:
+        lun: 0-254; the guest sees it as SCSI device 0:0:0:lun.
+        path: image file or device on the host.
+        fmt: ``raw``, ``qcow2`` or ``vdi``.
+        readonly: several VMs may share a read-only image.
+        cache: libvirt's cache mode.
+
+    """
+
+    lun: int
+    path: Path
+    fmt: str = "raw"
+    readonly: bool = False
+    cache: str = "writeback"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NicSpec:
+    """A virtio NIC on a host bridge.
+
+    Args:
+        mac: the guest finds the NIC by it.
+        tap: name of the host's tap device, at most 15 characters.
+        bridge: the host bridge; empty = user-mode networking (no bridge, no root).
+        mtu: 0 = the bridge's.
+
+    """
+
+    mac: str
+    tap: str
+    bridge: str
+    mtu: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class VmSpec:
+    """Everything needed to boot a VM.
+
+    Args:
+        vm_id: ``vm-`` + 10 letters; also the domain's name.
+        vcpu: number of virtual CPUs.
+        memory: MiB.
+        kernel: path of the kernel image.
+        initrd: path of the initramfs.
+        cmdline: kernel command line additions (the driver adds console and accelerator specific words).
+        rundir: existing directory, private to the VM: channel sockets and the console log live in it.
+        disks: attached at boot. nics: attached at boot.
+        paused: start with the CPUs stopped.
+
+    """
+
+    vm_id: str
+    vcpu: int
+    memory: int
+    kernel: Path
+    initrd: Path
+    rundir: Path
+    cmdline: str = ""
+    disks: tuple[DiskSpec, ...] = ()
+    nics: tuple[NicSpec, ...] = ()
+    paused: bool = False
+
+    @property
+    def control_socket(self) -> Path:
+        """Host side of the agent's control port; the hypervisor listens on it."""
+        return self.rundir / "control.sock"
+
+    @property
+    def stream_socket(self) -> Path:
+        """Host side of the agent's stream port."""
+        return self.rundir / "stream.sock"
+
+    @property
+    def console_log(self) -> Path:
+        """What the guest's kernel and agent print."""
+        return self.rundir / "console.log"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HypervisorInfo:
+    """What VMs run on, for ``/info``.
+
+    Args:
+        driver: ``libvirt`` or ``fake``.
+        accelerator: ``kvm``, ``tcg`` or ``fake``.
+        reason: why this accelerator (``/dev/kvm does not exist``, ``a guest booted with it``, ``set in the config``).
+        version: of hypervisor and library, for people.
+        max_vcpu: of one VM.
+
+    """
+
+    driver: str
+    accelerator: str
+    reason: str
+    version: str
+    max_vcpu: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class VmStats:
+    """Counters of a VM as the hypervisor sees it. Times in ns, sizes in bytes."""
+
+    cpu_total: int
+    cpu_user: int
+    cpu_system: int
+    memory_rss: int
+    block: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    network: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+
+class VmEventKind(StrEnum):
+    """Why a listener is called."""
+
+    STOPPED = "stopped"  # powered off by itself or by destroy()
+    CRASHED = "crashed"  # QEMU died or the guest panicked
+
+
+@dataclass(frozen=True)
+class VmEvent:
+    """A change that the driver noticed."""
+
+    vm_id: str
+    kind: VmEventKind
+
+
+class VmDriver(ABC):
+    """Runs virtual machines. See the module docstring for the rules."""
+
+    @abstractmethod
+    def open(self) -> HypervisorInfo:
+        """Connect to the hypervisor and find out which accelerator works.
+
+        After: every other method may be called; VMs of an earlier daemon with the same root are known again.
+        Errors: DriverError when the hypervisor cannot be had; nothing is left open then.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the hypervisor. VMs run on. Calling it twice is fine."""
+
+    @abstractmethod
+    def subscribe(self, listener: Callable[[VmEvent], None]) -> None:
+        """Call ``listener`` for every VM that stops, from a thread of the driver; the listener must only enqueue."""
+
+    @abstractmethod
+    def create(self, spec: VmSpec) -> None:
+        """Boot a VM.
+
+        After: the VM runs (or is paused if asked), its sockets accept connections. It says nothing about the agent being ready.
+        On failure: no process, tap, socket or domain is left. Errors: DriverError; Conflict if the id exists.
+        """
+
+    @abstractmethod
+    def destroy(self, vm_id: str) -> None:
+        """Switch a VM off at once.
+
+        After: its process is gone, its taps are gone, its sockets are removed; files of its disks stay. An unknown id is fine.
+        """
+
+    @abstractmethod
+    def pause(self, vm_id: str) -> None:
+        """Stop the VM's CPUs. A paused VM stays as it is. Errors: NotFound, DriverError."""
+
+    @abstractmethod
+    def resume(self, vm_id: str) -> None:
+        """Let the CPUs run again; fine for a running VM. Errors: NotFound, DriverError."""
+
+    @abstractmethod
+    def attach_disk(self, vm_id: str, disk: DiskSpec) -> None:
+        """Hot-plug a disk. After: the guest sees it soon (it waits for it). On failure: not attached. Errors: NotFound, DriverError."""
+
+    @abstractmethod
+    def detach_disk(self, vm_id: str, lun: int) -> None:
+        """Unplug a disk the guest no longer uses. After: the file is closed by the hypervisor. An empty LUN is fine."""
+
+    @abstractmethod
+    def attach_nic(self, vm_id: str, nic: NicSpec) -> None:
+        """Hot-plug a NIC. After: the tap exists and is in the bridge. On failure: no tap is left."""
+
+    @abstractmethod
+    def detach_nic(self, vm_id: str, mac: str) -> None:
+        """Unplug a NIC. After: its tap is gone. An unknown MAC is fine."""
+
+    @abstractmethod
+    def states(self) -> dict[str, PowerState]:
+        """Every VM of this driver's root that has a process, by id."""
+
+    @abstractmethod
+    def stats(self, vm_id: str) -> VmStats:
+        """Counters of a running or paused VM. Errors: NotFound, DriverError."""
