@@ -1,0 +1,169 @@
+"""Validators of single values, for the schemas: callables that raise marshmallow's ValidationError."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+
+from marshmallow import ValidationError
+
+LOG_DRIVERS = ("json-file", "syslog", "journald", "gelf", "fluentd", "awslogs", "splunk", "none")
+RLIMITS = (
+    *("as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss"),
+    *("rtprio", "rttime", "sigpending", "stack"),
+)
+_DEVICE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
+_SYSCTL = re.compile(r"[A-Za-z0-9_-]+(?:[./][A-Za-z0-9_-]+)+")
+Check = Callable[[str], None]
+
+
+def _require(good: bool, message: str) -> None:
+    if not good:
+        raise ValidationError(message)
+
+
+def text(limit: int) -> Check:
+    """At most ``limit`` characters and no NUL."""
+
+    def check(value: str) -> None:
+        _require(len(value) <= limit, f"is longer than {limit} characters")
+        _require("\0" not in value, "contains a NUL character")
+
+    return check
+
+
+def optional(check: Check) -> Check:
+    """The empty string, or what ``check`` lets through."""
+
+    def wrapped(value: str) -> None:
+        if value:
+            check(value)
+
+    return wrapped
+
+
+def pattern(expression: re.Pattern[str], what: str) -> Check:
+    """The whole value matches."""
+
+    def check(value: str) -> None:
+        _require(
+            expression.fullmatch(value) is not None, f"{shown(value)} is not {what} ({expression.pattern})"
+        )
+
+    return check
+
+
+def choice(*values: str) -> Check:
+    """One of the values."""
+    listed = ", ".join(value for value in values if value)
+
+    def check(value: str) -> None:
+        _require(value in values, f"{shown(value)} is none of {listed}")
+
+    return check
+
+
+def shown(value: str) -> str:
+    """Quote a caller's value for a message, shortened."""
+    return repr(value if len(value) <= 80 else value[:77] + "...")
+
+
+def not_blank(value: str) -> None:
+    """Something else than white space."""
+    _require(bool(value.strip()), "is empty")
+
+
+def single_line(value: str) -> None:
+    """No control characters."""
+    _require(value.isprintable(), "contains control characters")
+
+
+def word(value: str) -> None:
+    """Goes into a line of resolv.conf as one word."""
+    _require(
+        bool(value) and value.isprintable() and not any(c.isspace() for c in value),
+        f"{shown(value)} is not one word",
+    )
+
+
+def guest_path(value: str) -> None:
+    """An absolute path without ``..``."""
+    single_line(value)
+    _require(value.startswith("/"), f"{shown(value)} is not an absolute path")
+    _require(".." not in value.split("/"), f"{shown(value)} contains ..")
+    _require(
+        all(len(part.encode("utf-8", "replace")) <= 255 for part in value.split("/")),
+        "has a name over 255 bytes",
+    )
+
+
+def mount_path(value: str) -> None:
+    """An absolute path that something can be mounted on or written to."""
+    guest_path(value)
+    _require(value.strip("/.") != "" or value == "/", f"{shown(value)} cannot be mounted on")
+
+
+def account(value: str) -> None:
+    """Name or number of a user or group; the separators of ``/etc/passwd`` cannot be part of it."""
+    _require(len(value) <= 256, "is longer than 256 characters")
+    _require(
+        value.isprintable() and ":" not in value and "/" not in value, f"{shown(value)} is no user or group"
+    )
+
+
+def env_name(value: str) -> None:
+    """Name of an environment variable."""
+    _require(bool(value) and "=" not in value, f"{shown(value)} is no name of an environment variable")
+
+
+def sysctl(value: str) -> None:
+    """Name of a kernel parameter, with dots or slashes."""
+    _require(_SYSCTL.fullmatch(value) is not None, f"{shown(value)} is no kernel parameter")
+
+
+def restart_policy(value: str) -> None:
+    """never, onFailure or always."""
+    choice("", "never", "onFailure", "always")(value)
+
+
+def device(value: str) -> None:
+    """Name of a network device (Linux IFNAMSIZ)."""
+    _require(
+        _DEVICE.fullmatch(value) is not None and value not in {".", ".."}, f"{shown(value)} is no device name"
+    )
+
+
+def address(value: str) -> None:
+    """An IPv4 or IPv6 address."""
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        raise ValidationError(f"{shown(value)} is no IP address") from None
+
+
+def cidr(value: str) -> None:
+    """An address with its prefix length."""
+    try:
+        _require("/" in value, f"{shown(value)} has no prefix length")
+        ipaddress.ip_interface(value)
+    except ValueError:
+        raise ValidationError(f"{shown(value)} is no CIDR") from None
+
+
+def cidr_list(value: str) -> None:
+    """CIDRs separated by commas."""
+    parts = value.split(",")
+    _require(len(parts) <= 16, "has over 16 addresses")
+    for part in parts:
+        cidr(part.strip())
+
+
+def uri(value: str) -> None:
+    """A URI that the daemon may be asked to fetch."""
+    single_line(value)
+    if value:
+        _require(
+            value.startswith(("http://", "https://", "file:///")),
+            f"{shown(value)} is no http, https or file URI",
+        )
