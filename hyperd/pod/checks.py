@@ -24,7 +24,7 @@ def _require(good: bool, message: str) -> None:
 
 
 def text(limit: int) -> Check:
-    """At most ``limit`` characters and no NUL."""
+    """Allow ``limit`` characters and no NUL."""
 
     def check(value: str) -> None:
         _require(len(value) <= limit, f"is longer than {limit} characters")
@@ -34,7 +34,7 @@ def text(limit: int) -> Check:
 
 
 def optional(check: Check) -> Check:
-    """The empty string, or what ``check`` lets through."""
+    """Allow the empty string, or what ``check`` lets through."""
 
     def wrapped(value: str) -> None:
         if value:
@@ -44,18 +44,16 @@ def optional(check: Check) -> Check:
 
 
 def pattern(expression: re.Pattern[str], what: str) -> Check:
-    """The whole value matches."""
+    """Demand that the whole value matches."""
 
     def check(value: str) -> None:
-        _require(
-            expression.fullmatch(value) is not None, f"{shown(value)} is not {what} ({expression.pattern})"
-        )
+        _require(expression.fullmatch(value) is not None, f"{shown(value)} is not {what} ({expression.pattern})")
 
     return check
 
 
 def choice(*values: str) -> Check:
-    """One of the values."""
+    """Demand one of the values."""
     listed = ", ".join(value for value in values if value)
 
     def check(value: str) -> None:
@@ -70,17 +68,17 @@ def shown(value: str) -> str:
 
 
 def not_blank(value: str) -> None:
-    """Something else than white space."""
+    """Demand something else than white space."""
     _require(bool(value.strip()), "is empty")
 
 
 def single_line(value: str) -> None:
-    """No control characters."""
+    """Forbid control characters."""
     _require(value.isprintable(), "contains control characters")
 
 
 def word(value: str) -> None:
-    """Goes into a line of resolv.conf as one word."""
+    """Demand one word (of a line of resolv.conf)."""
     _require(
         bool(value) and value.isprintable() and not any(c.isspace() for c in value),
         f"{shown(value)} is not one word",
@@ -88,7 +86,7 @@ def word(value: str) -> None:
 
 
 def guest_path(value: str) -> None:
-    """An absolute path without ``..``."""
+    """Demand an absolute path without ``..``."""
     single_line(value)
     _require(value.startswith("/"), f"{shown(value)} is not an absolute path")
     _require(".." not in value.split("/"), f"{shown(value)} contains ..")
@@ -99,43 +97,39 @@ def guest_path(value: str) -> None:
 
 
 def mount_path(value: str) -> None:
-    """An absolute path that something can be mounted on or written to."""
+    """Demand an absolute path that something can be mounted on or written to."""
     guest_path(value)
     _require(value.strip("/.") != "" or value == "/", f"{shown(value)} cannot be mounted on")
 
 
 def account(value: str) -> None:
-    """Name or number of a user or group; the separators of ``/etc/passwd`` cannot be part of it."""
+    """Demand name or number of a user or group, without the separators of ``/etc/passwd``."""
     _require(len(value) <= 256, "is longer than 256 characters")
-    _require(
-        value.isprintable() and ":" not in value and "/" not in value, f"{shown(value)} is no user or group"
-    )
+    _require(value.isprintable() and ":" not in value and "/" not in value, f"{shown(value)} is no user or group")
 
 
 def env_name(value: str) -> None:
-    """Name of an environment variable."""
+    """Demand the name of an environment variable."""
     _require(bool(value) and "=" not in value, f"{shown(value)} is no name of an environment variable")
 
 
 def sysctl(value: str) -> None:
-    """Name of a kernel parameter, with dots or slashes."""
+    """Demand the name of a kernel parameter, with dots or slashes."""
     _require(_SYSCTL.fullmatch(value) is not None, f"{shown(value)} is no kernel parameter")
 
 
 def restart_policy(value: str) -> None:
-    """never, onFailure or always."""
+    """Demand never, onFailure or always."""
     choice("", "never", "onFailure", "always")(value)
 
 
 def device(value: str) -> None:
-    """Name of a network device (Linux IFNAMSIZ)."""
-    _require(
-        _DEVICE.fullmatch(value) is not None and value not in {".", ".."}, f"{shown(value)} is no device name"
-    )
+    """Demand the name of a network device (Linux IFNAMSIZ)."""
+    _require(_DEVICE.fullmatch(value) is not None and value not in {".", ".."}, f"{shown(value)} is no device name")
 
 
 def address(value: str) -> None:
-    """An IPv4 or IPv6 address."""
+    """Demand an IPv4 or IPv6 address."""
     try:
         ipaddress.ip_address(value)
     except ValueError:
@@ -143,7 +137,7 @@ def address(value: str) -> None:
 
 
 def cidr(value: str) -> None:
-    """An address with its prefix length."""
+    """Demand an address with its prefix length."""
     try:
         _require("/" in value, f"{shown(value)} has no prefix length")
         ipaddress.ip_interface(value)
@@ -152,7 +146,7 @@ def cidr(value: str) -> None:
 
 
 def cidr_list(value: str) -> None:
-    """CIDRs separated by commas."""
+    """Demand CIDRs separated by commas."""
     parts = value.split(",")
     _require(len(parts) <= 16, "has over 16 addresses")
     for part in parts:
@@ -160,7 +154,7 @@ def cidr_list(value: str) -> None:
 
 
 def uri(value: str) -> None:
-    """A URI that the daemon may be asked to fetch."""
+    """Demand a URI that the daemon may be asked to fetch."""
     single_line(value)
     if value:
         _require(

@@ -1,6 +1,6 @@
 """What a pod is asked to be: frozen value objects, in snake_case of the wire's names.
 
-``hyperd.pod.spec`` reads them from JSON and checks them; nothing here is checked. Everything is hashable but the maps.
+``hyperd.pod.spec`` reads them from JSON and checks them; nothing here is checked.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Resource:
 
 @dataclass(frozen=True, kw_only=True)
 class PortSpec:
-    """A published port or range, as text: ``80`` or ``8000-8010``. An empty ``host_port`` publishes nothing."""
+    """A published port or range, as text: ``80`` or ``8000-8010``. Without ``host_port`` nothing is published."""
 
     container_port: str = ""
     host_port: str = ""
@@ -78,7 +78,7 @@ class VolumeOption:
 
 @dataclass(frozen=True, kw_only=True)
 class VolumeSpec:
-    """A volume of the pod; ``format`` is empty (new volume), ``vfs``, ``raw``, ``qcow2``, ``vdi``, ``rbd`` or ``nas``."""
+    """A volume of the pod; ``format`` is empty (new volume), vfs, raw, qcow2, vdi, rbd or nas."""
 
     name: str = ""
     source: str = ""
@@ -132,7 +132,7 @@ class FileRef:
 
 @dataclass(frozen=True, kw_only=True)
 class UserSpec:
-    """Whom the container runs as; used only if ``name`` is set. Names or numbers, looked up in the container."""
+    """Whom the container runs as, if ``name`` is set. Names or numbers, looked up in the container."""
 
     name: str = ""
     group: str = ""
@@ -176,7 +176,7 @@ class ContainerSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class InterfaceSpec:
-    """A NIC. ``ip``: CIDRs separated by commas, empty = automatic. ``ifname``: the host's tap. ``mtu`` 0 = the bridge's."""
+    """A NIC. ``ip``: CIDRs joined by commas, empty = automatic. ``ifname``: host tap. ``mtu`` 0 = the bridge's."""
 
     id: str = ""
     bridge: str = ""

@@ -1,8 +1,8 @@
 """marshmallow schemas of the pod specification: JSON types, key names and bounds of single fields.
 
-JSON is read as Go's ``encoding/json`` reads it, because the clients' pods were written for that: keys match without regard to
-case, unknown keys are ignored, ``null`` leaves the default, a wrong JSON type is an error. Rules that join several fields are in
-``hyperd.pod.spec``.
+JSON is read as Go's ``encoding/json`` reads it, because the clients' pods were written for that: keys match
+without regard to case, unknown keys are ignored, ``null`` leaves the default, a wrong JSON type is an error. Rules
+that join several fields are in ``hyperd.pod.spec``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, pre_load, validate
 
@@ -30,18 +30,24 @@ IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
+def _messages(messages: dict[str, str]) -> dict[str, str | list[Any] | dict[Any, Any]]:
+    return dict(messages)
+
+
 class Text(fields.String):
     """A string without NUL, at most ``limit`` characters; lone surrogates become U+FFFD, as Go does."""
 
-    default_error_messages: ClassVar[dict[str, str]] = {
-        "invalid": "must be a string",
-        "null": "must be a string",
-    }
+    default_error_messages = _messages(
+        {
+            "invalid": "must be a string",
+            "null": "must be a string",
+        }
+    )
 
     def __init__(self, check: Validator | None = None, *, limit: int = MAX_TEXT, **options: Any) -> None:
         super().__init__(validate=[checks.text(limit), *([check] if check else [])], **options)
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:  # noqa: ARG002
         if not isinstance(value, str):
             raise self.make_error("invalid")
         return _SURROGATES.sub("\ufffd", value)
@@ -50,9 +56,9 @@ class Text(fields.String):
 class Flag(fields.Boolean):
     """A JSON boolean; nothing else is taken for one."""
 
-    default_error_messages: ClassVar[dict[str, str]] = {"invalid": "must be true or false"}
+    default_error_messages = _messages({"invalid": "must be true or false"})
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> bool:
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> bool:  # noqa: ARG002
         if not isinstance(value, bool):
             raise self.make_error("invalid")
         return value
@@ -61,25 +67,27 @@ class Flag(fields.Boolean):
 class Whole(fields.Integer):
     """A JSON integer from ``low`` to ``high``."""
 
-    default_error_messages: ClassVar[dict[str, str]] = {
-        "invalid": "must be an integer",
-        "too_large": "is too large",
-    }
+    default_error_messages = _messages(
+        {
+            "invalid": "must be an integer",
+            "too_large": "is too large",
+        }
+    )
 
     def __init__(self, low: int, high: int, **options: Any) -> None:
         error = f"must be from {low} to {high}"
         super().__init__(strict=True, validate=validate.Range(low, high, error=error), **options)
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:  # noqa: ARG002
         if not isinstance(value, int) or isinstance(value, bool):
             raise self.make_error("invalid")
         return value
 
 
-class Many(fields.List):
+class Many(fields.List[Any]):
     """A JSON array that becomes a tuple; ``null`` as an item of a list of strings is the empty string."""
 
-    default_error_messages: ClassVar[dict[str, str]] = {"invalid": "must be an array"}
+    default_error_messages = _messages({"invalid": "must be an array"})
 
     def __init__(self, item: fields.Field[Any], *, limit: int = MAX_ITEMS, **options: Any) -> None:
         error = f"has over {limit} items"
@@ -96,7 +104,7 @@ class Many(fields.List):
 class Table(fields.Dict):
     """A JSON object of strings; ``null`` as a value is the empty string."""
 
-    default_error_messages: ClassVar[dict[str, str]] = {"invalid": "must be an object"}
+    default_error_messages = _messages({"invalid": "must be an object"})
 
     def __init__(self, *, key: Validator | None = None, limit: int = MAX_ITEMS, **options: Any) -> None:
         size = validate.Length(max=limit, error=f"has over {limit} entries")
@@ -105,19 +113,17 @@ class Table(fields.Dict):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if not isinstance(value, Mapping):
             raise self.make_error("invalid")
-        return super()._deserialize(
-            {k: "" if v is None else v for k, v in value.items()}, attr, data, **kwargs
-        )
+        return super()._deserialize({k: "" if v is None else v for k, v in value.items()}, attr, data, **kwargs)
 
 
 class Port(fields.Field[str]):
-    """A port or a range as text; a bare JSON integer is taken where ``numbers`` allows it (container ports)."""
+    """A port or a range as text; ``numbers``: a JSON integer is taken too (container ports)."""
 
     def __init__(self, *, numbers: bool = False, **options: Any) -> None:
         super().__init__(**options)
         self.numbers = numbers
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:  # noqa: ARG002
         if self.numbers and isinstance(value, int) and not isinstance(value, bool):
             value = str(value) if value else ""
         if not isinstance(value, str):
@@ -128,12 +134,12 @@ class Port(fields.Field[str]):
                 model.parse_ports(value)
             except InvalidInput as error:
                 raise ValidationError(str(error)) from None
-        return value
+        return str(value)
 
 
 def one(schema: type[Schema], **options: Any) -> fields.Nested:
     """Field for a nested object."""
-    messages = {"type": "must be an object", "null": "must be an object"}
+    messages = _messages({"type": "must be an object", "null": "must be an object"})
     return fields.Nested(schema(), error_messages=messages, **options)
 
 
@@ -148,12 +154,10 @@ class Wire(Schema):
 
     @pre_load
     def match_keys(self, data: Any, **_: Any) -> Any:
-        """Rename keys to the schema's spelling; drop nulls and unknown keys. Errors: ValidationError if no object."""
+        """Rename keys to the schema's spelling; drop nulls and unknown keys. Errors: ValidationError."""
         if not isinstance(data, Mapping):
             raise ValidationError("must be an object")
-        known = {
-            (field.data_key or name).lower(): field.data_key or name for name, field in self.fields.items()
-        }
+        known = {(field.data_key or name).lower(): field.data_key or name for name, field in self.fields.items()}
         known.update(self.aliases)
         out: dict[str, Any] = {}
         for key, value in data.items():
@@ -201,7 +205,7 @@ class FileSchema(Wire):
 
     @post_load
     def build(self, data: dict[str, Any], **_: Any) -> Any:
-        """Make the value object; base64 content is checked here, where the path of the field is still known."""
+        """Make the value object; base64 is checked here, where the field's path is known."""
         data["encoding"] = data.get("encoding") or "raw"
         if data["encoding"] == "base64":
             try:
@@ -285,10 +289,10 @@ class ContainerPortSchema(PortSchema):
 class EnvField(fields.Field[tuple[str, str]]):
     """One element of envs: ``{"env": name, "value": text}`` to a pair."""
 
-    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:  # noqa: ARG002
         return {"env": value[0], "value": value[1]}
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, str]:
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, str]:  # noqa: ARG002
         pair = EnvSchema().load(value)
         return pair["env"], pair["value"]
 
@@ -305,9 +309,7 @@ class ContainerSchema(Wire):
     """An element of containers; the body of /container/create."""
 
     builds = model.ContainerSpec
-    name = Text(
-        checks.optional(checks.pattern(re.compile(f"/?(?:{IDENTIFIER.pattern})"), "a container name"))
-    )
+    name = Text(checks.optional(checks.pattern(re.compile(f"/?(?:{IDENTIFIER.pattern})"), "a container name")))
     id = Text(checks.optional(checks.pattern(IDENTIFIER, "an id")))
     image = Text(checks.not_blank, limit=1024, required=True, error_messages={"required": "is missing"})
     command = Many(Text(limit=MAX_ARGUMENT), limit=MAX_TEXT)
@@ -351,9 +353,7 @@ class InterfaceSchema(Wire):
     bridge = Text(checks.optional(checks.device))
     ip = Text(checks.optional(checks.cidr_list))
     ifname = Text(checks.optional(checks.device))
-    mac = Text(
-        checks.optional(checks.pattern(re.compile(r"(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}"), "a MAC address"))
-    )
+    mac = Text(checks.optional(checks.pattern(re.compile(r"(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}"), "a MAC address")))
     mtu = Whole(0, 65_535)
     gateway = Text(checks.optional(checks.address))
 

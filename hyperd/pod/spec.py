@@ -1,8 +1,8 @@
 """The pod specification: read from JSON, checked, written back.
 
-Format: hyperd's ``UserPod`` JSON. ``parse_*`` take what ``json.loads`` gave and raise InvalidInput, whose text begins with the path
-of the offending field or is the original daemon's message; ``dump_*`` give JSON-able objects with the wire's names, and
-``parse_pod(dump_pod(spec)) == spec``.
+Format: hyperd's ``UserPod`` JSON. ``parse_*`` take what ``json.loads`` gave and raise InvalidInput, whose text begins
+with the path of the offending field or is the original daemon's message; ``dump_*`` give JSON-able objects with the
+wire's names, and ``parse_pod(dump_pod(spec)) == spec``.
 """
 
 from __future__ import annotations
@@ -75,9 +75,7 @@ _PERM = re.compile(r"0[0-7]{3,4}|0")
 _POD, _CONTAINER, _PORTS = PodSchema(), ContainerSchema(), PortSchema(many=True)
 
 
-def parse_pod(
-    data: object, *, default_vcpu: int = DEFAULT_VCPU, default_memory: int = DEFAULT_MEMORY
-) -> PodSpec:
+def parse_pod(data: object, *, default_vcpu: int = DEFAULT_VCPU, default_memory: int = DEFAULT_MEMORY) -> PodSpec:
     """Read and check a pod.
 
     Args:
@@ -90,15 +88,13 @@ def parse_pod(
     """
     spec = cast("PodSpec", _load(_POD, data))
     size = Resource(vcpu=spec.resource.vcpu or default_vcpu, memory=spec.resource.memory or default_memory)
-    spec = replace(
-        spec, resource=size, containers=tuple(_named_volumes(container) for container in spec.containers)
-    )
+    spec = replace(spec, resource=size, containers=tuple(_named_volumes(container) for container in spec.containers))
     _check_pod(spec)
     return spec
 
 
 def parse_container(data: object) -> ContainerSpec:
-    """Read and check a container that is added to a pod; volumes and files it names may be the pod's. Errors: InvalidInput."""
+    """Read and check a container that is added to a pod, whose volumes and files it may name. Errors: InvalidInput."""
     spec = _named_volumes(cast("ContainerSpec", _load(_CONTAINER, data)))
     _check_container(0, spec)
     return spec
@@ -192,9 +188,7 @@ def _check_pod(spec: PodSpec) -> None:
 
 def _check_hostname(hostname: str) -> None:
     if len(hostname) > MAX_HOSTNAME:
-        raise InvalidInput(
-            f"Hostname exceeds the maximum length {MAX_HOSTNAME}", details=f"{len(hostname)} characters"
-        )
+        raise InvalidInput(f"Hostname exceeds the maximum length {MAX_HOSTNAME}", details=f"{len(hostname)} characters")
     if hostname and not all(_LABEL.fullmatch(label) for label in hostname.split(".")):
         raise InvalidInput(
             "Hostname should fullfil the pattern", details=f"{hostname!r}: {_LABEL.pattern}, joined by dots"
@@ -229,12 +223,8 @@ def _check_volume(index: int, volume: VolumeSpec) -> None:
         _check_host_path(where, volume.source)
     elif volume.format in {"rbd", "nas"} and not volume.source:
         raise InvalidInput(f"{where}, the source is missing")
-    elif volume.format == "nas" and not re.fullmatch(
-        r"[^\s:,/]+:/[^,]*|\[[0-9A-Fa-f:.]+\]:/[^,]*", volume.source
-    ):
-        raise InvalidInput(
-            f"{where}, the source of a nas volume is server:/export", details=volume.source[:80]
-        )
+    elif volume.format == "nas" and not re.fullmatch(r"[^\s:,/]+:/[^,]*|\[[0-9A-Fa-f:.]+\]:/[^,]*", volume.source):
+        raise InvalidInput(f"{where}, the source of a nas volume is server:/export", details=volume.source[:80])
 
 
 def _check_host_path(where: str, path: str) -> None:
@@ -262,9 +252,7 @@ def _check_container(index: int, spec: ContainerSpec) -> None:
         if not _PERM.fullmatch(item.perm):
             brief = f"{where}, the permission {item.perm[:16]} only accept Octal digital in string"
             raise InvalidInput(brief, resolution='write it as "0644"')
-        if item.path.endswith("/") and (
-            not item.filename or "/" in item.filename or item.filename in {".", ".."}
-        ):
+        if item.path.endswith("/") and (not item.filename or "/" in item.filename or item.filename in {".", ".."}):
             raise InvalidInput(f"containers[{index}].files[{at}].filename: is no file name")
     for limit in spec.ulimits:
         if limit.hard >= 0 and (limit.soft > limit.hard or limit.soft < 0):
