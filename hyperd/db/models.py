@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Integer, String
+from sqlalchemy import JSON, BigInteger, ForeignKey, Integer, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from hyperd.db.session import Base
@@ -63,10 +63,21 @@ class AddressRow(Base):
     """An address of a bridge in use."""
 
     __tablename__ = "addresses"
+    __table_args__ = (UniqueConstraint("bridge", "owner", "slot"), UniqueConstraint("bridge", "tap"))
     bridge: Mapped[str] = mapped_column(String, primary_key=True)
     address: Mapped[str] = mapped_column(String, primary_key=True)
-    owner: Mapped[str] = mapped_column(String, index=True)  # pod id
+    owner: Mapped[str] = mapped_column(String, index=True)  # pod id, or VM id while the VM waits in the pool
+    slot: Mapped[int] = mapped_column(Integer, default=0)  # the owner's first, second... NIC
     mac: Mapped[str] = mapped_column(String)
+    tap: Mapped[str] = mapped_column(String)
+
+
+class AddressCursorRow(Base):
+    """The address of a bridge that was handed out last, so that the next one is not a just released one."""
+
+    __tablename__ = "address_cursors"
+    bridge: Mapped[str] = mapped_column(String, primary_key=True)
+    last: Mapped[str] = mapped_column(String)
 
 
 class PortRow(Base):

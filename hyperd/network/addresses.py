@@ -1,0 +1,203 @@
+"""Which pod has which address: rows with unique constraints, handed out round robin.
+
+All functions work inside the caller's transaction, which is BEGIN IMMEDIATE, so two of them never choose the same
+address.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Collection, Sequence
+from ipaddress import AddressValueError, IPv4Address, IPv4Interface, IPv4Network, NetmaskValueError
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from hyperd.db.models import AddressCursorRow, AddressRow
+from hyperd.errors import Busy, Conflict, InvalidInput
+
+_IFNAME_MAX = 15  # IFNAMSIZ - 1, linux/if.h
+_MAC = re.compile(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}")  # unicast
+
+
+class AddressPool:
+    """The addresses of one bridge. The first one of the subnet is the gateway (the bridge itself).
+
+    Args:
+        bridge: name of the bridge, part of the rows' key.
+        subnet: in CIDR notation; host bits are ignored. /8 to /30.
+
+    Errors: InvalidInput when the subnet is none.
+
+    """
+
+    def __init__(self, *, bridge: str, subnet: str) -> None:
+        try:
+            self.network = IPv4Network(subnet, strict=False)
+        except (AddressValueError, NetmaskValueError, ValueError) as error:
+            raise InvalidInput(f"[network] subnet {subnet!r} is not an IPv4 network", details=str(error)) from error
+        if not 8 <= self.network.prefixlen <= 30:
+            raise InvalidInput(f"[network] subnet {subnet!r} must be between /8 and /30")
+        self.bridge = bridge
+        self._base = int(self.network.network_address)
+        self._size = self.network.num_addresses
+        digits = len(str(self._size - 2))
+        self._stem = _tap_stem(bridge, _IFNAME_MAX - 1 - digits)
+
+    @property
+    def gateway(self) -> IPv4Interface:
+        """The bridge's own address."""
+        return IPv4Interface((self._base + 1, self.network.prefixlen))
+
+    @property
+    def tap_prefix(self) -> str:
+        """What the names of all taps that the pool names begin with."""
+        return f"{self._stem}-"
+
+    def find(self, session: Session, owner: str, slot: int) -> AddressRow | None:
+        """Give the row of an owner's NIC."""
+        query = select(AddressRow).filter_by(bridge=self.bridge, owner=owner, slot=slot)
+        return session.scalars(query).one_or_none()
+
+    def rows(self, session: Session) -> Sequence[AddressRow]:
+        """Give every address in use, in a stable order."""
+        return session.scalars(select(AddressRow).filter_by(bridge=self.bridge).order_by(AddressRow.address)).all()
+
+    def take(
+        self, session: Session, owner: str, slot: int, *, address: str = "", mac: str = "", tap: str = ""
+    ) -> AddressRow:
+        """Reserve an address, or give the one the owner's NIC already has.
+
+        Args:
+            session: an open transaction.
+            owner: pod or VM id.
+            slot: which of the owner's NICs.
+            address: a certain one; empty = the next free one.
+            mac: a certain one; empty = derived from the address.
+            tap: a certain name of the host's tap; empty = derived from the address.
+
+        Errors: Busy when every address is in use; Conflict when the wanted one, or the tap's name, is in use;
+        InvalidInput when the wanted one is not a pod address of this subnet, or mac or tap cannot be such.
+
+        """
+        row = self.find(session, owner, slot)
+        if row is not None:
+            return row
+        used = {int(IPv4Address(value)) for value in self._column(session)}
+        number = self._wanted(session, address, used) if address else self._next(session, used)
+        chosen = IPv4Address(number)
+        row = AddressRow(
+            bridge=self.bridge,
+            address=str(chosen),
+            owner=owner,
+            slot=slot,
+            mac=_checked_mac(mac) or derived_mac(chosen),
+            tap=self._checked_tap(session, tap) or f"{self.tap_prefix}{number - self._base}",
+        )
+        session.add(row)
+        session.flush()
+        return row
+
+    def release(self, session: Session, owner: str) -> list[str]:
+        """Give back everything an owner has. Returns the addresses."""
+        rows = session.scalars(select(AddressRow).filter_by(bridge=self.bridge, owner=owner)).all()
+        for row in rows:
+            session.delete(row)
+        return [row.address for row in rows]
+
+    def transfer(self, session: Session, owner: str, new_owner: str) -> int:
+        """Give an owner's addresses to another one. Returns how many. Errors: Conflict when it has some."""
+        rows = session.scalars(select(AddressRow).filter_by(bridge=self.bridge, owner=owner)).all()
+        if rows and session.scalars(select(AddressRow).filter_by(bridge=self.bridge, owner=new_owner)).first():
+            raise Conflict(f"{new_owner} already has an address")
+        for row in rows:
+            row.owner = new_owner
+        return len(rows)
+
+    def prune(self, session: Session, owners: Collection[str]) -> list[AddressRow]:
+        """Drop the rows of all other owners and those outside the subnet (it was changed). Returns those."""
+        dropped = [row for row in self.rows(session) if row.owner not in owners or not self._inside(row.address)]
+        for row in dropped:
+            session.delete(row)
+        return dropped
+
+    def drop_outside(self, session: Session) -> list[AddressRow]:
+        """Drop the rows that are not in the subnet, because the configuration was changed. Returns them."""
+        dropped = [row for row in self.rows(session) if not self._inside(row.address)]
+        for row in dropped:
+            session.delete(row)
+        return dropped
+
+    def _column(self, session: Session) -> Sequence[str]:
+        return session.scalars(select(AddressRow.address).filter_by(bridge=self.bridge)).all()
+
+    def _inside(self, address: str) -> bool:
+        return self._base + 2 <= int(IPv4Address(address)) <= self._base + self._size - 2
+
+    def _next(self, session: Session, used: set[int]) -> int:
+        cursor = session.get(AddressCursorRow, self.bridge)
+        first, count = self._base + 2, self._size - 3
+        last = int(IPv4Address(cursor.last)) if cursor and self._inside(cursor.last) else first - 1
+        for step in range(1, min(count, len(used) + 1) + 1):
+            number = first + (last - first + step) % count
+            if number not in used:
+                break
+        else:
+            raise Busy(
+                f"no free address in {self.network}",
+                details=f"{len(used)} in use",
+                resolution="remove pods or choose a larger [network] subnet",
+            )
+        session.merge(AddressCursorRow(bridge=self.bridge, last=str(IPv4Address(number))))
+        return number
+
+    def _wanted(self, session: Session, address: str, used: set[int]) -> int:
+        try:
+            interface = IPv4Interface(address)
+        except ValueError as error:
+            raise InvalidInput(f"{address!r} is not an IPv4 address") from error
+        if not self._inside(str(interface.ip)):
+            raise InvalidInput(f"{interface.ip} is not a pod address of {self.network}")
+        if int(interface.ip) in used:
+            query = select(AddressRow.owner).filter_by(bridge=self.bridge, address=str(interface.ip))
+            raise Conflict(f"address {interface.ip} is in use by {session.scalars(query).one()}")
+        return int(interface.ip)
+
+    def _checked_tap(self, session: Session, tap: str) -> str:
+        if not tap:
+            return ""
+        checked = check_ifname(tap, what="tap")
+        if tap.startswith(self.tap_prefix):
+            raise InvalidInput(f"tap {tap!r}: names that begin with {self.tap_prefix!r} are given by the daemon")
+        if session.scalars(select(AddressRow).filter_by(bridge=self.bridge, tap=tap)).first():
+            raise Conflict(f"tap {tap} is in use")
+        return checked
+
+
+def derived_mac(address: IPv4Address) -> str:
+    """Give the locally administered unicast MAC address that belongs to an IPv4 address.
+
+    The same address always has the same MAC, so a neighbour's ARP entry stays right when an address changes hands.
+    """
+    return "52:54:" + ":".join(f"{byte:02x}" for byte in address.packed)
+
+
+def check_ifname(name: str, *, what: str) -> str:
+    """Give the name back if an interface can have it (and nftables text can hold it). Errors: InvalidInput."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}", name):
+        raise InvalidInput(f"{what} {name!r} is not an interface name: 1 to 15 letters, digits, '_', '.', '-'")
+    return name
+
+
+def _checked_mac(mac: str) -> str:
+    if mac and not _MAC.fullmatch(mac.lower()):
+        raise InvalidInput(f"{mac!r} is not a unicast MAC address such as 52:54:00:12:34:56")
+    return mac.lower()
+
+
+def _tap_stem(bridge: str, room: int) -> str:
+    """Shorten a bridge's name so that tap names fit, still different for every bridge."""
+    if len(bridge) <= room:
+        return bridge
+    return "t" + hashlib.sha256(bridge.encode()).hexdigest()[: room - 1]

@@ -1,0 +1,189 @@
+"""Published ports: rows, and sockets that keep the host's own programs off them."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from hyperd.db.models import PortRow
+from hyperd.errors import Conflict, HostFault, InvalidInput, TooLarge
+
+log = structlog.get_logger(__name__)
+
+MAX_PORTS = 4096  # of one pod; every one is an element of a kernel map
+_KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
+
+
+@dataclass(frozen=True)
+class PortMapping:
+    """A port of the host that leads to a port of a pod.
+
+    Args:
+        protocol: ``tcp`` or ``udp``.
+        host_port: 1-65535.
+        container_port: 1-65535.
+
+    """
+
+    protocol: str
+    host_port: int
+    container_port: int
+
+    def __str__(self) -> str:
+        return f"{self.host_port}/{self.protocol}"
+
+
+class PortHolder:
+    """Sockets bound to the published ports of the host.
+
+    The kernel sends the traffic to the pods before it reaches a socket; these only keep other programs (another
+    hyperd, too) from taking the port, and the kernel from using it for an outgoing connection.
+
+    Args:
+        limit: how many descriptors may be used for it. Ports above it are checked, but not held.
+
+    """
+
+    def __init__(self, *, limit: int = 256) -> None:
+        self.limit = limit
+        self._held: dict[tuple[str, int], socket.socket] = {}
+
+    def hold(self, mappings: Iterable[PortMapping]) -> list[PortMapping]:
+        """Take ports of the host; all of them or none. Those held already are fine.
+
+        Returns the newly taken ones. Errors: Conflict when a program of the host has one of them; HostFault when no
+        socket can be had.
+        """
+        taken: list[PortMapping] = []
+        try:
+            for mapping in mappings:
+                key = (mapping.protocol, mapping.host_port)
+                if key in self._held:
+                    continue
+                bound = _bind(mapping)
+                if len(self._held) < self.limit:
+                    self._held[key] = bound
+                else:
+                    bound.close()
+                taken.append(mapping)
+        except BaseException:
+            self.drop(taken)
+            raise
+        return taken
+
+    def drop(self, mappings: Iterable[PortMapping]) -> None:
+        """Let go of ports; those not held are fine."""
+        for mapping in mappings:
+            held = self._held.pop((mapping.protocol, mapping.host_port), None)
+            if held is not None:
+                held.close()
+
+    def close(self) -> None:
+        """Let go of all ports."""
+        for held in self._held.values():
+            held.close()
+        self._held.clear()
+
+
+def check(mappings: Sequence[PortMapping]) -> list[PortMapping]:
+    """Give the mappings without repetitions.
+
+    Errors: InvalidInput for a wrong protocol or number; Conflict when a host port leads to two places; TooLarge.
+    """
+    if len(mappings) > MAX_PORTS:
+        raise TooLarge(f"{len(mappings)} published ports, a pod may have {MAX_PORTS}")
+    found: dict[tuple[str, int], PortMapping] = {}
+    for mapping in mappings:
+        if mapping.protocol not in _KINDS:
+            raise InvalidInput(f"protocol {mapping.protocol!r} of a port mapping is neither tcp nor udp")
+        for port in (mapping.host_port, mapping.container_port):
+            if not 1 <= port <= 65535:
+                raise InvalidInput(f"port {port} is not between 1 and 65535")
+        known = found.setdefault((mapping.protocol, mapping.host_port), mapping)
+        if known != mapping:
+            raise Conflict(f"host port {mapping} is mapped twice")
+    return list(found.values())
+
+
+def rows(session: Session, owner: str = "") -> Sequence[PortRow]:
+    """Give the rows of one pod, or all, ordered by protocol and port."""
+    query = select(PortRow).order_by(PortRow.protocol, PortRow.host_port)
+    return session.scalars(query.filter_by(owner=owner) if owner else query).all()
+
+
+def mapping_of(row: PortRow) -> PortMapping:
+    """Give a row's value object."""
+    return PortMapping(row.protocol, row.host_port, row.container_port)
+
+
+def reserve(session: Session, owner: str, address: str, mappings: Sequence[PortMapping]) -> list[PortMapping]:
+    """Write rows for checked mappings and set the pod's address in all rows of the pod.
+
+    Returns the mappings that are new. Errors: Conflict when another pod has the port, or the same pod with another
+    target; TooLarge.
+    """
+    own = {(row.protocol, row.host_port): row for row in rows(session, owner)}
+    for row in own.values():
+        row.address = address
+    new: list[PortMapping] = []
+    for mapping in mappings:
+        holder = session.get(PortRow, (mapping.protocol, mapping.host_port))
+        if holder is None:
+            new.append(mapping)
+        elif holder.owner != owner:
+            raise Conflict(f"host port {mapping} is published by pod {holder.owner}")
+        elif holder.container_port != mapping.container_port:
+            raise Conflict(f"host port {mapping} already leads to port {holder.container_port} of this pod")
+    if len(own) + len(new) > MAX_PORTS:
+        raise TooLarge(f"{len(own) + len(new)} published ports, a pod may have {MAX_PORTS}")
+    for mapping in new:
+        session.add(
+            PortRow(
+                protocol=mapping.protocol,
+                host_port=mapping.host_port,
+                owner=owner,
+                container_port=mapping.container_port,
+                address=address,
+            )
+        )
+    session.flush()
+    return new
+
+
+def _bind(mapping: PortMapping) -> socket.socket:
+    """Bind a socket to the port on all addresses."""
+    try:
+        return _bound(mapping, reuse=False)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE and mapping.protocol == "tcp":
+            # Perhaps only connections in TIME_WAIT are in the way: then listening works with SO_REUSEADDR.
+            try:
+                return _bound(mapping, reuse=True)
+            except OSError as second:
+                error = second
+        if error.errno == errno.EADDRINUSE:
+            raise Conflict(
+                f"host port {mapping} is in use by a program of the host",
+                resolution="choose another host port or stop the program",
+            ) from error
+        raise HostFault(f"host port {mapping} could not be reserved", details=str(error)) from error
+
+
+def _bound(mapping: PortMapping, *, reuse: bool) -> socket.socket:
+    bound = socket.socket(socket.AF_INET, _KINDS[mapping.protocol])
+    try:
+        if reuse:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(("0.0.0.0", mapping.host_port))  # noqa: S104 - nothing is accepted on it
+        if reuse:
+            bound.listen(1)
+    except OSError:
+        bound.close()
+        raise
+    return bound

@@ -1,0 +1,180 @@
+"""The nftables text of one daemon: two tables of its own, written as one transaction.
+
+``table ip NAME`` does address translation, ``table bridge NAME`` keeps guests from using addresses that are not
+theirs. Both are always replaced as a whole from the database, so what the kernel has never drifts from what the rows
+say. ``docs/network.md`` tells what is covered and what is not.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from hyperd.errors import HostFault, InvalidInput
+
+_TIMEOUT = 30.0  # seconds; nft waits for the kernel only
+
+
+@dataclass(frozen=True, kw_only=True)
+class Station:
+    """A NIC that may send: its tap, and the only MAC and IPv4 address it may use."""
+
+    tap: str
+    mac: str
+    address: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forward:
+    """A published port: where connections to ``host_port`` of the host go."""
+
+    protocol: str
+    host_port: int
+    address: str
+    container_port: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ruleset:
+    """Everything the tables say.
+
+    Args:
+        table: name of both tables.
+        bridge: name of the bridge.
+        subnet: in CIDR notation.
+        tap_prefix: what the names of the daemon's own taps begin with.
+        nat: masquerade what leaves the subnet and keep others from reaching unpublished ports.
+        stations: the NICs that may send.
+        forwards: the published ports.
+
+    """
+
+    table: str
+    bridge: str
+    subnet: str
+    tap_prefix: str
+    nat: bool
+    stations: Sequence[Station]
+    forwards: Sequence[Forward]
+
+    def render(self) -> str:
+        """Give the text for ``nft -f``; applying it twice is the same as once."""
+        return "\n".join([_removal(self.table), *self._translation(), *self._protection(), ""])
+
+    def _translation(self) -> list[str]:
+        return [
+            f"table ip {self.table} {{",
+            *_named("map tcp_ports", "inet_service : ipv4_addr . inet_service", self._elements("tcp")),
+            *_named("map udp_ports", "inet_service : ipv4_addr . inet_service", self._elements("udp")),
+            *_chain("raw", "filter hook prerouting priority raw", self._raw()),
+            *_chain("prerouting", "nat hook prerouting priority dstnat", ["fib daddr type local jump published"]),
+            *_chain("output", "nat hook output priority -100", ["fib daddr type local jump published"]),
+            *_chain(
+                "published",
+                "",
+                ["dnat ip to tcp dport map @tcp_ports", "dnat ip to udp dport map @udp_ports"],
+            ),
+            *_chain("postrouting", "nat hook postrouting priority srcnat", self._postrouting()),
+            *_chain("forward", "filter hook forward priority filter", self._forward()),
+            "}",
+        ]
+
+    def _raw(self) -> list[str]:
+        # route_localnet is on for the bridge: without this a guest could reach what listens on the host's 127.0.0.1.
+        return [f'iifname "{self.bridge}" ip daddr 127.0.0.0/8 drop']
+
+    def _postrouting(self) -> list[str]:
+        rules = [
+            # A pod that connects to a port published by a pod of the same bridge, itself included: the answer must
+            # come back through the host, which it only does when the host is the sender.
+            f"ct status dnat ip saddr {self.subnet} ip daddr {self.subnet} masquerade",
+            # From 127.0.0.1 of the host: no pod could answer to that.
+            f'oifname "{self.bridge}" ip saddr 127.0.0.0/8 masquerade',
+        ]
+        if self.nat:
+            rules.append(f'ip saddr {self.subnet} oifname != "{self.bridge}" masquerade')
+        return rules
+
+    def _forward(self) -> list[str]:
+        if not self.nat:
+            return []
+        return [
+            f'oifname != "{self.bridge}" accept',
+            f'iifname "{self.bridge}" accept',
+            "ct state established,related accept",
+            "ct status dnat accept",
+            "drop",
+        ]
+
+    def _protection(self) -> list[str]:
+        stations = [f'"{entry.tap}" . {entry.mac} . {entry.address}' for entry in self.stations]
+        taps = [f'"{entry.tap}"' for entry in self.stations]
+        return [
+            f"table bridge {self.table} {{",
+            *_named("set stations", "ifname . ether_addr . ipv4_addr", stations),
+            *_named("set taps", "ifname", taps),
+            *_chain(
+                "prerouting",
+                "filter hook prerouting priority -300",
+                [f'iifname "{self.tap_prefix}*" goto guest', "iifname @taps goto guest"],
+            ),
+            *_chain(
+                "guest",
+                "",
+                [
+                    "iifname . ether saddr . ip saddr @stations accept",
+                    # Hosts learn from the ARP payload, the bridge from the frame: both senders are looked at.
+                    "iifname . arp saddr ether . arp saddr ip @stations goto asker",
+                    "drop",
+                ],
+            ),
+            *_chain("asker", "", ["iifname . ether saddr . arp saddr ip @stations accept", "drop"]),
+            "}",
+        ]
+
+    def _elements(self, protocol: str) -> Iterable[str]:
+        for entry in self.forwards:
+            if entry.protocol == protocol:
+                yield f"{entry.host_port} : {entry.address} . {entry.container_port}"
+
+
+def apply(text: str) -> None:
+    """Have nft carry out a text in one transaction: all of it or nothing. Errors: HostFault."""
+    try:
+        done = subprocess.run(
+            ["nft", "-f", "-"], input=text, capture_output=True, text=True, timeout=_TIMEOUT, check=False
+        )
+    except FileNotFoundError as error:
+        raise HostFault("nft is not installed", resolution="apt-get install nftables") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise HostFault("nft could not be run", details=str(error)) from error
+    if done.returncode:
+        raise HostFault("the nftables rules were refused", details=done.stderr.strip()[:2000])
+
+
+def remove(table: str) -> None:
+    """Remove both tables; absent ones are fine. Errors: HostFault."""
+    apply(_removal(table) + "\n")
+
+
+def check_table(name: str) -> str:
+    """Give the name back if a table can have it. Errors: InvalidInput."""
+    if not (name.isascii() and name.isidentifier() and len(name) <= 64):
+        raise InvalidInput(f"[network] nft_table {name!r} must be a word of letters, digits and '_'")
+    return name
+
+
+def _removal(table: str) -> str:
+    # Adding first makes the deletion succeed when there was none; "destroy" needs a newer nft and kernel.
+    return "\n".join(f"table {family} {table}\ndelete table {family} {table}" for family in ("ip", "bridge"))
+
+
+def _chain(name: str, hook: str, rules: Iterable[str]) -> list[str]:
+    head = [f"    type {hook}; policy accept;"] if hook else []
+    return [f"  chain {name} {{", *head, *(f"    {rule}" for rule in rules), "  }"]
+
+
+def _named(what: str, kind: str, elements: Iterable[str]) -> list[str]:
+    listed = ", ".join(elements)
+    return [f"  {what} {{", f"    type {kind}", *([f"    elements = {{ {listed} }}"] if listed else []), "  }"]

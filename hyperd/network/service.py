@@ -1,0 +1,289 @@
+"""The pods' network: one bridge, its addresses, its published ports.
+
+The rows say what should be; bridge and tables are made from them by ``open`` and after every change. One lock
+serialises the changes of a daemon, so the tables are written in the order of the transactions.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import TypeVar
+
+import structlog
+from sqlalchemy.orm import Session
+
+from hyperd.config import NetworkConfig
+from hyperd.db.models import AddressRow, PortRow
+from hyperd.db.session import Database
+from hyperd.errors import HyperError, InvalidInput
+from hyperd.network import flows, ports, ruleset
+from hyperd.network.addresses import AddressPool, check_ifname, derived_mac
+from hyperd.network.bridge import Bridge
+from hyperd.network.nameservers import find_servers
+from hyperd.network.ports import PortHolder, PortMapping
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Lease:
+    """What a NIC of a pod gets.
+
+    Args:
+        mac: of the guest's NIC.
+        tap: name of the host's device.
+        bridge: that the tap must be plugged into.
+        cidr: the address with its prefix length, such as ``192.168.123.2/24``.
+        gateway: the bridge's address.
+        mtu: bytes.
+        dns: name servers, at most three.
+
+    """
+
+    mac: str
+    tap: str
+    bridge: str
+    cidr: str
+    gateway: str
+    mtu: int
+    dns: tuple[str, ...]
+
+
+class NetworkService:
+    """Owns the bridge, the addresses and the published ports of one daemon.
+
+    Args:
+        config: the ``[network]`` section.
+        database: of the daemon.
+
+    Errors: InvalidInput when the section cannot be right.
+
+    """
+
+    def __init__(self, *, config: NetworkConfig, database: Database) -> None:
+        self._config = config
+        self._database = database
+        self._pool = AddressPool(bridge=check_ifname(config.bridge, what="[network] bridge"), subnet=config.subnet)
+        if not 576 <= config.mtu <= 65535:  # RFC 791: the least that every host must take
+            raise InvalidInput(f"[network] mtu {config.mtu} is not between 576 and 65535")
+        ruleset.check_table(config.nft_table)
+        gateway = self._pool.gateway
+        self._bridge = Bridge(name=config.bridge, address=gateway, mac=derived_mac(gateway.ip), mtu=config.mtu)
+        self._holder = PortHolder()
+        self._lock = threading.RLock()
+        self._applied: str | None = None  # the tables' text as last written
+
+    def open(self) -> None:
+        """Make bridge and tables from the rows; takes over what an earlier daemon left. Can be called again.
+
+        Errors: Conflict when bridge or subnet belong to something else; HostFault when the host refuses.
+        """
+        with self._lock:
+            self._bridge.ensure()
+            with self._database.session() as session:
+                for row in self._pool.drop_outside(session):
+                    log.warning("address outside the configured subnet dropped", address=row.address, pod=row.owner)
+                self._write(session, force=True)
+                published = [ports.mapping_of(row) for row in ports.rows(session)]
+            for mapping in published:
+                try:
+                    self._holder.hold([mapping])
+                except HyperError as error:  # the rule stays: the pod had the port first
+                    log.warning("published port is also used by a program", port=str(mapping), error=str(error))
+
+    def close(self) -> None:
+        """Let go of the host's ports. Bridge, tables and rows stay: pods run on."""
+        with self._lock:
+            self._holder.close()
+
+    def destroy(self) -> None:
+        """Remove bridge and tables (for tests and for taking hyperd off a host). Rows stay. Errors: HostFault."""
+        with self._lock:
+            self._holder.close()
+            ruleset.remove(self._config.nft_table)
+            self._applied = None
+            self._bridge.remove()
+
+    def allocate(self, pod_id: str, *, index: int = 0, address: str = "", mac: str = "", tap: str = "") -> Lease:
+        """Reserve an address for a pod's NIC; the same pod and index get the same lease again.
+
+        Args:
+            pod_id: the owner; a VM id for a VM that waits in the pool (see ``transfer``).
+            index: which NIC of the pod.
+            address: a certain one (with or without prefix length); empty = the next free one.
+            mac: a certain one; empty = derived from the address.
+            tap: a certain name of the host's device; empty = derived from the address.
+
+        Errors: Busy when the subnet is full; Conflict when the wanted address or tap is in use; InvalidInput;
+        HostFault (then nothing is reserved).
+
+        """
+        with self._lock:
+
+            def work(session: Session) -> AddressRow:
+                return self._pool.take(session, pod_id, index, address=address, mac=mac, tap=tap)
+
+            return self._lease(self._change(work))
+
+    def lease(self, pod_id: str, *, index: int = 0) -> Lease | None:
+        """Give what a pod's NIC has, None when nothing."""
+        with self._database.session() as session:
+            row = self._pool.find(session, pod_id, index)
+            return self._lease(row) if row else None
+
+    def transfer(self, owner: str, new_owner: str) -> None:
+        """Give the addresses of a pooled VM to the pod that takes it. Errors: Conflict when the pod has one."""
+        with self._lock, self._database.session() as session:
+            self._pool.transfer(session, owner, new_owner)
+
+    def release(self, pod_id: str) -> None:
+        """Give back all addresses and ports of a pod; none is fine. The VM must be gone. Errors: HostFault."""
+        with self._lock:
+
+            def work(session: Session) -> tuple[list[str], list[PortMapping]]:
+                return self._pool.release(session, pod_id), _delete(session, ports.rows(session, pod_id))
+
+            self._finish_release(*self._change(work))
+
+    def publish(self, pod_id: str, address: str, mappings: Sequence[PortMapping]) -> None:
+        """Lead ports of the host to a pod, beside those it already has; the pod's ports all lead to ``address`` then.
+
+        After: connections to the port on 127.0.0.1, on every address of the host, from other pods and from outside
+        reach the pod. On failure nothing has changed. The same mapping again is fine.
+
+        Errors: Conflict that names the port and who has it; InvalidInput; TooLarge; HostFault.
+        """
+        wanted = ports.check(mappings)
+        target = _checked_address(address)
+        with self._lock:
+            with self._database.session() as session:
+                before = {row.address for row in ports.rows(session, pod_id)} - {target, ""}
+            held: list[PortMapping] = []
+
+            def work(session: Session) -> list[PortMapping]:
+                new = ports.reserve(session, pod_id, target, wanted)
+                held.extend(self._holder.hold(new))
+                return new
+
+            try:
+                new = self._change(work)
+            except BaseException:
+                self._holder.drop(held)
+                raise
+        flows.forget_addresses(before)
+        flows.forget_udp(mapping.host_port for mapping in new if mapping.protocol == "udp")
+
+    def unpublish(self, pod_id: str, mappings: Sequence[PortMapping] | None = None) -> None:
+        """Take back published ports of a pod: those given, or all. Absent ones are fine. Errors: HostFault."""
+        with self._lock:
+
+            def work(session: Session) -> list[PortMapping]:
+                rows = ports.rows(session, pod_id)
+                return _delete(session, [r for r in rows if mappings is None or ports.mapping_of(r) in mappings])
+
+            dropped = self._change(work)
+            self._holder.drop(dropped)
+        # Only UDP: TCP connections that are open may finish.
+        flows.forget_udp(mapping.host_port for mapping in dropped if mapping.protocol == "udp")
+
+    def mappings(self, pod_id: str) -> list[PortMapping]:
+        """Give the published ports of a pod."""
+        with self._database.session() as session:
+            return [ports.mapping_of(row) for row in ports.rows(session, pod_id)]
+
+    def dns_servers(self) -> tuple[str, ...]:
+        """Give the name servers for guests: the configured ones, else the host's that a guest can reach."""
+        return find_servers(self._config.dns)
+
+    def reconcile(self, pod_ids: Collection[str]) -> None:
+        """Drop the rows of owners that do not exist and write the tables anew.
+
+        Args:
+            pod_ids: every pod that exists, and every VM that waits in the pool.
+
+        Errors: HostFault.
+
+        """
+        with self._lock:
+
+            def work(session: Session) -> tuple[list[str], list[PortMapping]]:
+                gone = self._pool.prune(session, pod_ids)
+                stale = [row for row in ports.rows(session) if row.owner not in pod_ids]
+                return [row.address for row in gone], _delete(session, stale)
+
+            self._applied = None
+            addresses, dropped = self._change(work)
+            if addresses or dropped:
+                log.info("rows of gone pods dropped", addresses=addresses, ports=[str(port) for port in dropped])
+            self._finish_release(addresses, dropped)
+
+    def _change(self, work: Callable[[Session], T]) -> T:
+        """Change rows and tables together: both or none."""
+        applied = self._applied
+        try:
+            with self._database.session() as session:
+                result = work(session)
+                session.flush()
+                self._write(session)
+            return result
+        except BaseException:
+            if self._applied != applied:  # the commit failed after the tables were written
+                with self._database.session() as session:
+                    self._write(session)
+            raise
+
+    def _write(self, session: Session, *, force: bool = False) -> None:
+        """Write the tables as the rows say, unless that is what was written last."""
+        text = ruleset.Ruleset(
+            table=self._config.nft_table,
+            bridge=self._config.bridge,
+            subnet=str(self._pool.network),
+            tap_prefix=self._pool.tap_prefix,
+            nat=self._config.nat,
+            stations=[
+                ruleset.Station(tap=row.tap, mac=row.mac, address=row.address) for row in self._pool.rows(session)
+            ],
+            forwards=[_forward(row) for row in ports.rows(session) if row.address],
+        ).render()
+        if force or text != self._applied:
+            ruleset.apply(text)
+            self._applied = text
+
+    def _finish_release(self, addresses: list[str], dropped: list[PortMapping]) -> None:
+        self._holder.drop(dropped)
+        flows.forget_addresses(addresses)
+
+    def _lease(self, row: AddressRow) -> Lease:
+        return Lease(
+            mac=row.mac,
+            tap=row.tap,
+            bridge=row.bridge,
+            cidr=f"{row.address}/{self._pool.network.prefixlen}",
+            gateway=str(self._pool.gateway.ip),
+            mtu=self._config.mtu,
+            dns=self.dns_servers(),
+        )
+
+
+def _delete(session: Session, rows: Sequence[PortRow]) -> list[PortMapping]:
+    for row in rows:
+        session.delete(row)
+    return [ports.mapping_of(row) for row in rows]
+
+
+def _forward(row: PortRow) -> ruleset.Forward:
+    return ruleset.Forward(
+        protocol=row.protocol, host_port=row.host_port, address=row.address, container_port=row.container_port
+    )
+
+
+def _checked_address(address: str) -> str:
+    try:
+        return str(IPv4Address(address))
+    except ValueError as error:
+        raise InvalidInput(f"{address!r} is not an IPv4 address") from error
