@@ -1,15 +1,16 @@
 """The nftables text of one daemon: two tables of its own, written as one transaction.
 
 ``table ip NAME`` does address translation, ``table bridge NAME`` keeps guests from using addresses that are not
-theirs. Both are always replaced as a whole from the database, so what the kernel has never drifts from what the rows
-say. ``docs/network.md`` tells what is covered and what is not.
+theirs. Rows that change become changed elements of sets and maps; at every start, and when anything is not as expected,
+both tables are replaced as a whole, so what the kernel has does not drift from what the rows say.
+``docs/network.md`` tells what is covered and what is not.
 """
 
 from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hyperd.errors import HostFault, InvalidInput
 
@@ -62,6 +63,28 @@ class Ruleset:
         """Give the text for ``nft -f``; applying it twice is the same as once."""
         return "\n".join([_removal(self.table), *self._translation(), *self._protection(), ""])
 
+    def change_from(self, before: Ruleset) -> str | None:
+        """Give the text that makes ``before`` into this: elements taken out and put in. Empty = nothing to do.
+
+        Returns None when more than elements differ. The text fails as a whole when the kernel has something else.
+        """
+        if replace(before, stations=self.stations, forwards=self.forwards) != self:
+            return None
+        lines: list[str] = []
+        for (place, old), (_, new) in zip(before._places(), self._places(), strict=True):
+            for verb, elements in (("delete", old - new), ("add", new - old)):
+                if elements:
+                    lines.append(f"{verb} element {place} {{ {', '.join(sorted(elements))} }}\n")
+        return "".join(lines)
+
+    def _places(self) -> list[tuple[str, set[str]]]:
+        return [
+            (f"bridge {self.table} stations", set(self._stations())),
+            (f"bridge {self.table} taps", set(self._taps())),
+            (f"ip {self.table} tcp_ports", set(self._elements("tcp"))),
+            (f"ip {self.table} udp_ports", set(self._elements("udp"))),
+        ]
+
     def _translation(self) -> list[str]:
         return [
             f"table ip {self.table} {{",
@@ -108,12 +131,10 @@ class Ruleset:
         ]
 
     def _protection(self) -> list[str]:
-        stations = [f'"{entry.tap}" . {entry.mac} . {entry.address}' for entry in self.stations]
-        taps = [f'"{entry.tap}"' for entry in self.stations]
         return [
             f"table bridge {self.table} {{",
-            *_named("set stations", "ifname . ether_addr . ipv4_addr", stations),
-            *_named("set taps", "ifname", taps),
+            *_named("set stations", "ifname . ether_addr . ipv4_addr", self._stations()),
+            *_named("set taps", "ifname", self._taps()),
             *_chain(
                 "prerouting",
                 "filter hook prerouting priority -300",
@@ -132,6 +153,12 @@ class Ruleset:
             *_chain("asker", "", ["iifname . ether saddr . arp saddr ip @stations accept", "drop"]),
             "}",
         ]
+
+    def _stations(self) -> list[str]:
+        return [f'"{entry.tap}" . {entry.mac} . {entry.address}' for entry in self.stations]
+
+    def _taps(self) -> list[str]:
+        return [f'"{entry.tap}"' for entry in self.stations]
 
     def _elements(self, protocol: str) -> Iterable[str]:
         for entry in self.forwards:

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from hyperd.config import NetworkConfig
 from hyperd.db.models import AddressRow, PortRow
 from hyperd.db.session import Database
-from hyperd.errors import HyperError, InvalidInput
+from hyperd.errors import HostFault, HyperError, InvalidInput
 from hyperd.network import flows, ports, ruleset
 from hyperd.network.addresses import AddressPool, check_ifname, derived_mac
 from hyperd.network.bridge import Bridge
@@ -76,7 +76,7 @@ class NetworkService:
         self._bridge = Bridge(name=config.bridge, address=gateway, mac=derived_mac(gateway.ip), mtu=config.mtu)
         self._holder = PortHolder()
         self._lock = threading.RLock()
-        self._applied: str | None = None  # the tables' text as last written
+        self._applied: ruleset.Ruleset | None = None  # as last written
 
     def open(self) -> None:
         """Make bridge and tables from the rows; takes over what an earlier daemon left. Can be called again.
@@ -238,8 +238,8 @@ class NetworkService:
             raise
 
     def _write(self, session: Session, *, force: bool = False) -> None:
-        """Write the tables as the rows say, unless that is what was written last."""
-        text = ruleset.Ruleset(
+        """Write the tables as the rows say, as far as they differ from what was written last."""
+        wanted = ruleset.Ruleset(
             table=self._config.nft_table,
             bridge=self._config.bridge,
             subnet=str(self._pool.network),
@@ -249,14 +249,23 @@ class NetworkService:
                 ruleset.Station(tap=row.tap, mac=row.mac, address=row.address) for row in self._pool.rows(session)
             ],
             forwards=[_forward(row) for row in ports.rows(session) if row.address],
-        ).render()
-        if force or text != self._applied:
-            ruleset.apply(text)
-            self._applied = text
+        )
+        change = wanted.change_from(self._applied) if self._applied and not force else None
+        if change:
+            try:
+                ruleset.apply(change)
+            except HostFault as error:
+                log.warning("tables differ from what was written, writing them anew", error=str(error))
+                change = None
+        if change is None:
+            ruleset.apply(wanted.render())
+        self._applied = wanted
 
     def _finish_release(self, addresses: list[str], dropped: list[PortMapping]) -> None:
         self._holder.drop(dropped)
-        flows.forget_addresses(addresses)
+        if dropped:
+            flows.forget_addresses(addresses)
+            flows.forget_udp(mapping.host_port for mapping in dropped if mapping.protocol == "udp")
 
     def _lease(self, row: AddressRow) -> Lease:
         return Lease(
