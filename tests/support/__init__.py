@@ -1,0 +1,1 @@
+"""Helpers that several test modules share; ``pythonpath`` in pyproject.toml makes them importable as ``support``."""

@@ -1,0 +1,48 @@
+"""The nftables text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from hyperd.errors import InvalidInput
+from hyperd.network.ruleset import Forward, Ruleset, Station, check_table
+
+EMPTY = Ruleset(table="hyt", bridge="hy0", subnet="10.9.8.0/24", tap_prefix="hy0-", nat=True, stations=(), forwards=())
+STATION = Station(tap="hy0-2", mac="52:54:0a:09:08:02", address="10.9.8.2")
+FORWARD = Forward(protocol="tcp", host_port=8080, address="10.9.8.2", container_port=80)
+
+
+def test_text_replaces_both_tables_at_once() -> None:
+    text = replace(EMPTY, stations=(STATION,), forwards=(FORWARD,)).render()
+    for family in ("ip", "bridge"):
+        assert text.index(f"table {family} hyt\ndelete table {family} hyt") < text.index(f"table {family} hyt {{")
+    assert 'elements = { "hy0-2" . 52:54:0a:09:08:02 . 10.9.8.2 }' in text
+    assert "elements = { 8080 : 10.9.8.2 . 80 }" in text
+
+
+def test_without_nat_nothing_is_masqueraded_or_dropped_on_the_way() -> None:
+    text = replace(EMPTY, nat=False).render()
+    assert 'oifname != "hy0" masquerade' not in text
+    assert "ct state" not in text
+    assert 'oifname != "hy0" masquerade' in EMPTY.render()
+
+
+def test_change_names_only_what_changed() -> None:
+    other = replace(STATION, tap="hy0-3", mac="52:54:0a:09:08:03", address="10.9.8.3")
+    before = replace(EMPTY, stations=(STATION, other), forwards=(FORWARD,))
+    after = replace(EMPTY, stations=(other,), forwards=(FORWARD, replace(FORWARD, protocol="udp")))
+    assert after.change_from(before) == (
+        'delete element bridge hyt stations { "hy0-2" . 52:54:0a:09:08:02 . 10.9.8.2 }\n'
+        'delete element bridge hyt taps { "hy0-2" }\n'
+        "add element ip hyt udp_ports { 8080 : 10.9.8.2 . 80 }\n"
+    )
+    assert after.change_from(after) == ""
+    assert after.change_from(replace(after, nat=False)) is None
+
+
+@pytest.mark.parametrize("name", ["", "a b", "x;y", "1x", "a-b", "x" * 65, "ü"])
+def test_table_names_that_nft_would_misread_are_refused(name: str) -> None:
+    with pytest.raises(InvalidInput):
+        check_table(name)
