@@ -1,0 +1,137 @@
+"""`commit`, `push`, `save` and `load`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import click
+
+from hyperctl import credentials, images, output, progress
+from hyperctl.api.client import compact
+from hyperctl.api.client import progress as progress_lines
+from hyperctl.api.errors import UsageProblem
+from hyperctl.api.streams import STDOUT, write_all
+from hyperctl.command import App, command
+
+_PIECE = 1 << 18
+
+
+@command("commit", "hyperctl commit -a alice -m 'with tools' -c 'ENV A=1' web1 team/web:2")
+@click.argument("container", metavar="CONTAINER")
+@click.argument("repository", default="", metavar="[REPOSITORY[:TAG]]")
+@click.option("-a", "--author", default="", help="Who made the image.")
+@click.option("-c", "--change", multiple=True, metavar="INSTRUCTION", help="Dockerfile instruction (repeat).")
+@click.option("-m", "--message", default="", help="What was changed.")
+@click.option("-p", "--pause", is_flag=True, help="Pause the container meanwhile.")
+@click.pass_obj
+def commit_command(
+    app: App,
+    *,
+    container: str,
+    repository: str,
+    author: str,
+    change: tuple[str, ...],
+    message: str,
+    pause: bool,
+) -> None:
+    """Make an image of what a container has changed."""
+    name, tag = images.split_tag(repository)
+    parameters = {
+        "author": author,
+        "change": compact(list(change or ("",))),
+        "message": message,
+        "pause": "yes" if pause else "no",
+        "repo": name,
+        "tag": tag,
+    }
+    output.say(app.client.commit(container, parameters))
+
+
+@command("push", "hyperctl push registry.example.com:5000/team/web:2")
+@click.argument("image", metavar="NAME[:TAG]")
+@click.pass_obj
+def push_command(app: App, image: str) -> None:
+    """Push an image to its registry."""
+    if "@" in image:
+        raise UsageProblem("cannot push a digest reference")
+    name, tag = images.split_tag(image)
+    server = credentials.registry_of(name)
+    if server == credentials.DEFAULT_SERVER and "/" not in name:
+        raise UsageProblem(
+            f'You cannot push a "root" repository. Please rename your repository to <user>/<repo> (ex: <user>/{name})'
+        )
+    auth = credentials.header(credentials.find(server) or {"username": "", "password": ""})
+    progress.show(app.client.push(image, tag=tag, auth=auth), sys.stdout)
+
+
+@command("save", "hyperctl save -o images.tar busybox:latest nginx:1", "hyperctl save busybox | gzip > busybox.tgz")
+@click.argument("names", nargs=-1, required=True, metavar="IMAGE...")
+@click.option("-o", "--output", "target", default="", metavar="FILE", help="Write to a file, not to stdout.")
+@click.option("-f", "--format", "layout", default="", metavar="FORMAT", help="docker or oci.")
+@click.option("-r", "--references", multiple=True, metavar="IMAGE=REF", help="Name in an OCI layout (repeat).")
+@click.pass_obj
+def save_command(app: App, names: tuple[str, ...], target: str, layout: str, references: tuple[str, ...]) -> None:
+    """Save images as a tar."""
+    if not target and os.isatty(STDOUT):
+        raise UsageProblem("Cowardly refusing to save to a terminal. Use the -o flag or redirect.")
+    answer = app.client.save(list(names), layout=layout, references=_references(references))
+    if not target:
+        for piece in answer.pieces():
+            write_all(STDOUT, piece)
+        return
+    partial = f"{target}.part"
+    try:
+        with open(partial, "wb") as file:
+            for piece in answer.pieces():
+                file.write(piece)
+        os.replace(partial, target)
+    except OSError as error:
+        raise UsageProblem(f"cannot write {target}: {error.strerror}") from error
+    finally:
+        if os.path.lexists(partial):
+            os.unlink(partial)
+
+
+@command("load", "hyperctl load -i images.tar", "gunzip -c busybox.tgz | hyperctl load")
+@click.option("-i", "--input", "source", default="", metavar="FILE", help="Read a file, not stdin.")
+@click.option("-n", "--name", default="", help="Name of the image in an OCI layout.")
+@click.option("-r", "--references", multiple=True, metavar="IMAGE=REF", help="Name in an OCI layout (repeat).")
+@click.pass_obj
+def load_command(app: App, source: str, name: str, references: tuple[str, ...]) -> None:
+    """Load images from a tar."""
+    if not source:
+        _load(app, sys.stdin.buffer, name, references)
+        return
+    try:
+        file = open(source, "rb")  # noqa: SIM115 - the error belongs to the opening alone
+    except OSError as error:
+        raise UsageProblem(f"cannot read {source}: {error.strerror}") from error
+    with file:
+        _load(app, file, name, references)
+
+
+def _load(app: App, file: BinaryIO, name: str, references: tuple[str, ...]) -> None:
+    answer = app.client.load(_pieces(file), name=name, references=_references(references))
+    if answer.headers.get("content-type", "").partition(";")[0].strip() == "application/json":
+        progress.show(progress_lines(answer), sys.stdout)
+        return
+    for piece in answer.pieces():
+        write_all(STDOUT, piece)
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    while piece := file.read(_PIECE):
+        yield piece
+
+
+def _references(texts: tuple[str, ...]) -> dict[str, str]:
+    pairs = {}
+    for text in texts:
+        image, separator, reference = text.partition("=")
+        if not separator or not image or not reference:
+            raise UsageProblem(f"'{text}' is not a reference: use image=ref")
+        pairs[image] = reference
+    return pairs

@@ -1,0 +1,83 @@
+"""`exec` and `attach`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from hyperctl import session, terminal
+from hyperctl.api.client import Client
+from hyperctl.api.errors import HyperctlError
+from hyperctl.command import App, command
+
+_POD = "pod-"  # generated pod ids contain it, and the original goes by that
+
+
+@command(
+    "exec",
+    "hyperctl exec web1 ls -l /",
+    "hyperctl exec -t web1 sh",
+    "hyperctl exec -m web1 /sbin/busybox ps   # in the guest, outside the containers",
+    own_options_first=True,
+)
+@click.option("-t", "--tty", is_flag=True, help="Give the command a terminal.")
+@click.option("-m", "--vm", is_flag=True, help="Run in the guest of a pod, not in a container.")
+@click.option("-d", "--detach", is_flag=True, help="Do not wait for the command.")
+@click.argument("name", metavar="CONTAINER|POD")
+@click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND...")
+@click.pass_obj
+def exec_command(app: App, *, tty: bool, vm: bool, detach: bool, name: str, words: tuple[str, ...]) -> int:
+    """Run a command in a container and end with its exit code.
+
+    The id of a pod (pod-...) means its first container. With -m there is no exit code.
+    """
+    client, arguments = app.client, list(words)
+    if vm:
+        with client.exec_vm(name, arguments) as stream:
+            stream.pump(raw=True)
+        return 0
+    if tty and not detach:
+        terminal.require_terminal()
+    container = _container_of(client, name) if _POD in name else name
+    exec_id = client.create_exec(container, arguments, tty=tty)
+    sized = session.send_size(client, container, exec_id) if tty else True
+    with client.start_exec(container, exec_id) as stream:
+        if detach:
+            return 0
+        if not session.converse(stream, client, container=container, exec_id=exec_id, tty=tty, sized=sized):
+            return 0
+    return client.exit_code(container, exec_id)
+
+
+def _container_of(client: Client, pod: str) -> str:
+    rows = client.list_items("container", pod=pod)
+    if not rows:
+        raise HyperctlError(f"cannot find a container in the pod {pod}")
+    return rows[0][0]
+
+
+@command("attach", "hyperctl attach web1   # ctrl-p ctrl-q leaves a container with a terminal")
+@click.argument("name", metavar="CONTAINER|POD")
+@click.pass_obj
+def attach_command(app: App, name: str) -> int:
+    """Join stdin and output of a running container and end with its exit code."""
+    client = app.client
+    if _POD in name:
+        container = _first(client.pod_info(name).get("spec"))
+    else:
+        container = client.container_info(name).get("container")
+    if not isinstance(container, dict) or not container.get("containerID"):
+        raise HyperctlError(f"cannot find the container {name}")
+    container_id, tty = str(container["containerID"]), bool(container.get("tty"))
+    if tty:
+        terminal.require_terminal()
+    with client.attach(container_id) as stream:
+        if not session.converse(stream, client, container=container_id, tty=tty, sized=False):
+            return 0
+    return client.exit_code(container_id)
+
+
+def _first(spec: Any) -> Any:
+    containers = spec.get("containers") if isinstance(spec, dict) else None
+    return containers[0] if isinstance(containers, list) and containers else None

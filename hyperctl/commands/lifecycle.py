@@ -1,0 +1,127 @@
+"""`start`, `stop`, `rm`, `kill`, `pause` and `unpause`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import click
+
+from hyperctl import output
+from hyperctl.api.errors import ApiError, HyperctlError, OperationFailed, UsageProblem
+from hyperctl.command import App, command
+
+
+def for_each(names: Iterable[str], action: Callable[[str], None], complaint: Callable[[str, str], str]) -> int:
+    """Do something with every name, go on after a refusal, and give the exit status.
+
+    Args:
+        names: pods, containers or images.
+        action: called with each.
+        complaint: makes the line for stderr from a name and an error's text.
+
+    """
+    status = 0
+    for name in names:
+        try:
+            action(name)
+        except (ApiError, OperationFailed) as error:
+            output.complain(complaint(name, str(error)))
+            status = HyperctlError.exit_status
+    return status
+
+
+@command("start", "hyperctl start web1", "hyperctl start -c web1-nginx")
+@click.argument("name", metavar="POD|CONTAINER")
+@click.option("-c", "--container", is_flag=True, help="The name is a container's.")
+@click.pass_obj
+def start_command(app: App, name: str, container: bool) -> None:
+    """Start a pod with all its containers, or one container."""
+    if container:
+        app.client.start_container(name)
+        output.say(f"Successfully started container {name}")
+    else:
+        app.client.start_pod(name)
+        output.say(f"Successfully started the Pod({name})")
+
+
+@command("stop", "hyperctl stop web1 web2", "hyperctl stop -c web1-nginx")
+@click.argument("names", nargs=-1, required=True, metavar="POD|CONTAINER...")
+@click.option("-c", "--container", is_flag=True, help="The names are containers'.")
+@click.pass_obj
+def stop_command(app: App, names: tuple[str, ...], container: bool) -> int:
+    """Stop pods, or containers; what was created stays and can be started again."""
+
+    def stop(name: str) -> None:
+        app.client.stop_pod(name)
+        output.say(f"Successfully shutdown the POD: {name}!")
+
+    if container:
+        return for_each(names, app.client.stop_container, lambda name, text: f"fail to stop container {name}: {text}")
+    return for_each(names, stop, lambda name, text: f"fail to stop pod {name}: {text}")
+
+
+@command("rm", "hyperctl rm web1 web2", "hyperctl rm -c web1-nginx")
+@click.argument("names", nargs=-1, required=True, metavar="POD|CONTAINER...")
+@click.option("-c", "--container", is_flag=True, help="The names are containers'.")
+@click.pass_obj
+def rm_command(app: App, names: tuple[str, ...], container: bool) -> int:
+    """Remove pods, or containers; what runs is stopped first."""
+
+    def remove(name: str) -> None:
+        app.client.remove_pod(name)
+        output.say(f"Pod({name}) is successfully deleted!")
+
+    def remove_container(name: str) -> None:
+        app.client.remove_container(name)
+        output.say(f"container {name} is successfully deleted!")
+
+    if container:
+        return for_each(names, remove_container, lambda name, text: f"container {name} delete failed: {text}")
+    return for_each(names, remove, lambda name, text: f"Pod({name}) delete failed: {text}")
+
+
+@command("kill", "hyperctl kill web1-nginx", "hyperctl kill -s TERM web1-nginx", "hyperctl kill -p web1")
+@click.argument("names", nargs=-1, required=True, metavar="CONTAINER|POD...")
+@click.option("-p", "--pod", is_flag=True, help="The names are pods': the signal goes to all their containers.")
+@click.option("-s", "--signal", "signal_name", default="KILL", show_default=True, help="Number or name.")
+@click.pass_obj
+def kill_command(app: App, names: tuple[str, ...], pod: bool, signal_name: str) -> int:
+    """Send a signal to containers, or pods."""
+    number = signal_number(signal_name)
+    kill = app.client.kill_pod if pod else app.client.kill_container
+    what = "pod" if pod else "container"
+    return for_each(names, lambda name: kill(name, number), lambda name, text: f"fail to kill {what} {name}: {text}")
+
+
+@command("pause", "hyperctl pause web1")
+@click.argument("pod", metavar="POD")
+@click.pass_obj
+def pause_command(app: App, pod: str) -> None:
+    """Pause a pod: its VM stands still and keeps its memory."""
+    app.client.pause_pod(pod)
+
+
+@command("unpause", "hyperctl unpause web1")
+@click.argument("pod", metavar="POD")
+@click.pass_obj
+def unpause_command(app: App, pod: str) -> None:
+    """Let a paused pod go on."""
+    app.client.unpause_pod(pod)
+
+
+def signal_number(text: str) -> int:
+    """Read `9`, `KILL` or `SIGKILL`, in any case.
+
+    Raises:
+        UsageProblem: there is no such signal.
+
+    """
+    import signal
+
+    if text.isascii() and text.isdecimal() and 0 < int(text) <= 64:
+        return int(text)
+    name = text.upper()
+    try:
+        return signal.Signals[name if name.startswith("SIG") else f"SIG{name}"].value
+    except KeyError:
+        raise UsageProblem(f"Invalid signal: {text}") from None

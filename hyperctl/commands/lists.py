@@ -1,0 +1,46 @@
+"""`hyperctl list`."""
+
+from __future__ import annotations
+
+import click
+
+from hyperctl import output
+from hyperctl.api.errors import UsageProblem
+from hyperctl.command import App, command
+
+# item: headings and the fields of the daemon's rows they show
+_COLUMNS = {
+    "pod": (("POD ID", "POD Name", "VM name", "Status"), (0, 1, 2, 3)),
+    "container": (("Container ID", "Name", "POD ID", "Status"), (0, 1, 2, 3)),
+    "vm": (("VM name", "Status"), (0, 2)),
+}
+
+
+@command(
+    "list",
+    "hyperctl list                     # pods",
+    "hyperctl list container -p web1   # containers of the pod web1",
+    "hyperctl list vm",
+    "hyperctl rm $(hyperctl list -q)   # remove every pod",
+)
+@click.argument("item", default="pod", metavar="[pod|container|vm]")
+@click.option("-p", "--pod", default="", metavar="POD", help="Only what belongs to this pod.")
+@click.option("-m", "--vm", default="", metavar="VM", help="Only what belongs to this VM.")
+@click.option("-q", "--quiet", is_flag=True, help="Print ids only.")
+@click.pass_obj
+def list_command(app: App, item: str, pod: str, vm: str, quiet: bool) -> None:
+    """List pods, containers or VMs."""
+    if item not in _COLUMNS:
+        raise UsageProblem(f"Can not support {item} list!")
+    headings, fields = _COLUMNS[item]
+    rows = []
+    for row in app.client.list_items(item, pod=pod, vm=vm):
+        cells = [row[field] if field < len(row) else "" for field in fields]
+        if item == "container":
+            cells[1] = cells[1].removeprefix("/")
+        rows.append(cells)
+    if quiet:
+        for cells in rows:
+            output.say(cells[0])
+    else:
+        output.write(output.table([headings, *rows]))

@@ -1,0 +1,134 @@
+"""`run`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import click
+
+from hyperctl import images, output, session, terminal
+from hyperctl.api.client import Client
+from hyperctl.api.errors import HyperctlError, UsageProblem
+from hyperctl.command import command
+from hyperctl.commands.create import read_pod, spec_options
+from hyperctl.spec import SpecOptions
+
+
+@command(
+    "run",
+    "hyperctl run --rm busybox echo hello",
+    "hyperctl run -t --rm busybox sh              # ctrl-p ctrl-q leaves it running",
+    "hyperctl run -d --name web1 --memory 256 --publish 8080:80 nginx",
+    "hyperctl run -v /srv/data:/data:ro --env MODE=demo busybox ls /data",
+    "hyperctl run -p web.pod                      # add -a to attach to its first container",
+    own_options_first=True,
+)
+@spec_options
+@click.option("-a", "--attach", is_flag=True, help="With --podfile: attach to the first container.")
+@click.option("-d", "--detach", is_flag=True, help="Do not attach.")
+@click.option("--rm", "remove", is_flag=True, help="Remove the pod at the end.")
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="IMAGE [COMMAND...]")
+@click.pass_context
+def run_command(
+    ctx: click.Context,
+    *,
+    options: SpecOptions,
+    attach: bool,
+    detach: bool,
+    remove: bool,
+    words: tuple[str, ...],
+) -> int:
+    """Create a pod and start it.
+
+    Without -d, hyperctl stays attached to the container and ends with its exit code: ctrl-C goes to the container,
+    the third ctrl-C leaves. Options after the image belong to the command. A missing image is pulled.
+    """
+    client = ctx.obj.client
+    began = time.monotonic()
+    pod = read_pod(ctx, options, words, local=client.endpoint.local)
+    attached = attach if options.podfile else not detach
+    if remove and not attached:
+        raise UsageProblem("--rm needs an attached run: it removes the pod when the container has ended")
+    if attached and not pod.get("containers"):
+        raise UsageProblem("there is no container to attach to")
+    tty = attached and bool(pod.get("tty") or pod["containers"][0].get("tty"))
+    if tty:
+        terminal.require_terminal()
+    with terminal.patient() as check:
+        pod_id = images.create(partial(client.create_pod, pod), client, images.of_pod(pod))
+    if not attached:
+        check()
+        output.say(f"POD id is {pod_id}")
+        client.start_pod(pod_id)
+        output.say(f"Time to run a POD is {(time.monotonic() - began) * 1000:.0f} ms")
+        return 0
+    with _removal(client, pod_id if remove else "") as keep:
+        check()
+        status, ended = _attached(client, pod_id, pod, tty=tty)
+        if not ended:
+            keep()
+    return status
+
+
+@contextmanager
+def _removal(client: Client, pod_id: str) -> Iterator[Any]:
+    """Remove a pod at the end, also after an error or a signal; yields a function that keeps it.
+
+    Args:
+        client: the daemon.
+        pod_id: the pod; empty removes nothing.
+
+    """
+    kept = not pod_id
+
+    def keep() -> None:
+        nonlocal kept
+        kept = True
+
+    try:
+        with terminal.leaving():
+            yield keep
+    finally:
+        if not kept:
+            with terminal.patient():
+                _remove(client, pod_id)
+
+
+def _remove(client: Client, pod_id: str) -> None:
+    # A connection of its own: a signal may have cut an answer on the shared one in half.
+    client.close()
+    try:
+        client.remove_pod(pod_id)
+    except HyperctlError as error:
+        output.complain(f"failed to rm pod, {error}")
+
+
+def _attached(client: Client, pod_id: str, pod: dict[str, Any], *, tty: bool) -> tuple[int, bool]:
+    """Attach, start, stay until the end; gives the exit code and whether the container has ended.
+
+    The attach is answered before the start is sent: not a byte of the shortest command can be lost.
+    """
+    container = pod["containers"][0].get("name", "")
+    if tty or not container:
+        container = container or _first_container(client.pod_info(pod_id))
+    with client.attach(container) as stream:
+        sized = session.send_size(client, container) if tty else True
+        client.start_pod(pod_id)
+        if tty:
+            if not session.converse(stream, client, container=container, tty=True, sized=sized):
+                return 0, False
+            return client.exit_code(container), True
+        with terminal.forwarding(partial(session.forward_signal, client, container)):
+            stream.pump(raw=False)
+            return client.exit_code(container), True
+
+
+def _first_container(info: dict[str, Any]) -> str:
+    try:
+        return str(info["spec"]["containers"][0]["containerID"])
+    except (KeyError, IndexError, TypeError):
+        raise HyperctlError("the daemon does not say which containers the pod has") from None

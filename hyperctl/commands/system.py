@@ -1,0 +1,63 @@
+"""`info`, `version` and `help`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from hyperctl import __version__, output
+from hyperctl.command import App, command
+
+
+@command("info", "hyperctl info", "hyperctl -H tcp://10.0.0.7:2375 info")
+@click.pass_obj
+def info_command(app: App) -> None:
+    """Show what the daemon says about itself and its host."""
+    info = app.client.info()
+    lines = [
+        f"Images: {info.get('Images', 0)}",
+        f"Containers: {info.get('Containers', 0)}",
+        f"PODs: {info.get('Pods', 0)}",
+        f"Storage Driver: {info.get('Driver', '')}",
+        *_pairs(info.get("DriverStatus")),
+        f"Hyper Root Dir: {info.get('DockerRootDir', '')}",
+        f"Index Server Address: {info.get('IndexServerAddress', '')}",
+        f"Execution Driver: {info.get('ExecutionDriver', '')}",
+        f"Total Memory: {_memory(info.get('MemTotal'))}",
+        f"Operating System: {info.get('Operating System', '')}",
+    ]
+    output.write("".join(f"{line}\n" for line in lines))
+
+
+def _pairs(status: Any) -> list[str]:
+    pairs = status if isinstance(status, list) else []
+    return [f"  {pair[0]}: {pair[1]}" for pair in pairs if isinstance(pair, list) and len(pair) == 2]
+
+
+def _memory(kibibytes: Any) -> str:
+    """Give the host's memory; the daemon counts in KiB."""
+    return output.human_size(kibibytes * 1024) if isinstance(kibibytes, int) else ""
+
+
+@command("version", "hyperctl version")
+def version_command() -> None:
+    """Show the version of hyperctl; the daemon is not asked."""
+    output.say(f"The hyperctl version is {__version__}")
+
+
+@command("help", "hyperctl help run")
+@click.argument("verb", default="", metavar="[COMMAND]")
+@click.pass_context
+def help_command(ctx: click.Context, verb: str) -> None:
+    """Show the help of hyperctl, or of a command."""
+    parent = ctx.parent
+    if parent is None or not isinstance(parent.command, click.Group):
+        return
+    if not verb:
+        output.say(parent.get_help())
+        return
+    _, found, _ = parent.command.resolve_command(parent, [verb])
+    if found is not None:
+        with click.Context(found, info_name=verb.lower(), parent=parent) as child:
+            output.say(found.get_help(child))

@@ -1,0 +1,100 @@
+"""Images for the commands that need them: names, pulling, asking for a login."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from hyperctl import credentials, progress, terminal
+from hyperctl.api.client import Client
+from hyperctl.api.errors import NotFound, ProgressError, Unauthorized
+
+_UNAUTHORIZED = 401
+
+
+def tagged(image: str) -> str:
+    """Give the name with `:latest` when it has neither a tag nor a digest."""
+    if "@" in image or ":" in image.rpartition("/")[2]:
+        return image
+    return f"{image}:latest"
+
+
+def split_tag(image: str) -> tuple[str, str]:
+    """Give repository and tag; the tag is empty when there is none."""
+    head, slash, last = image.rpartition("/")
+    base, _, tag = last.partition(":")
+    return f"{head}{slash}{base}", tag
+
+
+def pull(client: Client, image: str, *, file: TextIO) -> None:
+    """Pull an image and show the progress; asks for a login when the registry wants one and someone is there.
+
+    Raises:
+        ApiError, ProgressError: the daemon or the registry refuses.
+        UsageProblem: the file with the credentials is broken.
+
+    """
+    name = tagged(image)
+    server = credentials.registry_of(name)
+    auth = credentials.find(server)
+    try:
+        progress.show(client.pull(name, auth=credentials.header(auth)), file)
+    except (Unauthorized, ProgressError) as error:
+        unauthorized = isinstance(error, Unauthorized) or error.code == _UNAUTHORIZED
+        if not unauthorized or not terminal.interactive():
+            raise
+        file.write("Please login prior to pull:\n")
+        auth = ask_login(server)
+        login(client, auth)
+        progress.show(client.pull(name, auth=credentials.header(auth)), file)
+
+
+def create(make: Callable[[], str], client: Client, images: list[str]) -> str:
+    """Call `make`; when it says that an image is missing, pull all of them and call it once more.
+
+    Progress goes to stderr: stdout belongs to what the container will say.
+
+    Raises:
+        ApiError, ProgressError: the daemon or the registry refuses.
+
+    """
+    try:
+        return make()
+    except NotFound:
+        for image in dict.fromkeys(images):
+            pull(client, image, file=sys.stderr)
+    return make()
+
+
+def of_pod(pod: dict[str, Any]) -> list[str]:
+    """Give the names of the images a pod needs."""
+    return [container["image"] for container in pod.get("containers", []) if container.get("image")]
+
+
+def ask_login(server: str, *, username: str = "", password: str = "", email: str = "") -> dict[str, str]:
+    """Give credentials, asking for what is missing; the password is not echoed."""
+    import click
+
+    username = username or click.prompt("Username", err=True)
+    password = password or click.prompt("Password", hide_input=True, err=True)
+    auth = {"username": username, "password": password, "serveraddress": server}
+    if email:
+        auth["email"] = email
+    return auth
+
+
+def login(client: Client, auth: dict[str, str]) -> str:
+    """Check credentials with their registry and keep them; forget them when the registry refuses.
+
+    Raises:
+        Unauthorized: username or password is wrong.
+
+    """
+    try:
+        status = client.authenticate(auth)
+    except Unauthorized:
+        credentials.forget(auth["serveraddress"])
+        raise
+    credentials.keep(auth)
+    return status

@@ -1,0 +1,202 @@
+"""Pod files: JSON or YAML of the user made into what the API takes (UserPod, reference hyperd-api.md section 2).
+
+Keys match whatever their case, as Go's decoder does; keys the API does not know are left out, and so are values
+equal to Go's zero values. In YAML every scalar is read as text and converted by the type of its field, so that
+`value: yes`, `perm: 0644` and `hostport: 8080` mean what they say.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from hyperctl.api.errors import UsageProblem
+
+_LIMIT = 16 << 20
+
+# A shape is one of these words, a list with one shape, or an object's fields.
+_TEXT, _NUMBER, _FLAG, _TABLE, _PORT = "a string", "a number", "true or false", "an object of strings", "a port"
+
+_PORT_RULE = {"containerPort": _PORT, "hostPort": _PORT, "protocol": _TEXT}
+_VOLUME: dict[str, Any] = {
+    "name": _TEXT,
+    "source": _TEXT,
+    "format": _TEXT,
+    "option": {"user": _TEXT, "keyring": _TEXT, "monitors": [_TEXT]},
+    "fstype": _TEXT,
+    "cache": _TEXT,
+}
+_FILE = {"name": _TEXT, "encoding": _TEXT, "uri": _TEXT, "content": _TEXT}
+CONTAINER: dict[str, Any] = {
+    "id": _TEXT,
+    "name": _TEXT,
+    "image": _TEXT,
+    "workdir": _TEXT,
+    "restartPolicy": _TEXT,
+    "tty": _FLAG,
+    "sysctl": _TABLE,
+    "envs": [{"env": _TEXT, "value": _TEXT}],
+    "command": [_TEXT],
+    "entrypoint": [_TEXT],
+    "ports": [{**_PORT_RULE, "servicePort": _PORT}],
+    "volumes": [{"path": _TEXT, "volume": _TEXT, "readOnly": _FLAG, "detail": _VOLUME}],
+    "files": [{"path": _TEXT, "filename": _TEXT, "perm": _TEXT, "user": _TEXT, "group": _TEXT, "detail": _FILE}],
+    "user": {"name": _TEXT, "group": _TEXT, "additionalGroups": [_TEXT]},
+    "labels": _TABLE,
+    "StopSignal": _TEXT,
+    "ulimits": [{"Name": _TEXT, "Hard": _NUMBER, "Soft": _NUMBER}],
+    "logPath": _TEXT,
+    "readOnly": _FLAG,
+    "cache": _TEXT,
+}
+POD: dict[str, Any] = {
+    "id": _TEXT,
+    "hostname": _TEXT,
+    "type": _TEXT,
+    "restartPolicy": _TEXT,
+    "tty": _FLAG,
+    "labels": _TABLE,
+    "resource": {"vcpu": _NUMBER, "memory": _NUMBER},
+    "log": {"type": _TEXT, "config": _TABLE},
+    "dns": [_TEXT],
+    "dnsOptions": [_TEXT],
+    "dnsSearch": [_TEXT],
+    "containers": [CONTAINER],
+    "files": [_FILE],
+    "volumes": [_VOLUME],
+    "interfaces": [
+        {
+            "id": _TEXT,
+            "bridge": _TEXT,
+            "ip": _TEXT,
+            "ifname": _TEXT,
+            "mac": _TEXT,
+            "mtu": _NUMBER,
+            "gateway": _TEXT,
+        }
+    ],
+    "services": [
+        {
+            "serviceIP": _TEXT,
+            "servicePort": _NUMBER,
+            "protocol": _TEXT,
+            "hosts": [{"hostIP": _TEXT, "hostPort": _NUMBER}],
+        }
+    ],
+    "portmappingWhiteLists": {"internalNetworks": [_TEXT], "externalNetworks": [_TEXT]},
+    "portmappings": [_PORT_RULE],
+}
+_YES, _NO = {"true", "yes", "on"}, {"false", "no", "off"}
+
+
+def load(name: str, *, yaml: bool, shape: dict[str, Any]) -> dict[str, Any]:
+    """Read a file (`-` is stdin) into the form the API takes.
+
+    Args:
+        name: path of the file.
+        yaml: it is YAML; else JSON.
+        shape: POD or CONTAINER.
+
+    Raises:
+        UsageProblem: it cannot be read, is not JSON or YAML, or a field has the wrong type.
+
+    """
+    try:
+        if name == "-":
+            data = sys.stdin.buffer.read(_LIMIT + 1)
+        else:
+            with open(name, "rb") as file:
+                data = file.read(_LIMIT + 1)
+    except OSError as error:
+        raise UsageProblem(f"cannot read {name}: {error.strerror}") from error
+    if len(data) > _LIMIT:
+        raise UsageProblem(f"{name} is larger than {_LIMIT >> 20} MiB")
+    value = _yaml(data, name) if yaml else _json(data, name)
+    if not isinstance(value, dict):
+        raise UsageProblem(f"{name}: expected an object with the pod's fields")
+    return _Fitter(name, texts=yaml).fields(value, shape, "")
+
+
+def _json(data: bytes, name: str) -> object:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise UsageProblem(f"{name} is not JSON: {error}") from error
+
+
+def _yaml(data: bytes, name: str) -> object:
+    import yaml
+
+    loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+    try:
+        return yaml.load(data, Loader=loader)  # noqa: S506 - the base loader makes texts, lists and tables only
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise UsageProblem(f"{name} is not YAML: {error}") from error
+
+
+class _Fitter:
+    """Fit values to a shape; `texts` says that scalars are texts yet to be converted."""
+
+    def __init__(self, name: str, *, texts: bool) -> None:
+        self._name = name
+        self._texts = texts
+
+    def fields(self, value: dict[Any, Any], shape: dict[str, Any], path: str) -> dict[str, Any]:
+        """Give the known fields of an object under their proper names, without zero values."""
+        names = {name.lower(): name for name in shape}
+        out: dict[str, Any] = {}
+        for key, item in value.items():
+            name = names.get(str(key).lower())
+            if name is None or item is None:
+                continue
+            fitted = self._fit(item, shape[name], f"{path}.{name}" if path else name)
+            if fitted or isinstance(fitted, dict):
+                out[name] = fitted
+            else:
+                out.pop(name, None)  # the last of several spellings counts, as in Go
+        return {name: out[name] for name in shape if name in out}
+
+    def _fit(self, value: object, shape: Any, path: str) -> object:
+        if self._texts and isinstance(value, str) and not isinstance(shape, str) and value in {"", "~", "null"}:
+            return None
+        if isinstance(shape, list):
+            if not isinstance(value, list):
+                raise self._wrong(path, "a list")
+            return [
+                self._fit(item, shape[0], f"{path}[{index}]") for index, item in enumerate(value) if item is not None
+            ]
+        if isinstance(shape, dict):
+            if not isinstance(value, dict):
+                raise self._wrong(path, "an object")
+            return self.fields(value, shape, path)
+        if shape == _TABLE:
+            if not isinstance(value, dict):
+                raise self._wrong(path, _TABLE)
+            return {str(key): self._scalar(item, _TEXT, f"{path}.{key}") for key, item in value.items()}
+        return self._scalar(value, shape, path)
+
+    def _scalar(self, value: object, shape: str, path: str) -> object:
+        if self._texts and isinstance(value, str):
+            value = _converted(value, shape)
+        if shape == _PORT and isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        kind = {_NUMBER: int, _FLAG: bool}.get(shape, str)
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise self._wrong(path, shape)
+        return value
+
+    def _wrong(self, path: str, expected: str) -> UsageProblem:
+        return UsageProblem(f"{self._name}: {path} must be {expected}")
+
+
+def _converted(text: str, shape: str) -> object:
+    """Convert a YAML scalar to the type of its field; what does not convert stays a text."""
+    if shape == _NUMBER:
+        try:
+            return int(text)
+        except ValueError:
+            return text
+    if shape == _FLAG and text.lower() in _YES | _NO:
+        return text.lower() in _YES
+    return text

@@ -1,0 +1,73 @@
+"""Progress of pulls, pushes and loads (Docker's jsonmessage): bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TextIO
+
+
+def show(lines: Iterable[dict[str, Any]], file: TextIO) -> None:
+    """Print progress lines as they arrive.
+
+    Args:
+        lines: the daemon's lines.
+        file: where to print; bars only when it is a terminal.
+
+    """
+    if file.isatty():
+        _bars(lines, file)
+    else:
+        _plain(lines, file)
+
+
+def _plain(lines: Iterable[dict[str, Any]], file: TextIO) -> None:
+    for line in lines:
+        if line.get("progressDetail"):
+            continue  # how far a layer is: of no use in a file
+        text = _text(line)
+        if text:
+            file.write(text)
+            file.flush()
+
+
+def _text(line: dict[str, Any]) -> str:
+    if "stream" in line:
+        return str(line["stream"])
+    status = str(line.get("status") or "")
+    if not status:
+        return ""
+    return f"{line['id']}: {status}\n" if line.get("id") else f"{status}\n"
+
+
+def _bars(lines: Iterable[dict[str, Any]], file: TextIO) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
+
+    columns = (
+        TextColumn("{task.fields[layer]}", markup=False),
+        TextColumn("{task.fields[status]}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+    )
+    layers: dict[str, TaskID] = {}
+    with Progress(*columns, console=Console(file=file)) as bars:
+        for line in lines:
+            name, status = str(line.get("id") or ""), str(line.get("status") or "")
+            detail = line.get("progressDetail")
+            if not name or not isinstance(detail, dict):
+                bars.console.print(_text(line), end="", markup=False, highlight=False, soft_wrap=True)
+                continue
+            if name not in layers:
+                layers[name] = bars.add_task("", total=None, layer=name, status=status)
+            total, current = detail.get("total"), detail.get("current")
+            if isinstance(total, int) and total > 0 and isinstance(current, int):
+                bars.update(layers[name], status=status, total=total, completed=current)
+            else:
+                bars.update(layers[name], status=status)
+            if status in {"Pull complete", "Already exists", "Pushed", "Layer already exists"}:
+                _full(bars, layers[name])
+
+
+def _full(bars: Any, layer: Any) -> None:
+    total = bars.tasks[bars.task_ids.index(layer)].total or 1
+    bars.update(layer, total=total, completed=total)
