@@ -11,7 +11,7 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, pre_load, validate
 
@@ -113,7 +113,16 @@ class Table(fields.Dict):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if not isinstance(value, Mapping):
             raise self.make_error("invalid")
-        return super()._deserialize({k: "" if v is None else v for k, v in value.items()}, attr, data, **kwargs)
+        filled = {name: "" if item is None else item for name, item in value.items()}
+        try:
+            return super()._deserialize(filled, attr, data, **kwargs)  # type: ignore[no-untyped-call]
+        except ValidationError as error:
+            # marshmallow says {name: {"key" or "value": messages}}; the path shall end with the name.
+            if not isinstance(error.messages, dict):
+                raise
+            raise ValidationError(
+                {name: next(iter(kinds.values())) for name, kinds in error.messages.items()}
+            ) from None
 
 
 class Port(fields.Field[str]):

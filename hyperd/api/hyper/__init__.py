@@ -1,1 +1,8 @@
-""""""
+"""The routes of hyperd's own API, one module per kind of object, one blueprint for all."""
+
+from __future__ import annotations
+
+from hyperd.api.hyper import containers, execs, images, pods, portmappings, services, system, vms
+from hyperd.api.hyper.routes import blueprint
+
+__all__ = ["blueprint", "containers", "execs", "images", "pods", "portmappings", "services", "system", "vms"]

@@ -1,0 +1,34 @@
+"""The forms of good answers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from flask import Response
+
+
+def plain_json(value: Any, status: int = 200) -> Response:
+    """Give compact JSON with a newline, keys in the order they have."""
+    return Response(_dump(value, sort=False), status, content_type="application/json")
+
+
+def env(value: dict[str, Any], status: int = 200) -> Response:
+    """Give a flat object with its keys in alphabetical order."""
+    return Response(_dump(value, sort=True), status, content_type="application/json")
+
+
+def code(ident: str, status: int = 200) -> Response:
+    """``{"Cause":"","Code":0,"ID":ident}``: done."""
+    return env({"ID": ident, "Code": 0, "Cause": ""}, status)
+
+
+def empty(status: int = 204) -> Response:
+    """Give nothing but the status."""
+    response = Response(b"", status)
+    response.headers.pop("Content-Type", None)
+    return response
+
+
+def _dump(value: Any, *, sort: bool) -> str:
+    return json.dumps(value, separators=(",", ":"), sort_keys=sort) + "\n"

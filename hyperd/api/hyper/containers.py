@@ -1,0 +1,163 @@
+"""Containers: create in a pod, start, stop, signal, remove, rename, look at, logs."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+from flask import Response, g
+
+from hyperd.api import answers, params, takeover
+from hyperd.api.aside import Waiting
+from hyperd.api.context import engine
+from hyperd.api.hyper.routes import blueprint
+from hyperd.errors import ImageNotFound, InvalidInput, NotAlive, NotFound, NotSupported
+from hyperd.pod.schema import IDENTIFIER
+from hyperd.pod.spec import parse_container
+from hyperd.stream.logread import LogQuery
+
+_SECONDS = re.compile(r"[0-9]{1,11}(\.[0-9]{1,9})?")
+MAX_TAIL_DIGITS = 9
+
+
+def container_name() -> str:
+    """Give the request's container. Errors: InvalidInput when it is empty."""
+    return params.needed("container", message="Empty container name")
+
+
+@blueprint.post("/container/create")
+def create_container() -> Response:
+    """Add a container to a pod. Its only 404 is a missing image: clients pull and try again on it."""
+    pod_id = params.needed("podId", message="podId is required to create a new container")
+    body: Any = params.body_json("the container")
+    if body is None:
+        raise InvalidInput("no container given: the body is empty")
+    spec = parse_container(body)
+    try:
+        return answers.env({"ID": engine().containers.create(pod_id, spec)}, 201)
+    except ImageNotFound:
+        raise
+    except NotFound as error:
+        raise NotAlive(error.brief, details=error.details, resolution=error.resolution) from error
+
+
+@blueprint.post("/container/start")
+def start_container() -> Response:
+    """Start a container; a running one is fine."""
+    engine().containers.start(container_name())
+    return answers.env({})
+
+
+@blueprint.post("/container/stop")
+def stop_container() -> Response:
+    """Stop a container: its stop signal, then SIGKILL."""
+    engine().containers.stop(container_name())
+    return answers.env({})
+
+
+@blueprint.post("/container/kill")
+def kill_container() -> Response:
+    """Send a signal. 201 is what the original answers."""
+    number = params.signal_number()
+    engine().containers.kill(container_name(), number)
+    return answers.env({}, 201)
+
+
+@blueprint.post("/container/remove")
+def remove_container() -> Response:
+    """Stop and forget a container."""
+    engine().containers.remove(container_name())
+    return answers.empty()
+
+
+@blueprint.post("/container/rename")
+def rename_container() -> Response:
+    """Give a container another name."""
+    old = params.needed("oldName", "oleName")
+    new = params.needed("newName").removeprefix("/")
+    if IDENTIFIER.fullmatch(new) is None:
+        raise InvalidInput(f"{new[:80]!r} is not a container name", details=IDENTIFIER.pattern)
+    engine().containers.rename(old, new)
+    return answers.code(new)
+
+
+@blueprint.get("/container/info")
+def container_info() -> Response:
+    """Describe a container."""
+    return answers.plain_json(engine().containers.info(container_name()))
+
+
+@blueprint.get("/container/logs")
+def container_logs() -> Response:
+    """Stream a container's log, multiplexed unless it has a terminal."""
+    name = container_name()
+    stdout, stderr = params.flag("stdout"), params.flag("stderr")
+    if not stdout and not stderr:
+        raise InvalidInput("Bad parameters: you must choose at least one stream")
+    tail = params.text("tail").strip()
+    query = LogQuery(
+        stdout=stdout,
+        stderr=stderr,
+        follow=params.flag("follow"),
+        timestamps=params.flag("timestamps", "timestamp"),
+        since=_since(params.text("since").strip()),
+        tail=int(tail[-MAX_TAIL_DIGITS:]) if tail.isascii() and tail.isdigit() else None,
+    )
+    return takeover.follow(engine().containers.logs(name, query), "text/plain; charset=utf-8")
+
+
+@blueprint.post("/container/commit")
+def commit_container() -> Response:
+    """Refuse; an unknown container is still unknown."""
+    engine().containers.info(container_name())
+    raise NotSupported("committing a container to an image is not supported yet")
+
+
+@blueprint.post("/attach")
+def attach() -> Response:
+    """Join the client to a container's terminal or standard streams."""
+    return takeover.upgrade(engine().containers.attach(container_name()))
+
+
+@blueprint.get("/exitcode")
+@blueprint.get("/container/exitcode")
+def exit_code() -> Response:
+    """Wait until a container or an exec has ended and give its exit code."""
+    name, exec_id = container_name(), params.text("exec").strip()
+    running = engine()
+    running.containers.info(name)
+
+    def ask(_cancelled: object) -> int:
+        return running.execs.wait(exec_id) if exec_id else running.containers.wait(name)
+
+    return Waiting("exitcode", ask, request_id=g.request_id).respond()
+
+
+@blueprint.post("/tty/resize")
+def resize() -> Response:
+    """Tell a terminal its size."""
+    rows, columns = params.number("h", low=0, high=65_535), params.number("w", low=0, high=65_535)
+    name, exec_id = container_name(), params.text("exec").strip()
+    if exec_id:
+        engine().execs.resize(exec_id, rows, columns)
+    else:
+        engine().containers.resize(name, rows, columns)
+    return answers.empty(200)
+
+
+def _since(text: str) -> float | None:
+    """Read seconds since 1970 or an RFC 3339 time; empty and 0 mean the beginning. Errors: InvalidInput."""
+    if not text:
+        return None
+    if _SECONDS.fullmatch(text):
+        return float(text) or None
+    try:
+        when = datetime.fromisoformat(text)
+        seconds = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        seconds = math.nan
+    if not seconds >= 0:
+        raise InvalidInput("since must be seconds since 1970 or an RFC 3339 time", details=repr(text[:40]))
+    return seconds

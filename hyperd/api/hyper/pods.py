@@ -1,0 +1,124 @@
+"""Pods: create, start, stop, delete, list, look at, signal, pause, label."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Response, request
+
+from hyperd.api import answers, params
+from hyperd.api.context import engine
+from hyperd.api.hyper.routes import blueprint
+from hyperd.errors import Conflict, ImageNotFound, InvalidInput, NotFound, NotSupported
+from hyperd.pod.spec import parse_pod
+
+
+def _pod_id() -> str:
+    return params.needed("podId", "podName", "pod")
+
+
+def _pod_json() -> Any:
+    """Give the pod's JSON: the body, else the ``podArgs`` of query or form."""
+    body = params.body_json("the pod") if request.mimetype != params.FORM else None
+    if body is not None:
+        return body
+    return params.json_text(params.needed("podArgs", message="no pod given: neither a body nor podArgs"), "podArgs")
+
+
+@blueprint.post("/pod/create")
+def create() -> Response:
+    """Define a pod. Its only 404 is a missing image: clients pull and try again on it."""
+    defaults = engine().config.hypervisor
+    spec = parse_pod(_pod_json(), default_vcpu=defaults.default_vcpu, default_memory=defaults.default_memory)
+    try:
+        return answers.code(engine().pods.create(spec), 201)
+    except ImageNotFound:
+        raise
+    except NotFound as error:
+        raise Conflict(error.brief, details=error.details, resolution=error.resolution) from error
+
+
+@blueprint.post("/pod/start")
+def start() -> Response:
+    """Start a pod, on an idle VM if one is named."""
+    return answers.code(engine().pods.start(_pod_id(), vm_id=params.text("vmId").strip()))
+
+
+@blueprint.post("/pod/stop")
+def stop() -> Response:
+    """Stop a pod; with ``stopVM=no`` its VM stays, idle."""
+    pod_id = _pod_id()
+    engine().pods.stop(pod_id, stop_vm=params.flag("stopVM", "stopVm", default=True))
+    return answers.code(pod_id)
+
+
+@blueprint.delete("/pod")
+def remove() -> Response:
+    """Stop and forget a pod."""
+    pod_id = _pod_id()
+    engine().pods.remove(pod_id)
+    return answers.code(pod_id)
+
+
+@blueprint.get("/list")
+def list_items() -> Response:
+    """List pods, containers or VMs as rows of text. 201 is what the original answers."""
+    item = params.needed("item", message="item is required: pod, container or vm")
+    pod_id, vm_id = params.text("pod").strip(), params.text("vm").strip()
+    if item == "pod":
+        rows = [
+            f"{pod.id}:{pod.name}:{pod.vm_id}:{pod.status}" for pod in engine().pods.views(pod_id=pod_id, vm_id=vm_id)
+        ]
+        key = "podData"
+    elif item == "container":
+        found = engine().containers.views(pod_id=pod_id, vm_id=vm_id)
+        rows = [f"{one.id}:{one.name}:{one.pod_id}:{one.status}" for one in found]
+        key = "cData"
+    elif item == "vm":
+        rows = [f"{vm.id}:{vm.pod_id}:{vm.status}" for vm in engine().vms.views(pod_id=pod_id, vm_id=vm_id)]
+        key = "vmData"
+    else:
+        raise InvalidInput(f"Can not support {item[:40]} list!", resolution="use pod, container or vm")
+    return answers.env({"item": item, key: rows}, 201)
+
+
+@blueprint.get("/pod/info")
+def info() -> Response:
+    """Describe a pod."""
+    return answers.plain_json(engine().pods.info(params.needed("podName", "podId", "pod")))
+
+
+@blueprint.get("/pod/stats")
+def stats() -> Response:
+    """Refuse: no counters yet."""
+    raise NotSupported("pod statistics are not supported yet")
+
+
+@blueprint.post("/pod/labels")
+def labels() -> Response:
+    """Set labels; existing ones only with ``override``."""
+    pod_id = _pod_id()
+    engine().pods.set_labels(pod_id, params.json_map("labels"), override=params.strict_flag("override"))
+    return answers.code(pod_id, 201)
+
+
+@blueprint.post("/pod/kill")
+def kill() -> Response:
+    """Send a signal to one container of a pod or to all."""
+    number = params.signal_number()
+    engine().pods.kill(params.needed("podName", "podId", "pod"), container=params.text("container"), signal=number)
+    return answers.env({})
+
+
+@blueprint.post("/pod/pause")
+def pause() -> Response:
+    """Stop the CPUs of a pod."""
+    engine().pods.pause(_pod_id())
+    return answers.empty()
+
+
+@blueprint.post("/pod/unpause")
+def unpause() -> Response:
+    """Let a paused pod go on."""
+    engine().pods.unpause(_pod_id())
+    return answers.empty()

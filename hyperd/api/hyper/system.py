@@ -1,0 +1,27 @@
+"""The daemon itself."""
+
+from __future__ import annotations
+
+from flask import Response
+
+from hyperd.api import answers
+from hyperd.api.context import engine
+from hyperd.api.hyper.routes import blueprint
+
+
+@blueprint.get("/info")
+def system_info() -> Response:
+    """Describe the daemon and what it owns."""
+    return answers.env(engine().system.info())
+
+
+@blueprint.get("/version")
+def version() -> Response:
+    """Give the daemon's version."""
+    return answers.env(engine().system.version())
+
+
+@blueprint.get("/_ping")
+def ping() -> Response:
+    """Say that the daemon answers."""
+    return Response("OK", content_type="text/plain; charset=utf-8")

@@ -1,0 +1,132 @@
+"""Reading a request: parameters of query and form, JSON bodies, in the original daemon's ways."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from flask import request
+
+from hyperd.errors import InvalidInput
+
+MAX_JSON_BODY = 16 * 2**20
+FORM = "application/x-www-form-urlencoded"
+FALSE = frozenset({"", "0", "no", "false", "none"})
+STRICT_TRUE = frozenset({"yes", "true", "on"})
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def text(*names: str, default: str = "") -> str:
+    """Give a parameter; the first of ``names`` that is there wins, its exact spelling before any other case."""
+    values = _values(names)
+    return values[0] if values else default
+
+
+def texts(*names: str) -> list[str]:
+    """Give every value of a repeatable parameter."""
+    return _values(names)
+
+
+def needed(*names: str, message: str = "") -> str:
+    """Give a parameter that must not be empty. Errors: InvalidInput."""
+    value = text(*names).strip()
+    if not value:
+        raise InvalidInput(message or f"{names[0]} is required")
+    return value
+
+
+def flag(*names: str, default: bool = False) -> bool:
+    """Give a yes/no parameter: empty, 0, no, false and none mean no, anything else means yes."""
+    values = _values(names)
+    return values[0].strip().lower() not in FALSE if values else default
+
+
+def strict_flag(*names: str) -> bool:
+    """Give a parameter that only yes, true and on turn on."""
+    return text(*names).strip().lower() in STRICT_TRUE
+
+
+def number(*names: str, low: int, high: int, default: int | None = None) -> int:
+    """Give a whole number; ``default`` None makes it required. Errors: InvalidInput."""
+    raw = text(*names).strip()
+    if not raw and default is not None:
+        return default
+    if not re.fullmatch(r"-?[0-9]{1,18}", raw) or not low <= int(raw) <= high:
+        raise InvalidInput(f"{names[0]} must be a number from {low} to {high}", details=repr(raw[:40]))
+    return int(raw)
+
+
+def signal_number(name: str = "signal", *, default: int = signal.SIGTERM) -> int:
+    """Give a signal by number or name (``SIG`` may be left out). Errors: InvalidInput."""
+    raw = text(name).strip()
+    if not raw:
+        return int(default)
+    if raw.isascii() and raw.isdigit() and len(raw) < 4 and 1 <= int(raw) <= 64:
+        return int(raw)
+    word = raw.upper() if raw.upper().startswith("SIG") else f"SIG{raw.upper()}"
+    if word not in signal.Signals.__members__:
+        raise InvalidInput(f"unknown signal {raw[:40]!r}")
+    return int(signal.Signals[word])
+
+
+def json_text(raw: str | bytes, what: str) -> Any:
+    """Decode JSON. Errors: InvalidInput that names ``what``."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is no JSON")
+
+    try:
+        return json.loads(raw, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"{what} is not valid JSON", details=str(error)[:200]) from None
+
+
+def body_json(what: str) -> Any:
+    """Decode the request's body; None if there is none. Errors: InvalidInput (also for another content type)."""
+    body = request.get_data(cache=True)
+    if not body:
+        return None
+    if request.mimetype != "application/json":
+        given = request.headers.get("Content-Type", "")
+        raise InvalidInput(f"Content-Type specified ({given[:100]}) must be 'application/json'")
+    return json_text(body, what)
+
+
+def json_words(name: str) -> list[str]:
+    """Give a parameter that is a JSON array of strings. Errors: InvalidInput."""
+    value = json_text(needed(name), name)
+    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+        raise InvalidInput(f"{name} must be a JSON array of strings")
+    return [_clean(word, name) for word in value]
+
+
+def json_map(name: str) -> dict[str, str]:
+    """Give a parameter that is a JSON object of strings. Errors: InvalidInput."""
+    value = json_text(needed(name), name)
+    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+        raise InvalidInput(f"{name} must be a JSON object of strings")
+    return {_clean(key, name): _clean(item, name) for key, item in value.items()}
+
+
+def _clean(word: str, name: str) -> str:
+    if "\0" in word:
+        raise InvalidInput(f"{name} contains a NUL character")
+    return _SURROGATES.sub("\ufffd", word)
+
+
+def _values(names: Iterable[str]) -> list[str]:
+    for source in (request.form if request.mimetype == FORM else None, request.args):
+        if source is None:
+            continue
+        for name in names:
+            found = source.getlist(name)
+            if found:
+                return [_clean(value, name) for value in found]
+        folded = {name.lower() for name in names}
+        for key in source:
+            if key.lower() in folded:
+                return [_clean(value, key) for value in source.getlist(key)]
+    return []

@@ -1,0 +1,149 @@
+"""Taking a client's connection over from gunicorn.
+
+WSGI can neither answer 101 nor notice that a client left, and a stream inside a view would hold a thread. So the
+socket leaves the HTTP server: we duplicate its descriptor, put one end of a dead socket pair in its place, write the
+head ourselves and give the connection away. gunicorn then fails quietly to write its own answer to the dead socket
+and counts the connection as closed. Proved on gunicorn 27 ``gthread`` only; ``tests/functional/test_takeover.py``
+repeats the proof.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Protocol
+
+import structlog
+from flask import Response, request
+
+from hyperd.errors import HostFault, NotSupported
+
+log = structlog.get_logger(__name__)
+
+RAW_STREAM = "application/vnd.docker.raw-stream"
+HEAD_TIMEOUT = 10.0  # seconds; the head fits into any socket buffer
+
+
+class Session(Protocol):
+    """What a service gives for attach, exec and logs. Errors were raised before it was made."""
+
+    tty: bool
+
+    def run(self, sock: socket.socket, early: bytes, *, chunked: bool = False) -> None:
+        """Own the socket from now on; return at once. ``early``: what the client sent behind its request."""
+
+    def close(self) -> None:
+        """Give up a session that is never run."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A connection that is ours: ``chunked`` tells whether the body is framed as HTTP/1.1 chunks."""
+
+    sock: socket.socket
+    early: bytes
+    chunked: bool
+
+
+def upgrade(session: Session) -> Response:
+    """Turn the request into a raw two-way stream: 101 if the client asked for an upgrade, else 200.
+
+    Errors: HostFault, NotSupported if this server cannot hand its connections over; the session is closed then.
+    """
+    asked = "upgrade" in request.headers.get("Connection", "").lower() and bool(request.headers.get("Upgrade"))
+    if asked:
+        head = f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {RAW_STREAM}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+    else:
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: {RAW_STREAM}\r\n\r\n"
+    return _give(session, head, chunked=False, status=101 if asked else 200)
+
+
+def follow(session: Session, content_type: str) -> Response:
+    """Turn the answer into a one-way stream of chunks. Errors: as ``upgrade``."""
+    chunked = speaks_chunks()
+    return _give(session, stream_head(content_type, chunked=chunked), chunked=chunked, status=200)
+
+
+def take(head: str) -> Taken:
+    """Take the connection and send the head of the answer. Errors: HostFault, NotSupported; then nothing happened.
+
+    A client that has left already is no error: the owner of the connection notices.
+    """
+    request.get_data(cache=False)
+    sock, early = _take_socket()
+    try:
+        sock.settimeout(HEAD_TIMEOUT)
+        sock.sendall(head.encode("ascii"))
+    except OSError as error:
+        log.debug("api.client_left", error=str(error))
+    return Taken(sock, early, speaks_chunks())
+
+
+def stream_head(content_type: str, *, chunked: bool) -> str:
+    """Write the head of a streamed answer, after which the connection is closed."""
+    framing = "Transfer-Encoding: chunked\r\n" if chunked else ""
+    return f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n{framing}Connection: close\r\n\r\n"
+
+
+def whole_head(status: HTTPStatus, content_type: str, length: int) -> str:
+    """Write the head of a whole answer that is sent on a taken connection."""
+    return (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {content_type}\r\n"
+        f"Content-Length: {length}\r\nConnection: close\r\n\r\n"
+    )
+
+
+def gone() -> Response:
+    """Give the answer for gunicorn after a take-over; nobody ever sees it."""
+    return Response(status=101)
+
+
+def _give(session: Session, head: str, *, chunked: bool, status: int) -> Response:
+    try:
+        if request.method == "HEAD":
+            session.close()
+            return Response(status=status)
+        taken = take(head)
+    except BaseException:
+        session.close()
+        raise
+    if chunked:
+        session.run(taken.sock, taken.early, chunked=True)
+    else:
+        session.run(taken.sock, taken.early)
+    return gone()
+
+
+def speaks_chunks() -> bool:
+    """Tell whether the client knows HTTP/1.1 and so chunks."""
+    return bool(request.environ.get("SERVER_PROTOCOL") != "HTTP/1.0")
+
+
+def _take_socket() -> tuple[socket.socket, bytes]:
+    theirs = request.environ.get("gunicorn.socket")
+    if theirs is None:
+        raise HostFault("this HTTP server cannot hand its connections over", resolution="run hyperd by its own command")
+    if isinstance(theirs, ssl.SSLSocket):
+        raise NotSupported("streams over TLS are not supported")
+    early = _leftover()
+    mine = socket.socket(fileno=os.dup(theirs.fileno()))
+    try:
+        left, right = socket.socketpair()
+    except OSError:
+        mine.close()
+        raise
+    with left, right:
+        # The server keeps its descriptor number, which now leads to a socket whose peer is about to close.
+        os.dup2(left.fileno(), theirs.fileno(), inheritable=False)
+    return mine, early
+
+
+def _leftover() -> bytes:
+    """Take bytes that the parser read behind the request."""
+    reader = getattr(request.environ["wsgi.input"], "reader", None)
+    # A reader of a chunked body knows the parser's buffer only through its request.
+    source = getattr(reader, "unreader", None) or getattr(getattr(reader, "req", None), "unreader", None)
+    return bytes(source.take_buffered()) if source is not None else b""

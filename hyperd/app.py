@@ -1,0 +1,72 @@
+"""The Flask application: routes, version prefixes, headers and error answers. It knows HTTP and nothing of pods."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import secrets
+from typing import TYPE_CHECKING, Any
+
+from flask import Flask, Response, g, redirect, request
+from werkzeug.routing import BaseConverter
+
+from hyperd import __version__
+from hyperd.api import errors
+from hyperd.api.context import EXTENSION
+from hyperd.api.hyper import blueprint
+from hyperd.api.params import MAX_JSON_BODY
+
+if TYPE_CHECKING:
+    from hyperd.engine import Engine
+
+API_VERSION = "1.17"
+PLACEHOLDER = "api_version"
+
+
+class VersionConverter(BaseConverter):
+    """Any version is let through, as the original does."""
+
+    regex = r"[0-9.]+"
+
+
+def create_app(engine: Engine) -> Flask:
+    """Make the application that serves ``engine``; every route is there with and without a version."""
+    app = Flask("hyperd", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_JSON_BODY
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    app.extensions[EXTENSION] = engine
+    app.url_map.converters["version"] = VersionConverter
+    app.url_map.merge_slashes = False
+    app.before_request(_begin)
+    app.after_request(_finish)
+    app.url_value_preprocessor(_drop_version)
+    errors.register(app)
+    app.register_blueprint(blueprint)
+    app.register_blueprint(blueprint, name="versioned", url_prefix=f"/v<version:{PLACEHOLDER}>")
+    return app
+
+
+def _begin() -> Any:
+    g.request_id = secrets.token_hex(6)
+    clean = clean_path(request.path)
+    if clean != request.path:
+        query = request.query_string.decode("latin-1")
+        return redirect(clean + (f"?{query}" if query else ""), 301)
+    return None
+
+
+def _finish(response: Response) -> Response:
+    response.headers["Api-Version"] = API_VERSION
+    response.headers["Server"] = f"hyperd/{__version__}"
+    return response
+
+
+def _drop_version(_endpoint: str | None, values: dict[str, Any] | None) -> None:
+    if values:
+        values.pop(PLACEHOLDER, None)
+
+
+def clean_path(path: str) -> str:
+    """Resolve ``//``, ``.`` and ``..`` as Go's servers do; a slash at the end stays."""
+    clean = posixpath.normpath(re.sub("/+", "/", f"/{path}"))
+    return f"{clean}/" if path.endswith("/") and clean != "/" else clean
