@@ -5,7 +5,7 @@ pyroute2 is imported inside the functions: it costs 0.2 s, which no command but 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
@@ -66,10 +66,16 @@ class Bridge:
                 netlink.link("del", index=index)
                 log.info("bridge removed", bridge=self.name)
 
-    def exists(self) -> bool:
-        """Tell whether an interface of this name is there. Errors: HostFault."""
+    def allow_hairpin(self, taps: Iterable[str]) -> None:
+        """Let frames go back out of the port they came in by; taps that do not exist (yet) are passed over.
+
+        A pod that connects to a port of the host which it has published itself needs this when the kernel has
+        br_netfilter: the address is then translated inside the bridge already. Errors: HostFault.
+        """
         with _netlink() as netlink:
-            return bool(netlink.link_lookup(ifname=self.name))
+            for tap in taps:
+                for index in netlink.link_lookup(ifname=tap):
+                    netlink.brport("set", index=index, mode=1)
 
     def _index(self, netlink: Any) -> int | None:
         found: list[int] = list(netlink.link_lookup(ifname=self.name))

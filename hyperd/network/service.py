@@ -90,6 +90,8 @@ class NetworkService:
                     log.warning("address outside the configured subnet dropped", address=row.address, pod=row.owner)
                 self._write(session, force=True)
                 published = [ports.mapping_of(row) for row in ports.rows(session)]
+                owners = {row.owner for row in ports.rows(session)}
+            self._allow_hairpin(owners)
             for mapping in published:
                 try:
                     self._holder.hold([mapping])
@@ -175,6 +177,7 @@ class NetworkService:
             except BaseException:
                 self._holder.drop(held)
                 raise
+        self._allow_hairpin({pod_id})
         flows.forget_addresses(before)
         flows.forget_udp(mapping.host_port for mapping in new if mapping.protocol == "udp")
 
@@ -260,6 +263,15 @@ class NetworkService:
         if change is None:
             ruleset.apply(wanted.render())
         self._applied = wanted
+
+    def _allow_hairpin(self, owners: Collection[str]) -> None:
+        """Let pods reach themselves by their published ports. Best effort: everybody else can reach them anyway."""
+        with self._database.session() as session:
+            taps = [row.tap for row in self._pool.rows(session) if row.owner in owners]
+        try:
+            self._bridge.allow_hairpin(taps)
+        except HostFault as error:
+            log.warning("pod cannot reach its own published ports", taps=taps, error=str(error))
 
     def _finish_release(self, addresses: list[str], dropped: list[PortMapping]) -> None:
         self._holder.drop(dropped)

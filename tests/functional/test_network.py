@@ -1,0 +1,589 @@
+"""The network on the real kernel: bridge, nftables, veth pairs and network namespaces in the place of pods."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.netns import Namespace, ask_tcp, ask_udp, ip, serve_tcp, serve_udp
+
+from hyperd.config import NetworkConfig
+from hyperd.db.session import Database
+from hyperd.errors import Busy, Conflict, HostFault, InvalidInput
+from hyperd.network import ruleset
+from hyperd.network.service import Lease, NetworkService, PortMapping
+
+pytestmark = pytest.mark.root
+
+
+def fresh_config() -> NetworkConfig:
+    """A bridge, table and subnet that nobody else on this machine uses."""
+    tag = secrets.token_hex(3)
+    return NetworkConfig(
+        bridge=f"hyt{tag}",
+        subnet=f"10.{secrets.randbelow(100) + 100}.{secrets.randbelow(256)}.0/24",
+        nft_table=f"hyt{tag}",
+    )
+
+
+class Site:
+    """A daemon's network with namespaces as pods."""
+
+    def __init__(self, directory: Path, stack: ExitStack, config: NetworkConfig | None = None) -> None:
+        self.config = config or fresh_config()
+        self.database = Database(directory / f"{self.config.bridge}.db")
+        self.database.create_all()
+        self._stack = stack
+        stack.callback(self.database.close)
+        self.network = NetworkService(config=self.config, database=self.database)
+        stack.callback(self.close)
+        self.network.open()
+
+    def pod(self, name: str) -> tuple[Namespace, Lease]:
+        """A namespace with what the network leases to the pod."""
+        lease = self.network.allocate(name)
+        namespace = Namespace()
+        self._stack.callback(namespace.close)
+        namespace.plug(host_end=lease.tap, bridge=lease.bridge, mac=lease.mac, cidr=lease.cidr, gateway=lease.gateway)
+        return namespace, lease
+
+    def close(self) -> None:
+        """Leave nothing, whatever the test did."""
+        self.network.close()
+        NetworkService(config=self.config, database=self.database).destroy()
+
+    def restart(self) -> None:
+        """What a new daemon does after its predecessor was killed."""
+        self.network.close()
+        self.network = NetworkService(config=self.config, database=self.database)
+        self.network.open()
+
+    def rules(self) -> str:
+        """What the kernel has."""
+        return "".join(
+            subprocess.run(
+                ["nft", "list", "table", family, self.config.nft_table], capture_output=True, text=True, check=True
+            ).stdout
+            for family in ("ip", "bridge")
+        )
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def site(tmp_path: Path, stack: ExitStack) -> Site:
+    return Site(tmp_path, stack)
+
+
+def address_of(lease: Lease) -> str:
+    return lease.cidr.split("/", maxsplit=1)[0]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def web(namespace: Namespace) -> Iterator[int]:
+    """A server on port 80 of a pod that tells who asks."""
+    with serve_tcp(namespace.socket(), ("", 80), lambda peer: f"from {peer}".encode()) as port:
+        yield port
+
+
+def refused(work: Callable[[], object]) -> bool:
+    """Tell whether a connection fails."""
+    try:
+        work()
+    except (ConnectionRefusedError, TimeoutError):
+        return True
+    return False
+
+
+def outside(stack: ExitStack) -> tuple[Namespace, str, str]:
+    """A machine on another network of the host: namespace, its address, the host's address towards it."""
+    namespace = Namespace()
+    stack.callback(namespace.close)
+    net = f"10.{secrets.randbelow(50) + 200}.{secrets.randbelow(256)}"
+    namespace.link(host_end=f"o{secrets.token_hex(5)}", host_cidr=f"{net}.1/24", cidr=f"{net}.2/24")
+    return namespace, f"{net}.2", f"{net}.1"
+
+
+def test_pods_reach_each_other_and_the_gateway(site: Site) -> None:
+    one, lease = site.pod("one")
+    two, _ = site.pod("two")
+    with web(one):
+        assert ask_tcp(two.socket(), (address_of(lease), 80)).startswith(b"from 10.")
+        with socket.socket() as host:
+            assert ask_tcp(host, (address_of(lease), 80)) == f"from {lease.gateway}".encode()
+
+
+def test_published_port_answers_everywhere(site: Site, stack: ExitStack) -> None:
+    server, lease = site.pod("web")
+    neighbour, _ = site.pod("neighbour")
+    far, _, host_address = outside(stack)
+    port = free_port()
+    site.network.publish("web", address_of(lease), [PortMapping("tcp", port, 80)])
+    with web(server):
+        for target in ("127.0.0.1", host_address, lease.gateway):
+            assert ask_tcp(socket.socket(), (target, port)).startswith(b"from "), target
+        assert ask_tcp(neighbour.socket(), (host_address, port)).startswith(b"from ")
+        assert ask_tcp(server.socket(), (host_address, port)).startswith(b"from ")  # to itself by way of the host
+        assert ask_tcp(far.socket(), (host_address, port)).startswith(b"from ")
+
+
+def test_outside_client_keeps_its_address(site: Site, stack: ExitStack) -> None:
+    server, lease = site.pod("web")
+    far, far_address, host_address = outside(stack)
+    port = free_port()
+    site.network.publish("web", address_of(lease), [PortMapping("tcp", port, 80)])
+    with web(server):
+        assert ask_tcp(far.socket(), (host_address, port)) == f"from {far_address}".encode()
+
+
+def test_published_udp_port(site: Site, stack: ExitStack) -> None:
+    server, lease = site.pod("dns")
+    far, _, host_address = outside(stack)
+    port = free_port()
+    site.network.publish("dns", address_of(lease), [PortMapping("udp", port, 53)])
+    with serve_udp(server.socket(socket.SOCK_DGRAM), (address_of(lease), 53), b"yes"):
+        for target in ("127.0.0.1", host_address):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                assert ask_udp(client, (target, port)) == b"yes"
+        with far.socket(socket.SOCK_DGRAM) as client:
+            assert ask_udp(client, (host_address, port)) == b"yes"
+
+
+def test_udp_client_that_keeps_sending_follows_the_port(site: Site) -> None:
+    old, old_lease = site.pod("old")
+    new, new_lease = site.pod("new")
+    port = free_port()
+    with ExitStack() as servers, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        for namespace, lease, word in ((old, old_lease, b"old"), (new, new_lease, b"new")):
+            servers.enter_context(serve_udp(namespace.socket(socket.SOCK_DGRAM), (address_of(lease), 53), word))
+        client.connect(("127.0.0.1", port))
+        client.send(b"nobody there yet")  # makes the kernel remember a connection that leads nowhere
+        site.network.publish("old", address_of(old_lease), [PortMapping("udp", port, 53)])
+        client.settimeout(5)
+        assert _ask_again(client) == b"old"
+        site.network.unpublish("old")
+        site.network.publish("new", address_of(new_lease), [PortMapping("udp", port, 53)])
+        assert _ask_again(client) == b"new"
+
+
+def _ask_again(client: socket.socket) -> bytes:
+    try:
+        client.send(b"?")
+        return client.recv(100)
+    except ConnectionRefusedError:  # what an earlier datagram met
+        client.send(b"?")
+        return client.recv(100)
+
+
+def test_nat_to_the_outside(site: Site, stack: ExitStack) -> None:
+    pod, _ = site.pod("client")
+    far, far_address, host_address = outside(stack)
+    with web(far):
+        assert ask_tcp(pod.socket(), (far_address, 80)) == f"from {host_address}".encode()
+
+
+def test_without_nat_the_outside_sees_the_pod(tmp_path: Path, stack: ExitStack) -> None:
+    site = Site(tmp_path, stack, replace(fresh_config(), nat=False))
+    pod, lease = site.pod("client")
+    far, far_address, host_address = outside(stack)
+    ip("-n", far.name, "route", "add", site.config.subnet, "via", host_address)
+    with web(far):
+        assert ask_tcp(pod.socket(), (far_address, 80)) == f"from {address_of(lease)}".encode()
+
+
+def test_outside_reaches_only_published_ports(site: Site, stack: ExitStack) -> None:
+    server, lease = site.pod("web")
+    far, _, host_address = outside(stack)
+    ip("-n", far.name, "route", "add", site.config.subnet, "via", host_address)
+    with web(server):
+        assert refused(lambda: ask_tcp(far.socket(), (address_of(lease), 80), timeout=0.5))
+
+
+def test_pod_cannot_reach_the_hosts_loopback(site: Site) -> None:
+    pod, _ = site.pod("bad")
+    ip("-n", pod.name, "route", "add", "127.5.5.5/32", "via", address_of_gateway(site), "dev", "eth0")
+    with serve_tcp(socket.socket(), ("127.5.5.5", 0), lambda _peer: b"secret") as port:
+        assert ask_tcp(socket.socket(), ("127.5.5.5", port)) == b"secret"
+        assert refused(lambda: ask_tcp(pod.socket(), ("127.5.5.5", port), timeout=0.5))
+
+
+def address_of_gateway(site: Site) -> str:
+    lease = site.network.allocate("gateway-asker")
+    return lease.gateway
+
+
+def _heard(site: Site, sender: Namespace, receiver: Namespace, lease: Lease, source: str) -> bool:
+    """Send a UDP datagram with some source address and tell whether it arrives."""
+    with receiver.socket(socket.SOCK_DGRAM) as sink, sender.socket(socket.SOCK_DGRAM) as client:
+        sink.bind((address_of(lease), 0))
+        sink.settimeout(0.5)
+        client.bind((source, 0))
+        client.sendto(b"hello", sink.getsockname())
+        try:
+            return sink.recv(10) == b"hello"
+        except TimeoutError:
+            return False
+
+
+def test_pod_cannot_use_another_address(site: Site) -> None:
+    bad, bad_lease = site.pod("bad")
+    victim, victim_lease = site.pod("victim")
+    stolen = site.network.allocate("absent")
+    ip("-n", bad.name, "address", "add", f"{address_of(stolen)}/24", "dev", "eth0")
+    assert _heard(site, bad, victim, victim_lease, address_of(bad_lease))
+    assert not _heard(site, bad, victim, victim_lease, address_of(stolen))
+    assert _heard(site, bad, victim, victim_lease, address_of(bad_lease))
+
+
+def test_pod_cannot_use_another_mac(site: Site) -> None:
+    bad, bad_lease = site.pod("bad")
+    victim, victim_lease = site.pod("victim")
+    ip("-n", bad.name, "neigh", "add", address_of(victim_lease), "lladdr", victim_lease.mac, "dev", "eth0")
+    assert _heard(site, bad, victim, victim_lease, address_of(bad_lease))
+    ip("-n", bad.name, "link", "set", "eth0", "address", "52:54:00:00:00:99")
+    ip("-n", bad.name, "neigh", "replace", address_of(victim_lease), "lladdr", victim_lease.mac, "dev", "eth0")
+    assert not _heard(site, bad, victim, victim_lease, address_of(bad_lease))
+
+
+@pytest.mark.parametrize(
+    ("frame_sender", "arp_sender_mac", "arp_sender_ip", "passes"),
+    [
+        ("own", "own", "own", True),
+        ("own", "own", "victim", False),
+        ("own", "victim", "own", False),
+        ("victim", "own", "own", False),
+        ("own", "own", "gateway", False),
+    ],
+)
+def test_pod_cannot_poison_arp(
+    site: Site, frame_sender: str, arp_sender_mac: str, arp_sender_ip: str, passes: bool
+) -> None:
+    bad, bad_lease = site.pod("bad")
+    watcher, _ = site.pod("watcher")
+    victim = site.network.allocate("victim")
+    macs = {"own": bad_lease.mac, "victim": victim.mac}
+    addresses = {"own": address_of(bad_lease), "victim": address_of(victim), "gateway": victim.gateway}
+    mac = bytes.fromhex(macs[arp_sender_mac].replace(":", ""))
+    address = socket.inet_aton(addresses[arp_sender_ip])
+    # RFC 826: hardware type 1, protocol 0x0800, lengths 6 and 4, reply, sender, target.
+    arp = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 2) + mac + address + b"\xff" * 6 + address
+    frame = b"\xff" * 6 + bytes.fromhex(macs[frame_sender].replace(":", "")) + b"\x08\x06" + arp
+    with (
+        watcher.socket(socket.SOCK_RAW, socket.AF_PACKET, socket.htons(0x0806)) as ear,
+        bad.socket(socket.SOCK_RAW, socket.AF_PACKET, socket.htons(0x0806)) as mouth,
+    ):
+        ear.bind(("eth0", 0x0806))
+        mouth.bind(("eth0", 0x0806))
+        ear.settimeout(0.5)
+        mouth.send(frame)
+        assert _frame_arrives(ear, frame) is passes
+
+
+def _frame_arrives(ear: socket.socket, frame: bytes) -> bool:
+    try:
+        while True:
+            if ear.recv(2048)[: len(frame)] == frame:
+                return True
+    except TimeoutError:
+        return False
+
+
+def test_pod_cannot_advertise_an_ipv6_router(site: Site) -> None:
+    bad, lease = site.pod("bad")
+    watcher, _ = site.pod("watcher")
+    frame = b"\xff" * 6 + bytes.fromhex(lease.mac.replace(":", "")) + b"\x86\xdd" + bytes(60)
+    with (
+        watcher.socket(socket.SOCK_RAW, socket.AF_PACKET, socket.htons(0x86DD)) as ear,
+        bad.socket(socket.SOCK_RAW, socket.AF_PACKET, socket.htons(0x86DD)) as mouth,
+    ):
+        ear.bind(("eth0", 0x86DD))
+        mouth.bind(("eth0", 0x86DD))
+        ear.settimeout(0.5)
+        mouth.send(frame)
+        assert not _frame_arrives(ear, frame)
+
+
+def test_conflicts_name_the_port_and_change_nothing(site: Site) -> None:
+    _, lease = site.pod("web")
+    site.pod("other")
+    site.network.publish("web", address_of(lease), [PortMapping("tcp", port := free_port(), 80)])
+    before = site.rules()
+    free = free_port()
+    with pytest.raises(Conflict, match=f"{port}/tcp is published by pod web"):
+        site.network.publish("other", "10.1.2.3", [PortMapping("tcp", free, 1), PortMapping("tcp", port, 80)])
+    with socket.create_server(("127.0.0.1", 0)) as program:
+        taken = program.getsockname()[1]
+        with pytest.raises(Conflict, match=f"{taken}/tcp is in use by a program"):
+            site.network.publish("other", "10.1.2.3", [PortMapping("tcp", free, 1), PortMapping("tcp", taken, 80)])
+    assert site.network.mappings("other") == []
+    assert site.rules() == before
+    with socket.create_server(("", free)):  # not held either
+        pass
+
+
+def test_refused_rules_leave_no_row(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, lease = site.pod("web")
+    monkeypatch.setattr(ruleset, "apply", _refuse)
+    port = free_port()
+    with pytest.raises(HostFault):
+        site.network.publish("web", address_of(lease), [PortMapping("tcp", port, 80)])
+    with pytest.raises(HostFault):
+        site.network.allocate("more")
+    monkeypatch.undo()
+    assert site.network.mappings("web") == []
+    assert site.network.lease("more") is None
+    with socket.create_server(("", port)):
+        pass
+
+
+def _refuse(_text: str) -> None:
+    raise HostFault("refused")
+
+
+def test_unpublish_one_and_all(site: Site) -> None:
+    server, lease = site.pod("web")
+    one, two = PortMapping("tcp", free_port(), 80), PortMapping("tcp", free_port(), 80)
+    site.network.publish("web", address_of(lease), [one])
+    site.network.publish("web", address_of(lease), [two])
+    assert sorted(site.network.mappings("web"), key=str) == sorted([one, two], key=str)
+    with web(server):
+        site.network.unpublish("web", [one])
+        assert ask_tcp(socket.socket(), ("127.0.0.1", two.host_port)).startswith(b"from")
+        assert refused(lambda: ask_tcp(socket.socket(), ("127.0.0.1", one.host_port)))
+        site.network.unpublish("web")
+        assert refused(lambda: ask_tcp(socket.socket(), ("127.0.0.1", two.host_port)))
+    site.network.unpublish("web")
+    assert site.network.mappings("web") == []
+
+
+def test_release_gives_everything_back(site: Site) -> None:
+    empty = site.rules()
+    _, lease = site.pod("web")
+    port = free_port()
+    site.network.publish("web", address_of(lease), [PortMapping("tcp", port, 80)])
+    assert site.rules() != empty
+    site.network.release("web")
+    site.network.release("web")
+    assert site.rules() == empty
+    assert site.network.lease("web") is None
+    with socket.create_server(("", port)):
+        pass
+
+
+def test_three_hundred_pods_in_a_row(site: Site) -> None:
+    addresses = set()
+    for number in range(300):
+        addresses.add(site.network.allocate(f"p{number}").cidr)
+        site.network.release(f"p{number}")
+    assert len(addresses) == 253
+    assert "elements" not in site.rules()
+
+
+def test_full_subnet(tmp_path: Path, stack: ExitStack) -> None:
+    config = fresh_config()
+    site = Site(tmp_path, stack, replace(config, subnet=config.subnet.replace("/24", "/29")))
+    for number in range(5):
+        site.network.allocate(f"p{number}")
+    with pytest.raises(Busy):
+        site.network.allocate("more")
+    site.network.release("p0")
+    assert site.network.allocate("more").cidr
+
+
+def test_restart_restores_exactly(site: Site) -> None:
+    server, lease = site.pod("web")
+    port = free_port()
+    site.network.publish("web", address_of(lease), [PortMapping("tcp", port, 80)])
+    before = site.rules()
+    with web(server):
+        site.restart()
+        assert site.rules() == before
+        assert site.network.lease("web") == lease
+        assert ask_tcp(socket.socket(), ("127.0.0.1", port)).startswith(b"from")
+        ruleset.remove(site.config.nft_table)
+        site.restart()
+        assert site.rules() == before
+        assert ask_tcp(socket.socket(), ("127.0.0.1", port)).startswith(b"from")
+    with pytest.raises(OSError, match="in use"):
+        socket.create_server(("", port))
+
+
+def test_lost_tables_come_back_with_the_next_change(site: Site) -> None:
+    site.network.allocate("one")
+    ruleset.remove(site.config.nft_table)
+    lease = site.network.allocate("two")
+    assert lease.tap in site.rules()
+    assert site.config.bridge + "-2" in site.rules()
+
+
+def test_killed_daemon_leaves_what_the_next_one_takes_over(tmp_path: Path, stack: ExitStack) -> None:
+    site = Site(tmp_path, stack)
+    site.network.close()
+    script = f"""
+import os, signal
+from pathlib import Path
+from hyperd.config import NetworkConfig
+from hyperd.db.session import Database
+from hyperd.network import ruleset
+from hyperd.network.service import NetworkService, PortMapping
+network = NetworkService(config={site.config!r}, database=Database(Path({str(site.database.path)!r})))
+network.open()
+lease = network.allocate("kept")
+network.publish("kept", lease.cidr.split("/")[0], [PortMapping("tcp", {free_port()}, 80)])
+apply = ruleset.apply
+def last(text):
+    apply(text)
+    os.kill(os.getpid(), signal.SIGKILL)  # the tables are written, the row is not committed
+ruleset.apply = last
+network.allocate("half")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    kept = site.network.lease("kept")
+    assert kept is not None
+    assert site.network.lease("half") is None
+    assert f"{site.config.bridge}-3" in site.rules()
+    site.restart()
+    assert f"{site.config.bridge}-3" not in site.rules()
+    assert kept.tap in site.rules()
+    assert len(site.network.mappings("kept")) == 1
+    assert site.network.allocate("half").cidr != kept.cidr
+
+
+def test_reconcile_drops_what_no_longer_exists(site: Site) -> None:
+    _, lease = site.pod("kept")
+    gone = site.network.allocate("gone")
+    port = free_port()
+    site.network.publish("gone", address_of(gone), [PortMapping("udp", port, 80)])
+    site.network.publish("kept", address_of(lease), [PortMapping("tcp", port, 80)])
+    site.network.reconcile({"kept", "never"})
+    assert site.network.lease("gone") is None
+    assert site.network.mappings("gone") == []
+    assert site.network.lease("kept") == lease
+    assert gone.tap not in site.rules()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("", port))
+
+
+def test_transfer_keeps_the_nic(site: Site) -> None:
+    lease = site.network.allocate("vm-abc")
+    rules = site.rules()
+    site.network.transfer("vm-abc", "pod")
+    assert site.network.allocate("pod") == lease
+    assert site.network.lease("vm-abc") is None
+    assert site.rules() == rules
+
+
+def test_two_daemons_side_by_side(tmp_path: Path, stack: ExitStack) -> None:
+    one, two = Site(tmp_path, stack), Site(tmp_path, stack)
+    server_one, lease_one = one.pod("web")
+    server_two, lease_two = two.pod("web")
+    port_one, port_two = free_port(), free_port()
+    one.network.publish("web", address_of(lease_one), [PortMapping("tcp", port_one, 80)])
+    two.network.publish("web", address_of(lease_two), [PortMapping("tcp", port_two, 80)])
+    with pytest.raises(Conflict, match=f"{port_one}/tcp is in use by a program"):
+        two.network.publish("web", address_of(lease_two), [PortMapping("tcp", port_one, 80)])
+    with web(server_one), web(server_two):
+        assert ask_tcp(server_one.socket(), (lease_two.gateway, port_two)).startswith(b"from")
+        assert refused(lambda: ask_tcp(server_one.socket(), (address_of(lease_two), 80), timeout=0.5))
+        before = two.rules()
+        one.network.release("web")
+        one.network.destroy()
+        assert two.rules() == before
+        assert ask_tcp(socket.socket(), ("127.0.0.1", port_two)).startswith(b"from")
+
+
+def test_destroy_leaves_nothing(site: Site) -> None:
+    _, lease = site.pod("web")
+    site.network.publish("web", address_of(lease), [PortMapping("tcp", free_port(), 80)])
+    site.network.destroy()
+    site.network.destroy()
+    tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout
+    assert site.config.nft_table not in tables
+    assert not Path("/sys/class/net", site.config.bridge).exists()
+
+
+def test_half_made_bridge_is_finished(tmp_path: Path, stack: ExitStack) -> None:
+    config = fresh_config()
+    ip("link", "add", config.bridge, "type", "bridge")
+    site = Site(tmp_path, stack, config)
+    assert str(site.network.allocate("a").gateway) in ip("-4", "address", "show", config.bridge)
+
+
+def test_bridge_keeps_its_mac_when_ports_come(site: Site) -> None:
+    before = Path("/sys/class/net", site.config.bridge, "address").read_text(encoding="ascii")
+    site.pod("one")
+    assert Path("/sys/class/net", site.config.bridge, "address").read_text(encoding="ascii") == before
+
+
+def test_foreign_interfaces_are_not_touched(tmp_path: Path, stack: ExitStack) -> None:
+    config = fresh_config()
+    ip("link", "add", config.bridge, "type", "veth", "peer", "name", f"{config.bridge}p")
+    stack.callback(ip, "link", "del", config.bridge)
+    with pytest.raises(Conflict, match="is not a bridge"):
+        open_network(tmp_path, stack, config)
+
+
+def test_subnet_that_is_in_use_elsewhere(tmp_path: Path, stack: ExitStack, site: Site) -> None:
+    with pytest.raises(Conflict, match=f"is in use on {site.config.bridge}"):
+        open_network(tmp_path, stack, replace(fresh_config(), subnet=site.config.subnet))
+    with pytest.raises(Conflict, match="has another address"):
+        open_network(tmp_path, stack, replace(site.config, subnet=fresh_config().subnet))
+
+
+def open_network(directory: Path, stack: ExitStack, config: NetworkConfig) -> None:
+    database = Database(directory / "other.db")
+    stack.callback(database.close)
+    database.create_all()
+    NetworkService(config=config, database=database).open()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"bridge": "x y"},
+        {"bridge": ""},
+        {"bridge": 'a";drop'},
+        {"bridge": "sixteencharacter"},
+        {"nft_table": "a;b"},
+        {"subnet": "10.0.0.0"},
+        {"mtu": 0},
+    ],
+)
+def test_wrong_configuration(tmp_path: Path, stack: ExitStack, wrong: dict[str, object]) -> None:
+    database = Database(tmp_path / "x.db")
+    stack.callback(database.close)
+    with pytest.raises(InvalidInput):
+        NetworkService(config=replace(NetworkConfig(), **wrong), database=database)  # type: ignore[arg-type]
+
+
+def test_lease_tells_the_mtu_and_name_servers(tmp_path: Path, stack: ExitStack) -> None:
+    site = Site(tmp_path, stack, replace(fresh_config(), mtu=1400, dns=("192.0.2.53",)))
+    lease = site.network.allocate("a")
+    assert (lease.mtu, lease.dns) == (1400, ("192.0.2.53",))
+    assert Path("/sys/class/net", site.config.bridge, "mtu").read_text(encoding="ascii").strip() == "1400"
+
+
+def test_everything_runs_as_root() -> None:
+    assert os.geteuid() == 0, "these tests make bridges, namespaces and nftables tables: run them as root"
