@@ -1,1 +1,1 @@
-""""""
+"""Containers: their plans, processes, states, logs and additional processes."""

@@ -99,7 +99,8 @@ class ImageRow(Base):
     config: Mapped[dict[str, Any]] = mapped_column(JSON)
     config_blob: Mapped[bytes]
     created_at: Mapped[float]
-    size: Mapped[int] = mapped_column(BigInteger)
+    size: Mapped[int] = mapped_column(BigInteger)  # sum of the uncompressed layers
+    parent: Mapped[str] = mapped_column(String, default="", index=True)  # image it was built from here
 
 
 class ImageLayerRow(Base):
@@ -109,7 +110,7 @@ class ImageLayerRow(Base):
     image_id: Mapped[str] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"), primary_key=True)
     position: Mapped[int] = mapped_column(Integer, primary_key=True)
     diff_id: Mapped[str] = mapped_column(ForeignKey("layers.diff_id"), index=True)
-    blob: Mapped[str] = mapped_column(String, default="")  # digest as pulled, empty when made here
+    blob: Mapped[str] = mapped_column(String, default="", index=True)  # digest as pulled, empty when made here
     media_type: Mapped[str] = mapped_column(String, default="")
 
 
@@ -122,6 +123,15 @@ class LayerRow(Base):
     image_size: Mapped[int] = mapped_column(BigInteger)  # of the squashfs file
 
 
+class BlobRow(Base):
+    """A layer as a registry sent it, kept in the store; which layer it is was checked, not believed."""
+
+    __tablename__ = "blobs"
+    digest: Mapped[str] = mapped_column(String, primary_key=True)
+    diff_id: Mapped[str] = mapped_column(ForeignKey("layers.diff_id", ondelete="CASCADE"), index=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+
+
 class TagRow(Base):
     """A name of an image."""
 
@@ -130,6 +140,15 @@ class TagRow(Base):
     tag: Mapped[str] = mapped_column(String, primary_key=True)
     image_id: Mapped[str] = mapped_column(ForeignKey("images.id"), index=True)
     digest: Mapped[str] = mapped_column(String, default="")  # of the manifest it was pulled with
+
+
+class RepoDigestRow(Base):
+    """A manifest (or index) that names an image in a repository."""
+
+    __tablename__ = "repo_digests"
+    repository: Mapped[str] = mapped_column(String, primary_key=True)
+    digest: Mapped[str] = mapped_column(String, primary_key=True)
+    image_id: Mapped[str] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"), index=True)
 
 
 class ExecRow(Base):

@@ -1,1 +1,1 @@
-"""Pods: what they are asked to be, their states and their service."""
+"""Pods: specification, states, service and recovery."""

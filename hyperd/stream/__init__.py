@@ -1,1 +1,1 @@
-""""""
+"""The relay: one event loop that joins clients, logs and the streams of guests."""

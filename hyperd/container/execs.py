@@ -1,0 +1,222 @@
+"""Additional processes: in a container (exec) and in the guest's own root (execvm)."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import string
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import structlog
+from sqlalchemy import delete, select
+
+from hyperd.agent.client import ProcessState
+from hyperd.agent.plan import Plan
+from hyperd.container.plan import exec_plan, vm_exec_plan
+from hyperd.container.process import AttachSession, GuestProcess
+from hyperd.container.service import ContainerService
+from hyperd.container.states import KILLED, SETUP_FAILED
+from hyperd.db.models import ContainerRow, ExecRow
+from hyperd.db.session import Database
+from hyperd.errors import Conflict, HyperError, InvalidInput, NotFound, Timeout
+from hyperd.stream.relay import Relay
+from hyperd.vm.service import Vm, VmService, require_running
+
+log = structlog.get_logger(__name__)
+
+WAIT_SECONDS = 10.0
+KEEP_SECONDS = 600.0
+CREATED, RUNNING, EXITED = "created", "running", "exited"
+
+
+class ExecService:
+    """See the module's docstring."""
+
+    def __init__(self, *, database: Database, relay: Relay, containers: ContainerService, vms: VmService) -> None:
+        self._db = database
+        self._relay = relay
+        self._containers = containers
+        self._vms = vms
+        self._workers = ThreadPoolExecutor(4, thread_name_prefix="exec")
+        self._processes: dict[tuple[str, str], GuestProcess] = {}
+
+    def close(self) -> None:
+        """Wait for what is being settled."""
+        self._workers.shutdown(wait=True)
+
+    def create(self, container: str, command: Sequence[str], *, tty: bool) -> str:
+        """Prepare a process in a running container; give its id. Errors: NotFound, NotAlive, InvalidInput."""
+        if not command or not command[0]:
+            raise InvalidInput("no command given")
+        row = self._containers.records.find(container)
+        self._containers.process_ident(row)
+        exec_id = "exec-" + "".join(random.choices(string.ascii_letters, k=10))
+        old = time.time() - KEEP_SECONDS
+        with self._db.session() as session:
+            session.execute(delete(ExecRow).where(ExecRow.state == EXITED, ExecRow.created_at < old))
+            session.add(
+                ExecRow(
+                    id=exec_id,
+                    container_id=row.id,
+                    command=list(command),
+                    tty=tty,
+                    state=CREATED,
+                    stream_base=0,
+                    created_at=time.time(),
+                )
+            )
+        return exec_id
+
+    def start(self, container: str, exec_id: str) -> AttachSession:
+        """Give the session that starts the process for its client. Errors: NotFound, NotAlive, Conflict."""
+        execution = self._get(exec_id)
+        row = self._containers.records.get(execution.container_id)
+        if container and self._containers.records.find(container).id != row.id:
+            raise NotFound(f"the exec {exec_id} is not of container {container}")
+        vm = require_running(self._vms.of_pod(row.pod_id), row.pod_id)
+        joined = self._containers.process_ident(row)
+        base = vm.agent.new_base()
+        with self._db.session() as session:
+            fresh = session.get(ExecRow, exec_id)
+            if fresh is None or fresh.state != CREATED:
+                raise Conflict(f"the exec {exec_id} has been started already")
+            fresh.state, fresh.stream_base = RUNNING, base
+        program = replace(self._containers.program(row), argv=tuple(execution.command), tty=execution.tty)
+        if execution.tty:
+            program = replace(program, env={"TERM": "xterm", **program.env})
+        plan = exec_plan(process=exec_id, base=base, container_process=joined, program=program)
+        return self._session(vm, exec_id, base, plan, tty=execution.tty)
+
+    def exec_vm(self, pod_id: str, command: Sequence[str]) -> AttachSession:
+        """Give the session of a process in the guest's root; raw output. Errors: NotAlive, InvalidInput."""
+        if not command or not command[0]:
+            raise InvalidInput("no command given")
+        vm = require_running(self._vms.of_pod(pod_id), pod_id)
+        base = vm.agent.new_base()
+        exec_id = "exec-" + "".join(random.choices(string.ascii_letters, k=10))
+        plan = vm_exec_plan(process=exec_id, base=base, command=command)
+        return self._session(vm, exec_id, base, plan, tty=False, raw=True)
+
+    def wait(self, exec_id: str) -> int:
+        """Give the exit code, waiting ten seconds at most. Errors: NotFound, Timeout."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while True:
+            execution = self._get(exec_id)
+            if execution.state == EXITED:
+                return execution.exit_code or 0
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise Timeout("wait exec exit code timeout", details=f"{exec_id} still runs")
+            process = next((value for (_, ident), value in tuple(self._processes.items()) if ident == exec_id), None)
+            if process is not None:
+                process.finished.wait(left)
+            else:
+                time.sleep(min(0.05, left))
+
+    def resize(self, exec_id: str, rows: int, columns: int) -> None:
+        """Set the window size of an exec's terminal; one that has ended is left alone. Errors: NotFound, AgentError."""
+        self._get(exec_id)
+        for (vm_id, ident), _ in tuple(self._processes.items()):
+            if ident == exec_id:
+                self._vms.get(vm_id).agent.resize(exec_id, rows, columns)
+
+    def exited(self, vm_id: str, ident: str, code: int) -> bool:
+        """Take an EXITED event (loop's thread); False when it is no exec's."""
+        process = self._processes.get((vm_id, ident))
+        if process is None:
+            return False
+        process.exited(code)
+        return True
+
+    def vm_gone(self, vm_id: str) -> None:
+        """Settle the execs of a VM that is gone."""
+        for key in [key for key in tuple(self._processes) if key[0] == vm_id]:
+            process = self._processes.pop(key, None)
+            if process is not None:
+                self._relay.soon(process.abandon, KILLED)
+
+    def adopt(self, vm: Vm, states: dict[str, ProcessState]) -> None:
+        """Join the execs of a VM that outlived the last daemon; their clients are gone, their exit codes are not."""
+        query = select(ExecRow).join(ContainerRow, ContainerRow.id == ExecRow.container_id)
+        with self._db.session() as session:
+            rows = list(session.scalars(query.where(ContainerRow.pod_id == vm.pod_id, ExecRow.state == RUNNING)))
+        for row in rows:
+            state = states.get(row.id)
+            if state is None:
+                self._finish(row.id, SETUP_FAILED)
+                continue
+            process = self._process(vm, row.id, tty=row.tty)
+            self._relay.call(
+                process.resume(vm.agent, state.stream_base, stdin_received=state.stdin_received), timeout=10
+            )
+            self._relay.soon(process.input.end)
+            if not state.running:
+                self._relay.soon(process.exited, state.exit_code)
+
+    def settle_lost(self) -> None:
+        """Close the records of execs whose VM did not outlive the last daemon."""
+        known = {ident for _, ident in self._processes}
+        with self._db.session() as session:
+            for row in session.scalars(select(ExecRow).where(ExecRow.state == RUNNING)):
+                if row.id not in known:
+                    row.state, row.exit_code = EXITED, KILLED
+
+    def _session(
+        self, vm: Vm, exec_id: str, base: int, plan: Plan, *, tty: bool, raw: bool = False
+    ) -> AttachSession:
+        process = self._process(vm, exec_id, tty=tty)
+        if raw:
+            process.hub.mix()
+
+        def begin() -> None:
+            self._relay.task(process.start_async(vm.agent, base, plan))
+
+        return AttachSession(process, raw=raw, before=begin)
+
+    def _process(self, vm: Vm, exec_id: str, *, tty: bool) -> GuestProcess:
+        process = GuestProcess(
+            self._relay,
+            ident=exec_id,
+            tty=tty,
+            log_file=None,
+            keep_early=False,
+            cut_off=True,
+            on_finished=lambda ended: self._settle(vm, ended),
+        )
+        self._processes[vm.id, exec_id] = process
+        return process
+
+    def _settle(self, vm: Vm, process: GuestProcess) -> None:
+        try:
+            self._workers.submit(self._settled, vm, process)
+        except RuntimeError:
+            log.info("exec.settled_later", exec=process.ident)
+
+    def _settled(self, vm: Vm, process: GuestProcess) -> None:
+        try:
+            self._finish(process.ident, process.exit_code or 0)
+            with contextlib.suppress(HyperError):
+                vm.agent.forget(process.ident)
+        except Exception:
+            log.exception("exec.settle_failed", exec=process.ident)
+        finally:
+            self._processes.pop((vm.id, process.ident), None)
+            process.finished.set()
+
+    def _finish(self, exec_id: str, code: int) -> None:
+        with self._db.session() as session:
+            row = session.get(ExecRow, exec_id)
+            if row is not None:
+                row.state, row.exit_code = EXITED, code
+
+    def _get(self, exec_id: str) -> ExecRow:
+        with self._db.session() as session:
+            row = session.get(ExecRow, exec_id)
+        if row is None:
+            raise NotFound(f"cannot find exec {exec_id}")
+        return row
+
+

@@ -1,0 +1,280 @@
+"""The plan of a container: root file system, namespaces, limits and the program, computed from image and specification.
+
+Sources of the rules: OCI image specification (config), Docker's defaults for capabilities, devices and read-only paths.
+"""
+
+from __future__ import annotations
+
+import base64
+import posixpath
+import shlex
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hyperd.agent.plan import (
+    MS_BIND,
+    MS_NODEV,
+    MS_NOEXEC,
+    MS_NOSUID,
+    MS_RDONLY,
+    MS_REC,
+    MS_REMOUNT,
+    MS_STRICTATIME,
+    Op,
+    Plan,
+)
+from hyperd.errors import InvalidInput, NotSupported, TooLarge
+from hyperd.pod.model import ContainerSpec, FileSpec
+from hyperd.vm import guestfs
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap, net_bind_service, net_raw, sys_chroot, mknod,
+# audit_write, setfcap: Docker's default set.
+DEFAULT_CAPABILITIES = sum(1 << bit for bit in (0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31))
+READ_ONLY_PATHS = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq")
+_DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
+_LINKS = (
+    ("/proc/self/fd", "fd"),
+    ("/proc/self/fd/0", "stdin"),
+    ("/proc/self/fd/1", "stdout"),
+    ("/proc/self/fd/2", "stderr"),
+    ("pts/ptmx", "ptmx"),
+)
+_RLIMITS = {
+    "cpu": 0, "fsize": 1, "data": 2, "stack": 3, "core": 4, "rss": 5, "nproc": 6, "nofile": 7, "memlock": 8, "as": 9,
+    "locks": 10, "sigpending": 11, "msgqueue": 12, "nice": 13, "rtprio": 14, "rttime": 15,
+}  # fmt: skip
+MAX_FILES = 160 * 1024  # bytes of all files of a container; they travel in one request to the agent
+DEFAULT_NOFILE = 1_048_576
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """What a container runs, after image and specification were merged.
+
+    Args:
+        user: ``name[:group]``, empty = root.
+
+    """
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    workdir: str
+    user: str
+    groups: tuple[str, ...]
+    tty: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RootFs:
+    """Where a container's files come from: ``layers`` are mount points in the guest, bottom first."""
+
+    container_id: str
+    layers: Sequence[str]
+    volumes: Sequence[tuple[str, str, bool]] = ()  # directory in the guest, path in the container, read-only
+
+
+def merge_program(spec: ContainerSpec, image_config: Mapping[str, Any], *, hostname: str, pod_tty: bool) -> Program:
+    """Merge the image's defaults and the specification.
+
+    A given entrypoint drops the image's command, as Docker does. Errors: InvalidInput when nothing is left to run.
+    """
+    config = image_config.get("config") or {}
+    entrypoint = tuple(spec.entrypoint) or tuple(config.get("Entrypoint") or ())
+    command = tuple(spec.command) or (() if spec.entrypoint else tuple(config.get("Cmd") or ()))
+    argv = entrypoint + command
+    if not argv:
+        raise InvalidInput(
+            f"container {spec.name} has nothing to run",
+            details=f"the image {spec.image} has no command and the specification gives none",
+            resolution="give a command",
+        )
+    tty = pod_tty if spec.tty is None else (spec.tty or pod_tty)
+    env = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname}
+    if tty:
+        env["TERM"] = "xterm"
+    for item in config.get("Env") or ():
+        key, _, value = str(item).partition("=")
+        env[key] = value
+    env.update(spec.envs)
+    user = str(config.get("User") or "")
+    if spec.user.name:
+        user = spec.user.name + (f":{spec.user.group}" if spec.user.group else "")
+    return Program(
+        argv=argv,
+        env=env,
+        workdir=spec.workdir or str(config.get("WorkingDir") or "") or "/",
+        user=user,
+        groups=spec.user.additional_groups if spec.user.name else (),
+        tty=tty,
+    )
+
+
+def stop_signal(spec: ContainerSpec, image_config: Mapping[str, Any]) -> int:
+    """Give the signal that stops the container: the specification's, the image's, else SIGTERM."""
+    for name in (spec.stop_signal, str((image_config.get("config") or {}).get("StopSignal") or "")):
+        if name:
+            return signal_number(name) or signal.SIGTERM
+    return signal.SIGTERM
+
+
+def signal_number(text: str) -> int:
+    """Read ``9``, ``KILL`` or ``SIGKILL``; 0 when it is none."""
+    if text.isascii() and text.isdigit():
+        return int(text) if 1 <= int(text) <= 64 else 0
+    name = text.upper()
+    found = getattr(signal, name if name.startswith("SIG") else "SIG" + name, 0)
+    return int(found) if isinstance(found, signal.Signals) else 0
+
+
+def container_plan(
+    *,
+    process: str,
+    base: int,
+    spec: ContainerSpec,
+    program: Program,
+    rootfs: RootFs,
+    pod_files: Sequence[FileSpec] = (),
+    rows: int = 24,
+    columns: int = 80,
+) -> Plan:
+    """Give the START plan of a container's main process."""
+    plan = Plan()
+    directory = guestfs.container_dir(rootfs.container_id)
+    plan.mkdir(f"{directory}/upper").mkdir(f"{directory}/work", 0o700).mkdir(guestfs.ROOTFS)
+    plan.add(Op.PROCESS, process)
+    plan.add(Op.STREAMS, base, "open")
+    plan.add(Op.CGROUP, f"hyper/{process}")
+    for key, value in spec.sysctl.items():
+        plan.write("/proc/sys/" + key.replace(".", "/"), value, None)
+    for source, _path, _readonly in rootfs.volumes:
+        plan.mkdir(source, 0o777)
+    plan.add(Op.UNSHARE, "mnt", "pid")
+    lower = ":".join(reversed(rootfs.layers)) or guestfs.EMPTY
+    options = f"lowerdir={lower},upperdir={directory}/upper,workdir={directory}/work"
+    plan.mount("overlay", guestfs.ROOTFS, "overlay", 0, options)
+    _kernel_file_systems(plan)
+    plan.add(Op.OPENROOT, guestfs.ROOTFS)
+    for name in ("hosts", "hostname", "resolv.conf"):
+        plan.bind(f"{guestfs.ETC}/{name}", f"/etc/{name}")
+    for source, path, readonly in rootfs.volumes:
+        plan.add(Op.MKDIR, path, "755")
+        plan.bind(source, path, readonly=readonly)
+    _files(plan, spec, {file.name: file for file in pod_files})
+    plan.add(Op.OPENROOT, "")
+    if spec.read_only:
+        plan.mount("none", guestfs.ROOTFS, "", MS_REMOUNT | MS_BIND | MS_RDONLY)
+    plan.add(Op.PIVOT, guestfs.ROOTFS)
+    if program.tty:
+        plan.add(Op.TTY, rows, columns)
+    _rlimits(plan, spec)
+    _identity(plan, program)
+    return plan.argv(program.argv)
+
+
+def exec_plan(*, process: str, base: int, container_process: str, program: Program, rows: int = 24, columns: int = 80) -> Plan:
+    """Give the START plan of an additional process in a running container."""
+    plan = Plan()
+    plan.add(Op.PROCESS, process)
+    plan.add(Op.STREAMS, base, "open")
+    plan.add(Op.JOIN, container_process)
+    if program.tty:
+        plan.add(Op.TTY, rows, columns)
+    _identity(plan, program)
+    return plan.argv(program.argv)
+
+
+def vm_exec_plan(*, process: str, base: int, command: Sequence[str]) -> Plan:
+    """Give the START plan of a process in the guest's own root."""
+    plan = Plan()
+    plan.add(Op.PROCESS, process)
+    plan.add(Op.STREAMS, base, "open")
+    plan.env({"PATH": DEFAULT_PATH, "HOME": "/"})
+    return plan.argv(command)
+
+
+def split_command(text: str) -> list[str]:
+    """Split a command line as a shell would. Errors: InvalidInput."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise InvalidInput("the command cannot be split into words", details=str(error)) from error
+
+
+def _kernel_file_systems(plan: Plan) -> None:
+    root = guestfs.ROOTFS
+    for name in ("proc", "dev", "sys", "etc"):
+        plan.mkdir(posixpath.join(root, name))
+    safe = MS_NOSUID | MS_NODEV | MS_NOEXEC
+    plan.mount("proc", f"{root}/proc", "proc", safe)
+    for path in READ_ONLY_PATHS:
+        plan.mount(root + path, root + path, "", MS_BIND | MS_REC)
+        plan.mount("none", root + path, "", MS_REMOUNT | MS_BIND | MS_RDONLY | safe)
+    plan.mount("sysfs", f"{root}/sys", "sysfs", safe | MS_RDONLY)
+    plan.mount("tmpfs", f"{root}/dev", "tmpfs", MS_NOSUID | MS_STRICTATIME, "mode=755,size=65536k")
+    for name, major, minor in _DEVICES:
+        plan.add(Op.MKNOD, f"{root}/dev/{name}", "20666", major, minor)
+    for target, name in _LINKS:
+        plan.add(Op.SYMLINK, target, f"{root}/dev/{name}")
+    plan.mkdir(f"{root}/dev/pts").mkdir(f"{root}/dev/shm", 0o1777).mkdir(f"{root}/dev/mqueue")
+    plan.mount("devpts", f"{root}/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5")
+    plan.mount("/dev/shm", f"{root}/dev/shm", "", MS_BIND)
+    plan.mount("mqueue", f"{root}/dev/mqueue", "mqueue", safe)
+
+
+def file_content(file: FileSpec) -> bytes:
+    """Give the bytes of an injected file. Errors: InvalidInput, NotSupported, TooLarge."""
+    if file.uri:
+        raise NotSupported(f"file {file.name}: fetching files by uri is not supported by this version")
+    if file.encoding == "base64":
+        try:
+            content = base64.b64decode(file.content, validate=True)
+        except ValueError as error:
+            raise InvalidInput(f"file {file.name}: the content is no base64", details=str(error)) from error
+    else:
+        content = file.content.encode("utf-8", "surrogateescape")
+    if len(content) > MAX_FILES:
+        raise TooLarge(f"file {file.name} is too large", details=f"{len(content)} bytes, at most {MAX_FILES}")
+    return content
+
+
+def check_files(spec: ContainerSpec, pod_files: Sequence[FileSpec]) -> None:
+    """Check that a container's files can be injected. Errors: InvalidInput, NotSupported, TooLarge."""
+    _files(Plan(), spec, {file.name: file for file in pod_files})
+
+
+def _files(plan: Plan, spec: ContainerSpec, pod_files: Mapping[str, FileSpec]) -> None:
+    total = 0
+    for ref in spec.files:
+        file = ref.detail or pod_files.get(ref.filename)
+        if file is None:
+            raise InvalidInput(f"file {ref.filename} does not exist in file list.")
+        content = file_content(file)
+        total += len(content)
+        if total > MAX_FILES:
+            raise TooLarge(f"the files of container {spec.name} are too large", details=f"at most {MAX_FILES} bytes")
+        owner = [0 if name in ("", "root") else name for name in (ref.user, ref.group)]
+        plan.add(Op.WRITE, ref.target, f"{ref.mode:o}", owner[0], owner[1], content)
+
+
+def _rlimits(plan: Plan, spec: ContainerSpec) -> None:
+    given = {limit.name.lower(): limit for limit in spec.ulimits}
+    for name, limit in given.items():
+        if name not in _RLIMITS:
+            raise InvalidInput(f"unknown ulimit {name}", resolution="one of " + ", ".join(_RLIMITS))
+        plan.add(Op.RLIMIT, _RLIMITS[name], limit.soft, limit.hard)
+    if "nofile" not in given:
+        plan.add(Op.RLIMIT, _RLIMITS["nofile"], DEFAULT_NOFILE, DEFAULT_NOFILE)
+
+
+def _identity(plan: Plan, program: Program) -> None:
+    plan.env(program.env)
+    plan.add(Op.CWD, program.workdir)
+    if program.user:
+        plan.add(Op.USER, program.user, *program.groups)
+    # Ambient and inheritable sets stay empty, as with Docker since 20.10: a process that is not root has no capabilities.
+    caps = f"{DEFAULT_CAPABILITIES:x}"
+    plan.add(Op.CAPS, caps, caps, caps, "0", "0")
+    plan.add(Op.UMASK, "022")

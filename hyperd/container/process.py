@@ -1,0 +1,260 @@
+"""A process in a guest as the daemon follows it: outputs, input, end. Containers and execs are built on it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+
+from hyperd.agent.client import AgentClient
+from hyperd.agent.input import GuestInput
+from hyperd.agent.plan import Plan
+from hyperd.container.states import NOT_EXECUTABLE, NOT_FOUND, SETUP_FAILED
+from hyperd.errors import AgentError
+from hyperd.stream.connection import ClientConnection
+from hyperd.stream.frames import STDERR, STDOUT, stdcopy
+from hyperd.stream.hub import OutputHub
+from hyperd.stream.logs import JsonFileLog
+from hyperd.stream.relay import Relay
+
+log = structlog.get_logger(__name__)
+
+# A process may leave children behind that hold its outputs open; this long after its end they are cut off.
+OUTPUT_GRACE = 3.0
+# The original client asks for start and attach at the same time: an attach that comes this late still gets everything.
+REPLAY_SECONDS = 3.0
+REPLAY_BYTES = 1 << 20
+DETACH_KEYS = b"\x10\x11"  # ctrl-p ctrl-q
+ENOENT, EACCES, ENOEXEC = 2, 13, 8
+
+
+def exit_code_of(error: AgentError) -> int:
+    """Give the code a shell would: 127 not found, 126 cannot be executed, else 125 (set-up failed)."""
+    if error.brief.startswith("EXEC"):
+        return {ENOENT: NOT_FOUND, EACCES: NOT_EXECUTABLE, ENOEXEC: NOT_EXECUTABLE}.get(error.errno, NOT_EXECUTABLE)
+    return SETUP_FAILED
+
+
+class _Replay(OutputHub):
+    """A hub that keeps the first output for an attach that comes just after the start."""
+
+    def __init__(self, relay: Relay, *, tty: bool, log_file: JsonFileLog | None, keep: bool) -> None:
+        super().__init__(relay, tty=tty, log_file=log_file)
+        self._early: list[bytes] | None = [] if keep else None
+        self._size = 0
+        self.started: float | None = None
+
+    def emit(self, stream: int, data: bytes) -> None:
+        if self._early is not None:
+            self._size += len(data)
+            if self._size > REPLAY_BYTES or self._late():
+                self._early = None
+            else:
+                self._early.append(data if self.tty else stdcopy(stream, data))
+        super().emit(stream, data)
+
+    def attach(self, client: ClientConnection) -> None:
+        early, self._early = (self._early, None) if not self._late() else (None, None)
+        if early:
+            client.write(b"".join(early))
+        super().attach(client)
+
+    def forget_early(self) -> None:
+        """Let go of the first output."""
+        self._early = None
+
+    def _late(self) -> bool:
+        return self.started is not None and time.monotonic() - self.started > REPLAY_SECONDS
+
+
+class GuestProcess:
+    """One process, from before its start until its end is settled.
+
+    Args:
+        ident: the agent's name for it.
+        cut_off: end the output some time after the process although children of it hold it open (execs).
+        on_finished: called once, in the loop's thread, with this process when it has ended and its output is complete.
+
+    """
+
+    def __init__(
+        self,
+        relay: Relay,
+        *,
+        ident: str,
+        tty: bool,
+        log_file: JsonFileLog | None,
+        keep_early: bool,
+        cut_off: bool,
+        on_finished: Callable[[GuestProcess], None],
+    ) -> None:
+        self.relay = relay
+        self.ident = ident
+        self.tty = tty
+        self.exit_code: int | None = None
+        self.base = 0
+        self.agent: AgentClient | None = None
+        self.input = GuestInput()
+        self.hub: OutputHub = _Replay(relay, tty=tty, log_file=log_file, keep=keep_early)
+        self.hub.on_end = self._settle
+        self.finished = threading.Event()
+        self._cut_off = cut_off
+        self._on_finished = on_finished
+        self._settled = False
+
+    def start(self, agent: AgentClient, base: int, plan: Plan) -> None:
+        """Start it in the guest; from a service's thread.
+
+        A program that cannot be executed ends at once with 126 or 127 and says why on its stderr; that is no error.
+        Errors: AgentError when the set-up failed, Timeout.
+        """
+        self.relay.call(self._prepare(agent, base), timeout=10)
+        try:
+            agent.start(plan)
+        except AgentError as error:
+            code = exit_code_of(error)
+            if code == SETUP_FAILED:
+                self.relay.soon(self.abandon, code)
+                raise
+            self.relay.soon(self.fail, code, str(error))
+            return
+        self.relay.call(self._opened(), timeout=10)
+
+    async def start_async(self, agent: AgentClient, base: int, plan: Plan) -> None:
+        """Do the same from the loop's thread; every failure is told to the client, none is raised."""
+        await self._prepare(agent, base)
+        try:
+            await agent.async_start(plan)
+        except AgentError as error:
+            self.fail(exit_code_of(error), str(error))
+            return
+        await self._opened()
+
+    async def resume(self, agent: AgentClient, base: int, *, stdin_received: int) -> None:
+        """Join a process that runs since before this daemon."""
+        await self._prepare(agent, base)
+        offsets = self.hub.resume_offsets()
+        self.hub.connect(self._acknowledge, offsets)
+        agent.resume_streams(base, offsets)
+        self.input.open(stdin_received)
+
+    def exited(self, code: int) -> None:
+        """Take the news that the process has ended. Loop thread."""
+        if self.exit_code is None:
+            self.exit_code = code
+            if self._cut_off:
+                self.relay.loop.call_later(OUTPUT_GRACE, self._cut)
+        self._settle()
+
+    def _cut(self) -> None:
+        """End the output if nothing moves any more; a slow client is given all the time it needs."""
+        if self.hub.quiet_for(OUTPUT_GRACE):
+            self.hub.end()
+        elif not self.hub.ended:
+            self.relay.loop.call_later(OUTPUT_GRACE, self._cut)
+
+    def fail(self, code: int, message: str) -> None:
+        """End a process that never ran, with the reason on its stderr. Loop thread."""
+        self.hub.emit(STDOUT if self.tty else STDERR, f"hyperd: {message}\n".encode())
+        self.abandon(code)
+
+    def abandon(self, code: int) -> None:
+        """End it without the guest (it is gone, or the process never ran). Loop thread."""
+        if self.exit_code is None:
+            self.exit_code = code
+        self.hub.end()
+        self._settle()
+
+    async def _prepare(self, agent: AgentClient, base: int) -> None:
+        self.agent, self.base = agent, base
+        self.hub.connect(self._acknowledge)
+        agent.add_streams(base, self.hub, self.input)
+
+    async def _opened(self) -> None:
+        if isinstance(self.hub, _Replay):
+            self.hub.started = time.monotonic()
+            self.relay.loop.call_later(REPLAY_SECONDS, self.hub.forget_early)
+        self.input.open()
+
+    def _acknowledge(self, stream: int, offset: int) -> None:
+        if self.agent is not None:
+            self.agent.acknowledge(self.base, stream, offset)
+
+    def _settle(self) -> None:
+        if self._settled or self.exit_code is None or not self.hub.ended:
+            return
+        self._settled = True
+        self.input.closed = True
+        if self.agent is not None:
+            self.agent.drop_streams(self.base)
+        self._on_finished(self)
+
+
+class AttachSession:
+    """One client on a process: output to it, its bytes to stdin.
+
+    Args:
+        before: started (in the loop) once the client listens; an exec starts its process here.
+
+    """
+
+    def __init__(
+        self,
+        process: GuestProcess,
+        *,
+        raw: bool = False,
+        before: Callable[[], None] | None = None,
+        stdin: bool = True,
+    ) -> None:
+        self.process = process
+        self.tty = raw or process.tty
+        self._before = before
+        self._stdin = stdin
+        self._last = b""
+
+    def run(self, sock: socket.socket, early: bytes, *, chunked: bool = False) -> None:
+        """Take the socket over; returns at once."""
+        self.process.relay.spawn(self._serve(sock, early, chunked=chunked))
+
+    def close(self) -> None:
+        """Nothing is held before run()."""
+
+    async def _serve(self, sock: socket.socket, early: bytes, *, chunked: bool) -> None:
+        client = ClientConnection(self.process.relay, chunked=chunked)
+        if self._stdin:
+            self._join_input(client)
+        await client.open(sock, early)
+        self.process.hub.attach(client)
+        if self._before is not None:
+            self._before()
+
+    def _join_input(self, client: ClientConnection) -> None:
+        stdin = self.process.input
+
+        def forward(data: bytes) -> None:
+            if self.process.tty and self._detaches(data):
+                self.process.hub.detach(client)
+                client.finish()
+                return
+            stdin.write(data)
+            if stdin.congested:
+                client.pause_reading()
+
+        def closed() -> None:
+            with contextlib.suppress(ValueError):
+                stdin.on_drained.remove(client.resume_reading)
+
+        client.on_data = forward
+        client.on_closed = closed
+        # A terminal's client that leaves must not end the shell for the others; ctrl-d does that.
+        client.on_eof = (lambda: None) if self.process.tty else stdin.end
+        stdin.on_drained.append(client.resume_reading)
+
+    def _detaches(self, data: bytes) -> bool:
+        joined = self._last + data
+        self._last = joined[-1:]
+        return DETACH_KEYS in joined

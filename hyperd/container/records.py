@@ -1,0 +1,140 @@
+"""Rows of containers: looking them up, making and changing them."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+
+from hyperd.container.states import LIVE, ContainerState
+from hyperd.db.models import ContainerRow, PodRow
+from hyperd.db.session import Database
+from hyperd.errors import Conflict, InvalidInput, NotFound
+from hyperd.pod.model import ContainerSpec, PodSpec
+from hyperd.pod.spec import dump_container, parse_container, parse_pod
+
+
+class ContainerRecords:
+    """The table of containers."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def find(self, name: str) -> ContainerRow:
+        """Look a container up: exact name, exact id, unique prefix of an id.
+
+        Errors: InvalidInput for an empty name, NotFound for none or several.
+        """
+        name = name.removeprefix("/")
+        if not name:
+            raise InvalidInput("Empty container name")
+        with self._db.session() as session:
+            row = session.scalar(select(ContainerRow).where(ContainerRow.name == name)) or session.get(ContainerRow, name)
+            if row is not None:
+                return row
+            found: list[ContainerRow] = []
+            if all(char in "0123456789abcdef" for char in name):
+                query = select(ContainerRow).where(ContainerRow.id.startswith(name)).limit(2)
+                found = list(session.scalars(query))
+        if len(found) == 1:
+            return found[0]
+        detail = "several containers have an id that begins so" if found else ""
+        raise NotFound(f"Can not find container by name({name})", details=detail)
+
+    def get(self, container_id: str) -> ContainerRow:
+        """Give a container by its whole id. Errors: NotFound."""
+        with self._db.session() as session:
+            row = session.get(ContainerRow, container_id)
+        if row is None:
+            raise NotFound(f"The container ({container_id}) can not be found")
+        return row
+
+    def of_pod(self, pod_id: str) -> list[ContainerRow]:
+        """Give a pod's containers in their order."""
+        with self._db.session() as session:
+            query = select(ContainerRow).where(ContainerRow.pod_id == pod_id).order_by(ContainerRow.position)
+            return list(session.scalars(query))
+
+    def all(self) -> list[ContainerRow]:
+        """Give every container."""
+        with self._db.session() as session:
+            return list(session.scalars(select(ContainerRow).order_by(ContainerRow.created_at, ContainerRow.position)))
+
+    def using_image(self, image_id: str) -> Sequence[str]:
+        """Give the names of containers made from an image."""
+        with self._db.session() as session:
+            return list(session.scalars(select(ContainerRow.name).where(ContainerRow.image_id == image_id)))
+
+    def insert(self, pod_id: str, spec: ContainerSpec, *, position: int, image_id: str) -> ContainerRow:
+        """Add a container that was never started. Errors: Conflict when the name is taken."""
+        row = ContainerRow(
+            id=secrets.token_hex(32),
+            name=spec.name,
+            pod_id=pod_id,
+            position=position,
+            state=ContainerState.CREATED,
+            spec=dump_container(spec),
+            image_id=image_id,
+            image_name=spec.image,
+            created_at=time.time(),
+            killed=False,
+            stream_base=0,
+            run_count=0,
+        )
+        try:
+            with self._db.session() as session:
+                session.add(row)
+        except IntegrityError as error:
+            raise Conflict(f"container name {spec.name} has already been taken") from error
+        return row
+
+    def update(self, container_id: str, **values: Any) -> ContainerRow | None:
+        """Change columns; None when the container is gone."""
+        try:
+            with self._db.session() as session:
+                row = session.get(ContainerRow, container_id)
+                if row is not None:
+                    for key, value in values.items():
+                        setattr(row, key, value)
+        except IntegrityError as error:
+            raise Conflict(f"container name {values.get('name')} has already been taken") from error
+        return row
+
+    def started(self, container_id: str, *, run: int) -> None:
+        """Note that a run's program runs, unless it has ended already."""
+        with self._db.session() as session:
+            row = session.get(ContainerRow, container_id)
+            if row is not None and row.run_count == run and row.state == ContainerState.STARTING:
+                row.state = ContainerState.RUNNING
+
+    def finish(self, container_id: str, *, run: int, exit_code: int) -> ContainerRow | None:
+        """Note the end of a run, once; None when it was noted before or the container is gone."""
+        with self._db.session() as session:
+            row = session.get(ContainerRow, container_id)
+            if row is None or row.run_count != run or row.state not in LIVE:
+                return None
+            row.state, row.exit_code, row.finished_at = ContainerState.EXITED, exit_code, time.time()
+        return row
+
+    def delete(self, container_id: str) -> None:
+        """Remove a container's row; none is fine."""
+        with self._db.session() as session:
+            row = session.get(ContainerRow, container_id)
+            if row is not None:
+                session.delete(row)
+
+    def spec(self, row: ContainerRow) -> ContainerSpec:
+        """Give a container's specification."""
+        return parse_container(row.spec)
+
+    def pod_spec(self, pod_id: str) -> PodSpec:
+        """Give the specification of the pod a container is in. Errors: NotFound."""
+        with self._db.session() as session:
+            row = session.get(PodRow, pod_id)
+        if row is None:
+            raise NotFound(f"The pod({pod_id}) can not be found, please create it first")
+        return parse_pod(row.spec)

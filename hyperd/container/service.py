@@ -1,0 +1,439 @@
+"""Containers: create, start, stop, watch, attach, logs. A container lives in a pod, which gives it its VM."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+import string
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from hyperd.agent.client import ProcessState
+from hyperd.agent.plan import Op, Plan
+from hyperd.config import Config
+from hyperd.container.locks import PodLocks
+from hyperd.container.logconf import LogSettings, log_settings
+from hyperd.container.plan import Program, RootFs, container_plan, merge_program, stop_signal
+from hyperd.container.process import AttachSession, GuestProcess
+from hyperd.container.records import ContainerRecords
+from hyperd.container.states import KILLED, LIVE, SETUP_FAILED, ContainerState, phase
+from hyperd.container.views import ContainerView, container_object, container_status
+from hyperd.db.models import ContainerRow
+from hyperd.errors import AgentError, Conflict, HyperError, InvalidInput, NotAlive, NotFound, NotSupported
+from hyperd.image.service import ImageInfo, ImageService
+from hyperd.pod.model import ContainerSpec
+from hyperd.stream.logread import LogQuery, LogSession
+from hyperd.stream.logs import JsonFileLog
+from hyperd.stream.relay import Relay
+from hyperd.vm import guestfs
+from hyperd.vm.service import Vm, VmService, require_running
+
+log = structlog.get_logger(__name__)
+
+SIGKILL = 9
+KILL_WAIT = 10.0
+
+
+class ContainerService:
+    """See the module's docstring. ``locks`` are shared with the pod service."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        records: ContainerRecords,
+        relay: Relay,
+        images: ImageService,
+        vms: VmService,
+        locks: PodLocks,
+    ) -> None:
+        self._config = config
+        self._relay = relay
+        self._images = images
+        self._vms = vms
+        self._locks = locks
+        self._workers = ThreadPoolExecutor(8, thread_name_prefix="container")
+        self._processes: dict[str, GuestProcess] = {}
+        self._by_ident: dict[tuple[str, str], GuestProcess] = {}
+        self.records = records
+        self.on_finished: Callable[[ContainerRow], None] = lambda _row: None
+
+    def close(self) -> None:
+        """Wait for what is being settled."""
+        self._workers.shutdown(wait=True, cancel_futures=False)
+
+    # -- creating and removing
+
+    def insert(self, pod_id: str, spec: ContainerSpec, *, position: int) -> str:
+        """Add a container to a pod (which need not run); give its id. Errors: ImageNotFound, Conflict."""
+        image = self._images.get(spec.image)
+        row = self.records.insert(pod_id, spec, position=position, image_id=image.id)
+        return row.id
+
+    def create(self, pod_id: str, spec: ContainerSpec) -> str:
+        """Add a container to a pod; give its id. It is not started.
+
+        Errors: ImageNotFound, Conflict, InvalidInput, NotSupported, NotAlive (no such pod).
+        """
+        with self._locks.locked(pod_id, "create a container"):
+            try:
+                pod = self.records.pod_spec(pod_id)
+            except NotFound as error:
+                raise NotAlive(str(error)) from error  # 404 of this call means a missing image and nothing else
+            if not spec.name:
+                spec = named(spec, f"{pod_id}-{image_base(spec.image)}-{_letters(10)}")
+            check_supported(spec)
+            log_settings(self._config, pod, pod_id, "check", spec)
+            self._images.get(spec.image)
+            position = max((row.position for row in self.records.of_pod(pod_id)), default=-1) + 1
+            return self.insert(pod_id, spec, position=position)
+
+    def remove(self, name: str) -> None:
+        """Remove a container; a running one is stopped first. Errors: NotFound."""
+        row = self.records.find(name)
+        with self._locks.locked(row.pod_id, "remove a container"):
+            if self.records.get(row.id).state in LIVE:
+                self._stop(row.id, grace=self._config.stop_grace)
+            vm = self._vms.of_pod(row.pod_id)
+            if vm is not None and vm.state == "associated":
+                with contextlib.suppress(HyperError):
+                    vm.agent.run(Plan().add(Op.REMOVE, guestfs.container_dir(row.id)))
+            self.discard(row)
+
+    def discard(self, row: ContainerRow) -> None:
+        """Forget a container and its log; its VM is gone or it is stopped."""
+        process = self._processes.pop(row.id, None)
+        if process is not None:
+            self._relay.soon(process.abandon, KILLED)
+        settings = self._log_settings(row)
+        self.records.delete(row.id)
+        for path in (settings.path, *settings.path.parent.glob(settings.path.name + ".*")):
+            path.unlink(missing_ok=True)
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a container another name. Errors: NotFound, Conflict, InvalidInput."""
+        new = new.removeprefix("/")
+        allowed = set(string.ascii_letters + string.digits + "_.-")
+        if len(new) < 2 or len(new) > 128 or not new[0].isalnum() or not set(new) <= allowed:
+            raise InvalidInput(f"bad container name {new!r}", resolution="letters, digits, _ . and -, two at least")
+        row = self.records.find(old)
+        spec = dict(row.spec)
+        spec["name"] = new
+        self.records.update(row.id, name=new, spec=spec)
+
+    # -- running
+
+    def start(self, name: str) -> None:
+        """Start a container; a running one is left alone. Errors: NotFound, NotAlive, AgentError, DriverError."""
+        row = self.records.find(name)
+        with self._locks.locked(row.pod_id, "start a container"):
+            vm = require_running(self._vms.of_pod(row.pod_id), row.pod_id)
+            self.start_in(vm, row.id)
+
+    def start_in(self, vm: Vm, container_id: str) -> None:
+        """Start a container in its pod's VM (the pod's lock is held). Errors: as for start."""
+        row = self.records.get(container_id)
+        if row.state in LIVE:
+            return
+        spec, pod, image = self.records.spec(row), self.records.pod_spec(row.pod_id), self._images.get(row.image_id)
+        program = merge_program(spec, image.config, hostname=pod.hostname, pod_tty=pod.tty)
+        paths = [layer.path for layer in image.layers]
+        self._vms.plug(vm, layers=paths)
+        rootfs = RootFs(
+            container_id=row.id,
+            layers=self._vms.mount_layers(vm, paths),
+            volumes=[(guestfs.volume_dir(ref.volume), ref.path, ref.read_only) for ref in spec.volumes],
+        )
+        base = vm.agent.new_base()
+        run = row.run_count + 1
+        process = self._process(row, run, tty=program.tty)
+        self._by_ident[vm.id, process.ident] = process
+        self.records.update(
+            row.id,
+            state=ContainerState.STARTING,
+            run_count=run,
+            stream_base=base,
+            exit_code=None,
+            started_at=time.time(),
+            finished_at=None,
+        )
+        plan = container_plan(
+            process=process.ident, base=base, spec=spec, program=program, rootfs=rootfs, pod_files=pod.files
+        )
+        try:
+            process.start(vm.agent, base, plan)
+        except HyperError:
+            process.finished.wait(KILL_WAIT)
+            self.records.update(row.id, state=ContainerState.EXITED, exit_code=SETUP_FAILED, finished_at=time.time())
+            raise
+        self.records.started(row.id, run=run)
+        log.info("container.started", container=row.id, name=row.name, vm=vm.id)
+
+    def stop(self, name: str, *, grace: float | None = None) -> None:
+        """Stop a container: its stop signal, then SIGKILL after the grace (seconds). Errors: NotFound, NotAlive."""
+        row = self.records.find(name)
+        with self._locks.locked(row.pod_id, "stop a container"):
+            require_running(self._vms.of_pod(row.pod_id), row.pod_id)
+            self._stop(row.id, grace=self._config.stop_grace if grace is None else grace)
+
+    def stop_all(self, pod_id: str, *, grace: float) -> None:
+        """Stop every container of a pod at the same time."""
+        rows = [row for row in self.records.of_pod(pod_id) if row.state in LIVE]
+        list(self._workers.map(lambda row: self._stop(row.id, grace=grace), rows))
+
+    def kill(self, name: str, signal: int) -> None:
+        """Send a signal to a container's main process; one that does not run is left alone. Errors: NotFound."""
+        if not 1 <= signal <= 64:
+            raise InvalidInput(f"{signal} is no signal", resolution="use a number from 1 to 64")
+        row = self.records.find(name)
+        if row.state in LIVE:
+            require_running(self._vms.of_pod(row.pod_id), row.pod_id)
+            self._signal(row.id, signal)
+
+    def wait(self, name: str) -> int:
+        """Wait until a container does not run and give its exit code; 0 for one that never ran. Errors: NotFound."""
+        row = self.records.find(name)
+        while row.state in LIVE:
+            process = self._processes.get(row.id)
+            if process is not None:
+                process.finished.wait(1.0)
+            else:
+                time.sleep(0.05)  # between the row and the process of a start
+            row = self.records.get(row.id)
+        return row.exit_code or 0
+
+    # -- looking
+
+    def views(self, *, pod_id: str = "", vm_id: str = "") -> list[ContainerView]:
+        """List containers, by pod or VM where given."""
+        if vm_id:
+            vm = next((view for view in self._vms.views(vm_id=vm_id)), None)
+            if vm is None or not vm.pod_id or (pod_id and pod_id != vm.pod_id):
+                return []
+            pod_id = vm.pod_id
+        rows = self.records.of_pod(pod_id) if pod_id else self.records.all()
+        return [ContainerView(id=row.id, name=row.name, pod_id=row.pod_id, status=phase(row)) for row in rows]
+
+    def info(self, name: str) -> dict[str, Any]:
+        """Give ``ContainerInfo``. Errors: NotFound, InvalidInput."""
+        row = self.records.find(name)
+        return {
+            "container": self.describe(row),
+            "createdAt": int(row.created_at),
+            "podID": row.pod_id,
+            "status": container_status(row),
+        }
+
+    def describe(self, row: ContainerRow) -> dict[str, Any]:
+        """Give the ``Container`` object of a row."""
+        spec = self.records.spec(row)
+        program: Program | None = None
+        with contextlib.suppress(HyperError):
+            program = self.program(row)
+        return container_object(row, spec, program)
+
+    def program(self, row: ContainerRow) -> Program:
+        """Give what a container runs. Errors: ImageNotFound, InvalidInput."""
+        pod = self.records.pod_spec(row.pod_id)
+        image: ImageInfo = self._images.get(row.image_id)
+        return merge_program(self.records.spec(row), image.config, hostname=pod.hostname, pod_tty=pod.tty)
+
+    def attach(self, name: str) -> AttachSession:
+        """Join a client to a container, also before its start. Errors: NotFound."""
+        row = self.records.find(name)
+        process = self._processes.get(row.id)
+        if process is None:
+            process = self._process(row, row.run_count + (row.state not in LIVE), tty=self.program(row).tty)
+            if row.state == ContainerState.EXITED:
+                self._processes.pop(row.id, None)
+                self._relay.soon(process.abandon, row.exit_code or 0)
+        return AttachSession(process)
+
+    def logs(self, name: str, query: LogQuery) -> LogSession:
+        """Give a session that sends the log. Errors: NotFound, InvalidInput, NotSupported (no readable log)."""
+        row = self.records.find(name)
+        settings = self._log_settings(row)
+        if settings.driver != "json-file":
+            raise NotSupported(f"the log driver {settings.driver} of {row.name} cannot be read")
+        process = self._processes.get(row.id)
+        tty = process.tty if process is not None else self.program(row).tty
+
+        def live() -> JsonFileLog | None:
+            return process.hub.log if process is not None and not process.hub.ended else None
+
+        return LogSession(self._relay, settings.path, query, tty=tty, max_file=settings.max_file, live=live)
+
+    def resize(self, name: str, rows: int, columns: int) -> None:
+        """Set the window size of a container's terminal. Errors: NotFound, NotAlive, AgentError."""
+        row = self.records.find(name)
+        vm = require_running(self._vms.of_pod(row.pod_id), row.pod_id)
+        process = self._processes.get(row.id)
+        if process is not None and row.state in LIVE:
+            vm.agent.resize(process.ident, rows, columns)
+
+    def process_ident(self, row: ContainerRow) -> str:
+        """Give the agent's name of a running container. Errors: NotAlive."""
+        process = self._processes.get(row.id)
+        if process is None or row.state != ContainerState.RUNNING:
+            raise NotAlive(f"the container {row.name} is not running")
+        return process.ident
+
+    # -- what the guest tells
+
+    def exited(self, vm_id: str, ident: str, code: int) -> bool:
+        """Take an EXITED event (loop's thread); False when it is no container's."""
+        process = self._by_ident.get((vm_id, ident))
+        if process is None:
+            return False
+        process.exited(code)
+        return True
+
+    def vm_gone(self, vm_id: str, pod_id: str, *, code: int = KILLED) -> None:
+        """Settle the containers of a VM that is gone: they ended with this code unless they had ended before."""
+        for key in [key for key in tuple(self._by_ident) if key[0] == vm_id]:
+            process = self._by_ident.pop(key, None)
+            if process is not None:
+                self._relay.soon(process.abandon, code)
+                process.finished.wait(KILL_WAIT)
+        for row in self.records.of_pod(pod_id):
+            if row.state in LIVE:
+                self.records.finish(row.id, run=row.run_count, exit_code=code)
+        for row in self.records.of_pod(pod_id):
+            self._processes.pop(row.id, None)
+
+    def adopt(self, vm: Vm, states: dict[str, ProcessState]) -> None:
+        """Join the containers of a VM that outlived the last daemon."""
+        for row in self.records.of_pod(vm.pod_id):
+            if row.state not in LIVE:
+                continue
+            ident = _ident(row.id, row.run_count)
+            state = states.get(ident)
+            if state is None:
+                self.records.finish(row.id, run=row.run_count, exit_code=SETUP_FAILED)
+                continue
+            process = self._process(row, row.run_count, tty=self.program(row).tty)
+            self._by_ident[vm.id, ident] = process
+            self.records.started(row.id, run=row.run_count)
+            self._relay.call(
+                process.resume(vm.agent, state.stream_base, stdin_received=state.stdin_received), timeout=10
+            )
+            if not state.running:
+                self._relay.soon(process.exited, state.exit_code)
+
+    # -- inside
+
+    def _process(self, row: ContainerRow, run: int, *, tty: bool) -> GuestProcess:
+        """Give the process of a run, made by an attach before the start or by the start."""
+        ident = _ident(row.id, run)
+        process = self._processes.get(row.id)
+        if process is not None and process.ident == ident:
+            return process
+        settings = self._log_settings(row)
+        log_file: JsonFileLog | None = None
+        if settings.driver == "json-file":
+            log_file = self._relay.call(_open_log(settings, run), timeout=30)
+        process = GuestProcess(
+            self._relay,
+            ident=ident,
+            tty=tty,
+            log_file=log_file,
+            keep_early=True,
+            cut_off=False,
+            on_finished=lambda ended: self._submit(row.id, run, ended),
+        )
+        self._processes[row.id] = process
+        return process
+
+    def _submit(self, container_id: str, run: int, process: GuestProcess) -> None:
+        try:
+            self._workers.submit(self._finished, container_id, run, process)
+        except RuntimeError:
+            log.info("container.settled_later", container=container_id)  # shutting down: the next start finds it
+
+    def _finished(self, container_id: str, run: int, process: GuestProcess) -> None:
+        try:
+            code = process.exit_code or 0
+            row = self.records.finish(container_id, run=run, exit_code=code)
+            for key in [key for key, value in tuple(self._by_ident.items()) if value is process]:
+                self._by_ident.pop(key, None)
+                if process.agent is not None:
+                    with contextlib.suppress(HyperError):
+                        process.agent.forget(process.ident)
+            if row is not None:
+                log.info("container.finished", container=container_id, name=row.name, code=code)
+                self.on_finished(row)
+        except Exception:
+            log.exception("container.settle_failed", container=container_id)
+        finally:
+            process.finished.set()
+
+    def _stop(self, container_id: str, *, grace: float) -> None:
+        row = self.records.get(container_id)
+        process = self._processes.get(container_id)
+        if row.state not in LIVE or process is None:
+            return
+        number = stop_signal(self.records.spec(row), self._images.get(row.image_id).config)
+        self._signal(container_id, number)
+        if not process.finished.wait(grace):
+            self._signal(container_id, SIGKILL)
+            if not process.finished.wait(KILL_WAIT):
+                raise Conflict(f"the container {row.name} does not end", details="it survived SIGKILL for 10 s")
+
+    def _signal(self, container_id: str, number: int) -> None:
+        process = self._processes.get(container_id)
+        if process is None or process.agent is None:
+            return
+        try:
+            process.agent.signal(process.ident, number, everyone=number == SIGKILL)
+        except AgentError as error:
+            if error.errno != 3:  # ESRCH: it has ended, its exit is on the way
+                raise
+
+    def _log_settings(self, row: ContainerRow) -> LogSettings:
+        return log_settings(
+            self._config, self.records.pod_spec(row.pod_id), row.pod_id, row.id, self.records.spec(row)
+        )
+
+
+def named(spec: ContainerSpec, name: str) -> ContainerSpec:
+    """Give the specification with a name."""
+    return replace(spec, name=name)
+
+
+def image_base(image: str) -> str:
+    """Give the last part of an image's name without tag, as container names carry it."""
+    return image.rpartition("/")[2].partition("@")[0].partition(":")[0]
+
+
+def check_supported(spec: ContainerSpec) -> None:
+    """Refuse what this version cannot do yet, instead of leaving it out silently. Errors: NotSupported."""
+    for ref in spec.volumes:
+        if ref.detail is not None and (ref.detail.source or ref.detail.format):
+            raise NotSupported(
+                f"volume {ref.volume or ref.path}: volumes with a source are not supported by this version",
+                resolution="use an unnamed volume (no source, no format)",
+            )
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory of the daemon's own; a missing one is fine."""
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _ident(container_id: str, run: int) -> str:
+    return f"{container_id[:24]}-{run}"
+
+
+def _letters(count: int) -> str:
+    return "".join(secrets.choice(string.ascii_letters) for _ in range(count))
+
+
+async def _open_log(settings: LogSettings, run: int) -> JsonFileLog:
+    return JsonFileLog(settings.path, run=run, max_size=settings.max_size, max_file=settings.max_file)

@@ -1,0 +1,168 @@
+"""Wires the services together; alone in knowing all of them."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import structlog
+
+from hyperd.config import Config
+from hyperd.container.execs import ExecService
+from hyperd.container.locks import PodLocks
+from hyperd.container.records import ContainerRecords
+from hyperd.container.service import ContainerService
+from hyperd.db.migrate import migrate
+from hyperd.db.session import Database
+from hyperd.errors import HostFault, InvalidInput
+from hyperd.guest.image import find_guest
+from hyperd.image.service import ImageService
+from hyperd.network.service import NetworkService
+from hyperd.pod.records import PodRecords
+from hyperd.pod.recovery import Recovery
+from hyperd.pod.service import PodService
+from hyperd.stream.relay import Relay
+from hyperd.system import SystemService
+from hyperd.vm.driver import VmDriver
+from hyperd.vm.service import BootFiles, VmService
+
+log = structlog.get_logger(__name__)
+
+
+class Engine:
+    """All services of one daemon.
+
+    Between ``open`` and ``close`` the attributes are usable: ``pods containers execs images vms network system relay``.
+    """
+
+    pods: PodService
+    containers: ContainerService
+    execs: ExecService
+    images: ImageService
+    vms: VmService
+    network: NetworkService
+    system: SystemService
+    relay: Relay
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._stack = ExitStack()
+
+    def open(self) -> None:
+        """Start everything and bring database and host together.
+
+        On failure everything is closed again. Errors: DriverError, HostFault, InvalidInput.
+        """
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Stop the services; VMs run on. Calling it twice is fine."""
+        self._stack.close()
+
+    def _open(self) -> None:
+        config, stack = self.config, self._stack
+        config.root.mkdir(parents=True, exist_ok=True)
+        database = Database(config.root / "hyper.db")
+        stack.callback(database.close)
+        migrate(database)
+        self.relay = Relay()
+        stack.callback(self.relay.stop)
+        self.relay.start()
+        driver = make_driver(config)
+        stack.callback(driver.close)
+        hypervisor = driver.open()
+        records, pod_records, locks = ContainerRecords(database), PodRecords(database), PodLocks()
+        self.images = ImageService(
+            config=config, database=database, root=config.root / "images", in_use=records.using_image
+        )
+        self.images.recover()
+        self.network = NetworkService(config=config.network, database=database)
+        stack.callback(self.network.close)
+        self.network.open()
+        self.vms = VmService(
+            config=config, database=database, driver=driver, relay=self.relay, boot_files=lambda: boot_files(config)
+        )
+        self.containers = ContainerService(
+            config=config, records=records, relay=self.relay, images=self.images, vms=self.vms, locks=locks
+        )
+        self.execs = ExecService(database=database, relay=self.relay, containers=self.containers, vms=self.vms)
+        self.pods = PodService(
+            config=config,
+            records=pod_records,
+            containers=self.containers,
+            execs=self.execs,
+            images=self.images,
+            network=self.network,
+            vms=self.vms,
+            locks=locks,
+        )
+        self.vms.on_exit = self._on_exit
+        self.vms.on_gone = self.pods.vm_gone
+        stack.callback(self.execs.close)
+        stack.callback(self.containers.close)
+        stack.callback(self.vms.close)
+        self.vms.open()
+        Recovery(
+            root=config.root,
+            pods=self.pods,
+            records=pod_records,
+            containers=self.containers,
+            execs=self.execs,
+            network=self.network,
+            vms=self.vms,
+        ).run()
+        self.system = SystemService(
+            config=config,
+            images=self.images,
+            pods=pod_records,
+            containers=records,
+            hypervisor=hypervisor,
+            guest=guest_name(config),
+        )
+        log.info("engine.open", root=str(config.root), accelerator=hypervisor.accelerator, reason=hypervisor.reason)
+
+    def _on_exit(self, vm_id: str, ident: str, code: int) -> None:
+        if not self.containers.exited(vm_id, ident, code) and not self.execs.exited(vm_id, ident, code):
+            log.debug("guest.unknown_exit", vm=vm_id, process=ident, code=code)
+
+
+def make_driver(config: Config) -> VmDriver:
+    """Give the driver the configuration names. Errors: InvalidInput."""
+    if config.hypervisor.driver == "fake":
+        from hyperd.vm.fake import FakeDriver
+
+        return FakeDriver()
+    if config.hypervisor.driver == "libvirt":
+        from hyperd.vm.libvirt.driver import LibvirtDriver
+
+        return LibvirtDriver(config.hypervisor, config.root)
+    raise InvalidInput(f"unknown hypervisor driver {config.hypervisor.driver}", resolution="use libvirt")
+
+
+def boot_files(config: Config) -> BootFiles:
+    """Give kernel and initramfs: the configured ones, else the best that are built. Errors: HostFault."""
+    kernel, initrd = config.hypervisor.kernel, config.hypervisor.initrd
+    if config.hypervisor.driver == "fake":
+        return BootFiles(kernel=kernel or Path("/dev/null"), initrd=initrd or Path("/dev/null"))
+    if kernel is None or initrd is None:
+        found = find_guest(config.guest)
+        if found is None:
+            raise HostFault(
+                "there is no guest to boot",
+                details=f"neither kernel nor initramfs in {config.guest}",
+                resolution=f"run scripts/build-guest --output {config.guest}",
+            )
+        kernel, initrd = kernel or found.kernel, initrd or found.initrd
+    return BootFiles(kernel=kernel, initrd=initrd)
+
+
+def guest_name(config: Config) -> str:
+    """Give the name of the guest that would be booted now, for people."""
+    try:
+        return boot_files(config).kernel.name
+    except HostFault:
+        return "none"

@@ -1,0 +1,87 @@
+"""Rows of pods."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
+
+from hyperd.db.models import PodRow
+from hyperd.db.session import Database
+from hyperd.errors import Conflict, NotFound
+from hyperd.pod.model import PodSpec
+from hyperd.pod.spec import dump_pod
+from hyperd.pod.states import PodState, check
+
+
+class PodRecords:
+    """The table of pods."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def get(self, pod_id: str) -> PodRow:
+        """Give a pod. Errors: NotFound."""
+        with self._db.session() as session:
+            row = session.get(PodRow, pod_id)
+        if row is None:
+            raise NotFound(f"The pod({pod_id}) can not be found, please create it first")
+        return row
+
+    def all(self) -> list[PodRow]:
+        """Give every pod, oldest first."""
+        with self._db.session() as session:
+            return list(session.scalars(select(PodRow).order_by(PodRow.created_at)))
+
+    def count(self) -> int:
+        """Count pods."""
+        with self._db.session() as session:
+            return session.scalar(select(func.count()).select_from(PodRow)) or 0
+
+    def insert(self, spec: PodSpec) -> None:
+        """Add a pending pod. Errors: Conflict when the id is taken."""
+        try:
+            with self._db.session() as session:
+                session.add(
+                    PodRow(
+                        id=spec.id,
+                        state=PodState.PENDING,
+                        spec=dump_pod(spec),
+                        labels=dict(spec.labels),
+                        created_at=time.time(),
+                        outcome="",
+                        reason="",
+                    )
+                )
+        except IntegrityError as error:
+            raise Conflict(f"pod name {spec.id} has already in use") from error
+
+    def change(self, pod_id: str, state: PodState, **values: Any) -> PodState:
+        """Change the state as the table allows, and other columns; give the state before. Errors: NotFound, Conflict."""
+        with self._db.session() as session:
+            row = session.get(PodRow, pod_id)
+            if row is None:
+                raise NotFound(f"The pod({pod_id}) can not be found, please create it first")
+            before = PodState(row.state)
+            check(pod_id, before, state)
+            row.state = state
+            for key, value in values.items():
+                setattr(row, key, value)
+        return before
+
+    def update(self, pod_id: str, **values: Any) -> None:
+        """Change columns but the state; a missing pod is fine."""
+        with self._db.session() as session:
+            row = session.get(PodRow, pod_id)
+            if row is not None:
+                for key, value in values.items():
+                    setattr(row, key, value)
+
+    def delete(self, pod_id: str) -> None:
+        """Remove a pod's row; none is fine."""
+        with self._db.session() as session:
+            row = session.get(PodRow, pod_id)
+            if row is not None:
+                session.delete(row)

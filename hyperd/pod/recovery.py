@@ -1,0 +1,110 @@
+"""After a start of the daemon: the database says what should be, VMs and agents say what is; the two are brought together."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+
+import structlog
+
+from hyperd.container.execs import ExecService
+from hyperd.container.service import ContainerService
+from hyperd.container.states import LIVE
+from hyperd.errors import HyperError
+from hyperd.network.service import NetworkService
+from hyperd.pod.records import PodRecords
+from hyperd.pod.service import PodService
+from hyperd.pod.states import WITH_VM, PodState
+from hyperd.vm.service import PAUSED, VmService
+
+log = structlog.get_logger(__name__)
+
+
+class Recovery:
+    """Runs once, before the first request. Every step can be repeated: the daemon may die in it, too."""
+
+    def __init__(
+        self,
+        *,
+        root: Path,
+        pods: PodService,
+        records: PodRecords,
+        containers: ContainerService,
+        execs: ExecService,
+        network: NetworkService,
+        vms: VmService,
+    ) -> None:
+        self._root = root
+        self._pods = pods
+        self._records = records
+        self._containers = containers
+        self._execs = execs
+        self._network = network
+        self._vms = vms
+
+    def run(self) -> None:
+        """Make everything right; what cannot be is logged and left stopped."""
+        for row in self._records.all():
+            try:
+                self._pod(row.id, PodState(row.state))
+            except HyperError as error:
+                log.error("recovery.pod_failed", pod=row.id, error=str(error))
+                self._give_up(row.id)
+        known = {row.id for row in self._records.all()}
+        for view in self._vms.views():
+            if view.pod_id and view.pod_id not in known:
+                self._vms.destroy(self._vms.get(view.id))
+        self._network.reconcile(known)
+        self._execs.settle_lost()
+        for directory in (self._root / "pods").glob("*"):
+            if directory.name not in known:
+                shutil.rmtree(directory, ignore_errors=True)
+
+    def _pod(self, pod_id: str, state: PodState) -> None:
+        vm = self._vms.of_pod(pod_id)
+        if state == PodState.REMOVING:
+            self._pods.remove(pod_id)
+        elif state == PodState.STARTING:
+            # Half made: nobody was told that it runs.
+            if vm is not None:
+                self._vms.destroy(vm)
+            self._containers.vm_gone("", pod_id)
+            self._network.release(pod_id)
+            self._records.change(pod_id, PodState.STOPPED, outcome="failed", reason="the daemon ended during the start")
+        elif state == PodState.STOPPING:
+            self._pods.settle_stopped(pod_id, vm)
+        elif state in WITH_VM:
+            self._running(pod_id, state)
+        else:
+            self._settle_containers(pod_id)
+
+    def _running(self, pod_id: str, state: PodState) -> None:
+        vm = self._vms.of_pod(pod_id)
+        if vm is None:
+            self._containers.vm_gone("", pod_id)
+            self._network.release(pod_id)
+            self._records.change(pod_id, PodState.STOPPED, outcome="failed", reason="its VM ended while no daemon ran")
+            return
+        if vm.state == PAUSED:
+            if state == PodState.RUNNING:
+                self._records.change(pod_id, PodState.PAUSED)
+            return  # its agent is met when it is unpaused
+        if state == PodState.PAUSED:
+            self._records.change(pod_id, PodState.RUNNING)
+        self._pods.adopt(vm)
+        log.info("recovery.pod_adopted", pod=pod_id, vm=vm.id)
+
+    def _settle_containers(self, pod_id: str) -> None:
+        if any(row.state in LIVE for row in self._containers.records.of_pod(pod_id)):
+            self._containers.vm_gone("", pod_id)
+
+    def _give_up(self, pod_id: str) -> None:
+        """Leave a pod stopped whose VM cannot be joined."""
+        with contextlib.suppress(HyperError):
+            vm = self._vms.of_pod(pod_id)
+            if vm is not None:
+                self._vms.destroy(vm)
+            self._containers.vm_gone("", pod_id)
+            self._network.release(pod_id)
+            self._records.update(pod_id, state=PodState.STOPPED, outcome="failed", reason="it could not be joined again")

@@ -1,0 +1,401 @@
+"""Pods: the unit that has a VM. Creates, starts, stops and removes them; every step has an undo."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import string
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from hyperd.config import Config
+from hyperd.container.execs import ExecService
+from hyperd.container.locks import PodLocks
+from hyperd.container.logconf import log_settings
+from hyperd.container.plan import check_files
+from hyperd.container.service import ContainerService, check_supported, image_base, named
+from hyperd.container.states import LIVE, ContainerState
+from hyperd.db.models import PodRow
+from hyperd.errors import Busy, Conflict, HyperError, InvalidInput, NotAlive, NotFound, NotSupported
+from hyperd.image.service import ImageService
+from hyperd.network.service import Lease, NetworkService
+from hyperd.pod import views
+from hyperd.pod.model import PodSpec, PortSpec
+from hyperd.pod.records import PodRecords
+from hyperd.pod.scratch import make_scratch
+from hyperd.pod.spec import parse_pod
+from hyperd.pod.states import WITH_VM, PodState, list_word
+from hyperd.pod.views import PodView
+from hyperd.vm import guestfs
+from hyperd.vm.driver import NicSpec
+from hyperd.vm.service import Vm, VmService, require_running
+
+log = structlog.get_logger(__name__)
+
+SIGKILL = 9
+MAX_HOSTNAME = 63
+
+
+class PodService:
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        records: PodRecords,
+        containers: ContainerService,
+        execs: ExecService,
+        images: ImageService,
+        network: NetworkService,
+        vms: VmService,
+        locks: PodLocks,
+    ) -> None:
+        self._config = config
+        self.records = records
+        self._containers = containers
+        self._execs = execs
+        self._images = images
+        self._network = network
+        self._vms = vms
+        self._locks = locks
+
+    # -- commands
+
+    def create(self, spec: PodSpec) -> str:
+        """Register a pod and its containers; nothing runs yet.
+
+        After a failure nothing is left. Errors: ImageNotFound (the only 404), InvalidInput, Conflict, NotSupported, Busy.
+        """
+        spec = self._complete(spec)
+        check_pod_supported(spec)
+        for container in spec.containers:
+            check_supported(container)
+            check_files(container, spec.files)
+            log_settings(self._config, spec, spec.id, "check", container)
+            self._images.get(container.image)
+        with self._locks.locked(spec.id, "create"):
+            if self.records.count() >= self._config.max_pods:
+                raise Busy(f"There have already been {self._config.max_pods} Pods", resolution="remove some")
+            self.records.insert(spec)
+            try:
+                self._reserve(spec)
+                for position, container in enumerate(spec.containers):
+                    self._containers.insert(spec.id, container, position=position)
+            except BaseException:
+                self._erase(spec.id)
+                raise
+        log.info("pod.created", pod=spec.id)
+        return spec.id
+
+    def start(self, pod_id: str, *, vm_id: str = "") -> str:
+        """Start a pod (or the containers of a running one that do not run); give its VM's id.
+
+        Args:
+            pod_id: the pod.
+            vm_id: an idle VM to run on; empty boots a new one.
+
+        A start that fails leaves the pod as it was before and no VM. Errors: NotFound, NotAlive, Conflict, DriverError, AgentError,
+        OutOfSpace, Timeout, ImageNotFound.
+
+        """
+        with self._locks.locked(pod_id, "start"):
+            row = self.records.get(pod_id)
+            state = PodState(row.state)
+            spec = parse_pod(row.spec)
+            if state == PodState.PAUSED:
+                raise NotAlive(f"the pod {pod_id} is paused", resolution="unpause it")
+            if state == PodState.RUNNING:
+                if vm_id and self._vms.of_pod(pod_id) is not self._vms.get(vm_id):
+                    raise Conflict(f"pod {pod_id} is already running")
+                vm = require_running(self._vms.of_pod(pod_id), pod_id)
+            else:
+                vm = self._raise_vm(spec, vm_id)
+            self._start_containers(vm, pod_id, fresh=state != PodState.RUNNING)
+            return vm.id
+
+    def stop(self, pod_id: str, *, stop_vm: bool = True) -> None:
+        """Stop a pod: its containers' stop signals, SIGKILL after the grace, then the VM goes (or becomes idle).
+
+        A pod that does not run is left as it is. Errors: NotFound, DriverError.
+        """
+        with self._locks.locked(pod_id, "stop"):
+            state = PodState(self.records.get(pod_id).state)
+            if state not in WITH_VM:
+                return
+            vm = self._vms.of_pod(pod_id)
+            if state == PodState.PAUSED and vm is not None:
+                self._vms.unpause(vm)
+            self.records.change(pod_id, PodState.STOPPING)
+            if vm is not None:
+                try:
+                    self._containers.stop_all(pod_id, grace=self._config.stop_grace)
+                except HyperError as error:
+                    log.warning("pod.stop_hard", pod=pod_id, error=str(error))
+            self.settle_stopped(pod_id, vm, keep_vm=not stop_vm)
+            log.info("pod.stopped", pod=pod_id)
+
+    def remove(self, pod_id: str) -> None:
+        """Remove a pod, running or not, with its containers, logs, disk, addresses and ports. Errors: NotFound."""
+        with self._locks.locked(pod_id, "remove"):
+            self.records.get(pod_id)
+            self.records.update(pod_id, state=PodState.REMOVING)
+            self._erase(pod_id)
+        log.info("pod.removed", pod=pod_id)
+
+    def kill(self, pod_id: str, *, container: str = "", signal: int = 15) -> None:
+        """Send a signal to one container or all of a pod; SIGKILL to all switches the VM off.
+
+        Errors: NotFound, InvalidInput, AgentError.
+        """
+        rows = self._containers.records.of_pod(self.records.get(pod_id).id)
+        if container:
+            found = self._containers.records.find(container)
+            if found.pod_id != pod_id:
+                raise NotFound(f"can not get container {container} in pod {pod_id}")
+            self._containers.kill(found.id, signal)
+        elif signal == SIGKILL:
+            self._hard_stop(pod_id)
+        else:
+            for row in rows:
+                if row.state in LIVE:
+                    self._containers.kill(row.id, signal)
+
+    def pause(self, pod_id: str) -> None:
+        """Stop the pod's CPUs. Errors: NotFound, Conflict, DriverError."""
+        with self._locks.locked(pod_id, "pause"):
+            self._expect(pod_id, PodState.RUNNING, "pause")
+            self._vms.pause(require_running(self._vms.of_pod(pod_id), pod_id))
+            self.records.change(pod_id, PodState.PAUSED)
+
+    def unpause(self, pod_id: str) -> None:
+        """Let a paused pod go on. Errors: NotFound, Conflict, DriverError."""
+        with self._locks.locked(pod_id, "unpause"):
+            self._expect(pod_id, PodState.PAUSED, "unpause")
+            vm = self._vms.of_pod(pod_id)
+            if vm is None:
+                raise NotAlive(f"the pod {pod_id} has no VM")
+            met = vm.connected
+            self._vms.unpause(vm)
+            self.records.change(pod_id, PodState.RUNNING)
+            if not met:
+                self.adopt(vm)
+
+    def set_labels(self, pod_id: str, labels: dict[str, str], *, override: bool) -> None:
+        """Merge labels; an existing key needs ``override``, or nothing is changed. Errors: NotFound, Conflict."""
+        with self._locks.locked(pod_id, "set labels"):
+            old = dict(self.records.get(pod_id).labels)
+            taken = sorted(key for key in labels if key in old)
+            if taken and not override:
+                raise Conflict(f"Can't update label {taken[0]} without override flag")
+            self.records.update(pod_id, labels={**old, **labels})
+
+    # -- looking
+
+    def views(self, *, pod_id: str = "", vm_id: str = "") -> list[PodView]:
+        """List pods, by id or VM where given."""
+        vms = {view.pod_id: view.id for view in self._vms.views() if view.pod_id}
+        return [
+            PodView(id=row.id, name=row.id, vm_id=vms.get(row.id, ""), status=list_word(PodState(row.state), row.outcome))
+            for row in self.records.all()
+            if (not pod_id or row.id == pod_id) and (not vm_id or vms.get(row.id) == vm_id)
+        ]
+
+    def info(self, pod_id: str) -> dict[str, Any]:
+        """Give ``PodInfo``. Errors: NotFound."""
+        row = self.records.get(pod_id)
+        containers = self._containers.records.of_pod(pod_id)
+        described = [self._containers.describe(container) for container in containers]
+        vm, lease = self._vms.of_pod(pod_id), self._network.lease(pod_id)
+        return views.pod_info(
+            row,
+            parse_pod(row.spec),
+            vm_id=vm.id if vm else "",
+            address=lease.cidr if lease and vm else "",
+            containers=list(zip(containers, described, strict=True)),
+        )
+
+    def portmappings(self, pod_id: str) -> list[PortSpec]:
+        """Give the pod's published ports. Errors: NotFound."""
+        return list(parse_pod(self.records.get(pod_id).spec).portmappings)
+
+    # -- what happens by itself
+
+    def vm_gone(self, vm: Vm) -> None:
+        """A pod's VM ended without being told to: the pod is stopped and failed."""
+        self._execs.vm_gone(vm.id)
+        if not vm.pod_id:
+            return
+        with self._locks.locked(vm.pod_id, "clean up after its VM"):
+            try:
+                state = PodState(self.records.get(vm.pod_id).state)
+            except NotFound:
+                return
+            self._containers.vm_gone(vm.id, vm.pod_id)
+            if state in WITH_VM:
+                self._network.release(vm.pod_id)
+                self.records.change(
+                    vm.pod_id, PodState.STOPPED, outcome="failed", reason="the VM ended by itself", finished_at=time.time()
+                )
+
+    def adopt(self, vm: Vm) -> None:
+        """Join a pod whose VM outlived the last daemon. Errors: AgentError."""
+        states = {state.ident: state for state in vm.agent.processes()}
+        self._containers.adopt(vm, states)
+        self._execs.adopt(vm, states)
+
+    def settle_stopped(self, pod_id: str, vm: Vm | None, *, keep_vm: bool = False) -> None:
+        """Take the VM away and note the pod as stopped (the lock is held)."""
+        if vm is not None:
+            self._execs.vm_gone(vm.id)
+            if keep_vm:
+                self._vms.release(vm)
+            else:
+                self._vms.shutdown(vm)
+            self._containers.vm_gone(vm.id, pod_id)
+        self._network.release(pod_id)
+        rows = self._containers.records.of_pod(pod_id)
+        failed = any(row.state == ContainerState.EXITED and row.exit_code for row in rows)
+        self.records.change(
+            pod_id, PodState.STOPPED, outcome="failed" if failed else "succeeded", finished_at=time.time()
+        )
+
+    def scratch(self, pod_id: str) -> Path:
+        """Give the path of the pod's writable disk."""
+        return self._config.root / "pods" / pod_id / "scratch.img"
+
+    # -- inside
+
+    def _complete(self, spec: PodSpec) -> PodSpec:
+        """Fill in what the caller left open: id, hostname, names of containers; ports of containers go to the pod."""
+        pod_id = spec.id or "pod-" + "".join(secrets.choice(string.ascii_letters) for _ in range(10))
+        containers = tuple(
+            container if container.name else named(container, f"{pod_id}-{image_base(container.image)}-{index}")
+            for index, container in enumerate(spec.containers)
+        )
+        names = [container.name for container in containers]
+        if len(set(names)) != len(names):
+            raise InvalidInput("the containers' names are not unique", details=", ".join(names))
+        ports = (*spec.portmappings, *(port for container in containers for port in container.ports if port.host_port))
+        containers = tuple(replace(container, ports=()) for container in containers)
+        hostname = spec.hostname or pod_id[:MAX_HOSTNAME]
+        return replace(spec, id=pod_id, hostname=hostname, containers=containers, portmappings=ports)
+
+    def _reserve(self, spec: PodSpec) -> Lease:
+        lease = self._network.allocate(spec.id)
+        mappings = views.port_mappings(spec)
+        if mappings:
+            self._network.publish(spec.id, lease.cidr.partition("/")[0], mappings)
+        return lease
+
+    @contextmanager
+    def _starting(self, pod_id: str) -> Iterator[ExitStack]:
+        """Note the pod as starting; on a failure run the undo steps and put the state back."""
+        before = self.records.change(pod_id, PodState.STARTING)
+        with ExitStack() as undo:
+            try:
+                yield undo
+            except BaseException:
+                undo.close()
+                self.records.change(pod_id, before if before == PodState.PENDING else PodState.STOPPED)
+                raise
+            undo.pop_all()
+
+    def _raise_vm(self, spec: PodSpec, vm_id: str) -> Vm:
+        """Bring the pod's VM up, network and disks included."""
+        with self._starting(spec.id) as undo:
+            undo.callback(self._network.release, spec.id)
+            lease = self._reserve(spec)
+            scratch = self.scratch(spec.id)
+            make_scratch(scratch, self._config.scratch_size)
+            rows = self._containers.records.of_pod(spec.id)
+            layers = [layer.path for row in rows for layer in self._images.get(row.image_id).layers]
+            nic = NicSpec(mac=lease.mac, tap=lease.tap, bridge=lease.bridge, mtu=lease.mtu)
+            size = spec.resource
+            if vm_id:
+                vm = self._vms.claim(vm_id, spec.id, vcpu=size.vcpu, memory=size.memory)
+                undo.callback(self._vms.destroy, vm)
+                self._vms.plug(vm, scratch=scratch, layers=layers, nic=nic)
+            else:
+                vm = self._vms.boot(
+                    vcpu=size.vcpu, memory=size.memory, pod_id=spec.id, disks=layers, scratch=scratch, nics=[nic]
+                )
+                undo.callback(self._vms.destroy, vm)
+            vm.agent.run(guestfs.enter(self._setup(spec, lease)))
+            self.records.change(spec.id, PodState.RUNNING, started_at=time.time(), finished_at=None, outcome="", reason="")
+            return vm
+
+    def _setup(self, spec: PodSpec, lease: Lease) -> guestfs.GuestSetup:
+        nic = guestfs.GuestNic(mac=lease.mac, cidr=lease.cidr, gateway=lease.gateway, mtu=lease.mtu)
+        return guestfs.GuestSetup(
+            hostname=spec.hostname,
+            nics=[nic],
+            dns=spec.dns or lease.dns,
+            dns_search=spec.dns_search,
+            dns_options=spec.dns_options,
+        )
+
+    def _start_containers(self, vm: Vm, pod_id: str, *, fresh: bool) -> None:
+        try:
+            for row in self._containers.records.of_pod(pod_id):
+                self._containers.start_in(vm, row.id)
+        except BaseException as error:
+            log.warning("pod.start_failed", pod=pod_id, error=str(error))
+            if fresh:
+                self.records.change(pod_id, PodState.STOPPING)
+                self.settle_stopped(pod_id, vm)
+                self.records.update(pod_id, outcome="failed", reason=str(error)[:500])
+            raise
+
+    def _hard_stop(self, pod_id: str) -> None:
+        with self._locks.locked(pod_id, "kill"):
+            if PodState(self.records.get(pod_id).state) not in WITH_VM:
+                return
+            vm = self._vms.of_pod(pod_id)
+            self.records.change(pod_id, PodState.STOPPING)
+            if vm is not None:
+                self._vms.destroy(vm)
+                self._execs.vm_gone(vm.id)
+                self._containers.vm_gone(vm.id, pod_id)
+            self.settle_stopped(pod_id, None)
+
+    def _erase(self, pod_id: str) -> None:
+        """Remove everything of a pod (the lock is held); fine for what does not exist."""
+        vm = self._vms.of_pod(pod_id)
+        if vm is not None:
+            self._vms.destroy(vm)
+            self._execs.vm_gone(vm.id)
+            self._containers.vm_gone(vm.id, pod_id)
+        self._network.release(pod_id)
+        for row in self._containers.records.of_pod(pod_id):
+            self._containers.discard(row)
+        shutil.rmtree(self._config.root / "pods" / pod_id, ignore_errors=True)
+        self.records.delete(pod_id)
+
+    def _expect(self, pod_id: str, wanted: PodState, verb: str) -> PodRow:
+        row = self.records.get(pod_id)
+        if row.state != wanted:
+            raise Conflict(f"{verb}: pod state is not valid: {row.state}")
+        return row
+
+
+def check_pod_supported(spec: PodSpec) -> None:
+    """Refuse what this version cannot do yet. Errors: NotSupported."""
+    missing = {
+        "services": spec.services,
+        "interfaces": spec.interfaces,
+        "portmappingWhiteLists": spec.portmapping_white_lists.internal_networks
+        or spec.portmapping_white_lists.external_networks,
+        "volumes with a source or format": [volume for volume in spec.volumes if volume.source or volume.format],
+    }
+    for name, value in missing.items():
+        if value:
+            raise NotSupported(f"{name} of a pod are not supported by this version", resolution="leave them out")
+
+

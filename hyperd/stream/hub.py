@@ -1,0 +1,191 @@
+"""A hub joins the outputs of one process with its log and with every client that is attached.
+
+Bytes are acknowledged to the guest only when the log has them on disk and no client lags too far behind: a slow client slows its own
+process, nothing else. All of it belongs to the relay's thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+
+from hyperd.stream.connection import ClientConnection
+from hyperd.stream.frames import STDERR, STDOUT, STREAM_NAMES, stdcopy
+from hyperd.stream.logs import JsonFileLog
+from hyperd.stream.relay import Relay
+
+log = structlog.get_logger(__name__)
+
+LOG_RETRY = 1.0
+
+
+class Acknowledge(Protocol):
+    """How a hub tells the guest what it has consumed."""
+
+    def __call__(self, stream: int, offset: int, /) -> None:
+        """Acknowledge everything before ``offset`` of stdout (1) or stderr (2)."""
+
+
+class OutputHub:
+    """The outputs of one process.
+
+    Args:
+        tty: raw output to clients; else Docker's multiplexed frames.
+        log: where output is kept, or None.
+        on_end: called once when every output has ended.
+
+    """
+
+    def __init__(self, relay: Relay, *, tty: bool, log_file: JsonFileLog | None = None) -> None:
+        self.relay = relay
+        self.tty = tty
+        self.log = log_file
+        self.on_end: Callable[[], object] = lambda: None
+        self.ended = False
+        self._clients: set[ClientConnection] = set()
+        self._acknowledge: Acknowledge | None = None
+        self._received: dict[int, int] = {}
+        self._acked: dict[int, int] = {}
+        self._eof: dict[int, int] = {}
+        self._unlogged: list[tuple[int, bytes, int]] = []
+        self._last_data = 0.0
+        self._expected: tuple[int, ...] = (STDOUT,) if tty else (STDOUT, STDERR)
+
+    def connect(self, acknowledge: Acknowledge, offsets: dict[int, int] | None = None) -> None:
+        """Join the guest's streams; ``offsets`` are where they resume after a restart of the daemon."""
+        self._acknowledge = acknowledge
+        self._received.update(offsets or {})
+        self._acked.update(offsets or {})
+
+    def resume_offsets(self) -> dict[int, int]:
+        """Give the offsets that are safely on disk, by stream number."""
+        if self.log is None:
+            return {}
+        return {number: self.log.persisted.get(name, 0) for number, name in STREAM_NAMES.items()}
+
+    def attach(self, client: ClientConnection) -> None:
+        """Send this client everything from now on."""
+        if self.ended:
+            client.finish()
+            return
+        self._clients.add(client)
+        client.on_drained = self._settle
+        on_closed = client.on_closed
+
+        def gone() -> None:
+            self.detach(client)
+            on_closed()
+
+        client.on_closed = gone
+
+    def detach(self, client: ClientConnection) -> None:
+        """Send this client no more."""
+        self._clients.discard(client)
+        self._settle()
+
+    def data(self, stream: int, offset: int, data: bytes) -> None:
+        """Take bytes from the guest; ``offset`` is that of the first. Bytes seen before are dropped."""
+        self._last_data = time.monotonic()
+        seen = self._received.get(stream, 0)
+        if offset < seen:
+            data = data[seen - offset :]
+        elif offset > seen:
+            log.warning("stream.gap", stream=stream, expected=seen, got=offset)
+            self._received[stream] = offset
+            if self.log is not None:
+                self.log.persisted[STREAM_NAMES[stream]] = offset
+        if not data or stream not in self._expected:
+            return
+        self._received[stream] = max(seen, offset) + len(data)
+        self.emit(stream, data)
+
+    def mix(self) -> None:
+        """Give clients stdout and stderr as raw bytes, mixed, although there is no terminal (execvm)."""
+        self.tty = True
+        self._expected = (STDOUT, STDERR)
+
+    def quiet_for(self, seconds: float) -> bool:
+        """Tell whether nothing has come for so long and every client has taken what came."""
+        busy = self._unlogged or any(client.congested for client in self._clients)
+        return not busy and time.monotonic() - self._last_data >= seconds
+
+    def emit(self, stream: int, data: bytes) -> None:
+        """Hand bytes to log and clients (also the daemon's own words, such as why a program could not start)."""
+        if self.log is not None:
+            self._unlogged.append((stream, data, time.time_ns()))
+            self._write_log()
+        framed = data if self.tty else stdcopy(stream, data)
+        for client in tuple(self._clients):
+            client.write(framed)
+        self._settle()
+
+    def eof(self, stream: int, offset: int) -> None:
+        """Note the end of an output; when the last has ended the clients are let go."""
+        self._eof[stream] = offset
+        self._settle()
+
+    def end(self) -> None:
+        """End without the guest's EOF (the VM is gone, or the process never started)."""
+        if self.ended:
+            return
+        self.ended = True
+        if self.log is not None:
+            for name in STREAM_NAMES.values():
+                try:
+                    self.log.flush(name, time.time_ns())
+                except OSError as error:
+                    log.error("log.lost_tail", path=str(self.log.path), error=str(error))
+            self.log.finish()
+        for client in tuple(self._clients):
+            client.finish()
+        self._clients.clear()
+        self.on_end()
+
+    def _write_log(self) -> None:
+        if self.log is None:
+            return
+        while self._unlogged:
+            stream, data, when = self._unlogged[0]
+            try:
+                self.log.write(STREAM_NAMES[stream], data, when)
+            except OSError as error:
+                # Nothing is lost: it stays here and in the guest, which stops when its window is full.
+                log.error("log.write_failed", path=str(self.log.path), error=str(error), retry_in=LOG_RETRY)
+                self.relay.loop.call_later(LOG_RETRY, self._retry)
+                return
+            self._unlogged.pop(0)
+
+    def _retry(self) -> None:
+        if not self.ended:
+            self._write_log()
+            self._settle()
+
+    def _settle(self) -> None:
+        """Acknowledge what is consumed; end when everything has ended and is consumed."""
+        if self.ended or any(client.congested for client in self._clients):
+            return
+        for stream in self._expected:
+            self._settle_stream(stream)
+        if all(self._acked.get(stream, 0) > self._eof.get(stream, 1 << 62) for stream in self._expected):
+            self.end()
+
+    def _settle_stream(self, stream: int) -> None:
+        done = self._received.get(stream, 0)
+        if self.log is not None:
+            done = min(done, self.log.persisted.get(STREAM_NAMES[stream], 0))
+        final = self._eof.get(stream)
+        if final is not None and self._received.get(stream, 0) >= final and not self._unlogged:
+            if self.log is not None:
+                try:
+                    self.log.flush(STREAM_NAMES[stream], time.time_ns())
+                except OSError:
+                    self.relay.loop.call_later(LOG_RETRY, self._retry)
+                    return
+            done = final + 1
+        if done > self._acked.get(stream, 0):
+            self._acked[stream] = done
+            if self._acknowledge is not None:
+                self._acknowledge(stream, done)

@@ -1,0 +1,149 @@
+"""Container logs in Docker's json-file form, with exact bytes and resumable offsets.
+
+A line is ``{"log": text, "stream": "stdout", "time": RFC 3339, "run": n, "end": offset}``: Docker's three keys plus the number
+of the container's run and the offset in that run's stream just behind the text. After a crash the last lines tell which bytes are on
+disk, so the guest sends again from there: no hole, nothing twice. Bytes that are no UTF-8 become lone surrogates (PEP 383), which JSON
+can carry and which give the same bytes back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from json import loads
+from json.encoder import encode_basestring_ascii
+from pathlib import Path
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+MAX_LINE = 16_384  # Docker cuts longer lines in pieces, too
+
+
+def now_text(nanoseconds: int) -> str:
+    """Give a time in ns since 1970 as RFC 3339 with nine digits."""
+    seconds, nano = divmod(nanoseconds, 1_000_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nano:09d}Z"
+
+
+class JsonFileLog:
+    """Writes the log of one container. Belongs to the relay's thread.
+
+    Args:
+        path: current file; older ones are ``path.1`` (newest) and so on.
+        run: number of the container's current run.
+        max_size: bytes of a file before it is rotated, 0 = never.
+        max_file: files kept, the current one included.
+
+    """
+
+    def __init__(self, path: Path, *, run: int, max_size: int = 0, max_file: int = 1) -> None:
+        self.path = path
+        self.run = run
+        self.max_size = max_size
+        self.max_file = max(1, max_file)
+        self.persisted: dict[str, int] = {}
+        self.listeners: set[Callable[[], None]] = set()
+        self.finished = False
+        self._partial: dict[str, bytes] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        self._recover()
+
+    def write(self, stream: str, data: bytes, time_ns: int) -> None:
+        """Add bytes of a stream; whole lines (and pieces of very long ones) go to disk at once.
+
+        Errors: OSError (disk full); the log is then as before and the same bytes may be given again.
+        """
+        text = self._partial.get(stream, b"") + data
+        end = self.persisted.get(stream, 0)
+        pieces: list[bytes] = []
+        at = 0
+        while at < len(text):
+            newline = text.find(b"\n", at, at + MAX_LINE)
+            if newline >= 0:
+                stop = newline + 1
+            elif len(text) - at >= MAX_LINE:
+                stop = at + MAX_LINE
+            else:
+                break
+            pieces.append(text[at:stop])
+            at = stop
+        if pieces:
+            end = self._append(stream, pieces, end, time_ns)
+        self._partial[stream] = text[at:]
+        self.persisted[stream] = end
+
+    def flush(self, stream: str, time_ns: int) -> None:
+        """Write what is left of a last line without a newline. Errors: OSError as for write."""
+        rest = self._partial.get(stream, b"")
+        if rest:
+            self.persisted[stream] = self._append(stream, [rest], self.persisted.get(stream, 0), time_ns)
+            self._partial[stream] = b""
+
+    def finish(self) -> None:
+        """Tell followers that nothing more comes in this run, and close the file."""
+        self.finished = True
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        self._notify()
+
+    def _append(self, stream: str, pieces: list[bytes], end: int, time_ns: int) -> int:
+        if self.max_size and os.fstat(self._fd).st_size >= self.max_size:
+            self._rotate()
+        tail = f',"stream":"{stream}","time":"{now_text(time_ns)}","run":{self.run},"end":'
+        lines = []
+        for piece in pieces:
+            end += len(piece)
+            lines.append(f'{{"log":{encode_basestring_ascii(piece.decode("utf-8", "surrogateescape"))}{tail}{end}}}\n')
+        blob = "".join(lines).encode("ascii")
+        size = os.fstat(self._fd).st_size
+        try:
+            written = 0
+            while written < len(blob):
+                written += os.write(self._fd, blob[written:])
+        except OSError:
+            os.ftruncate(self._fd, size)
+            raise
+        self._notify()
+        return end
+
+    def _notify(self) -> None:
+        for listener in tuple(self.listeners):
+            listener()
+
+    def _rotate(self) -> None:
+        for number in range(self.max_file - 1, 0, -1):
+            older = Path(f"{self.path}.{number}")
+            newer = Path(f"{self.path}.{number - 1}") if number > 1 else self.path
+            with contextlib.suppress(FileNotFoundError):
+                newer.rename(older)
+        if self.max_file == 1:
+            self.path.unlink(missing_ok=True)
+        os.close(self._fd)
+        self._fd = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o640)
+
+    def _recover(self) -> None:
+        """Cut a torn last line and find the offsets of this run that are on disk."""
+        for path in (self.path, Path(f"{self.path}.1")):
+            try:
+                lines = path.read_bytes().splitlines(keepends=True)
+            except FileNotFoundError:
+                continue
+            if path == self.path and lines and not lines[-1].endswith(b"\n"):
+                os.ftruncate(self._fd, sum(map(len, lines[:-1])))
+                lines.pop()
+            for line in reversed(lines):
+                try:
+                    entry = loads(line)
+                    if entry.get("run") != self.run:
+                        return
+                    self.persisted.setdefault(str(entry["stream"]), int(entry["end"]))
+                except (ValueError, KeyError, AttributeError):
+                    log.warning("log.bad_line", path=str(path))
+                if len(self.persisted) == 2:
+                    return

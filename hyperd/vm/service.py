@@ -1,0 +1,465 @@
+"""VMs: booting, disks, the agent's connection, idle VMs and what an earlier daemon left running.
+
+The table ``vms`` says which VMs should be; the driver says which are. A row is written before a VM is made and deleted after it is gone,
+so a daemon that dies in between leaves nothing nobody knows of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import shutil
+import string
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import structlog
+from sqlalchemy import select
+
+from hyperd.agent.client import AgentClient
+from hyperd.agent.frames import Method
+from hyperd.agent.plan import Plan
+from hyperd.config import Config
+from hyperd.db.models import VmRow
+from hyperd.db.session import Database
+from hyperd.errors import AgentError, Conflict, HyperError, InvalidInput, NotAlive, NotFound
+from hyperd.stream.relay import Relay
+from hyperd.vm import guestfs
+from hyperd.vm.driver import DiskSpec, NicSpec, PowerState, VmDriver, VmEvent, VmSpec
+
+log = structlog.get_logger(__name__)
+
+SCRATCH_LUN = 0
+MAX_LUN = 254
+RECONNECT_TIMEOUT = 20.0
+BOOTING, IDLE, ASSOCIATED, PAUSED = "booting", "idle", "associated", "paused"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BootFiles:
+    """What a VM boots from."""
+
+    kernel: Path
+    initrd: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class VmView:
+    """A VM as ``GET /list?item=vm`` shows it."""
+
+    id: str
+    pod_id: str
+    status: str
+
+
+@dataclass(kw_only=True)
+class Vm:
+    """A VM that runs. ``disks`` maps image files to LUNs; ``layers`` maps layer files to LUNs mounted in the guest."""
+
+    id: str
+    vcpu: int
+    memory: int
+    rundir: Path
+    agent: AgentClient
+    pod_id: str = ""
+    state: str = BOOTING
+    created_at: float = 0.0
+    disks: dict[str, int] = field(default_factory=dict)
+    layers: dict[str, int] = field(default_factory=dict)
+    nics: list[str] = field(default_factory=list)
+    ending: bool = False
+    connected: bool = True
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+
+class VmService:
+    """See the module's docstring.
+
+    Args:
+        boot_files: gives kernel and initramfs; asked at every boot, so that a guest built later is used.
+
+    ``on_exit`` (loop's thread) and ``on_gone`` (a thread of this service) are set by the services above before ``open``.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        database: Database,
+        driver: VmDriver,
+        relay: Relay,
+        boot_files: Callable[[], BootFiles],
+    ) -> None:
+        self._config = config
+        self._db = database
+        self._driver = driver
+        self._relay = relay
+        self._boot_files = boot_files
+        self._vms: dict[str, Vm] = {}
+        self._lock = threading.RLock()
+        self._gone: SimpleQueue[str] = SimpleQueue()
+        self._thread = threading.Thread(target=self._watch, name="vm-events", daemon=True)
+        self.on_exit: Callable[[str, str, int], None] = lambda _vm, _process, _code: None
+        self.on_gone: Callable[[Vm], None] = lambda _vm: None
+
+    def open(self) -> None:
+        """Find the VMs of an earlier daemon again; switch off what no row names and what was half made."""
+        self._config.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._driver.subscribe(self._on_event)
+        states = self._driver.states()
+        with self._db.session() as session:
+            rows = {row.id: row for row in session.scalars(select(VmRow))}
+        for vm_id in states.keys() - rows.keys():
+            log.warning("vm.unknown_removed", vm=vm_id)
+            self._driver.destroy(vm_id)
+        for row in rows.values():
+            if row.id not in states or row.state == BOOTING or not self._adopt(row, states[row.id]):
+                self._erase(row.id)
+        for directory in self._config.run.glob("vm-*"):
+            if directory.name not in self._vms:
+                shutil.rmtree(directory, ignore_errors=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Let go of every VM; they run on."""
+        with self._lock:
+            for vm in self._vms.values():
+                vm.ending = True
+                vm.agent.close()
+        self._gone.put("")
+        if self._thread.is_alive():
+            self._thread.join(5)
+
+    def boot(
+        self,
+        *,
+        vcpu: int,
+        memory: int,
+        pod_id: str = "",
+        disks: Sequence[Path] = (),
+        scratch: Path | None = None,
+        nics: Sequence[NicSpec] = (),
+    ) -> Vm:
+        """Boot a VM and wait for its agent.
+
+        Args:
+            vcpu: number of CPUs. memory: MiB.
+            pod_id: the pod it is for; empty makes an idle VM.
+            disks: read-only layers. scratch: the pod's writable disk, LUN 0.
+            nics: attached at boot.
+
+        On failure nothing is left. Errors: DriverError, AgentError, Timeout, Conflict, InvalidInput (too many layers).
+
+        """
+        vm_id = "vm-" + "".join(random.choices(string.ascii_letters, k=10))
+        luns = {str(path): number for number, path in enumerate(dict.fromkeys(disks), start=1)}
+        if len(luns) > MAX_LUN:
+            raise InvalidInput(f"{len(luns)} layers are more than a VM can have ({MAX_LUN})")
+        all_disks = dict(luns)
+        if scratch is not None:
+            all_disks[str(scratch)] = SCRATCH_LUN
+        vm = self._new(vm_id, vcpu=vcpu, memory=memory, pod_id=pod_id)
+        vm.disks, vm.nics = all_disks, [nic.mac for nic in nics]
+        try:
+            self._save(vm)
+            self._power_on(vm, [_disk(path, lun) for path, lun in all_disks.items()], nics)
+            vm.state = ASSOCIATED if pod_id else IDLE
+            self._save(vm)
+        except BaseException:
+            self.destroy(vm)
+            raise
+        return vm
+
+    def create(self, *, vcpu: int = 1, memory: int = 128, wait: bool = True) -> str:
+        """Boot an idle VM that a pod may be started on; give its id.
+
+        Args:
+            vcpu: number of CPUs. memory: MiB.
+            wait: False returns before it has booted; a boot that fails is then only logged.
+
+        Errors: InvalidInput, DriverError, AgentError, Timeout.
+
+        """
+        if not 1 <= vcpu <= 64 or not 32 <= memory <= 1 << 20:
+            raise InvalidInput(f"a VM with {vcpu} CPUs and {memory} MiB cannot be made")
+        if wait:
+            return self.boot(vcpu=vcpu, memory=memory).id
+        vm = self._new("vm-" + "".join(random.choices(string.ascii_letters, k=10)), vcpu=vcpu, memory=memory, pod_id="")
+        self._save(vm)
+        threading.Thread(target=self._boot_later, args=(vm,), name=f"boot-{vm.id}", daemon=True).start()
+        return vm.id
+
+    def get(self, vm_id: str) -> Vm:
+        """Give a VM that runs. Errors: NotFound."""
+        with self._lock:
+            vm = self._vms.get(vm_id)
+        if vm is None:
+            raise NotFound(f"The VM {vm_id} doesn't exist")
+        return vm
+
+    def of_pod(self, pod_id: str) -> Vm | None:
+        """Give the VM of a pod, if it has one."""
+        with self._lock:
+            return next((vm for vm in self._vms.values() if vm.pod_id == pod_id), None)
+
+    def views(self, *, pod_id: str = "", vm_id: str = "") -> list[VmView]:
+        """List VMs, by pod or id where given."""
+        with self._lock:
+            vms = list(self._vms.values())
+        return [
+            VmView(id=vm.id, pod_id=vm.pod_id, status=vm.state)
+            for vm in vms
+            if (not pod_id or vm.pod_id == pod_id) and (not vm_id or vm.id == vm_id)
+        ]
+
+    def remove(self, vm_id: str) -> None:
+        """Switch a VM off for good, whoever uses it; a pod on it becomes failed. Errors: NotFound."""
+        vm = self.get(vm_id)
+        owner = vm.pod_id
+        self.destroy(vm)
+        if owner:
+            self.on_gone(vm)
+
+    def destroy(self, vm: Vm) -> None:
+        """Switch a VM off at once and forget it; nothing of it is left but the files of its disks."""
+        vm.ending = True
+        vm.agent.close()
+        self._erase(vm.id)
+        with self._lock:
+            self._vms.pop(vm.id, None)
+
+    def claim(self, vm_id: str, pod_id: str, *, vcpu: int, memory: int) -> Vm:
+        """Give an idle VM to a pod. Errors: NotFound, Conflict (not idle, other size)."""
+        vm = self.get(vm_id)
+        with vm.lock:
+            if vm.state != IDLE:
+                raise Conflict(f"the VM {vm_id} is {vm.state}, not idle")
+            if vm.vcpu != vcpu:
+                raise Conflict("The new pod's cpu setting is different with the VM's cpu", details=f"{vcpu} and {vm.vcpu}")
+            if vm.memory != memory:
+                raise Conflict(
+                    "The new pod's memory setting is different with the VM's memory", details=f"{memory} and {vm.memory}"
+                )
+            vm.pod_id, vm.state = pod_id, ASSOCIATED
+            self._save(vm)
+            return vm
+
+    def plug(self, vm: Vm, *, scratch: Path | None = None, layers: Sequence[Path] = (), nic: NicSpec | None = None) -> None:
+        """Hot-plug what a pod needs and the VM does not have. Errors: DriverError, InvalidInput; undone by ``release``."""
+        with vm.lock:
+            if scratch is not None and str(scratch) not in vm.disks:
+                self._plug_disk(vm, scratch, SCRATCH_LUN)
+            for path in layers:
+                if str(path) not in vm.disks:
+                    used = set(vm.disks.values())
+                    lun = next((n for n in range(1, MAX_LUN + 1) if n not in used), None)
+                    if lun is None:
+                        raise InvalidInput(f"the pod's images have more layers than a VM can have ({MAX_LUN})")
+                    self._plug_disk(vm, path, lun)
+            if nic is not None and nic.mac not in vm.nics:
+                vm.nics.append(nic.mac)
+                self._save(vm)
+                self._driver.attach_nic(vm.id, nic)
+
+    def mount_layers(self, vm: Vm, paths: Sequence[Path]) -> list[str]:
+        """Mount layers in the guest and give their mount points, in the order asked. Errors: AgentError."""
+        with vm.lock:
+            missing = [path for path in dict.fromkeys(paths) if str(path) not in vm.layers]
+            if missing:
+                plan = Plan()
+                for path in missing:
+                    guestfs.mount_layer(plan, vm.disks[str(path)])
+                vm.agent.run(plan)
+                vm.layers.update({str(path): vm.disks[str(path)] for path in missing})
+                self._save(vm)
+            return [guestfs.layer_path(vm.disks[str(path)]) for path in paths]
+
+    def release(self, vm: Vm) -> None:
+        """Take a pod's disks and NICs out of its VM, which is idle then. Errors: AgentError, DriverError."""
+        with vm.lock:
+            vm.agent.run(guestfs.leave(vm.layers.values(), scratch=SCRATCH_LUN in vm.disks.values(), nics=len(vm.nics)))
+            vm.layers.clear()
+            for path, lun in list(vm.disks.items()):
+                self._driver.detach_disk(vm.id, lun)
+                del vm.disks[path]
+            for mac in list(vm.nics):
+                self._driver.detach_nic(vm.id, mac)
+                vm.nics.remove(mac)
+            vm.pod_id, vm.state = "", IDLE
+            self._save(vm)
+
+    def pause(self, vm: Vm) -> None:
+        """Stop the VM's CPUs. Errors: DriverError."""
+        with vm.lock:
+            self._driver.pause(vm.id)
+            vm.state = PAUSED
+            self._save(vm)
+
+    def unpause(self, vm: Vm) -> None:
+        """Let the VM's CPUs run; an agent not met since the daemon's start is met now. Errors: DriverError, AgentError."""
+        with vm.lock:
+            self._driver.resume(vm.id)
+            vm.state = ASSOCIATED if vm.pod_id else IDLE
+            self._save(vm)
+            if not vm.connected:
+                vm.agent.connect(fresh=False, timeout=RECONNECT_TIMEOUT)
+                vm.connected = True
+
+    def shutdown(self, vm: Vm, *, timeout: float = 10.0) -> None:
+        """Bring what the guest has written to its disks, then switch it off. A guest that does not answer is switched off, too."""
+        with contextlib.suppress(HyperError):
+            vm.agent.request(Method.QUIESCE, timeout=timeout)
+        self.destroy(vm)
+
+    def _new(self, vm_id: str, *, vcpu: int, memory: int, pod_id: str) -> Vm:
+        rundir = self._config.run / vm_id
+        agent = AgentClient(
+            self._relay,
+            name=vm_id,
+            control=rundir / "control.sock",
+            stream=rundir / "stream.sock",
+            on_exit=lambda process, code: self.on_exit(vm_id, process, code),
+            on_lost=lambda: self._gone.put(vm_id),
+        )
+        vm = Vm(id=vm_id, vcpu=vcpu, memory=memory, rundir=rundir, agent=agent, pod_id=pod_id, created_at=time.time())
+        with self._lock:
+            self._vms[vm_id] = vm
+        return vm
+
+    def _power_on(self, vm: Vm, disks: Sequence[DiskSpec], nics: Sequence[NicSpec]) -> None:
+        files = self._boot_files()
+        vm.rundir.mkdir(mode=0o700)
+        started = time.monotonic()
+        spec = VmSpec(
+            vm_id=vm.id,
+            vcpu=vm.vcpu,
+            memory=vm.memory,
+            kernel=files.kernel,
+            initrd=files.initrd,
+            rundir=vm.rundir,
+            disks=tuple(disks),
+            nics=tuple(nics),
+        )
+        self._driver.create(spec)
+        created = time.monotonic()
+        try:
+            vm.agent.connect(fresh=True, timeout=self._config.hypervisor.boot_timeout)
+        except HyperError as error:
+            raise AgentError(
+                f"the VM {vm.id} did not come up",
+                details=f"{error}; last words: {_last_words(spec.console_log)}",
+                resolution="see the VM's console log; is the guest built for this host?",
+            ) from error
+        ready = time.monotonic()
+        log.info("vm.booted", vm=vm.id, create_ms=round((created - started) * 1e3), ready_ms=round((ready - started) * 1e3))
+
+    def _boot_later(self, vm: Vm) -> None:
+        try:
+            self._power_on(vm, (), ())
+            vm.state = IDLE
+            self._save(vm)
+        except HyperError as error:
+            log.error("vm.boot_failed", vm=vm.id, error=str(error))
+            self.destroy(vm)
+
+    def _plug_disk(self, vm: Vm, path: Path, lun: int) -> None:
+        vm.disks[str(path)] = lun
+        self._save(vm)
+        try:
+            self._driver.attach_disk(vm.id, _disk(str(path), lun))
+        except BaseException:
+            del vm.disks[str(path)]
+            self._save(vm)
+            raise
+
+    def _save(self, vm: Vm) -> None:
+        detail: dict[str, Any] = {"disks": vm.disks, "layers": vm.layers, "nics": vm.nics}
+        with self._db.session() as session:
+            session.merge(
+                VmRow(
+                    id=vm.id,
+                    pod_id=vm.pod_id or None,
+                    state=vm.state,
+                    vcpu=vm.vcpu,
+                    memory=vm.memory,
+                    created_at=vm.created_at,
+                    detail=detail,
+                )
+            )
+
+    def _erase(self, vm_id: str) -> None:
+        self._driver.destroy(vm_id)
+        shutil.rmtree(self._config.run / vm_id, ignore_errors=True)
+        with self._db.session() as session:
+            row = session.get(VmRow, vm_id)
+            if row is not None:
+                session.delete(row)
+
+    def _adopt(self, row: VmRow, power: PowerState) -> bool:
+        if power == PowerState.SHUTOFF:
+            return False
+        vm = self._new(row.id, vcpu=row.vcpu, memory=row.memory, pod_id=row.pod_id or "")
+        vm.state, vm.created_at = row.state, row.created_at
+        vm.disks = dict(row.detail.get("disks", {}))
+        vm.layers = dict(row.detail.get("layers", {}))
+        vm.nics = list(row.detail.get("nics", []))
+        if power == PowerState.PAUSED:
+            if vm.state != PAUSED:
+                # Stopped by something else than us (a full disk): let it go on.
+                self._driver.resume(vm.id)
+            else:
+                vm.connected = False
+                return True
+        try:
+            vm.agent.connect(fresh=False, timeout=RECONNECT_TIMEOUT)
+        except HyperError as error:
+            log.error("vm.not_adopted", vm=vm.id, error=str(error))
+            with self._lock:
+                del self._vms[vm.id]
+            return False
+        log.info("vm.adopted", vm=vm.id, pod=vm.pod_id)
+        return True
+
+    def _on_event(self, event: VmEvent) -> None:
+        self._gone.put(event.vm_id)
+
+    def _watch(self) -> None:
+        while vm_id := self._gone.get():
+            with self._lock:
+                vm = self._vms.get(vm_id)
+            if vm is None or vm.ending:
+                continue
+            try:
+                log.warning("vm.gone", vm=vm_id, pod=vm.pod_id)
+                self.destroy(vm)
+                self.on_gone(vm)
+            except Exception:
+                log.exception("vm.clean_up_failed", vm=vm_id)
+
+
+def require_running(vm: Vm | None, pod_id: str) -> Vm:
+    """Give the pod's VM if its agent can be asked. Errors: NotAlive."""
+    if vm is None:
+        raise NotAlive(f"cannot complete the operation, because the pod {pod_id} is not running")
+    if vm.state == PAUSED:
+        raise NotAlive(f"cannot complete the operation, because the pod {pod_id} is paused")
+    return vm
+
+
+def _disk(path: str, lun: int) -> DiskSpec:
+    return DiskSpec(lun=lun, path=Path(path), readonly=lun != SCRATCH_LUN)
+
+
+def _last_words(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 600))
+            return file.read().decode("utf-8", "replace").strip() or "none"
+    except OSError:
+        return "none"
