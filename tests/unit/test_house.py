@@ -1,0 +1,256 @@
+"""The house rules that a machine can check; every test lists all offenders at once."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MAX_MODULE = 500  # lines
+MAX_FUNCTION = 50  # lines, the docstring not counted
+
+# From the top floor down; an import goes down, never up and never sideways. (CONTRIBUTING.md explains the floors.)
+FLOORS = (
+    {"cli", "__main__"},
+    {"app"},
+    {"api"},
+    {"engine"},
+    {"system"},
+    {"pod", "build"},
+    {"container"},
+    {"image", "volume", "network", "vm"},
+    {"registry", "db", "guest"},
+    {"agent"},
+    {"stream", "event"},
+    {"config"},
+    {"errors"},
+    {""},  # hyperd/__init__.py: the version
+)
+# Who alone may import what: the engine chooses the driver, the application mounts the API.
+ONLY_BY = {
+    "hyperd.vm.libvirt": {"hyperd.engine", "hyperd.vm.libvirt"},
+    "hyperd.vm.fake": {"hyperd.engine"},
+    "hyperd.api": {"hyperd.app", "hyperd.api"},
+    "hyperd.engine": {"hyperd.app", "hyperd.cli", "hyperd.api"},
+}
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Every module of both packages by its dotted name."""
+    found = {}
+    for package in ("hyperd", "hyperctl"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+@cache
+def tree(name: str) -> ast.Module:
+    """A module's syntax tree."""
+    return ast.parse(modules()[name].read_text(encoding="utf-8"))
+
+
+@cache
+def imports(name: str) -> list[tuple[int, str]]:
+    """What a module imports, wherever in it: line and the dotted name of a module of ours (or of someone else)."""
+    found = []
+    is_package = modules()[name].name == "__init__.py"
+    for node in ast.walk(tree(name)):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            parts = name.split(".")
+            base = parts[: len(parts) - node.level + is_package] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                inner = f"{source}.{alias.name}"
+                found.append((node.lineno, inner if inner in modules() else source))
+    return found
+
+
+def floor_of(name: str) -> int:
+    """The number of a module's floor, 0 is the top."""
+    part = [*name.split("."), ""][1]
+    for number, names in enumerate(FLOORS):
+        if part in names:
+            return number
+    raise AssertionError(f"{name} belongs to no floor: name its place in FLOORS")
+
+
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+def where(name: str, line: int) -> str:
+    return f"{modules()[name].relative_to(ROOT)}:{line}"
+
+
+def report(offenders: list[str]) -> None:
+    assert not offenders, f"{len(offenders)} offenders:\n" + "\n".join(sorted(offenders))
+
+
+def ours(name: str) -> Iterator[tuple[int, str]]:
+    for line, target in imports(name):
+        if within(target, "hyperd") or within(target, "hyperctl"):
+            yield line, target
+
+
+def test_there_is_something_to_check() -> None:
+    assert len(modules()) > 20
+
+
+def test_imports_go_down() -> None:
+    offenders = []
+    for name in modules():
+        if not within(name, "hyperd"):
+            continue
+        for line, target in ours(name):
+            if not within(target, "hyperd"):
+                continue
+            same = name.split(".")[1:2] == target.split(".")[1:2]
+            if not same and floor_of(target) <= floor_of(name):
+                offenders.append(f"{where(name, line)} {name} imports {target}, which is not below it")
+    report(offenders)
+
+
+def test_some_modules_are_reached_by_one_way_only() -> None:
+    offenders = []
+    for name in modules():
+        for line, target in ours(name):
+            for closed, allowed in ONLY_BY.items():
+                if within(target, closed) and not any(within(name, one) for one in allowed):
+                    offenders.append(f"{where(name, line)} {name} imports {target}; only {sorted(allowed)} may")
+    report(offenders)
+
+
+def test_imports_make_no_circle() -> None:
+    graph = {name: {target for _, target in ours(name) if target in modules()} - {name} for name in modules()}
+    offenders = []
+    state: dict[str, int] = {}
+
+    def visit(name: str, path: list[str]) -> None:
+        state[name] = 1
+        for target in sorted(graph[name]):
+            if state.get(target) == 1:
+                offenders.append(" -> ".join([*path[path.index(target) :], target]))
+            elif target not in state:
+                visit(target, [*path, target])
+        state[name] = 2
+
+    for name in graph:
+        if name not in state:
+            visit(name, [name])
+    report(offenders)
+
+
+def test_client_and_daemon_share_no_code() -> None:
+    report(
+        [
+            f"{where(name, line)} {name} imports {target}"
+            for name in modules()
+            for line, target in ours(name)
+            if name.split(".", maxsplit=1)[0] != target.split(".", maxsplit=1)[0]
+        ]
+    )
+
+
+def test_modules_are_short() -> None:
+    sizes = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in modules().items()}
+    report([f"{where(name, 1)} has {size} lines" for name, size in sizes.items() if size > MAX_MODULE])
+
+
+def functions(name: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """All functions and methods, but those of migrations, which are lists of tables."""
+    if ".migrations." in name:
+        return
+    for node in ast.walk(tree(name)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def length(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function without its docstring and decorators."""
+    lines = (node.end_lineno or node.lineno) - node.lineno + 1
+    if ast.get_docstring(node, clean=False) is not None:
+        docstring = node.body[0]
+        lines -= (docstring.end_lineno or docstring.lineno) - docstring.lineno + 1
+    return lines
+
+
+def test_functions_are_short() -> None:
+    report(
+        [
+            f"{where(name, node.lineno)} {node.name} has {length(node)} lines"
+            for name in modules()
+            for node in functions(name)
+            if length(node) > MAX_FUNCTION
+        ]
+    )
+
+
+def test_everything_is_annotated() -> None:
+    offenders = []
+    for name in modules():
+        for node in functions(name):
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            arguments += [extra for extra in (node.args.vararg, node.args.kwarg) if extra]
+            missing = [a.arg for a in arguments if a.annotation is None and a.arg not in {"self", "cls"}]
+            if node.returns is None:
+                missing.append("return")
+            if missing:
+                offenders.append(f"{where(name, node.lineno)} {node.name}: no type for {', '.join(missing)}")
+    report(offenders)
+
+
+def test_annotations_are_not_evaluated() -> None:
+    offenders = []
+    for name in modules():
+        names = [a.name for n in tree(name).body if isinstance(n, ast.ImportFrom) for a in n.names]
+        annotated = any(isinstance(n, ast.AnnAssign | ast.arg | ast.FunctionDef) for n in ast.walk(tree(name)))
+        if "annotations" not in names and annotated:
+            offenders.append(f"{where(name, 1)} lacks from __future__ import annotations")
+    report(offenders)
+
+
+def undocumented(name: str) -> Iterator[str]:
+    """Public modules, classes, functions and methods without a docstring, but methods that a base class has too."""
+    if not ast.get_docstring(tree(name)):
+        yield f"{where(name, 1)} module {name}"
+    if ".migrations." in name:
+        return
+    for node in tree(name).body:
+        public = not getattr(node, "name", "_").startswith("_")
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and public and not ast.get_docstring(node):
+            yield f"{where(name, node.lineno)} function {node.name}"
+        elif isinstance(node, ast.ClassDef) and public:
+            if not ast.get_docstring(node):
+                yield f"{where(name, node.lineno)} class {node.name}"
+            yield from undocumented_methods(name, node)
+
+
+def undocumented_methods(name: str, owner: ast.ClassDef) -> Iterator[str]:
+    bases = inspect.getmro(getattr(importlib.import_module(name), owner.name))[1:]
+    for node in owner.body:
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.name.startswith("_"):
+            continue
+        setter = any(isinstance(d, ast.Attribute) and d.attr in {"setter", "deleter"} for d in node.decorator_list)
+        overrides = any(hasattr(base, node.name) for base in bases)
+        if not (ast.get_docstring(node) or setter or overrides):
+            yield f"{where(name, node.lineno)} method {owner.name}.{node.name}"
+
+
+def test_what_is_public_is_documented() -> None:
+    report([offender for name in modules() for offender in undocumented(name)])
+
+
+@pytest.mark.parametrize("words", ["ruff check", "ruff format --check", "mypy", "shellcheck"])
+def test_lint_runs_every_tool(words: str) -> None:
+    assert words in (ROOT / "scripts/lint").read_text(encoding="utf-8")
