@@ -1,0 +1,140 @@
+"""The hub: what is acknowledged when, resuming, slow clients, the end."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from hyperd.stream.connection import ClientConnection
+from hyperd.stream.frames import stdcopy
+from hyperd.stream.hub import OutputHub
+from hyperd.stream.logs import JsonFileLog
+from hyperd.stream.relay import Relay
+
+
+@pytest.fixture
+def relay():
+    relay = Relay()
+    relay.start()
+    yield relay
+    relay.stop()
+
+
+class Guest:
+    """Records acknowledgements."""
+
+    def __init__(self):
+        self.acks: list[tuple[int, int]] = []
+
+    def __call__(self, stream: int, offset: int) -> None:
+        self.acks.append((stream, offset))
+
+
+def in_loop(relay, function):
+    async def run():
+        return function()
+
+    return relay.call(run(), timeout=10)
+
+
+def make(relay, path=None, *, tty=False, run=1):
+    def build():
+        hub = OutputHub(relay, tty=tty, log_file=JsonFileLog(path, run=run) if path else None)
+        guest = Guest()
+        hub.connect(guest)
+        return hub, guest
+
+    return in_loop(relay, build)
+
+
+def join(relay, hub):
+    mine, theirs = socket.socketpair()
+    client = ClientConnection(relay)
+
+    async def attach():
+        await client.open(theirs, b"")
+        hub.attach(client)
+
+    relay.call(attach(), timeout=10)
+    mine.settimeout(10)
+    return mine, client
+
+
+def read_all(sock):
+    data = b""
+    while chunk := sock.recv(1 << 20):
+        data += chunk
+    sock.close()
+    return data
+
+
+def test_only_bytes_on_disk_are_acknowledged(relay, tmp_path):
+    hub, guest = make(relay, tmp_path / "a.log")
+    in_loop(relay, lambda: hub.data(1, 0, b"whole\npart"))
+    assert guest.acks == [(1, 6)]
+    in_loop(relay, lambda: hub.data(1, 10, b"ial\n"))
+    assert guest.acks[-1] == (1, 14)
+    in_loop(relay, hub.end)
+
+
+def test_bytes_sent_twice_are_taken_once(relay, tmp_path):
+    hub, guest = make(relay, tmp_path / "a.log")
+    in_loop(relay, lambda: (hub.data(1, 0, b"abc\n"), hub.data(1, 0, b"abc\ndef\n"), hub.data(1, 4, b"def\n")))
+    in_loop(relay, lambda: (hub.eof(1, 8), hub.eof(2, 0)))
+    assert hub.ended
+    assert guest.acks[-2:] == [(1, 9), (2, 1)]
+    assert (tmp_path / "a.log").read_text().count("def") == 1
+
+
+def test_every_client_gets_frames_and_the_end(relay):
+    hub, _ = make(relay)
+    one, _ = join(relay, hub)
+    two, _ = join(relay, hub)
+    in_loop(relay, lambda: (hub.data(1, 0, b"out"), hub.data(2, 0, b"err"), hub.eof(1, 3), hub.eof(2, 3)))
+    wanted = stdcopy(1, b"out") + stdcopy(2, b"err")
+    assert read_all(one) == wanted
+    assert read_all(two) == wanted
+
+
+def test_a_terminal_is_raw_and_has_one_output(relay):
+    hub, _ = make(relay, tty=True)
+    one, _ = join(relay, hub)
+    in_loop(relay, lambda: (hub.data(1, 0, b"\x1b[1mhi"), hub.eof(1, 6)))
+    assert read_all(one) == b"\x1b[1mhi"
+
+
+def test_a_slow_client_stops_the_acknowledgements_until_it_reads_or_leaves(relay):
+    hub, guest = make(relay)
+    slow, client = join(relay, hub)
+    size = 1 << 20
+    for number in range(8):
+        in_loop(relay, lambda n=number: hub.data(1, n * size, bytes(size)))
+    assert in_loop(relay, lambda: client.congested)
+    before = list(guest.acks)
+    in_loop(relay, lambda: hub.data(1, 8 * size, b"more"))
+    assert guest.acks == before
+    slow.close()
+
+    async def settled():
+        while not client.closed:
+            await asyncio.sleep(0.001)
+
+    relay.call(settled(), timeout=10)
+    assert in_loop(relay, lambda: guest.acks[-1]) == (1, 8 * size + 4)
+
+
+def test_after_a_restart_the_stream_resumes_behind_what_is_on_disk(relay, tmp_path):
+    hub, _ = make(relay, tmp_path / "a.log")
+    in_loop(relay, lambda: hub.data(1, 0, b"kept\nlost with the daemon"))
+    again, guest = make(relay, tmp_path / "a.log")
+    offsets = in_loop(relay, again.resume_offsets)
+    assert offsets == {1: 5, 2: 0}
+    in_loop(relay, lambda: again.connect(guest, offsets))
+    in_loop(relay, lambda: (again.data(1, 5, b"lost with the daemon\n"), again.eof(1, 26), again.eof(2, 0)))
+    text = (tmp_path / "a.log").read_text()
+    assert text.count("kept") == 1
+    assert text.count("lost with the daemon") == 1
+    assert again.ended
+    in_loop(relay, hub.end)
