@@ -1,0 +1,340 @@
+"""The VM driver on libvirt's QEMU driver. The contracts are in ``hyperd.vm.driver``."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+
+import structlog
+
+from hyperd.config import HypervisorConfig
+from hyperd.errors import Conflict, DriverError, InvalidInput, NotFound, Timeout
+from hyperd.vm.driver import (
+    DiskSpec,
+    HypervisorInfo,
+    NicSpec,
+    PowerState,
+    VmDriver,
+    VmEvent,
+    VmEventKind,
+    VmSpec,
+    VmStats,
+)
+from hyperd.vm.libvirt import accel, counters, designer
+from hyperd.vm.libvirt.guest import Guest
+from hyperd.vm.libvirt.host import Capabilities, Host
+from hyperd.vm.libvirt.reaper import Reaper, read_pid
+
+log = structlog.get_logger(__name__)
+
+# Seconds for a killed QEMU to end, and for libvirt to clean up after it.
+_DEATH_TIMEOUT = 20.0
+# The guest kernel's CONFIG_NR_CPUS.
+_KERNEL_CPUS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Vm:
+    """A VM that has a process. ``pid`` is None when QEMU is not on this host or its pid file is not ours to read."""
+
+    pid: int | None
+    sockets: tuple[str, ...]
+
+
+class LibvirtDriver(VmDriver):
+    """Runs VMs through libvirt.
+
+    Args:
+        settings: the section ``[hypervisor]``.
+        root: hyperd's root directory; the embedded driver lives in ``root/libvirt``.
+        boot_files: gives (kernel, initrd) to try KVM with, or raises NotFound; None = what the settings name.
+
+    """
+
+    def __init__(
+        self, settings: HypervisorConfig, root: Path, *, boot_files: Callable[[], tuple[Path, Path]] | None = None
+    ) -> None:
+        self._settings = settings
+        self._root = root.absolute()
+        self._boot_files = boot_files
+        self._listeners: list[Callable[[VmEvent], None]] = []
+        self._events: SimpleQueue[VmEvent | None] = SimpleQueue()
+        self._dispatcher: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._vms: dict[str, _Vm] = {}
+        self._starting: dict[str, bool] = {}  # True = it has stopped already
+        self._destroying: set[str] = set()
+        self._host: Host | None = None
+        self._reaper: Reaper | None = None
+        self._platform = designer.Platform(accelerator="tcg", root=str(self._root))
+
+    def open(self) -> HypervisorInfo:
+        if self._host is not None:
+            raise Conflict("The hypervisor is open already")
+        wanted = self._settings.accelerator
+        if wanted not in {"auto", "kvm", "tcg"}:
+            raise InvalidInput("Unknown accelerator", details=wanted, resolution="auto, kvm or tcg")
+        directory = self._root / "libvirt"
+        directory.mkdir(parents=True, exist_ok=True)
+        host = Host(uri=self._settings.uri, directory=directory, on_event=self._events.put)
+        known = host.open(("kvm", "tcg") if wanted == "auto" else (wanted,))
+        self._host, self._reaper = host, Reaper()
+        try:
+            choice = self._choose(host, known)
+            self._platform = designer.Platform(
+                accelerator=choice.accelerator,
+                root=str(self._root),
+                firmware=designer.find_firmware(),
+                emulator=self._settings.emulator,
+            )
+            self._adopt(host)
+            info = HypervisorInfo(
+                driver="libvirt",
+                accelerator=choice.accelerator,
+                reason=choice.reason,
+                version=host.version(),
+                max_vcpu=min(known[choice.accelerator].max_vcpu, _KERNEL_CPUS),
+            )
+        except BaseException:
+            self.close()
+            raise
+        self._dispatcher = threading.Thread(target=self._dispatch, name="vm-events", daemon=True)
+        self._dispatcher.start()
+        log.info("hypervisor.open", accelerator=info.accelerator, reason=info.reason, vms=len(self._vms))
+        return info
+
+    def _choose(self, host: Host, known: dict[str, Capabilities]) -> accel.Choice:
+        wanted = self._settings.accelerator
+        if wanted != "auto":
+            return accel.Choice(accelerator=wanted, reason="set in the config")
+        if "kvm" not in known:
+            return accel.Choice(accelerator="tcg", reason="libvirt knows no KVM on this host")
+        if "tcg" not in known:
+            return accel.Choice(accelerator="kvm", reason="this QEMU has no TCG")
+        guest = None
+        with contextlib.suppress(NotFound, OSError):
+            kernel, initrd = self._probe_files()
+            if kernel.is_file() and initrd.is_file():
+                emulator = self._settings.emulator or known["kvm"].emulator
+                guest = accel.ProbeGuest(
+                    emulator=emulator, kernel=kernel, initrd=initrd, firmware=designer.find_firmware()
+                )
+        return accel.choose(
+            guest=guest, emulator_version=host.version(), cache=self._root / "libvirt" / "accelerator.json"
+        )
+
+    def _probe_files(self) -> tuple[Path, Path]:
+        if self._boot_files is not None:
+            return self._boot_files()
+        if self._settings.kernel is None or self._settings.initrd is None:
+            raise NotFound("No guest kernel is configured")
+        return self._settings.kernel, self._settings.initrd
+
+    def _adopt(self, host: Host) -> None:
+        """Know the VMs of an earlier daemon with the same root again."""
+        for guest in host.guests():
+            with contextlib.suppress(NotFound):  # its QEMU died with the earlier daemon
+                live = guest.describe()
+                if live.root == str(self._root):
+                    self._remember(host, guest.name, live.sockets)
+
+    def _remember(self, host: Host, name: str, sockets: tuple[str, ...]) -> None:
+        pidfile = host.pidfile(name)
+        pid = read_pid(pidfile) if pidfile is not None else None
+        if pid is not None and self._reaper is not None and not self._reaper.watch(pid, name):
+            pid = None
+        with self._lock:
+            if self._starting.pop(name, False):
+                raise DriverError(f"VM {name} stopped while it started", details="see its console log")
+            self._vms[name] = _Vm(pid=pid, sockets=sockets)
+
+    def close(self) -> None:
+        host, self._host = self._host, None
+        reaper, self._reaper = self._reaper, None
+        dispatcher, self._dispatcher = self._dispatcher, None
+        if host is not None:
+            host.close()
+        if dispatcher is not None:
+            self._events.put(None)
+            dispatcher.join(5)
+        if reaper is not None:
+            reaper.close()
+        with self._lock:
+            self._vms.clear()
+            self._destroying.clear()
+
+    def subscribe(self, listener: Callable[[VmEvent], None]) -> None:
+        self._listeners.append(listener)
+
+    def create(self, spec: VmSpec) -> None:
+        host, reaper = self._opened()
+        domain = designer.domain(spec, self._platform)
+        sockets = tuple(channel.path for channel in domain.channels)
+        pidfile = host.pidfile(spec.vm_id)
+        with self._reserve(spec.vm_id):
+            if host.find(spec.vm_id) is not None:
+                raise Conflict(f"VM {spec.vm_id} exists already")
+            try:
+                with reaper.expecting(pidfile, spec.vm_id) if pidfile else contextlib.nullcontext():
+                    host.create(
+                        domain.xml(),
+                        paused=spec.paused,
+                        timeout=self._settings.boot_timeout,
+                        late=lambda: self._erase(spec.vm_id, sockets),
+                    )
+                self._remember(host, spec.vm_id, sockets)
+            except BaseException:
+                self._erase(spec.vm_id, sockets)
+                raise
+        log.info("vm.created", vm=spec.vm_id, vcpu=spec.vcpu, memory=spec.memory, paused=spec.paused)
+
+    @contextlib.contextmanager
+    def _reserve(self, vm_id: str) -> Iterator[None]:
+        with self._lock:
+            if vm_id in self._vms or vm_id in self._starting:
+                raise Conflict(f"VM {vm_id} exists already")
+            self._starting[vm_id] = False
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._starting.pop(vm_id, None)
+
+    def destroy(self, vm_id: str) -> None:
+        with self._lock:
+            vm = self._vms.get(vm_id)
+            if vm is not None:
+                self._destroying.add(vm_id)
+        self._erase(vm_id, vm.sockets if vm else ())
+        with self._lock:
+            self._vms.pop(vm_id, None)
+
+    def _erase(self, vm_id: str, sockets: tuple[str, ...]) -> None:
+        """Switch off and clean up, whatever is there of the VM.
+
+        QEMU is killed and reaped before libvirt is asked: libvirt would wait 0.2 s between its looks, and a call that hangs
+        because QEMU does not answer returns too.
+        """
+        host, reaper = self._opened()
+        pidfile = host.pidfile(vm_id)
+        with self._lock:
+            vm = self._vms.get(vm_id)
+        pid = vm.pid if vm else read_pid(pidfile) if pidfile else None
+        if pid is not None and reaper.kill(pid) and not reaper.wait(pid, _DEATH_TIMEOUT):
+            raise Timeout(f"Cannot destroy VM {vm_id}", details=f"QEMU, process {pid}, does not end after SIGKILL")
+        guest = host.find(vm_id)
+        if guest is not None:
+            guest.destroy()
+            _wait_gone(host, vm_id)
+        for path in sockets:
+            Path(path).unlink(missing_ok=True)
+
+    def pause(self, vm_id: str) -> None:
+        guest = self._guest(vm_id)
+        if guest.state() is not PowerState.PAUSED:
+            guest.pause()
+
+    def resume(self, vm_id: str) -> None:
+        self._guest(vm_id).resume()
+
+    def attach_disk(self, vm_id: str, disk: DiskSpec) -> None:
+        self._guest(vm_id).attach(designer.disk(disk))
+
+    def detach_disk(self, vm_id: str, lun: int) -> None:
+        guest = self._guest(vm_id)
+        found = guest.describe().disks.get(lun)
+        if found is None:
+            return
+        guest.detach(found)
+        if lun in guest.describe().disks:
+            raise Timeout(f"Cannot detach disk {lun} of VM {vm_id}", details="QEMU has not let it go")
+
+    def attach_nic(self, vm_id: str, nic: NicSpec) -> None:
+        self._guest(vm_id).attach(designer.nic(nic))
+
+    def detach_nic(self, vm_id: str, mac: str) -> None:
+        guest = self._guest(vm_id)
+        found = guest.describe().interfaces.get(mac.lower())
+        if found is None:
+            return
+        if guest.state() is PowerState.PAUSED:
+            raise Conflict(
+                f"Cannot detach a NIC of VM {vm_id}", details="the VM is paused", resolution="resume it first"
+            )
+        guest.detach(found)
+        if mac.lower() in guest.describe().interfaces:
+            raise Timeout(
+                f"Cannot detach the NIC {mac} of VM {vm_id}",
+                details="the guest has not let it go",
+                resolution="destroy the VM if the NIC must go",
+            )
+
+    def states(self) -> dict[str, PowerState]:
+        host, _ = self._opened()
+        with self._lock:
+            ours = self._vms.keys() - self._destroying
+        return {name: state for name, state in host.states().items() if name in ours}
+
+    def stats(self, vm_id: str) -> VmStats:
+        guest = self._guest(vm_id)
+        with self._lock:
+            vm = self._vms.get(vm_id)
+        return counters.vm_stats(
+            pid=vm.pid if vm else None,
+            flat=guest.counters(),
+            luns={disk.target: lun for lun, disk in guest.describe().disks.items()},
+        )
+
+    def _opened(self) -> tuple[Host, Reaper]:
+        host, reaper = self._host, self._reaper
+        if host is None or reaper is None:
+            raise DriverError("The hypervisor is not open")
+        return host, reaper
+
+    def _guest(self, vm_id: str) -> Guest:
+        host, _ = self._opened()
+        with self._lock:
+            if vm_id not in self._vms:
+                raise NotFound(f"No such VM: {vm_id}")
+        return host.get(vm_id)
+
+    def _dispatch(self) -> None:
+        """Clean up after VMs that stopped and tell the listeners; the thread of that."""
+        while (event := self._events.get()) is not None:
+            try:
+                self._stopped(event)
+            except Exception:
+                log.exception("vm.event_failed", vm=event.vm_id)
+
+    def _stopped(self, event: VmEvent) -> None:
+        with self._lock:
+            if event.vm_id in self._starting:
+                self._starting[event.vm_id] = True
+            vm = self._vms.pop(event.vm_id, None)
+            wanted = event.vm_id in self._destroying
+            self._destroying.discard(event.vm_id)
+        if vm is None and not wanted:
+            return  # never started, or not ours
+        for path in vm.sockets if vm else ():
+            Path(path).unlink(missing_ok=True)
+        told = VmEvent(event.vm_id, VmEventKind.STOPPED if wanted else event.kind)
+        log.info("vm.stopped", vm=told.vm_id, kind=told.kind)
+        for listener in list(self._listeners):
+            try:
+                listener(told)
+            except Exception:
+                log.exception("vm.listener_failed", vm=told.vm_id)
+
+
+def _wait_gone(host: Host, vm_id: str) -> None:
+    """Wait until libvirt has forgotten a domain; only one that stopped by itself meanwhile takes a moment."""
+    until = time.monotonic() + _DEATH_TIMEOUT
+    while host.find(vm_id) is not None:
+        if time.monotonic() > until:
+            raise Timeout(f"Cannot destroy VM {vm_id}", details="libvirt still has the domain")
+        time.sleep(0.01)
