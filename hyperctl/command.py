@@ -1,26 +1,35 @@
-"""What all commands share: the base class with examples, and the state of one invocation."""
+"""How commands are described, and the quick parser for command lines that are plainly right.
+
+`import click` takes longer than all the rest of `hyperctl list`. So a command is described by data; a command line
+made of whole options and arguments is understood here, and anything else (help, completion, mistakes, clusters of
+short options, abbreviations) goes to click, which is given the same description (`hyperctl.full`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import os
+from collections.abc import Callable, Mapping, Sequence
 
-import click
-
+TYPE_CHECKING = False  # what typing exports under this name, without loading typing
 if TYPE_CHECKING:
+    from typing import Any
+
     from hyperctl.api.client import Client
+
+DEFAULT_HOST = "unix:///var/run/hyper.sock"
+HOST_OPTIONS = ("-H", "--host")
 
 
 class App:
     """One invocation of hyperctl; the connection is made at its first use.
 
     Args:
-        host: address of the daemon, as typed.
+        host: address of the daemon as typed; empty takes HYPER_HOST, or the default.
 
     """
 
-    def __init__(self, host: str) -> None:
-        self._host = host
+    def __init__(self, host: str = "") -> None:
+        self._host = host or os.environ.get("HYPER_HOST") or DEFAULT_HOST
         self._client: Client | None = None
 
     @property
@@ -44,33 +53,178 @@ class App:
             self._client.close()
 
 
-class Command(click.Command):
-    """A command whose help ends with examples."""
+class Option:
+    """An option of a command.
 
-    def __init__(self, *args: Any, examples: tuple[str, ...] = (), **more: Any) -> None:
-        super().__init__(*args, **more)
-        self.examples = examples
+    Args:
+        names: as typed, `-x` and `--long`.
+        text: one line of help.
+        field: name of the function's argument; the long name with underscores when empty.
+        metavar: what stands for the value in the help.
+        flag: it takes no value and gives True.
+        many: it may be repeated and gives a tuple.
+        default: value when it is not typed; an int makes it a number.
+        minimum: smallest number.
+        choices: the only values allowed.
 
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        """Write the examples, one on a line, never wrapped."""
-        if self.examples:
-            with formatter.section("Examples"):
-                for example in self.examples:
-                    formatter.write(f"  {example}\n")
+    """
+
+    def __init__(
+        self,
+        *names: str,
+        text: str,
+        field: str = "",
+        metavar: str = "",
+        flag: bool = False,
+        many: bool = False,
+        default: str | int = "",
+        minimum: int = 1,
+        choices: Sequence[str] = (),
+    ) -> None:
+        self.names = names
+        self.text = text
+        self.field = field or names[-1].lstrip("-").replace("-", "_")
+        self.metavar = metavar
+        self.flag = flag
+        self.many = many
+        self.default: Any = False if flag else () if many else default
+        self.minimum = minimum
+        self.choices = choices
+
+    def convert(self, text: str) -> Any:
+        """Give the value of a typed text; None when it is not allowed."""
+        if self.choices and text not in self.choices:
+            return None
+        if not isinstance(self.default, int):
+            return text
+        good = text.isascii() and text.isdecimal() and len(text) < 10 and int(text) >= self.minimum
+        return int(text) if good else None
 
 
-def command(name: str, *examples: str, own_options_first: bool = False) -> Callable[[Callable[..., Any]], Command]:
-    """Make a command.
+class Argument:
+    """An argument of a command.
+
+    Args:
+        field: name of the function's argument.
+        metavar: what stands for it in the help.
+        default: value when it is not given; None makes it required.
+        many: takes all that is left, as a tuple.
+
+    """
+
+    def __init__(self, field: str, metavar: str, *, default: str | None = None, many: bool = False) -> None:
+        self.field = field
+        self.metavar = metavar
+        self.default = default
+        self.many = many
+
+
+class Command:
+    """A verb: what it takes and the function that does it.
 
     Args:
         name: the verb.
+        function: called with an App and the values by name; gives the exit status, None is 0.
+        parts: its options and arguments.
         examples: lines for the end of its help.
         own_options_first: options end at the first argument; what follows belongs to the container's command.
 
     """
-    settings = {"allow_interspersed_args": not own_options_first}
 
-    def decorate(function: Callable[..., Any]) -> Command:
-        return click.command(name, cls=Command, examples=examples, context_settings=settings)(function)
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., int | None],
+        parts: Sequence[Option | Argument],
+        *,
+        examples: Sequence[str] = (),
+        own_options_first: bool = False,
+    ) -> None:
+        self.name = name
+        self.function = function
+        self.options = [part for part in parts if isinstance(part, Option)]
+        self.arguments = [part for part in parts if isinstance(part, Argument)]
+        self.examples = examples
+        self.own_options_first = own_options_first
+
+    @property
+    def text(self) -> str:
+        """Give the help, which is the function's docstring."""
+        return self.function.__doc__ or ""
+
+
+class Group:
+    """A verb with verbs of its own.
+
+    Args:
+        name: the verb.
+        text: its help.
+        commands: its verbs.
+
+    """
+
+    def __init__(self, name: str, text: str, commands: Sequence[Command]) -> None:
+        self.name = name
+        self.text = text
+        self.commands: Mapping[str, Command] = {command.name: command for command in commands}
+
+
+def command(
+    name: str, *parts: Option | Argument, examples: Sequence[str] = (), own_options_first: bool = False
+) -> Callable[[Callable[..., int | None]], Command]:
+    """Make a Command of the function below."""
+
+    def decorate(function: Callable[..., int | None]) -> Command:
+        return Command(name, function, parts, examples=examples, own_options_first=own_options_first)
 
     return decorate
+
+
+def understand(one: Command, words: Sequence[str]) -> dict[str, Any] | None:
+    """Give the values of a command line, by field; None when it takes more than this to understand it.
+
+    What this gives, click gives too; a test holds both against each other.
+    """
+    named = {name: option for option in one.options for name in option.names}
+    values = {option.field: option.default for option in one.options}
+    free: list[str] = []
+    rest = list(reversed(words))
+    while rest:
+        word = rest.pop()
+        if word == "--" or (free and one.own_options_first):
+            free += [word] * (word != "--") + rest[::-1]
+            break
+        if len(word) < 2 or word[0] != "-":
+            free.append(word)
+            continue
+        name, equals, value = word.partition("=")
+        option = named.get(name)
+        if option is None or (equals and (option.flag or not name.startswith("--"))):
+            return None
+        if option.flag:
+            values[option.field] = True
+            continue
+        if not equals:
+            if not rest:
+                return None
+            value = rest.pop()
+        converted = option.convert(value)
+        if converted is None:
+            return None
+        values[option.field] = (*values[option.field], converted) if option.many else converted
+    return _with_arguments(one, values, free)
+
+
+def _with_arguments(one: Command, values: dict[str, Any], free: list[str]) -> dict[str, Any] | None:
+    for argument in one.arguments:
+        if argument.many:
+            if not free and argument.default is None:
+                return None
+            values[argument.field], free = tuple(free), []
+        elif free:
+            values[argument.field] = free.pop(0)
+        elif argument.default is None:
+            return None
+        else:
+            values[argument.field] = argument.default
+    return None if free else values

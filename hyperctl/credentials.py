@@ -10,10 +10,12 @@ import binascii
 import contextlib
 import json
 import os
-import tempfile
-from typing import Any
 
 from hyperctl.api.errors import UsageProblem
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 DEFAULT_SERVER = "https://index.docker.io/v1/"
 
@@ -125,6 +127,8 @@ def _read() -> dict[str, Any]:
 
 def _write(data: dict[str, Any]) -> None:
     """Replace the file in one step; only its owner may read it."""
+    import tempfile
+
     target = os.path.realpath(path())
     try:
         os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)

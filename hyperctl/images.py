@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any, TextIO
 
 from hyperctl import credentials, progress, terminal
 from hyperctl.api.client import Client
 from hyperctl.api.errors import NotFound, ProgressError, Unauthorized
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TextIO
 
 _UNAUTHORIZED = 401
 

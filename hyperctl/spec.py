@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-import random
 import re
-from typing import Any, NamedTuple
 
 from hyperctl.api.errors import UsageProblem
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _RULE = re.compile(r"(?:(tcp|udp):)?(\d+(?:-\d+)?):(\d+(?:-\d+)?)")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
-class SpecOptions(NamedTuple):
+class SpecOptions:
     """The options `run` and `create` share, as they were typed; memory is in MiB."""
 
     podfile: str
@@ -33,6 +35,9 @@ class SpecOptions(NamedTuple):
     publish: tuple[str, ...]
     label: tuple[str, ...]
     volume: tuple[str, ...]
+
+    def __init__(self, **typed: Any) -> None:
+        self.__dict__.update(typed)
 
 
 def pod_from_options(options: SpecOptions, image: str, command: list[str], *, local: bool) -> dict[str, Any]:
@@ -91,10 +96,15 @@ def container_from_options(
 def generated_name(image: str) -> str:
     """Give `<image base>[-<tag>]-<10 digits>`, or `pod-<10 letters>` when that is no valid name."""
     base = image.partition("@")[0].rpartition("/")[2].replace(":", "-")
-    name = f"{base}-{random.randrange(10**10):010}"
+    name = f"{base}-{_digits(10)}"
     if _NAME.fullmatch(name):
         return name
-    return "pod-" + "".join(random.choices(_LETTERS, k=10))
+    return "pod-" + "".join(_LETTERS[byte % len(_LETTERS)] for byte in os.urandom(10))
+
+
+def _digits(count: int) -> str:
+    """Give random digits; `random` costs more than the rest of this module to load."""
+    return f"{int.from_bytes(os.urandom(8), 'big') % 10**count:0{count}}"
 
 
 def port_rule(text: str) -> dict[str, str]:
@@ -132,7 +142,7 @@ def _volume(text: str, *, local: bool) -> dict[str, Any]:
         raise UsageProblem(f"'{text}' is not a volume: use [host:]container[:ro|rw] with absolute paths")
     source = os.path.abspath(parts[0]) if len(parts) == 2 else ""
     base = re.sub(r"[^a-zA-Z0-9_.-]", "_", os.path.basename((source or path).rstrip("/"))) or "volume"
-    name = f"{base}-{random.randrange(10**5):05}"
+    name = f"{base}-{_digits(5)}"
     detail = {"name": name}
     if source:
         if local:

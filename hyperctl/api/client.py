@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 from hyperctl import __version__
 from hyperctl.api.errors import HyperctlError, OperationFailed, ProgressError, ProtocolError, api_error
 from hyperctl.api.streams import Stream
 from hyperctl.api.transport import Connection, Endpoint, Response
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 PLAIN_PREFIX = "/v1.1.0"
 HIJACK_PREFIX = "/v1.17"

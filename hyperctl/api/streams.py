@@ -10,9 +10,12 @@ import os
 import select
 import socket
 from collections.abc import Callable, Iterator
-from typing import Self
 
 from hyperctl.api.errors import ConnectionLost, ProtocolError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
 
 STDIN, STDOUT, STDERR = 0, 1, 2
 _PIECE = 65536

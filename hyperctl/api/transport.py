@@ -9,7 +9,6 @@ from __future__ import annotations
 import select
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
 
 from hyperctl.api.errors import CannotConnect, ConnectionLost, ProtocolError, UsageProblem
 
@@ -21,12 +20,20 @@ _LINE_LIMIT = 4096
 _PIECE = 65536
 
 
-class Endpoint(NamedTuple):
-    """Where a daemon listens: a path of a unix socket, or a host and a port."""
+class Endpoint:
+    """Where a daemon listens.
 
-    path: str = ""
-    host: str = ""
-    port: int = 0
+    Args:
+        path: of a unix socket; empty for TCP.
+        host: name or address.
+        port: of TCP.
+
+    """
+
+    def __init__(self, *, path: str = "", host: str = "", port: int = 0) -> None:
+        self.path = path
+        self.host = host
+        self.port = port
 
     def __str__(self) -> str:
         return f"unix://{self.path}" if self.path else f"tcp://{self.host}:{self.port}"

@@ -5,28 +5,31 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from typing import BinaryIO
-
-import click
 
 from hyperctl import credentials, images, output, progress
 from hyperctl.api.client import compact
 from hyperctl.api.client import progress as progress_lines
 from hyperctl.api.errors import UsageProblem
 from hyperctl.api.streams import STDOUT, write_all
-from hyperctl.command import App, command
+from hyperctl.command import App, Argument, Option, command
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import BinaryIO
 
 _PIECE = 1 << 18
 
 
-@command("commit", "hyperctl commit -a alice -m 'with tools' -c 'ENV A=1' web1 team/web:2")
-@click.argument("container", metavar="CONTAINER")
-@click.argument("repository", default="", metavar="[REPOSITORY[:TAG]]")
-@click.option("-a", "--author", default="", help="Who made the image.")
-@click.option("-c", "--change", multiple=True, metavar="INSTRUCTION", help="Dockerfile instruction (repeat).")
-@click.option("-m", "--message", default="", help="What was changed.")
-@click.option("-p", "--pause", is_flag=True, help="Pause the container meanwhile.")
-@click.pass_obj
+@command(
+    "commit",
+    Argument("container", "CONTAINER"),
+    Argument("repository", "[REPOSITORY[:TAG]]", default=""),
+    Option("-a", "--author", metavar="NAME", text="Who made the image."),
+    Option("-c", "--change", many=True, metavar="INSTRUCTION", text="Dockerfile instruction (repeat)."),
+    Option("-m", "--message", metavar="TEXT", text="What was changed."),
+    Option("-p", "--pause", flag=True, text="Pause the container meanwhile."),
+    examples=("hyperctl commit -a alice -m 'with tools' -c 'ENV A=1' web1 team/web:2",),
+)
 def commit_command(
     app: App,
     *,
@@ -50,10 +53,12 @@ def commit_command(
     output.say(app.client.commit(container, parameters))
 
 
-@command("push", "hyperctl push registry.example.com:5000/team/web:2")
-@click.argument("image", metavar="NAME[:TAG]")
-@click.pass_obj
-def push_command(app: App, image: str) -> None:
+@command(
+    "push",
+    Argument("image", "NAME[:TAG]"),
+    examples=("hyperctl push registry.example.com:5000/team/web:2",),
+)
+def push_command(app: App, *, image: str) -> None:
     """Push an image to its registry."""
     if "@" in image:
         raise UsageProblem("cannot push a digest reference")
@@ -67,13 +72,18 @@ def push_command(app: App, image: str) -> None:
     progress.show(app.client.push(image, tag=tag, auth=auth), sys.stdout)
 
 
-@command("save", "hyperctl save -o images.tar busybox:latest nginx:1", "hyperctl save busybox | gzip > busybox.tgz")
-@click.argument("names", nargs=-1, required=True, metavar="IMAGE...")
-@click.option("-o", "--output", "target", default="", metavar="FILE", help="Write to a file, not to stdout.")
-@click.option("-f", "--format", "layout", default="", metavar="FORMAT", help="docker or oci.")
-@click.option("-r", "--references", multiple=True, metavar="IMAGE=REF", help="Name in an OCI layout (repeat).")
-@click.pass_obj
-def save_command(app: App, names: tuple[str, ...], target: str, layout: str, references: tuple[str, ...]) -> None:
+@command(
+    "save",
+    Argument("names", "IMAGE...", many=True),
+    Option("-o", "--output", field="target", metavar="FILE", text="Write to a file, not to stdout."),
+    Option("-f", "--format", field="layout", metavar="FORMAT", text="docker or oci."),
+    Option("-r", "--references", many=True, metavar="IMAGE=REF", text="Name in an OCI layout (repeat)."),
+    examples=(
+        "hyperctl save -o images.tar busybox:latest nginx:1",
+        "hyperctl save busybox | gzip > busybox.tgz",
+    ),
+)
+def save_command(app: App, *, names: tuple[str, ...], target: str, layout: str, references: tuple[str, ...]) -> None:
     """Save images as a tar."""
     if not target and os.isatty(STDOUT):
         raise UsageProblem("Cowardly refusing to save to a terminal. Use the -o flag or redirect.")
@@ -95,12 +105,14 @@ def save_command(app: App, names: tuple[str, ...], target: str, layout: str, ref
             os.unlink(partial)
 
 
-@command("load", "hyperctl load -i images.tar", "gunzip -c busybox.tgz | hyperctl load")
-@click.option("-i", "--input", "source", default="", metavar="FILE", help="Read a file, not stdin.")
-@click.option("-n", "--name", default="", help="Name of the image in an OCI layout.")
-@click.option("-r", "--references", multiple=True, metavar="IMAGE=REF", help="Name in an OCI layout (repeat).")
-@click.pass_obj
-def load_command(app: App, source: str, name: str, references: tuple[str, ...]) -> None:
+@command(
+    "load",
+    Option("-i", "--input", field="source", metavar="FILE", text="Read a file, not stdin."),
+    Option("-n", "--name", metavar="NAME", text="Name of the image in an OCI layout."),
+    Option("-r", "--references", many=True, metavar="IMAGE=REF", text="Name in an OCI layout (repeat)."),
+    examples=("hyperctl load -i images.tar", "gunzip -c busybox.tgz | hyperctl load"),
+)
+def load_command(app: App, *, source: str, name: str, references: tuple[str, ...]) -> None:
     """Load images from a tar."""
     if not source:
         _load(app, sys.stdin.buffer, name, references)

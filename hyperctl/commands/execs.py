@@ -4,29 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
-
 from hyperctl import session, terminal
 from hyperctl.api.client import Client
 from hyperctl.api.errors import HyperctlError
-from hyperctl.command import App, command
+from hyperctl.command import App, Argument, Option, command
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _POD = "pod-"  # generated pod ids contain it, and the original goes by that
 
 
 @command(
     "exec",
-    "hyperctl exec web1 ls -l /",
-    "hyperctl exec -t web1 sh",
-    "hyperctl exec -m web1 /sbin/busybox ps   # in the guest, outside the containers",
+    Option("-t", "--tty", flag=True, text="Give the command a terminal."),
+    Option("-m", "--vm", flag=True, text="Run in the guest of a pod, not in a container."),
+    Option("-d", "--detach", flag=True, text="Do not wait for the command."),
+    Argument("name", "CONTAINER|POD"),
+    Argument("words", "COMMAND...", many=True),
+    examples=(
+        "hyperctl exec web1 ls -l /",
+        "hyperctl exec -t web1 sh",
+        "hyperctl exec -m web1 /sbin/busybox ps   # in the guest, outside the containers",
+    ),
     own_options_first=True,
 )
-@click.option("-t", "--tty", is_flag=True, help="Give the command a terminal.")
-@click.option("-m", "--vm", is_flag=True, help="Run in the guest of a pod, not in a container.")
-@click.option("-d", "--detach", is_flag=True, help="Do not wait for the command.")
-@click.argument("name", metavar="CONTAINER|POD")
-@click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND...")
-@click.pass_obj
 def exec_command(app: App, *, tty: bool, vm: bool, detach: bool, name: str, words: tuple[str, ...]) -> int:
     """Run a command in a container and end with its exit code.
 
@@ -57,10 +60,12 @@ def _container_of(client: Client, pod: str) -> str:
     return rows[0][0]
 
 
-@command("attach", "hyperctl attach web1   # ctrl-p ctrl-q leaves a container with a terminal")
-@click.argument("name", metavar="CONTAINER|POD")
-@click.pass_obj
-def attach_command(app: App, name: str) -> int:
+@command(
+    "attach",
+    Argument("name", "CONTAINER|POD"),
+    examples=("hyperctl attach web1   # ctrl-p ctrl-q leaves a container with a terminal",),
+)
+def attach_command(app: App, *, name: str) -> int:
     """Join stdin and output of a running container and end with its exit code."""
     client = app.client
     if _POD in name:

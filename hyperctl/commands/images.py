@@ -5,23 +5,23 @@ from __future__ import annotations
 import sys
 import time
 
-import click
-
 from hyperctl import images, output
 from hyperctl.api.errors import ProtocolError
-from hyperctl.command import App, command
+from hyperctl.command import App, Argument, Option, command
 from hyperctl.commands.lifecycle import for_each
 
 _HEADINGS = ("REPOSITORY", "TAG", "IMAGE ID", "CREATED", "VIRTUAL SIZE")
 _SHORT = 12
 
 
-@command("images", "hyperctl images", "hyperctl images -a", "hyperctl rmi $(hyperctl images -q)")
-@click.argument("repository", default="", metavar="[REPOSITORY]")
-@click.option("-a", "--all", "all_images", is_flag=True, help="Also images that are only parts of others.")
-@click.option("-q", "--quiet", is_flag=True, help="Print ids only.")
-@click.pass_obj
-def images_command(app: App, repository: str, all_images: bool, quiet: bool) -> None:
+@command(
+    "images",
+    Argument("repository", "[REPOSITORY]", default=""),
+    Option("-a", "--all", field="all_images", flag=True, text="Also images that are only parts of others."),
+    Option("-q", "--quiet", flag=True, text="Print ids only."),
+    examples=("hyperctl images", "hyperctl images -a", "hyperctl rmi $(hyperctl images -q)"),
+)
+def images_command(app: App, *, repository: str, all_images: bool, quiet: bool) -> None:
     """List images, all of them or those of one repository."""
     rows = [_cells(row) for row in app.client.images(all_images=all_images, quiet=quiet)]
     rows = [row for row in rows if not repository or row[0] == repository]
@@ -49,10 +49,12 @@ def _cells(row: str) -> list[str]:
         raise ProtocolError("the daemon's answer has a broken row of an image") from None
 
 
-@command("pull", "hyperctl pull busybox", "hyperctl pull registry.example.com:5000/team/app:1.2")
-@click.argument("image", metavar="IMAGE")
-@click.pass_obj
-def pull_command(app: App, image: str) -> None:
+@command(
+    "pull",
+    Argument("image", "IMAGE"),
+    examples=("hyperctl pull busybox", "hyperctl pull registry.example.com:5000/team/app:1.2"),
+)
+def pull_command(app: App, *, image: str) -> None:
     """Pull an image from its registry."""
     if images.tagged(image) != image:
         output.say("Using default tag: latest")
@@ -60,12 +62,14 @@ def pull_command(app: App, image: str) -> None:
     images.pull(app.client, image, file=sys.stdout)
 
 
-@command("rmi", "hyperctl rmi busybox:latest", "hyperctl rmi -f 3f57d9401f8d")
-@click.argument("names", nargs=-1, required=True, metavar="IMAGE...")
-@click.option("-f", "--force", is_flag=True, help="Remove it also when it has other names.")
-@click.option("--no-prune", is_flag=True, help="Keep parents that have no name.")
-@click.pass_obj
-def rmi_command(app: App, names: tuple[str, ...], force: bool, no_prune: bool) -> int:
+@command(
+    "rmi",
+    Argument("names", "IMAGE...", many=True),
+    Option("-f", "--force", flag=True, text="Remove it also when it has other names."),
+    Option("--no-prune", flag=True, text="Keep parents that have no name."),
+    examples=("hyperctl rmi busybox:latest", "hyperctl rmi -f 3f57d9401f8d"),
+)
+def rmi_command(app: App, *, names: tuple[str, ...], force: bool, no_prune: bool) -> int:
     """Remove images, or names of images."""
 
     def remove(name: str) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-import click
-
 from hyperctl import output
 from hyperctl.api.errors import ApiError, HyperctlError, OperationFailed, UsageProblem
-from hyperctl.command import App, command
+from hyperctl.command import App, Argument, Option, command
 
 
 def for_each(names: Iterable[str], action: Callable[[str], None], complaint: Callable[[str, str], str]) -> int:
@@ -30,11 +28,13 @@ def for_each(names: Iterable[str], action: Callable[[str], None], complaint: Cal
     return status
 
 
-@command("start", "hyperctl start web1", "hyperctl start -c web1-nginx")
-@click.argument("name", metavar="POD|CONTAINER")
-@click.option("-c", "--container", is_flag=True, help="The name is a container's.")
-@click.pass_obj
-def start_command(app: App, name: str, container: bool) -> None:
+@command(
+    "start",
+    Argument("name", "POD|CONTAINER"),
+    Option("-c", "--container", flag=True, text="The name is a container's."),
+    examples=("hyperctl start web1", "hyperctl start -c web1-nginx"),
+)
+def start_command(app: App, *, name: str, container: bool) -> None:
     """Start a pod with all its containers, or one container."""
     if container:
         app.client.start_container(name)
@@ -44,11 +44,13 @@ def start_command(app: App, name: str, container: bool) -> None:
         output.say(f"Successfully started the Pod({name})")
 
 
-@command("stop", "hyperctl stop web1 web2", "hyperctl stop -c web1-nginx")
-@click.argument("names", nargs=-1, required=True, metavar="POD|CONTAINER...")
-@click.option("-c", "--container", is_flag=True, help="The names are containers'.")
-@click.pass_obj
-def stop_command(app: App, names: tuple[str, ...], container: bool) -> int:
+@command(
+    "stop",
+    Argument("names", "POD|CONTAINER...", many=True),
+    Option("-c", "--container", flag=True, text="The names are containers'."),
+    examples=("hyperctl stop web1 web2", "hyperctl stop -c web1-nginx"),
+)
+def stop_command(app: App, *, names: tuple[str, ...], container: bool) -> int:
     """Stop pods, or containers; what was created stays and can be started again."""
 
     def stop(name: str) -> None:
@@ -60,11 +62,13 @@ def stop_command(app: App, names: tuple[str, ...], container: bool) -> int:
     return for_each(names, stop, lambda name, text: f"fail to stop pod {name}: {text}")
 
 
-@command("rm", "hyperctl rm web1 web2", "hyperctl rm -c web1-nginx")
-@click.argument("names", nargs=-1, required=True, metavar="POD|CONTAINER...")
-@click.option("-c", "--container", is_flag=True, help="The names are containers'.")
-@click.pass_obj
-def rm_command(app: App, names: tuple[str, ...], container: bool) -> int:
+@command(
+    "rm",
+    Argument("names", "POD|CONTAINER...", many=True),
+    Option("-c", "--container", flag=True, text="The names are containers'."),
+    examples=("hyperctl rm web1 web2", "hyperctl rm -c web1-nginx"),
+)
+def rm_command(app: App, *, names: tuple[str, ...], container: bool) -> int:
     """Remove pods, or containers; what runs is stopped first."""
 
     def remove(name: str) -> None:
@@ -80,31 +84,29 @@ def rm_command(app: App, names: tuple[str, ...], container: bool) -> int:
     return for_each(names, remove, lambda name, text: f"Pod({name}) delete failed: {text}")
 
 
-@command("kill", "hyperctl kill web1-nginx", "hyperctl kill -s TERM web1-nginx", "hyperctl kill -p web1")
-@click.argument("names", nargs=-1, required=True, metavar="CONTAINER|POD...")
-@click.option("-p", "--pod", is_flag=True, help="The names are pods': the signal goes to all their containers.")
-@click.option("-s", "--signal", "signal_name", default="KILL", show_default=True, help="Number or name.")
-@click.pass_obj
-def kill_command(app: App, names: tuple[str, ...], pod: bool, signal_name: str) -> int:
+@command(
+    "kill",
+    Argument("names", "CONTAINER|POD...", many=True),
+    Option("-p", "--pod", flag=True, text="The names are pods': the signal goes to all their containers."),
+    Option("-s", "--signal", default="KILL", text="Number or name."),
+    examples=("hyperctl kill web1-nginx", "hyperctl kill -s TERM web1-nginx", "hyperctl kill -p web1"),
+)
+def kill_command(app: App, *, names: tuple[str, ...], pod: bool, signal: str) -> int:
     """Send a signal to containers, or pods."""
-    number = signal_number(signal_name)
+    number = signal_number(signal)
     kill = app.client.kill_pod if pod else app.client.kill_container
     what = "pod" if pod else "container"
     return for_each(names, lambda name: kill(name, number), lambda name, text: f"fail to kill {what} {name}: {text}")
 
 
-@command("pause", "hyperctl pause web1")
-@click.argument("pod", metavar="POD")
-@click.pass_obj
-def pause_command(app: App, pod: str) -> None:
+@command("pause", Argument("pod", "POD"), examples=("hyperctl pause web1",))
+def pause_command(app: App, *, pod: str) -> None:
     """Pause a pod: its VM stands still and keeps its memory."""
     app.client.pause_pod(pod)
 
 
-@command("unpause", "hyperctl unpause web1")
-@click.argument("pod", metavar="POD")
-@click.pass_obj
-def unpause_command(app: App, pod: str) -> None:
+@command("unpause", Argument("pod", "POD"), examples=("hyperctl unpause web1",))
+def unpause_command(app: App, *, pod: str) -> None:
     """Let a paused pod go on."""
     app.client.unpause_pod(pod)
 

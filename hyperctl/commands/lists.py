@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import click
-
 from hyperctl import output
 from hyperctl.api.errors import UsageProblem
-from hyperctl.command import App, command
+from hyperctl.command import App, Argument, Option, command
 
 # item: headings and the fields of the daemon's rows they show
 _COLUMNS = {
@@ -18,17 +16,18 @@ _COLUMNS = {
 
 @command(
     "list",
-    "hyperctl list                     # pods",
-    "hyperctl list container -p web1   # containers of the pod web1",
-    "hyperctl list vm",
-    "hyperctl rm $(hyperctl list -q)   # remove every pod",
+    Argument("item", "[pod|container|vm]", default="pod"),
+    Option("-p", "--pod", metavar="POD", text="Only what belongs to this pod."),
+    Option("-m", "--vm", metavar="VM", text="Only what belongs to this VM."),
+    Option("-q", "--quiet", flag=True, text="Print ids only."),
+    examples=(
+        "hyperctl list                     # pods",
+        "hyperctl list container -p web1   # containers of the pod web1",
+        "hyperctl list vm",
+        "hyperctl rm $(hyperctl list -q)   # remove every pod",
+    ),
 )
-@click.argument("item", default="pod", metavar="[pod|container|vm]")
-@click.option("-p", "--pod", default="", metavar="POD", help="Only what belongs to this pod.")
-@click.option("-m", "--vm", default="", metavar="VM", help="Only what belongs to this VM.")
-@click.option("-q", "--quiet", is_flag=True, help="Print ids only.")
-@click.pass_obj
-def list_command(app: App, item: str, pod: str, vm: str, quiet: bool) -> None:
+def list_command(app: App, *, item: str, pod: str, vm: str, quiet: bool) -> None:
     """List pods, containers or VMs."""
     if item not in _COLUMNS:
         raise UsageProblem(f"Can not support {item} list!")

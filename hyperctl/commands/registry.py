@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import sys
 
-import click
-
 from hyperctl import credentials, images, output, terminal
 from hyperctl.api.errors import UsageProblem
-from hyperctl.command import App, command
+from hyperctl.command import App, Argument, Option, command
 
 
 @command(
     "login",
-    "hyperctl login registry.example.com:5000",
-    "hyperctl login -u alice --password-stdin registry.example.com < secret",
+    Argument("server", "[SERVER]", default=credentials.DEFAULT_SERVER),
+    Option("-u", "--username", metavar="NAME", text="User name; asked for when missing."),
+    Option("-p", "--password", metavar="WORD", text="Password; asked for when missing."),
+    Option("--password-stdin", flag=True, text="Read the password from stdin."),
+    Option("-e", "--email", metavar="ADDRESS", text="E-mail address; not needed by today's registries."),
+    examples=(
+        "hyperctl login registry.example.com:5000",
+        "hyperctl login -u alice --password-stdin registry.example.com < secret",
+    ),
 )
-@click.argument("server", default=credentials.DEFAULT_SERVER, metavar="[SERVER]")
-@click.option("-u", "--username", default="", help="User name; asked for when missing.")
-@click.option("-p", "--password", default="", help="Password; asked for when missing.")
-@click.option("--password-stdin", is_flag=True, help="Read the password from stdin.")
-@click.option("-e", "--email", default="", help="E-mail address; not needed by today's registries.")
-@click.pass_obj
 def login_command(app: App, *, server: str, username: str, password: str, password_stdin: bool, email: str) -> None:
     """Check credentials with a registry and keep them in Docker's configuration file."""
     if password_stdin:
@@ -37,9 +36,12 @@ def login_command(app: App, *, server: str, username: str, password: str, passwo
         output.say(status)
 
 
-@command("logout", "hyperctl logout registry.example.com:5000")
-@click.argument("server", default=credentials.DEFAULT_SERVER, metavar="[SERVER]")
-def logout_command(server: str) -> None:
+@command(
+    "logout",
+    Argument("server", "[SERVER]", default=credentials.DEFAULT_SERVER),
+    examples=("hyperctl logout registry.example.com:5000",),
+)
+def logout_command(app: App, *, server: str) -> None:  # noqa: ARG001
     """Forget the credentials of a registry."""
     if credentials.forget(server):
         output.say(f"Remove login credentials for {server}")

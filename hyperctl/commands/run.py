@@ -6,50 +6,44 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
-
-import click
 
 from hyperctl import images, output, session, terminal
 from hyperctl.api.client import Client
 from hyperctl.api.errors import HyperctlError, UsageProblem
-from hyperctl.command import command
-from hyperctl.commands.create import read_pod, spec_options
+from hyperctl.command import App, Argument, Option, command
+from hyperctl.commands.create import SPEC_OPTIONS, read_pod
 from hyperctl.spec import SpecOptions
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 @command(
     "run",
-    "hyperctl run --rm busybox echo hello",
-    "hyperctl run -t --rm busybox sh              # ctrl-p ctrl-q leaves it running",
-    "hyperctl run -d --name web1 --memory 256 --publish 8080:80 nginx",
-    "hyperctl run -v /srv/data:/data:ro --env MODE=demo busybox ls /data",
-    "hyperctl run -p web.pod                      # add -a to attach to its first container",
+    *SPEC_OPTIONS,
+    Option("-a", "--attach", flag=True, text="With --podfile: attach to the first container."),
+    Option("-d", "--detach", flag=True, text="Do not attach."),
+    Option("--rm", field="remove", flag=True, text="Remove the pod at the end."),
+    Argument("words", "IMAGE [COMMAND...]", default="", many=True),
+    examples=(
+        "hyperctl run --rm busybox echo hello",
+        "hyperctl run -t --rm busybox sh              # ctrl-p ctrl-q leaves it running",
+        "hyperctl run -d --name web1 --memory 256 --publish 8080:80 nginx",
+        "hyperctl run -v /srv/data:/data:ro --env MODE=demo busybox ls /data",
+        "hyperctl run -p web.pod                      # add -a to attach to its first container",
+    ),
     own_options_first=True,
 )
-@spec_options
-@click.option("-a", "--attach", is_flag=True, help="With --podfile: attach to the first container.")
-@click.option("-d", "--detach", is_flag=True, help="Do not attach.")
-@click.option("--rm", "remove", is_flag=True, help="Remove the pod at the end.")
-@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="IMAGE [COMMAND...]")
-@click.pass_context
-def run_command(
-    ctx: click.Context,
-    *,
-    options: SpecOptions,
-    attach: bool,
-    detach: bool,
-    remove: bool,
-    words: tuple[str, ...],
-) -> int:
+def run_command(app: App, *, attach: bool, detach: bool, remove: bool, words: tuple[str, ...], **typed: Any) -> int:
     """Create a pod and start it.
 
     Without -d, hyperctl stays attached to the container and ends with its exit code: ctrl-C goes to the container,
     the third ctrl-C leaves. Options after the image belong to the command. A missing image is pulled.
     """
-    client = ctx.obj.client
+    options, client = SpecOptions(**typed), app.client
     began = time.monotonic()
-    pod = read_pod(ctx, options, words, local=client.endpoint.local)
+    pod = read_pod(options, words, local=client.endpoint.local)
     attached = attach if options.podfile else not detach
     if remove and not attached:
         raise UsageProblem("--rm needs an attached run: it removes the pod when the container has ended")

@@ -1,17 +1,16 @@
-"""`info`, `version` and `help`."""
+"""`info` and `version`."""
 
 from __future__ import annotations
-
-from typing import Any
-
-import click
 
 from hyperctl import __version__, output
 from hyperctl.command import App, command
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
-@command("info", "hyperctl info", "hyperctl -H tcp://10.0.0.7:2375 info")
-@click.pass_obj
+
+@command("info", examples=("hyperctl info", "hyperctl -H tcp://10.0.0.7:2375 info"))
 def info_command(app: App) -> None:
     """Show what the daemon says about itself and its host."""
     info = app.client.info()
@@ -40,24 +39,7 @@ def _memory(kibibytes: Any) -> str:
     return output.human_size(kibibytes * 1024) if isinstance(kibibytes, int) else ""
 
 
-@command("version", "hyperctl version")
-def version_command() -> None:
+@command("version", examples=("hyperctl version",))
+def version_command(app: App) -> None:  # noqa: ARG001
     """Show the version of hyperctl; the daemon is not asked."""
     output.say(f"The hyperctl version is {__version__}")
-
-
-@command("help", "hyperctl help run")
-@click.argument("verb", default="", metavar="[COMMAND]")
-@click.pass_context
-def help_command(ctx: click.Context, verb: str) -> None:
-    """Show the help of hyperctl, or of a command."""
-    parent = ctx.parent
-    if parent is None or not isinstance(parent.command, click.Group):
-        return
-    if not verb:
-        output.say(parent.get_help())
-        return
-    _, found, _ = parent.command.resolve_command(parent, [verb])
-    if found is not None:
-        with click.Context(found, info_name=verb.lower(), parent=parent) as child:
-            output.say(found.get_help(child))

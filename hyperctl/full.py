@@ -1,0 +1,156 @@
+"""The command line by click: help, completion, and whatever `hyperctl.command.understand` leaves to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem, get_completion_class
+
+from hyperctl import __version__, output, verbs
+from hyperctl.api.errors import HyperctlError, UsageProblem
+from hyperctl.command import DEFAULT_HOST, HOST_OPTIONS, App, Argument, Command, Group, Option
+
+
+class UnknownCommand(click.UsageError):
+    """There is no such verb."""
+
+
+class _ClickCommand(click.Command):
+    """A command whose help ends with examples."""
+
+    def __init__(self, described: Command) -> None:
+        super().__init__(
+            described.name,
+            callback=click.pass_obj(described.function),
+            params=[*map(_argument, described.arguments), *map(_option, described.options)],
+            help=described.text,
+            context_settings={"allow_interspersed_args": not described.own_options_first},
+        )
+        self.examples = described.examples
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write the examples, one on a line, never wrapped."""
+        with formatter.section("Examples"):
+            for example in self.examples:
+                formatter.write(f"  {example}\n")
+
+
+def _option(option: Option) -> click.Option:
+    more: dict[str, Any] = {}
+    if option.flag:
+        more["is_flag"] = True
+    else:
+        more.update(multiple=option.many, default=option.default, metavar=option.metavar or None)
+        more["show_default"] = option.default not in {"", ()}
+    if option.choices:
+        more.update(type=click.Choice(option.choices), metavar=None)
+    elif isinstance(option.default, int) and not option.flag:
+        more["type"] = click.IntRange(min=option.minimum)
+    return click.Option([*option.names, option.field], help=option.text, **more)
+
+
+def _argument(argument: Argument) -> click.Argument:
+    if argument.many:
+        required = argument.default is None
+        return click.Argument(
+            [argument.field], nargs=-1, required=required, type=click.UNPROCESSED, metavar=argument.metavar
+        )
+    if argument.default is None:
+        return click.Argument([argument.field], metavar=argument.metavar)
+    return click.Argument([argument.field], default=argument.default, metavar=argument.metavar)
+
+
+class _Verbs(click.Group):
+    """All commands, each loaded when it is called and not before."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return sorted(verbs.VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        found = verbs.load(cmd_name)
+        if isinstance(found, Group):
+            inner: dict[str, click.Command] = {name: _ClickCommand(one) for name, one in found.commands.items()}
+            return click.Group(found.name, inner, help=found.text)
+        return _ClickCommand(found) if found is not None else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0].lower() not in verbs.VERBS and not ctx.resilient_parsing:
+            raise UnknownCommand(f"hyperctl: '{args[0]}' is not a hyperctl command. See 'hyperctl --help'.")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(verb, verbs.VERBS[verb][1]) for verb in self.list_commands(ctx)])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        found = [verb for verb in self.list_commands(ctx) if verb.startswith(incomplete)]
+        return [CompletionItem(verb, help=verbs.VERBS[verb][1]) for verb in found]
+
+
+@click.group(
+    "hyperctl",
+    cls=_Verbs,
+    invoke_without_command=True,
+    no_args_is_help=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="See 'hyperctl COMMAND --help' for the options of a command, with examples.",
+)
+@click.option(
+    *HOST_OPTIONS,
+    default="",
+    metavar="ADDRESS",
+    help=f"The daemon: unix:///path or tcp://host:port; else HYPER_HOST, else {DEFAULT_HOST}.",
+)
+@click.version_option(__version__, "--version", message="The hyperctl version is %(version)s")
+@click.pass_context
+def cli(ctx: click.Context, host: str) -> None:
+    """Run pods of containers, every pod in its own virtual machine."""
+    ctx.obj = App(host)
+    ctx.call_on_close(ctx.obj.close)
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def run(arguments: list[str]) -> int | None:
+    """Run a command line and give its exit status.
+
+    Raises:
+        HyperctlError: the command failed.
+        KeyboardInterrupt: ctrl-C.
+
+    """
+    try:
+        result = cli.main(args=arguments, prog_name="hyperctl", standalone_mode=False)
+    except UnknownCommand as error:
+        output.complain(error.message)
+        return 1
+    except click.ClickException as error:
+        output.error(error.format_message())
+        if isinstance(error, click.UsageError) and error.ctx:
+            output.complain(f"See '{error.ctx.command_path} --help'.")
+        return HyperctlError.exit_status
+    except click.Abort:
+        raise KeyboardInterrupt from None
+    return result if isinstance(result, int) else 0
+
+
+def completion_script(shell: str) -> str:
+    """Give the script that makes a shell ask hyperctl for completions.
+
+    Args:
+        shell: bash, zsh or fish.
+
+    Raises:
+        UsageProblem: it is another shell.
+
+    """
+    kind = get_completion_class(shell)
+    if kind is None:
+        raise UsageProblem(f"there is no completion for {shell}: bash, zsh and fish have one")
+    script = kind(cli, {}, "hyperctl", "_HYPERCTL_COMPLETE")
+    return f"{script.source_template % script.source_vars()}\n"

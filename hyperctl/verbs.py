@@ -1,0 +1,47 @@
+"""The verbs of hyperctl: where each is, and its line of help; loading this loads none of them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from hyperctl.command import Command, Group
+
+# verb: (module under hyperctl.commands, line of help); the object there is `<verb>_command`.
+VERBS = {
+    "attach": ("execs", "Attach to a running container"),
+    "commit": ("archives", "Make an image of a container"),
+    "completion": ("helps", "Print a script that completes commands in your shell"),
+    "create": ("create", "Create a pod, or a container in a pod"),
+    "exec": ("execs", "Run a command in a container"),
+    "help": ("helps", "Show the help of a command"),
+    "images": ("images", "List images"),
+    "info": ("system", "Show what the daemon says about itself"),
+    "kill": ("lifecycle", "Send a signal to containers or pods"),
+    "list": ("lists", "List pods, containers or VMs"),
+    "load": ("archives", "Load images from a tar"),
+    "login": ("registry", "Keep credentials for a registry"),
+    "logout": ("registry", "Forget credentials for a registry"),
+    "logs": ("logs", "Show the output of a container"),
+    "pause": ("lifecycle", "Pause a pod"),
+    "ports": ("ports", "List, add or delete published ports of a pod"),
+    "pull": ("images", "Pull an image from a registry"),
+    "push": ("archives", "Push an image to a registry"),
+    "rm": ("lifecycle", "Remove pods or containers"),
+    "rmi": ("images", "Remove images"),
+    "run": ("run", "Create and start a pod"),
+    "save": ("archives", "Save images as a tar"),
+    "start": ("lifecycle", "Start a pod or a container"),
+    "stop": ("lifecycle", "Stop pods or containers"),
+    "unpause": ("lifecycle", "Resume a paused pod"),
+    "version": ("system", "Show the version of hyperctl"),
+    "vm": ("vms", "Create or remove idle VMs"),
+}
+
+
+def load(verb: str) -> Command | Group | None:
+    """Give the command of a verb, in any case of its letters; None when there is no such verb."""
+    verb = verb.lower()
+    if verb not in VERBS:
+        return None
+    found: Command | Group = getattr(import_module(f"hyperctl.commands.{VERBS[verb][0]}"), f"{verb}_command")
+    return found
