@@ -1,0 +1,52 @@
+"""One way of logging for the daemon and its libraries: lines of key=value on standard error."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import structlog
+
+
+def setup(level: str) -> None:
+    """Send everything at ``level`` (debug, info, warning, error) and above to standard error."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,
+            _exception_last,
+        ],
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    # Libraries are interesting only when something is wrong.
+    for name in ("alembic", "urllib3", "pyroute2", "sqlalchemy", "asyncio"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _exception_last(logger: structlog.typing.WrappedLogger, name: str, event: structlog.typing.EventDict) -> str:
+    """Write one line of key=value, and a traceback below it as it is."""
+    trace = event.pop("exception", "")
+    line = structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"], bool_as_flag=False)(
+        logger, name, {key: value if value is not None else "" for key, value in event.items()}
+    )
+    return f"{line}\n{trace}" if trace else str(line)

@@ -1,0 +1,171 @@
+"""The running daemon: lock, sockets, engine, and gunicorn's ``gthread`` worker in this very process.
+
+There is no arbiter process above the worker. It would cost 25 MB, survive as a second thing to kill, and bring a daemon
+whose engine cannot start back again for ever; restarting is the service manager's job (``Restart=always``), and every
+state is made to survive it. So ``kill -9`` of the daemon is one kill, and libvirt, threads and children belong to the
+process whose id was written into the lock file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import resource
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import structlog
+from gunicorn import systemd
+from gunicorn.config import Config as GunicornConfig
+from gunicorn.glogging import Logger
+from gunicorn.http import message as gunicorn_message
+from gunicorn.http import wsgi as gunicorn_wsgi
+from gunicorn.workers.gthread import ThreadWorker
+
+from hyperd import __version__
+from hyperd.app import create_app
+from hyperd.config import Config
+from hyperd.errors import Conflict, HostFault
+from hyperd.listeners import Listeners
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from hyperd.engine import Engine
+
+log = structlog.get_logger(__name__)
+
+LOCK = "hyperd.pid"
+KEEPALIVE = 75  # seconds; clients keep one connection open between commands
+GRACEFUL_TIMEOUT = 10  # seconds that requests under way have at SIGTERM; taken-over streams are not waited for
+MAX_CONNECTIONS = 10_000
+MAX_REQUEST_LINE = 2**20  # bytes: /pod/create?podArgs= carries a whole pod
+MAX_HEADER = 2**16  # bytes: X-Registry-Config carries a table of credentials
+
+
+class _Log(Logger):  # type: ignore[misc]
+    """gunicorn's messages through the daemon's own logging."""
+
+    def setup(self, cfg: GunicornConfig) -> None:
+        super().setup(cfg)
+        self.error_log.handlers[:] = []
+        self.error_log.propagate = True
+
+
+class _Worker(ThreadWorker):  # type: ignore[misc]
+    """The worker without an arbiter: its parent is whoever started the daemon and may go."""
+
+    def is_parent_alive(self) -> bool:
+        return True
+
+    def init_signals(self) -> None:
+        super().init_signals()
+        signal.signal(signal.SIGINT, self.handle_exit)
+        signal.signal(signal.SIGHUP, self.handle_exit)  # the original: go, leave the VMs
+
+
+class _App:
+    """What gunicorn's worker wants of an application."""
+
+    def __init__(self, app: Flask) -> None:
+        self._app = app
+
+    def wsgi(self) -> Flask:
+        return self._app
+
+
+def settings(config: Config) -> GunicornConfig:
+    """Make gunicorn's settings; see design section 7 for the reasons."""
+    cfg = GunicornConfig()
+    for key, value in {
+        "worker_class": "gthread",
+        "workers": 1,
+        "threads": config.threads,
+        "worker_connections": MAX_CONNECTIONS,
+        "keepalive": KEEPALIVE,
+        "timeout": 0,
+        "graceful_timeout": GRACEFUL_TIMEOUT,
+        "max_requests": 0,
+        "preload_app": False,
+        "control_socket_disable": True,
+        "limit_request_line": MAX_REQUEST_LINE,
+        "limit_request_field_size": MAX_HEADER,
+        "loglevel": config.log_level,
+    }.items():
+        cfg.set(key, value)
+    # Two constants that gunicorn has no setting for.
+    gunicorn_message.MAX_REQUEST_LINE = MAX_REQUEST_LINE
+    gunicorn_wsgi.SERVER = f"hyperd/{__version__}"
+    return cfg
+
+
+@contextlib.contextmanager
+def root_lock(root: Path) -> Iterator[None]:
+    """Hold the root directory for this process; the kernel lets it go when the process dies, however it dies.
+
+    Errors: Conflict that names the other daemon; HostFault when the directory cannot be had.
+    """
+    try:
+        root.mkdir(mode=0o711, parents=True, exist_ok=True)
+        file: IO[str] = (root / LOCK).open("a+")
+    except OSError as error:
+        raise HostFault(f"cannot use the root directory {root}", details=str(error)) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            owner = file.read(20).strip() or "unknown"
+            raise Conflict(
+                f"another hyperd (process {owner}) uses the root directory {root}",
+                resolution="stop it, or choose another --root",
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+        file.truncate(0)
+
+
+def serve(config: Config, make_engine: Callable[[Config], Engine]) -> None:
+    """Run the daemon until a signal ends it; VMs run on.
+
+    Errors: HyperError when it cannot start; nothing stays then.
+    """
+    _raise_file_limit()
+    with root_lock(config.root), contextlib.ExitStack() as stack:
+        _exit_on_signals()
+        listeners = Listeners()
+        stack.callback(listeners.close)
+        listeners.open(config.hosts, mode=config.socket_mode, group=config.socket_group)
+        engine = make_engine(config)
+        stack.callback(engine.close)
+        engine.open()
+        cfg = settings(config)
+        messages = _Log(cfg)
+        worker = _Worker(1, os.getppid(), list(listeners.sockets), _App(create_app(engine)), 0, cfg, messages)
+        log.info("server.ready", version=__version__, pid=os.getpid(), root=str(config.root))
+        systemd.sd_notify("READY=1", messages)
+        worker.init_process()
+        log.info("server.stopping", threads=threading.active_count())
+
+
+def _exit_on_signals() -> None:
+    """Let a signal during the start unwind it; the worker brings its own handlers."""
+
+    def leave(_number: int, _frame: Any) -> None:
+        raise SystemExit(0)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, leave)
+
+
+def _raise_file_limit() -> None:
+    """Allow as many descriptors as the host lets us: a stream is one, a VM is several."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
