@@ -13,6 +13,7 @@
     |   +-- DriverError           500
     |   +-- AgentError            500
     |   +-- OutOfSpace            507
+    +-- Cancelled                 499
     +-- NotSupported              501
     +-- RegistryError             502
     +-- Busy                      503
@@ -120,6 +121,12 @@ class OutOfSpace(HostFault):
     """No room on the host's disk."""
 
     status = 507
+
+
+class Cancelled(HyperError):
+    """The caller left or asked to stop; nobody reads the answer."""
+
+    status = 499
 
 
 class NotSupported(HyperError):

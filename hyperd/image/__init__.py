@@ -1,1 +1,1 @@
-""""""
+"""Images of this host: pulling, converting, storing."""

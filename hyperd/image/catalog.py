@@ -1,0 +1,396 @@
+"""The image store's rows: which images there are, what they are called, which layers and blobs they are made of."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from hyperd.db.models import BlobRow, ImageLayerRow, ImageRow, LayerRow, RepoDigestRow, TagRow
+from hyperd.db.session import Database
+from hyperd.errors import Conflict, HyperError, ImageNotFound, InvalidInput
+from hyperd.registry.reference import DEFAULT_TAG, Reference
+
+_FULL_ID = re.compile(r"(?:sha256:)?([0-9a-f]{64})", re.ASCII)
+_PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{1,63})", re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewLayer:
+    """A layer of an image that is being added, bottom first."""
+
+    diff_id: str
+    blob: str = ""
+    media_type: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewImage:
+    """An image that is being added.
+
+    Args:
+        id: ``sha256:<hex>`` of ``blob``.
+        blob: the configuration as bytes.
+        config: the same, read.
+        created_at: seconds since the epoch.
+        parent: id of the image it was built from here, empty for one from elsewhere.
+
+    """
+
+    id: str
+    blob: bytes
+    config: Mapping[str, Any]
+    layers: Sequence[NewLayer]
+    created_at: float
+    parent: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRecord:
+    """An image as the rows have it."""
+
+    id: str
+    config: dict[str, Any]
+    diff_ids: tuple[str, ...]
+    created_at: float
+    size: int
+    tags: tuple[str, ...]
+    digests: tuple[str, ...]
+    parent: str
+
+
+class Catalog:
+    """Rows of images. Safe for threads; every method is one transaction.
+
+    Args:
+        database: where the tables are.
+        default_domain: the registry that is left out of familiar names.
+
+    """
+
+    def __init__(self, database: Database, *, default_domain: str) -> None:
+        self._database = database
+        self._default_domain = default_domain
+
+    def parse(self, name: str) -> Reference:
+        """Read a name with this daemon's default registry.
+
+        Raises:
+            InvalidInput: it is no reference.
+
+        """
+        return Reference.parse(name, default_domain=self._default_domain)
+
+    def add_layer(self, diff_id: str, *, size: int, image_size: int, blob: str = "", blob_size: int = 0) -> None:
+        """Note a layer that is in the store, and the blob it came from."""
+        with self._database.session() as session:
+            session.merge(LayerRow(diff_id=diff_id, size=size, image_size=image_size))
+            session.flush()
+            if blob:
+                session.merge(BlobRow(digest=blob, diff_id=diff_id, size=blob_size))
+
+    def layer_size(self, diff_id: str) -> int:
+        """Give the uncompressed size of a layer in bytes, -1 when there is no such layer."""
+        with self._database.session() as session:
+            row = session.get(LayerRow, diff_id)
+            return -1 if row is None else row.size
+
+    def blob_layer(self, digest: str) -> str:
+        """Give the diff_id that a blob was seen to have, empty for an unknown blob."""
+        with self._database.session() as session:
+            row = session.get(BlobRow, digest)
+            return "" if row is None else row.diff_id
+
+    def known(self) -> tuple[set[str], set[str]]:
+        """Give all diff_ids and all blob digests that have rows."""
+        with self._database.session() as session:
+            return set(session.scalars(select(LayerRow.diff_id))), set(session.scalars(select(BlobRow.digest)))
+
+    def add_image(self, image: NewImage) -> None:
+        """Add an image whose layers are there; one that exists stays as it is.
+
+        Raises:
+            Conflict: a layer is missing.
+
+        """
+        with self._database.session() as session:
+            if session.get(ImageRow, image.id) is not None:
+                return
+            wanted = {layer.diff_id for layer in image.layers}
+            sizes = {
+                row.diff_id: row.size for row in session.scalars(select(LayerRow).where(LayerRow.diff_id.in_(wanted)))
+            }
+            if missing := wanted - sizes.keys():
+                raise Conflict("an image cannot be added without its layers", details=", ".join(sorted(missing)))
+            session.add(
+                ImageRow(
+                    id=image.id,
+                    config=dict(image.config),
+                    config_blob=image.blob,
+                    created_at=image.created_at,
+                    size=sum(sizes[layer.diff_id] for layer in image.layers),
+                    parent=image.parent,
+                )
+            )
+            session.flush()
+            for position, layer in enumerate(image.layers):
+                session.add(
+                    ImageLayerRow(
+                        image_id=image.id,
+                        position=position,
+                        diff_id=layer.diff_id,
+                        blob=layer.blob,
+                        media_type=layer.media_type,
+                    )
+                )
+
+    def set_name(self, reference: Reference, image_id: str, *, digest: str = "") -> None:
+        """Let a reference name an image; a tag that named another one moves.
+
+        Args:
+            reference: with a tag, a digest, or both.
+            image_id: an image that exists.
+            digest: of the manifest it came with, empty for one made here.
+
+        """
+        with self._database.session() as session:
+            if session.get(ImageRow, image_id) is None:
+                raise no_such_image(image_id)
+            repository = reference.repository
+            if reference.tag:
+                session.merge(
+                    TagRow(
+                        repository=repository, tag=reference.tag, image_id=image_id, digest=digest or reference.digest
+                    )
+                )
+            for known in {digest, reference.digest} - {""}:
+                session.merge(RepoDigestRow(repository=repository, digest=known, image_id=image_id))
+
+    def image_of_digest(self, repository: str, digest: str) -> str:
+        """Give the image that a manifest of a repository named, empty when there is none."""
+        with self._database.session() as session:
+            row = session.get(RepoDigestRow, (repository, digest))
+            return "" if row is None else row.image_id
+
+    def image_of_tag(self, repository: str, tag: str) -> str:
+        """Give the image that a tag names, empty when there is none."""
+        with self._database.session() as session:
+            row = session.get(TagRow, (repository, tag))
+            return "" if row is None else row.image_id
+
+    def find(self, name: str) -> tuple[str, Reference | None]:
+        """Find an image by name, ``name@digest``, id or unique beginning of an id.
+
+        Returns:
+            The id, and the reference when it was found by one.
+
+        Raises:
+            ImageNotFound: there is none, or the beginning of an id fits several.
+
+        """
+        with self._database.session() as session:
+            return self._find(session, name)
+
+    def get(self, name: str) -> ImageRecord:
+        """Give an image; as ``find``."""
+        with self._database.session() as session:
+            image_id, _ = self._find(session, name)
+            row = session.get(ImageRow, image_id)
+            if row is None:
+                raise no_such_image(name)
+            return _record(session, row)
+
+    def images(self, *, all_images: bool, dangling: bool | None, pattern: str) -> list[ImageRecord]:
+        """Give images, newest first.
+
+        Args:
+            all_images: also those without a name that others were built from.
+            dangling: only images without (True) or with (False) a name.
+            pattern: shell pattern for ``repository`` or ``repository:tag``.
+
+        """
+        with self._database.session() as session:
+            parents = set(session.scalars(select(ImageRow.parent)))
+            found = []
+            for row in session.scalars(select(ImageRow).order_by(ImageRow.created_at.desc(), ImageRow.id)):
+                record = _record(session, row)
+                hidden = not record.tags and not all_images and row.id in parents
+                wrong = dangling is not None and dangling == bool(record.tags)
+                if not hidden and not wrong and (not pattern or _fits(record, pattern)):
+                    found.append(record)
+            return found
+
+    def untag(self, name: str) -> list[str]:
+        """Take a name (with tag or digest) from its image; with the last tag go the repository's digests.
+
+        Returns:
+            What was taken, familiar.
+
+        """
+        with self._database.session() as session:
+            _, reference = self._find(session, name)
+            return [] if reference is None else _untag(session, reference)
+
+    def untag_all(self, image_id: str) -> list[str]:
+        """Take all names from an image; give what was taken, familiar."""
+        with self._database.session() as session:
+            record = _record(session, _row(session, image_id))
+            session.execute(delete(TagRow).where(TagRow.image_id == image_id))
+            session.execute(delete(RepoDigestRow).where(RepoDigestRow.image_id == image_id))
+            return [*record.tags, *record.digests]
+
+    def children(self, image_id: str) -> list[str]:
+        """Give the images that were built from one here."""
+        with self._database.session() as session:
+            return list(session.scalars(select(ImageRow.id).where(ImageRow.parent == image_id)))
+
+    def delete_image(self, image_id: str, *, spare: Collection[str] = ()) -> tuple[list[str], list[str]]:
+        """Delete an image without names, and the rows of layers that nothing uses then.
+
+        Args:
+            image_id: the image.
+            spare: diff_ids and digests that somebody works with.
+
+        Returns:
+            The diff_ids and the blob digests whose files can go.
+
+        """
+        with self._database.session() as session:
+            row = _row(session, image_id)
+            used = select(ImageLayerRow.diff_id).where(ImageLayerRow.image_id == image_id)
+            diff_ids = set(session.scalars(used))
+            session.delete(row)
+            session.flush()
+            return _drop_unused(session, diff_ids, spare)
+
+    def drop_layers(self, diff_ids: Collection[str], *, spare: Collection[str] = ()) -> tuple[list[str], list[str]]:
+        """Delete the rows of those of the layers that no image uses; as ``delete_image``."""
+        with self._database.session() as session:
+            return _drop_unused(session, set(diff_ids), spare)
+
+    def unused_layers(self) -> list[str]:
+        """Give the layers that no image uses."""
+        used = select(ImageLayerRow.diff_id)
+        with self._database.session() as session:
+            return list(session.scalars(select(LayerRow.diff_id).where(LayerRow.diff_id.not_in(used))))
+
+    def totals(self) -> dict[str, int]:
+        """Give counts and sizes: images, layers, layer_bytes (squashfs), blobs, blob_bytes."""
+        with self._database.session() as session:
+            layers = session.execute(select(func.count(), func.coalesce(func.sum(LayerRow.image_size), 0))).one()
+            blobs = session.execute(select(func.count(), func.coalesce(func.sum(BlobRow.size), 0))).one()
+            images = session.scalar(select(func.count()).select_from(ImageRow))
+            return {
+                "images": images or 0,
+                "layers": layers[0],
+                "layer_bytes": layers[1],
+                "blobs": blobs[0],
+                "blob_bytes": blobs[1],
+            }
+
+    def _find(self, session: Session, name: str) -> tuple[str, Reference | None]:
+        if match := _FULL_ID.fullmatch(name):
+            if session.get(ImageRow, f"sha256:{match[1]}") is None:
+                raise no_such_image(name)
+            return f"sha256:{match[1]}", None
+        try:
+            reference = self.parse(name)
+        except InvalidInput:
+            reference = None
+        if reference is not None and (image_id := _named(session, reference)):
+            return image_id, reference
+        if match := _PREFIX.fullmatch(name):
+            wanted = select(ImageRow.id).where(ImageRow.id.startswith(f"sha256:{match[1]}")).limit(2)
+            found = list(session.scalars(wanted))
+            if len(found) == 1:
+                return found[0], None
+            if found:
+                raise no_such_image(name, details="several ids begin so")
+        raise no_such_image(str(reference.with_default_tag()) if reference is not None else name)
+
+
+def no_such_image(name: str, *, details: str = "") -> HyperError:
+    """Make the error for a name that no image has, in the words clients look for."""
+    shown = name if len(name) <= 300 else f"{name[:300]}..."
+    if ":" not in shown.rpartition("/")[2]:
+        shown += f":{DEFAULT_TAG}"
+    return ImageNotFound(f"No such image: {shown}", details=details)
+
+
+def _named(session: Session, reference: Reference) -> str:
+    if reference.digest:
+        row = session.get(RepoDigestRow, (reference.repository, reference.digest))
+        return "" if row is None else row.image_id
+    tag = session.get(TagRow, (reference.repository, reference.tag or DEFAULT_TAG))
+    return "" if tag is None else tag.image_id
+
+
+def _row(session: Session, image_id: str) -> ImageRow:
+    row = session.get(ImageRow, image_id)
+    if row is None:
+        raise no_such_image(image_id)
+    return row
+
+
+def _record(session: Session, row: ImageRow) -> ImageRecord:
+    layers = select(ImageLayerRow.diff_id).where(ImageLayerRow.image_id == row.id).order_by(ImageLayerRow.position)
+    tags = session.scalars(select(TagRow).where(TagRow.image_id == row.id).order_by(TagRow.repository, TagRow.tag))
+    digests = session.scalars(
+        select(RepoDigestRow)
+        .where(RepoDigestRow.image_id == row.id)
+        .order_by(RepoDigestRow.repository, RepoDigestRow.digest)
+    )
+    return ImageRecord(
+        id=row.id,
+        config=row.config,
+        diff_ids=tuple(session.scalars(layers)),
+        created_at=row.created_at,
+        size=row.size,
+        tags=tuple(f"{tag.repository}:{tag.tag}" for tag in tags),
+        digests=tuple(f"{entry.repository}@{entry.digest}" for entry in digests),
+        parent=row.parent,
+    )
+
+
+def _untag(session: Session, reference: Reference) -> list[str]:
+    repository = reference.repository
+    if reference.digest:
+        row = session.get(RepoDigestRow, (repository, reference.digest))
+        if row is not None:
+            session.delete(row)
+        return [f"{repository}@{reference.digest}"]
+    tag = session.get(TagRow, (repository, reference.tag or DEFAULT_TAG))
+    if tag is None:
+        return []
+    image_id, taken = tag.image_id, [f"{repository}:{tag.tag}"]
+    session.delete(tag)
+    session.flush()
+    mine = (TagRow.repository == repository, TagRow.image_id == image_id)
+    if session.scalar(select(func.count()).select_from(TagRow).where(*mine)) == 0:
+        digests = (RepoDigestRow.repository == repository, RepoDigestRow.image_id == image_id)
+        taken += [f"{repository}@{d}" for d in session.scalars(select(RepoDigestRow.digest).where(*digests))]
+        session.execute(delete(RepoDigestRow).where(*digests))
+    return taken
+
+
+def _drop_unused(session: Session, diff_ids: set[str], spare: Collection[str]) -> tuple[list[str], list[str]]:
+    used = set(session.scalars(select(ImageLayerRow.diff_id).where(ImageLayerRow.diff_id.in_(diff_ids))))
+    layers, blobs = [], []
+    for diff_id in sorted(diff_ids - used):
+        mine = set(session.scalars(select(BlobRow.digest).where(BlobRow.diff_id == diff_id)))
+        if diff_id in spare or mine & set(spare):
+            continue
+        session.execute(delete(LayerRow).where(LayerRow.diff_id == diff_id))
+        layers.append(diff_id)
+        blobs += sorted(mine)
+    return layers, blobs
+
+
+def _fits(record: ImageRecord, pattern: str) -> bool:
+    names = [*record.tags, *(tag.rpartition(":")[0] for tag in record.tags)]
+    return any(fnmatch.fnmatchcase(name, pattern) for name in names)

@@ -1,0 +1,146 @@
+"""Compressed layers as bounded streams: gzip (RFC 1952), zstd (RFC 8878), none; told apart by their first bytes."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from typing import Protocol
+
+from backports import zstd
+
+from hyperd.errors import InvalidInput, TooLarge
+
+PIECE = 256 * 1024  # most bytes given at a time, so that memory stays bounded whatever the ratio
+MAX_RATIO = 200  # beyond FREE_BYTES; gzip itself can reach 1,030, zstd far more
+FREE_BYTES = 2**30
+WINDOW_LOG = 27  # 128 MiB, what zstd itself takes without being told more (RFC 8878 section 3.1.1.1.2)
+_GZIP = b"\x1f\x8b"
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_ZSTD_SKIPPABLE = tuple(bytes((0x50 + i,)) + b"\x2a\x4d\x18" for i in range(16))
+_MAGIC = 4
+
+
+class _Decoder(Protocol):
+    @property
+    def eof(self) -> bool: ...
+
+    def feed(self, data: bytes) -> bytes:
+        """Give at most ``PIECE`` bytes; call again with ``rest()`` while ``pending``."""
+        ...
+
+    def rest(self) -> bytes: ...
+
+    @property
+    def pending(self) -> bool: ...
+
+
+class _Gzip:
+    def __init__(self) -> None:
+        self._inner = zlib.decompressobj(31)
+        self._full = False
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof
+
+    @property
+    def pending(self) -> bool:
+        return bool(self._inner.unconsumed_tail) or self._full
+
+    def feed(self, data: bytes) -> bytes:
+        out = self._inner.decompress(data, PIECE)
+        self._full = len(out) == PIECE
+        return out
+
+    def rest(self) -> bytes:
+        return self._inner.unused_data if self._inner.eof else self._inner.unconsumed_tail
+
+
+class _Zstd:
+    def __init__(self) -> None:
+        options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: WINDOW_LOG}
+        self._inner = zstd.ZstdDecompressor(options=options)
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof
+
+    @property
+    def pending(self) -> bool:
+        return not self._inner.needs_input
+
+    def feed(self, data: bytes) -> bytes:
+        return self._inner.decompress(data, PIECE)
+
+    def rest(self) -> bytes:
+        return self._inner.unused_data if self._inner.eof else b""
+
+
+def decompressed(chunks: Iterator[bytes], *, max_bytes: int) -> Iterator[bytes]:
+    """Give the content of a possibly compressed stream in pieces.
+
+    Several gzip members or zstd frames one after the other are one stream, as for gzip and zstd themselves.
+
+    Args:
+        chunks: the stream, non-empty pieces.
+        max_bytes: of content.
+
+    Raises:
+        InvalidInput: damaged, cut off, or followed by something else.
+        TooLarge: more than ``max_bytes``, or beyond a gigabyte more than ``MAX_RATIO`` times the input.
+
+    """
+    head = b""
+    for chunk in chunks:
+        head += chunk
+        if len(head) >= _MAGIC:
+            break
+    seen, given = [len(head)], 0
+    for piece in _decode(head, _counted(chunks, seen)):
+        given += len(piece)
+        if given > max_bytes:
+            raise TooLarge(f"a layer has more than {max_bytes} bytes")
+        if given > FREE_BYTES and given > MAX_RATIO * seen[0]:
+            raise TooLarge("a layer is compressed beyond belief", details=f"{seen[0]} bytes became {given}")
+        yield piece
+
+
+def _counted(chunks: Iterator[bytes], seen: list[int]) -> Iterator[bytes]:
+    for chunk in chunks:
+        seen[0] += len(chunk)
+        yield chunk
+
+
+def _decode(head: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    factory: type[_Gzip | _Zstd]
+    if head.startswith(_GZIP):
+        factory = _Gzip
+    elif head.startswith((_ZSTD, *_ZSTD_SKIPPABLE)):
+        factory = _Zstd
+    else:
+        if head:
+            yield head
+        yield from chunks
+        return
+    try:
+        yield from _decode_members(factory, head, chunks)
+    except (zlib.error, zstd.ZstdError) as exc:
+        raise InvalidInput("a layer's compressed data is damaged", details=str(exc)) from exc
+
+
+def _decode_members(factory: type[_Gzip | _Zstd], head: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    decoder: _Decoder = factory()
+    data = head
+    while True:
+        while data or (decoder.pending and not decoder.eof):
+            if decoder.eof:
+                decoder = factory()
+            piece = decoder.feed(data)
+            data = decoder.rest()
+            if piece:
+                yield piece
+        data = next(chunks, b"")
+        if not data:
+            break
+    if not decoder.eof:
+        raise InvalidInput("a layer's compressed data is cut off")

@@ -1,0 +1,286 @@
+"""Images of this host: what the API, pods and builds ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from hyperd.config import Config
+from hyperd.db.session import Database
+from hyperd.errors import Conflict, InvalidInput, Unauthorized
+from hyperd.image.catalog import Catalog, ImageRecord
+from hyperd.image.progress import Line
+from hyperd.image.pull import Puller, host_of
+from hyperd.image.store import ImageStore, is_old
+from hyperd.registry.auth import AuthConfig, TokenCache
+from hyperd.registry.client import RegistryClient
+from hyperd.registry.transport import Stop, Transport
+
+log = structlog.get_logger(__name__)
+
+Removed = list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class LayerRef:
+    """A layer that can be attached read-only.
+
+    Args:
+        diff_id: ``sha256:`` of its uncompressed tar.
+        path: its squashfs file.
+
+    """
+
+    diff_id: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """An image.
+
+    Args:
+        id: ``sha256:<hex>``.
+        config: the whole configuration (OCI image-spec, config.md).
+        layers: bottom first.
+        created_at: seconds since the epoch, 0 when the image does not say.
+        size: bytes of the uncompressed layers.
+        tags: ``repository:tag``, familiar.
+        digests: ``repository@sha256:...``, familiar.
+        parent: id of the image it was built from here.
+
+    """
+
+    id: str
+    config: dict[str, Any]
+    layers: tuple[LayerRef, ...]
+    created_at: float
+    size: int
+    tags: tuple[str, ...]
+    digests: tuple[str, ...] = ()
+    parent: str = ""
+
+
+class ImageService:
+    """The image store. Safe for threads.
+
+    Args:
+        config: the ``registry`` part is used.
+        database: migrated.
+        root: directory of the store, made when missing.
+        in_use: gives the names of the containers that use an image.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        database: Database,
+        root: Path,
+        in_use: Callable[[str], Sequence[str]],
+    ) -> None:
+        self._store = ImageStore(root)
+        self._catalog = Catalog(database, default_domain=config.registry.default)
+        self._in_use = in_use
+        self._transport = Transport(config.registry)
+        self._tokens = TokenCache()
+        self._puller = Puller(
+            config=config.registry,
+            store=self._store,
+            catalog=self._catalog,
+            transport=self._transport,
+            tokens=self._tokens,
+        )
+
+    def close(self) -> None:
+        """End all pulls and close all connections."""
+        self._puller.close()
+        self._transport.close()
+
+    def recover(self) -> None:
+        """Put the store right after a crash: half-made files go, unfinished pulls can be resumed for a day."""
+        self._store.recover()
+        self._expire()
+        diff_ids, digests = self._catalog.known()
+        self._store.remove_strangers(diff_ids=diff_ids, digests=digests)
+
+    def get(self, name: str) -> ImageInfo:
+        """Give an image by name, ``name:tag``, ``name@digest``, id or unique beginning of an id.
+
+        Raises:
+            ImageNotFound: there is none.
+
+        """
+        return self._info(self._catalog.get(name))
+
+    def list(self, *, all_images: bool = False, dangling: bool | None = None, pattern: str = "") -> list[ImageInfo]:
+        """Give images, newest first.
+
+        Args:
+            all_images: also nameless ones that others were built from.
+            dangling: only those without (True) or with (False) a name.
+            pattern: shell pattern for ``repository`` or ``repository:tag``.
+
+        """
+        found = self._catalog.images(all_images=all_images, dangling=dangling, pattern=pattern)
+        return [self._info(record) for record in found]
+
+    def pull(
+        self,
+        name: str,
+        *,
+        tag: str = "",
+        auth: AuthConfig | None,
+        headers: Mapping[str, str] | None = None,
+        progress: Callable[[Line], None],
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> ImageInfo:
+        """Pull an image from its registry.
+
+        Args:
+            name: a reference; without tag and digest it means ``latest``.
+            tag: a tag or digest that takes the place of the name's.
+            auth: credentials, None for anonymous.
+            headers: of the request; those that begin with ``X-Meta-`` go to the registry.
+            progress: gets Docker's progress lines, in this thread.
+            cancelled: asked five times a second, in this thread.
+
+        Raises:
+            InvalidInput, TooLarge, NotSupported: a bad name, or the image is hostile, damaged or not for this host.
+            ImageNotFound, Unauthorized, Forbidden, RegistryError, Timeout: the registry's part.
+            OutOfSpace, HostFault: this host's part.
+            Cancelled: ``cancelled`` said yes.
+
+        """
+        reference = self._catalog.parse(name)
+        if tag:
+            reference = reference.with_tag(tag)
+        image_id = self._puller.pull(
+            reference, auth=auth, headers=headers or {}, progress=progress, cancelled=cancelled
+        )
+        return self.get(image_id)
+
+    def remove(self, name: str, *, force: bool = False, noprune: bool = False) -> Removed:
+        """Take a name from an image, and remove the image with its last name.
+
+        An image that containers use loses its names by force only, and stays until the containers are gone.
+
+        Args:
+            name: as for ``get``; by id all names go.
+            force: also when containers use it or several repositories name it.
+            noprune: keep nameless images that it was built from.
+
+        Returns:
+            ``{"untaged": name}`` and ``{"deleted": id}``, in the order in which it happened.
+
+        Raises:
+            InvalidInput: a blank name.
+            ImageNotFound: there is none.
+            Conflict: containers or other images need it, or several repositories name it.
+
+        """
+        if not name.strip():
+            raise InvalidInput("image name cannot be blank")
+        with self._store.lock:
+            image_id, reference = self._catalog.find(name)
+            record = self._catalog.get(image_id)
+            self._check_removal(record, name, by_name=reference is not None, force=force)
+            taken = self._catalog.untag(name) if reference is not None else self._catalog.untag_all(image_id)
+            done = [{"untaged": entry} for entry in taken]
+            left = self._catalog.get(image_id)
+            if left.tags or left.digests or self._in_use(image_id) or self._catalog.children(image_id):
+                return done
+            return done + self._delete(image_id, noprune=noprune)
+
+    def authenticate(self, auth: AuthConfig) -> str:
+        """Show credentials to their registry.
+
+        Returns:
+            ``Login Succeeded``.
+
+        Raises:
+            Unauthorized: they are wrong.
+            RegistryError, Timeout: the registry cannot be asked.
+
+        """
+        if not auth.has_credentials:
+            raise Unauthorized("no credentials were given")
+        client = RegistryClient(
+            transport=self._transport,
+            tokens=TokenCache(),  # a token from before would prove nothing
+            host=host_of(auth.serveraddress),
+            path="",
+            auth=auth,
+            stop=Stop(),
+        )
+        client.check_login()
+        return "Login Succeeded"
+
+    def disk_usage(self) -> dict[str, int]:
+        """Give ``images``, ``layers``, ``layer_bytes``, ``blobs``, ``blob_bytes``."""
+        return self._catalog.totals()
+
+    def count(self) -> int:
+        """Give the number of images."""
+        return self._catalog.totals()["images"]
+
+    def _info(self, record: ImageRecord) -> ImageInfo:
+        return ImageInfo(
+            id=record.id,
+            config=record.config,
+            layers=tuple(LayerRef(diff_id, self._store.layer_path(diff_id)) for diff_id in record.diff_ids),
+            created_at=record.created_at,
+            size=record.size,
+            tags=record.tags,
+            digests=record.digests,
+            parent=record.parent,
+        )
+
+    def _check_removal(self, record: ImageRecord, name: str, *, by_name: bool, force: bool) -> None:
+        users = self._in_use(record.id)
+        short = record.id.removeprefix("sha256:")[:12]
+        last = len(record.tags) <= 1 if by_name else True
+        if users and last and (not force or not (record.tags or record.digests)):
+            raise Conflict(
+                f"conflict: unable to remove {name!r}: image {short} is being used by {', '.join(users[:5])}",
+                resolution="remove the containers first",
+            )
+        if by_name:
+            return
+        if self._catalog.children(record.id) and not (record.tags or record.digests):
+            raise Conflict(f"conflict: unable to delete {short} (cannot be forced) - image has dependent child images")
+        repositories = {tag.rpartition(":")[0] for tag in record.tags}
+        if len(repositories) > 1 and not force:
+            raise Conflict(
+                f"conflict: unable to delete {short} (must be forced) - image is referenced in multiple repositories",
+                details=", ".join(sorted(repositories)),
+            )
+
+    def _delete(self, image_id: str, *, noprune: bool) -> Removed:
+        done: Removed = []
+        while image_id:
+            parent = self._catalog.get(image_id).parent
+            layers, blobs = self._catalog.delete_image(image_id, spare=self._store.pins())
+            self._store.remove_layers(layers, blobs)
+            done.append({"deleted": image_id})
+            image_id = "" if noprune else self._prunable(parent)
+        return done
+
+    def _prunable(self, image_id: str) -> str:
+        """Give the image back when nothing holds it: no name, no child, no container."""
+        found = list(self._catalog.images(all_images=True, dangling=True, pattern=""))
+        names = {record.id for record in found if not record.digests}
+        held = image_id not in names or self._catalog.children(image_id) or self._in_use(image_id)
+        return "" if held else image_id
+
+    def _expire(self) -> None:
+        """Remove layers of pulls that were broken off a day ago."""
+        with self._store.lock:
+            unused = [d for d in self._catalog.unused_layers() if is_old(self._store.layer_path(d))]
+            layers, blobs = self._catalog.drop_layers(unused, spare=self._store.pins())
+            self._store.remove_layers(layers, blobs)

@@ -1,0 +1,338 @@
+"""One repository of one registry: manifests and blobs by the OCI distribution specification, with authentication."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from urllib.parse import urlencode, urlsplit
+
+import structlog
+from urllib3.response import BaseHTTPResponse
+
+from hyperd.errors import Forbidden, HyperError, ImageNotFound, RegistryError, Timeout, Unauthorized
+from hyperd.registry.auth import DEFAULT_LIFETIME, AuthConfig, Challenge, TokenCache, parse_challenges
+from hyperd.registry.transport import MAX_ERROR_BODY, Stop, Transport
+
+log = structlog.get_logger(__name__)
+
+MAX_MANIFEST = 4 * 2**20
+MAX_TOKEN_ANSWER = 2**20
+CHUNK = 256 * 1024
+ATTEMPTS = 5  # requests without a byte of progress before a transfer is given up
+_BACKOFF = 0.25  # seconds before the second attempt; doubles
+_MAX_WAIT = 30.0  # seconds a Retry-After may ask for
+_RETRY = frozenset({408, 429, 500, 502, 503, 504})
+
+
+@dataclass(frozen=True)
+class RawManifest:
+    """A manifest as a registry sent it, its digest checked."""
+
+    body: bytes
+    media_type: str
+    digest: str
+
+
+class RegistryClient:
+    """A repository as one user sees it.
+
+    Args:
+        transport: the daemon's connections.
+        tokens: the daemon's bearer tokens.
+        host: ``host[:port]`` of the registry's API.
+        path: the repository, ``library/busybox``.
+        auth: credentials, None for anonymous.
+        headers: further request headers (``X-Meta-*``).
+        stop: ends every request.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        transport: Transport,
+        tokens: TokenCache,
+        host: str,
+        path: str,
+        stop: Stop,
+        auth: AuthConfig | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.host = host
+        self.path = path
+        self._transport = transport
+        self._tokens = tokens
+        self._auth = auth
+        self._headers = dict(headers or {})
+        self._stop = stop
+        self._challenge: Challenge | None = None
+
+    def manifest(self, target: str, accept: tuple[str, ...]) -> RawManifest:
+        """Fetch a manifest.
+
+        Args:
+            target: a tag or a digest.
+            accept: media types, preferred first.
+
+        Raises:
+            ImageNotFound: the registry has no such repository, tag or digest.
+            Unauthorized, Forbidden: credentials are needed, wrong or not enough.
+            RegistryError: also a body whose digest is not the one asked for.
+            Timeout, Cancelled: as ``Transport.request``.
+
+        """
+        url = f"/v2/{self.path}/manifests/{target}"
+        body, headers = self._fetch(url, {"Accept": ", ".join(accept)}, limit=MAX_MANIFEST)
+        digest = "sha256:" + hashlib.sha256(body).hexdigest()
+        claimed = headers.get("Docker-Content-Digest", "")
+        wanted = target if ":" in target else claimed
+        if wanted.startswith("sha256:") and wanted != digest:
+            raise RegistryError(
+                f"the manifest of {self.path} from {self.host} is not what its digest says",
+                details=f"want {wanted}, got {digest}",
+            )
+        media_type = headers.get("Content-Type", "").partition(";")[0].strip()
+        return RawManifest(body, media_type, digest)
+
+    def blob(self, digest: str, *, size: int, offset: int = 0) -> Iterator[bytes]:
+        """Give a blob's bytes from an offset on; broken transfers go on where they stopped (RFC 9110 section 14).
+
+        The caller checks the digest. A registry that ignores ranges sends everything; what is known is then left out.
+
+        Raises:
+            RegistryError: the registry does not have it, sends more or less than ``size``, or keeps failing.
+            Unauthorized, Forbidden, Timeout, Cancelled: as ``manifest``.
+
+        """
+        position, failures = offset, 0
+        while position < size:
+            try:
+                for chunk in self._blob_once(digest, position, size):
+                    position += len(chunk)
+                    failures = 0
+                    yield chunk
+            except (RegistryError, Timeout) as exc:
+                failures += 1
+                if failures >= ATTEMPTS or isinstance(exc, _FinalError):
+                    raise
+                log.info("blob-interrupted", host=self.host, digest=digest, position=position, error=str(exc))
+                self._stop.wait(_BACKOFF * 2 ** (failures - 1))
+
+    def small_blob(self, digest: str, *, size: int) -> bytes:
+        """Fetch a whole blob into memory and check its digest; the caller bounds ``size``.
+
+        Raises:
+            RegistryError: the digest is wrong; and as ``blob``.
+
+        """
+        body = b"".join(self.blob(digest, size=size))
+        if digest != "sha256:" + hashlib.sha256(body).hexdigest():
+            raise RegistryError(f"{self.host} sent wrong data for {digest}")
+        return body
+
+    def check_login(self) -> None:
+        """Show the credentials to the registry's API root.
+
+        Raises:
+            Unauthorized: they are wrong.
+            RegistryError, Timeout, Cancelled: as ``Transport.request``.
+
+        """
+        self._fetch("/v2/", {}, limit=MAX_TOKEN_ANSWER)
+
+    def _fetch(self, url: str, headers: Mapping[str, str], *, limit: int) -> tuple[bytes, Mapping[str, str]]:
+        failures = 0
+        while True:
+            try:
+                with self._request(url, headers) as response:
+                    body = _read(response, limit, self.host)
+                    return body, response.headers
+            except (RegistryError, Timeout) as exc:
+                failures += 1
+                if failures >= ATTEMPTS or not isinstance(exc, _TransientError):
+                    raise
+                self._stop.wait(max(exc.wait, _BACKOFF * 2 ** (failures - 1)))
+
+    def _blob_once(self, digest: str, position: int, size: int) -> Iterator[bytes]:
+        headers = {"Range": f"bytes={position}-"} if position else {}
+        with self._request(f"/v2/{self.path}/blobs/{digest}", headers) as response:
+            skip = _check_range(response, position, size, self.host)
+            left = size - position
+            while chunk := response.read1(CHUNK):
+                if skip:
+                    dropped = min(skip, len(chunk))
+                    skip -= dropped
+                    chunk = chunk[dropped:]
+                left -= len(chunk)
+                if left < 0:
+                    raise _FinalError(f"{self.host} sent too much of {digest}", details=f"more than {size} bytes")
+                if chunk:
+                    yield chunk
+            self._stop.check()
+        if left:
+            raise RegistryError(f"{self.host} sent too little of {digest}", details=f"{left} of {size} bytes missing")
+
+    @contextmanager
+    def _request(self, url: str, headers: Mapping[str, str]) -> Iterator[BaseHTTPResponse]:
+        """Send a GET; a challenge is answered once."""
+        base = f"{self._transport.scheme(self.host, self._stop)}://{self.host}"
+        sent = {**self._headers, **headers, **self._authorization(base)}
+        with self._transport.request("GET", base + url, headers=sent, stop=self._stop) as response:
+            if response.status != 401:
+                self._check_status(response)
+                yield response
+                return
+            response.read(MAX_ERROR_BODY)
+            challenges = parse_challenges(", ".join(response.headers.getlist("WWW-Authenticate")))
+        self._challenge = self._choose(challenges)
+        sent.update(self._authorization(base, again=True))
+        with self._transport.request("GET", base + url, headers=sent, stop=self._stop) as response:
+            self._check_status(response)
+            yield response
+
+    def _choose(self, challenges: list[Challenge]) -> Challenge:
+        for challenge in challenges:
+            if challenge.scheme == "bearer" and challenge.parameters.get("realm"):
+                return challenge
+            if challenge.scheme == "basic":
+                if self._auth is None or not self._auth.basic:
+                    raise self._unauthorized("no basic auth credentials")
+                return challenge
+        raise self._unauthorized("no challenge this client can answer")
+
+    def _authorization(self, base: str, *, again: bool = False) -> dict[str, str]:
+        if self._auth is not None and self._auth.registrytoken:
+            return {"Authorization": f"Bearer {self._auth.registrytoken}"}
+        if self._challenge is None:
+            return {}
+        if self._challenge.scheme == "basic":
+            return {"Authorization": self._auth.basic} if self._auth is not None else {}
+        return {"Authorization": f"Bearer {self._token(self._challenge, base, again=again)}"}
+
+    def _token(self, challenge: Challenge, base: str, *, again: bool) -> str:
+        realm = challenge.parameters["realm"]
+        service = challenge.parameters.get("service", "")
+        # The scope is ours, not the challenge's: a registry shall not choose what the user's credentials are good for.
+        scope = f"repository:{self.path}:pull" if self.path else ""
+        who = hashlib.sha256(repr(self._auth_secret()).encode()).hexdigest()
+        key = (realm, service, scope, who)
+        if again:
+            self._tokens.drop(key)
+        token = self._tokens.get(key)
+        if not token:
+            token, lifetime = self._fetch_token(realm, service, scope, base)
+            self._tokens.put(key, token, lifetime)
+        return token
+
+    def _auth_secret(self) -> tuple[str, ...]:
+        auth = self._auth or AuthConfig()
+        return (auth.username, auth.password, auth.identitytoken)
+
+    def _fetch_token(self, realm: str, service: str, scope: str, base: str) -> tuple[str, float]:
+        parts = urlsplit(realm)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise RegistryError(f"{self.host} names a token server of another kind", details=realm[:200])
+        if parts.scheme == "http" and base.startswith("https:") and not self._transport.is_insecure(parts.netloc):
+            raise RegistryError(f"{self.host} names a token server without TLS", details=realm[:200])
+        query = {"service": service} | ({"scope": scope} if scope else {})
+        headers: dict[str, str] = {}
+        method, body, url = "GET", None, realm
+        if self._auth is not None and self._auth.identitytoken:
+            method = "POST"
+            form = {"grant_type": "refresh_token", "refresh_token": self._auth.identitytoken, "client_id": "hyperd"}
+            body = urlencode(form | query).encode()
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
+        else:
+            if self._auth is not None and self._auth.basic:
+                headers["Authorization"] = self._auth.basic
+                query |= {"account": self._auth.username}
+            url += ("&" if parts.query else "?") + urlencode(query)
+        with self._transport.request(method, url, headers=headers, body=body, stop=self._stop) as response:
+            self._check_status(response)
+            return _parse_token(_read(response, MAX_TOKEN_ANSWER, self.host), self.host)
+
+    def _check_status(self, response: BaseHTTPResponse) -> None:
+        status = response.status
+        if status in {200, 206}:
+            return
+        details = f"status code {status}"
+        if message := _error_text(response.read(MAX_ERROR_BODY)):
+            details += f", {message}"
+        if status == 401:
+            raise self._unauthorized(details)
+        if status == 403:
+            raise Forbidden(f"{self.host} denies access to {self.path or 'its API'}", details=details)
+        if status == 404:
+            raise ImageNotFound(f"{self.path} not found on {self.host}", details=details)
+        brief = f"registry {self.host} failed"
+        if status in _RETRY:
+            raise _TransientError(brief, details=details, wait=_retry_after(response))
+        raise _FinalError(brief, details=details)
+
+    def _unauthorized(self, details: str) -> HyperError:
+        who = "wrong login/password for" if self._auth is not None else "Authentication is required for"
+        return Unauthorized(f"{who} {self.host}", details=details, resolution="log in to the registry")
+
+
+class _FinalError(RegistryError):
+    """Trying again cannot help."""
+
+
+class _TransientError(RegistryError):
+    """The registry is busy or down for the moment.
+
+    Args:
+        wait: seconds it asked to wait.
+
+    """
+
+    def __init__(self, brief: str, *, details: str = "", wait: float = 0.0) -> None:
+        super().__init__(brief, details=details)
+        self.wait = wait
+
+
+def _check_range(response: BaseHTTPResponse, position: int, size: int, host: str) -> int:
+    """Give the number of bytes to leave out."""
+    if not position or response.status == 200:
+        return position
+    sent = response.headers.get("Content-Range", "")
+    if not sent.startswith(f"bytes {position}-") or sent.rpartition("/")[2] not in {str(size), "*"}:
+        raise _FinalError(f"{host} sent another range than asked for", details=sent[:100])
+    return 0
+
+
+def _read(response: BaseHTTPResponse, limit: int, host: str) -> bytes:
+    body = response.read(limit + 1)
+    if len(body) > limit:
+        raise _FinalError(f"{host} sent an answer of more than {limit} bytes")
+    return body
+
+
+def _parse_token(body: bytes, host: str) -> tuple[str, float]:
+    try:
+        data = json.loads(body)
+        token = data.get("token") or data.get("access_token")
+        lifetime = float(data.get("expires_in") or DEFAULT_LIFETIME)
+    except (ValueError, TypeError, AttributeError, RecursionError) as exc:
+        raise RegistryError(f"the token server of {host} sent nonsense") from exc
+    if not isinstance(token, str) or not token:
+        raise RegistryError(f"the token server of {host} sent no token")
+    return token, lifetime
+
+
+def _retry_after(response: BaseHTTPResponse) -> float:
+    text = response.headers.get("Retry-After", "")
+    return min(float(text), _MAX_WAIT) if text.isdigit() else 0.0
+
+
+def _error_text(body: bytes) -> str:
+    """Read the messages of an error answer (distribution specification, error codes); bounded, one line."""
+    try:
+        errors = json.loads(body)["errors"]
+        texts = [f"{str(e.get('code', ''))[:64]}: {str(e.get('message', ''))[:200]}" for e in errors[:3]]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return ""
+    return "; ".join(texts)
