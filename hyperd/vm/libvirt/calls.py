@@ -31,11 +31,19 @@ def translate(error: libvirt.libvirtError, brief: str) -> HyperError:
     return kind(brief, details=f"{text} [libvirt error {code}, domain {error.get_error_domain()}]")
 
 
-class _Call(Generic[T]):
-    """One call in a thread of its own, so that the caller can leave."""
+class Task(Generic[T]):
+    """Work in a thread of its own, so that who waits for it can leave.
 
-    def __init__(self, func: Callable[[], T], late: Callable[[T], None] | None) -> None:
+    Args:
+        func: calls libvirt.
+        brief: what failed, for the error.
+        late: undoes the result when ``func`` succeeds after the waiting one has left.
+
+    """
+
+    def __init__(self, func: Callable[[], T], *, brief: str, late: Callable[[T], None] | None = None) -> None:
         self._func = func
+        self._brief = brief
         self._late = late
         self._lock = threading.Lock()
         self._done = threading.Event()
@@ -43,10 +51,34 @@ class _Call(Generic[T]):
         self._result: T
         self._error: BaseException | None = None
 
-    def run(self) -> None:
+    def start(self) -> None:
+        """Begin; once."""
+        threading.Thread(target=self._run, name="libvirt-call", daemon=True).start()
+
+    def result(self, timeout: float) -> T:
+        """Wait at most ``timeout`` seconds and return the result.
+
+        Errors: Timeout when it takes longer (the thread stays until libvirt answers); libvirt's, as ``translate`` maps them.
+        """
+        if not self._done.wait(timeout):
+            with self._lock:
+                self._abandoned = not self._done.is_set()
+            if self._abandoned:
+                raise Timeout(
+                    self._brief,
+                    details=f"libvirt did not answer within {timeout:g} s",
+                    resolution="see the hypervisor's log; restart hyperd if it stays so, VMs run on",
+                )
+        if isinstance(self._error, libvirt.libvirtError):
+            raise translate(self._error, self._brief) from self._error
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    def _run(self) -> None:
         try:
             self._result = self._func()
-        except BaseException as error:  # handed to the caller
+        except BaseException as error:  # handed to who waits
             self._error = error
         with self._lock:
             self._done.set()
@@ -57,35 +89,9 @@ class _Call(Generic[T]):
             except Exception:
                 log.exception("libvirt.late_undo_failed")
 
-    def result(self, timeout: float, brief: str) -> T:
-        if not self._done.wait(timeout):
-            with self._lock:
-                self._abandoned = not self._done.is_set()
-            if self._abandoned:
-                raise Timeout(
-                    brief,
-                    details=f"libvirt did not answer within {timeout:g} s",
-                    resolution="see the hypervisor's log; restart hyperd if it stays so, VMs run on",
-                )
-        if isinstance(self._error, libvirt.libvirtError):
-            raise translate(self._error, brief) from self._error
-        if self._error is not None:
-            raise self._error
-        return self._result
-
 
 def call(func: Callable[[], T], *, timeout: float, brief: str, late: Callable[[T], None] | None = None) -> T:
-    """Run ``func`` in its own thread and return its result.
-
-    Args:
-        func: calls libvirt.
-        timeout: seconds.
-        brief: what failed, for the error.
-        late: undoes the result when ``func`` succeeds after the caller has left.
-
-    Errors: Timeout when it takes longer (the thread stays until libvirt answers), and libvirt's errors as ``translate`` maps them.
-
-    """
-    task = _Call(func, late)
-    threading.Thread(target=task.run, name="libvirt-call", daemon=True).start()
-    return task.result(timeout, brief)
+    """Run ``func`` as a ``Task`` and wait for it. Arguments and errors are the task's."""
+    task = Task(func, brief=brief, late=late)
+    task.start()
+    return task.result(timeout)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from queue import SimpleQueue
 import structlog
 
 from hyperd.config import HypervisorConfig
-from hyperd.errors import Conflict, DriverError, InvalidInput, NotFound, Timeout
+from hyperd.errors import Conflict, DriverError, HyperError, InvalidInput, NotFound, Timeout
 from hyperd.vm.driver import (
     DiskSpec,
     HypervisorInfo,
@@ -26,6 +25,7 @@ from hyperd.vm.driver import (
     VmStats,
 )
 from hyperd.vm.libvirt import accel, counters, designer
+from hyperd.vm.libvirt.calls import Task
 from hyperd.vm.libvirt.guest import Guest
 from hyperd.vm.libvirt.host import Capabilities, Host
 from hyperd.vm.libvirt.reaper import Reaper, read_pid
@@ -68,7 +68,8 @@ class LibvirtDriver(VmDriver):
         self._lock = threading.Lock()
         self._vms: dict[str, _Vm] = {}
         self._starting: dict[str, bool] = {}  # True = it has stopped already
-        self._destroying: set[str] = set()
+        self._destroying: set[str] = set()  # until libvirt's event has come
+        self._leaving: dict[str, Task[None]] = {}  # libvirt cleans up
         self._host: Host | None = None
         self._reaper: Reaper | None = None
         self._platform = designer.Platform(accelerator="tcg", root=str(self._root))
@@ -81,11 +82,17 @@ class LibvirtDriver(VmDriver):
             raise InvalidInput("Unknown accelerator", details=wanted, resolution="auto, kvm or tcg")
         directory = self._root / "libvirt"
         directory.mkdir(parents=True, exist_ok=True)
-        host = Host(uri=self._settings.uri, directory=directory, on_event=self._events.put)
+        host = Host(
+            uri=self._settings.uri,
+            emulator=self._settings.emulator,
+            directory=directory,
+            on_event=self._events.put,
+        )
         known = host.open(("kvm", "tcg") if wanted == "auto" else (wanted,))
         self._host, self._reaper = host, Reaper()
         try:
-            choice = self._choose(host, known)
+            version = host.version(next(iter(known.values())).emulator)
+            choice = self._choose(known, version)
             self._platform = designer.Platform(
                 accelerator=choice.accelerator,
                 root=str(self._root),
@@ -97,7 +104,7 @@ class LibvirtDriver(VmDriver):
                 driver="libvirt",
                 accelerator=choice.accelerator,
                 reason=choice.reason,
-                version=host.version(),
+                version=version,
                 max_vcpu=min(known[choice.accelerator].max_vcpu, _KERNEL_CPUS),
             )
         except BaseException:
@@ -108,7 +115,7 @@ class LibvirtDriver(VmDriver):
         log.info("hypervisor.open", accelerator=info.accelerator, reason=info.reason, vms=len(self._vms))
         return info
 
-    def _choose(self, host: Host, known: dict[str, Capabilities]) -> accel.Choice:
+    def _choose(self, known: dict[str, Capabilities], version: str) -> accel.Choice:
         wanted = self._settings.accelerator
         if wanted != "auto":
             return accel.Choice(accelerator=wanted, reason="set in the config")
@@ -116,24 +123,23 @@ class LibvirtDriver(VmDriver):
             return accel.Choice(accelerator="tcg", reason="libvirt knows no KVM on this host")
         if "tcg" not in known:
             return accel.Choice(accelerator="kvm", reason="this QEMU has no TCG")
-        guest = None
-        with contextlib.suppress(NotFound, OSError):
-            kernel, initrd = self._probe_files()
-            if kernel.is_file() and initrd.is_file():
-                emulator = self._settings.emulator or known["kvm"].emulator
-                guest = accel.ProbeGuest(
-                    emulator=emulator, kernel=kernel, initrd=initrd, firmware=designer.find_firmware()
-                )
         return accel.choose(
-            guest=guest, emulator_version=host.version(), cache=self._root / "libvirt" / "accelerator.json"
+            guest=self._probe_guest(known["kvm"].emulator),
+            emulator_version=version,
+            cache=self._root / "libvirt" / "accelerator.json",
         )
 
-    def _probe_files(self) -> tuple[Path, Path]:
+    def _probe_guest(self, emulator: str) -> accel.ProbeGuest | None:
+        """Return what to try KVM with, None when the guest is not built."""
+        kernel, initrd = self._settings.kernel, self._settings.initrd
         if self._boot_files is not None:
-            return self._boot_files()
-        if self._settings.kernel is None or self._settings.initrd is None:
-            raise NotFound("No guest kernel is configured")
-        return self._settings.kernel, self._settings.initrd
+            try:
+                kernel, initrd = self._boot_files()
+            except NotFound:
+                return None
+        if kernel is None or initrd is None or not kernel.is_file() or not initrd.is_file():
+            return None
+        return accel.ProbeGuest(emulator=emulator, kernel=kernel, initrd=initrd, firmware=designer.find_firmware())
 
     def _adopt(self, host: Host) -> None:
         """Know the VMs of an earlier daemon with the same root again."""
@@ -157,6 +163,11 @@ class LibvirtDriver(VmDriver):
         host, self._host = self._host, None
         reaper, self._reaper = self._reaper, None
         dispatcher, self._dispatcher = self._dispatcher, None
+        with self._lock:
+            leaving = list(self._leaving.values())
+        for task in leaving:
+            with contextlib.suppress(HyperError):
+                task.result(_DEATH_TIMEOUT)
         if host is not None:
             host.close()
         if dispatcher is not None:
@@ -176,6 +187,10 @@ class LibvirtDriver(VmDriver):
         domain = designer.domain(spec, self._platform)
         sockets = tuple(channel.path for channel in domain.channels)
         pidfile = host.pidfile(spec.vm_id)
+        with self._lock:
+            leaving = self._leaving.get(spec.vm_id)
+        if leaving is not None:
+            leaving.result(_DEATH_TIMEOUT)
         with self._reserve(spec.vm_id):
             if host.find(spec.vm_id) is not None:
                 raise Conflict(f"VM {spec.vm_id} exists already")
@@ -217,22 +232,41 @@ class LibvirtDriver(VmDriver):
     def _erase(self, vm_id: str, sockets: tuple[str, ...]) -> None:
         """Switch off and clean up, whatever is there of the VM.
 
-        QEMU is killed and reaped before libvirt is asked: libvirt would wait 0.2 s between its looks, and a call that hangs
-        because QEMU does not answer returns too.
+        QEMU is killed and reaped before libvirt is asked: then a call that hangs because QEMU does not answer returns, and
+        with QEMU its taps and open files are gone. What libvirt has left to do (0.2 s between its looks) is done behind us.
         """
         host, reaper = self._opened()
         pidfile = host.pidfile(vm_id)
         with self._lock:
             vm = self._vms.get(vm_id)
         pid = vm.pid if vm else read_pid(pidfile) if pidfile else None
-        if pid is not None and reaper.kill(pid) and not reaper.wait(pid, _DEATH_TIMEOUT):
+        killed = pid is not None and reaper.kill(pid)
+        if killed and pid is not None and not reaper.wait(pid, _DEATH_TIMEOUT):
             raise Timeout(f"Cannot destroy VM {vm_id}", details=f"QEMU, process {pid}, does not end after SIGKILL")
-        guest = host.find(vm_id)
-        if guest is not None:
-            guest.destroy()
-            _wait_gone(host, vm_id)
+        forgetting = self._forget(host, vm_id)
+        if not killed:
+            forgetting.result(_DEATH_TIMEOUT)
         for path in sockets:
             Path(path).unlink(missing_ok=True)
+
+    def _forget(self, host: Host, vm_id: str) -> Task[None]:
+        """Let libvirt clean up after a VM, in the background."""
+
+        def forget() -> None:
+            try:
+                guest = host.find(vm_id)
+                if guest is not None:
+                    guest.destroy()
+            finally:
+                with self._lock:
+                    self._leaving.pop(vm_id, None)
+
+        with self._lock:
+            running = self._leaving.get(vm_id)
+            if running is None:
+                running = self._leaving[vm_id] = Task(forget, brief=f"Cannot clean up after VM {vm_id}")
+                running.start()
+        return running
 
     def pause(self, vm_id: str) -> None:
         guest = self._guest(vm_id)
@@ -313,11 +347,14 @@ class LibvirtDriver(VmDriver):
 
     def _stopped(self, event: VmEvent) -> None:
         with self._lock:
-            if event.vm_id in self._starting:
-                self._starting[event.vm_id] = True
-            vm = self._vms.pop(event.vm_id, None)
             wanted = event.vm_id in self._destroying
-            self._destroying.discard(event.vm_id)
+            if wanted:
+                self._destroying.discard(event.vm_id)
+                vm = None  # destroy() removes it; the name may belong to a new VM already
+            else:
+                vm = self._vms.pop(event.vm_id, None)
+                if event.vm_id in self._starting:
+                    self._starting[event.vm_id] = True
         if vm is None and not wanted:
             return  # never started, or not ours
         for path in vm.sockets if vm else ():
@@ -329,12 +366,3 @@ class LibvirtDriver(VmDriver):
                 listener(told)
             except Exception:
                 log.exception("vm.listener_failed", vm=told.vm_id)
-
-
-def _wait_gone(host: Host, vm_id: str) -> None:
-    """Wait until libvirt has forgotten a domain; only one that stopped by itself meanwhile takes a moment."""
-    until = time.monotonic() + _DEATH_TIMEOUT
-    while host.find(vm_id) is not None:
-        if time.monotonic() > until:
-            raise Timeout(f"Cannot destroy VM {vm_id}", details="libvirt still has the domain")
-        time.sleep(0.01)

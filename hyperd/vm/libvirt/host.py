@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
@@ -105,12 +106,14 @@ class Host:
 
     Args:
         uri: libvirt's; empty = the embedded driver.
+        emulator: path of QEMU; empty = libvirt's choice.
         directory: root directory of the embedded driver.
         on_event: called from libvirt's event thread with every stop of a domain; must only enqueue.
 
     """
 
-    def __init__(self, *, uri: str, directory: Path, on_event: Callable[[VmEvent], None]) -> None:
+    def __init__(self, *, uri: str, emulator: str, directory: Path, on_event: Callable[[VmEvent], None]) -> None:
+        self._emulator = emulator
         self.embedded = not uri
         self.uri = uri or f"qemu:///embed?root={directory}"
         self._directory = directory
@@ -151,7 +154,9 @@ class Host:
             found: dict[str, Capabilities] = {}
             for name in accelerators:
                 with contextlib.suppress(libvirt.libvirtError):
-                    text = connection.getDomainCapabilities(None, "x86_64", "q35", _VIRT_TYPES[name], 0)
+                    text = connection.getDomainCapabilities(
+                        self._emulator or None, "x86_64", "q35", _VIRT_TYPES[name], 0
+                    )
                     found[name] = _parse_capabilities(text)
         self._emulators = {each.emulator: _stamp(each.emulator) for each in found.values()}
         self._set_subreaper(on=True)
@@ -223,10 +228,16 @@ class Host:
             raise DriverError("The hypervisor is not open")
         return connection
 
-    def version(self) -> str:
-        """Return the versions of QEMU and libvirt, for people."""
-        library, emulator = self.connection.getLibVersion(), self.connection.getVersion()
-        return f"QEMU {_dotted(emulator)}, libvirt {_dotted(library)}"
+    def version(self, emulator: str) -> str:
+        """Return the versions of QEMU and libvirt, for people.
+
+        Not by libvirt's ``getVersion``: it would probe every QEMU of the host, those for other machines too.
+        """
+        text = "QEMU"
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            shown = subprocess.run([emulator, "--version"], capture_output=True, text=True, timeout=10, check=True)
+            text = f"QEMU {_first_word(shown.stdout.partition('version ')[2])}"
+        return f"{text}, libvirt {_dotted(self.connection.getLibVersion())}"
 
     def create(self, xml: str, *, paused: bool, timeout: float, late: Callable[[], None]) -> Guest:
         """Start a transient domain; ``late`` undoes one that came up after the deadline.
@@ -311,6 +322,10 @@ def _stamp(emulator: str) -> tuple[int, int]:
     except OSError:
         return (0, 0)
     return (info.st_ino, info.st_ctime_ns)
+
+
+def _first_word(text: str) -> str:
+    return text.split()[0] if text.split() else "of an unknown version"
 
 
 def _dotted(version: int) -> str:
