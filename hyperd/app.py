@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask, Response, g, redirect, request
 from werkzeug.routing import BaseConverter
 
-from hyperd import __version__
-from hyperd.api import errors
+from hyperd.api import errors, takeover
 from hyperd.api.context import EXTENSION
 from hyperd.api.hyper import blueprint
 from hyperd.api.params import MAX_JSON_BODY
@@ -57,8 +56,7 @@ def _begin() -> Any:
 
 def _finish(response: Response) -> Response:
     response.headers["Api-Version"] = API_VERSION
-    response.headers["Server"] = f"hyperd/{__version__}"
-    return response
+    return takeover.close_failed_upgrade(response)
 
 
 def _drop_version(_endpoint: str | None, values: dict[str, Any] | None) -> None:

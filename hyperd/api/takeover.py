@@ -9,6 +9,7 @@ repeats the proof.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import ssl
@@ -24,6 +25,8 @@ from hyperd.errors import HostFault, NotSupported
 log = structlog.get_logger(__name__)
 
 RAW_STREAM = "application/vnd.docker.raw-stream"
+DRAIN_TIMEOUT = 1.0  # seconds
+DRAIN_READS = 16
 HEAD_TIMEOUT = 10.0  # seconds; the head fits into any socket buffer
 
 
@@ -53,7 +56,7 @@ def upgrade(session: Session) -> Response:
 
     Errors: HostFault, NotSupported if this server cannot hand its connections over; the session is closed then.
     """
-    asked = "upgrade" in request.headers.get("Connection", "").lower() and bool(request.headers.get("Upgrade"))
+    asked = upgrade_asked()
     if asked:
         head = f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {RAW_STREAM}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
     else:
@@ -94,6 +97,32 @@ def whole_head(status: HTTPStatus, content_type: str, length: int) -> str:
         f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {content_type}\r\n"
         f"Content-Length: {length}\r\nConnection: close\r\n\r\n"
     )
+
+
+def upgrade_asked() -> bool:
+    """Tell whether the client wants a raw stream on this connection."""
+    return "upgrade" in request.headers.get("Connection", "").lower() and bool(request.headers.get("Upgrade"))
+
+
+def close_failed_upgrade(response: Response) -> Response:
+    """Close the connection after a refused upgrade: the original client takes whatever comes for a stream till EOF.
+
+    gunicorn lets no application close a kept-alive connection, so the answer is sent by us.
+    """
+    if response.status_code < 400 or not upgrade_asked() or "gunicorn.socket" not in request.environ:
+        return response
+    body = response.get_data()
+    status = HTTPStatus(response.status_code)
+    sock = take(whole_head(status, response.headers.get("Content-Type", "text/plain"), len(body))).sock
+    with sock, contextlib.suppress(OSError):
+        sock.sendall(body)
+        sock.shutdown(socket.SHUT_WR)
+        # What the client had sent already must not turn into a reset that eats the answer.
+        sock.settimeout(DRAIN_TIMEOUT)
+        for _ in range(DRAIN_READS):
+            if not sock.recv(65_536):
+                break
+    return gone()
 
 
 def gone() -> Response:

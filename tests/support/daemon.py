@@ -1,0 +1,297 @@
+"""Starts real ``hyperd`` processes for tests, each with its own root, socket, bridge, subnet and nftables table.
+
+    with HyperdLauncher(driver="fake") as daemon:
+        daemon.start()
+        status, headers, body = daemon.request("GET", "/_ping")
+
+``stop`` is SIGTERM, ``kill`` is SIGKILL; the root stays until the launcher is closed, so ``start`` again is a restart.
+Closing stops the daemon and checks that nothing of it is left: process, socket, bridge, table, programs in its root.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.parse
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+PROJECT = Path(__file__).parents[2]
+START_TIMEOUT = 60.0
+STOP_TIMEOUT = 30.0
+SLOTS = 64
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """An HTTP connection over a unix socket."""
+
+    def __init__(self, path: Path, timeout: float = 60.0) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class HyperdLauncher:
+    """One daemon of a test.
+
+    Args:
+        driver: ``fake`` or ``libvirt``.
+        guest: directory of kernel and initramfs (libvirt).
+        config: further lines of the TOML file; keys before the first section are top-level ones.
+        command: what to run instead of ``python -m hyperd.cli`` (it gets the same options).
+
+    """
+
+    def __init__(
+        self,
+        *,
+        driver: str = "fake",
+        guest: Path | None = None,
+        config: str = "",
+        command: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="hy", dir="/tmp"))
+        self.root = self.directory / "root"
+        self.socket = self.directory / "s"
+        self.log_path = self.directory / "log"
+        self.config_path = self.directory / "hyperd.toml"
+        self.process: subprocess.Popen[bytes] | None = None
+        self._command = list(command) or [sys.executable, "-m", "hyperd.cli"]
+        self._env = {**os.environ, **(env or {})}
+        self._slot, self._slot_file = _take_slot()
+        self.bridge = f"hyt{self._slot}"
+        self.subnet = f"10.213.{self._slot}.0/24"
+        self.table = f"hyperd_test_{self._slot}"
+        self._write_config(driver, guest, config)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            sys.stderr.write(f"--- log of hyperd in {self.root}\n{self.log()}\n---\n")
+        self.close(check=kind is None)
+
+    @property
+    def pid(self) -> int:
+        """Process id of the running daemon."""
+        assert self.process is not None
+        return self.process.pid
+
+    @property
+    def host(self) -> str:
+        """Address for ``hyperctl -H``."""
+        return f"unix://{self.socket}"
+
+    def start(self, *options: str, wait: bool = True) -> None:
+        """Start the daemon and wait until it answers."""
+        argv = [
+            *self._command,
+            "--config",
+            str(self.config_path),
+            "--root",
+            str(self.root),
+            "--host",
+            self.host,
+            *options,
+        ]
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(argv, stdout=log, stderr=log, env=self._env, cwd=PROJECT)
+        if wait:
+            self.wait_ready()
+
+    def wait_ready(self) -> None:
+        """Wait until ``/_ping`` answers; fail with the log if the daemon ends or takes too long."""
+        deadline = time.monotonic() + START_TIMEOUT
+        while time.monotonic() < deadline:
+            assert self.process is not None
+            if self.process.poll() is not None:
+                raise AssertionError(f"hyperd ended with {self.process.returncode}:\n{self.log()}")
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                connection = UnixConnection(self.socket, timeout=2.0)
+                with contextlib.closing(connection):
+                    connection.request("GET", "/_ping")
+                    if connection.getresponse().status == 200:
+                        return
+            time.sleep(0.05)
+        raise AssertionError(f"hyperd does not answer after {START_TIMEOUT} s:\n{self.log()}")
+
+    def stop(self) -> int:
+        """End the daemon as a service manager does; give its exit code."""
+        return self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the daemon at once."""
+        self._end(signal.SIGKILL)
+
+    def restart(self, *, kill: bool = False) -> None:
+        """Stop (or kill) the daemon and start it again on the same root."""
+        if kill:
+            self.kill()
+        else:
+            assert self.stop() == 0, self.log()
+        self.start()
+
+    def wait_exit(self, timeout: float = STOP_TIMEOUT) -> int:
+        """Wait until the daemon ends by itself; give its exit code."""
+        assert self.process is not None
+        code = self.process.wait(timeout)
+        self.process = None
+        return code
+
+    def log(self) -> str:
+        """Everything the daemon has logged."""
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = 60.0,
+        **query: str | int | bool | None,
+    ) -> tuple[int, http.client.HTTPMessage, bytes]:
+        """Ask once, on a connection of its own; ``body``: bytes and text as they are, anything else as JSON."""
+        sent = dict(headers or {})
+        if body is not None and not isinstance(body, (bytes, str)):
+            body = json.dumps(body)
+            sent.setdefault("Content-Type", "application/json")
+        given = {key: str(value) for key, value in query.items() if value is not None}
+        target = f"{path}?{urllib.parse.urlencode(given)}" if given else path
+        connection = UnixConnection(self.socket, timeout)
+        with contextlib.closing(connection):
+            connection.request(method, target, body=body.encode() if isinstance(body, str) else body, headers=sent)
+            answer = connection.getresponse()
+            return answer.status, answer.headers, answer.read()
+
+    def json(self, method: str, path: str, *, status: int | None = None, body: object = None, **query: Any) -> Any:
+        """Ask and decode the answer, which must have the given status (any below 400)."""
+        code, _, data = self.request(method, path, body=body, **query)
+        assert code == status if status is not None else code < 400, (code, data, self.log())
+        return json.loads(data) if data.strip() else None
+
+    @contextlib.contextmanager
+    def connection(self, timeout: float = 60.0) -> Iterator[UnixConnection]:
+        """Give a kept-alive connection."""
+        connection = UnixConnection(self.socket, timeout)
+        with contextlib.closing(connection):
+            yield connection
+
+    def raw(self, timeout: float = 30.0) -> socket.socket:
+        """Give a connected socket."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(timeout)
+        sock.connect(str(self.socket))
+        return sock
+
+    def close(self, *, check: bool = True) -> None:
+        """Stop the daemon, remove everything and (unless ``check`` is off) fail if something had to be removed."""
+        left: list[str] = []
+        try:
+            if self.process is not None:
+                self.stop()
+                if check and self.socket.exists():
+                    left.append(f"socket {self.socket}")
+            left += [f"process {entry}" for entry in self._end_processes()]
+        finally:
+            self._remove_network()
+            shutil.rmtree(self.directory, ignore_errors=True)
+            self._slot_file.close()
+        if check and left:
+            raise AssertionError(f"left behind: {', '.join(left)}")
+
+    def _end(self, number: int) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        try:
+            code = self.process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"hyperd does not end on signal {number}:\n{self.log()}") from None
+        finally:
+            self.process = None
+        return code
+
+    def _end_processes(self) -> list[str]:
+        """Kill programs (VMs, programs of fake VMs) that name our directory or live in it; give what they were."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit() or int(entry.name) == os.getpid():
+                continue
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                prefix = os.fsencode(f"{self.directory}/")
+                inside = os.fsencode((entry / "cwd").readlink()).startswith(prefix)
+                if inside or any(prefix in word for word in words):
+                    os.kill(int(entry.name), signal.SIGKILL)
+                    found.append(f"{entry.name} {b' '.join(words)[:120]!r}")
+        return found
+
+    def _remove_network(self) -> None:
+        """Remove bridge, taps and table; they outlive a daemon on purpose."""
+        listed = subprocess.run(["ip", "-j", "link", "show", "master", self.bridge], capture_output=True, check=False)
+        if listed.returncode == 0:
+            for link in json.loads(listed.stdout or b"[]"):
+                if link.get("ifname"):
+                    subprocess.run(["ip", "link", "delete", link["ifname"]], capture_output=True, check=False)
+        subprocess.run(["ip", "link", "delete", self.bridge], capture_output=True, check=False)
+        tables = subprocess.run(["nft", "-j", "list", "tables"], capture_output=True, check=False)
+        if tables.returncode == 0:
+            for item in json.loads(tables.stdout).get("nftables", []):
+                table = item.get("table")
+                if table and table["name"].startswith(self.table):
+                    words = ["nft", "delete", "table", table["family"], table["name"]]
+                    subprocess.run(words, capture_output=True, check=False)
+
+    def _write_config(self, driver: str, guest: Path | None, extra: str) -> None:
+        top, mark, sections = extra.partition("[")
+        lines = [
+            top,
+            'log_level = "debug"',
+            "[hypervisor]",
+            f'driver = "{driver}"',
+            f'guest_dir = "{guest or ""}"',
+            "[network]",
+            f'bridge = "{self.bridge}"',
+            f'subnet = "{self.subnet}"',
+            f'nft_table = "{self.table}"',
+            mark + sections,
+        ]
+        self.config_path.write_text("\n".join(lines) + "\n")
+
+
+def _take_slot() -> tuple[int, IO[str]]:
+    """Reserve a number that no other test of this host uses at the same time; the lock ends with the file."""
+    directory = Path(tempfile.gettempdir()) / f"hyperd-test-slots-{os.getuid()}"
+    directory.mkdir(exist_ok=True)
+    for slot in range(1, SLOTS):
+        file = (directory / str(slot)).open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            continue
+        return slot, file
+    raise AssertionError(f"all of the {SLOTS} test networks are in use")

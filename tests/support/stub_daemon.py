@@ -1,0 +1,204 @@
+"""A daemon whose engine is only as deep as the take-over and error tests need; run with hyperd's own options."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import click
+
+from hyperd import configfile, logsetup, server
+from hyperd.errors import Conflict, HostFault, HyperError, ImageNotFound, NotFound
+from hyperd.stream.frames import LAST_CHUNK, chunk, stdcopy
+
+
+class EchoSession:
+    """Echoes what it gets, in a thread; commands at the start of the stream choose the behaviour."""
+
+    tty = False
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def close(self) -> None:
+        pass
+
+    def run(self, sock: socket.socket, early: bytes, *, chunked: bool = False) -> None:
+        sock.setblocking(True)
+        work = {"flood": self.flood, "logs": self.logs, "idle": self.idle}.get(self.name, self.echo)
+        threading.Thread(target=work, args=(sock, early, chunked), daemon=True).start()
+
+    def echo(self, sock: socket.socket, early: bytes, chunked: bool) -> None:
+        """Frame everything; after the client's half-close say how much came and end."""
+        total = 0
+        with sock:
+            data = early
+            while True:
+                if data:
+                    total += len(data)
+                    sock.sendall(stdcopy(1, data))
+                data = sock.recv(65536)
+                if not data:
+                    break
+            sock.sendall(stdcopy(2, b"%d bytes" % total))
+
+    def flood(self, sock: socket.socket, early: bytes, chunked: bool) -> None:
+        """Send 8 MiB while receiving everything the client sends."""
+        received = [len(early)]
+
+        def receive() -> None:
+            while data := sock.recv(65536):
+                received[0] += len(data)
+
+        thread = threading.Thread(target=receive)
+        thread.start()
+        for number in range(128):
+            sock.sendall(bytes([number]) * 65536)
+        thread.join()
+        sock.sendall(b"got %d" % received[0])
+        sock.close()
+
+    def logs(self, sock: socket.socket, early: bytes, chunked: bool) -> None:
+        """Send three chunks and the last."""
+        with sock:
+            for line in (b"one\n", b"two\n", b"three\n"):
+                sock.sendall(chunk(line) if chunked else line)
+            if chunked:
+                sock.sendall(LAST_CHUNK)
+
+    def idle(self, sock: socket.socket, early: bytes, chunked: bool) -> None:
+        """Wait for the client to leave."""
+        with sock:
+            while sock.recv(65536):
+                pass
+
+
+class StubContainers:
+    """Names choose what happens."""
+
+    def __init__(self) -> None:
+        self.codes: dict[str, int] = {}
+
+    def attach(self, name: str) -> EchoSession:
+        if name == "missing":
+            raise NotFound("The container (missing) can not be found")
+        if name == "broken":
+            raise RuntimeError("a secret of the daemon")
+        return EchoSession(name)
+
+    def logs(self, name: str, query: object) -> EchoSession:
+        return self.attach(name)
+
+    def info(self, name: str) -> dict[str, object]:
+        if name == "missing":
+            raise NotFound("The container (missing) can not be found")
+        return {"container": {}, "status": {}}
+
+    def wait(self, name: str) -> int:
+        if name == "slow":
+            time.sleep(2.5)
+        if name == "fails":
+            time.sleep(1.5)
+            raise Conflict("it went away")
+        return 17
+
+    def create(self, pod_id: str, spec: object) -> str:
+        raise NotFound(f"The pod({pod_id}) can not be found")
+
+    def start(self, name: str) -> None:
+        raise Conflict("the container is busy", details="twice", resolution="wait")
+
+
+class StubImages:
+    """Pulls by name."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def pull(self, name, *, tag, auth, headers, progress, cancelled) -> None:
+        if name == "missing":
+            raise ImageNotFound("No such image: missing:latest")
+        if name == "broken":
+            raise RuntimeError("a secret of the daemon")
+        progress({"status": "Pulling from library/busybox", "id": tag or "latest"})
+        if name == "late":
+            raise HostFault("the disk is full")
+        if name == "late-broken":
+            raise RuntimeError("a secret of the daemon")
+        if name == "endless":
+            for number in range(10_000):
+                if cancelled():
+                    (self.directory / "cancelled").write_text(str(number))
+                    return
+                time.sleep(0.01)
+                if number % 10 == 0:
+                    progress({"status": "Downloading", "progressDetail": {"current": number, "total": 10_000}})
+        progress({"status": "done", "auth": auth.username if auth else None, "meta": dict(headers)})
+
+    def list(self, **_options) -> list:
+        return []
+
+
+class StubPods:
+    """Creation fails as the id says."""
+
+    def create(self, spec) -> str:
+        if spec.id == "image":
+            raise ImageNotFound("No such image: none:latest")
+        if spec.id == "notfound":
+            raise NotFound("no such thing")
+        if spec.id == "broken":
+            raise RuntimeError("a secret of the daemon")
+        return spec.id or "pod-abcdefghij"
+
+    def stop(self, pod_id: str, *, stop_vm: bool) -> None:
+        raise Conflict(f"stop_vm={stop_vm}")
+
+    def views(self, *, pod_id: str, vm_id: str) -> list:
+        return []
+
+
+class StubEngine:
+    """The shape of ``hyperd.engine.Engine``."""
+
+    def __init__(self, config) -> None:
+        self.config = config
+        self.containers = StubContainers()
+        self.execs = SimpleNamespace(wait=lambda exec_id: 3)
+        self.images = StubImages(config.root)
+        self.pods = StubPods()
+        self.system = SimpleNamespace(
+            info=lambda: {"Pods": 0, "ID": os.getpid(), "Containers": 0}, version=lambda: {"Version": "x", "ID": 1}
+        )
+
+    def open(self) -> None:
+        if os.environ.get("STUB_FAILS"):
+            raise HostFault("there is no hypervisor", resolution="buy one")
+
+    def close(self) -> None:
+        logging.getLogger("stub").info("engine closed")
+
+
+@click.command()
+@click.option("--config", type=click.Path(path_type=Path))
+@click.option("--root", type=click.Path(path_type=Path))
+@click.option("--host", multiple=True)
+def main(config, root, host) -> None:
+    settings, _ = configfile.load(config, root=root, hosts=host)
+    logsetup.setup(settings.log_level)
+    code = 0
+    try:
+        server.serve(settings, StubEngine)
+    except HyperError as error:
+        click.echo(f"hyperd: {error}", err=True)
+        code = 1
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()
