@@ -15,7 +15,6 @@ from hyperd.container.service import ContainerService
 from hyperd.db.migrate import migrate
 from hyperd.db.session import Database
 from hyperd.errors import HostFault, InvalidInput
-from hyperd.guest.image import find_guest
 from hyperd.image.service import ImageService
 from hyperd.network.service import NetworkService
 from hyperd.pod.records import PodRecords
@@ -149,6 +148,8 @@ def boot_files(config: Config) -> BootFiles:
     if config.hypervisor.driver == "fake":
         return BootFiles(kernel=kernel or Path("/dev/null"), initrd=initrd or Path("/dev/null"))
     if kernel is None or initrd is None:
+        from hyperd.guest.image import find_guest
+
         found = find_guest(config.guest)
         if found is None:
             raise HostFault(
