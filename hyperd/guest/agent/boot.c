@@ -1,0 +1,80 @@
+#define _GNU_SOURCE
+#include "boot.h"
+
+#include <fcntl.h>
+#include <net/if.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "jobs.h"
+#include "netlink.h"
+#include "util.h"
+
+static void mount_one(const char *type, const char *target, unsigned long flags, const char *data) {
+  mkdir(target, 0755);
+  if (mount(type, target, type, flags, data) < 0)
+    logf_("mount %s: %s", target, strerror(errno));
+}
+
+static void load_module(const char *path) {
+  cleanup_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0 || (syscall(SYS_finit_module, fd, "", 0) < 0 && errno != EEXIST))
+    logf_("module %s: %s", path, strerror(errno));
+  unlink(path); /* its memory is needed more elsewhere */
+}
+
+static void load_modules(const char *list) {
+  char text[8192];
+  if (read_small(list, text, sizeof text) < 0)
+    return;
+  for (char *rest = text, *line; (line = strsep(&rest, "\n"));)
+    if (*line)
+      load_module(line);
+}
+
+/* pivot_root is impossible while the root is the first mount, so the root becomes a bind mount of it. */
+static void move_root(void) {
+  mkdir("/root.new", 0755);
+  if (mount("/", "/root.new", NULL, MS_BIND, NULL) < 0 || chdir("/root.new") < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 ||
+      chroot(".") < 0 || chdir("/") < 0)
+    logf_("moving the root: %s", strerror(errno));
+  rmdir("/root.new");
+}
+
+/* Modules that no port needs are loaded beside the rest; plans wait until the pipe closes. */
+static void load_late_modules(void) {
+  int ends[2];
+  if (access("/etc/modules.late", R_OK) < 0 || pipe2(ends, O_CLOEXEC) < 0)
+    return;
+  pid_t pid = fork();
+  if (pid == 0) {
+    load_modules("/etc/modules.late");
+    _exit(0);
+  }
+  close(ends[1]);
+  gate_fd = ends[0];
+}
+
+void boot_guest(void) {
+  umask(022);
+  setsid();
+  move_root();
+  mount_one("devtmpfs", "/dev", MS_NOSUID, "mode=0755");
+  mount_one("sysfs", "/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+  load_modules("/etc/modules");
+  mount_one("proc", "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+  mount_one("devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, "mode=0620,gid=5,ptmxmode=0666");
+  mount_one("tmpfs", "/dev/shm", MS_NOSUID | MS_NODEV, "mode=1777");
+  mount_one("tmpfs", "/run", MS_NOSUID | MS_NODEV, "mode=0755");
+  mount_one("cgroup2", "/sys/fs/cgroup", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+  mkdir("/tmp", 01777);
+  chmod("/tmp", 01777);
+  unsigned lo = if_nametoindex("lo");
+  if (!lo || net_link_set(lo, NULL, 0, true) < 0)
+    logf_("lo: %s", strerror(errno));
+  load_late_modules();
+}

@@ -1,0 +1,18 @@
+/* Users and groups of the current root's /etc/passwd and /etc/group. */
+#pragma once
+
+#include "plan.h"
+
+enum { MAX_GROUPS = 256 };
+
+struct identity {
+  uid_t uid;
+  gid_t gid;
+  gid_t groups[MAX_GROUPS];
+  int group_count;
+  char name[256]; /* empty when the user has no entry */
+  char home[1024];
+};
+
+/* Look up the arguments of a USER step (NULL = root). */
+int users_lookup(const struct step *step, struct identity *out, struct err *e);
