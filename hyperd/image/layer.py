@@ -130,7 +130,7 @@ def _run(chunks: Iterator[bytes], output: BinaryIO, max_bytes: int, convert: Con
 @contextmanager
 def _tar2sqfs(output: BinaryIO) -> Iterator[Write]:
     """Run tar2sqfs; give the function that writes to it. It is gone when the block ends, however it ends."""
-    # By descriptor: tar2sqfs removes its output when it fails, and a full disk could then not be told from other faults.
+    # By descriptor: tar2sqfs removes its output when it fails, a full disk could then not be told from other faults.
     target = f"/proc/self/fd/{output.fileno()}"
     command = ["tar2sqfs", "--force", "--quiet", "--no-skip", "--compressor", "lz4", "--num-jobs", "1", target]
     try:

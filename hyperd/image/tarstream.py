@@ -238,7 +238,8 @@ def parse_pax(data: bytes) -> dict[bytes, bytes]:
         key, equals, value = data[space + 1 : end - 1].partition(b"=")
         if not equals or (key in (b"path", b"linkpath") and b"\0" in value):
             raise InvalidInput("bad pax header in a layer")
-        found[key] = value
+        if value or key.startswith(_XATTR_PREFIX):  # an empty value takes a record back (POSIX pax); not an attribute's
+            found[key] = value
         position = end
     return found
 

@@ -1,0 +1,276 @@
+"""What a container sees: our squashfs layers under overlayfs against ``umoci unpack`` of the same layers.
+
+The host mounts layers here, and only here, because the test made them itself.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import stat
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.registry import digest_of, directory, layer_tar, member
+
+from hyperd.image.layer import build_layer
+
+pytestmark = pytest.mark.root
+
+CAPABILITY = b"\x01\x00\x00\x02\x00\x20" + bytes(14)
+
+
+def xattr(name: str, value: bytes) -> dict[str, str]:
+    return {f"SCHILY.xattr.{name}": value.decode("utf-8", "surrogateescape")}
+
+
+def base() -> list[tuple[tarfile.TarInfo, bytes]]:
+    """A layer with everything that a file can be."""
+    long_parts = "/".join(["p" * 120, "q" * 200, "r" * 255])
+    deep = "/".join(f"{i:0100d}" for i in range(30))
+    parents = [directory("/".join(deep.split("/")[: i + 1])) for i in range(30)]
+    return [
+        directory("./", mode=0o755),
+        directory("etc", mode=0o750, uid=1, gid=2, mtime=1234567890),
+        directory("etc/sub"),
+        directory("tmp", mode=0o1777),
+        directory("var"),
+        directory("var/keep"),
+        directory("var/opaque"),
+        directory("var/opaque/inner"),
+        directory("p" * 120),
+        directory("p" * 120 + "/" + "q" * 200),
+        *parents,
+        member("etc/plain", b"plain\n", mtime=1000000000.75),
+        member("etc/setuid", b"s", mode=0o6755),
+        member("etc/sticky", b"s", mode=0o1644, uid=70000, gid=70001),
+        member("etc/big-ids", b"i", uid=3000000000, gid=4294967294),
+        member("etc/capable", b"c", pax_headers=xattr("security.capability", CAPABILITY)),
+        member("etc/attributes", b"a", pax_headers=xattr("user.note", b"line\nline\0end")),
+        member("etc/linked", b"linked twice"),
+        member("etc/link", type=tarfile.LNKTYPE, linkname="etc/linked"),
+        member("etc/sub/link", type=tarfile.LNKTYPE, linkname="./etc//linked"),
+        member("etc/symlink", type=tarfile.SYMTYPE, linkname="../../outside/../etc/plain"),
+        member("etc/absolute", type=tarfile.SYMTYPE, linkname="/etc/plain"),
+        member("etc/long-symlink", type=tarfile.SYMTYPE, linkname="s/" * 1500 + "end"),
+        member("etc/linked-symlink", type=tarfile.LNKTYPE, linkname="etc/symlink"),
+        member("etc/null", type=tarfile.CHRTYPE, devmajor=1, devminor=3, mode=0o666),
+        member("etc/disk", type=tarfile.BLKTYPE, devmajor=8, devminor=300, mode=0o660, gid=6),
+        member("etc/pipe", type=tarfile.FIFOTYPE, mode=0o600),
+        member("etc/with space", b"1"),
+        member("etc/with\nnewline", b"2"),
+        member("etc/not-utf8-\udcff\udcfe", b"3"),
+        member("etc/grün", b"4"),
+        member("etc/back\\slash", b"5"),
+        member("etc/-dash", b"6"),
+        member("etc/*", b"7"),
+        member("etc/empty", b""),
+        member("etc/zeros", bytes(300_000)),
+        member("etc/large", hashlib.sha256(b"x").digest() * 40_000),
+        member("n" * 100, b"exactly a hundred"),
+        member("m" * 101, b"a hundred and one"),
+        member(long_parts, b"long"),
+        member(deep + "/file", b"deep"),
+        member("link-to-long", type=tarfile.LNKTYPE, linkname=long_parts),
+        member("var/keep/a", b"a"),
+        member("var/keep/b", b"b"),
+        member("var/opaque/old", b"old"),
+        member("var/opaque/inner/old", b"old"),
+    ]
+
+
+def changes() -> list[tuple[tarfile.TarInfo, bytes]]:
+    """A layer that hides and replaces parts of ``base``."""
+    return [
+        directory("etc", mode=0o711, uid=5),
+        member("etc/.wh.plain"),
+        member("etc/.wh.null"),
+        directory("var"),
+        directory("var/keep"),
+        member("var/keep/.wh.a"),
+        member("var/keep/c", b"c"),
+        directory("var/opaque", mode=0o700),
+        member("var/opaque/new", b"new"),
+        member("var/opaque/.wh..wh..opq"),
+        member("etc/empty", b"no more"),
+        member("etc/symlink", b"now a file"),
+        member("etc/.wh.sub"),
+        member("tmp", b"a file where a directory was"),
+        member("never", b"to be hidden later"),
+    ]
+
+
+def top() -> list[tuple[tarfile.TarInfo, bytes]]:
+    """A layer on both."""
+    return [
+        member(".wh.never"),
+        directory("etc"),
+        directory("etc/sub"),
+        member("etc/sub/again", b"again"),
+        member("etc/plain", b"back again"),
+        directory("var"),
+        member("var/.wh.keep"),
+        directory("only"),
+        directory("only/dirs", mode=0o500),
+    ]
+
+
+def replaced_in_layer() -> list[tuple[tarfile.TarInfo, bytes]]:
+    """Names that occur twice: the last one wins, hard links keep what they were made of."""
+    return [
+        directory("d", mode=0o700),
+        member("d/x", b"first"),
+        member("d/kept", type=tarfile.LNKTYPE, linkname="d/x"),
+        member("d/x", b"second, longer"),
+        directory("d", mode=0o755, uid=9),
+        member("d/s", type=tarfile.SYMTYPE, linkname="x"),
+        member("d/s", b"was a link"),
+        directory("gone"),
+        member("gone/child", b"lost"),
+        member("gone", b"a file now"),
+        member("was-file", b"f"),
+        directory("was-file", mode=0o711),
+        member("was-file/child", b"c"),
+        directory("real"),
+        member("alias", type=tarfile.SYMTYPE, linkname="/real"),
+        member("alias/through", b"lies in real"),
+    ]
+
+
+def only_files() -> list[tuple[tarfile.TarInfo, bytes]]:
+    """No directory has a member of its own."""
+    return [member("a/b/c/file", b"1"), member("/abs/file", b"2"), member("x/./y/../z", b"3"), member("a/b/d", b"4")]
+
+
+CORPUS = {
+    "one": [base()],
+    "two": [base(), changes()],
+    "three": [base(), changes(), top()],
+    "duplicates": [replaced_in_layer()],
+    "duplicates-on-base": [base(), replaced_in_layer()],
+    "parents-missing": [only_files()],
+    "empty": [base(), []],
+}
+
+
+@contextmanager
+def mounted(kind: str, source: str, options: str, where: Path) -> Iterator[Path]:
+    where.mkdir()
+    subprocess.run(["mount", "-t", kind, "-o", options, source, where], check=True)
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", where], check=True)
+
+
+@contextmanager
+def our_view(tars: list[bytes], work: Path) -> Iterator[Path]:
+    with ExitStack() as stack:
+        lowers = []
+        for number, tar in enumerate(tars):
+            image = work / f"{number}.sqfs"
+            with image.open("w+b") as output:
+                built = build_layer(lambda t=tar: iter([t[:1000], t[1000:]]), output, max_bytes=2**30)
+            assert built.diff_id == digest_of(tar)
+            assert built.image_size == image.stat().st_size
+            lowers.append(stack.enter_context(mounted("squashfs", str(image), "loop,ro", work / f"m{number}")))
+        empty = work / "empty"
+        empty.mkdir()
+        layers = ":".join(str(path) for path in [*reversed(lowers), empty])
+        yield stack.enter_context(mounted("overlay", "overlay", f"ro,lowerdir={layers}", work / "overlay"))
+
+
+def umoci_view(tars: list[bytes], work: Path) -> Path:
+    layout = work / "oci"
+    blobs = layout / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+
+    def add(data: bytes, media_type: str) -> dict[str, Any]:
+        (blobs / hashlib.sha256(data).hexdigest()).write_bytes(data)
+        return {"mediaType": f"application/vnd.oci.image.{media_type}", "digest": digest_of(data), "size": len(data)}
+
+    layers = [add(gzip.compress(tar), "layer.v1.tar+gzip") for tar in tars]
+    config = {
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {},
+        "rootfs": {"type": "layers", "diff_ids": [digest_of(tar) for tar in tars]},
+    }
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": add(json.dumps(config).encode(), "config.v1+json"),
+        "layers": layers,
+    }
+    entry = add(json.dumps(manifest).encode(), "manifest.v1+json")
+    entry["annotations"] = {"org.opencontainers.image.ref.name": "t"}
+    (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+    (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    subprocess.run(["umoci", "unpack", "--image", f"{layout}:t", work / "bundle"], check=True, capture_output=True)
+    return work / "bundle" / "rootfs"
+
+
+def attributes(path: bytes) -> dict[str, bytes]:
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+    except OSError:  # a squashfs without any has no table of them
+        return {}
+    found = {name: os.getxattr(path, name, follow_symlinks=False) for name in names}
+    return {name: value for name, value in found.items() if not name.startswith("trusted.overlay.")}
+
+
+def describe(root: Path, *, count_links: bool) -> dict[bytes, tuple[object, ...]]:
+    """Everything about every file; times of directories are left out (umoci touches those it works in).
+
+    overlayfs shows the link count of the lowest layer: with several layers only which names are one file is compared.
+    """
+    found: dict[bytes, tuple[object, ...]] = {}
+    top_name = os.fsencode(root)
+    groups: dict[tuple[int, int], bytes] = {}
+    for where, names, files in os.walk(top_name):
+        for name in sorted(names + files):
+            path = where + b"/" + name
+            shown = path[len(top_name) + 1 :]
+            status = os.lstat(path)
+            kind = stat.S_IFMT(status.st_mode)
+            detail: object = None
+            if stat.S_ISREG(status.st_mode):
+                with open(path, "rb") as file:
+                    detail = hashlib.sha256(file.read()).hexdigest()
+            elif stat.S_ISLNK(status.st_mode):
+                detail = os.readlink(path)
+            elif kind in {stat.S_IFCHR, stat.S_IFBLK}:
+                detail = status.st_rdev
+            links: object = None
+            if not stat.S_ISDIR(status.st_mode):
+                links = (status.st_nlink if count_links else 0, groups.setdefault((status.st_dev, status.st_ino), shown))
+            found[shown] = (
+                kind,
+                stat.S_IMODE(status.st_mode),
+                status.st_uid,
+                status.st_gid,
+                links,
+                int(status.st_mtime) if not stat.S_ISDIR(status.st_mode) else None,
+                attributes(path),
+                detail,
+            )
+    return found
+
+
+@pytest.mark.parametrize("name", CORPUS)
+def test_a_container_sees_what_umoci_unpacks(name: str, tmp_path: Path) -> None:
+    tars = [layer_tar(members) for members in CORPUS[name]]
+    want = describe(umoci_view(tars, tmp_path), count_links=len(tars) == 1)
+    with our_view(tars, tmp_path) as root:
+        got = describe(root, count_links=len(tars) == 1)
+    assert got.keys() == want.keys()
+    assert {key: got[key] for key in got if got[key] != want[key]} == {
+        key: want[key] for key in want if got[key] != want[key]
+    }
