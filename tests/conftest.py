@@ -1,0 +1,28 @@
+"""What holds for all tests: their order, and that those which need root say so instead of being skipped."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ORDER = ("unit", "functional", "vm", "conformance", "perf")
+_HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the quick tests first; within a directory the order stays."""
+
+    def place(item: pytest.Item) -> int:
+        parts = item.path.relative_to(_HERE).parts if item.path.is_relative_to(_HERE) else ("",)
+        return ORDER.index(parts[0]) if parts[0] in ORDER else len(ORDER)
+
+    items.sort(key=place)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fail tests that need root clearly when there is none."""
+    needs = [name for name in ("root", "vm") if item.get_closest_marker(name)]
+    if needs and os.geteuid() != 0:
+        pytest.fail(f"tests marked {needs[0]} make bridges, VMs or nftables tables: run them as root", pytrace=False)
