@@ -138,6 +138,8 @@ class Port(fields.Field[str]):
         if not isinstance(value, str):
             raise ValidationError("must be a number or a string" if self.numbers else "must be a string")
         value = value.strip()
+        if self.required and not value:
+            raise ValidationError("is missing")
         if value:
             try:
                 model.parse_ports(value)
@@ -291,7 +293,9 @@ class PortSchema(Wire):
 class ContainerPortSchema(PortSchema):
     """containers[].ports[]: numbers on the wire."""
 
-    container_port = Port(numbers=True, data_key="containerPort", required=True)
+    container_port = Port(
+        numbers=True, data_key="containerPort", required=True, error_messages={"required": "is missing"}
+    )
     host_port = Port(numbers=True, data_key="hostPort")
 
 

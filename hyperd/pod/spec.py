@@ -138,7 +138,7 @@ def _first(messages: object) -> tuple[str, str]:
         if isinstance(key, int):
             path += f"[{key}]"
         elif key != "_schema":
-            path += f".{key}" if path else str(key)
+            path += ("." if path else "") + str(key)[:80]
     return path, str(messages)
 
 
@@ -155,7 +155,7 @@ def _named_volumes(spec: ContainerSpec) -> ContainerSpec:
 def _unique(values: Iterable[Hashable], brief: str) -> None:
     repeated = [value for value, count in Counter(values).items() if count > 1]
     if repeated:
-        raise InvalidInput(brief, details=f"{repeated[0]} is there twice")
+        raise InvalidInput(brief, details=f"{str(repeated[0])[:80]} is there twice")
 
 
 def _check_pod(spec: PodSpec) -> None:
