@@ -1,5 +1,5 @@
 # Functions that quickstart and test share; sourced with the project's directory as the current one.
-# shellcheck shell=sh
+# shellcheck shell=sh disable=SC2034
 
 say() { printf '== %s\n' "$*"; }
 
