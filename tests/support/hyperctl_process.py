@@ -1,0 +1,72 @@
+"""Running the installed `hyperctl` as a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from support.fake_hyperd import FakeHyperd, Hijack, Reply, ok
+
+HYPERCTL = str(Path(sys.executable).parent / "hyperctl")
+CODE = {"Cause": "", "Code": 0, "ID": "x"}
+CID = "ed59671c4b13fe1e2ce69d2656b537466a2f2c3b601edd020f714dd9c5b6ac11"
+PATIENCE = 100.0  # seconds until a hanging process fails its test
+
+
+class Runner:
+    """Runs hyperctl in an empty home.
+
+    Args:
+        address: of the daemon.
+        home: HOME and working directory.
+
+    """
+
+    def __init__(self, address: str, home: Path) -> None:
+        self.home = home
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(home),
+            "TZ": "UTC",
+            "TERM": "xterm",
+            "HYPER_HOST": address,
+        }
+
+    def __call__(self, *words: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [HYPERCTL, *words],
+            input=stdin,
+            capture_output=True,
+            env=self.environment,
+            cwd=self.home,
+            check=False,
+            timeout=PATIENCE,
+        )
+
+    @contextlib.contextmanager
+    def start(self, *words: str, stdin: int = subprocess.DEVNULL) -> Iterator[subprocess.Popen[bytes]]:
+        """Start it with pipes; it is killed at the end if it still runs."""
+        with subprocess.Popen(
+            [HYPERCTL, *words],
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=self.environment,
+            cwd=self.home,
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+
+def attached_run(fake: FakeHyperd, hijack: Hijack, code: int = 0) -> None:
+    """Write down the answers an attached run of the pod `p` needs."""
+    fake.on("POST", "/pod/create", ok({**CODE, "ID": "p"}, 201)).on("POST", "/pod/start", ok({}))
+    fake.on("POST", "/attach", hijack).on("GET", "/exitcode", ok(code)).on("DELETE", "/pod", ok(CODE))
+    fake.on("POST", "/tty/resize", Reply()).on("POST", "/container/kill", ok({}, 201))
+    fake.on("GET", "/pod/info", ok({"spec": {"containers": [{"containerID": CID, "tty": True}]}}))
