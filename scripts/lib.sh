@@ -73,7 +73,8 @@ make_venv() {
     done
     say "installing Python packages"
     .venv/bin/python -m pip install -q --disable-pip-version-check --no-input --root-user-action ignore \
-        -c requirements/constraints.txt -e ".$extra" || fail "pip failed"
+        -c requirements/constraints.txt -e ".$extra" >"$log_dir/pip.log" 2>&1 ||
+        { tail -n 30 "$log_dir/pip.log" >&2; fail "pip failed (log: $log_dir/pip.log)"; }
     rm -f .venv/installed*
     printf '%s\n' "$wanted" >".venv/installed$extra"
 }
