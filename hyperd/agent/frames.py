@@ -183,13 +183,14 @@ class Decoder:
                 return
             _, kind, flags, code, ident, size = HEADER.unpack_from(self._buffer)
             if size > MAX_PAYLOAD:
-                self._drop(1)
+                self._drop(len(MAGIC))
                 continue
             whole = HEADER.size + size + len(TRAILER)
             if len(self._buffer) < whole:
                 return
             if self._buffer[whole - len(TRAILER) : whole] != TRAILER:
-                self._drop(1)
+                # The whole frame goes: nothing inside a payload may ever be taken for a frame.
+                self._drop(whole)
                 continue
             payload = bytes(self._buffer[HEADER.size : HEADER.size + size])
             del self._buffer[:whole]
