@@ -6,7 +6,6 @@ Sources of the rules: OCI image specification (config), Docker's defaults for ca
 from __future__ import annotations
 
 import base64
-import posixpath
 import shlex
 import signal
 from collections.abc import Mapping, Sequence
@@ -46,6 +45,8 @@ _RLIMITS = {
     "cpu": 0, "fsize": 1, "data": 2, "stack": 3, "core": 4, "rss": 5, "nproc": 6, "nofile": 7, "memlock": 8, "as": 9,
     "locks": 10, "sigpending": 11, "msgqueue": 12, "nice": 13, "rtprio": 14, "rttime": 15,
 }  # fmt: skip
+IN_ROOT = "root:"  # the agent resolves such a mount target below OPENROOT
+SHM = "/dev/shm"  # noqa: S108  # shared by the containers of a pod, as their IPC namespace is
 MAX_FILES = 160 * 1024  # bytes of all files of a container; they travel in one request to the agent
 DEFAULT_NOFILE = 1_048_576
 
@@ -155,18 +156,22 @@ def container_plan(
     lower = ":".join(reversed(rootfs.layers)) or guestfs.EMPTY
     options = f"lowerdir={lower},upperdir={directory}/upper,workdir={directory}/work"
     plan.mount("overlay", guestfs.ROOTFS, "overlay", 0, options)
-    _kernel_file_systems(plan)
+    # From here on paths are the image's: the agent resolves them inside the new root, whatever links are there.
     plan.add(Op.OPENROOT, guestfs.ROOTFS)
+    _kernel_file_systems(plan)
     for name in ("hosts", "hostname", "resolv.conf"):
-        plan.bind(f"{guestfs.ETC}/{name}", f"/etc/{name}")
+        plan.bind(f"{guestfs.ETC}/{name}", f"{IN_ROOT}/etc/{name}")
     for source, path, readonly in rootfs.volumes:
-        plan.add(Op.MKDIR, path, "755")
-        plan.bind(source, path, readonly=readonly)
+        plan.mkdir(path)
+        plan.bind(source, IN_ROOT + path, readonly=readonly)
     _files(plan, spec, {file.name: file for file in pod_files})
     plan.add(Op.OPENROOT, "")
     if spec.read_only:
         plan.mount("none", guestfs.ROOTFS, "", MS_REMOUNT | MS_BIND | MS_RDONLY)
     plan.add(Op.PIVOT, guestfs.ROOTFS)
+    for path in READ_ONLY_PATHS:
+        plan.mount(path, path, "", MS_BIND | MS_REC)
+        plan.mount("none", path, "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
     if program.tty:
         plan.add(Op.TTY, rows, columns)
     _rlimits(plan, spec)
@@ -204,24 +209,21 @@ def split_command(text: str) -> list[str]:
 
 
 def _kernel_file_systems(plan: Plan) -> None:
-    root = guestfs.ROOTFS
-    for name in ("proc", "dev", "sys", "etc"):
-        plan.mkdir(posixpath.join(root, name))
     safe = MS_NOSUID | MS_NODEV | MS_NOEXEC
-    plan.mount("proc", f"{root}/proc", "proc", safe)
-    for path in READ_ONLY_PATHS:
-        plan.mount(root + path, root + path, "", MS_BIND | MS_REC)
-        plan.mount("none", root + path, "", MS_REMOUNT | MS_BIND | MS_RDONLY | safe)
-    plan.mount("sysfs", f"{root}/sys", "sysfs", safe | MS_RDONLY)
-    plan.mount("tmpfs", f"{root}/dev", "tmpfs", MS_NOSUID | MS_STRICTATIME, "mode=755,size=65536k")
+    for path in ("/proc", "/dev", "/sys", "/etc"):
+        plan.mkdir(path)
+    plan.mount("proc", f"{IN_ROOT}/proc", "proc", safe)
+    plan.mount("sysfs", f"{IN_ROOT}/sys", "sysfs", safe | MS_RDONLY)
+    plan.mount("tmpfs", f"{IN_ROOT}/dev", "tmpfs", MS_NOSUID | MS_STRICTATIME, "mode=755,size=65536k")
     for name, major, minor in _DEVICES:
-        plan.add(Op.MKNOD, f"{root}/dev/{name}", "20666", major, minor)
+        plan.add(Op.MKNOD, f"/dev/{name}", "20666", major, minor)
     for target, name in _LINKS:
-        plan.add(Op.SYMLINK, target, f"{root}/dev/{name}")
-    plan.mkdir(f"{root}/dev/pts").mkdir(f"{root}/dev/shm", 0o1777).mkdir(f"{root}/dev/mqueue")
-    plan.mount("devpts", f"{root}/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5")
-    plan.mount("/dev/shm", f"{root}/dev/shm", "", MS_BIND)
-    plan.mount("mqueue", f"{root}/dev/mqueue", "mqueue", safe)
+        plan.add(Op.SYMLINK, target, f"/dev/{name}")
+    plan.mkdir("/dev/pts").mkdir(SHM, 0o1777).mkdir("/dev/mqueue")
+    options = "newinstance,ptmxmode=0666,mode=0620,gid=5"
+    plan.mount("devpts", f"{IN_ROOT}/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, options)
+    plan.mount(SHM, IN_ROOT + SHM, "", MS_BIND)
+    plan.mount("mqueue", f"{IN_ROOT}/dev/mqueue", "mqueue", safe)
 
 
 def file_content(file: FileSpec) -> bytes:
