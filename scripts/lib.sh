@@ -39,6 +39,16 @@ apt_update() {
     apt_updated=1
 }
 
+# libvirt's QEMU driver looks its system user up even when it runs QEMU as somebody else, and fails without. Debian makes
+# the user with libvirt-daemon-system, which would start services; this is the same user without them.
+make_libvirt_user() {
+    if ! getent group kvm >/dev/null; then groupadd --system kvm; fi
+    if ! getent passwd libvirt-qemu >/dev/null; then
+        say "making the system user libvirt-qemu"
+        useradd --system --gid kvm --no-create-home --home-dir /var/lib/libvirt --shell /usr/sbin/nologin libvirt-qemu
+    fi
+}
+
 # Prints a Python of version 3.11 or newer that can make virtual environments and compile extensions.
 find_python() {
     for candidate in python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3; do
