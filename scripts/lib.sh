@@ -39,13 +39,15 @@ apt_update() {
     apt_updated=1
 }
 
-# libvirt's QEMU driver looks its system user up even when it runs QEMU as somebody else, and fails without. Debian makes
-# the user with libvirt-daemon-system, which would start services; this is the same user without them.
+# libvirt's QEMU driver looks its system user and group up even when it runs QEMU as somebody else, and fails without.
+# Debian makes them with libvirt-daemon-system, which would start services; these are the same without them.
 make_libvirt_user() {
-    if ! getent group kvm >/dev/null; then groupadd --system kvm; fi
+    for group in kvm libvirt-qemu; do
+        if ! getent group "$group" >/dev/null; then groupadd --system "$group"; fi
+    done
     if ! getent passwd libvirt-qemu >/dev/null; then
         say "making the system user libvirt-qemu"
-        useradd --system --gid kvm --no-create-home --home-dir /var/lib/libvirt --shell /usr/sbin/nologin libvirt-qemu
+        useradd --system --gid kvm --groups libvirt-qemu --no-create-home --home-dir /var/lib/libvirt --shell /usr/sbin/nologin libvirt-qemu
     fi
 }
 
