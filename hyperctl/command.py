@@ -191,8 +191,11 @@ def understand(one: Command, words: Sequence[str]) -> dict[str, Any] | None:
     rest = list(reversed(words))
     while rest:
         word = rest.pop()
-        if word == "--" or (free and one.own_options_first):
-            free += [word] * (word != "--") + rest[::-1]
+        if free and one.own_options_first:
+            free += [word, *reversed(rest)]
+            break
+        if word == "--":
+            free += reversed(rest)
             break
         if len(word) < 2 or word[0] != "-":
             free.append(word)

@@ -166,9 +166,10 @@ class _Fitter:
         if isinstance(shape, list):
             if not isinstance(value, list):
                 raise self._wrong(path, "a list")
-            return [
+            items = (
                 self._fit(item, shape[0], f"{path}[{index}]") for index, item in enumerate(value) if item is not None
-            ]
+            )
+            return [item for item in items if item is not None]
         if isinstance(shape, dict):
             if not isinstance(value, dict):
                 raise self._wrong(path, "an object")

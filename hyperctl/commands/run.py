@@ -106,9 +106,7 @@ def _attached(client: Client, pod_id: str, pod: dict[str, Any], *, tty: bool) ->
 
     The attach is answered before the start is sent: not a byte of the shortest command can be lost.
     """
-    container = pod["containers"][0].get("name", "")
-    if tty or not container:
-        container = container or _first_container(client.pod_info(pod_id))
+    container = pod["containers"][0].get("name") or _first_container(client.pod_info(pod_id))
     with client.attach(container) as stream:
         sized = session.send_size(client, container) if tty else True
         client.start_pod(pod_id)

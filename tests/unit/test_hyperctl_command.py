@@ -1,0 +1,170 @@
+"""The quick parser against click, the help of every command, completion, and what start-up loads."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import click
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hyperctl import full, verbs
+from hyperctl.command import App, Argument, Command, Group, Option, command, understand
+
+
+def all_commands() -> dict[str, Command]:
+    found: dict[str, Command] = {}
+    for verb in verbs.VERBS:
+        one = verbs.load(verb)
+        inner = {f"{verb} {name}": sub for name, sub in one.commands.items()} if isinstance(one, Group) else {verb: one}
+        found.update(inner)
+    return found
+
+
+COMMANDS = all_commands()
+WORDS = st.sampled_from(
+    ["a", "b", "-", "--", "", "9", "0", "x=y", "-z", "--nope", "never", "KILL", "-5", "--rm=1", "007"]
+)
+
+
+@st.composite
+def command_lines(draw: st.DrawFn) -> tuple[str, list[str]]:
+    name = draw(st.sampled_from(sorted(COMMANDS)))
+    known = [word for option in COMMANDS[name].options for word in option.names]
+    long = [f"{word}={value}" for word in known if word.startswith("--") for value in ("1", "x=y", "")]
+    return name, draw(st.lists(WORDS | st.sampled_from(known + long) if known else WORDS, max_size=6))
+
+
+@given(command_lines())
+def test_what_the_quick_parser_understands_click_understands_too(line):
+    name, words = line
+    values = understand(COMMANDS[name], words)
+    if values is None:
+        return
+    context = full.cli.get_command(click.Context(full.cli), name.split()[0])
+    one = context.get_command(click.Context(context), name.split()[1]) if " " in name else context
+    parsed = one.make_context(name, list(words), obj=App()).params
+    assert values == parsed
+
+
+def test_the_quick_parser_understands_what_people_type():
+    run = COMMANDS["run"]
+    typed = ["-t", "--rm", "--name", "n", "--env", "A=1", "--env=B=2", "--memory", "64"]
+    typed += ["busybox", "sh", "-c", "--rm", "--", "x"]
+    values = understand(run, typed)
+    assert values is not None
+    assert (values["tty"], values["remove"], values["memory"], values["name"]) == (True, True, 64, "n")
+    assert values["env"] == ("A=1", "B=2")
+    assert values["words"] == ("busybox", "sh", "-c", "--rm", "--", "x")
+    assert understand(COMMANDS["rm"], ["a", "-c", "b"]) == {"names": ("a", "b"), "container": True}
+
+
+@pytest.mark.parametrize(
+    "words", [["-h"], ["--help"], ["-tx"], ["--na", "n"], ["--memory", "x"], ["--memory"], ["--rm=yes"], ["--cpu", "0"]]
+)
+def test_the_quick_parser_leaves_the_rest_to_click(words):
+    assert understand(COMMANDS["run"], words) is None
+
+
+def test_arguments_may_be_required_optional_or_many():
+    @command("x", Argument("one", "ONE"), Argument("two", "TWO", default="2"), Option("--many", many=True, text="."))
+    def x(app: App, **values: object) -> None:
+        pass
+
+    assert understand(x, []) is None
+    assert understand(x, ["a"]) == {"one": "a", "two": "2", "many": ()}
+    assert understand(x, ["a", "b", "--many", "1", "--many", "2"]) == {"one": "a", "two": "b", "many": ("1", "2")}
+    assert understand(x, ["a", "b", "c"]) is None
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+@pytest.mark.parametrize("word", ["-h", "--help"])
+def test_every_command_has_help_with_examples(capsys, name, word):
+    assert full.run([*name.split(), word]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"Usage: hyperctl {name} ")
+    examples = text.partition("\nExamples:\n")[2].splitlines()
+    assert examples
+    assert any(f"hyperctl {name}" in line for line in examples)
+    assert all(len(line) < 100 for line in examples)
+    assert COMMANDS[name].text.strip().endswith(".")
+
+
+def test_the_first_page_names_every_verb(capsys):
+    assert full.run([]) == 0
+    text = capsys.readouterr().out
+    assert all(f"  {verb} " in text for verb in verbs.VERBS)
+    assert full.run(["help"]) == 0
+    assert capsys.readouterr().out == text
+
+
+def hyperctl(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    code = (
+        "import sys; from hyperctl.cli import main; status = main(sys.argv[1:]);"
+        "print('LOADED', *sys.modules, file=sys.stderr); sys.exit(status)"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "HYPER_HOST": "/nonexistent/s", **environment},
+        timeout=100,
+    )
+
+
+def loaded(done: subprocess.CompletedProcess[str]) -> set[str]:
+    return set(done.stderr.rpartition("LOADED")[2].split())
+
+
+@pytest.mark.parametrize("words", ["list", "exec c true", "run -d busybox", "rm a", "logs x", "version", "start a"])
+def test_ordinary_commands_load_nothing_heavy(words):
+    heavy = {
+        "click",
+        "httpx2",
+        "http.client",
+        "rich",
+        "yaml",
+        "asyncio",
+        "dataclasses",
+        "inspect",
+        "email",
+        "ssl",
+        "hyperd",
+    }
+    modules = loaded(hyperctl(*words.split()))
+    assert "hyperctl.cli" in modules
+    assert modules & heavy == set()
+
+
+@pytest.mark.parametrize("words", [["--help"], ["list", "--help"], ["run", "--help"], ["help", "list"]])
+def test_help_loads_no_library_but_click(words):
+    done = hyperctl(*words)
+    assert done.stdout.startswith("Usage: hyperctl")
+    assert loaded(done) & {"httpx2", "http.client", "rich", "yaml", "asyncio"} == set()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_and_what_they_ask(shell):
+    script = hyperctl("completion", shell)
+    assert script.returncode == 0
+    assert "_HYPERCTL_COMPLETE" in script.stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (["hyperctl", "li"], ["list"]),
+        (["hyperctl", "ports", ""], ["ls", "add", "delete"]),
+        (["hyperctl", "run", "--re"], ["--read-only", "--restart"]),
+        (["hyperctl", "run", "--restart", "o"], ["onFailure"]),
+    ],
+)
+def test_completion_answers(line, expected):
+    done = hyperctl(_HYPERCTL_COMPLETE="bash_complete", COMP_WORDS="\n".join(line), COMP_CWORD=str(len(line) - 1))
+    answers = [answer.partition(",")[2] for answer in done.stdout.splitlines()]
+    assert sorted(answers) == sorted(expected)
+    assert loaded(done) & {"httpx2", "rich", "yaml"} == set()
