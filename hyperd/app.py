@@ -48,7 +48,8 @@ def create_app(engine: Engine) -> Flask:
 def _begin() -> Any:
     g.request_id = secrets.token_hex(6)
     clean = clean_path(request.path)
-    if clean != request.path:
+    # gunicorn drops a second slash at the beginning.
+    if clean != request.path or request.environ.get("RAW_URI", "").startswith("//"):
         query = request.query_string.decode("latin-1")
         return redirect(clean + (f"?{query}" if query else ""), 301)
     return None

@@ -54,6 +54,8 @@ class _Log(Logger):  # type: ignore[misc]
         super().setup(cfg)
         self.error_log.handlers[:] = []
         self.error_log.propagate = True
+        # Its debug messages are one for every connection.
+        self.error_log.setLevel("INFO")
 
 
 class _Worker(ThreadWorker):  # type: ignore[misc]
@@ -94,7 +96,6 @@ def settings(config: Config) -> GunicornConfig:
         "control_socket_disable": True,
         "limit_request_line": MAX_REQUEST_LINE,
         "limit_request_field_size": MAX_HEADER,
-        "loglevel": config.log_level,
     }.items():
         cfg.set(key, value)
     # Two constants that gunicorn has no setting for.

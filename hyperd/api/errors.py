@@ -16,6 +16,7 @@ from hyperd.errors import HyperError
 
 log = structlog.get_logger(__name__)
 
+DRAIN_SIZE, DRAIN_READS = 2**20, 256
 PAGE_NOT_FOUND = "404 page not found"
 
 
@@ -51,8 +52,17 @@ def _http_error(error: HTTPException) -> Response:
     if error.code in {404, 405}:
         return answer(404, PAGE_NOT_FOUND)
     if error.code == 413:
+        _drain()
         return answer(413, "the request is too large")
     return answer(error.code or 500, (error.description or error.name).rstrip("."))
+
+
+def _drain() -> None:
+    """Read what a client still sends, within bounds: most clients look at the answer only after that."""
+    stream = request.environ["wsgi.input"]
+    for _ in range(DRAIN_READS):
+        if not stream.read(DRAIN_SIZE):
+            break
 
 
 def _unexpected(error: Exception) -> Response:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from flask import request
 
-from hyperd.errors import InvalidInput
+from hyperd.errors import InvalidInput, TooLarge
 
 MAX_JSON_BODY = 16 * 2**20
 FORM = "application/x-www-form-urlencoded"
@@ -84,15 +84,24 @@ def json_text(raw: str | bytes, what: str) -> Any:
         raise InvalidInput(f"{what} is not valid JSON", details=str(error)[:200]) from None
 
 
+def body() -> bytes:
+    """Give the request's body. Errors: TooLarge."""
+    data = request.get_data(cache=True)
+    # A body without a length is cut at the limit, not refused.
+    if len(data) >= MAX_JSON_BODY:
+        raise TooLarge(f"the request is larger than {MAX_JSON_BODY} bytes")
+    return data
+
+
 def body_json(what: str) -> Any:
-    """Decode the request's body; None if there is none. Errors: InvalidInput (also for another content type)."""
-    body = request.get_data(cache=True)
-    if not body:
-        return None
+    """Decode the request's body. Errors: InvalidInput (also for another content type and for no body), TooLarge."""
+    data = body()
+    if not data:
+        raise InvalidInput(f"{what} is missing: the body is empty")
     if request.mimetype != "application/json":
         given = request.headers.get("Content-Type", "")
         raise InvalidInput(f"Content-Type specified ({given[:100]}) must be 'application/json'")
-    return json_text(body, what)
+    return json_text(data, what)
 
 
 def json_words(name: str) -> list[str]:

@@ -161,7 +161,9 @@ def _unique(values: Iterable[Hashable], brief: str) -> None:
 def _check_pod(spec: PodSpec) -> None:
     if spec.resource.memory < MIN_MEMORY:
         raise InvalidInput(f"resource.memory: must be at least {MIN_MEMORY} (MiB)")
-    _check_hostname(spec.hostname)
+    # The default, the pod's id, is not checked: an id may have characters that a hostname may not.
+    if spec.hostname != spec.id[:MAX_HOSTNAME]:
+        _check_hostname(spec.hostname)
     _check_interfaces(spec.interfaces)
     for index, volume in enumerate(spec.volumes):
         if not volume.name:

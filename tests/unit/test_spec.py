@@ -103,6 +103,11 @@ def test_old_name_of_the_volume_format():
     assert parse_pod({"volumes": [{"name": "v", "driver": "raw", "source": "/d"}]}).volumes[0].format == "raw"
 
 
+def test_a_pods_id_may_be_its_hostname():
+    spec = parse_pod({"id": "pod-AbC", "hostname": "pod-AbC"})
+    assert parse_pod(dump_pod(spec)) == spec
+
+
 def test_docker_slash_before_a_name_is_dropped():
     assert parse_container({"image": "a", "name": "/web"}).name == "web"
 

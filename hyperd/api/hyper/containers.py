@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from datetime import UTC, datetime
-from typing import Any
 
 from flask import Response, g
 
@@ -31,10 +30,7 @@ def container_name() -> str:
 def create_container() -> Response:
     """Add a container to a pod. Its only 404 is a missing image: clients pull and try again on it."""
     pod_id = params.needed("podId", message="podId is required to create a new container")
-    body: Any = params.body_json("the container")
-    if body is None:
-        raise InvalidInput("no container given: the body is empty")
-    spec = parse_container(body)
+    spec = parse_container(params.body_json("the container"))
     try:
         return answers.env({"ID": engine().containers.create(pod_id, spec)}, 201)
     except ImageNotFound:

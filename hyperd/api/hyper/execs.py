@@ -10,7 +10,7 @@ from hyperd.api import answers, params, takeover
 from hyperd.api.context import engine
 from hyperd.api.hyper.containers import container_name
 from hyperd.api.hyper.routes import blueprint
-from hyperd.errors import InvalidInput
+from hyperd.errors import InvalidInput, NotFound
 
 
 def _command() -> list[str]:
@@ -45,4 +45,6 @@ def start_exec() -> Response:
 def exec_vm() -> Response:
     """Run a command in the guest's own root; its output is always raw."""
     pod_id = params.needed("pod", "podId", "podName")
+    if not engine().pods.views(pod_id=pod_id):
+        raise NotFound(f"Can not find pod({pod_id})")
     return takeover.upgrade(engine().execs.exec_vm(pod_id, _command()))

@@ -19,9 +19,8 @@ def _pod_id() -> str:
 
 def _pod_json() -> Any:
     """Give the pod's JSON: the body, else the ``podArgs`` of query or form."""
-    body = params.body_json("the pod") if request.mimetype != params.FORM else None
-    if body is not None:
-        return body
+    if request.mimetype != params.FORM and params.body():
+        return params.body_json("the pod")
     return params.json_text(params.needed("podArgs", message="no pod given: neither a body nor podArgs"), "podArgs")
 
 
