@@ -181,6 +181,15 @@ class NetworkService:
         flows.forget_addresses(before)
         flows.forget_udp(mapping.host_port for mapping in new if mapping.protocol == "udp")
 
+    def plugged(self, pod_id: str) -> None:
+        """Say that the pod's taps are in the bridge by now, so that it can reach its own published ports too.
+
+        Needed when ``publish`` came before the VM; nothing happens for a pod without published ports. Never fails.
+        """
+        with self._lock:
+            if self.mappings(pod_id):
+                self._allow_hairpin({pod_id})
+
     def unpublish(self, pod_id: str, mappings: Sequence[PortMapping] | None = None) -> None:
         """Take back published ports of a pod: those given, or all. Absent ones are fine. Errors: HostFault."""
         with self._lock:

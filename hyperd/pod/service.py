@@ -327,6 +327,7 @@ class PodService:
                     vcpu=size.vcpu, memory=size.memory, pod_id=spec.id, disks=layers, scratch=scratch, nics=[nic]
                 )
                 undo.callback(self._vms.destroy, vm)
+            self._network.plugged(spec.id)
             vm.agent.run(guestfs.enter(self._setup(spec, lease)))
             self.records.change(spec.id, PodState.RUNNING, started_at=time.time(), finished_at=None, outcome="", reason="")
             return vm

@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -99,6 +100,12 @@ def free_port() -> int:
         return port
 
 
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as probes:
+        found = [probes.enter_context(socket.create_server(("", 0))) for _ in range(count)]
+        return [probe.getsockname()[1] for probe in found]
+
+
 @contextmanager
 def web(namespace: Namespace) -> Iterator[int]:
     """A server on port 80 of a pod that tells who asks."""
@@ -145,6 +152,45 @@ def test_published_port_answers_everywhere(site: Site, stack: ExitStack) -> None
         assert ask_tcp(neighbour.socket(), (host_address, port)).startswith(b"from ")
         assert ask_tcp(server.socket(), (host_address, port)).startswith(b"from ")  # to itself by way of the host
         assert ask_tcp(far.socket(), (host_address, port)).startswith(b"from ")
+
+
+def test_pod_reaches_its_own_port_when_it_came_after_it(site: Site, stack: ExitStack) -> None:
+    _, _, host_address = outside(stack)
+    lease = site.network.allocate("web")
+    port = free_port()
+    site.network.publish("web", address_of(lease), [PortMapping("tcp", port, 80)])
+    server, _ = site.pod("web")
+    site.network.plugged("web")
+    site.network.plugged("unknown")
+    with web(server):
+        assert ask_tcp(server.socket(), (host_address, port)).startswith(b"from ")
+
+
+def test_threads_change_rows_and_tables_together(site: Site) -> None:
+    failures: list[BaseException] = []
+    ports = free_ports(30)
+
+    def work(number: int) -> None:
+        try:
+            for step in range(5):
+                name = f"t{number}-{step}"
+                lease = site.network.allocate(name)
+                site.network.publish(name, address_of(lease), [PortMapping("tcp", ports[number * 5 + step], 53)])
+                if step % 2:
+                    site.network.release(name)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    after = site.rules()
+    assert sum(f"{port} : " in after for port in ports) == 18
+    site.restart()
+    assert site.rules() == after
 
 
 def test_outside_client_keeps_its_address(site: Site, stack: ExitStack) -> None:
