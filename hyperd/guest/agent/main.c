@@ -71,6 +71,7 @@ static bool work(void) {
   bool more = port_work(&control_port);
   more |= streams_work();
   more |= port_work(&stream_port);
+  more |= streams_pending(); /* what the port has just brought */
   shutdown_work();
   return more;
 }

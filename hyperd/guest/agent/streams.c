@@ -190,6 +190,10 @@ bool streams_work(void) {
   return !TAILQ_EMPTY(&work_list);
 }
 
+bool streams_pending(void) {
+  return !TAILQ_EMPTY(&work_list);
+}
+
 /* Frames to the host. */
 
 static size_t offset_frame(uint8_t *out, uint8_t type, uint8_t flags, const struct stream *s, uint64_t offset) {

@@ -39,3 +39,4 @@ int stream_open(struct stream *s, enum stream_kind kind, uint32_t id, bool close
 int stream_attach(struct stream *s, int fd, bool tty);
 void stream_close(struct stream *s); /* forget everything */
 bool streams_work(void);
+bool streams_pending(void); /* is there work for streams_work? */
