@@ -13,6 +13,8 @@ import fcntl
 import os
 import resource
 import signal
+import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +26,7 @@ from gunicorn.config import Config as GunicornConfig
 from gunicorn.glogging import Logger
 from gunicorn.http import message as gunicorn_message
 from gunicorn.http import wsgi as gunicorn_wsgi
-from gunicorn.workers.gthread import ThreadWorker
+from gunicorn.workers import gthread
 
 from hyperd import __version__
 from hyperd.app import create_app
@@ -42,6 +44,8 @@ log = structlog.get_logger(__name__)
 LOCK = "hyperd.pid"
 KEEPALIVE = 75  # seconds; clients keep one connection open between commands
 GRACEFUL_TIMEOUT = 10  # seconds that requests under way have at SIGTERM; taken-over streams are not waited for
+FIRST_DATA_TIMEOUT = 0.25  # seconds until a new connection that says nothing waits without a thread
+RECEIVE_TIMEOUT = 60  # seconds a client may stop in the middle of a request
 MAX_CONNECTIONS = 10_000
 MAX_REQUEST_LINE = 2**20  # bytes: /pod/create?podArgs= carries a whole pod
 MAX_HEADER = 2**16  # bytes: X-Registry-Config carries a table of credentials
@@ -58,11 +62,20 @@ class _Log(Logger):  # type: ignore[misc]
         self.error_log.setLevel("INFO")
 
 
-class _Worker(ThreadWorker):  # type: ignore[misc]
+class _Worker(gthread.ThreadWorker):  # type: ignore[misc]
     """The worker without an arbiter: its parent is whoever started the daemon and may go."""
 
     def is_parent_alive(self) -> bool:
         return True
+
+    def handle(self, conn: Any) -> Any:
+        """Let no silent or stalled client hold a thread for long."""
+        if not conn.initialized:
+            limit = struct.pack("ll", RECEIVE_TIMEOUT, 0)
+            conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+            if not conn.data_ready and not conn.wait_for_data(FIRST_DATA_TIMEOUT):
+                return gthread._DEFER
+        return super().handle(conn)
 
     def init_signals(self) -> None:
         super().init_signals()

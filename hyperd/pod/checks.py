@@ -8,9 +8,6 @@ from collections.abc import Callable
 
 from marshmallow import ValidationError
 
-from hyperd.errors import InvalidInput
-from hyperd.registry.reference import Reference
-
 LOG_DRIVERS = ("json-file", "syslog", "journald", "gelf", "fluentd", "awslogs", "splunk", "none")
 RLIMITS = (
     *("as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss"),
@@ -18,7 +15,6 @@ RLIMITS = (
 )
 _DEVICE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 _SYSCTL = re.compile(r"[A-Za-z0-9_-]+(?:[./][A-Za-z0-9_-]+)+")
-_IMAGE_ID = re.compile(r"(?:sha256:)?[0-9a-f]{4,64}")
 Check = Callable[[str], None]
 
 
@@ -74,16 +70,6 @@ def shown(value: str) -> str:
 def not_blank(value: str) -> None:
     """Demand something else than white space."""
     _require(bool(value.strip()), "is empty")
-
-
-def image(value: str) -> None:
-    """Demand an image's name or id."""
-    not_blank(value)
-    if not _IMAGE_ID.fullmatch(value):
-        try:
-            Reference.parse(value)
-        except InvalidInput as error:
-            raise ValidationError(str(error)) from None
 
 
 def single_line(value: str) -> None:

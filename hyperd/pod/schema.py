@@ -324,7 +324,7 @@ class ContainerSchema(Wire):
     builds = model.ContainerSpec
     name = Text(checks.optional(checks.pattern(re.compile(f"/?(?:{IDENTIFIER.pattern})"), "a container name")))
     id = Text(checks.optional(checks.pattern(IDENTIFIER, "an id")))
-    image = Text(checks.image, limit=1024, required=True, error_messages={"required": "is missing"})
+    image = Text(checks.not_blank, limit=1024, required=True, error_messages={"required": "is missing"})
     command = Many(Text(limit=MAX_ARGUMENT), limit=MAX_TEXT)
     entrypoint = Many(Text(limit=MAX_ARGUMENT), limit=MAX_TEXT)
     workdir = Text(checks.optional(checks.guest_path))

@@ -192,6 +192,7 @@ def main(config, root, host) -> None:
     settings, _ = configfile.load(config, root=root, hosts=host)
     logsetup.setup(settings.log_level)
     code = 0
+    server.RECEIVE_TIMEOUT = int(os.environ.get("STUB_RECEIVE_TIMEOUT", server.RECEIVE_TIMEOUT))
     try:
         server.serve(settings, StubEngine)
     except HyperError as error:

@@ -15,9 +15,11 @@ from hyperd.api.hyper.routes import blueprint
 from hyperd.errors import ImageNotFound, InvalidInput, NotAlive, NotFound, NotSupported
 from hyperd.pod.schema import IDENTIFIER
 from hyperd.pod.spec import parse_container
+from hyperd.registry.reference import Reference
 from hyperd.stream.logread import LogQuery
 
 _SECONDS = re.compile(r"[0-9]{1,11}(\.[0-9]{1,9})?")
+_IMAGE_ID = re.compile(r"(?:sha256:)?[0-9a-f]{4,64}")
 MAX_TAIL_DIGITS = 9
 
 
@@ -26,11 +28,21 @@ def container_name() -> str:
     return params.needed("container", message="Empty container name")
 
 
+def check_image(name: str, where: str) -> None:
+    """Refuse what can never be an image: clients would try to pull it. Errors: InvalidInput."""
+    if not _IMAGE_ID.fullmatch(name):
+        try:
+            Reference.parse(name)
+        except InvalidInput as error:
+            raise InvalidInput(f"{where}: {error.brief}", details=error.details) from None
+
+
 @blueprint.post("/container/create")
 def create_container() -> Response:
     """Add a container to a pod. Its only 404 is a missing image: clients pull and try again on it."""
     pod_id = params.needed("podId", message="podId is required to create a new container")
     spec = parse_container(params.body_json("the container"))
+    check_image(spec.image, "image")
     try:
         return answers.env({"ID": engine().containers.create(pod_id, spec)}, 201)
     except ImageNotFound:

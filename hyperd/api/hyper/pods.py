@@ -8,6 +8,7 @@ from flask import Response, request
 
 from hyperd.api import answers, params
 from hyperd.api.context import engine
+from hyperd.api.hyper.containers import check_image
 from hyperd.api.hyper.routes import blueprint
 from hyperd.errors import Conflict, ImageNotFound, InvalidInput, NotFound, NotSupported
 from hyperd.pod.spec import parse_pod
@@ -29,6 +30,8 @@ def create() -> Response:
     """Define a pod. Its only 404 is a missing image: clients pull and try again on it."""
     defaults = engine().config.hypervisor
     spec = parse_pod(_pod_json(), default_vcpu=defaults.default_vcpu, default_memory=defaults.default_memory)
+    for index, container in enumerate(spec.containers):
+        check_image(container.image, f"containers[{index}].image")
     try:
         return answers.code(engine().pods.create(spec), 201)
     except ImageNotFound:

@@ -1,0 +1,216 @@
+"""The command itself: start, stop, locks, sockets, what happens when something is wrong."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from support.daemon import PROJECT, HyperdLauncher
+
+STUB = [sys.executable, str(Path(__file__).parents[1] / "support" / "stub_daemon.py")]
+
+
+def hyperd(*options: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "hyperd.cli", *options],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        cwd=PROJECT,
+    )
+
+
+@pytest.fixture
+def daemon():
+    with HyperdLauncher(command=STUB) as launcher:
+        yield launcher
+
+
+def test_version_and_help():
+    assert hyperd("--version").stdout == "hyperd 0.1.0\n"
+    assert "--config" in hyperd("--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--config", "/nonexistent.toml"], "cannot read the configuration /nonexistent.toml"),
+        (["--host", "http://x"], "bad host 'http://x'"),
+        (["--host", "/run/x"], "bad host '/run/x'"),
+        (["--host", "unix://relative"], "must be an absolute path"),
+        (["--host", "unix:///" + "x" * 120], "at most 107 bytes"),
+        (["--host", "tcp://127.0.0.1:notaport"], "bad address"),
+        (["--host", "fd://"], "no socket was passed"),
+        (["--host", "tcp://203.0.113.7:1"], "cannot listen on tcp://203.0.113.7:1"),
+    ],
+)
+def test_bad_options_are_told(tmp_path, options, word):
+    done = hyperd("--root", str(tmp_path / "r"), *options)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("hyperd: ")
+    assert word in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_socket_has_mode_and_goes_with_the_daemon(daemon):
+    daemon.start()
+    assert stat.S_IMODE(daemon.socket.stat().st_mode) == 0o660
+    assert daemon.stop() == 0
+    assert not daemon.socket.exists()
+    assert "engine closed" in daemon.log()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda n: n.name)
+def test_signals_end_it_cleanly(daemon, number):
+    daemon.start()
+    with daemon.connection() as connection:  # a kept-alive connection must not hold it up
+        connection.request("GET", "/_ping")
+        assert connection.getresponse().read() == b"OK"
+        started = time.monotonic()
+        daemon.process.send_signal(number)
+        assert daemon.wait_exit() == 0
+        assert time.monotonic() - started < 5
+    assert "engine closed" in daemon.log()
+    assert not daemon.socket.exists()
+
+
+def test_it_is_one_process(daemon):
+    daemon.start()
+    children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
+    assert children == []
+    assert (daemon.root / "hyperd.pid").read_text() == f"{daemon.pid}\n"
+
+
+def test_killed_daemon_leaves_nothing_in_the_way(daemon):
+    daemon.start()
+    daemon.kill()
+    assert daemon.socket.exists()
+    daemon.start()
+    assert daemon.request("GET", "/_ping")[0] == 200
+
+
+def test_two_daemons_never_share_a_root(daemon):
+    daemon.start()
+    other = f"unix://{daemon.directory}/other"
+    done = hyperd("--root", str(daemon.root), "--host", other, "--config", str(daemon.config_path))
+    assert done.returncode == 1
+    assert f"another hyperd (process {daemon.pid}) uses the root directory {daemon.root}" in done.stderr
+    assert not Path(f"{daemon.directory}/other").exists()
+    assert daemon.request("GET", "/_ping")[0] == 200
+
+
+def test_two_daemons_never_share_a_socket(daemon):
+    daemon.start()
+    root = str(daemon.directory / "root2")
+    done = hyperd("--root", root, "--host", daemon.host, "--config", str(daemon.config_path))
+    assert done.returncode == 1
+    assert f"another process answers on {daemon.socket}" in done.stderr
+    assert daemon.request("GET", "/_ping")[0] == 200
+
+
+def test_what_is_no_socket_is_not_removed(daemon):
+    daemon.socket.write_text("precious")
+    done = hyperd("--root", str(daemon.root), "--host", daemon.host, "--config", str(daemon.config_path))
+    assert done.returncode == 1
+    assert "exists and is not a socket" in done.stderr
+    assert daemon.socket.read_text() == "precious"
+
+
+def test_engine_that_cannot_start_ends_the_daemon():
+    with HyperdLauncher(command=STUB, env={"STUB_FAILS": "1"}) as launcher:
+        launcher.start(wait=False)
+        assert launcher.wait_exit() == 1
+        assert "hyperd: there is no hypervisor (buy one)" in launcher.log()
+        assert "Traceback" not in launcher.log()
+        assert "engine closed" in launcher.log()
+        assert not launcher.socket.exists()
+
+
+def test_several_hosts_and_tcp(daemon):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    daemon.start("--host", f"tcp://127.0.0.1:{port}")
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1.17/_ping", timeout=30) as answer:
+        assert answer.read() == b"OK"
+    assert daemon.request("GET", "/_ping")[0] == 200
+    assert "server.unprotected" in daemon.log()
+
+
+def test_socket_of_systemd(daemon):
+    """LISTEN_FDS as systemd passes them: descriptor 3, and the variables of exactly this process."""
+    path = f"{daemon.directory}/systemd"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        script = (
+            "import os, sys; os.dup2(int(sys.argv[1]), 3);"
+            "os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()));"
+            "os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
+        )
+        argv = [sys.executable, "-c", script, str(listener.fileno()), STUB[1]]
+        options = ["--config", str(daemon.config_path), "--root", str(daemon.root), "--host", "fd://"]
+        with daemon.log_path.open("ab") as log:
+            daemon.process = subprocess.Popen(
+                [*argv, *options], pass_fds=[listener.fileno()], stdout=log, stderr=log, cwd=PROJECT
+            )
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(30)
+            client.connect(path)
+            client.sendall(b"GET /_ping HTTP/1.1\r\nHost: \r\nConnection: close\r\n\r\n")
+            answer = b""
+            while more := client.recv(4096):
+                answer += more
+        assert answer.endswith(b"OK")
+        assert daemon.stop() == 0
+    assert Path(path).exists()
+
+
+def test_original_ini_file_is_read(daemon):
+    daemon.config_path = daemon.directory / "config"
+    daemon.config_path.write_text(f"Bridge={daemon.bridge}\nBridgeIP={daemon.subnet}\nKernel=/none\n")
+    daemon.start()
+    assert "Kernel is ignored" not in daemon.log()  # the stub shows no warnings; the command does:
+    daemon.stop()
+    done = hyperd("--config", str(daemon.config_path), "--root", str(daemon.root), "--host", "bad")
+    assert "Kernel is ignored: the guest is hyperd's own" in done.stderr
+
+
+def test_silent_clients_hold_no_thread():
+    with HyperdLauncher(command=STUB, config="threads = 4\n") as launcher:
+        launcher.start()
+        silent = [launcher.raw() for _ in range(12)]
+        started = time.monotonic()
+        assert launcher.request("GET", "/_ping")[0] == 200
+        assert time.monotonic() - started < 4
+        silent[0].sendall(b"GET /_ping HTTP/1.1\r\nHost: \r\n\r\n")
+        assert silent[0].recv(4096).startswith(b"HTTP/1.1 200")
+        for sock in silent:
+            sock.close()
+
+
+def test_half_requests_hold_no_thread_for_ever():
+    with HyperdLauncher(command=STUB, config="threads = 4\n", env={"STUB_RECEIVE_TIMEOUT": "1"}) as launcher:
+        launcher.start()
+        stalled = [launcher.raw() for _ in range(8)]
+        for sock in stalled:
+            sock.sendall(b"GET /_ping HTT")
+        assert launcher.request("GET", "/_ping", timeout=30)[0] == 200
+        assert stalled[0].recv(4096) == b""
+        for sock in stalled:
+            sock.close()
+
+
+def test_file_limit_is_raised(daemon):
+    daemon.start()
+    limits = Path(f"/proc/{daemon.pid}/limits").read_text()
+    soft, hard = next(line for line in limits.splitlines() if line.startswith("Max open files")).split()[3:5]
+    assert soft == hard
