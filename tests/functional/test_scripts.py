@@ -1,0 +1,104 @@
+"""The scripts: what they say, what they refuse, and the image that quick start and tests use."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+from busybox_image import PushError, build, push, root_tar
+from support.registry import RegistryServer, layer_tar, member
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60, env={**os.environ, **env}
+    )
+
+
+@pytest.mark.parametrize("script", ["scripts/quickstart", "scripts/test", "scripts/lint"])
+def test_help_tells_what_will_be_done_and_does_nothing(script: str) -> None:
+    done = run(f"./{script}", "--help")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"Usage: {script}")
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("script", ["build-guest", "build-kernel", "make-busybox-image"])
+def test_python_scripts_have_help_too(script: str) -> None:
+    done = run(sys.executable, f"scripts/{script}", "--help")
+    assert done.returncode == 0, done.stderr
+    assert "--" in done.stdout
+
+
+def test_quickstart_names_every_package_it_installs() -> None:
+    words = run("sh", "-c", ". scripts/lib.sh; echo $runtime_packages $build_packages $guest_packages").stdout.split()
+    named = run("./scripts/quickstart", "--help").stdout
+    assert len(words) > 10
+    assert [word for word in words if word not in named] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "says"),
+    [
+        (["--nonsense"], 2, "Usage"),
+        (["--root"], 2, "Usage"),
+        (["--root", "relative"], 1, "must begin with /"),
+        (["--socket", '/tmp/a"b'], 1, "quotes"),
+        (["--bridge", "a b"], 1, "not the name of an interface"),
+        (["--bridge", ""], 1, "not the name of an interface"),
+    ],
+)
+def test_quickstart_refuses_what_cannot_be(options: list[str], code: int, says: str) -> None:
+    done = run("./scripts/quickstart", *options)
+    assert done.returncode == code
+    assert says in done.stderr
+
+
+@pytest.mark.root
+def test_quickstart_stops_nothing_that_it_did_not_start(tmp_path: Path) -> None:
+    other = subprocess.Popen(["sleep", "60"])
+    try:
+        (tmp_path / "quickstart.pid").write_text(f"{other.pid}\n", encoding="ascii")
+        done = run("./scripts/quickstart", "--stop", "--root", str(tmp_path), "--bridge", "hytnone")
+        assert done.returncode == 0, done.stderr
+        assert "no hyperd of an earlier run" in done.stdout
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
+@pytest.mark.registry
+def test_busybox_image_is_pushed_and_always_the_same() -> None:
+    with RegistryServer() as registry:
+        image = build()
+        push(image, registry=registry.url, name="library/busybox", tags=["latest", "1"])
+        done = run(sys.executable, "scripts/make-busybox-image", "--registry", registry.host, "--name", "other")
+        assert done.stdout.strip() == image.digest, done.stderr
+        for place in ("library/busybox/manifests/1", "other/manifests/latest"):
+            request = urllib.request.Request(f"{registry.url}/v2/{place}", headers={"Accept": image.media_type})
+            with urllib.request.urlopen(request) as answer:
+                assert answer.read() == image.manifest
+        config = json.loads(image.blobs[json.loads(image.manifest)["config"]["digest"]])
+        assert config["config"]["Cmd"] == ["sh"]
+
+
+@pytest.mark.registry
+def test_refused_push_says_what_was_refused() -> None:
+    with RegistryServer() as registry, pytest.raises(PushError, match="/v2/UPPER/"):
+        push(build([layer_tar([member("a")])]), registry=registry.host, name="UPPER")
+
+
+def test_layers_and_configuration_of_ones_own() -> None:
+    image = build([root_tar(), layer_tar([member("a", b"x")])], command=["true"], config={"User": "nobody"})
+    manifest = json.loads(image.manifest)
+    config = json.loads(image.blobs[manifest["config"]["digest"]])
+    assert len(manifest["layers"]) == len(config["rootfs"]["diff_ids"]) == 2
+    assert (config["config"]["Cmd"], config["config"]["User"]) == (["true"], "nobody")
