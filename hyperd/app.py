@@ -5,8 +5,10 @@ from __future__ import annotations
 import posixpath
 import re
 import secrets
+import time
 from typing import TYPE_CHECKING, Any
 
+import structlog
 from flask import Flask, Response, g, redirect, request
 from werkzeug.routing import BaseConverter
 
@@ -17,6 +19,8 @@ from hyperd.api.params import MAX_JSON_BODY
 
 if TYPE_CHECKING:
     from hyperd.engine import Engine
+
+log = structlog.get_logger(__name__)
 
 API_VERSION = "1.17"
 PLACEHOLDER = "api_version"
@@ -47,6 +51,7 @@ def create_app(engine: Engine) -> Flask:
 
 def _begin() -> Any:
     g.request_id = secrets.token_hex(6)
+    g.started = time.monotonic()
     clean = clean_path(request.path)
     # gunicorn drops a second slash at the beginning.
     if clean != request.path or request.environ.get("RAW_URI", "").startswith("//"):
@@ -57,6 +62,16 @@ def _begin() -> Any:
 
 def _finish(response: Response) -> Response:
     response.headers["Api-Version"] = API_VERSION
+    if "started" in g:
+        took = round((time.monotonic() - g.started) * 1000, 1)
+        log.debug(
+            "api.request",
+            request=g.request_id,
+            method=request.method,
+            path=request.path,
+            status=response.status_code,
+            ms=took,
+        )
     return takeover.close_failed_upgrade(response)
 
 

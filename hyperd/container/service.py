@@ -197,10 +197,13 @@ class ContainerService:
             require_running(self._vms.of_pod(row.pod_id), row.pod_id)
             self._signal(row.id, signal)
 
-    def wait(self, name: str) -> int:
-        """Wait until a container does not run and give its exit code; 0 for one that never ran. Errors: NotFound."""
+    def wait(self, name: str, *, cancelled: Callable[[], bool] = lambda: False) -> int:
+        """Wait until a container does not run and give its exit code; 0 for one that never ran. Errors: NotFound.
+
+        ``cancelled`` is asked every second; when it says so the wait ends early, with 0.
+        """
         row = self.records.find(name)
-        while row.state in LIVE:
+        while row.state in LIVE and not cancelled():
             process = self._processes.get(row.id)
             if process is not None:
                 process.finished.wait(1.0)

@@ -256,6 +256,18 @@ def test_waits_hold_no_thread(daemon):
     assert answers == [200] * (THREADS * 2)
 
 
+def test_wait_ends_when_the_client_leaves(daemon):
+    mark = daemon.root / "wait-cancelled"
+    with daemon.raw() as sock:
+        sock.sendall(b"GET /exitcode?container=endless HTTP/1.1\r\nHost: x\r\n\r\n")
+        time.sleep(1.5)  # it is taken over after a second
+        assert not mark.exists()
+    deadline = time.monotonic() + 20
+    while not mark.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert mark.exists()
+
+
 def test_sigterm_ends_at_once_with_streams_open():
     with HyperdLauncher(command=[sys.executable, str(STUB)]) as launcher:
         launcher.start()

@@ -81,8 +81,8 @@ class EchoSession:
 class StubContainers:
     """Names choose what happens."""
 
-    def __init__(self) -> None:
-        self.codes: dict[str, int] = {}
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
 
     def attach(self, name: str) -> EchoSession:
         if name == "missing":
@@ -99,7 +99,11 @@ class StubContainers:
             raise NotFound("The container (missing) can not be found")
         return {"container": {}, "status": {}}
 
-    def wait(self, name: str) -> int:
+    def wait(self, name: str, *, cancelled) -> int:
+        if name == "endless":
+            while not cancelled():
+                time.sleep(0.05)
+            self.directory.joinpath("wait-cancelled").touch()
         if name == "slow":
             time.sleep(2.5)
         if name == "fails":
@@ -168,7 +172,7 @@ class StubEngine:
 
     def __init__(self, config) -> None:
         self.config = config
-        self.containers = StubContainers()
+        self.containers = StubContainers(config.root)
         self.execs = SimpleNamespace(wait=lambda exec_id: 3)
         self.images = StubImages(config.root)
         self.pods = StubPods()

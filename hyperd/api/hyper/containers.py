@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from flask import Response, g
@@ -137,8 +138,8 @@ def exit_code() -> Response:
     running = engine()
     running.containers.info(name)
 
-    def ask(_cancelled: object) -> int:
-        return running.execs.wait(exec_id) if exec_id else running.containers.wait(name)
+    def ask(cancelled: Callable[[], bool]) -> int:
+        return running.execs.wait(exec_id) if exec_id else running.containers.wait(name, cancelled=cancelled)
 
     return Waiting("exitcode", ask, request_id=g.request_id).respond()
 
