@@ -13,6 +13,9 @@ METADATA_NS = "https://hyperd.invalid/domain/1"
 _METADATA_TAG = f"{{{METADATA_NS}}}vm"
 
 
+ET.register_namespace("hyperd", METADATA_NS)
+
+
 def _sub(parent: ET.Element, tag: str, text: str = "", **attributes: str) -> ET.Element:
     node = ET.SubElement(parent, tag, attributes)
     if text:
