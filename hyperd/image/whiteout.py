@@ -360,9 +360,10 @@ def _link_target(root: _Node, entry: Entry) -> _Node:
 def _descend(root: _Node, path: bytes, *, make: bool = True) -> _Node:
     """Find a directory as a chrooted process would: symbolic links are followed inside the layer."""
     todo = [part for part in reversed(path.split(b"/")) if part]
-    trail, hops = [root], 0
+    trail, hops, own = [root], 0, len(todo)
     while todo:
         part = todo.pop()
+        mine, own = len(todo) < own, min(own, len(todo))  # of the path itself, not of a link's target
         if part == b".":
             continue
         if part == b"..":
@@ -370,14 +371,14 @@ def _descend(root: _Node, path: bytes, *, make: bool = True) -> _Node:
             continue
         children = trail[-1].children
         node = None if children is None else children.get(part)
-        if node is None and make and not hops and children is not None:
+        if node is None and make and mine and children is not None:
             node = children[part] = _Node(-1, children={})
-        if node is not None and node.link is not None:
+        if node is not None and node.link is not None and hops < MAX_HOPS:
             hops += 1
             if node.link.startswith(b"/"):
                 del trail[1:]
             todo += [piece for piece in reversed(node.link.split(b"/")) if piece]
-        elif node is None or node.children is None or hops > MAX_HOPS:
+        elif node is None or node.children is None:
             raise InvalidInput(
                 "a member of a layer lies below something that is no directory", details=repr(path[:200])
             )

@@ -250,7 +250,10 @@ def describe(root: Path, *, count_links: bool) -> dict[bytes, tuple[object, ...]
                 detail = status.st_rdev
             links: object = None
             if not stat.S_ISDIR(status.st_mode):
-                links = (status.st_nlink if count_links else 0, groups.setdefault((status.st_dev, status.st_ino), shown))
+                links = (
+                    status.st_nlink if count_links else 0,
+                    groups.setdefault((status.st_dev, status.st_ino), shown),
+                )
             found[shown] = (
                 kind,
                 stat.S_IMODE(status.st_mode),
