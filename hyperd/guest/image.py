@@ -42,10 +42,58 @@ RECIPE = "1"
 _EARLY = ("virtio_pci", "virtio_console")
 _LATE = ("virtio_scsi", "sd_mod", "virtio_net", "squashfs", "overlay", "ext4")
 _OPTIONAL = ("virtiofs", "9p", "9pnet_virtio", "virtio_balloon", "virtio_rng")
-_APPLETS = (
-    "ash cat chmod chown cp date dd df dmesg du echo env false find free grep head hostname id ifconfig ip kill ln ls mkdir "
-    "mount mv netstat nslookup ping ps pwd rm rmdir route sed sh sleep sync tail tar top touch true umount uname uptime vi wc wget"
-).split()
+_APPLETS = [
+    "ash",
+    "cat",
+    "chmod",
+    "chown",
+    "cp",
+    "date",
+    "dd",
+    "df",
+    "dmesg",
+    "du",
+    "echo",
+    "env",
+    "false",
+    "find",
+    "free",
+    "grep",
+    "head",
+    "hostname",
+    "id",
+    "ifconfig",
+    "ip",
+    "kill",
+    "ln",
+    "ls",
+    "mkdir",
+    "mount",
+    "mv",
+    "netstat",
+    "nslookup",
+    "ping",
+    "ps",
+    "pwd",
+    "rm",
+    "rmdir",
+    "route",
+    "sed",
+    "sh",
+    "sleep",
+    "sync",
+    "tail",
+    "tar",
+    "top",
+    "touch",
+    "true",
+    "umount",
+    "uname",
+    "uptime",
+    "vi",
+    "wc",
+    "wget",
+]
 _PASSWD = b"root:x:0:0:root:/:/bin/sh\n"
 _GROUP = b"root:x:0:\ntty:x:5:\n"
 
@@ -89,7 +137,10 @@ def build_agent(output: Path, *, compiler: str = "gcc") -> Path:
     Returns the binary. Errors: HostFault when the compiler is missing or refuses.
     """
     output.mkdir(parents=True, exist_ok=True)
-    _run(["make", "-s", "-C", str(agent_sources()), f"BUILD={output}", f"CC={compiler}"], what="compiling the guest's agent")
+    _run(
+        ["make", "-s", "-C", str(agent_sources()), f"BUILD={output}", f"CC={compiler}"],
+        what="compiling the guest's agent",
+    )
     return output / "hyper-agent"
 
 
@@ -126,7 +177,9 @@ def _locked(directory: Path) -> Iterator[None]:
 
 def _run(command: Sequence[str], *, what: str, cwd: Path | None = None) -> str:
     try:
-        done = subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True, env=os.environ | {"LC_ALL": "C"})
+        done = subprocess.run(
+            command, cwd=cwd, check=True, capture_output=True, text=True, env=os.environ | {"LC_ALL": "C"}
+        )
     except FileNotFoundError as error:
         raise HostFault(f"{what} failed", details=str(error), resolution=f"install {command[0]}") from error
     except subprocess.CalledProcessError as error:
@@ -193,7 +246,9 @@ def _kernel_package() -> tuple[str, str]:
     """Return name and version of the kernel package that the meta package stands for now."""
     text = _run(["apt-cache", "show", "--no-all-versions", META_PACKAGE], what="asking for the kernel package")
     fields = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line and not line.startswith(" "))
-    names = [word.split()[0] for word in fields.get("Depends", "").split(",") if word.strip().startswith("linux-image-")]
+    names = [
+        word.split()[0] for word in fields.get("Depends", "").split(",") if word.strip().startswith("linux-image-")
+    ]
     if not names:
         raise NotFound(f"no package {META_PACKAGE}", resolution="run apt-get update")
     return names[0], fields.get("Version", "")

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from shutil import rmtree
 
-from support.agent import Host, Memory
-
 from hyperd.guest.image import GuestFiles
+from support.agent import Host, Memory
 
 FAST_CMDLINE = (
     "console=ttyS0 quiet panic=-1 no_timer_check noapictimer noreplace-smp mitigations=off cryptomgr.notests "
@@ -33,7 +32,12 @@ class Guest:
     """
 
     def __init__(
-        self, files: GuestFiles, *, disks: Sequence[tuple[Path, bool]] = (), cmdline: str = FAST_CMDLINE, memory: int = 128
+        self,
+        files: GuestFiles,
+        *,
+        disks: Sequence[tuple[Path, bool]] = (),
+        cmdline: str = FAST_CMDLINE,
+        memory: int = 128,
     ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="hy", dir="/tmp"))
         self.control = self.directory / "control.sock"
@@ -49,7 +53,9 @@ class Guest:
             "-device", "virtio-scsi-pci,id=scsi0",
             "-device", "virtio-rng-pci",
         ]  # fmt: skip
-        for number, (name, path) in enumerate((("hyperd.control.0", self.control), ("hyperd.stream.0", self.stream)), 1):
+        for number, (name, path) in enumerate(
+            (("hyperd.control.0", self.control), ("hyperd.stream.0", self.stream)), 1
+        ):
             command += ["-chardev", f"socket,id=c{number},path={path},server=on,wait=off"]
             command += ["-device", f"virtserialport,chardev=c{number},name={name},nr={number}"]
         for lun, (path, readonly) in enumerate(disks):

@@ -73,7 +73,7 @@ static void run_timers(void) {
     }
 }
 
-static void bury(void) {
+void loop_bury(void) {
   while (graves) {
     struct grave *grave = graves;
     graves = grave->next;
@@ -94,6 +94,6 @@ void loop_run(bool (*work)(void)) {
     }
     run_timers();
     more = work();
-    bury();
+    loop_bury();
   }
 }

@@ -20,6 +20,7 @@ int loop_add(struct watch *w, uint32_t events); /* EPOLLET is added; -1 with err
 void loop_remove(struct watch *w);
 /* free() after the current round, when no event can point to it any more. */
 void loop_free_later(void *memory);
+void loop_bury(void); /* the loop does this; for tests without one */
 void timer_set(struct timer *t, uint64_t ms_from_now);
 /* Work for ever. `work` runs after each round and returns true while it has more to do. */
 void loop_run(bool (*work)(void)) __attribute__((noreturn));

@@ -13,8 +13,6 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-enum { MAX_DEPTH = 500 };
-
 int path_open(int root_fd, const char *path, int flags, mode_t mode) {
   flags |= O_CLOEXEC;
   if (root_fd < 0)
@@ -85,17 +83,53 @@ static bool is_cgroup(int fd) {
   return fstatfs(fd, &fs) == 0 && fs.f_type == CGROUP2_SUPER_MAGIC;
 }
 
-static int remove_tree(int parent_fd, const char *name, int depth);
+/* The directories above the one that is being emptied. Trees can be deeper than descriptors and stack reach: up is "..". */
+struct level {
+  struct level *up;
+  dev_t device;
+  ino_t inode; /* of the directory that holds `name` */
+  char name[256];
+};
 
-static int remove_entries(int fd, int depth) {
-  int copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+static int push(struct level **top, int fd, const char *name) {
+  struct stat stat_fd;
+  struct level *level = malloc(sizeof *level);
+  if (!level || fstat(fd, &stat_fd) < 0) {
+    free(level);
+    return -1;
+  }
+  *level = (struct level){*top, stat_fd.st_dev, stat_fd.st_ino, ""};
+  snprintf(level->name, sizeof level->name, "%s", name);
+  *top = level;
+  return 0;
+}
+
+static void pop(struct level **top) {
+  struct level *level = *top;
+  *top = level->up;
+  free(level);
+}
+
+/* Remove what is not a full directory; 1 = it is one. */
+static int remove_plain(int fd, const char *name) {
+  if (unlinkat(fd, name, AT_REMOVEDIR) == 0 || errno == ENOENT)
+    return 0;
+  if (errno == ENOTDIR)
+    return unlinkat(fd, name, 0) < 0 && errno != ENOENT ? -1 : 0;
+  return errno == ENOTEMPTY || errno == EEXIST || errno == EBUSY ? 1 : -1;
+}
+
+/* Remove the plain entries of a directory; 1 = `name` is a full directory to go into, 0 = nothing is left. */
+static int remove_entries(int fd, char name[256]) {
+  int copy = openat(fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   DIR *dir = copy < 0 ? NULL : fdopendir(copy);
   bool only_directories = is_cgroup(fd); /* the files of a cgroup go with it */
   int result = dir ? 0 : -1;
   for (struct dirent *e; result == 0 && (e = readdir(dir));) {
     if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0 || (only_directories && e->d_type != DT_DIR))
       continue;
-    result = remove_tree(fd, e->d_name, depth + 1);
+    result = remove_plain(fd, e->d_name);
+    snprintf(name, 256, "%s", e->d_name);
   }
   int saved = errno;
   if (dir)
@@ -104,28 +138,64 @@ static int remove_entries(int fd, int depth) {
   return result;
 }
 
-static int remove_tree(int parent_fd, const char *name, int depth) {
+/* Exchange *fd for the directory `name` in it, unless that is on another mount. */
+static int go_down(int *fd, const char *name) {
   uint64_t outside, inside;
-  if (unlinkat(parent_fd, name, AT_REMOVEDIR) == 0 || errno == ENOENT)
-    return 0;
-  if (errno == ENOTDIR)
-    return unlinkat(parent_fd, name, 0) < 0 && errno != ENOENT ? -1 : 0;
-  if (errno != ENOTEMPTY && errno != EEXIST && errno != EBUSY)
-    return -1;
-  if (depth > MAX_DEPTH) {
-    errno = ELOOP;
+  int down = openat(*fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  if (down < 0 || mount_id(*fd, "", AT_EMPTY_PATH, &outside) < 0 || mount_id(down, "", AT_EMPTY_PATH, &inside) < 0) {
+    close_fd(&down);
     return -1;
   }
-  cleanup_fd int fd = openat(parent_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-  if (fd < 0 || mount_id(parent_fd, "", AT_EMPTY_PATH, &outside) < 0 || mount_id(fd, "", AT_EMPTY_PATH, &inside) < 0)
-    return -1;
   if (inside != outside) {
+    close_fd(&down);
     errno = EBUSY;
     return -1;
   }
-  if (remove_entries(fd, depth) < 0)
-    return -1;
-  return unlinkat(parent_fd, name, AT_REMOVEDIR) < 0 && errno != ENOENT ? -1 : 0;
+  close_fd(fd);
+  *fd = down;
+  return 0;
 }
 
-int path_remove(int parent_fd, const char *name) { return remove_tree(parent_fd, name, 0); }
+/* Exchange *fd for the directory above, and remove the empty one. */
+static int go_up(int *fd, const struct level *level) {
+  struct stat stat_up;
+  int up = openat(*fd, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (up < 0 || fstat(up, &stat_up) < 0) {
+    close_fd(&up);
+    return -1;
+  }
+  close_fd(fd);
+  *fd = up;
+  if (stat_up.st_dev != level->device || stat_up.st_ino != level->inode) {
+    errno = ESTALE; /* somebody moved the tree meanwhile */
+    return -1;
+  }
+  return unlinkat(up, level->name, AT_REMOVEDIR) < 0 && errno != ENOENT ? -1 : 0;
+}
+
+int path_remove(int parent_fd, const char *name) {
+  struct level *top = NULL;
+  char entry[256];
+  int result = remove_plain(parent_fd, name);
+  if (result <= 0)
+    return result;
+  int fd = openat(parent_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  snprintf(entry, sizeof entry, "%s", name);
+  result = fd < 0 ? -1 : 1;
+  while (result > 0 || (result == 0 && top)) {
+    if (result > 0) {
+      result = push(&top, fd, entry) < 0 || go_down(&fd, entry) < 0 ? -1 : 0;
+    } else {
+      result = go_up(&fd, top);
+      pop(&top);
+      if (result == 0 && !top)
+        break;
+    }
+    if (result == 0)
+      result = remove_entries(fd, entry);
+  }
+  while (top)
+    pop(&top);
+  close_fd(&fd);
+  return result;
+}

@@ -142,6 +142,8 @@ void process_ended(struct process *p, int code) {
   p->finished_ns = realtime_ns();
   p->exit_due = true;
   close_living(p);
+  for (int i = 0; i < 3; i++)
+    stream_orphan(&p->streams[i]);
 }
 
 void process_reaped(pid_t pid, int status) {

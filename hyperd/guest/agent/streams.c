@@ -84,6 +84,14 @@ static void account(size_t freed) {
   }
 }
 
+void stream_orphan(struct stream *s) {
+  s->orphan = true;
+  if (s->live && s->tty) {
+    s->ready = true;
+    want_work(s);
+  }
+}
+
 void stream_close(struct stream *s) {
   close_end(s);
   if (s->in_work)
@@ -164,10 +172,10 @@ static bool output_work(struct stream *s) {
         account(ring_drop(&s->ring, s->ring.end));
         s->next = s->ring.end;
       }
-    } else if (n < 0 && errno == EAGAIN) {
+    } else if (n < 0 && (errno == EAGAIN || (s->tty && !s->orphan))) {
+      /* A terminal that nobody has open (EIO) may be opened again while its process lives, and closing it would send HUP. */
       s->ready = false;
     } else {
-      /* 0 is a pipe's end, EIO a terminal's. */
       s->ended = true;
       close_end(s);
     }
@@ -299,6 +307,8 @@ static void on_ack(struct stream *s, uint64_t offset, bool closed) {
 }
 
 static void on_resume(struct stream *s, uint64_t offset) {
+  /* Who wants byte n has all before it. Its acknowledgement may have been lost, and would never come again. */
+  on_ack(s, offset, false);
   s->resumed = true;
   s->eof_sent = offset > s->ring.end;
   s->next = offset < s->ring.base ? s->ring.base : offset > s->ring.end ? s->ring.end : offset;

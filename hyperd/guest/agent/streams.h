@@ -17,6 +17,7 @@ struct stream {
   uint32_t id;
   enum stream_kind kind;
   bool tty;
+  bool orphan;  /* the process has exited */
   bool live;    /* belongs to a process with this stream */
   bool ready;   /* readable (outputs) or writable (input) as far as we know */
   bool starved; /* not read because all buffers together are full */
@@ -37,6 +38,7 @@ int streams_init(void);
 int stream_open(struct stream *s, enum stream_kind kind, uint32_t id, bool closed);
 /* Join it with a pipe or terminal (non-blocking); takes the descriptor. */
 int stream_attach(struct stream *s, int fd, bool tty);
-void stream_close(struct stream *s); /* forget everything */
+void stream_orphan(struct stream *s); /* the process has exited */
+void stream_close(struct stream *s);  /* forget everything */
 bool streams_work(void);
 bool streams_pending(void); /* is there work for streams_work? */

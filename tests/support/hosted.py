@@ -1,0 +1,62 @@
+"""The agent in hosted mode: two unix sockets on this machine instead of a VM's ports."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from hyperd.guest.image import build_agent
+from support.agent import Host, Memory
+
+TREE = Path(__file__).resolve().parents[2]
+
+
+@cache
+def agent_binary() -> Path:
+    """Build the agent (only what changed) and give its path."""
+    return build_agent(TREE / ".cache" / "agent")
+
+
+def cgroup2() -> Path:
+    """Where cgroup v2 is mounted on this machine."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        words = line.split()
+        if words[words.index("-") + 1] == "cgroup2":
+            return Path(words[4])
+    raise AssertionError("this machine has no cgroup v2 mount")
+
+
+class HostedAgent:
+    """A running agent."""
+
+    def __init__(self, directory: Path) -> None:
+        self.control, self.stream = directory / "c", directory / "s"
+        self.process = subprocess.Popen(
+            [agent_binary(), "--test", self.control, self.stream, cgroup2()], stdin=subprocess.DEVNULL
+        )
+
+    def connect(self, *, fresh: bool = False, memory: Memory | None = None) -> Host:
+        """Connect as a host does."""
+        return Host(self.control, self.stream, fresh=fresh, memory=memory)
+
+
+@contextmanager
+def hosted_agent() -> Iterator[HostedAgent]:
+    """Run an agent; whatever it started is gone afterwards."""
+    directory = Path(tempfile.mkdtemp(prefix="hy", dir="/tmp"))
+    agent = HostedAgent(directory)
+    try:
+        yield agent
+    finally:
+        agent.process.terminate()
+        try:
+            agent.process.wait(20)
+        finally:
+            agent.process.kill()
+            agent.process.wait()
+            shutil.rmtree(directory)
