@@ -1,4 +1,4 @@
-"""Writes initramfs archives: cpio in the ``newc`` format (Linux, Documentation/driver-api/early-userspace/buffer-format.rst).
+"""Writes initramfs archives: cpio, ``newc`` (Linux, Documentation/driver-api/early-userspace/buffer-format.rst).
 
 No privilege is needed: owners and device nodes exist only in the archive. The same entries give the same bytes.
 """

@@ -1,7 +1,7 @@
 """A host of the agent protocol for tests: blocking, single-threaded, without the daemon's relay.
 
-Every wait pumps both ports, so streams are taken and acknowledged while an answer is awaited. A ``Host`` can be cut off at any byte and
-followed by another that resumes, as daemons do.
+Every wait pumps both ports, so streams are taken and acknowledged while an answer is awaited. A ``Host`` can be cut off
+at any byte and followed by another that resumes, as daemons do.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from hyperd.agent.frames import (
     CLOSED,
@@ -159,7 +160,7 @@ class Host:
         self.control.close()
         self.stream.close()
 
-    def __enter__(self) -> Host:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from shutil import rmtree
+from typing import Self
 
 from hyperd.guest.image import GuestFiles
 from support.agent import Host, Memory
@@ -45,7 +46,8 @@ class Guest:
         self.console = self.directory / "console.log"
         self._monitor = self.directory / "qmp.sock"
         command = [
-            "qemu-system-x86_64", "-name", "agent-test", "-machine", "q35,accel=tcg,usb=off", "-cpu", "max", "-m", str(memory),
+            "qemu-system-x86_64", "-name", "agent-test", "-machine", "q35,accel=tcg,usb=off", "-cpu", "max",
+            "-m", str(memory),
             "-bios", "/usr/share/qemu/qboot.rom", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-kernel", str(files.kernel), "-initrd", str(files.initrd), "-append", cmdline,
             "-serial", f"file:{self.console}", "-qmp", f"unix:{self._monitor},server=on,wait=off",
@@ -90,7 +92,7 @@ class Guest:
         self.process.wait()
         rmtree(self.directory)
 
-    def __enter__(self) -> Guest:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -574,7 +574,9 @@ def test_cgroups_and_join(host: Host) -> None:
         stats = {(r.args[0], r.args[1]) for r in host.ask(Method.STATS)}
         assert (b"c", b"cpu.usage_usec") in stats
         assert (b"vm", b"memory.total") in stats
-        script = "cat /proc/self/cgroup; for pid in self 2; do readlink /proc/$pid/ns/mnt /proc/$pid/ns/pid; done; echo $$; exit 5"
+        script = (
+            "cat /proc/self/cgroup; for p in self 2; do readlink /proc/$p/ns/mnt /proc/$p/ns/pid; done; echo $$; exit 5"
+        )
         code, out, _ = host.execute(lambda p: p.add(Op.JOIN, "c").argv(["sh", "-c", script]), name="e")
         lines = out.decode().splitlines()
         assert code == 5
