@@ -10,25 +10,19 @@ from hyperctl.api.errors import HyperctlError
 from hyperctl.api.streams import Stream
 
 
-def send_size(client: Client, container: str, exec_id: str = "") -> bool:
-    """Tell the daemon the size of our window; say whether it took it (before a start it may not)."""
+def send_size(client: Client, container: str, exec_id: str = "") -> None:
+    """Tell the daemon the size of our window.
+
+    It is told before a process starts, for the process to start with it, and again when it runs: a daemon may refuse
+    or forget the first.
+    """
     size = terminal.window_size()
-    if size is None:
-        return True
-    try:
-        client.resize(container, exec_id, rows=size[0], columns=size[1])
-    except HyperctlError:
-        return False
-    return True
+    if size is not None:
+        with suppress(HyperctlError):
+            client.resize(container, exec_id, rows=size[0], columns=size[1])
 
 
-def _resend(client: Client, container: str, exec_id: str) -> None:
-    send_size(client, container, exec_id)
-
-
-def converse(
-    stream: Stream, client: Client, *, container: str, exec_id: str = "", tty: bool, sized: bool = True
-) -> bool:
+def converse(stream: Stream, client: Client, *, container: str, exec_id: str = "", tty: bool) -> bool:
     """Join our stdin, stdout and stderr with a process until it ends.
 
     Args:
@@ -37,7 +31,6 @@ def converse(
         container: whose terminal it is.
         exec_id: the exec, when it is not the main process.
         tty: the process has a terminal.
-        sized: the daemon already knows the size of our window.
 
     Returns:
         False when the user typed the detach keys.
@@ -46,13 +39,12 @@ def converse(
     if not tty:
         return stream.pump(raw=False)
     with terminal.leaving(), terminal.resized() as wakeup, terminal.raw_terminal():
-        if not sized:
-            send_size(client, container, exec_id)
+        send_size(client, container, exec_id)
         return stream.pump(
             raw=True,
             detach_keys=True,
             wakeup=wakeup,
-            on_wakeup=lambda: _resend(client, container, exec_id),
+            on_wakeup=lambda: send_size(client, container, exec_id),
         )
 
 

@@ -44,11 +44,12 @@ def exec_command(app: App, *, tty: bool, vm: bool, detach: bool, name: str, word
         terminal.require_terminal()
     container = _container_of(client, name) if _POD in name else name
     exec_id = client.create_exec(container, arguments, tty=tty)
-    sized = session.send_size(client, container, exec_id) if tty else True
+    if tty:
+        session.send_size(client, container, exec_id)
     with client.start_exec(container, exec_id) as stream:
         if detach:
             return 0
-        if not session.converse(stream, client, container=container, exec_id=exec_id, tty=tty, sized=sized):
+        if not session.converse(stream, client, container=container, exec_id=exec_id, tty=tty):
             return 0
     return client.exit_code(container, exec_id)
 
@@ -78,7 +79,7 @@ def attach_command(app: App, *, name: str) -> int:
     if tty:
         terminal.require_terminal()
     with client.attach(container_id) as stream:
-        if not session.converse(stream, client, container=container_id, tty=tty, sized=False):
+        if not session.converse(stream, client, container=container_id, tty=tty):
             return 0
     return client.exit_code(container_id)
 

@@ -108,10 +108,11 @@ def _attached(client: Client, pod_id: str, pod: dict[str, Any], *, tty: bool) ->
     """
     container = pod["containers"][0].get("name") or _first_container(client.pod_info(pod_id))
     with client.attach(container) as stream:
-        sized = session.send_size(client, container) if tty else True
+        if tty:
+            session.send_size(client, container)
         client.start_pod(pod_id)
         if tty:
-            if not session.converse(stream, client, container=container, tty=True, sized=sized):
+            if not session.converse(stream, client, container=container, tty=True):
                 return 0, False
             return client.exit_code(container), True
         with terminal.forwarding(partial(session.forward_signal, client, container)):
