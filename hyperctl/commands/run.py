@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -52,8 +52,7 @@ def run_command(app: App, *, attach: bool, detach: bool, remove: bool, words: tu
     tty = attached and bool(pod.get("tty") or pod["containers"][0].get("tty"))
     if tty:
         terminal.require_terminal()
-    with terminal.patient() as check:
-        pod_id = images.create(partial(client.create_pod, pod), client, images.of_pod(pod))
+    pod_id, check = _create(client, pod)
     if not attached:
         check()
         output.say(f"POD id is {pod_id}")
@@ -66,6 +65,21 @@ def run_command(app: App, *, attach: bool, detach: bool, remove: bool, words: tu
         if not ended:
             keep()
     return status
+
+
+def _create(client: Client, pod: dict[str, Any]) -> tuple[str, Callable[[], None]]:
+    """Create the pod; a signal during the call itself waits, lest nobody knows what was created.
+
+    Gives the pod's id and the function that raises for such a signal. While an image is pulled signals act at once.
+    """
+    checks: list[Callable[[], None]] = []
+
+    def make() -> str:
+        with terminal.patient() as check:
+            checks.append(check)
+            return str(client.create_pod(pod))
+
+    return images.create(make, client, images.of_pod(pod)), checks[-1]
 
 
 @contextmanager

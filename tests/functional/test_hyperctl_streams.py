@@ -206,6 +206,20 @@ def test_ctrl_c_while_the_pod_is_created_still_removes_it(fake, hyperctl):
     assert fake.requests == ["POST /v1.1.0/pod/create", "DELETE /v1.1.0/pod?podId=p"]
 
 
+def test_ctrl_c_ends_a_pull_at_once(fake, hyperctl):
+    gate = threading.Event()
+    head = b'HTTP/1.1 200 OK\r\n\r\n{"status":"pulling"}\n'
+    attached_run(fake, Hijack())
+    fake.on("POST", "/pod/create", refuse(404, "No such image: busybox:latest"))
+    fake.on("POST", "/image/create", Hijack(lambda _: gate.wait(60), head=head))
+    with hyperctl.start("run", "--rm", "busybox") as process:
+        assert process.stderr.readline() == b"pulling\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(100) == 130
+    gate.set()
+    assert len(fake.requests) == 2
+
+
 def test_a_closed_stdout_is_quiet_and_the_pod_removed(fake, hyperctl):
     def flood(talk: Talk) -> None:
         with contextlib.suppress(OSError):
