@@ -1,11 +1,13 @@
 """Builds the guest's minimal kernel from the distribution's source package.
 
-The result is one file, ``kernel-minimal``, and beside it ``kernel-minimal.inputs``, the hash of everything it was made from: the
-configuration, the version of the source package, the compiler and the recipe below. The same inputs are never built twice.
+The result is one file, ``kernel-minimal``, and beside it ``kernel-minimal.inputs``, the hash of everything it was made
+from: the configuration, the version of the source package, the compiler and the recipe below. The same inputs are never
+built twice.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
@@ -82,8 +84,8 @@ def build_kernel(output: Path, *, config: Path | None = None, jobs: int = 2, for
         jobs: parallel compilers.
         force: build even when nothing changed.
 
-    Errors: NotFound when the source package or the configuration cannot be had, HostFault when a step fails. On failure an older
-    kernel stays, and nothing else is left behind.
+    Errors: NotFound when the source package or the configuration cannot be had, HostFault when a step fails. On failure
+    an older kernel stays, and nothing else is left behind. A second build of the same output waits for the first.
 
     """
     config = config or default_config()
@@ -95,11 +97,21 @@ def build_kernel(output: Path, *, config: Path | None = None, jobs: int = 2, for
         raise InvalidInput("The number of jobs must be positive", details=str(jobs))
     version, tarball = _source_version()
     wanted = inputs_hash(config=fragment, source=version, compiler=_compiler())
+    output.mkdir(parents=True, exist_ok=True)
+    with (output / f".{KERNEL_NAME}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _build_locked(
+            output, config=config, version=version, tarball=tarball, wanted=wanted, jobs=jobs, force=force
+        )
+
+
+def _build_locked(
+    output: Path, *, config: Path, version: str, tarball: Path | None, wanted: str, jobs: int, force: bool
+) -> Path:
     kernel, stamp = output / KERNEL_NAME, output / f"{KERNEL_NAME}.inputs"
     if not force and kernel.is_file() and stamp.is_file() and stamp.read_text().strip() == wanted:
         log.info("kernel.cached", path=str(kernel))
         return kernel
-    output.mkdir(parents=True, exist_ok=True)
     log.info("kernel.build", source=f"{PACKAGE} {version}", jobs=jobs)
     with tempfile.TemporaryDirectory(prefix="hyperd-kernel-") as name:
         work = Path(name)

@@ -1,7 +1,8 @@
 """Finds out whether KVM works here, by booting the guest with it.
 
-``/dev/kvm`` can exist and answer and still never run a kernel (nested and paravirtual hosts), so the only proof is a guest
-whose agent has said WELCOME. The verdict holds for one boot of the host, one QEMU and one guest kernel, and is kept in a file.
+``/dev/kvm`` can exist and answer and still never run a kernel (nested and paravirtual hosts), so the only proof is a
+guest whose agent has said WELCOME. The verdict holds for one boot of the host, one QEMU and one guest kernel, and is
+kept in a file.
 """
 
 from __future__ import annotations

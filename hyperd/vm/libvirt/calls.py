@@ -58,7 +58,8 @@ class Task(Generic[T]):
     def result(self, timeout: float) -> T:
         """Wait at most ``timeout`` seconds and return the result.
 
-        Errors: Timeout when it takes longer (the thread stays until libvirt answers); libvirt's, as ``translate`` maps them.
+        Errors: Timeout when it takes longer (the thread stays until libvirt answers); libvirt's, as ``translate`` maps
+        them.
         """
         if not self._done.wait(timeout):
             with self._lock:

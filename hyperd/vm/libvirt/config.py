@@ -243,6 +243,8 @@ class Domain:
         if self.balloon_address:
             balloon.set("freePageReporting", "on")
             self.balloon_address.add_to(balloon)
+        # pvpanic: otherwise a guest that panics looks like one that powers off.
+        _sub(devices, "panic", model="isa")
         rng = _sub(devices, "rng", model="virtio")
         _sub(rng, "backend", "/dev/urandom", model="random")
         if self.rng_address:

@@ -19,11 +19,11 @@ SPARE_PORTS = 2
 # The functions of a slot that root ports share.
 _PORTS_PER_SLOT = 8
 _FIRST_PORT_SLOT = 0x10
-# MiB. TCG's default is 1 GiB. A booted guest has used 29; a bound of 16 slows the boot by a sixth, one of 32 does not.
+# MiB. TCG's default is 1 GiB. A booted guest has used 29; a bound of 16 slows the boot by a sixth, 32 does not.
 TB_CACHE = 64
-# Debian's qemu-system-data; the boot is about 20 ms shorter than with SeaBIOS. (microvm's own firmware, works with q35 too.)
+# In Debian's qemu-system-data. Made for microvm, works with q35 too, and the boot is a little shorter than with SeaBIOS.
 QBOOT_PATHS = (Path("/usr/share/qemu/qboot.rom"), Path("/usr/share/qemu-firmware/qboot.rom"))
-# Why each: no calibration that emulation or paravirtualisation makes pointless, no self tests, no probing for absent ports.
+# No calibration that emulation or paravirtualisation makes pointless, no self tests, no probing for absent ports.
 _CMDLINE = (
     "console=ttyS0 quiet panic=-1 mitigations=off cryptomgr.notests rcupdate.rcu_expedited=1 8250.nr_uarts=1"
     " no_timer_check noreplace-smp"
@@ -145,8 +145,8 @@ def domain(spec: VmSpec, platform: Platform) -> config.Domain:
 def _controllers(nics: int) -> tuple[config.Controller, ...]:
     """Return the controllers.
 
-    What never leaves sits on bus 0: left to itself libvirt gives every device a root port of its own. NICs get root ports, on
-    bus 0 they could not be unplugged.
+    What never leaves sits on bus 0: left to itself libvirt gives every device a root port of its own. NICs get root
+    ports, on bus 0 they could not be unplugged.
     """
     fixed = (
         config.Controller(kind="usb", index=0, model="none"),

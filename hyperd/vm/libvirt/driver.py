@@ -13,6 +13,7 @@ import structlog
 
 from hyperd.config import HypervisorConfig
 from hyperd.errors import Conflict, DriverError, HyperError, InvalidInput, NotFound, Timeout
+from hyperd.guest.image import find_guest
 from hyperd.vm.driver import (
     DiskSpec,
     HypervisorInfo,
@@ -52,16 +53,12 @@ class LibvirtDriver(VmDriver):
     Args:
         settings: the section ``[hypervisor]``.
         root: hyperd's root directory; the embedded driver lives in ``root/libvirt``.
-        boot_files: gives (kernel, initrd) to try KVM with, or raises NotFound; None = what the settings name.
 
     """
 
-    def __init__(
-        self, settings: HypervisorConfig, root: Path, *, boot_files: Callable[[], tuple[Path, Path]] | None = None
-    ) -> None:
+    def __init__(self, settings: HypervisorConfig, root: Path) -> None:
         self._settings = settings
         self._root = root.absolute()
-        self._boot_files = boot_files
         self._listeners: list[Callable[[VmEvent], None]] = []
         self._events: SimpleQueue[VmEvent | None] = SimpleQueue()
         self._dispatcher: threading.Thread | None = None
@@ -81,7 +78,10 @@ class LibvirtDriver(VmDriver):
         if wanted not in {"auto", "kvm", "tcg"}:
             raise InvalidInput("Unknown accelerator", details=wanted, resolution="auto, kvm or tcg")
         directory = self._root / "libvirt"
-        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DriverError("Cannot open the hypervisor", details=str(error)) from error
         host = Host(
             uri=self._settings.uri,
             emulator=self._settings.emulator,
@@ -132,12 +132,13 @@ class LibvirtDriver(VmDriver):
     def _probe_guest(self, emulator: str) -> accel.ProbeGuest | None:
         """Return what to try KVM with, None when the guest is not built."""
         kernel, initrd = self._settings.kernel, self._settings.initrd
-        if self._boot_files is not None:
+        if kernel is None or initrd is None:
             try:
-                kernel, initrd = self._boot_files()
+                found = find_guest(self._settings.guest_dir or self._root / "guest")
             except NotFound:
                 return None
-        if kernel is None or initrd is None or not kernel.is_file() or not initrd.is_file():
+            kernel, initrd = kernel or found.kernel, initrd or found.initrd
+        if not kernel.is_file() or not initrd.is_file():
             return None
         return accel.ProbeGuest(emulator=emulator, kernel=kernel, initrd=initrd, firmware=designer.find_firmware())
 
@@ -152,7 +153,8 @@ class LibvirtDriver(VmDriver):
     def _remember(self, host: Host, name: str, sockets: tuple[str, ...]) -> None:
         pidfile = host.pidfile(name)
         pid = read_pid(pidfile) if pidfile is not None else None
-        if pid is not None and self._reaper is not None and not self._reaper.watch(pid, name):
+        if pid is None or self._reaper is None or not self._reaper.watch(pid, name):
+            log.warning("vm.process_unknown", vm=name, pid=pid)
             pid = None
         with self._lock:
             if self._starting.pop(name, False):
@@ -232,8 +234,9 @@ class LibvirtDriver(VmDriver):
     def _erase(self, vm_id: str, sockets: tuple[str, ...]) -> None:
         """Switch off and clean up, whatever is there of the VM.
 
-        QEMU is killed and reaped before libvirt is asked: then a call that hangs because QEMU does not answer returns, and
-        with QEMU its taps and open files are gone. What libvirt has left to do (0.2 s between its looks) is done behind us.
+        QEMU is killed and reaped before libvirt is asked: then a call that hangs because QEMU does not answer returns,
+        and with QEMU its taps and open files are gone. What libvirt has left to do (0.2 s between its looks) is done
+        behind us.
         """
         host, reaper = self._opened()
         pidfile = host.pidfile(vm_id)
@@ -270,11 +273,19 @@ class LibvirtDriver(VmDriver):
 
     def pause(self, vm_id: str) -> None:
         guest = self._guest(vm_id)
-        if guest.state() is not PowerState.PAUSED:
-            guest.pause()
+        self._switch(guest, guest.pause, PowerState.PAUSED)
 
     def resume(self, vm_id: str) -> None:
-        self._guest(vm_id).resume()
+        guest = self._guest(vm_id)
+        self._switch(guest, guest.resume, PowerState.RUNNING)
+
+    @staticmethod
+    def _switch(guest: Guest, switch: Callable[[], None], wanted: PowerState) -> None:
+        try:
+            switch()
+        except Conflict:  # libvirt refuses what is so already
+            if guest.state() is not wanted:
+                raise
 
     def attach_disk(self, vm_id: str, disk: DiskSpec) -> None:
         self._guest(vm_id).attach(designer.disk(disk))

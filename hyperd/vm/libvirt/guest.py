@@ -30,7 +30,10 @@ def power_state(number: int) -> PowerState:
 
 
 class Guest:
-    """One domain. Every method raises NotFound when it is gone, DriverError when libvirt fails, Timeout when it hangs."""
+    """One domain.
+
+    Every method raises NotFound when it is gone, DriverError when libvirt fails, Timeout when it hangs.
+    """
 
     def __init__(self, domain: libvirt.virDomain, connection: libvirt.virConnect) -> None:
         self._domain = domain
@@ -77,7 +80,10 @@ class Guest:
         )
 
     def detach(self, device: config.Disk | config.Interface) -> None:
-        """Unplug a device. libvirt waits 5 s for the guest to let it go, and returns without an error when it has not."""
+        """Unplug a device.
+
+        libvirt waits 5 s for the guest to let it go, and returns without an error when it has not.
+        """
         xml = config.render(device.element())
         call(lambda: self._detach(xml), timeout=GUEST_TIMEOUT, brief=self._brief("Cannot detach a device from"))
 

@@ -42,9 +42,9 @@ class Capabilities:
 def qemu_conf(*, privileged: bool) -> str:
     """Return the embedded driver's ``qemu.conf``.
 
-    As root QEMU stays root, but libvirt takes every capability from it and its seccomp sandbox stays on. Nothing is chown'ed:
-    images are shared between VMs and belong to the store. Mount namespaces and cgroups of the host are left alone: they cost a
-    tenth of a boot and do not work in containers.
+    As root QEMU stays root, but libvirt takes every capability from it and its seccomp sandbox stays on. Nothing is
+    chown'ed: images are shared between VMs and belong to the store. Mount namespaces and cgroups of the host are left
+    alone: they do not work where hyperd itself runs in a container.
     """
     lines = [
         "# Written by hyperd at every start.",
@@ -87,8 +87,8 @@ def _run_event_loop() -> None:
 def pinned() -> Iterator[None]:
     """Keep this thread on one CPU.
 
-    libvirt probes QEMU anew (4 s) when its cache seems to be made on another CPU, and on some hosts the CPUs differ. Threads that
-    libvirt starts meanwhile inherit the mask, so all that have it are set free at the end.
+    libvirt probes QEMU anew (4 s) when its cache seems to be made on another CPU, and on some hosts the CPUs differ.
+    Threads that libvirt starts meanwhile inherit the mask, so all that have it are set free at the end.
     """
     allowed = os.sched_getaffinity(0)
     one = {min(allowed)}
@@ -320,14 +320,15 @@ def _parse_capabilities(text: str) -> Capabilities:
 
 def _stamp(emulator: str) -> tuple[int, int]:
     try:
-        info = os.stat(emulator)
+        info = Path(emulator).stat()
     except OSError:
         return (0, 0)
     return (info.st_ino, info.st_ctime_ns)
 
 
 def _first_word(text: str) -> str:
-    return text.split()[0] if text.split() else "of an unknown version"
+    words = text.split()
+    return words[0] if words else "of an unknown version"
 
 
 def _dotted(version: int) -> str:

@@ -1,8 +1,8 @@
 """Waits for QEMU processes.
 
-libvirt starts QEMU as a daemon, so it would become a child of PID 1, and libvirt's ``destroy`` polls until somebody has reaped
-it. As child subreaper this process becomes the parent and reaps at once. Exactly the processes we were told of are waited for:
-``waitpid(-1)`` would steal the children of libvirt and of ``subprocess``.
+libvirt starts QEMU as a daemon, so it would become a child of PID 1, and libvirt's ``destroy`` polls until somebody has
+reaped it. As child subreaper this process becomes the parent and reaps at once. Exactly the processes we were told of
+are waited for: ``waitpid(-1)`` would steal the children of libvirt and of ``subprocess``.
 """
 
 from __future__ import annotations
