@@ -19,8 +19,10 @@ static int find_lun(uint64_t lun, char *out, size_t size) {
   DIR *dir = opendir(path);
   for (struct dirent *e; dir && (e = readdir(dir));)
     if (e->d_name[0] != '.') {
+      /* Name and node are there a moment before the disk can be used. */
       snprintf(out, size, "/dev/%s", e->d_name);
-      found = access(out, F_OK);
+      cleanup_fd int fd = open(out, O_RDONLY | O_CLOEXEC);
+      found = fd < 0 ? -1 : 0;
     }
   if (dir)
     closedir(dir);
