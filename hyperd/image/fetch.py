@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import BinaryIO
 
@@ -60,6 +61,7 @@ class LayerFetch:
         self._max_bytes = max_bytes
         self._blob = store.blob_path(layer.digest)
         self._partial = store.partial_path(layer.digest)
+        self._opened = ExitStack()
 
     def run(self) -> None:
         """Bring the layer into the store, with its rows.
@@ -75,17 +77,22 @@ class LayerFetch:
         if self._layer.size > self._max_bytes:
             raise TooLarge(f"a layer has more than {self._max_bytes} bytes")
         try:
-            try:
+            with self._opened:  # files and connections are closed now, not when the exception's frames are forgotten
                 self._run()
-            except _Stale:
-                log.info("partial-download-stale", digest=self._layer.digest)
+        except _Stale:
+            log.info("partial-download-stale", digest=self._layer.digest)
+            with self._opened:
                 self._run()
-        except (InvalidInput, TooLarge, OutOfSpace, _WrongData):
-            self._discard()
-            raise
         self._progress.status("Pull complete")
 
     def _run(self) -> None:
+        try:
+            self._convert()
+        except (InvalidInput, TooLarge, OutOfSpace, _WrongData):
+            self._discard()
+            raise
+
+    def _convert(self) -> None:
         size = self._catalog.layer_size(self._diff_id)
         image_size = size_of(self._store.layer_path(self._diff_id))
         if size >= 0 and image_size >= 0:  # the layer is there from another blob: only see that this one is the same
@@ -117,11 +124,10 @@ class LayerFetch:
             self._store.remove(self._blob)
 
     def _chunks(self) -> Iterator[bytes]:
-        if size_of(self._blob) == self._layer.size:
-            return self._from_disk()
-        return self._from_registry()
+        there = size_of(self._blob) == self._layer.size
+        return self._opened.enter_context(closing(self._from_disk() if there else self._from_registry()))
 
-    def _from_disk(self) -> Iterator[bytes]:
+    def _from_disk(self) -> Generator[bytes, None, None]:
         digest = hashlib.sha256()
         with disk_errors(), self._blob.open("rb", buffering=0) as file:
             for chunk in _read(file):
@@ -131,7 +137,7 @@ class LayerFetch:
             self._store.remove(self._blob)
             raise _Stale("a stored blob is damaged", details=self._layer.digest)
 
-    def _from_registry(self) -> Iterator[bytes]:
+    def _from_registry(self) -> Generator[bytes, None, None]:
         digest, size = hashlib.sha256(), self._layer.size
         with disk_errors():
             file = _open_partial(self._partial, size)

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from hyperd.registry.transport import Stop, Transport
 log = structlog.get_logger(__name__)
 
 DOCKER_HOST = "registry-1.docker.io"
+_CLOSE_SECONDS = 5.0
 _POLL = 0.2  # seconds between two looks at ``cancelled``
 _QUEUED_LINES = 4096
 _META_HEADER = "x-meta-"
@@ -75,14 +77,18 @@ class Puller:
         self._transport = transport
         self._tokens = tokens
         self._flights = Flights()
-        self._stops: set[Stop] = set()
+        self._running: dict[Stop, threading.Thread] = {}
         self._lock = threading.Lock()
 
     def close(self) -> None:
-        """End all pulls."""
+        """End all pulls and wait for a moment until they have ended."""
         with self._lock:
-            for stop in self._stops:
-                stop.set()
+            running = dict(self._running)
+        for stop in running:
+            stop.set()
+        until = time.monotonic() + _CLOSE_SECONDS
+        for worker in running.values():
+            worker.join(max(until - time.monotonic(), 0))
 
     def pull(
         self,
@@ -110,7 +116,7 @@ class Puller:
         result: list[str | BaseException] = []
         worker = threading.Thread(target=self._work, args=(job, lines, result), name="image-pull", daemon=True)
         with self._lock:
-            self._stops.add(job.stop)
+            self._running[job.stop] = worker
         worker.start()
         try:
             _pump(lines, worker, progress, cancelled)
@@ -132,7 +138,7 @@ class Puller:
             result.append(exc)
         finally:
             with self._lock:
-                self._stops.discard(job.stop)
+                self._running.pop(job.stop, None)
             with contextlib.suppress(queue.Full):
                 lines.put_nowait(None)  # when it is full, the caller sees that the thread has ended
 

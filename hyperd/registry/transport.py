@@ -118,10 +118,12 @@ class Transport:
         self._lock = threading.Lock()
         self._managers: dict[tuple[str, bool], urllib3.PoolManager] = {}
         self._schemes: dict[str, str] = {}
+        self._closed = False
 
     def close(self) -> None:
-        """Close all idle connections."""
+        """Close all idle connections; those in use are closed when they are given back, new ones are refused."""
         with self._lock:
+            self._closed = True
             managers = list(self._managers.values())
             self._managers.clear()
         for manager in managers:
@@ -236,6 +238,8 @@ class Transport:
         proxy = self._proxies.proxy_for(url)
         insecure = self.is_insecure(_host(url))
         with self._lock:
+            if self._closed:
+                raise Cancelled("the daemon is going down")
             manager = self._managers.get((proxy, insecure))
             if manager is None:
                 manager = self._managers[proxy, insecure] = self._make_manager(proxy, insecure=insecure)
@@ -268,13 +272,12 @@ def _translated(url: str, stop: Stop | None) -> Iterator[None]:
     """Turn the HTTP library's errors into ours."""
     try:
         yield
-    except (http_errors.TimeoutError, TimeoutError) as exc:
+    except (http_errors.HTTPError, OSError) as exc:
         if stop is not None:
             stop.check()
-        raise Timeout(f"registry {_host(url)} does not answer", details=str(exc)) from exc
-    except (http_errors.HTTPError, ConnectionError, ssl.SSLError) as exc:
-        if stop is not None:
-            stop.check()
+        refused = isinstance(exc, http_errors.NewConnectionError)  # which the library counts among the time-outs
+        if isinstance(exc, (http_errors.TimeoutError, TimeoutError)) and not refused:
+            raise Timeout(f"registry {_host(url)} does not answer", details=str(exc)) from exc
         raise RegistryError(
             f"cannot talk to registry {_host(url)}",
             details=str(exc),

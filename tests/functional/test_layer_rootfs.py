@@ -242,10 +242,9 @@ def describe(root: Path, *, count_links: bool) -> dict[bytes, tuple[object, ...]
             kind = stat.S_IFMT(status.st_mode)
             detail: object = None
             if stat.S_ISREG(status.st_mode):
-                with open(path, "rb") as file:
-                    detail = hashlib.sha256(file.read()).hexdigest()
+                detail = hashlib.sha256(Path(os.fsdecode(path)).read_bytes()).hexdigest()
             elif stat.S_ISLNK(status.st_mode):
-                detail = os.readlink(path)
+                detail = Path(os.fsdecode(path)).readlink()
             elif kind in {stat.S_IFCHR, stat.S_IFBLK}:
                 detail = status.st_rdev
             links: object = None

@@ -30,7 +30,8 @@ GOOD = {
     "a__b/c---d.e_f": ("docker.io", "a__b/c---d.e_f", "", "", "a__b/c---d.e_f"),
 }
 BAD = [
-    "", ":", "@", "/", "a/", "/a", "a//b", "A", "a/B", "a:", "a:-", "a b", "a\n", "a:t\n", "a@", "a@sha256:", "a@md5:00",
+    "", ":", "@", "/", "a/", "/a", "a//b", "A", "a/B", "a:", "a:-", "a b", "a\n", "a:t\n", "a@", "a@sha256:", 
+    "a@md5:00",
     f"a@sha256:{HEX[:-1]}", f"a@sha256:{HEX.upper()}", HEX, "a..b", "a___b", "-a", "a-", "a:" + "t" * 129, "x" * 256,
     "host:port/a", "http://a/b", "ä", "a:ä", "a@sha256:" + HEX + "@sha256:" + HEX, "x" * 5000,
 ]  # fmt: skip
@@ -72,7 +73,8 @@ def test_another_default_registry_has_no_library() -> None:
 
 
 PIECES = st.sampled_from(
-    ["a", "b0", "A", "localhost", "docker.io", "index.docker.io", "library", "host", "h.example", ":", ":5000", "/", "//",
+    ["a", "b0", "A", "localhost", "docker.io", "index.docker.io", "library", "host", "h.example", ":", ":5000",
+     "/", "//",
      ".", "..", "-", "--", "_", "__", "___", "@", "@sha256:", HEX, HEX[:32], "latest", "[::1]", " ", "é", "\n", "~"]
 )  # fmt: skip
 

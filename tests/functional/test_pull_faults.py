@@ -1,0 +1,557 @@
+"""Pulls on a bad day: broken connections, lying registries, full disks, crashes, impatient clients."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.faulty import FaultyRegistry, send, send_blob
+from support.registry import Layer, digest_of, layer_tar, member
+
+from hyperd.config import Config, RegistryConfig
+from hyperd.db.session import Database
+from hyperd.errors import (
+    Cancelled,
+    Conflict,
+    Forbidden,
+    HyperError,
+    ImageNotFound,
+    InvalidInput,
+    NotSupported,
+    OutOfSpace,
+    RegistryError,
+    Timeout,
+    TooLarge,
+    Unauthorized,
+)
+from hyperd.image.service import ImageService
+from hyperd.registry import client as client_module
+from hyperd.registry.auth import AuthConfig
+
+NAME = "some/image"
+
+
+class Host:
+    """A store and its service."""
+
+    def __init__(self, root: Path, **settings: Any) -> None:
+        self.root = root
+        root.mkdir(exist_ok=True)
+        self.database = Database(root / "db")
+        self.database.create_all()
+        self.service = self.open(**settings)
+
+    def open(self, **settings: Any) -> ImageService:
+        config = Config(registry=RegistryConfig(**{"timeout": 5.0, **settings}))
+        return ImageService(config=config, database=self.database, root=self.root / "images", in_use=lambda _image: [])
+
+    def close(self) -> None:
+        self.service.close()
+        self.database.close()
+
+    def files(self) -> list[str]:
+        return sorted(str(p.relative_to(self.root / "images")) for p in self.root.glob("images/**/*") if p.is_file())
+
+    def partials(self) -> list[Path]:
+        return list((self.root / "images/tmp").glob("*.partial"))
+
+    def pull(self, registry: FaultyRegistry, tag: str = "t", **options: Any) -> Any:
+        options = {"auth": None, "progress": lambda _line: None, **options}
+        return self.service.pull(f"{registry.host}/{NAME}:{tag}", **options)
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    monkeypatch.setattr(client_module, "_BACKOFF", 0.01)
+    made = Host(tmp_path / "host")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def registry() -> Iterator[FaultyRegistry]:
+    with FaultyRegistry() as made:
+        yield made
+
+
+def noise(size: int, seed: int = 0) -> Layer:
+    return Layer(layer_tar([member(f"noise-{seed}", random.Random(seed).randbytes(size))]))
+
+
+def on_blobs(fault: Callable[[Any, bytes], None], registry: FaultyRegistry, only: str = "") -> None:
+    def answer(handler: Any, path: str) -> bool:
+        digest = path.rpartition("/")[2]
+        if "/blobs/" not in path or (only and digest != only):
+            return False
+        fault(handler, registry.blobs[digest])
+        return True
+
+    registry.fault = answer
+
+
+def test_a_broken_download_goes_on_where_it_stopped(host: Host, registry: FaultyRegistry) -> None:
+    _, (digest,) = registry.add("t", [noise(1_000_000)])
+    on_blobs(lambda handler, body: send_blob(handler, body, cut=300_000), registry, digest)
+    host.pull(registry)
+    starts = [
+        int(found[1]) for _, _, h in registry.requests if (found := re.match(r"bytes=(\d+)-", h.get("Range", "")))
+    ]
+    assert len(starts) == 3
+    assert starts == sorted(starts)
+    assert all(abs(start - 300_000 * (n + 1)) < 1000 for n, start in enumerate(starts))
+
+
+def test_a_registry_without_ranges_is_no_obstacle(host: Host, registry: FaultyRegistry) -> None:
+    _, (digest,) = registry.add("t", [noise(1_000_000)])
+    sizes = iter([200_000, 500_000, None])
+    on_blobs(lambda handler, body: send(handler, body, cut=next(sizes)), registry, digest)
+    assert host.pull(registry).layers
+
+
+def test_what_a_failed_pull_left_is_resumed_by_the_next(host: Host, registry: FaultyRegistry) -> None:
+    _, (digest,) = registry.add("t", [noise(1_000_000)])
+    cuts = [400_000, 0, 0, 0, 0, 0, 0]
+    on_blobs(lambda handler, body: send_blob(handler, body, cut=cuts.pop(0)), registry, digest)
+    with pytest.raises(RegistryError):
+        host.pull(registry)
+    (partial,) = host.partials()
+    assert partial.stat().st_size == 400_000
+    host.service.recover()
+    registry.fault = lambda _handler, _path: False
+    registry.requests.clear()
+    host.pull(registry)
+    assert [h["Range"] for _, p, h in registry.requests if digest in p] == ["bytes=400000-"]
+    assert not host.partials()
+
+
+def test_a_damaged_rest_of_an_earlier_download_is_thrown_away(host: Host, registry: FaultyRegistry) -> None:
+    _, (digest,) = registry.add("t", [noise(500_000)])
+    partial = host.root / "images/tmp" / f"{digest.removeprefix('sha256:')}.partial"
+    partial.write_bytes(b"not what it was" * 1000)
+    host.pull(registry)
+    partial.write_bytes(b"x" * 1_000_000)  # more than the blob has
+    host.service.remove(f"{registry.host}/{NAME}:t")
+    partial.write_bytes(b"x" * 1_000_000)
+    host.pull(registry)
+
+
+@pytest.mark.parametrize("place", ["config", "layer", "manifest"])
+def test_wrong_data_is_refused_and_leaves_nothing(host: Host, registry: FaultyRegistry, place: str) -> None:
+    top, (digest,) = registry.add("t", [noise(100_000)])
+    config = json.loads(registry.manifests["t"][0])["config"]["digest"]
+    for name in {"layer": [digest], "config": [config]}.get(place, []):
+        body = bytearray(registry.blobs[name])
+        body[len(body) // 2] ^= 1
+        registry.blobs[name] = bytes(body)
+    if place == "manifest":
+        registry.manifests[top] = (registry.manifests["t"][0] + b" ", registry.manifests["t"][1])
+        with pytest.raises(RegistryError, match="not what its digest says"):
+            host.service.pull(f"{registry.host}/{NAME}@{top}", auth=None, progress=lambda _line: None)
+    else:
+        with pytest.raises(RegistryError, match="wrong data"):
+            host.pull(registry)
+    assert host.files() == []
+    assert host.service.count() == 0
+
+
+def test_a_layer_that_is_not_the_configured_one(host: Host, registry: FaultyRegistry) -> None:
+    config = {"rootfs": {"type": "layers", "diff_ids": ["sha256:" + "0" * 64]}}
+    registry.add("t", [noise(100)], config=config)
+    with pytest.raises(RegistryError, match="not what the image's configuration says"):
+        host.pull(registry)
+    assert host.files() == []
+
+
+def test_an_image_cannot_get_at_a_layer_it_does_not_have(host: Host, registry: FaultyRegistry) -> None:
+    private, mine = noise(1000, 1), noise(1000, 2)
+    registry.add("private", [private])
+    host.pull(registry, "private")
+    registry.add("thief", [mine], config={"rootfs": {"diff_ids": [digest_of(private.tar)]}})
+    with pytest.raises(RegistryError):
+        host.pull(registry, "thief")
+    assert host.pull(registry, "private").layers
+
+
+def test_the_same_layer_packed_in_another_way_is_checked_and_shared(host: Host, registry: FaultyRegistry) -> None:
+    tar = noise(1000).tar
+    registry.add("one", [Layer(tar)])
+    registry.add("two", [Layer(tar, "zstd")], config={"author": "another"})
+    one, two = host.pull(registry, "one"), host.pull(registry, "two")
+    assert one.layers == two.layers
+    usage = host.service.disk_usage()
+    assert (usage["layers"], usage["blobs"]) == (1, 2)
+    host.service.remove(one.id)
+    assert two.layers[0].path.exists()
+    host.service.remove(two.id)
+    assert host.files() == []
+
+
+HOSTILE = {
+    "not a tar": (Layer(b"", "", blob=b"\x7fELF" + b"x" * 5000), InvalidInput),
+    "cut gzip": (Layer(b"x", blob=noise(5000).packed[:-9]), InvalidInput),
+    "leaves the root": (Layer(layer_tar([member("../x")])), InvalidInput),
+    "dangling hard link": (Layer(layer_tar([member("a", type=b"1", linkname="b")])), InvalidInput),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_layers_leave_nothing(host: Host, registry: FaultyRegistry, name: str) -> None:
+    layer, error = HOSTILE[name]
+    registry.add("t", [layer])
+    with pytest.raises(error):
+        host.pull(registry)
+    assert host.files() == []
+    assert host.service.list(all_images=True) == []
+
+
+def test_a_layer_over_the_bound(tmp_path: Path, registry: FaultyRegistry) -> None:
+    registry.add("t", [Layer(layer_tar([member("zeros", bytes(3_000_000))]))])
+    small = Host(tmp_path / "small", max_layer_bytes=1_000_000)
+    with pytest.raises(TooLarge):
+        small.pull(registry)
+    assert small.files() == []
+    small.close()
+
+
+MANIFESTS: list[tuple[bytes, type[HyperError]]] = [
+    (b"", RegistryError),
+    (b"[" * 100_000, RegistryError),
+    (b"[]", RegistryError),
+    (b"{}", NotSupported),
+    (b'{"schemaVersion":1,"fsLayers":[]}', NotSupported),
+    (b'{"schemaVersion":2,"config":5,"layers":[]}', RegistryError),
+    (b'{"schemaVersion":2,"config":{"digest":"sha256:0","size":1},"layers":[]}', NotSupported),
+    (b'{"schemaVersion":2,"config":{"digest":"sha256:' + b"0" * 64 + b'","size":-1},"layers":[]}', RegistryError),
+    (b'{"schemaVersion":2,"config":{"digest":"sha256:' + b"0" * 64 + b'","size":1e99},"layers":[]}', RegistryError),
+    (b'{"schemaVersion":2,"config":{"digest":"sha256:' + b"0" * 64 + b'","size":99999999},"layers":[]}', TooLarge),
+    (b'{"schemaVersion":2,"manifests":[5]}', RegistryError),
+    (b'{"schemaVersion":2,"manifests":[]}', ImageNotFound),
+    (b'{"schemaVersion":2,"manifests":[' + b",".join([b"{}"] * 2000) + b"]}", TooLarge),
+    (b"{" + b" " * 5_000_000 + b"}", RegistryError),
+]
+
+
+@pytest.mark.parametrize("number", range(len(MANIFESTS)))
+def test_nonsense_manifests(host: Host, registry: FaultyRegistry, number: int) -> None:
+    raw, error = MANIFESTS[number]
+    registry.add_manifest("t", raw, "application/json")
+    with pytest.raises(error):
+        host.pull(registry)
+    assert host.files() == []
+
+
+CONFIGS: list[dict[str, Any]] = [
+    {"os": "windows"},
+    {"rootfs": None},
+    {"rootfs": {"diff_ids": []}},
+    {"rootfs": {"diff_ids": ["x"]}},
+    {"rootfs": {"diff_ids": [5]}},
+    {"config": []},
+]
+
+
+@pytest.mark.parametrize("number", range(len(CONFIGS)))
+def test_nonsense_configurations(host: Host, registry: FaultyRegistry, number: int) -> None:
+    registry.add("t", [noise(10)], config=CONFIGS[number])
+    if CONFIGS[number] == {"config": []}:  # falsy, as null: no configuration
+        assert host.pull(registry).config["config"] == []
+        return
+    with pytest.raises((RegistryError, NotSupported)):
+        host.pull(registry)
+
+
+def test_an_index_that_leads_to_itself_ends(host: Host, registry: FaultyRegistry) -> None:
+    platform = {"os": "linux", "architecture": "amd64"}
+    digest = "sha256:" + "0" * 64
+    for _ in range(10):
+        digest = registry.add_index("t", [{"digest": digest, "size": 1, "platform": platform}])
+    with pytest.raises(RegistryError, match="leads nowhere"):
+        host.pull(registry)
+
+
+STATUSES = [(401, Unauthorized), (403, Forbidden), (404, ImageNotFound), (400, RegistryError), (500, RegistryError)]
+
+
+@pytest.mark.parametrize(("status", "error"), STATUSES)
+def test_statuses_are_typed_errors(host: Host, registry: FaultyRegistry, status: int, error: type[HyperError]) -> None:
+    body = b'{"errors":[{"code":"SOME_CODE","message":"some message"}]}'
+
+    def fault(handler: Any, path: str) -> bool:
+        if "/manifests/" in path:
+            send(handler, body, status=status)
+        return "/manifests/" in path
+
+    registry.fault = fault
+    with pytest.raises(error) as caught:
+        host.pull(registry)
+    if status != 401:
+        assert caught.value.details == f"status code {status}, SOME_CODE: some message"
+
+
+def test_a_busy_registry_is_asked_again(host: Host, registry: FaultyRegistry) -> None:
+    registry.add("t", [noise(10)])
+    answers = [429, 503, 200, 502] * 10
+
+    def fault(handler: Any, path: str) -> bool:
+        status = answers.pop(0) if path != "/v2/" else 200
+        if status != 200:
+            send(handler, b"", status=status, Retry_After="0")
+        return status != 200
+
+    registry.fault = fault
+    assert host.pull(registry).layers
+
+
+def test_a_silent_registry_is_a_time_out(tmp_path: Path, registry: FaultyRegistry) -> None:
+    registry.fault = lambda _handler, path: path != "/v2/" and registry.stall() is None
+    patient = Host(tmp_path / "patient", timeout=0.3)
+    with pytest.raises(Timeout):
+        patient.pull(registry)
+    patient.close()
+
+
+@pytest.mark.parametrize("where", ["manifest", "blob"])
+def test_cancelling_is_quick_even_when_the_registry_is_silent(host: Host, registry: FaultyRegistry, where: str) -> None:
+    registry.add("t", [noise(1_000_000, n) for n in range(4)])
+    reached = threading.Event()
+
+    def fault(handler: Any, path: str) -> bool:
+        if f"/{where}s/" not in path or (where == "blob" and len(registry.blobs[path.rpartition("/")[2]]) < 10_000):
+            return False
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000000")
+        handler.end_headers()
+        handler.wfile.write(b"x" * 10)
+        handler.wfile.flush()
+        reached.set()
+        registry.stall()
+        return True
+
+    registry.fault = fault
+    when: list[float] = []
+
+    def cancelled() -> bool:
+        if reached.is_set() and not when:
+            when.append(time.monotonic())
+        return bool(when)
+
+    with pytest.raises(Cancelled):
+        host.pull(registry, cancelled=cancelled)
+    assert time.monotonic() - when[0] < 1.0
+    until = time.monotonic() + 4
+    while any(t.name.startswith("image-") for t in threading.enumerate()):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_a_client_that_left_ends_the_pull(host: Host, registry: FaultyRegistry) -> None:
+    registry.add("t", [noise(100_000)])
+
+    def progress(_line: dict[str, Any]) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        host.pull(registry, progress=progress)
+
+
+def test_redirects_lose_the_credentials_and_end(host: Host, registry: FaultyRegistry) -> None:
+    with FaultyRegistry() as other:
+        _, (digest,) = registry.add("t", [noise(1000)])
+        other.blobs.update(registry.blobs)
+
+        def fault(handler: Any, path: str) -> bool:
+            if "Authorization" not in handler.headers:
+                send(handler, b"", status=401, WWW_Authenticate='Basic realm="x"')
+                return True
+            if digest in path:
+                send(handler, b"", status=307, Location=f"http://{other.host}{path}")
+            return digest in path
+
+        registry.fault = fault
+        assert host.pull(registry, auth=AuthConfig(username="u", password="p")).layers
+        assert [("Authorization" in headers) for _, _, headers in other.requests] == [False]
+        for location in ("/v2/again", "file:///etc/passwd", "gopher://x/", "http://"):
+            registry.fault = lambda handler, _path, to=location: send(handler, b"", status=302, Location=to) is None
+            with pytest.raises(RegistryError, match="redirects"):
+                host.pull(registry, "other")
+
+
+def test_pulls_at_once_share_the_work(host: Host, registry: FaultyRegistry) -> None:
+    layers = [noise(300_000, n) for n in range(4)]
+    _, digests = registry.add("t", layers)
+    registry.add("u", layers[1:])
+    on_blobs(lambda handler, body: send_blob(handler, body, pace=0.02), registry)
+    lines: list[list[dict[str, Any]]] = [[] for _ in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        jobs = [pool.submit(host.pull, registry, "tu"[n % 2], progress=lines[n].append) for n in range(6)]
+        images = [job.result() for job in jobs]
+    assert len({image.id for image in images}) == 2
+    for digest in digests:
+        assert registry.count(digest) == 1
+    for seen in lines:
+        assert any(line["status"] == "Downloading" for line in seen)
+    assert host.service.disk_usage()["layers"] == 4
+
+
+def test_when_the_one_who_works_leaves_another_takes_over(host: Host, registry: FaultyRegistry) -> None:
+    _, (digest,) = registry.add("t", [noise(1_000_000)])
+    on_blobs(lambda handler, body: send_blob(handler, body, pace=0.02, piece=32768), registry, digest)
+    half = threading.Event()
+
+    def watch(line: dict[str, Any]) -> None:
+        if line["status"] == "Downloading" and line["progressDetail"]["current"] > 300_000:
+            half.set()
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(host.pull, registry, progress=watch, cancelled=half.is_set)
+        while not registry.count(digest):
+            time.sleep(0.005)
+        second = pool.submit(host.pull, registry)
+        with pytest.raises(Cancelled):
+            first.result()
+        assert second.result().layers
+    ranges = [headers.get("Range", "") for _, path, headers in registry.requests if digest in path]
+    assert ranges[0] == ""
+    assert len(ranges) == 2
+    assert int(ranges[1].removeprefix("bytes=").rstrip("-")) >= 300_000
+
+
+def test_removing_while_pulling_keeps_what_the_pull_needs(host: Host, registry: FaultyRegistry) -> None:
+    shared, slow = noise(1000, 1), noise(600_000, 2)
+    registry.add("old", [shared])
+    _, digests = registry.add("new", [shared, slow])
+    host.pull(registry, "old")
+    on_blobs(lambda handler, body: send_blob(handler, body, pace=0.03, piece=32768), registry, digests[1])
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(host.pull, registry, "new")
+        while not registry.count(digests[1]):
+            time.sleep(0.005)
+        host.service.remove(f"{registry.host}/{NAME}:old")
+        image = job.result()
+    assert all(layer.path.exists() for layer in image.layers)
+
+
+@pytest.mark.root
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, registry: FaultyRegistry) -> None:
+    registry.add("t", [noise(500_000, 1), noise(6_000_000, 2), noise(6_000_000, 3)])
+    (tmp_path / "host/images").mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "none", tmp_path / "host/images"], check=True)
+    try:
+        small = Host(tmp_path / "host")
+        with pytest.raises(OutOfSpace):
+            small.pull(registry)
+        assert small.files() == []
+        assert small.service.disk_usage() == dict.fromkeys(
+            ("images", "layers", "layer_bytes", "blobs", "blob_bytes"), 0
+        )
+        registry.add("small", [noise(500_000, 1)])
+        assert small.pull(registry, "small").layers
+        small.close()
+    finally:
+        subprocess.run(["umount", tmp_path / "host/images"], check=True)
+
+
+CHILD = textwrap.dedent("""
+    import sys
+    from pathlib import Path
+    from hyperd.config import Config
+    from hyperd.db.session import Database
+    from hyperd.image.service import ImageService
+    root = Path(sys.argv[1])
+    database = Database(root / "db")
+    service = ImageService(config=Config(), database=database, root=root / "images", in_use=lambda i: [])
+    service.recover()
+    service.pull(sys.argv[2], auth=None, progress=lambda line: print(line["status"], flush=True))
+""")
+
+
+def test_a_daemon_that_is_killed_at_any_moment(host: Host, registry: FaultyRegistry) -> None:
+    layers = [noise(400_000, n) for n in range(3)] + [Layer(layer_tar([member("a", b"1"), member("a", b"2")]))]
+    top, _ = registry.add("t", layers)
+    on_blobs(lambda handler, body: send_blob(handler, body, pace=0.01, piece=32768), registry)
+    name = f"{registry.host}/{NAME}:t"
+    chance = random.Random(7)
+    done = kills = 0
+    while not done:
+        command = [sys.executable, "-c", CHILD, str(host.root), name]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
+        assert child.stdout is not None
+        if kills < 8:
+            for _ in range(chance.randrange(1, 14)):
+                child.stdout.readline()
+            time.sleep(chance.random() * 0.05)
+            os.kill(child.pid, signal.SIGKILL)
+            kills += 1
+        with child:
+            child.stdout.read()
+        done = child.returncode == 0
+        fresh = host.open()
+        fresh.recover()
+        for image in fresh.list(all_images=True):
+            assert all(layer.path.exists() for layer in image.layers)
+        assert not list((host.root / "images/tmp").glob("*.tmp"))
+        for blob in (host.root / "images/blobs/sha256").iterdir():
+            assert digest_of(blob.read_bytes()) == f"sha256:{blob.name}"
+        fresh.close()
+    assert kills >= 2
+    image = host.pull(registry)
+    assert image.digests == (f"{registry.host}/{NAME}@{top}",)
+    assert len(image.layers) == 4
+
+
+def test_what_nobody_resumed_goes_after_a_day(host: Host, registry: FaultyRegistry) -> None:
+    _, (first, second) = registry.add("t", [noise(1000, 1), noise(300_000, 2)])
+    on_blobs(lambda handler, body: send_blob(handler, body, cut=100_000), registry, second)
+    cut_for_good = registry.fault
+    done = threading.Event()
+
+    def fault(handler: Any, path: str) -> bool:
+        if second in path:
+            done.wait(5)
+            if handler.headers.get("Range"):
+                send(handler, b"", status=404)
+                return True
+        return cut_for_good(handler, path)
+
+    registry.fault = fault
+
+    def progress(line: dict[str, Any]) -> None:
+        if line["status"] == "Pull complete":
+            done.set()
+
+    with pytest.raises(HyperError):
+        host.pull(registry, progress=progress)
+    assert len(host.files()) == 3  # one finished layer with its blob, one broken-off download
+    host.service.recover()
+    assert len(host.files()) == 3
+    old = time.time() - 2 * 24 * 3600
+    for name in host.files():
+        os.utime(host.root / "images" / name, (old, old))
+    host.service.recover()
+    assert host.files() == []
+    assert host.service.disk_usage()["layers"] == 0
+    assert first
+
+
+def test_removal_needs_nothing_of_the_registry(host: Host, registry: FaultyRegistry) -> None:
+    registry.add("t", [noise(10)])
+    image = host.pull(registry)
+    done = host.service.remove(image.id)
+    assert [next(iter(step)) for step in done] == ["untaged", "untaged", "deleted"]
+    with pytest.raises(ImageNotFound):
+        host.service.get(image.id)
+    with pytest.raises((ImageNotFound, Conflict)):
+        host.service.remove(image.id)

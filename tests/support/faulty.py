@@ -1,0 +1,155 @@
+"""A registry with faults on demand, for what a real one does only on a bad day."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+
+from support.registry import DOCKER_MANIFEST, OCI_INDEX, Layer, digest_of
+
+
+class FaultyRegistry:
+    """Serves one repository from memory.
+
+    Set ``fault`` to a function that gets the handler and the path and returns True when it has answered by itself.
+    """
+
+    def __init__(self) -> None:
+        self.blobs: dict[str, bytes] = {}
+        self.manifests: dict[str, tuple[bytes, str]] = {}
+        self.requests: list[tuple[str, str, Mapping[str, str]]] = []  # method, path, headers
+        self.fault: Callable[[Any, str], bool] = lambda _handler, _path: False
+        self.released = threading.Event()  # ends ``stall``
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.released.set()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    @property
+    def host(self) -> str:
+        """``127.0.0.1:port``."""
+        return f"127.0.0.1:{self._server.server_address[1]}"
+
+    def count(self, pattern: str) -> int:
+        """Give the number of requests whose path fits a regular expression."""
+        return sum(bool(re.search(pattern, path)) for _, path, _ in self.requests)
+
+    def add(self, tag: str, layers: list[Layer], **overrides: Any) -> tuple[str, list[str]]:
+        """Add an image; give its manifest's and its layers' digests. ``config`` and ``manifest`` override keys."""
+        packed = [layer.packed for layer in layers]
+        config = {
+            "os": "linux",
+            "architecture": "amd64",
+            "rootfs": {"type": "layers", "diff_ids": [digest_of(layer.tar) for layer in layers]},
+            **overrides.get("config", {}),
+        }
+        blob = json.dumps(config).encode()
+        for data in [*packed, blob]:
+            self.blobs[digest_of(data)] = data
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": DOCKER_MANIFEST,
+            "config": {
+                "mediaType": "application/vnd.docker.container.image.v1+json",
+                "digest": digest_of(blob),
+                "size": len(blob),
+            },
+            "layers": [
+                {"mediaType": layer.media_type(oci=False), "digest": digest_of(data), "size": len(data)}
+                for layer, data in zip(layers, packed, strict=True)
+            ],
+            **overrides.get("manifest", {}),
+        }
+        return self.add_manifest(tag, json.dumps(manifest).encode()), [digest_of(data) for data in packed]
+
+    def add_manifest(self, tag: str, raw: bytes, media_type: str = DOCKER_MANIFEST) -> str:
+        """Add a raw manifest under a tag and its digest; give the digest."""
+        self.manifests[tag] = self.manifests[digest_of(raw)] = (raw, media_type)
+        return digest_of(raw)
+
+    def add_index(self, tag: str, entries: list[dict[str, Any]]) -> str:
+        """Add an index."""
+        raw = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}).encode()
+        return self.add_manifest(tag, raw, OCI_INDEX)
+
+    def stall(self, seconds: float = 60.0) -> None:
+        """Be silent until the end of the test."""
+        self.released.wait(seconds)
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """Clients that go away are what the tests are about."""
+
+
+def send(handler: Any, body: bytes, *, status: int = 200, cut: int | None = None, **headers: str) -> None:
+    """Answer; with ``cut`` only that many bytes of the body, then the connection ends."""
+    handler.send_response(status)
+    for name, value in headers.items():
+        handler.send_header(name.replace("_", "-"), value)
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    handler.wfile.write(body if cut is None else body[:cut])
+    if cut is not None:
+        handler.close_connection = True
+
+
+def send_blob(handler: Any, body: bytes, *, cut: int | None = None, pace: float = 0.0, piece: int = 65536) -> None:
+    """Answer with a blob, honouring Range; ``pace`` seconds between pieces."""
+    start = int((re.match(r"bytes=(\d+)-", handler.headers.get("Range", "")) or [0, 0])[1])
+    headers = {"Content_Range": f"bytes {start}-{len(body) - 1}/{len(body)}"} if start else {}
+    if not pace:
+        send(handler, body[start:], status=206 if start else 200, cut=cut, **headers)
+        return
+    handler.send_response(206 if start else 200)
+    for name, value in headers.items():
+        handler.send_header(name.replace("_", "-"), value)
+    handler.send_header("Content-Length", str(len(body) - start))
+    handler.end_headers()
+    for position in range(start, len(body), piece):
+        handler.wfile.write(body[position : position + piece])
+        time.sleep(pace)
+
+
+def _handler(registry: FaultyRegistry) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            registry.requests.append(("GET", self.path, dict(self.headers)))
+            try:
+                if not registry.fault(self, self.path):
+                    self._answer()
+            except (BrokenPipeError, ConnectionResetError):
+                self.close_connection = True
+
+        def _answer(self) -> None:
+            kind, _, name = self.path.rpartition("/")
+            if self.path == "/v2/":
+                send(self, b"{}")
+            elif kind.endswith("/manifests") and name in registry.manifests:
+                raw, media_type = registry.manifests[name]
+                send(self, raw, Content_Type=media_type, Docker_Content_Digest=digest_of(raw))
+            elif kind.endswith("/blobs") and name in registry.blobs:
+                send_blob(self, registry.blobs[name])
+            else:
+                send(self, b'{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}', status=404)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    return Handler
