@@ -19,9 +19,9 @@ SPARE_PORTS = 2
 # The functions of a slot that root ports share.
 _PORTS_PER_SLOT = 8
 _FIRST_PORT_SLOT = 0x10
-# MiB. TCG's default is 1 GiB. A booted guest has used 29; a bound of 16 slows the boot by a sixth, 32 does not.
+# MiB. TCG's default is 1 GiB. A booted guest has used 29; a bound of 16 slows the boot by a sixth, one of 32 is free.
 TB_CACHE = 64
-# In Debian's qemu-system-data. Made for microvm, works with q35 too, and the boot is a little shorter than with SeaBIOS.
+# In Debian's qemu-system-data. Made for microvm, works with q35 too, boots a little sooner than SeaBIOS.
 QBOOT_PATHS = (Path("/usr/share/qemu/qboot.rom"), Path("/usr/share/qemu-firmware/qboot.rom"))
 # No calibration that emulation or paravirtualisation makes pointless, no self tests, no probing for absent ports.
 _CMDLINE = (

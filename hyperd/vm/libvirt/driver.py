@@ -149,6 +149,8 @@ class LibvirtDriver(VmDriver):
                 live = guest.describe()
                 if live.root == str(self._root):
                     self._remember(host, guest.name, live.sockets)
+                    if host.embedded and self._vms[guest.name].pid is None:
+                        del self._vms[guest.name]  # libvirt has yet to notice that its QEMU is dead
 
     def _remember(self, host: Host, name: str, sockets: tuple[str, ...]) -> None:
         pidfile = host.pidfile(name)
@@ -283,7 +285,7 @@ class LibvirtDriver(VmDriver):
     def _switch(guest: Guest, switch: Callable[[], None], wanted: PowerState) -> None:
         try:
             switch()
-        except Conflict:  # libvirt refuses what is so already
+        except (Conflict, DriverError):  # libvirt refuses what is so already
             if guest.state() is not wanted:
                 raise
 
