@@ -1,6 +1,7 @@
 """The daemon's configuration: one frozen object, read once, handed down.
 
-``configs/hyperd.toml`` explains every key. Sections of the TOML file are the classes below; the field names are the keys.
+``configs/hyperd.toml`` explains every key. Sections of the TOML file are the classes below; the field names are the
+keys.
 """
 
 from __future__ import annotations

@@ -99,21 +99,7 @@ class Engine:
             vms=self.vms,
             locks=locks,
         )
-        self.vms.on_exit = self._on_exit
-        self.vms.on_gone = self.pods.vm_gone
-        stack.callback(self.execs.close)
-        stack.callback(self.containers.close)
-        stack.callback(self.vms.close)
-        self.vms.open()
-        Recovery(
-            root=config.root,
-            pods=self.pods,
-            records=pod_records,
-            containers=self.containers,
-            execs=self.execs,
-            network=self.network,
-            vms=self.vms,
-        ).run()
+        self._recover(pod_records)
         self.system = SystemService(
             config=config,
             images=self.images,
@@ -123,6 +109,24 @@ class Engine:
             guest=guest_name(config),
         )
         log.info("engine.open", root=str(config.root), accelerator=hypervisor.accelerator, reason=hypervisor.reason)
+
+    def _recover(self, pod_records: PodRecords) -> None:
+        """Find the VMs of an earlier daemon and bring rows and host together."""
+        self.vms.on_exit = self._on_exit
+        self.vms.on_gone = self.pods.vm_gone
+        self._stack.callback(self.execs.close)
+        self._stack.callback(self.containers.close)
+        self._stack.callback(self.vms.close)
+        self.vms.open()
+        Recovery(
+            root=self.config.root,
+            pods=self.pods,
+            records=pod_records,
+            containers=self.containers,
+            execs=self.execs,
+            network=self.network,
+            vms=self.vms,
+        ).run()
 
     def _on_exit(self, vm_id: str, ident: str, code: int) -> None:
         if not self.containers.exited(vm_id, ident, code) and not self.execs.exited(vm_id, ident, code):

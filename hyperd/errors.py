@@ -1,23 +1,23 @@
 """The errors of hyperd: what failed, details, what to do; the class decides the HTTP status.
 
-    HyperError                    500
-    +-- InvalidInput              400
-    +-- Unauthorized              401
-    +-- Forbidden                 403
-    +-- NotFound                  404
-    |   +-- ImageNotFound         404   the only 404 of /pod/create and /container/create
-    +-- Conflict                  409
-    +-- NotAlive                  412
-    +-- TooLarge                  413
-    +-- HostFault                 500
-    |   +-- DriverError           500
-    |   +-- AgentError            500
-    |   +-- OutOfSpace            507
-    +-- Cancelled                 499
-    +-- NotSupported              501
-    +-- RegistryError             502
-    +-- Busy                      503
-    +-- Timeout                   504
+HyperError                    500
++-- InvalidInput              400
++-- Unauthorized              401
++-- Forbidden                 403
++-- NotFound                  404
+|   +-- ImageNotFound         404   the only 404 of /pod/create and /container/create
++-- Conflict                  409
++-- NotAlive                  412
++-- TooLarge                  413
++-- HostFault                 500
+|   +-- DriverError           500
+|   +-- AgentError            500
+|   +-- OutOfSpace            507
++-- Cancelled                 499
++-- NotSupported              501
++-- RegistryError             502
++-- Busy                      503
++-- Timeout                   504
 """
 
 from __future__ import annotations

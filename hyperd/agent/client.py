@@ -1,7 +1,7 @@
 """The client of one guest's agent: requests, events and streams over the two ports (``docs/protocol.md``).
 
-Everything the guest says is checked here: frames are bounded by the decoder, unknown streams and processes are ignored, numbers are parsed
-within limits. What a guest breaks is its own connection.
+Everything the guest says is checked here: frames are bounded by the decoder, unknown streams and processes are
+ignored, numbers are parsed within limits. What a guest breaks is its own connection.
 """
 
 from __future__ import annotations
@@ -234,7 +234,10 @@ class AgentClient:
         return next(self._bases)
 
     def add_streams(self, base: int, sink: OutputSink, guest_input: GuestInput | None) -> None:
-        """Join a process's streams with hub and input, before it starts or before ``resume_streams``. Loop thread only."""
+        """Join a process's streams with hub and input, before it starts or before ``resume_streams``.
+
+        Loop thread only.
+        """
         self._outputs[base + 1] = (sink, 1)
         self._outputs[base + 2] = (sink, 2)
         if guest_input is not None:
@@ -349,10 +352,10 @@ class AgentClient:
         sink = self._outputs.get(frame.ident)
         if sink is None:
             # A process nobody knows (its container was removed meanwhile): let the guest go on.
-            self._send_stream(offset_frame(FrameType.ACK, frame.ident, offset + len(data) + (frame.type == FrameType.EOF)))
+            self._send_stream(
+                offset_frame(FrameType.ACK, frame.ident, offset + len(data) + (frame.type == FrameType.EOF))
+            )
         elif frame.type == FrameType.DATA:
             sink[0].data(sink[1], offset, data)
         elif frame.type == FrameType.EOF:
             sink[0].eof(sink[1], offset)
-
-

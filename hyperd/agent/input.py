@@ -12,7 +12,8 @@ HIGH_WATER = WINDOW
 class GuestInput:
     """The host's end of one stdin stream.
 
-    Bytes may be written before the process exists; they are sent once ``open`` was called. ``on_drained`` is called when there is room
+    Bytes may be written before the process exists; they are sent once ``open`` was called. ``on_drained`` is called
+    when there is room
     again after ``congested`` was true.
     """
 

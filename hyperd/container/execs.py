@@ -16,7 +16,7 @@ from sqlalchemy import delete, select
 from hyperd.agent.client import ProcessState
 from hyperd.agent.plan import Plan
 from hyperd.container.plan import exec_plan, vm_exec_plan
-from hyperd.container.process import AttachSession, GuestProcess
+from hyperd.container.process import DEFAULT_SIZE, AttachSession, GuestProcess
 from hyperd.container.service import ContainerService
 from hyperd.container.states import KILLED, SETUP_FAILED
 from hyperd.db.models import ContainerRow, ExecRow
@@ -42,6 +42,7 @@ class ExecService:
         self._vms = vms
         self._workers = ThreadPoolExecutor(4, thread_name_prefix="exec")
         self._processes: dict[tuple[str, str], GuestProcess] = {}
+        self._sizes: dict[str, tuple[int, int]] = {}  # asked for before the start
 
     def close(self) -> None:
         """Wait for what is being settled."""
@@ -87,7 +88,8 @@ class ExecService:
         program = replace(self._containers.program(row), argv=tuple(execution.command), tty=execution.tty)
         if execution.tty:
             program = replace(program, env={"TERM": "xterm", **program.env})
-        plan = exec_plan(process=exec_id, base=base, container_process=joined, program=program)
+        size = self._sizes.pop(exec_id, DEFAULT_SIZE)
+        plan = exec_plan(process=exec_id, base=base, container_process=joined, program=program, size=size)
         return self._session(vm, exec_id, base, plan, tty=execution.tty)
 
     def exec_vm(self, pod_id: str, command: Sequence[str]) -> AttachSession:
@@ -117,8 +119,12 @@ class ExecService:
                 time.sleep(min(0.05, left))
 
     def resize(self, exec_id: str, rows: int, columns: int) -> None:
-        """Set the window size of an exec's terminal; one that has ended is left alone. Errors: NotFound, AgentError."""
-        self._get(exec_id)
+        """Set the window size of an exec's terminal; one that has not started keeps it.
+
+        Errors: NotFound, AgentError.
+        """
+        if self._get(exec_id).state == CREATED:
+            self._sizes[exec_id] = (rows, columns)
         for (vm_id, ident), _ in tuple(self._processes.items()):
             if ident == exec_id:
                 self._vms.get(vm_id).agent.resize(exec_id, rows, columns)
@@ -164,9 +170,7 @@ class ExecService:
                 if row.id not in known:
                     row.state, row.exit_code = EXITED, KILLED
 
-    def _session(
-        self, vm: Vm, exec_id: str, base: int, plan: Plan, *, tty: bool, raw: bool = False
-    ) -> AttachSession:
+    def _session(self, vm: Vm, exec_id: str, base: int, plan: Plan, *, tty: bool, raw: bool = False) -> AttachSession:
         process = self._process(vm, exec_id, tty=tty)
         if raw:
             process.hub.mix()
@@ -218,5 +222,3 @@ class ExecService:
         if row is None:
             raise NotFound(f"cannot find exec {exec_id}")
         return row
-
-

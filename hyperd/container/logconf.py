@@ -29,7 +29,9 @@ def log_settings(config: Config, pod: PodSpec, pod_id: str, container_id: str, s
     """Merge the daemon's defaults, the pod's and the container's wishes. Errors: NotSupported, InvalidInput."""
     driver = pod.log.type or config.log.driver
     if driver not in DRIVERS:
-        raise NotSupported(f"the log driver {driver} is not supported by this version", resolution="use " + " or ".join(DRIVERS))
+        raise NotSupported(
+            f"the log driver {driver} is not supported by this version", resolution="use " + " or ".join(DRIVERS)
+        )
     options = dict(pod.log.config)
     size = parse_size(options.get("max-size", "")) if options.get("max-size") else config.log.max_size
     count = options.get("max-file", "") or str(config.log.max_file)

@@ -1,6 +1,7 @@
-"""The plan of a container: root file system, namespaces, limits and the program, computed from image and specification.
+"""The plan of a container, computed from image and specification.
 
-Sources of the rules: OCI image specification (config), Docker's defaults for capabilities, devices and read-only paths.
+Root file system, namespaces, limits and program. Sources of the rules: OCI image specification (config), Docker's
+defaults for capabilities, devices and read-only paths.
 """
 
 from __future__ import annotations
@@ -138,8 +139,7 @@ def container_plan(
     program: Program,
     rootfs: RootFs,
     pod_files: Sequence[FileSpec] = (),
-    rows: int = 24,
-    columns: int = 80,
+    size: tuple[int, int] = (24, 80),
 ) -> Plan:
     """Give the START plan of a container's main process."""
     plan = Plan()
@@ -173,20 +173,22 @@ def container_plan(
         plan.mount(path, path, "", MS_BIND | MS_REC)
         plan.mount("none", path, "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
     if program.tty:
-        plan.add(Op.TTY, rows, columns)
+        plan.add(Op.TTY, *size)
     _rlimits(plan, spec)
     _identity(plan, program)
     return plan.argv(program.argv)
 
 
-def exec_plan(*, process: str, base: int, container_process: str, program: Program, rows: int = 24, columns: int = 80) -> Plan:
+def exec_plan(
+    *, process: str, base: int, container_process: str, program: Program, size: tuple[int, int] = (24, 80)
+) -> Plan:
     """Give the START plan of an additional process in a running container."""
     plan = Plan()
     plan.add(Op.PROCESS, process)
     plan.add(Op.STREAMS, base, "open")
     plan.add(Op.JOIN, container_process)
     if program.tty:
-        plan.add(Op.TTY, rows, columns)
+        plan.add(Op.TTY, *size)
     _identity(plan, program)
     return plan.argv(program.argv)
 
@@ -276,7 +278,8 @@ def _identity(plan: Plan, program: Program) -> None:
     plan.add(Op.CWD, program.workdir)
     if program.user:
         plan.add(Op.USER, program.user, *program.groups)
-    # Ambient and inheritable sets stay empty, as with Docker since 20.10: a process that is not root has no capabilities.
+    # Ambient and inheritable sets stay empty, as with Docker since 20.10: a process that is not root has no
+    # capabilities.
     caps = f"{DEFAULT_CAPABILITIES:x}"
     plan.add(Op.CAPS, caps, caps, caps, "0", "0")
     plan.add(Op.UMASK, "022")

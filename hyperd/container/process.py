@@ -28,6 +28,7 @@ OUTPUT_GRACE = 3.0
 # The original client asks for start and attach at the same time: an attach that comes this late still gets everything.
 REPLAY_SECONDS = 3.0
 REPLAY_BYTES = 1 << 20
+DEFAULT_SIZE = (24, 80)
 DETACH_KEYS = b"\x10\x11"  # ctrl-p ctrl-q
 ENOENT, EACCES, ENOEXEC = 2, 13, 8
 
@@ -96,6 +97,7 @@ class GuestProcess:
         self.ident = ident
         self.tty = tty
         self.exit_code: int | None = None
+        self.size: tuple[int, int] = DEFAULT_SIZE  # rows and columns of the terminal, as last asked for
         self.base = 0
         self.agent: AgentClient | None = None
         self.input = GuestInput()

@@ -33,7 +33,9 @@ class ContainerRecords:
         if not name:
             raise InvalidInput("Empty container name")
         with self._db.session() as session:
-            row = session.scalar(select(ContainerRow).where(ContainerRow.name == name)) or session.get(ContainerRow, name)
+            row = session.scalar(select(ContainerRow).where(ContainerRow.name == name)) or session.get(
+                ContainerRow, name
+            )
             if row is not None:
                 return row
             found: list[ContainerRow] = []

@@ -165,7 +165,13 @@ class ContainerService:
             finished_at=None,
         )
         plan = container_plan(
-            process=process.ident, base=base, spec=spec, program=program, rootfs=rootfs, pod_files=pod.files
+            process=process.ident,
+            base=base,
+            spec=spec,
+            program=program,
+            rootfs=rootfs,
+            pod_files=pod.files,
+            size=process.size,
         )
         try:
             process.start(vm.agent, base, plan)
@@ -274,12 +280,17 @@ class ContainerService:
         return LogSession(self._relay, settings.path, query, tty=tty, max_file=settings.max_file, live=live)
 
     def resize(self, name: str, rows: int, columns: int) -> None:
-        """Set the window size of a container's terminal. Errors: NotFound, NotAlive, AgentError."""
+        """Set the window size of a container's terminal; before the start it is kept for the start.
+
+        Errors: NotFound, NotAlive, AgentError.
+        """
         row = self.records.find(name)
-        vm = require_running(self._vms.of_pod(row.pod_id), row.pod_id)
         process = self._processes.get(row.id)
-        if process is not None and row.state in LIVE:
-            vm.agent.resize(process.ident, rows, columns)
+        if process is None:
+            process = self._process(row, row.run_count + 1, tty=self.program(row).tty)
+        process.size = (rows, columns)
+        if row.state == ContainerState.RUNNING:
+            require_running(self._vms.of_pod(row.pod_id), row.pod_id).agent.resize(process.ident, rows, columns)
 
     def process_ident(self, row: ContainerRow) -> str:
         """Give the agent's name of a running container. Errors: NotAlive."""
@@ -400,9 +411,7 @@ class ContainerService:
                 raise
 
     def _log_settings(self, row: ContainerRow) -> LogSettings:
-        return log_settings(
-            self._config, self.records.pod_spec(row.pod_id), row.pod_id, row.id, self.records.spec(row)
-        )
+        return log_settings(self._config, self.records.pod_spec(row.pod_id), row.pod_id, row.id, self.records.spec(row))
 
 
 def named(spec: ContainerSpec, name: str) -> ContainerSpec:

@@ -163,5 +163,3 @@ class ExecRow(Base):
     exit_code: Mapped[int | None]
     stream_base: Mapped[int] = mapped_column(Integer, default=0)
     created_at: Mapped[float]
-
-

@@ -1,7 +1,7 @@
 """The database file and its sessions.
 
-SQLite in WAL mode. Every transaction is BEGIN IMMEDIATE: with the driver's own deferred transactions two threads that read
-and then write lose updates silently (``docs/decisions.md``, D4).
+SQLite in WAL mode. Every transaction is BEGIN IMMEDIATE: with the driver's own deferred transactions two threads
+that read and then write lose updates silently (``docs/decisions.md``, D4).
 """
 
 from __future__ import annotations

@@ -59,7 +59,10 @@ class PodRecords:
             raise Conflict(f"pod name {spec.id} has already in use") from error
 
     def change(self, pod_id: str, state: PodState, **values: Any) -> PodState:
-        """Change the state as the table allows, and other columns; give the state before. Errors: NotFound, Conflict."""
+        """Change the state as the table allows, and other columns; give the state before.
+
+        Errors: NotFound, Conflict.
+        """
         with self._db.session() as session:
             row = session.get(PodRow, pod_id)
             if row is None:

@@ -1,4 +1,4 @@
-"""After a start of the daemon: the database says what should be, VMs and agents say what is; the two are brought together."""
+"""What a daemon does after its start: rows say what should be, VMs and agents what is; both are brought together."""
 
 from __future__ import annotations
 
@@ -107,4 +107,6 @@ class Recovery:
                 self._vms.destroy(vm)
             self._containers.vm_gone("", pod_id)
             self._network.release(pod_id)
-            self._records.update(pod_id, state=PodState.STOPPED, outcome="failed", reason="it could not be joined again")
+            self._records.update(
+                pod_id, state=PodState.STOPPED, outcome="failed", reason="it could not be joined again"
+            )

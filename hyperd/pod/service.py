@@ -71,7 +71,8 @@ class PodService:
     def create(self, spec: PodSpec) -> str:
         """Register a pod and its containers; nothing runs yet.
 
-        After a failure nothing is left. Errors: ImageNotFound (the only 404), InvalidInput, Conflict, NotSupported, Busy.
+        After a failure nothing is left. Errors: ImageNotFound (the only 404), InvalidInput, Conflict, NotSupported,
+        Busy.
         """
         spec = self._complete(spec)
         check_pod_supported(spec)
@@ -101,7 +102,8 @@ class PodService:
             pod_id: the pod.
             vm_id: an idle VM to run on; empty boots a new one.
 
-        A start that fails leaves the pod as it was before and no VM. Errors: NotFound, NotAlive, Conflict, DriverError, AgentError,
+        A start that fails leaves the pod as it was before and no VM. Errors: NotFound, NotAlive, Conflict,
+        DriverError, AgentError,
         OutOfSpace, Timeout, ImageNotFound.
 
         """
@@ -202,7 +204,9 @@ class PodService:
         """List pods, by id or VM where given."""
         vms = {view.pod_id: view.id for view in self._vms.views() if view.pod_id}
         return [
-            PodView(id=row.id, name=row.id, vm_id=vms.get(row.id, ""), status=list_word(PodState(row.state), row.outcome))
+            PodView(
+                id=row.id, name=row.id, vm_id=vms.get(row.id, ""), status=list_word(PodState(row.state), row.outcome)
+            )
             for row in self.records.all()
             if (not pod_id or row.id == pod_id) and (not vm_id or vms.get(row.id) == vm_id)
         ]
@@ -241,7 +245,11 @@ class PodService:
             if state in WITH_VM:
                 self._network.release(vm.pod_id)
                 self.records.change(
-                    vm.pod_id, PodState.STOPPED, outcome="failed", reason="the VM ended by itself", finished_at=time.time()
+                    vm.pod_id,
+                    PodState.STOPPED,
+                    outcome="failed",
+                    reason="the VM ended by itself",
+                    finished_at=time.time(),
                 )
 
     def adopt(self, vm: Vm) -> None:
@@ -329,7 +337,9 @@ class PodService:
                 undo.callback(self._vms.destroy, vm)
             self._network.plugged(spec.id)
             vm.agent.run(guestfs.enter(self._setup(spec, lease)))
-            self.records.change(spec.id, PodState.RUNNING, started_at=time.time(), finished_at=None, outcome="", reason="")
+            self.records.change(
+                spec.id, PodState.RUNNING, started_at=time.time(), finished_at=None, outcome="", reason=""
+            )
             return vm
 
     def _setup(self, spec: PodSpec, lease: Lease) -> guestfs.GuestSetup:
@@ -398,5 +408,3 @@ def check_pod_supported(spec: PodSpec) -> None:
     for name, value in missing.items():
         if value:
             raise NotSupported(f"{name} of a pod are not supported by this version", resolution="leave them out")
-
-

@@ -25,7 +25,8 @@ class ClientConnection(asyncio.Protocol):
     """One taken-over connection. All methods belong to the loop's thread, except ``open``.
 
     Args:
-        on_data: called with bytes from the client. on_eof: the client will send no more. on_closed: the connection is gone.
+        on_data: called with bytes from the client. on_eof: the client will send no more. on_closed: the connection
+        is gone.
         on_drained: called when the client has taken enough of what was written to go on.
         eof_is_gone: the client has nothing to say (followers), so its EOF means that it left.
 
@@ -73,7 +74,7 @@ class ClientConnection(asyncio.Protocol):
         self.relay.loop.call_later(SWEEP, self._sweep)
         return True
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _exc: Exception | None) -> None:
         """Tell the owner (asyncio's callback)."""
         self.closed = True
         self.congested = False
@@ -111,7 +112,7 @@ class ClientConnection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def finish(self) -> None:
-        """Send what is queued, then end: our EOF first, so that nothing the client still sends can reset the connection."""
+        """Send what is queued, then end; our EOF goes first, so that nothing the client still sends resets it."""
         if self.closed or self._finishing or self._transport is None:
             return
         if self.chunked:

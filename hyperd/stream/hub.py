@@ -1,7 +1,7 @@
 """A hub joins the outputs of one process with its log and with every client that is attached.
 
-Bytes are acknowledged to the guest only when the log has them on disk and no client lags too far behind: a slow client slows its own
-process, nothing else. All of it belongs to the relay's thread.
+Bytes are acknowledged to the guest only when the log has them on disk and no client lags too far behind: a slow
+client slows its own process, nothing else. All of it belongs to the relay's thread.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from json import loads
 from pathlib import Path
 
@@ -27,7 +27,8 @@ class LogQuery:
     """What a client wants of a log.
 
     Args:
-        stdout, stderr: which streams. follow: go on until the log ends. timestamps: RFC 3339 and a space before each line.
+        stdout, stderr: which streams. follow: go on until the log ends. timestamps: RFC 3339 and a space before each
+        line.
         since: seconds since 1970, None = from the beginning. tail: number of last lines, None = all.
 
     """
@@ -56,7 +57,7 @@ def _parse(line: bytes) -> _Entry | None:
 
 
 def _seconds(text: str) -> float:
-    return datetime.fromisoformat(text[:26].rstrip("Z") + "+00:00").timestamp()
+    return datetime.fromisoformat(text[:26].rstrip("Z")).replace(tzinfo=UTC).timestamp()
 
 
 def log_files(path: Path, max_file: int) -> list[Path]:

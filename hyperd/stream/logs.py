@@ -1,9 +1,9 @@
 """Container logs in Docker's json-file form, with exact bytes and resumable offsets.
 
-A line is ``{"log": text, "stream": "stdout", "time": RFC 3339, "run": n, "end": offset}``: Docker's three keys plus the number
-of the container's run and the offset in that run's stream just behind the text. After a crash the last lines tell which bytes are on
-disk, so the guest sends again from there: no hole, nothing twice. Bytes that are no UTF-8 become lone surrogates (PEP 383), which JSON
-can carry and which give the same bytes back.
+A line is ``{"log": text, "stream": "stdout", "time": RFC 3339, "run": n, "end": offset}``: Docker's three keys plus
+the number of the container's run and the offset in that run's stream just behind the text. After a crash the last
+lines tell which bytes are on disk, so the guest sends again from there: no hole, nothing twice. Bytes that are no
+UTF-8 become lone surrogates (PEP 383), which JSON can carry and which give the same bytes back.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The contract between the VM service and whatever runs virtual machines.
 
-Every method states what holds afterwards and what is undone on failure. Implementations: ``hyperd.vm.libvirt`` and, for the
-quick tests, ``hyperd.vm.fake``. All methods may be called from any thread and may block.
+Every method states what holds afterwards and what is undone on failure. Implementations: ``hyperd.vm.libvirt`` and,
+for the quick tests, ``hyperd.vm.fake``. All methods may be called from any thread and may block.
 """
 
 from __future__ import annotations
@@ -176,7 +176,8 @@ class VmDriver(ABC):
     def create(self, spec: VmSpec) -> None:
         """Boot a VM.
 
-        After: the VM runs (or is paused if asked), its sockets accept connections. It says nothing about the agent being ready.
+        After: the VM runs (or is paused if asked), its sockets accept connections. It says nothing about the agent
+        being ready.
         On failure: no process, tap, socket or domain is left. Errors: DriverError; Conflict if the id exists.
         """
 
@@ -184,7 +185,8 @@ class VmDriver(ABC):
     def destroy(self, vm_id: str) -> None:
         """Switch a VM off at once.
 
-        After: its process is gone, its taps are gone, its sockets are removed; files of its disks stay. An unknown id is fine.
+        After: its process is gone, its taps are gone, its sockets are removed; files of its disks stay. An unknown
+        id is fine.
         """
 
     @abstractmethod
@@ -197,7 +199,10 @@ class VmDriver(ABC):
 
     @abstractmethod
     def attach_disk(self, vm_id: str, disk: DiskSpec) -> None:
-        """Hot-plug a disk. After: the guest sees it soon (it waits for it). On failure: not attached. Errors: NotFound, DriverError."""
+        """Hot-plug a disk. After: the guest sees it soon (it waits for it). On failure: not attached.
+
+        Errors: NotFound, DriverError.
+        """
 
     @abstractmethod
     def detach_disk(self, vm_id: str, lun: int) -> None:

@@ -1,7 +1,7 @@
 """VMs: booting, disks, the agent's connection, idle VMs and what an earlier daemon left running.
 
-The table ``vms`` says which VMs should be; the driver says which are. A row is written before a VM is made and deleted after it is gone,
-so a daemon that dies in between leaves nothing nobody knows of.
+The table ``vms`` says which VMs should be; the driver says which are. A row is written before a VM is made and
+deleted after it is gone, so a daemon that dies in between leaves nothing nobody knows of.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ class VmService:
     Args:
         boot_files: gives kernel and initramfs; asked at every boot, so that a guest built later is used.
 
-    ``on_exit`` (loop's thread) and ``on_gone`` (a thread of this service) are set by the services above before ``open``.
+    ``on_exit`` (loop's thread) and ``on_gone`` (a thread of this service) are set by the services above before
+    ``open``.
 
     """
 
@@ -241,17 +242,25 @@ class VmService:
             if vm.state != IDLE:
                 raise Conflict(f"the VM {vm_id} is {vm.state}, not idle")
             if vm.vcpu != vcpu:
-                raise Conflict("The new pod's cpu setting is different with the VM's cpu", details=f"{vcpu} and {vm.vcpu}")
+                raise Conflict(
+                    "The new pod's cpu setting is different with the VM's cpu", details=f"{vcpu} and {vm.vcpu}"
+                )
             if vm.memory != memory:
                 raise Conflict(
-                    "The new pod's memory setting is different with the VM's memory", details=f"{memory} and {vm.memory}"
+                    "The new pod's memory setting is different with the VM's memory",
+                    details=f"{memory} and {vm.memory}",
                 )
             vm.pod_id, vm.state = pod_id, ASSOCIATED
             self._save(vm)
             return vm
 
-    def plug(self, vm: Vm, *, scratch: Path | None = None, layers: Sequence[Path] = (), nic: NicSpec | None = None) -> None:
-        """Hot-plug what a pod needs and the VM does not have. Errors: DriverError, InvalidInput; undone by ``release``."""
+    def plug(
+        self, vm: Vm, *, scratch: Path | None = None, layers: Sequence[Path] = (), nic: NicSpec | None = None
+    ) -> None:
+        """Hot-plug what a pod needs and the VM does not have.
+
+        Errors: DriverError, InvalidInput; undone by ``release``.
+        """
         with vm.lock:
             if scratch is not None and str(scratch) not in vm.disks:
                 self._plug_disk(vm, scratch, SCRATCH_LUN)
@@ -302,7 +311,10 @@ class VmService:
             self._save(vm)
 
     def unpause(self, vm: Vm) -> None:
-        """Let the VM's CPUs run; an agent not met since the daemon's start is met now. Errors: DriverError, AgentError."""
+        """Let the VM's CPUs run; an agent not met since the daemon's start is met now.
+
+        Errors: DriverError, AgentError.
+        """
         with vm.lock:
             self._driver.resume(vm.id)
             vm.state = ASSOCIATED if vm.pod_id else IDLE
@@ -312,7 +324,10 @@ class VmService:
                 vm.connected = True
 
     def shutdown(self, vm: Vm, *, timeout: float = 10.0) -> None:
-        """Bring what the guest has written to its disks, then switch it off. A guest that does not answer is switched off, too."""
+        """Bring what the guest has written to its disks, then switch it off.
+
+        A guest that does not answer is switched off, too.
+        """
         with contextlib.suppress(HyperError):
             vm.agent.request(Method.QUIESCE, timeout=timeout)
         self.destroy(vm)
@@ -357,7 +372,9 @@ class VmService:
                 resolution="see the VM's console log; is the guest built for this host?",
             ) from error
         ready = time.monotonic()
-        log.info("vm.booted", vm=vm.id, create_ms=round((created - started) * 1e3), ready_ms=round((ready - started) * 1e3))
+        log.info(
+            "vm.booted", vm=vm.id, create_ms=round((created - started) * 1e3), ready_ms=round((ready - started) * 1e3)
+        )
 
     def _boot_later(self, vm: Vm) -> None:
         try:

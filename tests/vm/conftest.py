@@ -49,7 +49,9 @@ class Host:
     def background(self, *words: str) -> subprocess.Popen[bytes]:
         """Start hyperctl with pipes."""
         argv = [HYPERCTL, "-H", self.daemon.host, *words]
-        return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=PROJECT)
+        return subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=PROJECT
+        )
 
     def pod(self, name: str, script: str, *, options: Sequence[str] = ()) -> str:
         """Start a detached pod that runs a shell script; give its name."""
@@ -87,9 +89,13 @@ class Host:
 def launch(registry: RegistryServer, *, config: str = "") -> tuple[HyperdLauncher, Host]:
     """Make a daemon with the image pulled."""
     daemon = HyperdLauncher(driver="libvirt", guest=GUEST, config=config)
-    daemon.start()
     host = Host(daemon, f"{registry.host}/busybox")
-    host.ok("pull", host.image)
+    try:
+        daemon.start()
+        host.ok("pull", host.image)
+    except BaseException:
+        daemon.close(check=False)
+        raise
     return daemon, host
 
 

@@ -25,6 +25,7 @@ from hyperd.config import HypervisorConfig
 from hyperd.errors import Conflict, DriverError, NotFound
 from hyperd.guest.image import GuestFiles, find_guest
 from hyperd.vm.driver import DiskSpec, NicSpec, PowerState, VmEventKind, VmSpec
+from hyperd.vm.libvirt import accel, designer
 
 pytestmark = [pytest.mark.vm, pytest.mark.root]
 
@@ -538,3 +539,50 @@ def test_calls_from_many_threads(driver: DriverProcess, root: Path, files: Guest
     driver.call("resume", spec.vm_id)
     with agent(spec) as host:
         assert host.ask(Method.PING)
+
+
+def test_accelerator_is_found_out_once(mortal_root: Path, files: GuestFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(mortal_root))
+    settings = HypervisorConfig(kernel=files.kernel, initrd=files.initrd)
+    first = DriverProcess(mortal_root, settings)
+    try:
+        assert first.info.accelerator in {"kvm", "tcg"}
+        assert first.info.reason
+        assert not emulators(mortal_root), "the probe is still there"
+        spec = make_spec(mortal_root, files)
+        first.call("create", spec)
+        with agent(spec) as host:
+            assert host.ask(Method.PING)
+    finally:
+        first.kill()
+    second = DriverProcess(mortal_root, settings)
+    try:
+        assert second.info == first.info
+        assert second.open_time < accel.DEADLINE / 2, "it was tried again"
+        second.call("destroy", spec.vm_id)
+    finally:
+        second.close()
+
+
+def test_probe_of_an_accelerator(files: GuestFiles) -> None:
+    """TCG works everywhere: the proof is accepted. An accelerator that does not exist is none."""
+    guest = accel.ProbeGuest(
+        emulator="/usr/bin/qemu-system-x86_64",
+        kernel=files.kernel,
+        initrd=files.initrd,
+        firmware=designer.find_firmware(),
+    )
+    assert accel.boots(guest, accelerator="tcg", deadline=60)
+    assert not accel.boots(guest, accelerator="nonsense", deadline=60)
+
+
+def test_daemon_killed_while_it_tries_kvm(
+    mortal_root: Path, files: GuestFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where KVM works or is missing the verdict is there before the daemon dies; then nothing is left either."""
+    monkeypatch.setenv("TMPDIR", str(mortal_root))
+    settings = HypervisorConfig(kernel=files.kernel, initrd=files.initrd)
+    process = DriverProcess(mortal_root, settings, wait=False)
+    wait_until(lambda: process.opening.done() or emulators(mortal_root), "neither probe nor verdict", 60)
+    process.kill()
+    wait_until(lambda: not emulators(mortal_root), "the probe survived its daemon")

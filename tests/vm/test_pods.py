@@ -97,9 +97,14 @@ def test_attach_sees_what_is_typed_and_the_exit_code(host: Host):
 
 
 def test_logs_follow_tail_since_and_timestamps(host: Host):
-    name = host.pod("logs", "for i in 1 2 3 4 5; do echo out $i; echo err $i >&2; done; read wait; echo last; sleep 1000")
+    name = host.pod(
+        "logs", "for i in 1 2 3 4 5; do echo out $i; echo err $i >&2; done; read wait; echo last; sleep 1000"
+    )
     until(lambda: b"err 5" in host.ctl("logs", name).stderr)
-    assert host.ok("logs", "--tail", "1", name) + host.ctl("logs", "--tail", "1", name).stderr.decode() in ("out 5\n", "err 5\n")
+    assert host.ok("logs", "--tail", "1", name) + host.ctl("logs", "--tail", "1", name).stderr.decode() in (
+        "out 5\n",
+        "err 5\n",
+    )
     stamped = host.ok("logs", "-t", name).splitlines()
     assert [line.partition("Z ")[2] for line in stamped] == [f"out {i}" for i in range(1, 6)]
     follower = host.background("logs", "-f", name)
@@ -123,7 +128,11 @@ def test_two_containers_of_a_pod_share_network_hostname_and_ipc_but_not_files(ho
     pod = {
         "id": "twins",
         "containers": [
-            {"name": "server", "image": host.image, "command": ["sh", "-c", "echo mine > /only; echo shm > /dev/shm/x; nc -l -p 7000 -e echo over"]},
+            {
+                "name": "server",
+                "image": host.image,
+                "command": ["sh", "-c", "echo mine > /only; echo shm > /dev/shm/x; nc -l -p 7000 -e echo over"],
+            },
             {"name": "client", "image": host.image, "command": ["sleep", "1000"]},
         ],
     }
@@ -177,7 +186,9 @@ def test_overrides_of_the_image(host: Host):
                 "name": "over-c",
                 "image": host.image,
                 "entrypoint": ["/bin/sh", "-c"],
-                "command": ["pwd; id -u; id -g; id -G; echo $COLOR $HOME; touch /x; cat /etc/motd; stat -c %a /etc/motd; ulimit -n; sleep 1000"],
+                "command": [
+                    "pwd; id -u; id -g; id -G; echo $COLOR $HOME; touch /x; cat /etc/motd; stat -c %a /etc/motd; ulimit -n; sleep 1000"
+                ],
                 "workdir": "/made/for/it",
                 "user": {"name": "1000", "group": "1001", "additionalGroups": ["7"]},
                 "envs": [{"env": "COLOR", "value": "blue"}],
@@ -217,8 +228,11 @@ def test_a_terminal(host: Host):
 def test_containers_come_and_go_in_a_running_pod(host: Host):
     name = host.pod("base", "sleep 1000")
     answer = host.daemon.json(
-        "POST", "/container/create", body={"name": "extra", "image": host.image, "command": ["sh", "-c", "echo hi; exit 3"]},
-        podId=name, status=201,
+        "POST",
+        "/container/create",
+        body={"name": "extra", "image": host.image, "command": ["sh", "-c", "echo hi; exit 3"]},
+        podId=name,
+        status=201,
     )
     host.daemon.json("POST", "/container/start", container="extra")
     assert host.daemon.json("GET", "/exitcode", container="extra") == 3
@@ -247,7 +261,10 @@ def test_stop_and_kill_of_a_container(host: Host):
 def test_idle_vms_as_the_first_api_had_them(host: Host):
     vm = host.daemon.json("POST", "/vm/create")["ID"]
     assert host.daemon.json("GET", "/list", item="vm", vm=vm)["vmData"] == [f"{vm}::idle"]
-    spec = {"id": "onvm", "containers": [{"name": "onvm-c", "image": host.image, "command": ["sh", "-c", "echo here; sleep 1000"]}]}
+    spec = {
+        "id": "onvm",
+        "containers": [{"name": "onvm-c", "image": host.image, "command": ["sh", "-c", "echo here; sleep 1000"]}],
+    }
     status, _, _ = host.daemon.request("POST", "/pod/create", podArgs=json.dumps(spec))
     assert status == 201
     assert host.daemon.json("POST", "/pod/start", podId="onvm", vmId=vm)["ID"] == vm
