@@ -168,6 +168,24 @@ def test_sigterm_of_the_first_process_powers_off(guest_files: GuestFiles) -> Non
         assert guest.process.wait(20) == 0
 
 
+def test_shutdown_leaves_a_clean_disk(guest_files: GuestFiles, layer: Path, tmp_path: Path) -> None:
+    scratch = new_scratch(tmp_path)
+    with Guest(guest_files, disks=[(layer, True), (scratch, False)]) as guest, guest.connect(fresh=True) as host:
+        host.run(Plan().mkdir(LAYER).mount("lun:0", LAYER, "squashfs", MS_RDONLY))
+        host.run(Plan().mkdir(SCRATCH).mount("lun:1", SCRATCH, "ext4"))
+        host.run(box_plan("last"))
+        base = host.new_base()
+        script = "trap 'echo asked > /end; exit 0' TERM; echo on; while :; do sleep 0.1; done"
+        host.start(isolated(host.program("last", base), "last").argv(["sh", "-c", script]))
+        host.pump(lambda: host.output(base + 1) == b"on\n")
+        host.ask(Method.SHUTDOWN, 10_000)
+        assert guest.process.wait(30) == 0
+    head = subprocess.run(["dumpe2fs", "-h", scratch], capture_output=True, text=True, check=True).stdout
+    assert "needs_recovery" not in head
+    read = subprocess.run(["debugfs", "-R", "cat last/upper/end", scratch], capture_output=True, text=True, check=True)
+    assert read.stdout == "asked\n"
+
+
 # Containers.
 
 

@@ -18,6 +18,7 @@ TAILQ_HEAD(stream_list, stream);
 static struct stream_list work_list = TAILQ_HEAD_INITIALIZER(work_list);
 static struct stream_list tx_list = TAILQ_HEAD_INITIALIZER(tx_list);
 static size_t buffered, budget;
+static bool any_starved;
 
 static void want_work(struct stream *s) {
   if (!s->in_work)
@@ -72,8 +73,9 @@ static void close_end(struct stream *s) {
 
 static void account(size_t freed) {
   buffered -= freed;
-  if (!freed || buffered > budget)
+  if (!any_starved || buffered > budget)
     return;
+  any_starved = false;
   struct process *p;
   TAILQ_FOREACH(p, &processes, link) {
     for (int i = 0; i < 3; i++)
@@ -153,7 +155,7 @@ static bool input_work(struct stream *s) {
 static size_t output_allowance(struct stream *s) {
   size_t room = ring_room(&s->ring);
   if (buffered >= budget && ring_used(&s->ring) >= ALWAYS_ALLOWED) {
-    s->starved = true;
+    s->starved = any_starved = true;
     return 0;
   }
   return room < SLICE ? room : SLICE;
