@@ -22,7 +22,7 @@ from hyperd.vm.driver import HypervisorInfo, VmEvent, VmEventKind
 class DriverProcess:
     """Calls of the driver's methods run in the child, several at once; its events arrive in ``events``."""
 
-    def __init__(self, root: Path, settings: HypervisorConfig) -> None:
+    def __init__(self, root: Path, settings: HypervisorConfig, *, wait: bool = True) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
@@ -41,8 +41,11 @@ class DriverProcess:
         self._link.send((root, settings))
         self._reader.start()
         started = time.monotonic()
+        self.opening = self.submit("open")
+        if not wait:
+            return
         try:
-            self.info: HypervisorInfo = self.call("open")
+            self.info: HypervisorInfo = self.opening.result(90)
         except BaseException:
             self.kill()
             raise

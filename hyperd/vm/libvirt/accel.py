@@ -21,7 +21,7 @@ from pathlib import Path
 import structlog
 
 from hyperd.agent import frames
-from hyperd.vm.driver import CONTROL_PORT
+from hyperd.vm.driver import CONTROL_PORT, STREAM_PORT
 
 log = structlog.get_logger(__name__)
 
@@ -158,9 +158,11 @@ def _command(guest: ProbeGuest, accelerator: str, path: Path) -> list[str]:
         *("-m", "128", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *(("-bios", guest.firmware) if guest.firmware else ()),
         *("-kernel", str(guest.kernel), "-initrd", str(guest.initrd)),
-        *("-append", "console=ttyS0 quiet panic=-1"),
+        *("-append", "console=ttyS0 quiet panic=-1", "-serial", "null"),
         *("-device", "virtio-serial-pci", "-chardev", f"socket,id=c0,path={path},server=on,wait=off"),
         *("-device", f"virtserialport,chardev=c0,name={CONTROL_PORT}"),
+        # The agent answers once it has both its ports.
+        *("-chardev", "null,id=c1", "-device", f"virtserialport,chardev=c1,name={STREAM_PORT}"),
     ]
 
 
