@@ -208,7 +208,10 @@ class LibvirtDriver(VmDriver):
                     )
                 self._remember(host, spec.vm_id, sockets)
             except BaseException:
-                self._erase(spec.vm_id, sockets)
+                try:
+                    self._erase(spec.vm_id, sockets)
+                except HyperError:
+                    log.exception("vm.undo_failed", vm=spec.vm_id)
                 raise
         log.info("vm.created", vm=spec.vm_id, vcpu=spec.vcpu, memory=spec.memory, paused=spec.paused)
 

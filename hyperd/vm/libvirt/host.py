@@ -133,12 +133,16 @@ class Host:
         if self.embedded:
             self._write_config()
         start_event_loop()
-        found = call(
-            lambda: self._open(accelerators),
-            timeout=OPEN_TIMEOUT,
-            brief="Cannot open the hypervisor",
-            late=lambda _: self.close(),
-        )
+        try:
+            found = call(
+                lambda: self._open(accelerators),
+                timeout=OPEN_TIMEOUT,
+                brief="Cannot open the hypervisor",
+                late=lambda _: self.close(),
+            )
+        except BaseException:
+            self.close()
+            raise
         if not found:
             self.close()
             raise DriverError(
