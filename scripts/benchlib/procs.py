@@ -1,0 +1,43 @@
+"""What /proc tells of processes: memory and CPU time (proc(5))."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_MIB = 1024.0
+
+
+def cpu_seconds(pid: int) -> float:
+    """Give user and system time of a process in seconds. Errors: OSError when it is gone."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def memory(pid: int) -> tuple[float, float]:
+    """Give resident and proportional memory of a process in MiB. Errors: OSError when it is gone."""
+    values = {}
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
+        name, _, rest = line.partition(":")
+        values[name] = int(rest.split()[0])
+    return values["Rss"] / _MIB, values["Pss"] / _MIB
+
+
+def find(*words: str) -> list[int]:
+    """Give the processes whose command line has all these words in it."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        with suppress(OSError):
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if all(word in line for word in words):
+                found.append(int(entry.name))
+    return sorted(found)
+
+
+def qemus(directory: Path) -> list[int]:
+    """Give the QEMU processes whose files are in this directory."""
+    return find("qemu-system-", f"{directory}/")

@@ -1,0 +1,109 @@
+"""The table: Markdown for people, JSON for later, ratios between two runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchlib.rows import ROWS, Row
+
+FORMAT = 1
+_HEAD = "| what | median | quartiles (n) | beside | ratio | wanted |\n|---|---:|---:|---|---:|---|"
+_SCALE = {"ms": 1000.0}
+
+
+class BadResults(ValueError):
+    """A file is not what ``scripts/bench`` wrote."""
+
+
+def number(value: float, unit: str) -> str:
+    """Write a value (times are given in seconds) for people."""
+    scaled = value * _SCALE.get(unit, 1.0)
+    digits = 0 if scaled >= 100 else 1 if scaled >= 10 else 2
+    return f"{scaled:,.{digits}f}"
+
+
+def ratio(value: float, other: float) -> str:
+    """Write a ratio."""
+    return f"{value / other:.2f}" if other else "-"
+
+
+def met(row: Row, summaries: Mapping[str, Mapping[str, float]]) -> bool | None:
+    """Tell whether a line's goal is met, None when it has none or its peer is missing."""
+    if row.limit is None:
+        return None
+    value = summaries[row.key]["median"] * _SCALE.get(row.unit, 1.0)
+    if row.relative:
+        peer = summaries.get(row.peers[0][0])
+        if peer is None or not peer["median"]:
+            return None
+        value = summaries[row.key]["median"] / peer["median"]
+    return value >= row.limit if row.more else value <= row.limit
+
+
+def line(row: Row, summaries: Mapping[str, Mapping[str, float]]) -> str:
+    """Write one line of the table."""
+    own = summaries[row.key]
+    peers = [(title, summaries[key]) for key, title in row.peers if key in summaries]
+    beside = "<br>".join(f"{title} {number(peer['median'], row.unit)}" for title, peer in peers)
+    ratios = "<br>".join(ratio(own["median"], peer["median"]) for _, peer in peers)
+    verdict = {True: f"{row.goal}: yes", False: f"{row.goal}: **no**", None: row.goal}[met(row, summaries)]
+    spread = f"{number(own['low'], row.unit)}-{number(own['high'], row.unit)} ({own['n']:g})"
+    return (
+        f"| {row.title} | {number(own['median'], row.unit)} {row.unit} | {spread} | {beside} | {ratios} | {verdict} |"
+    )
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """Write the whole table with the run's circumstances."""
+    summaries, host = results["summaries"], results["host"]
+    lines = [_HEAD, *(line(row, summaries) for row in ROWS if row.key in summaries)]
+    machine = f"{host['cpus']} CPUs, {host['memory_gib']} GiB, {host['system']}, {host['qemu']}"
+    guest = f"accelerator {results['accelerator']}, guest kernel {results['kernel']}"
+    load = f"load average {results['load'][0]} before and {results['load'][1]} after"
+    words = [f"{machine}; {guest}; {results['rounds']} interleaved rounds, {load}."]
+    words += [f"Missing: {text}." for text in results["missing"]]
+    words += [f"Failed: {text}." for text in results["failures"]]
+    return "\n".join([*lines, "", *words])
+
+
+def write_between(path: Path, text: str, marker: str = "bench") -> bool:
+    """Replace what stands between ``<!-- marker -->`` and ``<!-- /marker -->``; False when the marks are not there."""
+    start, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
+    old = path.read_text(encoding="utf-8") if path.exists() else ""
+    if start not in old or end not in old:
+        return False
+    before, _, rest = old.partition(start)
+    after = rest.partition(end)[2]
+    path.write_text(f"{before}{start}\n{text}\n{end}{after}", encoding="utf-8")
+    return True
+
+
+def load_results(path: Path) -> dict[str, Any]:
+    """Read a results file. Errors: BadResults, OSError."""
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        if results["format"] == FORMAT and all(value["median"] >= 0 for value in results["summaries"].values()):
+            return dict(results)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadResults(f"{path}: {error!r}") from error
+    raise BadResults(f"{path}: not of format {FORMAT}")
+
+
+def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Write new beside old. A change is marked when the quartiles of the two runs do not overlap and over 10 %."""
+    lines = ["| what | old | new | new/old | |", "|---|---:|---:|---:|---|"]
+    for row in ROWS:
+        before, after = old["summaries"].get(row.key), new["summaries"].get(row.key)
+        if before is None or after is None or not before["median"]:
+            continue
+        change = after["median"] / before["median"]
+        apart = after["low"] > before["high"] or after["high"] < before["low"]
+        mark = ""
+        if apart and abs(change - 1) > 0.1:
+            mark = "better" if (change > 1) == row.more else "**worse**"
+        values = f"{number(before['median'], row.unit)} | {number(after['median'], row.unit)} {row.unit}"
+        lines.append(f"| {row.title} | {values} | {change:.2f} | {mark} |")
+    return "\n".join(lines)

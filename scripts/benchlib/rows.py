@@ -1,0 +1,120 @@
+"""The lines of the table: what each figure is, what stands beside it, and what issue and design ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line.
+
+    Args:
+        key: of the samples.
+        title: for people.
+        unit: ``ms``, ``s``, ``MiB``, ``%``, ``MB/s`` or ``1/s``; samples of times are in seconds.
+        peers: (key, title) of what it is compared with.
+        goal: what is wanted, in words.
+        limit: the same as a number, of the ratio to the first peer when ``relative``, else of the value in ``unit``.
+        more: more is better.
+
+    """
+
+    key: str
+    title: str
+    unit: str
+    peers: tuple[tuple[str, str], ...] = ()
+    goal: str = ""
+    limit: float | None = None
+    relative: bool = False
+    more: bool = False
+
+
+_FLOOR = ("boot.microvm", "raw microvm")
+_FLOOR_CPU = ("boot.microvm.cpu", "raw microvm")
+
+ROWS = (
+    Row(key="boot.microvm", title="raw QEMU `-M microvm`, boot to WELCOME: the floor", unit="ms"),
+    Row(key="boot.microvm.cpu", title="… CPU time of QEMU", unit="ms"),
+    Row(key="boot.q35", title="raw QEMU q35 with a pod's devices", unit="ms", peers=(_FLOOR,)),
+    Row(key="boot.q35.cpu", title="… CPU time of QEMU", unit="ms", peers=(_FLOOR_CPU,)),
+    Row(
+        key="start.api", title="cold start at the API: pod create to container started", unit="ms",
+        peers=(_FLOOR, ("boot.q35", "raw q35"), ("start.podman", "podman run -d")),
+        goal="≤ 1.4 x floor", limit=1.4, relative=True,
+    ),
+    Row(key="start.cpu.qemu", title="… CPU time of QEMU until then", unit="ms", peers=(_FLOOR_CPU,)),
+    Row(key="start.cpu.daemon", title="… CPU time of the daemon", unit="ms"),
+    Row(key="start.api.create", title="… of it: pod create", unit="ms"),
+    Row(key="start.phase.libvirt", title="… of it: libvirt makes the domain", unit="ms"),
+    Row(key="start.phase.boot", title="… of it: guest boots to WELCOME", unit="ms", peers=(_FLOOR,)),
+    Row(
+        key="start.ctl", title="`hyperctl run -d`, cold", unit="ms", peers=(_FLOOR, ("start.podman", "podman run -d")),
+        goal="warm: ≤ podman; 300 ms at most", limit=300,
+    ),
+    Row(
+        key="run.ctl", title="`hyperctl run --rm IMAGE true`", unit="ms", peers=(("run.podman", "podman run --rm"),),
+        goal="warm: ≤ podman", limit=1.0, relative=True,
+    ),
+    Row(key="exec.api", title="exec at the API: create, start, output, exit code", unit="ms", goal="≤ 25 ms", limit=25),
+    Row(
+        key="exec.ctl", title="`hyperctl exec POD true`", unit="ms", peers=(("exec.podman", "podman exec"),),
+        goal="≤ 100 ms", limit=100,
+    ),
+    Row(key="stop.api", title="stop of a running pod", unit="ms"),
+    Row(
+        key="rm.api", title="rm of a running pod at the API", unit="ms", peers=(("rm.podman", "podman rm -f"),),
+        goal="≤ podman", limit=1.0, relative=True,
+    ),
+    Row(key="rm.ctl", title="`hyperctl rm` of a running pod", unit="ms", peers=(("rm.podman", "podman rm -f"),)),
+    Row(
+        key="list.ctl", title="`hyperctl list`", unit="ms", peers=(("list.python", "python3 -c pass"),),
+        goal="≤ 3 x python", limit=3.0, relative=True,
+    ),
+    Row(
+        key="list.p50", title="`GET /list?item=pod`, 50 pods, one client", unit="ms", peers=(("ping.p50", "`/_ping`"),),
+        goal="≤ 1.5 ms", limit=1.5,
+    ),
+    Row(
+        key="list.rate", title="… requests with 8 clients", unit="1/s", peers=(("ping.rate", "`/_ping`"),),
+        goal="≥ 1,500/s", limit=1500, more=True,
+    ),
+    Row(key="ping.p50", title="`GET /_ping`, one client: the HTTP stack alone", unit="ms"),
+    Row(
+        key="throughput.exec.api", title="output of an exec, zeros, at the API", unit="MB/s",
+        peers=(("throughput.guest", "same in the guest to /dev/null"), ("throughput.exec.podman", "podman exec")),
+        goal="≥ 150 MB/s", limit=150, more=True,
+    ),
+    Row(
+        key="throughput.exec.ctl", title="… through `hyperctl exec`", unit="MB/s",
+        peers=(("throughput.exec.podman", "podman exec"),), more=True,
+    ),
+    Row(
+        key="throughput.attach.api", title="attach to a container's text, logged, at the API", unit="MB/s",
+        peers=(("throughput.attach.podman", "podman run, logged"),), goal="≥ 150 MB/s", limit=150, more=True,
+    ),
+    Row(
+        key="throughput.logs.api", title="its log read back at the API", unit="MB/s",
+        peers=(("throughput.logs.podman", "podman logs"),), more=True,
+    ),
+    Row(key="memory.daemon.idle.pss", title="daemon, no pod (PSS)", unit="MiB"),
+    Row(
+        key="memory.daemon.rss", title="daemon with the idle pods (RSS)", unit="MiB",
+        goal="≤ 90 MiB with 20 pods", limit=90,
+    ),
+    Row(key="memory.daemon.pss", title="… (PSS)", unit="MiB"),
+    Row(
+        key="memory.qemu.rss", title="QEMU of an idle 128 MiB pod (RSS)", unit="MiB",
+        peers=(("memory.raw.rss", "raw microvm"),),
+    ),
+    Row(
+        key="memory.qemu.pss", title="… (PSS)", unit="MiB",
+        peers=(("memory.raw.pss", "raw microvm"), ("memory.podman.pss", "podman: conmon and program")),
+        goal="≤ 100 MiB", limit=100,
+    ),
+    Row(
+        key="idle.qemu.cpu", title="CPU of an idle pod", unit="%", peers=(("idle.raw.cpu", "raw microvm"),),
+        goal="≤ 1 %", limit=1.0,
+    ),
+    Row(key="idle.daemon.cpu", title="CPU of the daemon meanwhile", unit="%"),
+)  # fmt: skip

@@ -1,0 +1,244 @@
+"""What is done and timed. A scenario does one round at a time, so that all of them and their peers are interleaved."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchlib import httpload
+from benchlib.podman import LIMITS, Podman
+from benchlib.procs import cpu_seconds, qemus
+from benchlib.rawboot import RawVm
+from benchlib.samples import Samples
+from benchlib.target import Received, Target, piped, wall
+
+SLEEP = ("sleep", "3600")
+# Pods in the list; they are defined and do not run, so that the figure is the daemon's alone.
+LISTED_PODS = 50
+# Text, not zeros: both logs of the peers escape or cut by lines.
+LINE = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-"
+
+
+@dataclass
+class Context:
+    """What scenarios share. ``podman`` is None when it is not installed."""
+
+    target: Target
+    samples: Samples
+    podman: Podman | None
+    kernel: Path
+    initrd: Path
+    quick: bool
+    scratch: dict[str, int] = field(default_factory=dict)
+
+    def name(self) -> str:
+        """Give a pod's name that was not used before."""
+        self.scratch["names"] = self.scratch.get("names", 0) + 1
+        return f"bench-{self.scratch['names']}"
+
+
+class Scenario:
+    """One thing to measure: ``prepare`` once, ``round`` many times, ``finish`` once."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.target = context.target
+        self.samples = context.samples
+
+    def prepare(self) -> None:
+        """Make what the rounds need; nothing is timed."""
+
+    def round(self) -> None:
+        """Measure once."""
+
+    def finish(self) -> None:
+        """Measure what is measured once, and remove what was made."""
+
+
+class BootScenario(Scenario):
+    """Raw QEMU on the same kernel and initramfs."""
+
+    def round(self) -> None:
+        for machine in ("microvm", "q35"):
+            with RawVm(self.context.kernel, self.context.initrd, machine=machine) as raw:
+                took = raw.boot()
+            self.samples.add(f"boot.{machine}", took.wall)
+            self.samples.add(f"boot.{machine}.cpu", took.cpu)
+
+
+class StartScenario(Scenario):
+    """A pod's life, cold: by hyperctl and at the API; the same with podman."""
+
+    def round(self) -> None:
+        self._hyperctl()
+        self._api()
+        if self.context.podman is not None:
+            self._podman(self.context.podman)
+
+    def _hyperctl(self) -> None:
+        name = self.context.name()
+        self.samples.add("start.ctl", wall(self.target.command("run", "-d", "--name", name, self.target.image, *SLEEP)))
+        self.samples.add("rm.ctl", wall(self.target.command("rm", name)))
+
+    def _api(self) -> None:
+        name, daemon = self.context.name(), self.target.daemon.pid
+        before, others = cpu_seconds(daemon), set(qemus(self.target.daemon.directory))
+        with self.samples.timed("start.api"):
+            with self.samples.timed("start.api.create"):
+                self.target.create(name, SLEEP)
+            self.target.start(name)
+        self.samples.add("start.cpu.daemon", cpu_seconds(daemon) - before)
+        self.samples.add("start.cpu.qemu", sum(map(cpu_seconds, set(qemus(self.target.daemon.directory)) - others)))
+        with self.samples.timed("stop.api"):
+            self.target.api("POST", "/pod/stop", podId=name)
+        self.target.start(name)
+        with self.samples.timed("rm.api"):
+            self.target.remove(name)
+
+    def _podman(self, podman: Podman) -> None:
+        name = self.context.name()
+        words = ("run", "-d", "--name", name, *LIMITS, self.target.image, *SLEEP)
+        self.samples.add("start.podman", wall(podman.command(*words)))
+        self.samples.add("rm.podman", wall(podman.command("rm", "-f", "-t", "0", name)))
+
+    def finish(self) -> None:
+        for create, boot in self.target.boot_times():
+            self.samples.add("start.phase.libvirt", create)
+            self.samples.add("start.phase.boot", boot)
+
+
+class RunScenario(Scenario):
+    """``run --rm IMAGE true``."""
+
+    def round(self) -> None:
+        self.samples.add("run.ctl", wall(self.target.command("run", "--rm", self.target.image, "true")))
+        if self.context.podman is not None:
+            command = self.context.podman.command("run", "--rm", *LIMITS, self.target.image, "true")
+            self.samples.add("run.podman", wall(command))
+
+
+class ExecScenario(Scenario):
+    """A command in a running pod."""
+
+    def prepare(self) -> None:
+        self._pod = self.context.name()
+        self._container = self.target.create(self._pod, SLEEP)
+        self.target.start(self._pod)
+        for _ in range(3):  # the first ones translate the guest's code
+            self.target.execute(self._container, ["echo", "warm"])
+        if self.context.podman is not None:
+            self.context.podman.run("run", "-d", "--name", self._pod, *LIMITS, self.target.image, *SLEEP)
+
+    def round(self) -> None:
+        for _ in range(5):
+            with self.samples.timed("exec.api"):
+                received = self.target.execute(self._container, ["echo", "word"])
+            if received.head != b"word\n":
+                raise RuntimeError(f"wrong output {received.head!r}")
+        for _ in range(2):
+            self.samples.add("exec.ctl", wall(self.target.command("exec", self._container, "true")))
+            if self.context.podman is not None:
+                self.samples.add("exec.podman", wall(self.context.podman.command("exec", self._pod, "true")))
+
+    def finish(self) -> None:
+        self.target.remove(self._pod)
+        if self.context.podman is not None:
+            self.context.podman.run("rm", "-f", "-t", "0", self._pod)
+
+
+class ListScenario(Scenario):
+    """The list: as a command, and as a request under load. The floor of the request is ``/_ping``."""
+
+    def prepare(self) -> None:
+        self._pods = [self.context.name() for _ in range(LISTED_PODS)]
+        for name in self._pods:
+            self.target.create(name, SLEEP)
+
+    def round(self) -> None:
+        for _ in range(2):
+            self.samples.add("list.ctl", wall(self.target.command("list")))
+            self.samples.add("list.python", wall([sys.executable, "-c", "pass"]))
+            self.samples.add("list.python.isolated", wall([sys.executable, "-I", "-S", "-c", "pass"]))
+        socket = self.target.daemon.socket
+        seconds = 0.5 if self.context.quick else 1.0
+        for key, path in (("list", "/list?item=pod"), ("ping", "/_ping")):
+            _, times = httpload.run(socket, path, clients=1, seconds=seconds)
+            self.samples.add(f"{key}.p50", statistics.median(times))
+            rate, _ = httpload.run(socket, path, clients=8, seconds=seconds)
+            self.samples.add(f"{key}.rate", rate)
+
+    def finish(self) -> None:
+        for name in self._pods:
+            self.target.remove(name)
+
+
+class ThroughputScenario(Scenario):
+    """Bytes from a guest to a client: an exec's output, attach to a container, its log. MB/s, 10^6."""
+
+    def prepare(self) -> None:
+        self._size = (8 if self.context.quick else 32) << 20
+        self._script = f"yes {LINE} | head -c {self._size}"
+        self._pod = self.context.name()
+        self._container = self.target.create(self._pod, SLEEP)
+        self.target.start(self._pod)
+        if self.context.podman is not None:
+            self.context.podman.run("run", "-d", "--name", self._pod, *LIMITS, self.target.image, *SLEEP)
+
+    def round(self) -> None:
+        zeros = ["head", "-c", str(self._size), "/dev/zero"]
+        self._add("exec.api", *_taken(self.target.execute(self._container, zeros)))
+        self._add("exec.ctl", *piped(self.target.command("exec", self._container, *zeros)))
+        quiet = ["sh", "-c", f"{' '.join(zeros)} >/dev/null"]
+        started = time.monotonic()
+        self.target.execute(self._container, quiet)
+        self._add("guest", self._size, time.monotonic() - started)
+        self._attach_and_logs()
+        if self.context.podman is not None:
+            self._podman(self.context.podman, zeros)
+
+    def _attach_and_logs(self) -> None:
+        pod = self.context.name()
+        container = self.target.create(pod, ["sh", "-c", self._script])
+        received = self.target.stream("POST", "/attach", wait_for=pod, container=container)
+        self._add("attach.api", *_taken(received))
+        received = self.target.stream("GET", "/container/logs", container=container, stdout="yes", stderr="yes")
+        self._add("logs.api", *_taken(received))
+        self.target.remove(pod)
+
+    def _podman(self, podman: Podman, zeros: list[str]) -> None:
+        self._add("exec.podman", *piped(podman.command("exec", self._pod, *zeros)))
+        name = self.context.name()
+        self._add(
+            "attach.podman",
+            *piped(podman.command("run", "--name", name, *LIMITS, self.target.image, "sh", "-c", self._script)),
+        )
+        self._add("logs.podman", *piped(podman.command("logs", name)))
+        podman.run("rm", "-f", "-t", "0", name)
+
+    def _add(self, key: str, size: int, seconds: float) -> None:
+        if size != self._size:
+            raise RuntimeError(f"{key}: {size} bytes arrived, {self._size} were sent")
+        self.samples.add(f"throughput.{key}", size / seconds / 1e6)
+
+    def finish(self) -> None:
+        self.target.remove(self._pod)
+        if self.context.podman is not None:
+            self.context.podman.run("rm", "-f", "-t", "0", self._pod)
+
+
+def _taken(received: Received) -> tuple[int, float]:
+    return received.size, received.seconds
+
+
+SCENARIOS: dict[str, Callable[[Context], Scenario]] = {
+    "boot": BootScenario,
+    "start": StartScenario,
+    "run": RunScenario,
+    "exec": ExecScenario,
+    "list": ListScenario,
+    "throughput": ThroughputScenario,
+}

@@ -1,0 +1,235 @@
+"""What is measured: a daemon of our own with real VMs, reached by its API and by hyperctl."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, cast
+
+from support.daemon import PROJECT, HyperdLauncher, UnixConnection
+
+HYPERCTL = str(Path(sys.executable).with_name("hyperctl"))
+TIMEOUT = 120.0
+_BOOTED = re.compile(r"event=vm\.booted .*create_ms=(\d+) ready_ms=(\d+)")
+_FRAME_HEADER = 8
+
+
+class RequestFailed(RuntimeError):
+    """The daemon refused something that must work."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Received:
+    """A stream that was read to its end: the payload's size and first bytes, and seconds from the first byte on."""
+
+    size: int
+    head: bytes
+    seconds: float
+
+
+class Target:
+    """One daemon with one image.
+
+    Args:
+        image: reference of the image; pulled at once.
+        guest: directory of kernel and initramfs.
+
+    """
+
+    def __init__(self, image: str, guest: Path) -> None:
+        self.image = image
+        self.guest = guest
+        # The launcher asks for debug messages, which nobody runs with.
+        self.daemon = HyperdLauncher(driver="libvirt", guest=guest)
+        text = self.daemon.config_path.read_text().replace('log_level = "debug"', 'log_level = "info"')
+        self.daemon.config_path.write_text(text)
+        self._connection: UnixConnection | None = None
+        self.daemon.start()
+        self.ctl("pull", image)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove every pod and VM, then the daemon."""
+        try:
+            for row in self.api("GET", "/list", item="pod")["podData"]:
+                self.api("DELETE", "/pod", podId=row.split(":")[0])
+        finally:
+            if self._connection is not None:
+                self._connection.close()
+            self.daemon.close(check=False)
+
+    def ctl(self, *words: str) -> bytes:
+        """Run hyperctl, which must succeed; give its output. Errors: RequestFailed."""
+        argv = self.command(*words)
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT, check=False, cwd=PROJECT
+        )
+        if done.returncode:
+            raise RequestFailed(f"hyperctl {words[0]}: exit code {done.returncode}, {done.stderr.decode()[-300:]}")
+        return done.stdout
+
+    def command(self, *words: str) -> list[str]:
+        """Give hyperctl's whole command line."""
+        return [HYPERCTL, "-H", self.daemon.host, *words]
+
+    def api(self, method: str, path: str, *, body: object = None, **query: str | int) -> Any:
+        """Ask over the connection that is kept alive; give the decoded answer. Errors: RequestFailed, OSError."""
+        if self._connection is None:
+            self._connection = UnixConnection(self.daemon.socket, TIMEOUT)
+        target = f"{path}?{urllib.parse.urlencode(query)}" if query else path
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"} if data else {}
+        try:
+            self._connection.request(method, target, body=data, headers=headers)
+            answer = self._connection.getresponse()
+            text = answer.read()
+        except (OSError, http.client.HTTPException):
+            self._connection.close()
+            self._connection = None
+            raise
+        if answer.status >= 400:
+            raise RequestFailed(f"{method} {path}: {answer.status} {text[:300].decode(errors='replace')}")
+        return json.loads(text) if text.strip() else None
+
+    def create(self, name: str, command: Sequence[str]) -> str:
+        """Define a pod of one container, which gets the name ``<pod>-c``; give the container's name."""
+        container = {"name": f"{name}-c", "image": self.image, "command": list(command)}
+        self.api("POST", "/pod/create", body={"id": name, "containers": [container]})
+        return f"{name}-c"
+
+    def start(self, name: str) -> None:
+        """Start a pod; the container runs when this returns."""
+        self.api("POST", "/pod/start", podId=name)
+
+    def remove(self, name: str) -> None:
+        """Remove a pod, running or not."""
+        self.api("DELETE", "/pod", podId=name)
+
+    def execute(self, container: str, command: Sequence[str]) -> Received:
+        """Run a command in a container, read its output to the end, ask for its exit code, which must be 0."""
+        ident = self.api("POST", "/exec/create", container=container, command=json.dumps(list(command)))
+        received = self.stream("POST", "/exec/start", container=container, exec=ident)
+        code = self.api("GET", "/exitcode", container=container, exec=ident)
+        if code != 0:
+            raise RequestFailed(f"{command[0]} ended with {code}: {received.head!r}")
+        return received
+
+    def stream(self, method: str, path: str, *, wait_for: str = "", **query: str | int) -> Received:
+        """Take a stream of multiplexed output to its end.
+
+        Args:
+            method: HTTP's. path: of the endpoint.
+            wait_for: a pod that is started once the stream is open.
+            query: parameters.
+
+        """
+        with socket.socket(socket.AF_UNIX) as link:
+            link.settimeout(TIMEOUT)
+            link.connect(str(self.daemon.socket))
+            upgrade = "Connection: Upgrade\r\nUpgrade: tcp\r\n" if method == "POST" else "Connection: close\r\n"
+            target = f"{path}?{urllib.parse.urlencode(query)}"
+            version = "1.1" if method == "POST" else "1.0"  # a follower of 1.0 gets no chunks
+            link.sendall(
+                f"{method} {target} HTTP/{version}\r\nHost: localhost\r\n{upgrade}Content-Length: 0\r\n\r\n".encode()
+            )
+            early = self._head(link, path)
+            if wait_for:
+                self.start(wait_for)
+            return _read_stream(link, early)
+
+    def boot_times(self) -> list[tuple[float, float]]:
+        """Give (libvirt's create, create to the agent's WELCOME) of every VM that booted, in seconds, from the log."""
+        found = _BOOTED.findall(self.daemon.log())
+        return [(int(create) / 1e3, (int(ready) - int(create)) / 1e3) for create, ready in found]
+
+    def _head(self, link: socket.socket, path: str) -> bytes:
+        data = b""
+        while b"\r\n\r\n" not in data:
+            piece = link.recv(4096)
+            if not piece:
+                raise RequestFailed(f"{path}: no answer")
+            data += piece
+        head, _, rest = data.partition(b"\r\n\r\n")
+        status = int(head.split()[1])
+        if status >= 400:
+            raise RequestFailed(f"{path}: {status} {rest[:300].decode(errors='replace')}")
+        if b"transfer-encoding: chunked" in head.lower():
+            raise RequestFailed(f"{path}: a chunked answer to a request that ends its connection")
+        return rest
+
+
+def _read_stream(link: socket.socket, early: bytes) -> Received:
+    """Read stdcopy frames (Docker Remote API, attach) to the end; only their headers are looked at."""
+    buffer = bytearray(1 << 20)
+    view = memoryview(buffer)
+    filled = len(early)
+    buffer[:filled] = early
+    header, head = bytearray(), bytearray()
+    size = left = 0
+    first = time.monotonic() if early else 0.0
+    while True:
+        at = 0
+        while at < filled:
+            if not left:
+                take = min(_FRAME_HEADER - len(header), filled - at)
+                header += view[at : at + take]
+                at += take
+                if len(header) == _FRAME_HEADER:
+                    left = int.from_bytes(header[4:], "big")
+                    header.clear()
+                continue
+            take = min(left, filled - at)
+            if len(head) < 256:
+                head += view[at : at + min(take, 256)]
+            at, left, size = at + take, left - take, size + take
+        filled = link.recv_into(view)
+        if not filled:
+            return Received(size=size, head=bytes(head), seconds=time.monotonic() - (first or time.monotonic()))
+        first = first or time.monotonic()
+
+
+def wall(argv: Sequence[str]) -> float:
+    """Run a command, which must succeed, without looking at its output; give the seconds it took."""
+    started = time.monotonic()
+    done = subprocess.run(
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=TIMEOUT, check=False
+    )
+    took = time.monotonic() - started
+    if done.returncode:
+        raise RequestFailed(f"{Path(argv[0]).name}: exit code {done.returncode}, {done.stderr.decode()[-300:]}")
+    return took
+
+
+def piped(argv: Sequence[str]) -> tuple[int, float]:
+    """Run a command and read its output from a pipe; give its size and the seconds from the first byte to the end."""
+    buffer = bytearray(1 << 20)
+    size, first = 0, 0.0
+    with subprocess.Popen(
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
+    ) as run:
+        pipe = cast("io.FileIO", run.stdout)
+        while taken := pipe.readinto(buffer):
+            first = first or time.monotonic()
+            size += taken
+        took = time.monotonic() - first
+        if run.wait(TIMEOUT):
+            raise RequestFailed(f"{Path(argv[0]).name}: exit code {run.returncode}")
+    return size, took
