@@ -66,6 +66,7 @@ class ProcessState:
     exit_code: int
     stream_base: int
     stdin_received: int
+    stdin_consumed: int
 
 
 class _Port(asyncio.Protocol):
@@ -97,7 +98,7 @@ class _Port(asyncio.Protocol):
                     self.ready.set_result(boot_id)
             for frame in self._decoder.feed(data):
                 self._on_frame(frame)
-        except ProtocolError as error:
+        except ValueError as error:  # ProtocolError is one; so is a number that is none
             log.warning("agent.protocol_error", error=str(error))
             if not self.ready.done():
                 self.ready.set_exception(AgentError("the guest's agent cannot be used", details=str(error)))
@@ -221,6 +222,7 @@ class AgentClient:
                     exit_code=int(code) & 0xFF,
                     stream_base=int(base),
                     stdin_received=int(stdin),
+                    stdin_consumed=int(record.args[10]) if len(record.args) > 10 else int(stdin),
                 )
             except ValueError as error:
                 raise AgentError("the guest's agent lists nonsense", details=str(error)) from error

@@ -34,10 +34,17 @@ class GuestInput:
         """Say where bytes go."""
         self._stream, self._send = stream, send
 
-    def open(self, offset: int = 0) -> None:
-        """Start sending; ``offset`` is what the guest has received (after a restart of the daemon)."""
+    def open(self, received: int = 0, consumed: int = 0) -> None:
+        """Start sending.
+
+        Args:
+            received: offset up to which the guest has the bytes (after a restart of the daemon).
+            consumed: offset up to which its process has taken them; what lies between counts against the window.
+
+        """
         self._opened = True
-        self._base = self._sent = self._acked = offset
+        self._base = self._sent = received
+        self._acked = min(consumed, received)
         self._pump()
 
     @property
@@ -65,8 +72,9 @@ class GuestInput:
         was_congested = self.congested
         if self._acked < offset <= self._sent + 1:
             self._acked = min(offset, self._sent)
-            del self._queue[: self._acked - self._base]
-            self._base = self._acked
+            taken = max(0, self._acked - self._base)
+            del self._queue[:taken]
+            self._base += taken
         self._pump()
         if (was_congested or closed) and not self.congested:
             for callback in tuple(self.on_drained):

@@ -155,9 +155,7 @@ class ExecService:
                 self._finish(row.id, SETUP_FAILED)
                 continue
             process = self._process(vm, row.id, tty=row.tty)
-            self._relay.call(
-                process.resume(vm.agent, state.stream_base, stdin_received=state.stdin_received), timeout=10
-            )
+            self._relay.call(process.resume(vm.agent, state), timeout=10)
             self._relay.soon(process.input.end)
             if not state.running:
                 self._relay.soon(process.exited, state.exit_code)

@@ -114,6 +114,11 @@ def merge_program(spec: ContainerSpec, image_config: Mapping[str, Any], *, hostn
     )
 
 
+def cgroup(process: str) -> str:
+    """Give the control group of a container's run, below the root of cgroup v2."""
+    return f"hyper/{process}"
+
+
 def stop_signal(spec: ContainerSpec, image_config: Mapping[str, Any]) -> int:
     """Give the signal that stops the container: the specification's, the image's, else SIGTERM."""
     for name in (spec.stop_signal, str((image_config.get("config") or {}).get("StopSignal") or "")):
@@ -147,7 +152,7 @@ def container_plan(
     plan.mkdir(f"{directory}/upper").mkdir(f"{directory}/work", 0o700).mkdir(guestfs.ROOTFS)
     plan.add(Op.PROCESS, process)
     plan.add(Op.STREAMS, base, "open")
-    plan.add(Op.CGROUP, f"hyper/{process}")
+    plan.add(Op.CGROUP, cgroup(process))
     for key, value in spec.sysctl.items():
         plan.write("/proc/sys/" + key.replace(".", "/"), value, None)
     for source, _path, _readonly in rootfs.volumes:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import structlog
 
-from hyperd.agent.client import AgentClient
+from hyperd.agent.client import AgentClient, ProcessState
 from hyperd.agent.input import GuestInput
 from hyperd.agent.plan import Plan
 from hyperd.container.states import NOT_EXECUTABLE, NOT_FOUND, SETUP_FAILED
@@ -136,13 +136,14 @@ class GuestProcess:
             return
         await self._opened()
 
-    async def resume(self, agent: AgentClient, base: int, *, stdin_received: int) -> None:
+    async def resume(self, agent: AgentClient, state: ProcessState) -> None:
         """Join a process that runs since before this daemon."""
+        base = state.stream_base
         await self._prepare(agent, base)
         offsets = self.hub.resume_offsets()
         self.hub.connect(self._acknowledge, offsets)
         agent.resume_streams(base, offsets)
-        self.input.open(stdin_received)
+        self.input.open(state.stdin_received, state.stdin_consumed)
 
     def exited(self, code: int) -> None:
         """Take the news that the process has ended. Loop thread."""

@@ -20,7 +20,7 @@ from hyperd.agent.plan import Op, Plan
 from hyperd.config import Config
 from hyperd.container.locks import PodLocks
 from hyperd.container.logconf import LogSettings, log_settings
-from hyperd.container.plan import Program, RootFs, container_plan, merge_program, stop_signal
+from hyperd.container.plan import Program, RootFs, cgroup, container_plan, merge_program, stop_signal
 from hyperd.container.process import AttachSession, GuestProcess
 from hyperd.container.records import ContainerRecords
 from hyperd.container.states import KILLED, LIVE, SETUP_FAILED, ContainerState, phase
@@ -335,9 +335,7 @@ class ContainerService:
             process = self._process(row, row.run_count, tty=self.program(row).tty)
             self._by_ident[vm.id, ident] = process
             self.records.started(row.id, run=row.run_count)
-            self._relay.call(
-                process.resume(vm.agent, state.stream_base, stdin_received=state.stdin_received), timeout=10
-            )
+            self._relay.call(process.resume(vm.agent, state), timeout=10)
             if not state.running:
                 self._relay.soon(process.exited, state.exit_code)
 
@@ -380,6 +378,7 @@ class ContainerService:
                 if process.agent is not None:
                     with contextlib.suppress(HyperError):
                         process.agent.forget(process.ident)
+                        process.agent.run(Plan().add(Op.REMOVE, f"/sys/fs/cgroup/{cgroup(process.ident)}"))
             if row is not None:
                 log.info("container.finished", container=container_id, name=row.name, code=code)
                 self.on_finished(row)

@@ -6,13 +6,17 @@ that read and then write lose updates silently (``docs/decisions.md``, D4).
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
+
+from hyperd.errors import OutOfSpace
 
 
 class Base(DeclarativeBase):
@@ -34,9 +38,19 @@ class Database:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """Give a session whose transaction is committed at the end, rolled back on an exception."""
-        with self._sessions.begin() as session:
-            yield session
+        """Give a session whose transaction is committed at the end, rolled back on an exception.
+
+        Errors: OutOfSpace when the disk is full; sqlalchemy's.
+        """
+        try:
+            with self._sessions.begin() as session:
+                yield session
+        except OperationalError as error:
+            if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                raise OutOfSpace(
+                    "the host's disk is full", details=f"writing {self.path}", resolution="remove pods or images"
+                ) from error
+            raise
 
     def create_all(self) -> None:
         """Make every table (tests); the daemon migrates instead."""

@@ -1,1 +1,1 @@
-"""The guest: its agent (C), its image and its kernel."""
+"""The guest: the agent, the initramfs, the kernels."""

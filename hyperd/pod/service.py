@@ -129,12 +129,13 @@ class PodService:
         """
         with self._locks.locked(pod_id, "stop"):
             state = PodState(self.records.get(pod_id).state)
-            if state not in WITH_VM:
+            if state not in (*WITH_VM, PodState.STOPPING):
                 return
             vm = self._vms.of_pod(pod_id)
             if state == PodState.PAUSED and vm is not None:
                 self._vms.unpause(vm)
-            self.records.change(pod_id, PodState.STOPPING)
+            if state != PodState.STOPPING:  # else an earlier stop failed half-way: it is finished now
+                self.records.change(pod_id, PodState.STOPPING)
             if vm is not None:
                 try:
                     self._containers.stop_all(pod_id, grace=self._config.stop_grace)
@@ -262,9 +263,7 @@ class PodService:
         """Take the VM away and note the pod as stopped (the lock is held)."""
         if vm is not None:
             self._execs.vm_gone(vm.id)
-            if keep_vm:
-                self._vms.release(vm)
-            else:
+            if not (keep_vm and self._release(vm)):
                 self._vms.shutdown(vm)
             self._containers.vm_gone(vm.id, pod_id)
         self._network.release(pod_id)
@@ -273,6 +272,15 @@ class PodService:
         self.records.change(
             pod_id, PodState.STOPPED, outcome="failed" if failed else "succeeded", finished_at=time.time()
         )
+
+    def _release(self, vm: Vm) -> bool:
+        """Make the VM idle again; False when the guest does not let go of the pod's disks."""
+        try:
+            self._vms.release(vm)
+        except HyperError as error:
+            log.warning("vm.not_released", vm=vm.id, error=str(error))
+            return False
+        return True
 
     def scratch(self, pod_id: str) -> Path:
         """Give the path of the pod's writable disk."""

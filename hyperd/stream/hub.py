@@ -20,6 +20,7 @@ from hyperd.stream.relay import Relay
 log = structlog.get_logger(__name__)
 
 LOG_RETRY = 1.0
+WINDOW = 262_144  # bytes a guest may send unacknowledged (docs/protocol.md)
 
 
 class Acknowledge(Protocol):
@@ -50,6 +51,7 @@ class OutputHub:
         self._received: dict[int, int] = {}
         self._acked: dict[int, int] = {}
         self._eof: dict[int, int] = {}
+        self._may_skip: set[int] = set()
         self._unlogged: list[tuple[int, bytes, int]] = []
         self._last_data = 0.0
         self._expected: tuple[int, ...] = (STDOUT,) if tty else (STDOUT, STDERR)
@@ -57,6 +59,8 @@ class OutputHub:
     def connect(self, acknowledge: Acknowledge, offsets: dict[int, int] | None = None) -> None:
         """Join the guest's streams; ``offsets`` are where they resume after a restart of the daemon."""
         self._acknowledge = acknowledge
+        # What the log has lost by rotation the guest may have forgotten, too: one jump forward is right then.
+        self._may_skip = set(STREAM_NAMES) if offsets is not None else set()
         self._received.update(offsets or {})
         self._acked.update(offsets or {})
 
@@ -92,14 +96,16 @@ class OutputHub:
         seen = self._received.get(stream, 0)
         if offset < seen:
             data = data[seen - offset :]
-        elif offset > seen:
+        elif offset > seen and stream in self._may_skip:
             log.warning("stream.gap", stream=stream, expected=seen, got=offset)
-            self._received[stream] = offset
+            self._received[stream] = self._acked[stream] = seen = offset
             if self.log is not None:
                 self.log.persisted[STREAM_NAMES[stream]] = offset
-        if not data or stream not in self._expected:
-            return
-        self._received[stream] = max(seen, offset) + len(data)
+        self._may_skip.discard(stream)
+        end = max(seen, offset) + len(data)
+        if not data or stream not in self._expected or offset > seen or end > self._acked.get(stream, 0) + WINDOW:
+            return  # nothing new, or a guest that keeps to no rule: it must not fill the daemon's memory
+        self._received[stream] = end
         self.emit(stream, data)
 
     def mix(self) -> None:

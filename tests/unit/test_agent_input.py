@@ -81,3 +81,15 @@ def test_after_a_restart_it_goes_on_where_the_guest_stands():
     stdin.open(10)
     stdin.write(b"next")
     assert wire.got == b"0123456789next"
+
+
+def test_what_the_guest_holds_unconsumed_counts_against_the_window_after_a_restart():
+    wire, stdin = make()
+    wire.got = bytes(WINDOW - 10)
+    stdin.open(WINDOW - 10, 0)
+    stdin.write(bytes(100))
+    assert len(wire.got) == WINDOW
+    stdin.acknowledged(50, closed=False)
+    assert len(wire.got) == WINDOW + 50
+    stdin.acknowledged(WINDOW, closed=False)
+    assert len(wire.got) == WINDOW + 90

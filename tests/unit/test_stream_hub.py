@@ -108,12 +108,14 @@ def test_a_terminal_is_raw_and_has_one_output(relay):
 def test_a_slow_client_stops_the_acknowledgements_until_it_reads_or_leaves(relay):
     hub, guest = make(relay)
     slow, client = join(relay, hub)
-    size = 1 << 20
-    for number in range(8):
-        in_loop(relay, lambda n=number: hub.data(1, n * size, bytes(size)))
-    assert in_loop(relay, lambda: client.congested)
+    size = 1 << 16
+    at = 0
+    while not in_loop(relay, lambda: client.congested):
+        in_loop(relay, lambda: hub.data(1, at, bytes(size)))
+        at += size
+        assert at < 64 << 20
     before = list(guest.acks)
-    in_loop(relay, lambda: hub.data(1, 8 * size, b"more"))
+    in_loop(relay, lambda: hub.data(1, at, b"more"))
     assert guest.acks == before
     slow.close()
 
@@ -122,7 +124,7 @@ def test_a_slow_client_stops_the_acknowledgements_until_it_reads_or_leaves(relay
             await asyncio.sleep(0.001)
 
     relay.call(settled(), timeout=10)
-    assert in_loop(relay, lambda: guest.acks[-1]) == (1, 8 * size + 4)
+    assert in_loop(relay, lambda: guest.acks[-1]) == (1, at + 4)
 
 
 def test_after_a_restart_the_stream_resumes_behind_what_is_on_disk(relay, tmp_path):
@@ -138,3 +140,29 @@ def test_after_a_restart_the_stream_resumes_behind_what_is_on_disk(relay, tmp_pa
     assert text.count("lost with the daemon") == 1
     assert again.ended
     in_loop(relay, hub.end)
+
+
+def test_a_guest_that_sends_more_than_its_window_fills_no_memory(relay):
+    hub, guest = make(relay)
+    slow, client = join(relay, hub)
+    at = 0
+    while not in_loop(relay, lambda: client.congested):
+        in_loop(relay, lambda: hub.data(1, at, bytes(1 << 16)))
+        at += 1 << 16
+    pending = in_loop(relay, lambda: client._transport.get_write_buffer_size())
+    for number in range(100):
+        in_loop(relay, lambda n=number: hub.data(1, at + (n << 16), bytes(1 << 16)))
+        in_loop(relay, lambda n=number: hub.data(1, at + (n << 40), b"a jump"))
+    grown = in_loop(relay, lambda: client._transport.get_write_buffer_size()) - pending
+    assert grown <= 262_144 + 8 * 8
+    slow.close()
+
+
+def test_what_rotation_has_lost_is_skipped_once(relay):
+    hub, _ = make(relay)
+    guest = Guest()
+    in_loop(relay, lambda: hub.connect(guest, {1: 5, 2: 0}))
+    in_loop(relay, lambda: hub.data(1, 100, b"new"))
+    assert guest.acks == [(1, 103)]
+    in_loop(relay, lambda: hub.data(1, 500, b"a second jump"))
+    assert guest.acks == [(1, 103)]
