@@ -44,6 +44,9 @@ class ContainerRow(Base):
     killed: Mapped[bool] = mapped_column(default=False)
     stream_base: Mapped[int] = mapped_column(Integer, default=0)
     run_count: Mapped[int] = mapped_column(Integer, default=0)
+    restart_count: Mapped[int] = mapped_column(Integer, default=0)  # by its policy, since it was last started
+    restart_at: Mapped[float | None]  # when the next restart is due
+    restart_delay: Mapped[float] = mapped_column(default=0.0)  # seconds, of the last restart
 
 
 class VmRow(Base):
