@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,19 @@ class ImageService:
         """
         return self._info(self._catalog.get(name))
 
+    @contextmanager
+    def held(self, name: str) -> Iterator[ImageInfo]:
+        """Give an image that cannot be removed while the block runs; keep the block short.
+
+        Whoever is going to use an image notes that (so that ``in_use`` says it) inside the block.
+
+        Raises:
+            ImageNotFound: there is none.
+
+        """
+        with self._store.lock:
+            yield self.get(name)
+
     def list(self, *, all_images: bool = False, dangling: bool | None = None, pattern: str = "") -> list[ImageInfo]:
         """Give images, newest first.
 
@@ -158,8 +172,8 @@ class ImageService:
 
         """
         reference = self._catalog.parse(name)
-        if tag:
-            reference = reference.with_tag(tag)
+        if tag or reference.digest:  # beside a digest a tag means nothing, as for Docker
+            reference = reference.with_tag(tag or reference.digest)
         image_id = self._puller.pull(
             reference, auth=auth, headers=headers or {}, progress=progress, cancelled=cancelled
         )

@@ -158,7 +158,7 @@ class RegistryClient:
 
     def _blob_once(self, digest: str, position: int, size: int) -> Iterator[bytes]:
         headers = {"Range": f"bytes={position}-"} if position else {}
-        with self._request(f"/v2/{self.path}/blobs/{digest}", headers) as response:
+        with self._blob_request(digest, headers) as response:
             skip = _check_range(response, position, size, self.host)
             left = size - position
             while chunk := response.read1(CHUNK):
@@ -174,6 +174,14 @@ class RegistryClient:
             self._stop.check()
         if left:
             raise RegistryError(f"{self.host} sent too little of {digest}", details=f"{left} of {size} bytes missing")
+
+    @contextmanager
+    def _blob_request(self, digest: str, headers: Mapping[str, str]) -> Iterator[BaseHTTPResponse]:
+        try:
+            with self._request(f"/v2/{self.path}/blobs/{digest}", headers) as response:
+                yield response
+        except ImageNotFound as exc:  # the manifest names it: the registry is at fault, not the name
+            raise _FinalError(f"{self.host} does not have {digest}", details=exc.details) from exc
 
     @contextmanager
     def _request(self, url: str, headers: Mapping[str, str]) -> Iterator[BaseHTTPResponse]:

@@ -26,6 +26,7 @@ from hyperd.registry.proxies import ProxySettings, is_loopback, parse_address, s
 log = structlog.get_logger(__name__)
 
 MAX_REDIRECTS = 5
+PROBE_TIMEOUT = 5.0  # seconds to find out whether an insecure registry speaks TLS
 MAX_ERROR_BODY = 64 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
@@ -157,9 +158,10 @@ class Transport:
         if known:
             return known
         try:
-            with self.request("GET", f"https://{host}/v2/", stop=stop):
+            # A server without TLS may wait in silence for the rest of what it takes for a request.
+            with self.request("GET", f"https://{host}/v2/", stop=stop, timeout=PROBE_TIMEOUT):
                 found = "https"
-        except RegistryError:
+        except (RegistryError, Timeout):
             with self.request("GET", f"http://{host}/v2/", stop=stop):
                 found = "http"
         with self._lock:
@@ -175,6 +177,7 @@ class Transport:
         stop: Stop,
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
+        timeout: float | None = None,
     ) -> Iterator[BaseHTTPResponse]:
         """Send one request and follow its redirects; the response's body is read by the caller.
 
@@ -183,14 +186,14 @@ class Transport:
 
         Raises:
             RegistryError: no connection, no valid certificate, nonsense, too many redirects.
-            Timeout: no connection or no answer within ``RegistryConfig.timeout`` seconds.
+            Timeout: no connection or no answer within ``timeout`` (else ``RegistryConfig.timeout``) seconds.
             Cancelled: ``stop`` was switched.
 
         """
         sent = {"User-Agent": f"hyperd/{hyperd.__version__}", **(headers or {})}
         for _ in range(MAX_REDIRECTS + 1):
             stop.check()
-            response = self._send(method, url, sent, body)
+            response = self._send(method, url, sent, body, timeout or self.config.timeout)
             try:
                 with stop.watching(response), _translated(url, stop):
                     if response.status in _REDIRECTS and response.headers.get("Location"):
@@ -206,8 +209,10 @@ class Transport:
                 _give_back(response)
         raise RegistryError(f"too many redirects from {_host(url)}")
 
-    def _send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> BaseHTTPResponse:
-        timeout = urllib3.Timeout(connect=self.config.timeout, read=self.config.timeout)
+    def _send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, seconds: float
+    ) -> BaseHTTPResponse:
+        timeout = urllib3.Timeout(connect=seconds, read=seconds)
         try:
             with _translated(url, None):
                 return self._manager(url).request(

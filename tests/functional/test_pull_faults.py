@@ -389,6 +389,69 @@ def test_redirects_lose_the_credentials_and_end(host: Host, registry: FaultyRegi
                 host.pull(registry, "other")
 
 
+def test_a_proxy_is_used_for_all_but_the_loopback(
+    tmp_path: Path, registry: FaultyRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.add("t", [noise(1000)])
+    monkeypatch.setenv("HTTP_PROXY", f"http://user:pass@{registry.host}")
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    proxied = Host(tmp_path / "proxied", insecure=("registry.invalid",))
+    name = f"registry.invalid:5000/{NAME}:t"
+    assert proxied.service.pull(name, auth=None, progress=lambda _line: None).tags == (name,)
+    assert all(path.startswith("http://registry.invalid:5000/v2/") for _, path, _ in registry.requests)
+    assert {headers["proxy-authorization"] for _, _, headers in registry.requests} == {"Basic dXNlcjpwYXNz"}
+    registry.requests.clear()
+    assert proxied.pull(registry).layers
+    assert all(path.startswith("/v2/") for _, path, _ in registry.requests)
+    proxied.close()
+
+
+@pytest.mark.parametrize("lifetime", [60, -1])
+def test_an_identity_token_is_changed_for_a_bearer_token(host: Host, registry: FaultyRegistry, lifetime: int) -> None:
+    registry.add("t", [noise(1000)])
+    forms: list[str] = []
+
+    def fault(handler: Any, path: str) -> bool:
+        if path == "/token":
+            forms.append(handler.body.decode())
+            send(handler, json.dumps({"access_token": f"t{len(forms)}", "expires_in": lifetime}).encode())
+        elif not handler.headers.get("Authorization", "").startswith("Bearer t"):
+            realm = f"http://{registry.host}/token"
+            send(handler, b"", status=401, WWW_Authenticate=f'Bearer realm="{realm}",service="s",scope="all:all:all"')
+        else:
+            return False
+        return True
+
+    registry.fault = fault
+    host.pull(registry, auth=AuthConfig(identitytoken="the-token"))
+    assert forms[0] == (
+        "grant_type=refresh_token&refresh_token=the-token&client_id=hyperd&service=s"
+        "&scope=repository%3Asome%2Fimage%3Apull"
+    )
+    assert (len(forms) == 1) == (lifetime > 0)
+    forms.clear()
+    host.pull(registry, auth=AuthConfig(registrytoken="t-given"))
+    assert forms == []
+
+
+def test_meta_headers_go_along_and_others_do_not(host: Host, registry: FaultyRegistry) -> None:
+    registry.add("t", [noise(1000)])
+    host.pull(registry, headers={"X-Meta-Team": "a", "Cookie": "b"})
+    sent = next(headers for _, path, headers in registry.requests if "/manifests/" in path)
+    assert sent["X-Meta-Team"] == "a"
+    assert "Cookie" not in sent
+    with pytest.raises(InvalidInput):
+        host.pull(registry, headers={"X-Meta-Team": "a\r\nInjected: yes"})
+
+
+def test_a_blob_that_the_registry_lost(host: Host, registry: FaultyRegistry) -> None:
+    _, (digest,) = registry.add("t", [noise(1000)])
+    del registry.blobs[digest]
+    with pytest.raises(RegistryError, match="does not have"):
+        host.pull(registry)
+
+
 def test_pulls_at_once_share_the_work(host: Host, registry: FaultyRegistry) -> None:
     layers = [noise(300_000, n) for n in range(4)]
     _, digests = registry.add("t", layers)

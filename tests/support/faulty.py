@@ -129,8 +129,14 @@ def _handler(registry: FaultyRegistry) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def do_POST(self) -> None:
+            self.body = self.rfile.read(int(self.headers["Content-Length"]))
+            self.do_GET()
+
         def do_GET(self) -> None:
-            registry.requests.append(("GET", self.path, dict(self.headers)))
+            registry.requests.append((self.command, self.path, dict(self.headers)))
+            if self.path.startswith("http://"):  # asked as a proxy
+                self.path = "/" + self.path.split("/", 3)[3]
             try:
                 if not registry.fault(self, self.path):
                     self._answer()

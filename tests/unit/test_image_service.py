@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -200,6 +201,26 @@ def test_an_image_with_children(images: Images) -> None:
         images.service.remove(base, force=True)
     assert images.service.remove("top") == [{"untaged": "top:latest"}, {"deleted": child}, {"deleted": base}]
     assert images.layers() == 0
+
+
+def test_an_image_that_is_held_is_not_removed(images: Images) -> None:
+    image = images.add("a")
+    caught: list[Conflict] = []
+
+    def remove() -> None:
+        with pytest.raises(Conflict) as error:
+            images.service.remove("a")
+        caught.append(error.value)
+
+    remover = threading.Thread(target=remove)
+    with images.service.held("a") as info:
+        remover.start()
+        remover.join(0.1)
+        assert info.id == image
+        images.users[image] = ["web"]
+    remover.join()
+    assert len(caught) == 1
+    assert images.service.get("a").id == image
 
 
 def test_blank_and_unknown_names(images: Images) -> None:

@@ -30,7 +30,7 @@ GOOD = {
     "a__b/c---d.e_f": ("docker.io", "a__b/c---d.e_f", "", "", "a__b/c---d.e_f"),
 }
 BAD = [
-    "", ":", "@", "/", "a/", "/a", "a//b", "A", "a/B", "a:", "a:-", "a b", "a\n", "a:t\n", "a@", "a@sha256:", 
+    "", ":", "@", "/", "a/", "/a", "a//b", "A", "a/B", "a:", "a:-", "a b", "a\n", "a:t\n", "a@", "a@sha256:",
     "a@md5:00",
     f"a@sha256:{HEX[:-1]}", f"a@sha256:{HEX.upper()}", HEX, "a..b", "a___b", "-a", "a-", "a:" + "t" * 129, "x" * 256,
     "host:port/a", "http://a/b", "ä", "a:ä", "a@sha256:" + HEX + "@sha256:" + HEX, "x" * 5000,
