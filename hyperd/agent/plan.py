@@ -47,6 +47,9 @@ class Op(IntEnum):
     UMASK = 29
     OPENROOT = 30
     LINKDOWN = 31
+    IPVS = 32
+    MODULES = 33
+    ROUTEDEL = 34
 
 
 class Plan:

@@ -41,6 +41,8 @@ RECIPE = "1"
 # Needed before the agent can answer; everything else is loaded while the host is already talking to it.
 _EARLY = ("virtio_pci", "virtio_console")
 _LATE = ("virtio_scsi", "sd_mod", "virtio_net", "squashfs", "overlay", "ext4")
+# Loaded when a pod needs them (op MODULES), by the name of their list.
+_ON_DEMAND = {"services": ("ip_vs", "ip_vs_rr")}
 _OPTIONAL = ("virtiofs", "9p", "9pnet_virtio", "virtio_balloon", "virtio_rng")
 # Names by which busybox can be called directly; its shell knows all its others.
 _APPLETS = (
@@ -231,7 +233,11 @@ def _build_distro(directory: Path, *, force: bool) -> None:
 def _module_entries(tree: ModuleTree) -> list[cpio.Entry]:
     early = tree.load_order(_EARLY)
     late = [name for name in tree.load_order(_LATE, optional=_OPTIONAL) if name not in early]
-    entries = [cpio.file(f"lib/modules/{name}.ko", tree.path(name).read_bytes()) for name in early + late]
-    for path, names in (("etc/modules", early), ("etc/modules.late", late)):
+    lists = {"etc/modules": early, "etc/modules.late": late}
+    for demand, wanted in _ON_DEMAND.items():
+        lists[f"etc/modules.{demand}"] = [name for name in tree.load_order(wanted) if name not in early + late]
+    every = dict.fromkeys(name for names in lists.values() for name in names)
+    entries = [cpio.file(f"lib/modules/{name}.ko", tree.path(name).read_bytes()) for name in every]
+    for path, names in lists.items():
         entries.append(cpio.file(path, "".join(f"/lib/modules/{name}.ko\n" for name in names).encode()))
     return entries

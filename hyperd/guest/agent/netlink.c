@@ -158,3 +158,14 @@ int net_route_set(const struct net_address *to, const struct net_address *gatewa
     add(&m, RTA_OIF, &index, sizeof index);
   return ask(&m);
 }
+
+int net_route_delete(const struct net_address *to, unsigned index) {
+  struct message m = start(RTM_DELROUTE, 0, sizeof m.route);
+  m.route = (struct rtmsg){.rtm_family = (uint8_t)to->family,
+                           .rtm_dst_len = (uint8_t)to->prefix,
+                           .rtm_table = RT_TABLE_MAIN,
+                           .rtm_scope = RT_SCOPE_NOWHERE};
+  add(&m, RTA_DST, to->bytes, family_size(to->family));
+  add(&m, RTA_OIF, &index, sizeof index);
+  return ask(&m);
+}

@@ -16,3 +16,5 @@ int net_address_add(unsigned index, const struct net_address *address);
 int net_addresses_flush(unsigned index);
 /* gateway NULL = directly reachable; index 0 = any device; prefix length 0 = default. */
 int net_route_set(const struct net_address *to, const struct net_address *gateway, unsigned index);
+/* The same route taken away. */
+int net_route_delete(const struct net_address *to, unsigned index);

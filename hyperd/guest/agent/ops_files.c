@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "paths.h"
+#include "users.h"
 
 static bool octal(const struct arg *arg, uint64_t max, mode_t *out) {
   uint64_t value;
@@ -65,21 +66,56 @@ static int open_for_write(const struct plan *plan, const char *path, bool create
   return openat(parent, name, flags | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
 }
 
-int op_write(struct plan *plan, const struct step *step, struct err *e) {
-  mode_t mode = 0;
-  uid_t uid = 0;
-  gid_t gid = 0;
-  bool create = strcmp(step->args[1].text, "-") != 0;
-  struct step owners = {step->op, 4, step->args};
-  if ((create && !octal(&step->args[1], 07777, &mode)) || !owner(&owners, 2, &uid, &gid))
+/* What WRITE and FILE say of the file: mode, user, group. */
+struct file_kind {
+  bool create;
+  mode_t mode;
+  uint32_t uid, gid;
+};
+
+static int read_kind(const struct plan *plan, const struct step *step, unsigned index, struct file_kind *out, struct err *e) {
+  const struct arg *args = step->args + index;
+  out->create = strcmp(args[0].text, "-") != 0;
+  if (out->create && !octal(&args[0], 07777, &out->mode))
     return step_failed(step, EINVAL, e);
-  cleanup_fd int fd = open_for_write(plan, step->args[0].text, create, mode);
-  if (fd < 0)
+  if (users_owner(plan->root_fd, args[1].text, false, &out->uid) < 0)
+    return err_set(e, ENOENT, "%s: no user %.100s in /etc/passwd", OPS[step->op].name, args[1].text);
+  if (users_owner(plan->root_fd, args[2].text, true, &out->gid) < 0)
+    return err_set(e, ENOENT, "%s: no group %.100s in /etc/group", OPS[step->op].name, args[2].text);
+  return 0;
+}
+
+static int dress(int fd, const struct file_kind *kind) {
+  return kind->create && (fchown(fd, kind->uid, kind->gid) < 0 || fchmod(fd, kind->mode) < 0) ? -1 : 0;
+}
+
+int op_write(struct plan *plan, const struct step *step, struct err *e) {
+  struct file_kind kind = {0};
+  if (read_kind(plan, step, 1, &kind, e) < 0)
+    return -1;
+  cleanup_fd int fd = open_for_write(plan, step->args[0].text, kind.create, kind.mode);
+  if (fd < 0 || write_all(fd, step->args[4].text, step->args[4].size) < 0 || dress(fd, &kind) < 0)
     return step_failed(step, errno, e);
-  if (write_all(fd, step->args[4].text, step->args[4].size) < 0)
+  return 0;
+}
+
+int op_append(struct plan *plan, const struct step *step, struct err *e) {
+  cleanup_fd int fd = path_open(plan->root_fd, step->args[0].text, O_WRONLY | O_APPEND | O_NONBLOCK | O_NOFOLLOW, 0);
+  if (fd < 0 || write_all(fd, step->args[1].text, step->args[1].size) < 0)
     return step_failed(step, errno, e);
-  if (create && (fchown(fd, uid, gid) < 0 || fchmod(fd, mode) < 0))
+  return 0;
+}
+
+int op_file(struct plan *plan, const struct step *step, struct err *e) {
+  struct file_kind kind = {0};
+  if (read_kind(plan, step, 2, &kind, e) < 0)
+    return -1;
+  cleanup_fd int from = open(step->args[0].text, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+  if (from < 0)
     return step_failed(step, errno, e);
+  cleanup_fd int to = open_for_write(plan, step->args[1].text, kind.create, kind.mode);
+  if (to < 0 || copy_bytes(from, to) < 0 || dress(to, &kind) < 0)
+    return err_reason(e, errno, "FILE %.300s", step->args[1].text);
   return 0;
 }
 

@@ -1,16 +1,20 @@
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/ip_vs.h>
 #include <linux/random.h>
 #include <net/if.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "boot.h"
 #include "netlink.h"
 #include "plan.h"
 
@@ -118,4 +122,38 @@ int op_route(struct plan *plan, const struct step *step, struct err *e) {
   else if (!net_parse(step->args[0].text, &to))
     return step_failed(step, EINVAL, e);
   return net_route_set(&to, *via ? &gateway : NULL, index) < 0 ? step_failed(step, errno, e) : 0;
+}
+
+int op_routedel(struct plan *plan, const struct step *step, struct err *e) {
+  (void)plan;
+  struct net_address to;
+  unsigned index = if_nametoindex(step->args[1].text);
+  if (!net_parse(step->args[0].text, &to))
+    return step_failed(step, EINVAL, e);
+  return index && net_route_delete(&to, index) < 0 && errno != ESRCH ? step_failed(step, errno, e) : 0;
+}
+
+/* A command of the kernel's load balancer as the host has made it; linux/ip_vs.h names the commands and their structs. */
+int op_ipvs(struct plan *plan, const struct step *step, struct err *e) {
+  (void)plan;
+  uint64_t command;
+  if (!parse_u64(step->args[0].text, 10, IP_VS_SO_SET_MAX - IP_VS_BASE_CTL, &command))
+    return step_failed(step, EINVAL, e);
+  cleanup_fd int fd = socket(AF_INET, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW);
+  int option = IP_VS_BASE_CTL + (int)command;
+  if (fd < 0 || setsockopt(fd, IPPROTO_IP, option, step->args[1].text, (socklen_t)step->args[1].size) < 0)
+    return step_failed(step, errno, e);
+  return 0;
+}
+
+/* Modules that few pods need; a kernel that has them built in has no such list. */
+int op_modules(struct plan *plan, const struct step *step, struct err *e) {
+  (void)plan;
+  char path[128];
+  if (strchr(step->args[0].text, '/') || step->args[0].size > 64)
+    return step_failed(step, EINVAL, e);
+  snprintf(path, sizeof path, "/etc/modules.%s", step->args[0].text);
+  load_modules(path);
+  unlink(path);
+  return 0;
 }

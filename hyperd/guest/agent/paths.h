@@ -9,3 +9,5 @@ int path_open(int root_fd, const char *path, int flags, mode_t mode);
 int path_parent(int root_fd, const char *path, bool make, char name[256]);
 /* Remove a file or a whole tree, never across a mount. Missing is fine. -1 with errno. */
 int path_remove(int parent_fd, const char *name);
+/* Copy everything from one descriptor to another; ops_copy.c. */
+int copy_bytes(int from, int to);

@@ -8,13 +8,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "paths.h"
+
 enum { MAX_FIELDS = 8, LINE_SIZE = 65536, MAX_ID = 0x7fffffff };
 
 /* Walk over the lines of a colon-separated file; `visit` returns true to stop. A missing or odd file has no lines. */
-static void each_line(const char *path, bool (*visit)(char **fields, int count, void *argument), void *argument) {
+static void each_line(int root_fd, const char *path, bool (*visit)(char **fields, int count, void *argument), void *argument) {
   static char line[LINE_SIZE];
   struct stat stat;
-  int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  int fd = path_open(root_fd, path, O_RDONLY | O_NONBLOCK, 0);
   if (fd < 0 || fstat(fd, &stat) < 0 || !S_ISREG(stat.st_mode)) {
     close_fd(&fd);
     return;
@@ -86,7 +88,7 @@ static bool see_member(char **fields, int count, void *argument) {
 
 static int group_id(const char *text, gid_t *out, struct err *e) {
   struct search s = {.name = text};
-  each_line("/etc/group", see_group, &s);
+  each_line(-1, "/etc/group", see_group, &s);
   if (!s.found && !number(text, &s.id))
     return err_set(e, ENOENT, "USER: no group %.100s in /etc/group", text);
   *out = (gid_t)s.id;
@@ -95,7 +97,7 @@ static int group_id(const char *text, gid_t *out, struct err *e) {
 
 static int find_user(const char *text, struct identity *out, struct err *e) {
   struct search s = {.name = text, .out = out};
-  each_line("/etc/passwd", see_user, &s);
+  each_line(-1, "/etc/passwd", see_user, &s);
   if (s.found)
     return 0;
   /* Numbers need no entry, but one gives the group and the home. */
@@ -104,9 +106,27 @@ static int find_user(const char *text, struct identity *out, struct err *e) {
     s.by_id = true;
   if (!s.by_id)
     return err_set(e, ENOENT, "USER: no user %.100s in /etc/passwd", text);
-  each_line("/etc/passwd", see_user, &s);
+  each_line(-1, "/etc/passwd", see_user, &s);
   if (!s.found)
     out->uid = (uid_t)s.id;
+  return 0;
+}
+
+int users_owner(int root_fd, const char *text, bool group, uint32_t *out) {
+  struct identity who;
+  struct search s = {.name = text, .out = &who};
+  uint64_t id;
+  if (parse_u64(text, 10, UINT32_MAX - 1, &id)) {
+    *out = (uint32_t)id;
+    return 0;
+  }
+  if (group)
+    each_line(root_fd, "/etc/group", see_group, &s);
+  else
+    each_line(root_fd, "/etc/passwd", see_user, &s);
+  if (!s.found && strcmp(text, "root") != 0)
+    return -1;
+  *out = !s.found ? 0 : group ? (uint32_t)s.id : who.uid;
   return 0;
 }
 
@@ -124,7 +144,7 @@ int users_lookup(const struct step *step, struct identity *out, struct err *e) {
     if (group_id(group, &out->gid, e) < 0)
       return -1;
   } else if (out->name[0]) {
-    each_line("/etc/group", see_member, out);
+    each_line(-1, "/etc/group", see_member, out);
   }
   for (unsigned i = 1; step && i < step->count; i++) {
     gid_t gid;

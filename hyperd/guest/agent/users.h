@@ -16,3 +16,5 @@ struct identity {
 
 /* Look up the arguments of a USER step (NULL = root). */
 int users_lookup(const struct step *step, struct identity *out, struct err *e);
+/* The number of an owner: a number, or a name in the /etc/passwd or /etc/group below root_fd; -1 = no such name. */
+int users_owner(int root_fd, const char *text, bool group, uint32_t *out);
