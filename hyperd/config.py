@@ -26,6 +26,7 @@ class HypervisorConfig:
     boot_timeout: float = 60.0
     default_vcpu: int = 1
     default_memory: int = 128
+    pool: int = 1  # VMs of the default size booted and paused ahead of time
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -213,6 +213,7 @@ def check(config: Config) -> None:
     _between("hypervisor.boot_timeout", config.hypervisor.boot_timeout, 1, 3600)
     _between("hypervisor.default_vcpu", config.hypervisor.default_vcpu, 1, 256)
     _between("hypervisor.default_memory", config.hypervisor.default_memory, 28, 2**20)
+    _between("hypervisor.pool", config.hypervisor.pool, 0, 32)
     _between("registry.parallel_layers", config.registry.parallel_layers, 1, 32)
     _between("registry.timeout", config.registry.timeout, 1, 3600)
     _between("log.max_size", config.log.max_size, 0, 2**50)

@@ -23,7 +23,8 @@ from hyperd.pod.service import PodService
 from hyperd.stream.relay import Relay
 from hyperd.system import SystemService
 from hyperd.vm.driver import VmDriver
-from hyperd.vm.service import BootFiles, VmService
+from hyperd.vm.model import BootFiles
+from hyperd.vm.service import VmService
 
 log = structlog.get_logger(__name__)
 
@@ -127,6 +128,7 @@ class Engine:
             network=self.network,
             vms=self.vms,
         ).run()
+        self.vms.pool.start()
 
     def _on_exit(self, vm_id: str, ident: str, code: int) -> None:
         if not self.containers.exited(vm_id, ident, code) and not self.execs.exited(vm_id, ident, code):

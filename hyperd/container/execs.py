@@ -23,7 +23,8 @@ from hyperd.db.models import ContainerRow, ExecRow
 from hyperd.db.session import Database
 from hyperd.errors import Conflict, HyperError, InvalidInput, NotFound, Timeout
 from hyperd.stream.relay import Relay
-from hyperd.vm.service import Vm, VmService, require_running
+from hyperd.vm.model import Vm, require_running
+from hyperd.vm.service import VmService
 
 log = structlog.get_logger(__name__)
 

@@ -104,6 +104,8 @@ class GuestProcess:
         self.hub: OutputHub = _Replay(relay, tty=tty, log_file=log_file, keep=keep_early)
         self.hub.on_end = self._settle
         self.finished = threading.Event()
+        self.sessions: set[AttachSession] = set()
+        self.set_up = True  # False: it never began to run
         self._cut_off = cut_off
         self._on_finished = on_finished
         self._settled = False
@@ -120,6 +122,7 @@ class GuestProcess:
         except AgentError as error:
             code = exit_code_of(error)
             if code == SETUP_FAILED:
+                self.set_up = False
                 self.relay.soon(self.abandon, code)
                 raise
             self.relay.soon(self.fail, code, str(error))
@@ -172,6 +175,18 @@ class GuestProcess:
         self.hub.end()
         self._settle()
 
+    def hand_on(self, heir: GuestProcess) -> None:
+        """Give the clients (and the followers of the log) to the container's next run. Loop thread."""
+        sessions = tuple(self.sessions)
+        self.hub.keeping = False
+        self.hub.leave()
+        self.sessions.clear()
+        for session in sessions:
+            session.move(heir)
+        if self.hub.log is not None and heir.hub.log is not None:
+            heir.hub.log.listeners |= self.hub.log.listeners
+            heir.hub.log.notify()
+
     async def _prepare(self, agent: AgentClient, base: int) -> None:
         self.agent, self.base = agent, base
         self.hub.connect(self._acknowledge)
@@ -218,6 +233,7 @@ class AttachSession:
         self._before = before
         self._stdin = stdin
         self._last = b""
+        self._client: ClientConnection | None = None
 
     def run(self, sock: socket.socket, early: bytes, *, chunked: bool = False) -> None:
         """Take the socket over; returns at once."""
@@ -227,13 +243,36 @@ class AttachSession:
         """Nothing is held before run()."""
 
     async def _serve(self, sock: socket.socket, early: bytes, *, chunked: bool) -> None:
-        client = ClientConnection(self.process.relay, chunked=chunked)
+        client = self._client = ClientConnection(self.process.relay, chunked=chunked)
+        client.on_closed = self._left
         if self._stdin:
             self._join_input(client)
         await client.open(sock, early)
+        self.process.sessions.add(self)
         self.process.hub.attach(client)
         if self._before is not None:
             self._before()
+
+    def move(self, process: GuestProcess) -> None:
+        """Go on with the container's next run. Loop thread."""
+        client = self._client
+        if client is None or client.closed:
+            return
+        if self._stdin:
+            with contextlib.suppress(ValueError):
+                self.process.input.on_drained.remove(client.resume_reading)
+        self.process = process
+        process.sessions.add(self)
+        client.on_closed = self._left
+        if self._stdin:
+            self._join_input(client)
+            if client.half_closed and not process.tty:
+                process.input.end()
+        process.hub.attach(client)
+        client.resume_reading()
+
+    def _left(self) -> None:
+        self.process.sessions.discard(self)
 
     def _join_input(self, client: ClientConnection) -> None:
         stdin = self.process.input
@@ -247,9 +286,12 @@ class AttachSession:
             if stdin.congested:
                 client.pause_reading()
 
+        on_closed = client.on_closed
+
         def closed() -> None:
             with contextlib.suppress(ValueError):
                 stdin.on_drained.remove(client.resume_reading)
+            on_closed()
 
         client.on_data = forward
         client.on_closed = closed

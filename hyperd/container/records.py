@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import select
@@ -16,6 +16,9 @@ from hyperd.db.session import Database
 from hyperd.errors import Conflict, InvalidInput, NotFound
 from hyperd.pod.model import ContainerSpec, PodSpec
 from hyperd.pod.spec import dump_container, parse_container, parse_pod
+
+
+Decide = Callable[[ContainerRow, PodRow], None]
 
 
 class ContainerRecords:
@@ -113,14 +116,37 @@ class ContainerRecords:
             if row is not None and row.run_count == run and row.state == ContainerState.STARTING:
                 row.state = ContainerState.RUNNING
 
-    def finish(self, container_id: str, *, run: int, exit_code: int) -> ContainerRow | None:
-        """Note the end of a run, once; None when it was noted before or the container is gone."""
+    def finish(
+        self, container_id: str, *, run: int, exit_code: int, decide: Decide | None = None
+    ) -> ContainerRow | None:
+        """Note the end of a run, once; None when it was noted before or the container is gone.
+
+        ``decide`` may change the row (when it restarts) in the same transaction.
+        """
         with self._db.session() as session:
             row = session.get(ContainerRow, container_id)
             if row is None or row.run_count != run or row.state not in LIVE:
                 return None
             row.state, row.exit_code, row.finished_at = ContainerState.EXITED, exit_code, time.time()
+            pod = session.get(PodRow, row.pod_id)
+            if decide is not None and pod is not None:
+                decide(row, pod)
         return row
+
+    def postpone(self, container_id: str, decide: Decide) -> ContainerRow | None:
+        """Decide again when an ended container starts; None when it runs or is gone."""
+        with self._db.session() as session:
+            row = session.get(ContainerRow, container_id)
+            pod = session.get(PodRow, row.pod_id) if row is not None else None
+            if row is None or pod is None or row.state in LIVE:
+                return None
+            decide(row, pod)
+        return row
+
+    def awaiting_restart(self) -> list[ContainerRow]:
+        """Give the containers that their policy starts again at some time."""
+        with self._db.session() as session:
+            return list(session.scalars(select(ContainerRow).where(ContainerRow.restart_at.is_not(None))))
 
     def delete(self, container_id: str) -> None:
         """Remove a container's row; none is fine."""

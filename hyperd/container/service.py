@@ -23,17 +23,20 @@ from hyperd.container.logconf import LogSettings, log_settings
 from hyperd.container.plan import Program, RootFs, cgroup, container_plan, merge_program, stop_signal
 from hyperd.container.process import AttachSession, GuestProcess
 from hyperd.container.records import ContainerRecords
+from hyperd.container.restart import ENDING, Restarts, decide, policy
 from hyperd.container.states import KILLED, LIVE, SETUP_FAILED, ContainerState, phase
 from hyperd.container.views import ContainerView, container_object, container_status
 from hyperd.db.models import ContainerRow
 from hyperd.errors import AgentError, Conflict, HyperError, InvalidInput, NotAlive, NotFound, NotSupported
+from hyperd.event.bus import EventBus
 from hyperd.image.service import ImageInfo, ImageService
 from hyperd.pod.model import ContainerSpec
 from hyperd.stream.logread import LogQuery, LogSession
 from hyperd.stream.logs import JsonFileLog
 from hyperd.stream.relay import Relay
 from hyperd.vm import guestfs
-from hyperd.vm.service import Vm, VmService, require_running
+from hyperd.vm.model import Vm, require_running
+from hyperd.vm.service import VmService
 
 log = structlog.get_logger(__name__)
 
@@ -53,20 +56,33 @@ class ContainerService:
         images: ImageService,
         vms: VmService,
         locks: PodLocks,
+        events: EventBus,
     ) -> None:
         self._config = config
         self._relay = relay
         self._images = images
         self._vms = vms
         self._locks = locks
+        self._events = events
         self._workers = ThreadPoolExecutor(8, thread_name_prefix="container")
+        self._stoppers = ThreadPoolExecutor(16, thread_name_prefix="stop")  # they wait for the workers
         self._processes: dict[str, GuestProcess] = {}
         self._by_ident: dict[tuple[str, str], GuestProcess] = {}
         self.records = records
-        self.on_finished: Callable[[ContainerRow], None] = lambda _row: None
+        self.restarts = Restarts(
+            records=records,
+            relay=relay,
+            vms=vms,
+            locks=locks,
+            events=events,
+            start=lambda vm, container_id: self.start_in(vm, container_id, again=True),
+            stop=lambda container_id: self._stop(container_id, grace=config.stop_grace),
+        )
 
     def close(self) -> None:
         """Wait for what is being settled."""
+        self.restarts.close()
+        self._stoppers.shutdown(wait=True)
         self._workers.shutdown(wait=True, cancel_futures=False)
 
     # -- creating and removing
@@ -75,6 +91,7 @@ class ContainerService:
         """Add a container to a pod (which need not run); give its id. Errors: ImageNotFound, Conflict."""
         image = self._images.get(spec.image)
         row = self.records.insert(pod_id, spec, position=position, image_id=image.id)
+        self.tell("create", row)
         return row.id
 
     def create(self, pod_id: str, spec: ContainerSpec) -> str:
@@ -99,8 +116,7 @@ class ContainerService:
         """Remove a container; a running one is stopped first. Errors: NotFound."""
         row = self.records.find(name)
         with self._locks.locked(row.pod_id, "remove a container"):
-            if self.records.get(row.id).state in LIVE:
-                self._stop(row.id, grace=self._config.stop_grace)
+            self._stop(row.id, grace=self._config.stop_grace)
             vm = self._vms.of_pod(row.pod_id)
             if vm is not None and vm.state == "associated":
                 with contextlib.suppress(HyperError):
@@ -111,9 +127,11 @@ class ContainerService:
         """Forget a container and its log; its VM is gone or it is stopped."""
         process = self._processes.pop(row.id, None)
         if process is not None:
+            self._let_go(process)
             self._relay.soon(process.abandon, KILLED)
         settings = self._log_settings(row)
         self.records.delete(row.id)
+        self.tell("destroy", row)
         for path in (settings.path, *settings.path.parent.glob(settings.path.name + ".*")):
             path.unlink(missing_ok=True)
 
@@ -127,6 +145,7 @@ class ContainerService:
         spec = dict(row.spec)
         spec["name"] = new
         self.records.update(row.id, name=new, spec=spec)
+        self.tell("rename", self.records.get(row.id), oldName=row.name)
 
     # -- running
 
@@ -137,8 +156,16 @@ class ContainerService:
             vm = require_running(self._vms.of_pod(row.pod_id), row.pod_id)
             self.start_in(vm, row.id)
 
-    def start_in(self, vm: Vm, container_id: str) -> None:
-        """Start a container in its pod's VM (the pod's lock is held). Errors: as for start."""
+    def restart(self, name: str, *, grace: float | None = None) -> None:
+        """Stop a container if it runs, then start it. Errors: as for stop and start."""
+        row = self.records.find(name)
+        with self._locks.locked(row.pod_id, "restart a container"):
+            self.stop(row.id, grace=grace)
+            self.start(row.id)
+            self.tell("restart", row)
+
+    def start_in(self, vm: Vm, container_id: str, *, again: bool = False) -> None:
+        """Start a container in its pod's VM (the pod's lock is held); ``again``: by its policy. Errors: as for start."""
         row = self.records.get(container_id)
         if row.state in LIVE:
             return
@@ -163,6 +190,9 @@ class ContainerService:
             exit_code=None,
             started_at=time.time(),
             finished_at=None,
+            restart_at=None,
+            restart_count=row.restart_count + 1 if again else 0,
+            **({} if again else {"killed": False, "restart_delay": 0.0}),
         )
         plan = container_plan(
             process=process.ident,
@@ -180,6 +210,7 @@ class ContainerService:
             self.records.update(row.id, state=ContainerState.EXITED, exit_code=SETUP_FAILED, finished_at=time.time())
             raise
         self.records.started(row.id, run=run)
+        self.tell("start", row)
         log.info("container.started", container=row.id, name=row.name, vm=vm.id)
 
     def stop(self, name: str, *, grace: float | None = None) -> None:
@@ -188,11 +219,12 @@ class ContainerService:
         with self._locks.locked(row.pod_id, "stop a container"):
             require_running(self._vms.of_pod(row.pod_id), row.pod_id)
             self._stop(row.id, grace=self._config.stop_grace if grace is None else grace)
+            self.tell("stop", row)
 
     def stop_all(self, pod_id: str, *, grace: float) -> None:
         """Stop every container of a pod at the same time."""
         rows = [row for row in self.records.of_pod(pod_id) if row.state in LIVE]
-        list(self._workers.map(lambda row: self._stop(row.id, grace=grace), rows))
+        list(self._stoppers.map(lambda row: self._stop(row.id, grace=grace), rows))
 
     def kill(self, name: str, signal: int) -> None:
         """Send a signal to a container's main process; one that does not run is left alone. Errors: NotFound."""
@@ -201,7 +233,11 @@ class ContainerService:
         row = self.records.find(name)
         if row.state in LIVE:
             require_running(self._vms.of_pod(row.pod_id), row.pod_id)
+        if signal in ENDING or signal == self._stop_signal(row):
+            self._end_restarts(row.id)
+        if row.state in LIVE:
             self._signal(row.id, signal)
+            self.tell("kill", row, signal=signal)
 
     def wait(self, name: str, *, cancelled: Callable[[], bool] = lambda: False) -> int:
         """Wait until a container does not run and give its exit code; 0 for one that never ran. Errors: NotFound.
@@ -209,12 +245,12 @@ class ContainerService:
         ``cancelled`` is asked every second; when it says so the wait ends early, with 0.
         """
         row = self.records.find(name)
-        while row.state in LIVE and not cancelled():
+        while (row.state in LIVE or row.restart_at is not None) and not cancelled():
             process = self._processes.get(row.id)
-            if process is not None:
-                process.finished.wait(1.0)
+            if process is None or not process.finished.is_set():
+                time.sleep(0.05) if process is None else process.finished.wait(1.0)  # None: its start has just begun
             else:
-                time.sleep(0.05)  # between the row and the process of a start
+                time.sleep(0.2)  # until it is restarted
             row = self.records.get(row.id)
         return row.exit_code or 0
 
@@ -275,7 +311,10 @@ class ContainerService:
         tty = process.tty if process is not None else self.program(row).tty
 
         def live() -> JsonFileLog | None:
-            return process.hub.log if process is not None and not process.hub.ended else None
+            current = self._processes.get(row.id)
+            if current is None or (current.hub.ended and not current.hub.keeping):
+                return None
+            return current.hub.log
 
         return LogSession(self._relay, settings.path, query, tty=tty, max_file=settings.max_file, live=live)
 
@@ -314,12 +353,13 @@ class ContainerService:
         for key in [key for key in tuple(self._by_ident) if key[0] == vm_id]:
             process = self._by_ident.pop(key, None)
             if process is not None:
+                self._let_go(process)
                 self._relay.soon(process.abandon, code)
                 process.finished.wait(KILL_WAIT)
         for row in self.records.of_pod(pod_id):
             if row.state in LIVE:
                 self.records.finish(row.id, run=row.run_count, exit_code=code)
-        for row in self.records.of_pod(pod_id):
+            self._end_restarts(row.id, killed=row.killed)
             self._processes.pop(row.id, None)
 
     def adopt(self, vm: Vm, states: dict[str, ProcessState]) -> None:
@@ -330,7 +370,7 @@ class ContainerService:
             ident = _ident(row.id, row.run_count)
             state = states.get(ident)
             if state is None:
-                self.records.finish(row.id, run=row.run_count, exit_code=SETUP_FAILED)
+                self.records.finish(row.id, run=row.run_count, exit_code=SETUP_FAILED, decide=decide)
                 continue
             process = self._process(row, row.run_count, tty=self.program(row).tty)
             self._by_ident[vm.id, ident] = process
@@ -344,9 +384,10 @@ class ContainerService:
     def _process(self, row: ContainerRow, run: int, *, tty: bool) -> GuestProcess:
         """Give the process of a run, made by an attach before the start or by the start."""
         ident = _ident(row.id, run)
-        process = self._processes.get(row.id)
+        process = before = self._processes.get(row.id)
         if process is not None and process.ident == ident:
             return process
+        pod_policy = self.records.pod_spec(row.pod_id).restart_policy
         settings = self._log_settings(row)
         log_file: JsonFileLog | None = None
         if settings.driver == "json-file":
@@ -360,6 +401,9 @@ class ContainerService:
             cut_off=False,
             on_finished=lambda ended: self._submit(row.id, run, ended),
         )
+        process.hub.keeping = policy(row.spec, {"restartPolicy": pod_policy}) != "never"
+        if before is not None and before.hub.keeping:
+            self._relay.soon(before.hand_on, process)
         self._processes[row.id] = process
         return process
 
@@ -372,7 +416,8 @@ class ContainerService:
     def _finished(self, container_id: str, run: int, process: GuestProcess) -> None:
         try:
             code = process.exit_code or 0
-            row = self.records.finish(container_id, run=run, exit_code=code)
+            again = process.set_up and process.hub.keeping
+            row = self.records.finish(container_id, run=run, exit_code=code, decide=decide if again else None)
             for key in [key for key, value in tuple(self._by_ident.items()) if value is process]:
                 self._by_ident.pop(key, None)
                 if process.agent is not None:
@@ -381,23 +426,47 @@ class ContainerService:
                         process.agent.run(Plan().add(Op.REMOVE, f"/sys/fs/cgroup/{cgroup(process.ident)}"))
             if row is not None:
                 log.info("container.finished", container=container_id, name=row.name, code=code)
-                self.on_finished(row)
+                self.tell("die", row, exitCode=code)
+            if row is not None and row.restart_at is not None:
+                self.restarts.schedule(row)
+            else:
+                self._let_go(process)
         except Exception:
             log.exception("container.settle_failed", container=container_id)
         finally:
             process.finished.set()
 
     def _stop(self, container_id: str, *, grace: float) -> None:
+        self._end_restarts(container_id)
         row = self.records.get(container_id)
         process = self._processes.get(container_id)
         if row.state not in LIVE or process is None:
             return
-        number = stop_signal(self.records.spec(row), self._images.get(row.image_id).config)
-        self._signal(container_id, number)
+        self._signal(container_id, self._stop_signal(row))
         if not process.finished.wait(grace):
             self._signal(container_id, SIGKILL)
             if not process.finished.wait(KILL_WAIT):
                 raise Conflict(f"the container {row.name} does not end", details="it survived SIGKILL for 10 s")
+
+    def _stop_signal(self, row: ContainerRow) -> int:
+        return stop_signal(self.records.spec(row), self._images.get(row.image_id).config)
+
+    def _end_restarts(self, container_id: str, *, killed: bool = True) -> None:
+        """Let a container's policy start it no more until the API does; nobody waits for its next run."""
+        row = self.records.update(container_id, killed=killed, restart_at=None)
+        process = self._processes.get(container_id)
+        if process is not None and row is not None and row.state not in LIVE:
+            self._let_go(process)
+
+    def _let_go(self, process: GuestProcess) -> None:
+        process.hub.keeping = False
+        self._relay.soon(process.hub.let_go)
+
+    def tell(self, action: str, row: ContainerRow, **more: object) -> None:
+        """Publish that something has happened to a container."""
+        labels = row.spec.get("labels") or {}
+        about = {"name": row.name, "podID": row.pod_id, "image": row.image_name}
+        self._events.publish("container", action, row.id, **{**labels, **about, **more})
 
     def _signal(self, container_id: str, number: int) -> None:
         process = self._processes.get(container_id)

@@ -36,7 +36,10 @@ def container_status(row: ContainerRow) -> dict[str, Any]:
         "waiting": {},
         "running": {},
         "terminated": {},
+        "restartCount": row.restart_count,
     }
+    if row.restart_at is not None:
+        status["waiting"] = {"reason": "Restarting"}
     if row.state in (ContainerState.CREATED, ContainerState.STARTING):
         status["waiting"] = {"reason": "Pending"}
     elif row.state == ContainerState.RUNNING:

@@ -16,7 +16,8 @@ from hyperd.network.service import NetworkService
 from hyperd.pod.records import PodRecords
 from hyperd.pod.service import PodService
 from hyperd.pod.states import WITH_VM, PodState
-from hyperd.vm.service import PAUSED, VmService
+from hyperd.vm.model import PAUSED
+from hyperd.vm.service import VmService
 
 log = structlog.get_logger(__name__)
 

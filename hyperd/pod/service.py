@@ -34,7 +34,8 @@ from hyperd.pod.states import WITH_VM, PodState, list_word
 from hyperd.pod.views import PodView
 from hyperd.vm import guestfs
 from hyperd.vm.driver import NicSpec
-from hyperd.vm.service import Vm, VmService, require_running
+from hyperd.vm.model import Vm, require_running
+from hyperd.vm.service import VmService
 
 log = structlog.get_logger(__name__)
 
@@ -338,6 +339,9 @@ class PodService:
                 vm = self._vms.claim(vm_id, spec.id, vcpu=size.vcpu, memory=size.memory)
                 undo.callback(self._vms.destroy, vm)
                 self._vms.plug(vm, scratch=scratch, layers=layers, nic=nic)
+            elif (pooled := self._from_pool(spec, scratch=scratch, layers=layers, nic=nic)) is not None:
+                vm = pooled
+                undo.callback(self._vms.destroy, vm)
             else:
                 vm = self._vms.boot(
                     vcpu=size.vcpu, memory=size.memory, pod_id=spec.id, disks=layers, scratch=scratch, nics=[nic]
@@ -349,6 +353,19 @@ class PodService:
                 spec.id, PodState.RUNNING, started_at=time.time(), finished_at=None, outcome="", reason=""
             )
             return vm
+
+    def _from_pool(self, spec: PodSpec, *, scratch: Path, layers: list[Path], nic: NicSpec) -> Vm | None:
+        """Give a VM of the pool with the pod's disks and NIC; None when there is none that fits and is well."""
+        while (vm := self._vms.take(spec.id, vcpu=spec.resource.vcpu, memory=spec.resource.memory)) is not None:
+            try:
+                self._vms.plug(vm, scratch=scratch, layers=layers, nic=nic)
+                self._vms.wake(vm)
+            except HyperError as error:
+                log.warning("pool.unfit", vm=vm.id, error=str(error))
+                self._vms.destroy(vm)
+            else:
+                return vm
+        return None
 
     def _setup(self, spec: PodSpec, lease: Lease) -> guestfs.GuestSetup:
         nic = guestfs.GuestNic(mac=lease.mac, cidr=lease.cidr, gateway=lease.gateway, mtu=lease.mtu)

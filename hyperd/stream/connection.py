@@ -55,6 +55,11 @@ class ClientConnection(asyncio.Protocol):
         if early:
             self.on_data(early)
 
+    @property
+    def half_closed(self) -> bool:
+        """Whether the client will send no more."""
+        return self._eof
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember the transport (asyncio's callback)."""
         self._transport = cast("asyncio.Transport", transport)

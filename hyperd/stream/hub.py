@@ -46,6 +46,7 @@ class OutputHub:
         self.log = log_file
         self.on_end: Callable[[], object] = lambda: None
         self.ended = False
+        self.keeping = False  # clients stay when this has ended: the same container may run again
         self._clients: set[ClientConnection] = set()
         self._acknowledge: Acknowledge | None = None
         self._received: dict[int, int] = {}
@@ -72,7 +73,7 @@ class OutputHub:
 
     def attach(self, client: ClientConnection) -> None:
         """Send this client everything from now on."""
-        if self.ended:
+        if self.ended and not self.keeping:
             client.finish()
             return
         self._clients.add(client)
@@ -145,10 +146,25 @@ class OutputHub:
                 except OSError as error:
                     log.error("log.lost_tail", path=str(self.log.path), error=str(error))
             self.log.finish()
-        for client in tuple(self._clients):
-            client.finish()
-        self._clients.clear()
+        if not self.keeping:
+            self.let_go()
         self.on_end()
+
+    def let_go(self) -> None:
+        """End the clients of a hub that has ended; there will be no further run."""
+        self.keeping = False
+        if not self.ended:
+            return
+        for client in self.leave():
+            client.finish()
+        if self.log is not None:
+            self.log.notify()
+
+    def leave(self) -> list[ClientConnection]:
+        """Give the clients away without a word to them."""
+        clients = list(self._clients)
+        self._clients.clear()
+        return clients
 
     def _write_log(self) -> None:
         if self.log is None:

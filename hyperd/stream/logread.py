@@ -70,7 +70,7 @@ class LogSession:
     """Sends a log to one client. Made by the container service, run once by the API.
 
     Args:
-        live: gives the log's writer while the container can still write, None when it is finished.
+        live: gives the log's writer while the container (or its next run) can still write, None when it is finished.
 
     """
 
@@ -119,10 +119,11 @@ class LogSession:
                 await self._backlog(client, files)
                 if live is not None:
                     current = files[-1] if files else stack.enter_context(io.BytesIO())
-                    await self._follow(client, live, current, stack)
+                    await self._follow(client, current, stack)
         finally:
-            if live is not None:
-                live.listeners.discard(self._changed.set)
+            for writer in (live, self._live()):
+                if writer is not None:
+                    writer.listeners.discard(self._changed.set)
 
     async def _backlog(self, client: ClientConnection, files: list[io.BufferedReader]) -> None:
         lines: Iterator[bytes] = (line for file in files for line in _whole_lines(file))
@@ -143,13 +144,12 @@ class LogSession:
     async def _follow(
         self,
         client: ClientConnection,
-        live: JsonFileLog,
         current: io.BufferedReader | io.BytesIO,
         stack: contextlib.ExitStack,
     ) -> None:
         while not client.closed:
             self._changed.clear()
-            finished = live.finished
+            finished = self._live() is None
             batch = b"".join(self._format(self._wanted(line)) for line in _whole_lines(current))
             if batch:
                 client.write(batch)

@@ -90,7 +90,12 @@ class JsonFileLog:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-        self._notify()
+        self.notify()
+
+    def notify(self) -> None:
+        """Wake the followers."""
+        for listener in tuple(self.listeners):
+            listener()
 
     def _append(self, stream: str, pieces: list[bytes], end: int, time_ns: int) -> int:
         if self.max_size and os.fstat(self._fd).st_size >= self.max_size:
@@ -109,12 +114,8 @@ class JsonFileLog:
         except OSError:
             os.ftruncate(self._fd, size)
             raise
-        self._notify()
+        self.notify()
         return end
-
-    def _notify(self) -> None:
-        for listener in tuple(self.listeners):
-            listener()
 
     def _rotate(self) -> None:
         for number in range(self.max_file - 1, 0, -1):

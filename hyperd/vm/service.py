@@ -13,7 +13,6 @@ import string
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -27,54 +26,27 @@ from hyperd.agent.plan import Plan
 from hyperd.config import Config
 from hyperd.db.models import VmRow
 from hyperd.db.session import Database
-from hyperd.errors import AgentError, Conflict, HyperError, InvalidInput, NotAlive, NotFound
+from hyperd.errors import AgentError, Conflict, HyperError, InvalidInput, NotFound
 from hyperd.stream.relay import Relay
 from hyperd.vm import guestfs
 from hyperd.vm.driver import DiskSpec, NicSpec, PowerState, VmDriver, VmEvent, VmSpec
+from hyperd.vm.model import (
+    ASSOCIATED,
+    BOOTING,
+    HEALTH_TIMEOUT,
+    IDLE,
+    MAX_LUN,
+    PAUSED,
+    POOLED,
+    RECONNECT_TIMEOUT,
+    SCRATCH_LUN,
+    BootFiles,
+    Vm,
+    VmView,
+)
+from hyperd.vm.pool import VmPool
 
 log = structlog.get_logger(__name__)
-
-SCRATCH_LUN = 0
-MAX_LUN = 254
-RECONNECT_TIMEOUT = 20.0
-BOOTING, IDLE, ASSOCIATED, PAUSED = "booting", "idle", "associated", "paused"
-
-
-@dataclass(frozen=True, kw_only=True)
-class BootFiles:
-    """What a VM boots from."""
-
-    kernel: Path
-    initrd: Path
-
-
-@dataclass(frozen=True, kw_only=True)
-class VmView:
-    """A VM as ``GET /list?item=vm`` shows it."""
-
-    id: str
-    pod_id: str
-    status: str
-
-
-@dataclass(kw_only=True)
-class Vm:
-    """A VM that runs. ``disks`` maps image files to LUNs; ``layers`` maps layer files to LUNs mounted in the guest."""
-
-    id: str
-    vcpu: int
-    memory: int
-    rundir: Path
-    agent: AgentClient
-    pod_id: str = ""
-    state: str = BOOTING
-    created_at: float = 0.0
-    disks: dict[str, int] = field(default_factory=dict)
-    layers: dict[str, int] = field(default_factory=dict)
-    nics: list[str] = field(default_factory=list)
-    ending: bool = False
-    connected: bool = True
-    lock: threading.RLock = field(default_factory=threading.RLock)
 
 
 class VmService:
@@ -106,6 +78,8 @@ class VmService:
         self._lock = threading.RLock()
         self._gone: SimpleQueue[str] = SimpleQueue()
         self._thread = threading.Thread(target=self._watch, name="vm-events", daemon=True)
+        shape = config.hypervisor
+        self.pool = VmPool(self, size=shape.pool, vcpu=shape.default_vcpu, memory=shape.default_memory)
         self.on_exit: Callable[[str, str, int], None] = lambda _vm, _process, _code: None
         self.on_gone: Callable[[Vm], None] = lambda _vm: None
 
@@ -129,6 +103,7 @@ class VmService:
 
     def close(self) -> None:
         """Let go of every VM; they run on."""
+        self.pool.close()
         with self._lock:
             for vm in self._vms.values():
                 vm.ending = True
@@ -146,6 +121,7 @@ class VmService:
         disks: Sequence[Path] = (),
         scratch: Path | None = None,
         nics: Sequence[NicSpec] = (),
+        hidden: bool = False,
     ) -> Vm:
         """Boot a VM and wait for its agent.
 
@@ -154,6 +130,7 @@ class VmService:
             pod_id: the pod it is for; empty makes an idle VM.
             disks: read-only layers. scratch: the pod's writable disk, LUN 0.
             nics: attached at boot.
+            hidden: it is for the pool: half made until it is paused.
 
         On failure nothing is left. Errors: DriverError, AgentError, Timeout, Conflict, InvalidInput (too many layers).
 
@@ -166,11 +143,11 @@ class VmService:
         if scratch is not None:
             all_disks[str(scratch)] = SCRATCH_LUN
         vm = self._new(vm_id, vcpu=vcpu, memory=memory, pod_id=pod_id)
-        vm.disks, vm.nics = all_disks, [nic.mac for nic in nics]
+        vm.disks, vm.nics, vm.hidden = all_disks, [nic.mac for nic in nics], hidden
         try:
             self._save(vm)
             self._power_on(vm, [_disk(path, lun) for path, lun in all_disks.items()], nics)
-            vm.state = ASSOCIATED if pod_id else IDLE
+            vm.state = ASSOCIATED if pod_id else BOOTING if hidden else IDLE
             self._save(vm)
         except BaseException:
             self.destroy(vm)
@@ -216,7 +193,10 @@ class VmService:
         return [
             VmView(id=vm.id, pod_id=vm.pod_id, status=vm.state)
             for vm in vms
-            if (not pod_id or vm.pod_id == pod_id) and (not vm_id or vm.id == vm_id)
+            if vm.state != POOLED
+            and not vm.hidden
+            and (not pod_id or vm.pod_id == pod_id)
+            and (not vm_id or vm.id == vm_id)
         ]
 
     def remove(self, vm_id: str) -> None:
@@ -253,6 +233,51 @@ class VmService:
             vm.pod_id, vm.state = pod_id, ASSOCIATED
             self._save(vm)
             return vm
+
+    @property
+    def boot_timeout(self) -> float:
+        """Seconds a boot may take."""
+        return self._config.hypervisor.boot_timeout
+
+    def pooled(self) -> int:
+        """Count the VMs of the pool."""
+        with self._lock:
+            return sum(vm.state == POOLED for vm in self._vms.values())
+
+    def boot_pooled(self, *, vcpu: int, memory: int) -> None:
+        """Boot a VM and pause it for the pool. On failure nothing is left. Errors: as for ``boot``."""
+        vm = self.boot(vcpu=vcpu, memory=memory, hidden=True)
+        try:
+            vm.agent.run(guestfs.warm_up())
+            self._driver.pause(vm.id)
+        except BaseException:
+            self.destroy(vm)
+            raise
+        vm.state, vm.hidden = POOLED, False
+        self._save(vm)
+
+    def take(self, pod_id: str, *, vcpu: int, memory: int) -> Vm | None:
+        """Give a paused VM of the pool to a pod, or None when there is none of that size;
+
+        ``wake`` it after plugging.
+        """
+        with self._lock:
+            fitting = (vm for vm in self._vms.values() if vm.state == POOLED and (vm.vcpu, vm.memory) == (vcpu, memory))
+            vm = next(fitting, None)
+            if vm is None:
+                return None
+            vm.pod_id, vm.state = pod_id, ASSOCIATED
+        self.pool.taken()
+        self._save(vm)
+        return vm
+
+    def wake(self, vm: Vm) -> None:
+        """Let a VM of the pool run and check that its agent is well. Errors: DriverError, AgentError, Timeout."""
+        self._driver.resume(vm.id)
+        if not vm.connected:
+            vm.agent.connect(fresh=False, timeout=HEALTH_TIMEOUT)
+            vm.connected = True
+        vm.agent.request(Method.PING, timeout=HEALTH_TIMEOUT)
 
     def plug(
         self, vm: Vm, *, scratch: Path | None = None, layers: Sequence[Path] = (), nic: NicSpec | None = None
@@ -427,7 +452,7 @@ class VmService:
         vm.layers = dict(row.detail.get("layers", {}))
         vm.nics = list(row.detail.get("nics", []))
         if power == PowerState.PAUSED:
-            if vm.state != PAUSED:
+            if vm.state not in (PAUSED, POOLED):
                 # Stopped by something else than us (a full disk): let it go on.
                 self._driver.resume(vm.id)
             else:
@@ -456,17 +481,9 @@ class VmService:
                 log.warning("vm.gone", vm=vm_id, pod=vm.pod_id)
                 self.destroy(vm)
                 self.on_gone(vm)
+                self.pool.taken()
             except Exception:
                 log.exception("vm.clean_up_failed", vm=vm_id)
-
-
-def require_running(vm: Vm | None, pod_id: str) -> Vm:
-    """Give the pod's VM if its agent can be asked. Errors: NotAlive."""
-    if vm is None:
-        raise NotAlive(f"cannot complete the operation, because the pod {pod_id} is not running")
-    if vm.state == PAUSED:
-        raise NotAlive(f"cannot complete the operation, because the pod {pod_id} is paused")
-    return vm
 
 
 def _disk(path: str, lun: int) -> DiskSpec:

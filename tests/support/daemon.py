@@ -64,9 +64,11 @@ class HyperdLauncher:
         driver: str = "fake",
         guest: Path | None = None,
         config: str = "",
+        pool: int = 0,
         command: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
     ) -> None:
+        self.pool = pool
         self.directory = Path(tempfile.mkdtemp(prefix="hy", dir="/tmp"))
         self.root = self.directory / "root"
         self.socket = self.directory / "s"
@@ -272,6 +274,7 @@ class HyperdLauncher:
             'log_level = "debug"',
             "[hypervisor]",
             f'driver = "{driver}"',
+            f"pool = {self.pool}",
             f'guest_dir = "{guest or ""}"',
             "[network]",
             f'bridge = "{self.bridge}"',

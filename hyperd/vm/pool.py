@@ -1,0 +1,88 @@
+"""A few VMs booted and paused ahead of time, so that a pod does not wait for a kernel.
+
+A pool never delays a request: it refills in a thread of its own, some time after a VM was taken, and one VM after
+the other.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Protocol
+
+import structlog
+
+from hyperd.errors import HyperError
+
+log = structlog.get_logger(__name__)
+
+REFILL_DELAY = 0.7  # seconds after a VM was taken; the pod that took it starts meanwhile
+FAILURE_DELAY = 30.0
+
+
+class PoolHost(Protocol):
+    """What a pool needs of the service that boots VMs."""
+
+    @property
+    def boot_timeout(self) -> float:
+        """Seconds a boot may take."""
+
+    def pooled(self) -> int:
+        """Count the VMs of the pool."""
+
+    def boot_pooled(self, *, vcpu: int, memory: int) -> None:
+        """Boot a VM and pause it for the pool."""
+
+
+class VmPool:
+    """Keeps ``size`` paused VMs of one shape.
+
+    Args:
+        vms: the service that boots and knows them.
+        size: how many; 0 = no pool.
+        vcpu: CPUs of each. memory: MiB of each.
+
+    """
+
+    def __init__(self, vms: PoolHost, *, size: int, vcpu: int, memory: int) -> None:
+        self._vms = vms
+        self.size = size
+        self.vcpu = vcpu
+        self.memory = memory
+        self._closed = threading.Event()
+        self._wake = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="vm-pool", daemon=True)
+
+    def start(self) -> None:
+        """Begin to fill the pool."""
+        if self.size:
+            self._thread.start()
+
+    def close(self) -> None:
+        """Stop filling; the VMs of the pool stay for the next daemon."""
+        self._closed.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(self._vms.boot_timeout)
+
+    def taken(self) -> None:
+        """Tell that a VM has left the pool."""
+        self._wake.set()
+
+    def _run(self) -> None:
+        delay = REFILL_DELAY
+        while not self._closed.wait(delay):
+            delay = REFILL_DELAY
+            try:
+                if self._vms.pooled() < self.size:
+                    self._vms.boot_pooled(vcpu=self.vcpu, memory=self.memory)
+                    continue
+            except HyperError as error:
+                log.warning("pool.boot_failed", error=str(error), retry_in=FAILURE_DELAY)
+                delay = FAILURE_DELAY
+                continue
+            except Exception:
+                log.exception("pool.failed")
+                delay = FAILURE_DELAY
+                continue
+            self._wake.wait()
+            self._wake.clear()
