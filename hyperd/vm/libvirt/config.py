@@ -106,6 +106,27 @@ class Disk:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Filesystem:
+    """A ``<filesystem>``: a directory of the host over virtio-9p."""
+
+    tag: str
+    path: str
+    address: PciAddress
+    readonly: bool = False
+
+    def element(self) -> ET.Element:
+        """Return the XML element."""
+        # passthrough: the guest sees and sets real owners. remap: inode numbers stay unique across the host's mounts.
+        node = ET.Element("filesystem", type="mount", accessmode="passthrough", multidevs="remap")
+        _sub(node, "source", dir=self.path)
+        _sub(node, "target", dir=self.tag)
+        if self.readonly:
+            _sub(node, "readonly")
+        self.address.add_to(node)
+        return node
+
+
+@dataclass(frozen=True, kw_only=True)
 class Interface:
     """An ``<interface>``: on a bridge, or user-mode when ``bridge`` is empty."""
 
@@ -180,6 +201,7 @@ class Domain:
     controllers: tuple[Controller, ...] = ()
     disks: tuple[Disk, ...] = ()
     interfaces: tuple[Interface, ...] = ()
+    filesystems: tuple[Filesystem, ...] = ()
     rng_address: PciAddress | None = None
     balloon_address: PciAddress | None = None
     disabled_timers: tuple[str, ...] = ()
@@ -232,6 +254,8 @@ class Domain:
             devices.append(disk.element())
         for controller in self.controllers:
             devices.append(controller.element())
+        for filesystem in self.filesystems:
+            devices.append(filesystem.element())
         for interface in self.interfaces:
             devices.append(interface.element())
         serial = _sub(devices, "serial", type="file")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hyperd.errors import InvalidInput
-from hyperd.vm.driver import CONTROL_PORT, STREAM_PORT, DiskSpec, NicSpec, VmSpec
+from hyperd.vm.driver import CONTROL_PORT, STREAM_PORT, DiskSpec, NicSpec, ShareSpec, VmSpec
 from hyperd.vm.libvirt import config
 
 MAX_LUN = 254
@@ -21,6 +21,10 @@ _PORTS_PER_SLOT = 8
 _FIRST_PORT_SLOT = 0x10
 # MiB. TCG's default is 1 GiB. A booted guest has used 29; a bound of 16 slows the boot by a sixth, one of 32 is free.
 TB_CACHE = 64
+# Shares sit on bus 0, eight to a slot; slots 6-15 are free for them.
+_FIRST_SHARE_SLOT = 6
+MAX_SHARES = (_FIRST_PORT_SLOT - _FIRST_SHARE_SLOT) * _PORTS_PER_SLOT
+MAX_TAG = 31
 # In Debian's qemu-system-data. Made for microvm, works with q35 too, boots a little sooner than SeaBIOS.
 QBOOT_PATHS = (Path("/usr/share/qemu/qboot.rom"), Path("/usr/share/qemu-firmware/qboot.rom"))
 # No calibration that emulation or paravirtualisation makes pointless, no self tests, no probing for absent ports.
@@ -109,6 +113,17 @@ def nic(spec: NicSpec) -> config.Interface:
     return config.Interface(mac=spec.mac.lower(), bridge=spec.bridge, tap=spec.tap, mtu=spec.mtu)
 
 
+def filesystem(spec: ShareSpec, number: int) -> config.Filesystem:
+    """Return the XML object of a VM's share. Errors: InvalidInput (tag, path or number out of bounds)."""
+    if not 0 < len(spec.tag) <= MAX_TAG or not spec.path.is_absolute():
+        raise InvalidInput("A share is out of bounds", details=f"{spec.tag!r} for {spec.path}")
+    if number >= MAX_SHARES:
+        raise InvalidInput(f"A VM can have at most {MAX_SHARES} shares")
+    slot, function = divmod(number, _PORTS_PER_SLOT)
+    address = config.PciAddress(slot=_FIRST_SHARE_SLOT + slot, function=function, multifunction=function == 0)
+    return config.Filesystem(tag=spec.tag, path=str(spec.path), address=address, readonly=spec.readonly)
+
+
 def domain(spec: VmSpec, platform: Platform) -> config.Domain:
     """Return the domain of a VM.
 
@@ -136,6 +151,7 @@ def domain(spec: VmSpec, platform: Platform) -> config.Domain:
         controllers=_controllers(len(spec.nics)),
         disks=tuple(disk(each) for each in spec.disks),
         interfaces=tuple(nic(each) for each in spec.nics),
+        filesystems=tuple(filesystem(each, number) for number, each in enumerate(spec.shares)),
         rng_address=config.PciAddress(slot=4),
         balloon_address=config.PciAddress(slot=5),
         disabled_timers=("hpet",),

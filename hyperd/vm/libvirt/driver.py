@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -45,6 +45,7 @@ class _Vm:
 
     pid: int | None
     sockets: tuple[str, ...]
+    switching: threading.Lock = field(default_factory=threading.Lock)  # one pause or resume at a time
 
 
 class LibvirtDriver(VmDriver):
@@ -203,6 +204,7 @@ class LibvirtDriver(VmDriver):
                     host.create(
                         domain.xml(),
                         paused=spec.paused,
+                        foreign_files=spec.foreign_files,
                         timeout=self._settings.boot_timeout,
                         late=lambda: self._erase(spec.vm_id, sockets),
                     )
@@ -284,13 +286,15 @@ class LibvirtDriver(VmDriver):
         guest = self._guest(vm_id)
         self._switch(guest, guest.resume, PowerState.RUNNING)
 
-    @staticmethod
-    def _switch(guest: Guest, switch: Callable[[], None], wanted: PowerState) -> None:
-        try:
-            switch()
-        except (Conflict, DriverError):  # libvirt refuses what is so already
-            if guest.state() is not wanted:
-                raise
+    def _switch(self, guest: Guest, switch: Callable[[], None], wanted: PowerState) -> None:
+        with self._lock:
+            vm = self._vms.get(guest.name)
+        with vm.switching if vm else contextlib.nullcontext():
+            try:
+                switch()
+            except (Conflict, DriverError):  # libvirt refuses what is so already
+                if guest.state() is not wanted:
+                    raise
 
     def attach_disk(self, vm_id: str, disk: DiskSpec) -> None:
         self._guest(vm_id).attach(designer.disk(disk))

@@ -16,7 +16,7 @@ import structlog
 
 from hyperd.errors import DriverError, HyperError, NotFound
 from hyperd.vm.driver import PowerState, VmEvent, VmEventKind
-from hyperd.vm.libvirt import reaper
+from hyperd.vm.libvirt import bounding, reaper
 from hyperd.vm.libvirt.calls import call
 from hyperd.vm.libvirt.guest import Guest, power_state
 
@@ -42,7 +42,8 @@ class Capabilities:
 def qemu_conf(*, privileged: bool) -> str:
     """Return the embedded driver's ``qemu.conf``.
 
-    As root QEMU stays root, but libvirt takes every capability from it and its seccomp sandbox stays on. Nothing is
+    As root QEMU stays root, but with next to no capabilities (``bounding`` sees to that for each VM, not libvirt for
+    all), and its seccomp sandbox stays on. Nothing is
     chown'ed: images are shared between VMs and belong to the store. Mount namespaces and cgroups of the host are left
     alone: they do not work where hyperd itself runs in a container.
     """
@@ -59,6 +60,7 @@ def qemu_conf(*, privileged: bool) -> str:
     ]
     if privileged:
         lines += ['user = "+0"', 'group = "+0"', "dynamic_ownership = 0", "remember_owner = 0"]
+        lines += ["clear_emulator_capabilities = 0"]
     return "\n".join(lines) + "\n"
 
 
@@ -245,8 +247,10 @@ class Host:
             text = f"QEMU {_first_word(shown.stdout.partition('version ')[2])}"
         return f"{text}, libvirt {_dotted(self.connection.getLibVersion())}"
 
-    def create(self, xml: str, *, paused: bool, timeout: float, late: Callable[[], None]) -> Guest:
+    def create(self, xml: str, *, paused: bool, foreign_files: bool, timeout: float, late: Callable[[], None]) -> Guest:
         """Start a transient domain; ``late`` undoes one that came up after the deadline.
+
+        ``foreign_files``: its QEMU may open and change files whoever owns them.
 
         Errors: as ``calls.translate`` maps them.
         """
@@ -255,6 +259,7 @@ class Host:
 
         def create() -> libvirt.virDomain:
             self._refresh(connection)
+            bounding.restrict(foreign_files=foreign_files)  # of this call's own thread
             return connection.createXML(xml, flags)
 
         made = call(
