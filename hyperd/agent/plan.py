@@ -50,6 +50,9 @@ class Op(IntEnum):
     IPVS = 32
     MODULES = 33
     ROUTEDEL = 34
+    APPEND = 40
+    FILE = 41
+    COPYUP = 42
 
 
 class Plan:

@@ -63,6 +63,22 @@ class NicSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShareSpec:
+    """A directory of the host that the guest can mount with 9p. It cannot be plugged later.
+
+    Args:
+        tag: 1-31 characters; the guest mounts it by this name.
+        path: a directory; it may be a link of ``/proc/PID/fd`` that stays open until ``create`` has returned.
+        readonly: the host refuses every change, whatever the guest asks.
+
+    """
+
+    tag: str
+    path: Path
+    readonly: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class VmSpec:
     """Everything needed to boot a VM.
 
@@ -74,7 +90,9 @@ class VmSpec:
         initrd: path of the initramfs.
         cmdline: kernel command line additions (the driver adds console and accelerator specific words).
         rundir: existing directory, private to the VM: channel sockets and the console log live in it.
-        disks: attached at boot. nics: attached at boot.
+        disks: attached at boot. nics: attached at boot. shares: for the VM's whole life.
+        foreign_files: the hypervisor must be able to open and change files of any owner, because a share or a disk
+            is not hyperd's own.
         paused: start with the CPUs stopped.
 
     """
@@ -88,6 +106,8 @@ class VmSpec:
     cmdline: str = ""
     disks: tuple[DiskSpec, ...] = ()
     nics: tuple[NicSpec, ...] = ()
+    shares: tuple[ShareSpec, ...] = ()
+    foreign_files: bool = False
     paused: bool = False
 
     @property

@@ -138,14 +138,14 @@ def test_host_finds_guests(connection: libvirt.virConnect, tmp_path: Path) -> No
     with pytest.raises(DriverError):
         host.guests()
     host._connection = connection
-    made = host.create(DOMAIN.format(name="vm-two"), paused=False, timeout=10, late=lambda: None)
+    made = host.create(DOMAIN.format(name="vm-two"), paused=False, foreign_files=False, timeout=10, late=lambda: None)
     made.pause()
     assert host.states()["vm-two"] is PowerState.PAUSED
     assert "vm-two" in {guest.name for guest in host.guests()}
     assert host.find("vm-two") is not None
     assert host.find("vm-three") is None
     with pytest.raises(DriverError):
-        host.create("<domain>", paused=False, timeout=10, late=lambda: None)
+        host.create("<domain>", paused=False, foreign_files=False, timeout=10, late=lambda: None)
     made.destroy()
     assert host.find("vm-two") is None
     assert host.pidfile("vm-two") is None

@@ -9,7 +9,7 @@ import pytest
 from lxml import etree
 
 from hyperd.errors import InvalidInput
-from hyperd.vm.driver import CONTROL_PORT, STREAM_PORT, DiskSpec, NicSpec, VmSpec
+from hyperd.vm.driver import CONTROL_PORT, STREAM_PORT, DiskSpec, NicSpec, ShareSpec, VmSpec
 from hyperd.vm.libvirt import config, designer
 
 SCHEMAS = Path("/usr/share/libvirt/schemas")  # Debian's libvirt0
@@ -20,6 +20,8 @@ VDI = DiskSpec(lun=27, path=Path("/images/volume.vdi"), fmt="vdi", cache="unsafe
 NIC = NicSpec(mac="52:54:00:AB:CD:EF", tap="tap0", bridge="hyper0")
 NIC_MTU = NicSpec(mac="52:54:00:00:00:02", tap="fifteen-letters", bridge="hyper0", mtu=1400)
 NIC_USER = NicSpec(mac="52:54:00:00:00:03", tap="", bridge="")
+SHARE = ShareSpec(tag="v0123456789abcdef", path=Path("/proc/123/fd/7"))
+SHARE_ODD = ShareSpec(tag="t" * 31, path=Path("/srv/a b&<'\">"), readonly=True)
 
 VARIANTS: dict[str, dict[str, object]] = {
     "bare": {},
@@ -30,6 +32,8 @@ VARIANTS: dict[str, dict[str, object]] = {
     "nics": {"nics": (NIC, NIC_MTU, NIC_USER)},
     "ten nics": {"nics": tuple(replace(NIC, mac=f"52:54:00:00:01:{n:02x}", tap=f"tap{n}") for n in range(10))},
     "user nic": {"nics": (NIC_USER,)},
+    "share": {"shares": (SHARE,)},
+    "shares": {"shares": tuple(replace(SHARE_ODD, tag=f"t{n}") for n in range(designer.MAX_SHARES))},
     "cpus": {"vcpu": 8},
     "big": {"vcpu": 64, "memory": 1 << 20},
     "small": {"memory": 48},
@@ -113,6 +117,40 @@ def test_bad_disks_are_refused(disk: DiskSpec, details: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         designer.disk(disk)
     assert details in caught.value.details
+
+
+def test_shares_are_what_was_asked_for() -> None:
+    nodes = tree(make_spec(shares=(SHARE, SHARE_ODD))).findall("devices/filesystem")
+    assert [(n.find("source").get("dir"), n.find("target").get("dir")) for n in nodes] == [
+        (str(SHARE.path), SHARE.tag),
+        (str(SHARE_ODD.path), SHARE_ODD.tag),
+    ]
+    assert [n.find("readonly") is not None for n in nodes] == [False, True]
+    assert {n.get("accessmode") for n in nodes} == {"passthrough"}
+
+
+def test_devices_have_addresses_of_their_own() -> None:
+    shares = tuple(replace(SHARE, tag=f"t{n}") for n in range(designer.MAX_SHARES))
+    nics = tuple(replace(NIC, mac=f"52:54:00:00:01:{n:02x}", tap=f"tap{n}") for n in range(10))
+    found = [
+        (node.get("bus"), node.get("slot"), node.get("function"))
+        for node in tree(make_spec(shares=shares, nics=nics)).iterfind("devices//address[@type='pci']")
+    ]
+    assert len(found) == len(set(found))
+
+
+@pytest.mark.parametrize(
+    "share", [replace(SHARE, tag=""), replace(SHARE, tag="t" * 32), replace(SHARE, path=Path("srv"))], ids=str
+)
+def test_bad_shares_are_refused(share: ShareSpec) -> None:
+    with pytest.raises(InvalidInput):
+        designer.domain(make_spec(shares=(share,)), PLATFORMS["tcg"])
+
+
+def test_too_many_shares_are_refused() -> None:
+    shares = tuple(replace(SHARE, tag=f"t{n}") for n in range(designer.MAX_SHARES + 1))
+    with pytest.raises(InvalidInput):
+        designer.domain(make_spec(shares=shares), PLATFORMS["tcg"])
 
 
 @pytest.mark.parametrize("tap", ["", "sixteen-letters-"])

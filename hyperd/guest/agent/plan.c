@@ -51,12 +51,12 @@ const struct op OPS[] = {
     [29] = {"UMASK", 1, 1, 0, op_umask},
     [30] = {"OPENROOT", 1, 1, 0, op_openroot},
     [31] = {"LINKDOWN", 1, 1, 0, op_linkdown},
-    [32] = {"APPEND", 2, 2, 1 << 1, op_append},
-    [33] = {"FILE", 5, 5, 0, op_file},
-    [34] = {"COPYUP", 2, 2, 0, op_copyup},
     [32] = {"IPVS", 2, 2, 1 << 1, op_ipvs},
     [33] = {"MODULES", 1, 1, 0, op_modules},
     [34] = {"ROUTEDEL", 2, 2, 0, op_routedel},
+    [40] = {"APPEND", 2, 2, 1 << 1, op_append},
+    [41] = {"FILE", 5, 5, 0, op_file},
+    [42] = {"COPYUP", 2, 2, 0, op_copyup},
 };
 const unsigned OP_COUNT = sizeof OPS / sizeof OPS[0];
 
