@@ -66,13 +66,24 @@ class AddressRow(Base):
     """An address of a bridge in use."""
 
     __tablename__ = "addresses"
-    __table_args__ = (UniqueConstraint("bridge", "owner", "slot"), UniqueConstraint("bridge", "tap"))
+    __table_args__ = (UniqueConstraint("bridge", "owner", "slot", "position"), UniqueConstraint("tap", "position"))
     bridge: Mapped[str] = mapped_column(String, primary_key=True)
     address: Mapped[str] = mapped_column(String, primary_key=True)
     owner: Mapped[str] = mapped_column(String, index=True)  # pod id, or VM id while the VM waits in the pool
     slot: Mapped[int] = mapped_column(Integer, default=0)  # the owner's first, second... NIC
-    mac: Mapped[str] = mapped_column(String)
+    position: Mapped[int] = mapped_column(Integer, default=0)  # the NIC's first, second... address
+    prefix: Mapped[int] = mapped_column(Integer, default=0)  # length, of an address that was asked for; 0 = the pool's
+    mac: Mapped[str] = mapped_column(String)  # the NIC's, the same for all its addresses
     tap: Mapped[str] = mapped_column(String)
+
+
+class GuardRow(Base):
+    """Who may reach a pod; a pod without a row is open."""
+
+    __tablename__ = "guards"
+    owner: Mapped[str] = mapped_column(String, primary_key=True)  # pod id
+    internal: Mapped[list[str]] = mapped_column(JSON)  # networks that may reach every port
+    external: Mapped[list[str]] = mapped_column(JSON)  # networks that may reach published ports
 
 
 class AddressCursorRow(Base):

@@ -18,6 +18,8 @@ from hyperd.db.models import AddressCursorRow, AddressRow
 from hyperd.errors import Busy, Conflict, InvalidInput
 
 _IFNAME_MAX = 15  # IFNAMSIZ - 1, linux/if.h
+# libvirt takes such names for its own and gives others: the rules for the tap would then miss it.
+_LIBVIRT_NAMES = ("vnet", "macvtap", "macvlan")
 _MAC = re.compile(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}")  # unicast
 
 
@@ -56,13 +58,17 @@ class AddressPool:
         return f"{self._stem}-"
 
     def find(self, session: Session, owner: str, slot: int) -> AddressRow | None:
-        """Give the row of an owner's NIC."""
-        query = select(AddressRow).filter_by(bridge=self.bridge, owner=owner, slot=slot)
+        """Give the row of an owner's NIC (of its first address)."""
+        query = select(AddressRow).filter_by(bridge=self.bridge, owner=owner, slot=slot, position=0)
         return session.scalars(query).one_or_none()
 
     def rows(self, session: Session) -> Sequence[AddressRow]:
-        """Give every address in use, in a stable order."""
+        """Give every address in use on this bridge, in a stable order."""
         return session.scalars(select(AddressRow).filter_by(bridge=self.bridge).order_by(AddressRow.address)).all()
+
+    def contains(self, address: IPv4Address) -> bool:
+        """Tell whether an address is one that this pool hands out."""
+        return self._inside(str(address))
 
     def take(
         self, session: Session, owner: str, slot: int, *, address: str = "", mac: str = "", tap: str = ""
@@ -92,16 +98,20 @@ class AddressPool:
             address=str(chosen),
             owner=owner,
             slot=slot,
-            mac=_checked_mac(mac) or derived_mac(chosen),
-            tap=self._checked_tap(session, tap) or f"{self.tap_prefix}{number - self._base}",
+            mac=checked_mac(session, self.bridge, mac) or derived_mac(chosen),
+            tap=self.checked_tap(session, tap) or self.tap_of(chosen),
         )
         session.add(row)
         session.flush()
         return row
 
+    def tap_of(self, address: IPv4Address) -> str:
+        """Give the name of the tap of an address of this pool."""
+        return f"{self.tap_prefix}{int(address) - self._base}"
+
     def release(self, session: Session, owner: str) -> list[str]:
-        """Give back everything an owner has. Returns the addresses."""
-        rows = session.scalars(select(AddressRow).filter_by(bridge=self.bridge, owner=owner)).all()
+        """Give back everything an owner has, on whichever bridge. Returns the addresses."""
+        rows = rows_of(session, owner)
         for row in rows:
             session.delete(row)
         return [row.address for row in rows]
@@ -117,20 +127,23 @@ class AddressPool:
 
     def prune(self, session: Session, owners: Collection[str]) -> list[AddressRow]:
         """Drop the rows of all other owners and those outside the subnet (it was changed). Returns those."""
-        dropped = [row for row in self.rows(session) if row.owner not in owners or not self._inside(row.address)]
+        dropped = [row for row in rows_of(session) if row.owner not in owners or self._strayed(row)]
         for row in dropped:
             session.delete(row)
         return dropped
 
     def drop_outside(self, session: Session) -> list[AddressRow]:
         """Drop the rows that are not in the subnet, because the configuration was changed. Returns them."""
-        dropped = [row for row in self.rows(session) if not self._inside(row.address)]
+        dropped = [row for row in self.rows(session) if self._strayed(row)]
         for row in dropped:
             session.delete(row)
         return dropped
 
     def _column(self, session: Session) -> Sequence[str]:
         return session.scalars(select(AddressRow.address).filter_by(bridge=self.bridge)).all()
+
+    def _strayed(self, row: AddressRow) -> bool:
+        return row.bridge == self.bridge and not row.prefix and not self._inside(row.address)
 
     def _inside(self, address: str) -> bool:
         return self._base + 2 <= int(IPv4Address(address)) <= self._base + self._size - 2
@@ -164,14 +177,17 @@ class AddressPool:
             raise Conflict(f"address {interface.ip} is in use by {session.scalars(query).one()}")
         return int(interface.ip)
 
-    def _checked_tap(self, session: Session, tap: str) -> str:
+    def checked_tap(self, session: Session, tap: str) -> str:
+        """Give the name back if a new tap can have it. Errors: InvalidInput, Conflict."""
         if not tap:
             return ""
         checked = check_ifname(tap, what="tap")
-        if tap.startswith(self.tap_prefix):
-            raise InvalidInput(f"tap {tap!r}: names that begin with {self.tap_prefix!r} are given by the daemon")
-        if session.scalars(select(AddressRow).filter_by(bridge=self.bridge, tap=tap)).first():
-            raise Conflict(f"tap {tap} is in use")
+        for prefix in (self.tap_prefix, *_LIBVIRT_NAMES):
+            if tap.startswith(prefix):
+                raise InvalidInput(f"tap {tap!r}: names that begin with {prefix!r} are given automatically")
+        holder = session.scalars(select(AddressRow).filter_by(tap=tap)).first()
+        if holder:
+            raise Conflict(f"tap {tap} is in use by {holder.owner}")
         return checked
 
 
@@ -190,10 +206,21 @@ def check_ifname(name: str, *, what: str) -> str:
     return name
 
 
-def _checked_mac(mac: str) -> str:
-    if mac and not _MAC.fullmatch(mac.lower()):
+def rows_of(session: Session, owner: str = "") -> Sequence[AddressRow]:
+    """Give the addresses of one owner, or all, NIC by NIC in a stable order."""
+    query = select(AddressRow).order_by(AddressRow.owner, AddressRow.slot, AddressRow.position)
+    return session.scalars(query.filter_by(owner=owner) if owner else query).all()
+
+
+def checked_mac(session: Session, bridge: str, mac: str) -> str:
+    """Give the address in lower case if a new NIC on the bridge can have it. Errors: InvalidInput, Conflict."""
+    mac = mac.lower()
+    if mac and not _MAC.fullmatch(mac):
         raise InvalidInput(f"{mac!r} is not a unicast MAC address such as 52:54:00:12:34:56")
-    return mac.lower()
+    holder = session.scalars(select(AddressRow).filter_by(bridge=bridge, mac=mac)).first() if mac else None
+    if holder:
+        raise Conflict(f"MAC address {mac} is in use by {holder.owner}")
+    return mac
 
 
 def _tap_stem(bridge: str, room: int) -> str:

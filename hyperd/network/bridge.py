@@ -18,6 +18,7 @@ from hyperd.errors import Conflict, HostFault
 log = structlog.get_logger(__name__)
 
 _SYSCTL = Path("/proc/sys/net")
+_SYSFS = Path("/sys/class/net")
 
 
 class Bridge:
@@ -57,6 +58,13 @@ class Bridge:
             self._ensure_address(netlink, index)
             netlink.link("set", index=index, mtu=self.mtu, state="up")
         self._switches()
+
+    def current_mac(self) -> str:
+        """Give the address the bridge really has (it may have been there before), empty when it is not there."""
+        try:
+            return (_SYSFS / self.name / "address").read_text(encoding="ascii").strip()
+        except OSError:
+            return ""
 
     def remove(self) -> None:
         """Remove the bridge; its ports are only unplugged. An absent bridge is fine. Errors: HostFault."""
@@ -124,6 +132,12 @@ class Bridge:
         _sysctl(f"ipv4/conf/{self.name}/route_localnet", "1")
         # The pods' network is IPv4 only: a guest's router advertisements must not reconfigure the host.
         _sysctl(f"ipv6/conf/{self.name}/disable_ipv6", "1", optional=True)
+
+
+def host_addresses() -> list[str]:
+    """Give every IPv4 address of the host itself. Errors: HostFault."""
+    with _netlink() as netlink:
+        return [str(entry.get_attr("IFA_ADDRESS")) for entry in netlink.get_addr(family=2)]
 
 
 @contextmanager

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import secrets
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -16,6 +17,8 @@ from hyperd.errors import Conflict, HostFault, InvalidInput, TooLarge
 
 log = structlog.get_logger(__name__)
 
+# Where automatic host ports come from: below the ports that Linux uses for outgoing connections.
+AUTOMATIC = range(20_000, 32_768)
 MAX_PORTS = 4096  # of one pod; every one is an element of a kernel map
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
@@ -109,6 +112,16 @@ def check(mappings: Sequence[PortMapping]) -> list[PortMapping]:
         if known != mapping:
             raise Conflict(f"host port {mapping} is mapped twice")
     return list(found.values())
+
+
+def free_runs(session: Session, protocol: str, count: int, outer: range) -> Iterator[int]:
+    """Give the first ports of runs of ``count`` ports that no pod has, beginning anywhere in ``outer``."""
+    taken = set(session.scalars(select(PortRow.host_port).filter_by(protocol=protocol)))
+    starts = range(outer.start, outer.stop - count + 1)
+    shift = secrets.randbelow(len(starts)) if len(starts) > 1 and outer == AUTOMATIC else 0
+    for start in (*starts[shift:], *starts[:shift]):
+        if taken.isdisjoint(range(start, start + count)):
+            yield start
 
 
 def rows(session: Session, owner: str = "") -> Sequence[PortRow]:

@@ -37,6 +37,26 @@ class Forward:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Guard:
+    """A pod that not everybody may reach.
+
+    Args:
+        address: one of the pod's.
+        mac: of the NIC that has it.
+        tap: of the NIC.
+        internal: networks that may reach every port.
+        external: networks that may reach published ports.
+
+    """
+
+    address: str
+    mac: str
+    tap: str
+    internal: tuple[str, ...]
+    external: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ruleset:
     """Everything the tables say.
 
@@ -48,6 +68,8 @@ class Ruleset:
         nat: masquerade what leaves the subnet and keep others from reaching unpublished ports.
         stations: the NICs that may send.
         forwards: the published ports.
+        guards: addresses with a white list.
+        bridge_mac: the bridge's own address; needed for guards.
 
     """
 
@@ -58,6 +80,8 @@ class Ruleset:
     nat: bool
     stations: Sequence[Station]
     forwards: Sequence[Forward]
+    guards: Sequence[Guard] = ()
+    bridge_mac: str = ""
 
     def render(self) -> str:
         """Give the text for ``nft -f``; applying it twice is the same as once."""
@@ -100,7 +124,35 @@ class Ruleset:
             ),
             *_chain("postrouting", "nat hook postrouting priority srcnat", self._postrouting()),
             *_chain("forward", "filter hook forward priority filter", self._forward()),
+            *self._guard(),
             "}",
+        ]
+
+    def _guard(self) -> list[str]:
+        if not self.guards:
+            return []
+        pairs = "ipv4_addr . ipv4_addr; flags interval"
+        return [
+            *_named("set guarded", "ipv4_addr", [entry.address for entry in self.guards]),
+            *_named("set internal", pairs, [f"{g.address} . {net}" for g in self.guards for net in g.internal]),
+            *_named("set external", pairs, [f"{g.address} . {net}" for g in self.guards for net in g.external]),
+            *_chain(
+                "output_guard",
+                "filter hook output priority filter",
+                # The host routes between pods of its own bridge then and would tell them of the shorter way.
+                [f'oifname "{self.bridge}" icmp type redirect drop', "ip daddr @guarded jump guard"],
+            ),
+            *_chain(
+                "guard",
+                "",
+                [
+                    "ct state established,related return",
+                    "ip protocol icmp return",
+                    "ip daddr . ip saddr @internal return",
+                    "ct status dnat ip daddr . ip saddr @external return",
+                    "drop",
+                ],
+            ),
         ]
 
     def _raw(self) -> list[str]:
@@ -120,9 +172,11 @@ class Ruleset:
         return rules
 
     def _forward(self) -> list[str]:
+        guard = ["ip daddr @guarded jump guard"] if self.guards else []
         if not self.nat:
-            return []
+            return guard
         return [
+            *guard,
             f'oifname != "{self.bridge}" accept',
             f'iifname "{self.bridge}" accept',
             "ct state established,related accept",
@@ -138,20 +192,50 @@ class Ruleset:
             *_chain(
                 "prerouting",
                 "filter hook prerouting priority -300",
-                [f'iifname "{self.tap_prefix}*" goto guest', "iifname @taps goto guest"],
+                [
+                    f'iifname "{self.tap_prefix}*" goto guest',
+                    "iifname @taps goto guest",
+                    *(["ether type ip ether daddr @guarded_macs goto router"] if self.guards else []),
+                ],
             ),
             *_chain(
                 "guest",
                 "",
                 [
-                    "iifname . ether saddr . ip saddr @stations accept",
+                    f"iifname . ether saddr . ip saddr @stations {'goto sender' if self.guards else 'accept'}",
                     # Hosts learn from the ARP payload, the bridge from the frame: both senders are looked at.
                     "iifname . arp saddr ether . arp saddr ip @stations goto asker",
                     "drop",
                 ],
             ),
             *_chain("asker", "", ["iifname . ether saddr . arp saddr ip @stations accept", "drop"]),
+            *self._detour(),
             "}",
+        ]
+
+    def _detour(self) -> list[str]:
+        """Send IPv4 frames from and to a guarded pod up to the host, which tracks connections and forwards them.
+
+        Bridges cannot track connections themselves on every kernel. The frame gets the bridge's own address.
+        """
+        if not self.guards:
+            return []
+        group = "ether daddr & 01:00:00:00:00:00 == 01:00:00:00:00:00"
+        taps = sorted({f'"{entry.tap}"' for entry in self.guards})
+        return [
+            *_named("set guarded_taps", "ifname", taps),
+            *_named("set guarded_macs", "ether_addr", sorted({entry.mac for entry in self.guards})),
+            *_chain(
+                "sender",
+                "",
+                ["iifname @guarded_taps goto router", "ether daddr @guarded_macs goto router", "accept"],
+            ),
+            *_chain(
+                "router", "", [f"{group} accept", f"ether daddr set {self.bridge_mac} meta pkttype set host accept"]
+            ),
+            *_chain(
+                "forward", "filter hook forward priority filter", [f"oifname @guarded_taps ether type ip {group} drop"]
+            ),
         ]
 
     def _stations(self) -> list[str]:

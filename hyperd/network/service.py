@@ -7,6 +7,7 @@ serialises the changes of a daemon, so the tables are written in the order of th
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -18,10 +19,11 @@ from sqlalchemy.orm import Session
 from hyperd.config import NetworkConfig
 from hyperd.db.models import AddressRow, PortRow
 from hyperd.db.session import Database
-from hyperd.errors import HostFault, HyperError, InvalidInput
-from hyperd.network import flows, ports, ruleset
-from hyperd.network.addresses import AddressPool, check_ifname, derived_mac
-from hyperd.network.bridge import Bridge
+from hyperd.errors import Busy, Conflict, HostFault, HyperError, InvalidInput
+from hyperd.network import fixed, flows, guards, ports, ruleset
+from hyperd.network.addresses import AddressPool, check_ifname, derived_mac, rows_of
+from hyperd.network.bridge import Bridge, host_addresses
+from hyperd.network.fixed import NicWish
 from hyperd.network.nameservers import find_servers
 from hyperd.network.ports import PortHolder, PortMapping
 
@@ -39,9 +41,10 @@ class Lease:
         tap: name of the host's device.
         bridge: that the tap must be plugged into.
         cidr: the address with its prefix length, such as ``192.168.123.2/24``.
-        gateway: the bridge's address.
+        gateway: the bridge's address; empty on a bridge that is not the daemon's.
         mtu: bytes.
         dns: name servers, at most three.
+        more: further addresses of the NIC.
 
     """
 
@@ -52,6 +55,12 @@ class Lease:
     gateway: str
     mtu: int
     dns: tuple[str, ...]
+    more: tuple[str, ...] = ()
+
+    @property
+    def cidrs(self) -> tuple[str, ...]:
+        """All addresses of the NIC."""
+        return (self.cidr, *self.more)
 
 
 class NetworkService:
@@ -130,13 +139,78 @@ class NetworkService:
             def work(session: Session) -> AddressRow:
                 return self._pool.take(session, pod_id, index, address=address, mac=mac, tap=tap)
 
-            return self._lease(self._change(work))
+            return self._lease([self._change(work)])
+
+    def reserve(self, pod_id: str, wishes: Sequence[NicWish], guard: guards.Guard | None = None) -> list[Lease]:
+        """Reserve what all NICs of a pod shall have, and who may reach it; what it has already stays.
+
+        Args:
+            pod_id: the owner.
+            wishes: one for each NIC.
+            guard: None = everybody.
+
+        Errors: as for ``allocate``; InvalidInput also for a bridge that does not exist. Then nothing is reserved.
+
+        """
+        own = {"", self._config.bridge}
+        for name in {wish.bridge for wish in wishes} - own:
+            fixed.check_bridge(name)
+        if guard and any(wish.bridge not in own for wish in wishes):
+            raise InvalidInput(
+                "portmappingWhiteLists need NICs on the daemon's bridge",
+                details="connections over another bridge do not come by this host",
+            )
+        occupied = host_addresses() if any(wish.addresses for wish in wishes) else []
+        with self._lock:
+
+            def work(session: Session) -> list[AddressRow]:
+                for slot, wish in enumerate(wishes):
+                    fixed.take(session, self._pool, pod_id, slot, wish=wish, occupied=occupied)
+                guards.put(session, pod_id, guard)
+                rows = list(rows_of(session, pod_id))
+                macs = {row.slot: row.mac for row in rows}
+                if len(set(macs.values())) != len(macs):
+                    raise Conflict("two NICs of the pod have the same MAC address", details=", ".join(macs.values()))
+                return rows
+
+            return self._leases(self._change(work))
+
+    def leases(self, pod_id: str) -> list[Lease]:
+        """Give what the pod's NICs have, in their order."""
+        with self._database.session() as session:
+            return self._leases(rows_of(session, pod_id))
+
+    def reserve_ports(self, pod_id: str, protocol: str, inner: Sequence[int], outer: range = ports.AUTOMATIC) -> int:
+        """Reserve free ports of the host, one after the other, for ports of a pod; give the first.
+
+        They lead nowhere until ``publish``. Args: ``inner`` the pod's ports; ``outer`` where to look.
+        Errors: Busy when there is no such run.
+        """
+        with self._lock:
+            held: list[PortMapping] = []
+
+            def work(session: Session) -> int:
+                for first in ports.free_runs(session, protocol, len(inner), outer):
+                    wanted = [PortMapping(protocol, first + step, port) for step, port in enumerate(inner)]
+                    try:
+                        held[:] = self._holder.hold(wanted)
+                    except Conflict:
+                        continue
+                    ports.reserve(session, pod_id, "", wanted)
+                    return first
+                raise Busy(f"no {len(inner)} free {protocol} ports of the host", details=f"{outer.start}-{outer[-1]}")
+
+            try:
+                return self._change(work)
+            except BaseException:
+                self._holder.drop(held)
+                raise
 
     def lease(self, pod_id: str, *, index: int = 0) -> Lease | None:
         """Give what a pod's NIC has, None when nothing."""
         with self._database.session() as session:
-            row = self._pool.find(session, pod_id, index)
-            return self._lease(row) if row else None
+            rows = [row for row in rows_of(session, pod_id) if row.slot == index]
+            return self._lease(rows) if rows else None
 
     def transfer(self, owner: str, new_owner: str) -> None:
         """Give the addresses of a pooled VM to the pod that takes it. Errors: Conflict when the pod has one."""
@@ -148,6 +222,7 @@ class NetworkService:
         with self._lock:
 
             def work(session: Session) -> tuple[list[str], list[PortMapping]]:
+                guards.put(session, pod_id, None)
                 return self._pool.release(session, pod_id), _delete(session, ports.rows(session, pod_id))
 
             self._finish_release(*self._change(work))
@@ -226,6 +301,7 @@ class NetworkService:
             def work(session: Session) -> tuple[list[str], list[PortMapping]]:
                 gone = self._pool.prune(session, pod_ids)
                 stale = [row for row in ports.rows(session) if row.owner not in pod_ids]
+                guards.prune(session, pod_ids)
                 return [row.address for row in gone], _delete(session, stale)
 
             self._applied = None
@@ -257,10 +333,10 @@ class NetworkService:
             subnet=str(self._pool.network),
             tap_prefix=self._pool.tap_prefix,
             nat=self._config.nat,
-            stations=[
-                ruleset.Station(tap=row.tap, mac=row.mac, address=row.address) for row in self._pool.rows(session)
-            ],
+            stations=_stations(rows_of(session)),
             forwards=[_forward(row) for row in ports.rows(session) if row.address],
+            guards=guards.rules(session, self._pool),
+            bridge_mac=self._bridge.current_mac(),
         )
         change = wanted.change_from(self._applied) if self._applied and not force else None
         if change:
@@ -276,7 +352,7 @@ class NetworkService:
     def _allow_hairpin(self, owners: Collection[str]) -> None:
         """Let pods reach themselves by their published ports. Best effort: everybody else can reach them anyway."""
         with self._database.session() as session:
-            taps = [row.tap for row in self._pool.rows(session) if row.owner in owners]
+            taps = sorted({row.tap for row in self._pool.rows(session) if row.owner in owners})
         try:
             self._bridge.allow_hairpin(taps)
         except HostFault as error:
@@ -288,16 +364,39 @@ class NetworkService:
             flows.forget_addresses(addresses)
             flows.forget_udp(mapping.host_port for mapping in dropped if mapping.protocol == "udp")
 
-    def _lease(self, row: AddressRow) -> Lease:
+    def _leases(self, rows: Sequence[AddressRow]) -> list[Lease]:
+        return [self._lease([row for row in rows if row.slot == slot]) for slot in sorted({row.slot for row in rows})]
+
+    def _lease(self, rows: Sequence[AddressRow]) -> Lease:
+        first = rows[0]
+        own = first.bridge == self._config.bridge
+        cidrs = [f"{row.address}/{row.prefix or self._pool.network.prefixlen}" for row in rows]
         return Lease(
-            mac=row.mac,
-            tap=row.tap,
-            bridge=row.bridge,
-            cidr=f"{row.address}/{self._pool.network.prefixlen}",
-            gateway=str(self._pool.gateway.ip),
-            mtu=self._config.mtu,
+            mac=first.mac,
+            tap=first.tap,
+            bridge=first.bridge,
+            cidr=cidrs[0],
+            gateway=str(self._pool.gateway.ip) if own else "",
+            mtu=self._config.mtu if own else fixed.bridge_mtu(first.bridge),
             dns=self.dns_servers(),
+            more=tuple(cidrs[1:]),
         )
+
+
+def _stations(rows: Sequence[AddressRow]) -> list[ruleset.Station]:
+    """Let each NIC use all addresses that its pod has on that bridge.
+
+    A guest with two NICs in one network answers for either address on both, and sends by whichever comes first.
+    """
+    places = defaultdict(set)
+    for row in rows:
+        places[row.owner, row.bridge].add(row.address)
+    nics = {(row.owner, row.bridge, row.tap, row.mac) for row in rows}
+    return [
+        ruleset.Station(tap=tap, mac=mac, address=address)
+        for owner, bridge, tap, mac in sorted(nics)
+        for address in sorted(places[owner, bridge])
+    ]
 
 
 def _delete(session: Session, rows: Sequence[PortRow]) -> list[PortMapping]:

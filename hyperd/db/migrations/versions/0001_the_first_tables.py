@@ -26,15 +26,24 @@ def upgrade() -> None:
         sa.Column("address", sa.String(), nullable=False),
         sa.Column("owner", sa.String(), nullable=False),
         sa.Column("slot", sa.Integer(), nullable=False),
+        sa.Column("position", sa.Integer(), nullable=False),
+        sa.Column("prefix", sa.Integer(), nullable=False),
         sa.Column("mac", sa.String(), nullable=False),
         sa.Column("tap", sa.String(), nullable=False),
         sa.PrimaryKeyConstraint("bridge", "address"),
-        sa.UniqueConstraint("bridge", "owner", "slot"),
-        sa.UniqueConstraint("bridge", "tap"),
+        sa.UniqueConstraint("bridge", "owner", "slot", "position"),
+        sa.UniqueConstraint("tap", "position"),
     )
     with op.batch_alter_table("addresses", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_addresses_owner"), ["owner"], unique=False)
 
+    op.create_table(
+        "guards",
+        sa.Column("owner", sa.String(), nullable=False),
+        sa.Column("internal", sa.JSON(), nullable=False),
+        sa.Column("external", sa.JSON(), nullable=False),
+        sa.PrimaryKeyConstraint("owner"),
+    )
     op.create_table(
         "images",
         sa.Column("id", sa.String(), nullable=False),
@@ -234,6 +243,7 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_images_parent"))
 
     op.drop_table("images")
+    op.drop_table("guards")
     with op.batch_alter_table("addresses", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_addresses_owner"))
 
