@@ -15,6 +15,7 @@ from hyperd.container.service import ContainerService
 from hyperd.db.migrate import migrate
 from hyperd.db.session import Database
 from hyperd.errors import HostFault, InvalidInput
+from hyperd.event.bus import EventBus
 from hyperd.image.service import ImageService
 from hyperd.network.service import NetworkService
 from hyperd.pod.records import PodRecords
@@ -32,7 +33,8 @@ log = structlog.get_logger(__name__)
 class Engine:
     """All services of one daemon.
 
-    Between ``open`` and ``close`` the attributes are usable: ``pods containers execs images vms network system relay``.
+    Between ``open`` and ``close`` the attributes are usable: ``pods containers execs images vms network system relay``;
+    ``events`` is from the beginning.
     """
 
     pods: PodService
@@ -46,6 +48,7 @@ class Engine:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.events = EventBus()
         self._stack = ExitStack()
 
     def open(self) -> None:
@@ -75,31 +78,27 @@ class Engine:
         driver = make_driver(config)
         stack.callback(driver.close)
         hypervisor = driver.open()
-        records, pod_records, locks = ContainerRecords(database), PodRecords(database), PodLocks()
+        records, pod_records = ContainerRecords(database), PodRecords(database)
         self.images = ImageService(
-            config=config, database=database, root=config.root / "images", in_use=records.using_image
+            config=config,
+            database=database,
+            root=config.root / "images",
+            in_use=records.using_image,
+            events=self.events,
         )
         self.images.recover()
         self.network = NetworkService(config=config.network, database=database)
         stack.callback(self.network.close)
         self.network.open()
         self.vms = VmService(
-            config=config, database=database, driver=driver, relay=self.relay, boot_files=lambda: boot_files(config)
-        )
-        self.containers = ContainerService(
-            config=config, records=records, relay=self.relay, images=self.images, vms=self.vms, locks=locks
-        )
-        self.execs = ExecService(database=database, relay=self.relay, containers=self.containers, vms=self.vms)
-        self.pods = PodService(
             config=config,
-            records=pod_records,
-            containers=self.containers,
-            execs=self.execs,
-            images=self.images,
-            network=self.network,
-            vms=self.vms,
-            locks=locks,
+            database=database,
+            driver=driver,
+            relay=self.relay,
+            boot_files=lambda: boot_files(config),
+            events=self.events,
         )
+        self._make_pods(database, records, pod_records)
         self._recover(pod_records)
         self.system = SystemService(
             config=config,
@@ -110,6 +109,30 @@ class Engine:
             guest=guest_name(config),
         )
         log.info("engine.open", root=str(config.root), accelerator=hypervisor.accelerator, reason=hypervisor.reason)
+
+    def _make_pods(self, database: Database, records: ContainerRecords, pod_records: PodRecords) -> None:
+        locks = PodLocks()
+        self.containers = ContainerService(
+            config=self.config,
+            records=records,
+            relay=self.relay,
+            images=self.images,
+            vms=self.vms,
+            locks=locks,
+            events=self.events,
+        )
+        self.execs = ExecService(database=database, relay=self.relay, containers=self.containers, vms=self.vms)
+        self.pods = PodService(
+            config=self.config,
+            records=pod_records,
+            containers=self.containers,
+            execs=self.execs,
+            images=self.images,
+            network=self.network,
+            vms=self.vms,
+            locks=locks,
+            events=self.events,
+        )
 
     def _recover(self, pod_records: PodRecords) -> None:
         """Find the VMs of an earlier daemon and bring rows and host together."""
@@ -128,6 +151,7 @@ class Engine:
             network=self.network,
             vms=self.vms,
         ).run()
+        self.containers.restarts.open()
         self.vms.pool.start()
 
     def _on_exit(self, vm_id: str, ident: str, code: int) -> None:

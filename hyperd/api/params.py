@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import signal
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from flask import request
@@ -16,6 +18,7 @@ MAX_JSON_BODY = 16 * 2**20
 FORM = "application/x-www-form-urlencoded"
 FALSE = frozenset({"", "0", "no", "false", "none"})
 STRICT_TRUE = frozenset({"yes", "true", "on"})
+_SECONDS = re.compile(r"[0-9]{1,11}(\.[0-9]{1,9})?")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -57,6 +60,26 @@ def number(*names: str, low: int, high: int, default: int | None = None) -> int:
     if not re.fullmatch(r"-?[0-9]{1,18}", raw) or not low <= int(raw) <= high:
         raise InvalidInput(f"{names[0]} must be a number from {low} to {high}", details=repr(raw[:40]))
     return int(raw)
+
+
+def moment(name: str) -> float | None:
+    """Give a time as seconds since 1970; sent as such, or as RFC 3339. None when it is not given.
+
+    Errors: InvalidInput.
+    """
+    raw = text(name).strip()
+    if not raw:
+        return None
+    if _SECONDS.fullmatch(raw):
+        return float(raw)
+    try:
+        when = datetime.fromisoformat(raw)
+        seconds = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        seconds = math.nan
+    if not seconds >= 0:
+        raise InvalidInput(f"{name} must be seconds since 1970 or an RFC 3339 time", details=repr(raw[:40]))
+    return seconds
 
 
 def signal_number(name: str = "signal", *, default: int = signal.SIGTERM) -> int:

@@ -17,7 +17,6 @@ from hyperd.errors import Conflict, InvalidInput, NotFound
 from hyperd.pod.model import ContainerSpec, PodSpec
 from hyperd.pod.spec import dump_container, parse_container, parse_pod
 
-
 Decide = Callable[[ContainerRow, PodRow], None]
 
 

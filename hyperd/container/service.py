@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
-import shutil
-import string
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -18,6 +13,7 @@ import structlog
 from hyperd.agent.client import ProcessState
 from hyperd.agent.plan import Op, Plan
 from hyperd.config import Config
+from hyperd.container import names
 from hyperd.container.locks import PodLocks
 from hyperd.container.logconf import LogSettings, log_settings
 from hyperd.container.plan import Program, RootFs, cgroup, container_plan, merge_program, stop_signal
@@ -105,7 +101,7 @@ class ContainerService:
             except NotFound as error:
                 raise NotAlive(str(error)) from error  # 404 of this call means a missing image and nothing else
             if not spec.name:
-                spec = named(spec, f"{pod_id}-{image_base(spec.image)}-{_letters(10)}")
+                spec = names.named(spec, names.made_up(pod_id, spec.image))
             check_supported(spec)
             log_settings(self._config, pod, pod_id, "check", spec)
             self._images.get(spec.image)
@@ -137,10 +133,7 @@ class ContainerService:
 
     def rename(self, old: str, new: str) -> None:
         """Give a container another name. Errors: NotFound, Conflict, InvalidInput."""
-        new = new.removeprefix("/")
-        allowed = set(string.ascii_letters + string.digits + "_.-")
-        if len(new) < 2 or len(new) > 128 or not new[0].isalnum() or not set(new) <= allowed:
-            raise InvalidInput(f"bad container name {new!r}", resolution="letters, digits, _ . and -, two at least")
+        new = names.checked(new)
         row = self.records.find(old)
         spec = dict(row.spec)
         spec["name"] = new
@@ -165,7 +158,7 @@ class ContainerService:
             self.tell("restart", row)
 
     def start_in(self, vm: Vm, container_id: str, *, again: bool = False) -> None:
-        """Start a container in its pod's VM (the pod's lock is held); ``again``: by its policy. Errors: as for start."""
+        """Start a container in its pod's VM (its lock is held); ``again``: by its policy. Errors: as for start."""
         row = self.records.get(container_id)
         if row.state in LIVE:
             return
@@ -367,7 +360,7 @@ class ContainerService:
         for row in self.records.of_pod(vm.pod_id):
             if row.state not in LIVE:
                 continue
-            ident = _ident(row.id, row.run_count)
+            ident = names.ident(row.id, row.run_count)
             state = states.get(ident)
             if state is None:
                 self.records.finish(row.id, run=row.run_count, exit_code=SETUP_FAILED, decide=decide)
@@ -383,7 +376,7 @@ class ContainerService:
 
     def _process(self, row: ContainerRow, run: int, *, tty: bool) -> GuestProcess:
         """Give the process of a run, made by an attach before the start or by the start."""
-        ident = _ident(row.id, run)
+        ident = names.ident(row.id, run)
         process = before = self._processes.get(row.id)
         if process is not None and process.ident == ident:
             return process
@@ -482,16 +475,6 @@ class ContainerService:
         return log_settings(self._config, self.records.pod_spec(row.pod_id), row.pod_id, row.id, self.records.spec(row))
 
 
-def named(spec: ContainerSpec, name: str) -> ContainerSpec:
-    """Give the specification with a name."""
-    return replace(spec, name=name)
-
-
-def image_base(image: str) -> str:
-    """Give the last part of an image's name without tag, as container names carry it."""
-    return image.rpartition("/")[2].partition("@")[0].partition(":")[0]
-
-
 def check_supported(spec: ContainerSpec) -> None:
     """Refuse what this version cannot do yet, instead of leaving it out silently. Errors: NotSupported."""
     for ref in spec.volumes:
@@ -500,19 +483,6 @@ def check_supported(spec: ContainerSpec) -> None:
                 f"volume {ref.volume or ref.path}: volumes with a source are not supported by this version",
                 resolution="use an unnamed volume (no source, no format)",
             )
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a directory of the daemon's own; a missing one is fine."""
-    shutil.rmtree(path, ignore_errors=True)
-
-
-def _ident(container_id: str, run: int) -> str:
-    return f"{container_id[:24]}-{run}"
-
-
-def _letters(count: int) -> str:
-    return "".join(secrets.choice(string.ascii_letters) for _ in range(count))
 
 
 async def _open_log(settings: LogSettings, run: int) -> JsonFileLog:

@@ -13,6 +13,7 @@ import structlog
 from hyperd.config import Config
 from hyperd.db.session import Database
 from hyperd.errors import Conflict, InvalidInput, Unauthorized
+from hyperd.event.bus import EventBus
 from hyperd.image.catalog import Catalog, ImageRecord
 from hyperd.image.progress import Line
 from hyperd.image.pull import Puller, host_of
@@ -74,6 +75,7 @@ class ImageService:
         database: migrated.
         root: directory of the store, made when missing.
         in_use: gives the names of the containers that use an image.
+        events: is told what happens to images.
 
     """
 
@@ -84,7 +86,9 @@ class ImageService:
         database: Database,
         root: Path,
         in_use: Callable[[str], Sequence[str]],
+        events: EventBus | None = None,
     ) -> None:
+        self._events = events or EventBus()
         self._store = ImageStore(root)
         self._catalog = Catalog(database, default_domain=config.registry.default)
         self._in_use = in_use
@@ -177,7 +181,9 @@ class ImageService:
         image_id = self._puller.pull(
             reference, auth=auth, headers=headers or {}, progress=progress, cancelled=cancelled
         )
-        return self.get(image_id)
+        image = self.get(image_id)
+        self._events.publish("image", "pull", image_id, name=reference.familiar, size=image.size)
+        return image
 
     def remove(self, name: str, *, force: bool = False, noprune: bool = False) -> Removed:
         """Take a name from an image, and remove the image with its last name.
@@ -207,9 +213,14 @@ class ImageService:
             taken = self._catalog.untag(name) if reference is not None else self._catalog.untag_all(image_id)
             done = [{"untaged": entry} for entry in taken]
             left = self._catalog.get(image_id)
-            if left.tags or left.digests or self._in_use(image_id) or self._catalog.children(image_id):
-                return done
-            return done + self._delete(image_id, noprune=noprune)
+            if not (left.tags or left.digests or self._in_use(image_id) or self._catalog.children(image_id)):
+                done += self._delete(image_id, noprune=noprune)
+        for what in done:
+            if "untaged" in what:
+                self._events.publish("image", "untag", image_id, name=what["untaged"])
+            else:
+                self._events.publish("image", "delete", what["deleted"])
+        return done
 
     def authenticate(self, auth: AuthConfig) -> str:
         """Show credentials to their registry.

@@ -6,7 +6,7 @@ import secrets
 import shutil
 import string
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +18,13 @@ from hyperd.config import Config
 from hyperd.container.execs import ExecService
 from hyperd.container.locks import PodLocks
 from hyperd.container.logconf import log_settings
+from hyperd.container.names import image_base, named
 from hyperd.container.plan import check_files
-from hyperd.container.service import ContainerService, check_supported, image_base, named
+from hyperd.container.service import ContainerService, check_supported
 from hyperd.container.states import LIVE, ContainerState
 from hyperd.db.models import PodRow
 from hyperd.errors import Busy, Conflict, HyperError, InvalidInput, NotAlive, NotFound, NotSupported
+from hyperd.event.bus import EventBus
 from hyperd.image.service import ImageService
 from hyperd.network.service import Lease, NetworkService
 from hyperd.pod import views
@@ -57,6 +59,7 @@ class PodService:
         network: NetworkService,
         vms: VmService,
         locks: PodLocks,
+        events: EventBus,
     ) -> None:
         self._config = config
         self.records = records
@@ -66,6 +69,7 @@ class PodService:
         self._network = network
         self._vms = vms
         self._locks = locks
+        self._events = events
 
     # -- commands
 
@@ -94,6 +98,7 @@ class PodService:
                 self._erase(spec.id)
                 raise
         log.info("pod.created", pod=spec.id)
+        self._tell("create", spec.id, spec.labels)
         return spec.id
 
     def start(self, pod_id: str, *, vm_id: str = "") -> str:
@@ -121,6 +126,8 @@ class PodService:
             else:
                 vm = self._raise_vm(spec, vm_id)
             self._start_containers(vm, pod_id, fresh=state != PodState.RUNNING)
+            if state != PodState.RUNNING:
+                self._tell("start", pod_id, row.labels, vm=vm.id)
             return vm.id
 
     def stop(self, pod_id: str, *, stop_vm: bool = True) -> None:
@@ -129,7 +136,8 @@ class PodService:
         A pod that does not run is left as it is. Errors: NotFound, DriverError.
         """
         with self._locks.locked(pod_id, "stop"):
-            state = PodState(self.records.get(pod_id).state)
+            row = self.records.get(pod_id)
+            state = PodState(row.state)
             if state not in (*WITH_VM, PodState.STOPPING):
                 return
             vm = self._vms.of_pod(pod_id)
@@ -144,13 +152,15 @@ class PodService:
                     log.warning("pod.stop_hard", pod=pod_id, error=str(error))
             self.settle_stopped(pod_id, vm, keep_vm=not stop_vm)
             log.info("pod.stopped", pod=pod_id)
+            self._tell("stop", pod_id, row.labels)
 
     def remove(self, pod_id: str) -> None:
         """Remove a pod, running or not, with its containers, logs, disk, addresses and ports. Errors: NotFound."""
         with self._locks.locked(pod_id, "remove"):
-            self.records.get(pod_id)
+            labels = self.records.get(pod_id).labels
             self.records.update(pod_id, state=PodState.REMOVING)
             self._erase(pod_id)
+            self._tell("destroy", pod_id, labels)
         log.info("pod.removed", pod=pod_id)
 
     def kill(self, pod_id: str, *, container: str = "", signal: int = 15) -> None:
@@ -177,6 +187,7 @@ class PodService:
             self._expect(pod_id, PodState.RUNNING, "pause")
             self._vms.pause(require_running(self._vms.of_pod(pod_id), pod_id))
             self.records.change(pod_id, PodState.PAUSED)
+            self._tell("pause", pod_id, self.records.get(pod_id).labels)
 
     def unpause(self, pod_id: str) -> None:
         """Let a paused pod go on. Errors: NotFound, Conflict, DriverError."""
@@ -190,6 +201,7 @@ class PodService:
             self.records.change(pod_id, PodState.RUNNING)
             if not met:
                 self.adopt(vm)
+            self._tell("unpause", pod_id, self.records.get(pod_id).labels)
 
     def set_labels(self, pod_id: str, labels: dict[str, str], *, override: bool) -> None:
         """Merge labels; an existing key needs ``override``, or nothing is changed. Errors: NotFound, Conflict."""
@@ -199,6 +211,7 @@ class PodService:
             if taken and not override:
                 raise Conflict(f"Can't update label {taken[0]} without override flag")
             self.records.update(pod_id, labels={**old, **labels})
+            self._tell("update", pod_id, {**old, **labels})
 
     # -- looking
 
@@ -253,6 +266,7 @@ class PodService:
                     reason="the VM ended by itself",
                     finished_at=time.time(),
                 )
+                self._tell("die", vm.pod_id, self.records.get(vm.pod_id).labels, reason="the VM ended by itself")
 
     def adopt(self, vm: Vm) -> None:
         """Join a pod whose VM outlived the last daemon. Errors: AgentError."""
@@ -400,6 +414,7 @@ class PodService:
                 self._execs.vm_gone(vm.id)
                 self._containers.vm_gone(vm.id, pod_id)
             self.settle_stopped(pod_id, None)
+            self._tell("kill", pod_id, self.records.get(pod_id).labels, signal=SIGKILL)
 
     def _erase(self, pod_id: str) -> None:
         """Remove everything of a pod (the lock is held); fine for what does not exist."""
@@ -413,6 +428,9 @@ class PodService:
             self._containers.discard(row)
         shutil.rmtree(self._config.root / "pods" / pod_id, ignore_errors=True)
         self.records.delete(pod_id)
+
+    def _tell(self, action: str, pod_id: str, labels: Mapping[str, str], **more: object) -> None:
+        self._events.publish("pod", action, pod_id, **{**labels, "name": pod_id, **more})
 
     def _expect(self, pod_id: str, wanted: PodState, verb: str) -> PodRow:
         row = self.records.get(pod_id)

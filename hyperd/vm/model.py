@@ -61,3 +61,13 @@ def require_running(vm: Vm | None, pod_id: str) -> Vm:
     if vm.state == PAUSED:
         raise NotAlive(f"cannot complete the operation, because the pod {pod_id} is paused")
     return vm
+
+
+def last_words(path: Path) -> str:
+    """Give the end of a console log, for messages."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 600))
+            return file.read().decode("utf-8", "replace").strip() or "none"
+    except OSError:
+        return "none"

@@ -27,6 +27,7 @@ from hyperd.config import Config
 from hyperd.db.models import VmRow
 from hyperd.db.session import Database
 from hyperd.errors import AgentError, Conflict, HyperError, InvalidInput, NotFound
+from hyperd.event.bus import EventBus
 from hyperd.stream.relay import Relay
 from hyperd.vm import guestfs
 from hyperd.vm.driver import DiskSpec, NicSpec, PowerState, VmDriver, VmEvent, VmSpec
@@ -43,6 +44,7 @@ from hyperd.vm.model import (
     BootFiles,
     Vm,
     VmView,
+    last_words,
 )
 from hyperd.vm.pool import VmPool
 
@@ -68,7 +70,9 @@ class VmService:
         driver: VmDriver,
         relay: Relay,
         boot_files: Callable[[], BootFiles],
+        events: EventBus,
     ) -> None:
+        self._events = events
         self._config = config
         self._db = database
         self._driver = driver
@@ -213,7 +217,9 @@ class VmService:
         vm.agent.close()
         self._erase(vm.id)
         with self._lock:
-            self._vms.pop(vm.id, None)
+            known = self._vms.pop(vm.id, None)
+        if known is not None:
+            self._events.publish("vm", "gone", vm.id, podID=vm.pod_id or None)
 
     def claim(self, vm_id: str, pod_id: str, *, vcpu: int, memory: int) -> Vm:
         """Give an idle VM to a pod. Errors: NotFound, Conflict (not idle, other size)."""
@@ -255,9 +261,10 @@ class VmService:
             raise
         vm.state, vm.hidden = POOLED, False
         self._save(vm)
+        log.info("vm.pooled", vm=vm.id)
 
     def take(self, pod_id: str, *, vcpu: int, memory: int) -> Vm | None:
-        """Give a paused VM of the pool to a pod, or None when there is none of that size;
+        """Give a paused VM of the pool to a pod, or None when none has that size.
 
         ``wake`` it after plugging.
         """
@@ -393,13 +400,13 @@ class VmService:
         except HyperError as error:
             raise AgentError(
                 f"the VM {vm.id} did not come up",
-                details=f"{error}; last words: {_last_words(spec.console_log)}",
+                details=f"{error}; last words: {last_words(spec.console_log)}",
                 resolution="see the VM's console log; is the guest built for this host?",
             ) from error
         ready = time.monotonic()
-        log.info(
-            "vm.booted", vm=vm.id, create_ms=round((created - started) * 1e3), ready_ms=round((ready - started) * 1e3)
-        )
+        times = {"create_ms": round((created - started) * 1e3), "ready_ms": round((ready - started) * 1e3)}
+        log.info("vm.booted", vm=vm.id, **times)
+        self._events.publish("vm", "boot", vm.id, podID=vm.pod_id or None, **times)
 
     def _boot_later(self, vm: Vm) -> None:
         try:
@@ -488,12 +495,3 @@ class VmService:
 
 def _disk(path: str, lun: int) -> DiskSpec:
     return DiskSpec(lun=lun, path=Path(path), readonly=lun != SCRATCH_LUN)
-
-
-def _last_words(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 600))
-            return file.read().decode("utf-8", "replace").strip() or "none"
-    except OSError:
-        return "none"

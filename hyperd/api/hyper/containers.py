@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 from flask import Response, g
 
@@ -19,7 +17,6 @@ from hyperd.pod.spec import parse_container
 from hyperd.registry.reference import Reference
 from hyperd.stream.logread import LogQuery
 
-_SECONDS = re.compile(r"[0-9]{1,11}(\.[0-9]{1,9})?")
 _IMAGE_ID = re.compile(r"(?:sha256:)?[0-9a-f]{4,64}")
 MAX_TAIL_DIGITS = 9
 
@@ -63,6 +60,15 @@ def start_container() -> Response:
 def stop_container() -> Response:
     """Stop a container: its stop signal, then SIGKILL."""
     engine().containers.stop(container_name())
+    return answers.env({})
+
+
+@blueprint.post("/container/restart")
+def restart_container() -> Response:
+    """Stop a container if it runs, then start it; ``t`` is the grace in seconds."""
+    name = container_name()
+    grace = params.number("t", low=0, high=3600, default=-1)
+    engine().containers.restart(name, grace=None if grace < 0 else grace)
     return answers.env({})
 
 
@@ -111,7 +117,7 @@ def container_logs() -> Response:
         stderr=stderr,
         follow=params.flag("follow"),
         timestamps=params.flag("timestamps", "timestamp"),
-        since=_since(params.text("since").strip()),
+        since=params.moment("since") or None,
         tail=int(tail[-MAX_TAIL_DIGITS:]) if tail.isascii() and tail.isdigit() else None,
     )
     return takeover.follow(engine().containers.logs(name, query), "text/plain; charset=utf-8")
@@ -154,19 +160,3 @@ def resize() -> Response:
     else:
         engine().containers.resize(name, rows, columns)
     return answers.empty(200)
-
-
-def _since(text: str) -> float | None:
-    """Read seconds since 1970 or an RFC 3339 time; empty and 0 mean the beginning. Errors: InvalidInput."""
-    if not text:
-        return None
-    if _SECONDS.fullmatch(text):
-        return float(text) or None
-    try:
-        when = datetime.fromisoformat(text)
-        seconds = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        seconds = math.nan
-    if not seconds >= 0:
-        raise InvalidInput("since must be seconds since 1970 or an RFC 3339 time", details=repr(text[:40]))
-    return seconds
