@@ -6,6 +6,7 @@ The VMs only pretend here (``test_guests.py`` beside this file repeats the ones 
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import re
@@ -19,9 +20,9 @@ from urllib.parse import unquote_plus
 import pytest
 from conformance.original import HEAD_101, HIJACK, PLAIN, Done, Original, RefusedError, command_line, frames
 from support.daemon import HyperdLauncher
-from support.registry import PASSWORD, USER, Layer, RegistryServer, busybox_tar, layer_tar, member
+from support.registry import PASSWORD, USER, Layer, RegistryServer, busybox_tar
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.registry]
 
 # Routes that come later; each is one request of the original client.
 NOT_YET = {
@@ -38,39 +39,14 @@ NOT_YET = {
 WITH_TAR = {"build": "application/tar", "load": "application/x-tar"}
 
 
-@pytest.fixture(scope="module")
-def registry() -> Iterator[RegistryServer]:
-    with RegistryServer() as server:
-        for name in ("busybox", "other", "third"):
-            layers = [Layer(busybox_tar()), Layer(layer_tar([member("name", name.encode())]))]
-            server.push(name, "latest", layers)
-        yield server
-
-
-@pytest.fixture(scope="module")
-def daemon(registry: RegistryServer) -> Iterator[HyperdLauncher]:
-    with HyperdLauncher(config="stop_grace = 1\n") as launcher:
-        launcher.start()
-        yield launcher
-        assert "internal_error" not in launcher.log()
-
-
-@pytest.fixture(scope="module")
-def image(daemon: HyperdLauncher, registry: RegistryServer) -> str:
-    name = f"{registry.host}/busybox:latest"
-    status, _, body = daemon.request("POST", "/image/create", imageName=name)
-    assert status == 200, body
-    return name
-
-
 @pytest.fixture
 def client(daemon: HyperdLauncher) -> Iterator[Original]:
     """Give a client; the pods that a test leaves are removed."""
     one = Original(daemon.socket)
-    yield one
-    for row in one.list():
-        one.remove(row[0])
-    one.close()
+    with contextlib.closing(one):
+        yield one
+        for row in one.list():
+            one.remove(row[0])
     assert daemon.json("GET", "/list", item="vm")["vmData"] == []
 
 
@@ -482,9 +458,8 @@ def test_exit_code_waits_and_is_an_integer(full):
     answers: list[bytes] = []
 
     def ask() -> None:
-        other = Original(full.path)
-        answers.append(other.wire.call("GET", "/exitcode", [("container", "full"), ("exec", "")]).body)
-        other.close()
+        with contextlib.closing(Original(full.path)) as other:
+            answers.append(other.wire.call("GET", "/exitcode", [("container", "full"), ("exec", "")]).body)
 
     thread = threading.Thread(target=ask)
     thread.start()

@@ -34,6 +34,7 @@ class Runner:
             "TZ": "UTC",
             "TERM": "xterm",
             "HYPER_HOST": address,
+            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
         }
 
     def __call__(self, *words: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
