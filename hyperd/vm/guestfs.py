@@ -106,6 +106,14 @@ def leave(layers: Iterable[int], *, scratch: bool, nics: int) -> Plan:
     return plan
 
 
+def leave_volumes(paths: Iterable[str]) -> Plan:
+    """Give the plan that unmounts volumes; an image's directory ``_data`` may lie on top of its root."""
+    plan = Plan()
+    for path in paths:
+        plan.add(Op.UMOUNT, path, 0).add(Op.UMOUNT, path, 0)
+    return plan
+
+
 def _resolv_conf(setup: GuestSetup) -> str:
     lines = [f"nameserver {address}" for address in setup.dns]
     if setup.dns_search:

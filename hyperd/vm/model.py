@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hyperd.agent.client import AgentClient
-from hyperd.errors import NotAlive
+from hyperd.errors import InvalidInput, NotAlive
+from hyperd.vm.driver import ShareSpec
 
 SCRATCH_LUN = 0
 MAX_LUN = 254
 RECONNECT_TIMEOUT = 20.0
 BOOTING, IDLE, ASSOCIATED, PAUSED, POOLED = "booting", "idle", "associated", "paused", "pooled"
+# What of a VM is in its row.
+KEPT = ("disks", "layers", "nics", "shares", "volumes", "images")
 HEALTH_TIMEOUT = 5.0
 
 
@@ -33,9 +37,40 @@ class VmView:
     status: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class HostFiles:
+    """What of the host a pod's VM is booted with.
+
+    Args:
+        shares: directories; what their paths name must stay open during the boot.
+        known: what ``Vm.shares`` says of them, by volume.
+        foreign: files that are not hyperd's own will be opened, now or later.
+        cache: libvirt's cache mode of the pod's writable disk.
+
+    """
+
+    shares: tuple[ShareSpec, ...] = ()
+    known: Mapping[str, dict[str, bool]] = field(default_factory=dict)
+    foreign: bool = False
+    cache: str = ""
+
+    @property
+    def any(self) -> bool:
+        """Whether a VM of the pool will not do."""
+        return bool(self.shares or self.foreign or self.cache)
+
+
+NO_FILES = HostFiles()
+
+
 @dataclass(kw_only=True)
 class Vm:
-    """A VM that runs. ``disks`` maps image files to LUNs; ``layers`` maps layer files to LUNs mounted in the guest."""
+    """A VM that runs.
+
+    ``disks`` maps image files to LUNs; ``layers`` maps layer files to LUNs mounted in the guest. Of volumes, by name:
+    ``shares`` says what the VM was booted with (``readonly``, ``file``), ``volumes`` where it is mounted in the guest,
+    ``images`` the image file and whether it is read-only.
+    """
 
     id: str
     vcpu: int
@@ -48,10 +83,21 @@ class Vm:
     disks: dict[str, int] = field(default_factory=dict)
     layers: dict[str, int] = field(default_factory=dict)
     nics: list[str] = field(default_factory=list)
+    shares: dict[str, dict[str, bool]] = field(default_factory=dict)
+    volumes: dict[str, str] = field(default_factory=dict)
+    images: dict[str, tuple[str, bool]] = field(default_factory=dict)
     ending: bool = False
     hidden: bool = False
     connected: bool = True
     lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def free_lun(self) -> int:
+        """Give a LUN that no disk has. Errors: InvalidInput."""
+        used = set(self.disks.values())
+        lun = next((n for n in range(1, MAX_LUN + 1) if n not in used), None)
+        if lun is None:
+            raise InvalidInput(f"the pod needs more disks than a VM can have ({MAX_LUN})")
+        return lun
 
 
 def require_running(vm: Vm | None, pod_id: str) -> Vm:

@@ -15,14 +15,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
 
 import structlog
 from sqlalchemy import select
 
 from hyperd.agent.client import AgentClient
 from hyperd.agent.frames import Method
-from hyperd.agent.plan import Plan
 from hyperd.config import Config
 from hyperd.db.models import VmRow
 from hyperd.db.session import Database
@@ -37,21 +35,24 @@ from hyperd.vm.model import (
     HEALTH_TIMEOUT,
     IDLE,
     MAX_LUN,
+    NO_FILES,
     PAUSED,
     POOLED,
     RECONNECT_TIMEOUT,
     SCRATCH_LUN,
     BootFiles,
+    HostFiles,
     Vm,
     VmView,
     last_words,
 )
+from hyperd.vm.plugs import Plugs, disk_of
 from hyperd.vm.pool import VmPool
 
 log = structlog.get_logger(__name__)
 
 
-class VmService:
+class VmService(Plugs):
     """See the module's docstring.
 
     Args:
@@ -73,9 +74,8 @@ class VmService:
         events: EventBus,
     ) -> None:
         self._events = events
+        super().__init__(database, driver)
         self._config = config
-        self._db = database
-        self._driver = driver
         self._relay = relay
         self._boot_files = boot_files
         self._vms: dict[str, Vm] = {}
@@ -125,6 +125,7 @@ class VmService:
         disks: Sequence[Path] = (),
         scratch: Path | None = None,
         nics: Sequence[NicSpec] = (),
+        files: HostFiles = NO_FILES,
         hidden: bool = False,
     ) -> Vm:
         """Boot a VM and wait for its agent.
@@ -134,6 +135,7 @@ class VmService:
             pod_id: the pod it is for; empty makes an idle VM.
             disks: read-only layers. scratch: the pod's writable disk, LUN 0.
             nics: attached at boot.
+            files: of the host, for volumes.
             hidden: it is for the pool: half made until it is paused.
 
         On failure nothing is left. Errors: DriverError, AgentError, Timeout, Conflict, InvalidInput (too many layers).
@@ -149,10 +151,11 @@ class VmService:
         vm = self._new(vm_id, vcpu=vcpu, memory=memory, pod_id=pod_id)
         vm.disks, vm.nics, vm.hidden = all_disks, [nic.mac for nic in nics], hidden
         try:
-            self._save(vm)
-            self._power_on(vm, [_disk(path, lun) for path, lun in all_disks.items()], nics)
+            self.save(vm)
+            vm.shares = dict(files.known)
+            self._power_on(vm, [disk_of(path, lun, files.cache) for path, lun in all_disks.items()], nics, files)
             vm.state = ASSOCIATED if pod_id else BOOTING if hidden else IDLE
-            self._save(vm)
+            self.save(vm)
         except BaseException:
             self.destroy(vm)
             raise
@@ -173,7 +176,7 @@ class VmService:
         if wait:
             return self.boot(vcpu=vcpu, memory=memory).id
         vm = self._new("vm-" + "".join(random.choices(string.ascii_letters, k=10)), vcpu=vcpu, memory=memory, pod_id="")
-        self._save(vm)
+        self.save(vm)
         threading.Thread(target=self._boot_later, args=(vm,), name=f"boot-{vm.id}", daemon=True).start()
         return vm.id
 
@@ -184,6 +187,11 @@ class VmService:
         if vm is None:
             raise NotFound(f"The VM {vm_id} doesn't exist")
         return vm
+
+    def all(self) -> list[Vm]:
+        """Give every VM."""
+        with self._lock:
+            return list(self._vms.values())
 
     def of_pod(self, pod_id: str) -> Vm | None:
         """Give the VM of a pod, if it has one."""
@@ -237,7 +245,7 @@ class VmService:
                     details=f"{memory} and {vm.memory}",
                 )
             vm.pod_id, vm.state = pod_id, ASSOCIATED
-            self._save(vm)
+            self.save(vm)
             return vm
 
     @property
@@ -260,7 +268,7 @@ class VmService:
             self.destroy(vm)
             raise
         vm.state, vm.hidden = POOLED, False
-        self._save(vm)
+        self.save(vm)
         log.info("vm.pooled", vm=vm.id)
 
     def take(self, pod_id: str, *, vcpu: int, memory: int) -> Vm | None:
@@ -275,7 +283,7 @@ class VmService:
                 return None
             vm.pod_id, vm.state = pod_id, ASSOCIATED
         self.pool.taken()
-        self._save(vm)
+        self.save(vm)
         return vm
 
     def wake(self, vm: Vm) -> None:
@@ -286,61 +294,12 @@ class VmService:
             vm.connected = True
         vm.agent.request(Method.PING, timeout=HEALTH_TIMEOUT)
 
-    def plug(
-        self, vm: Vm, *, scratch: Path | None = None, layers: Sequence[Path] = (), nic: NicSpec | None = None
-    ) -> None:
-        """Hot-plug what a pod needs and the VM does not have.
-
-        Errors: DriverError, InvalidInput; undone by ``release``.
-        """
-        with vm.lock:
-            if scratch is not None and str(scratch) not in vm.disks:
-                self._plug_disk(vm, scratch, SCRATCH_LUN)
-            for path in layers:
-                if str(path) not in vm.disks:
-                    used = set(vm.disks.values())
-                    lun = next((n for n in range(1, MAX_LUN + 1) if n not in used), None)
-                    if lun is None:
-                        raise InvalidInput(f"the pod's images have more layers than a VM can have ({MAX_LUN})")
-                    self._plug_disk(vm, path, lun)
-            if nic is not None and nic.mac not in vm.nics:
-                vm.nics.append(nic.mac)
-                self._save(vm)
-                self._driver.attach_nic(vm.id, nic)
-
-    def mount_layers(self, vm: Vm, paths: Sequence[Path]) -> list[str]:
-        """Mount layers in the guest and give their mount points, in the order asked. Errors: AgentError."""
-        with vm.lock:
-            missing = [path for path in dict.fromkeys(paths) if str(path) not in vm.layers]
-            if missing:
-                plan = Plan()
-                for path in missing:
-                    guestfs.mount_layer(plan, vm.disks[str(path)])
-                vm.agent.run(plan)
-                vm.layers.update({str(path): vm.disks[str(path)] for path in missing})
-                self._save(vm)
-            return [guestfs.layer_path(vm.disks[str(path)]) for path in paths]
-
-    def release(self, vm: Vm) -> None:
-        """Take a pod's disks and NICs out of its VM, which is idle then. Errors: AgentError, DriverError."""
-        with vm.lock:
-            vm.agent.run(guestfs.leave(vm.layers.values(), scratch=SCRATCH_LUN in vm.disks.values(), nics=len(vm.nics)))
-            vm.layers.clear()
-            for path, lun in list(vm.disks.items()):
-                self._driver.detach_disk(vm.id, lun)
-                del vm.disks[path]
-            for mac in list(vm.nics):
-                self._driver.detach_nic(vm.id, mac)
-                vm.nics.remove(mac)
-            vm.pod_id, vm.state = "", IDLE
-            self._save(vm)
-
     def pause(self, vm: Vm) -> None:
         """Stop the VM's CPUs. Errors: DriverError."""
         with vm.lock:
             self._driver.pause(vm.id)
             vm.state = PAUSED
-            self._save(vm)
+            self.save(vm)
 
     def unpause(self, vm: Vm) -> None:
         """Let the VM's CPUs run; an agent not met since the daemon's start is met now.
@@ -350,7 +309,7 @@ class VmService:
         with vm.lock:
             self._driver.resume(vm.id)
             vm.state = ASSOCIATED if vm.pod_id else IDLE
-            self._save(vm)
+            self.save(vm)
             if not vm.connected:
                 vm.agent.connect(fresh=False, timeout=RECONNECT_TIMEOUT)
                 vm.connected = True
@@ -379,19 +338,23 @@ class VmService:
             self._vms[vm_id] = vm
         return vm
 
-    def _power_on(self, vm: Vm, disks: Sequence[DiskSpec], nics: Sequence[NicSpec]) -> None:
-        files = self._boot_files()
+    def _power_on(
+        self, vm: Vm, disks: Sequence[DiskSpec], nics: Sequence[NicSpec], files: HostFiles = NO_FILES
+    ) -> None:
+        boot = self._boot_files()
         vm.rundir.mkdir(mode=0o700)
         started = time.monotonic()
         spec = VmSpec(
             vm_id=vm.id,
             vcpu=vm.vcpu,
             memory=vm.memory,
-            kernel=files.kernel,
-            initrd=files.initrd,
+            kernel=boot.kernel,
+            initrd=boot.initrd,
             rundir=vm.rundir,
             disks=tuple(disks),
             nics=tuple(nics),
+            shares=files.shares,
+            foreign_files=files.foreign,
         )
         self._driver.create(spec)
         created = time.monotonic()
@@ -412,35 +375,10 @@ class VmService:
         try:
             self._power_on(vm, (), ())
             vm.state = IDLE
-            self._save(vm)
+            self.save(vm)
         except HyperError as error:
             log.error("vm.boot_failed", vm=vm.id, error=str(error))
             self.destroy(vm)
-
-    def _plug_disk(self, vm: Vm, path: Path, lun: int) -> None:
-        vm.disks[str(path)] = lun
-        self._save(vm)
-        try:
-            self._driver.attach_disk(vm.id, _disk(str(path), lun))
-        except BaseException:
-            del vm.disks[str(path)]
-            self._save(vm)
-            raise
-
-    def _save(self, vm: Vm) -> None:
-        detail: dict[str, Any] = {"disks": vm.disks, "layers": vm.layers, "nics": vm.nics}
-        with self._db.session() as session:
-            session.merge(
-                VmRow(
-                    id=vm.id,
-                    pod_id=vm.pod_id or None,
-                    state=vm.state,
-                    vcpu=vm.vcpu,
-                    memory=vm.memory,
-                    created_at=vm.created_at,
-                    detail=detail,
-                )
-            )
 
     def _erase(self, vm_id: str) -> None:
         self._driver.destroy(vm_id)
@@ -458,6 +396,8 @@ class VmService:
         vm.disks = dict(row.detail.get("disks", {}))
         vm.layers = dict(row.detail.get("layers", {}))
         vm.nics = list(row.detail.get("nics", []))
+        vm.shares, vm.volumes = dict(row.detail.get("shares", {})), dict(row.detail.get("volumes", {}))
+        vm.images = {name: (path, bool(ro)) for name, (path, ro) in row.detail.get("images", {}).items()}
         if power == PowerState.PAUSED:
             if vm.state not in (PAUSED, POOLED):
                 # Stopped by something else than us (a full disk): let it go on.
@@ -491,7 +431,3 @@ class VmService:
                 self.pool.taken()
             except Exception:
                 log.exception("vm.clean_up_failed", vm=vm_id)
-
-
-def _disk(path: str, lun: int) -> DiskSpec:
-    return DiskSpec(lun=lun, path=Path(path), readonly=lun != SCRATCH_LUN)

@@ -1,0 +1,327 @@
+"""Volumes of a pod: checked when it is created, shared when its VM boots, mounted when a container needs them.
+
+New volumes (no source) are directories of the pod's own disk and need none of this. ``Vm.shares`` and ``Vm.volumes``
+say what a VM has; they are in its row, so a new daemon knows.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+from sqlalchemy import select
+
+from hyperd.agent.plan import MNT_DETACH, MS_BIND, MS_RDONLY, Op, Plan
+from hyperd.config import Config
+from hyperd.db.models import ContainerRow, PodRow
+from hyperd.db.session import Database
+from hyperd.errors import AgentError, Conflict, HyperError, InvalidInput, NotSupported
+from hyperd.pod.model import ContainerSpec, PodSpec, VolumeRef, VolumeSpec
+from hyperd.vm import guestfs
+from hyperd.vm.driver import DiskSpec, ShareSpec
+from hyperd.vm.model import Vm
+from hyperd.vm.service import VmService
+from hyperd.volume import catalog, images, share
+from hyperd.volume.hostpath import HostObject, open_path
+
+log = structlog.get_logger(__name__)
+
+# Measured with both kernels: larger messages bring nothing; cache=mmap keeps nothing but what programs map, so that
+# changes of the host are seen at once.
+_9P = "trans=virtio,version=9p2000.L,msize=262144,cache=mmap,access=client"
+_FSTYPES = ("ext4", "squashfs", "erofs", "xfs", "btrfs", "vfat")
+_DATA = "_data"  # where the original kept a volume's files in an image
+_NFS = ("vers=4.2", "vers=4.1", "vers=4.0,clientaddr=0.0.0.0", "vers=3,nolock,proto=tcp,mountproto=tcp")
+_NFS_TIMEOUT = 60.0
+# What the kernel says when a server or an image is not of the kind that was tried.
+_TRY_NEXT = (errno.EINVAL, errno.ENODEV, errno.EPROTONOSUPPORT, errno.EOPNOTSUPP, errno.EPROTO)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mounted:
+    """A volume as a container mounts it: ``source`` in the guest's root, ``path`` in the container."""
+
+    source: str
+    path: str
+    read_only: bool = False
+    is_file: bool = False
+    made: bool = True  # exists already; otherwise the container's plan makes it
+    copy_up: bool = False  # filled with what the image has at the path when it is made
+
+
+class PodVolumes:
+    """See the module's docstring."""
+
+    def __init__(self, *, config: Config, database: Database, vms: VmService) -> None:
+        self._config = config
+        self._db = database
+        self._vms = vms
+
+    def clean_up(self) -> None:
+        """Remove what a killed daemon has left half made."""
+        share.clean_up(self._config.run)
+
+    def check(self, pod: PodSpec, containers: Sequence[ContainerSpec], *, vm: Vm | None = None) -> None:
+        """Check that every volume these containers use can be had now, and with ``vm`` that it can be plugged into it.
+
+        Errors: Conflict, InvalidInput, NotSupported.
+        """
+        volumes = catalog.volumes_of(pod.volumes, containers)
+        for name in sorted(catalog.used(containers)):
+            volume = volumes.get(name)
+            if volume is None:
+                raise InvalidInput(f"volume {name} does not exist in volume list.")
+            if volume.source and not volume.format:
+                raise InvalidInput(f"volume {name} has a source but no format", resolution="give its format")
+            if volume.format == "vfs":
+                writable = catalog.is_writable(name, containers)
+                if vm is not None:
+                    _require_share(vm, name, writable=writable)
+                with self._open(volume) as source:
+                    _check_shareable(source, name)
+            elif volume.format in catalog.BLOCK_FORMATS:
+                with self._open(volume) as source:
+                    self._check_image(volume, source)
+            elif volume.format == "rbd":
+                raise NotSupported(f"volume {name}: rbd is not supported by this version")
+
+    @contextmanager
+    def shares(self, pod: PodSpec, containers: Sequence[ContainerSpec]) -> Iterator[list[ShareSpec]]:
+        """Open the host's directories and files that a pod's VM must be booted with; they stay open in the block.
+
+        Errors: as for ``check``.
+        """
+        volumes = catalog.volumes_of(pod.volumes, containers)
+        with ExitStack() as stack:
+            found = []
+            for name in sorted(catalog.used(containers)):
+                volume = volumes[name]
+                if volume.format != "vfs":
+                    continue
+                source = stack.enter_context(self._open(volume))
+                opened = stack.enter_context(share.shareable(source, self._config.run))
+                readonly = not catalog.is_writable(name, containers)
+                found.append(ShareSpec(tag=catalog.key(name), path=opened.link, readonly=readonly))
+            yield found
+
+    def describe_shares(self, pod: PodSpec, containers: Sequence[ContainerSpec]) -> dict[str, dict[str, bool]]:
+        """Give what ``Vm.shares`` must remember of them."""
+        volumes = catalog.volumes_of(pod.volumes, containers)
+        found = {}
+        for name in catalog.used(containers):
+            if volumes[name].format == "vfs":
+                with self._open(volumes[name]) as source:
+                    found[name] = {
+                        "readonly": not catalog.is_writable(name, containers),
+                        "file": not source.is_directory,
+                    }
+        return found
+
+    def foreign(self, pod: PodSpec, containers: Sequence[ContainerSpec]) -> bool:
+        """Whether the VM must open files that are not hyperd's."""
+        volumes = catalog.volumes_of(pod.volumes, containers)
+        return any(catalog.has_source(volumes[name]) for name in catalog.used(containers))
+
+    def prepare(
+        self, vm: Vm, pod: PodSpec, containers: Sequence[ContainerSpec], spec: ContainerSpec, *, container_id: str,
+        image_config: Mapping[str, Any],
+    ) -> list[Mounted]:  # fmt: skip
+        """Bring everything that one container mounts into its guest; outer paths first.
+
+        Errors: Conflict, InvalidInput, NotSupported, AgentError, DriverError.
+        """
+        volumes = catalog.volumes_of(pod.volumes, containers)
+        found = [self._one(vm, volumes, ref) for ref in spec.volumes]
+        own = f"{guestfs.container_dir(container_id)}/volumes"
+        found += [
+            Mounted(source=f"{own}/{ref.volume}", path=ref.path, made=False, copy_up=True)
+            for ref in catalog.image_volumes(spec, image_config)
+        ]
+        return sorted(found, key=lambda mounted: mounted.path.count("/"))
+
+    # -- inside
+
+    def _one(self, vm: Vm, volumes: Mapping[str, VolumeSpec], ref: VolumeRef) -> Mounted:
+        volume = volumes.get(ref.volume)
+        if volume is None:
+            raise InvalidInput(f"volume {ref.volume} does not exist in volume list.")
+        if not catalog.has_source(volume):
+            source = guestfs.volume_dir(ref.volume)
+            return Mounted(source=source, path=ref.path, read_only=ref.read_only, made=False)
+        is_file = False
+        if volume.format == "vfs":
+            is_file = _require_share(vm, ref.volume, writable=not ref.read_only)
+        with vm.lock:
+            if ref.volume not in vm.volumes:
+                path = self._mount(vm, volume, ref)
+                vm.volumes[ref.volume] = path
+                self._vms.save(vm)
+        source = vm.volumes[ref.volume] + (f"/{share.ENTRY}" if is_file else "")
+        return Mounted(source=source, path=ref.path, read_only=ref.read_only, is_file=is_file)
+
+    def _mount(self, vm: Vm, volume: VolumeSpec, ref: VolumeRef) -> str:
+        if volume.format == "vfs":
+            flags = MS_RDONLY if vm.shares[volume.name]["readonly"] else 0
+            path = catalog.guest_path(volume.name)
+            vm.agent.run(Plan().mkdir(path).mount(catalog.key(volume.name), path, "9p", flags, _9P))
+            return path
+        if volume.format in catalog.BLOCK_FORMATS:
+            return self._mount_image(vm, volume, ref)
+        if volume.format == "nas":
+            return _mount_nas(vm, volume)
+        raise NotSupported(f"volume {volume.name}: {volume.format} is not supported by this version")
+
+    def _mount_image(self, vm: Vm, volume: VolumeSpec, ref: VolumeRef) -> str:
+        what = f"volume {volume.name}"
+        with self._open(volume) as source:
+            self._check_image(volume, source)
+            if volume.format == "raw" and not ref.read_only and images.is_blank(source):
+                if volume.fstype not in images.MAKEABLE:
+                    raise NotSupported(f"{what}: the image is empty and no {volume.fstype} can be made in it")
+                images.make_file_system(source, volume.fstype, what=what)
+            path = source.path
+        self._check_unused(vm, volume.name, path, writable=not ref.read_only)
+
+        def disk(lun: int) -> DiskSpec:
+            mode = catalog.cache_mode(volume.cache)
+            return DiskSpec(lun=lun, path=path, fmt=volume.format, readonly=ref.read_only, cache=mode)
+
+        lun = self._vms.plug_volume(vm, volume.name, disk)
+        target = catalog.guest_path(volume.name)
+        flags = MS_RDONLY if ref.read_only else 0
+        try:
+            candidates = [(fstype, "") for fstype in ([volume.fstype] if volume.fstype else _FSTYPES)]
+            _try_mounts(vm, f"lun:{lun}", target, candidates, flags, what=what)
+            _enter_data(vm, target)
+        except HyperError:
+            vm.agent.run(Plan().add(Op.UMOUNT, target, MNT_DETACH))
+            self._vms.unplug_volume(vm, volume.name)
+            raise
+        return target
+
+    def _open(self, volume: VolumeSpec) -> HostObject:
+        return open_path(volume.source, what=f"volume {volume.name}", guarded=self._guest_writable())
+
+    def _check_image(self, volume: VolumeSpec, source: HostObject) -> None:
+        own = Path(os.path.realpath(self._config.root))
+        images.check_image(
+            source,
+            volume.format,
+            what=f"volume {volume.name}",
+            cache=catalog.cache_mode(volume.cache),
+            forbidden={own, *self._guest_writable()},
+        )
+
+    def _check_unused(self, vm: Vm, name: str, path: Path, *, writable: bool) -> None:
+        """Refuse an image that another volume of any VM writes to, or reads while this one would write."""
+        for other in self._vms.all():
+            for key, (used, readonly) in list(other.images.items()):
+                if used == str(path) and (writable or not readonly) and (other is not vm or key != name):
+                    raise Conflict(
+                        f"volume {name}: the image {path} is in use",
+                        details=f"by volume {key} of pod {other.pod_id}",
+                        resolution="mount it read-only everywhere, or use a copy",
+                    )
+
+    def _guest_writable(self) -> Collection[Path]:
+        """Give the host directories that some pod may write to."""
+        with self._db.session() as session:
+            pods = {row.id: row.spec for row in session.scalars(select(PodRow))}
+            refs = [
+                (row.pod_id, ref)
+                for row in session.scalars(select(ContainerRow))
+                for ref in row.spec.get("volumes", ())
+            ]
+        found = set()
+        for pod_id, ref in refs:
+            if ref.get("readOnly"):
+                continue
+            own = {volume["name"]: volume for volume in pods.get(pod_id, {}).get("volumes", ())}
+            volume = own.get(ref["volume"]) or ref.get("detail") or {}
+            if volume.get("format") == "vfs":
+                found.add(Path(os.path.realpath(volume["source"])))
+        return found
+
+
+def _check_shareable(source: HostObject, name: str) -> None:
+    if not source.is_directory and not source.is_file:
+        raise Conflict(f"volume {name}: {source.path} is neither a directory nor a file")
+    if source.is_file and os.geteuid() != 0:
+        raise NotSupported(
+            f"volume {name}: single files can be shared by a daemon that runs as root only",
+            resolution="share the file's directory",
+        )
+
+
+def _require_share(vm: Vm, name: str, *, writable: bool) -> bool:
+    """Give whether a share of a running VM is a single file. Errors: NotSupported when the VM does not have it."""
+    found = vm.shares.get(name)
+    if found is None:
+        raise NotSupported(
+            f"volume {name}: a running pod cannot be given another host directory",
+            details="its VM gets host directories when it boots",
+            resolution="stop the pod and start it again, or name the volume when the pod is created",
+        )
+    if writable and found["readonly"]:
+        raise NotSupported(
+            f"volume {name}: it is shared read-only with this pod",
+            resolution="stop the pod and start it again, or use it read-only",
+        )
+    return found["file"]
+
+
+def _try_mounts(
+    vm: Vm, source: str, target: str, candidates: Sequence[tuple[str, str]], flags: int, *, what: str,
+    timeout: float = 30.0,
+) -> None:  # fmt: skip
+    """Mount with the first pair of type and options that the guest's kernel takes. Errors: Conflict, AgentError."""
+    last: AgentError | None = None
+    vm.agent.run(Plan().mkdir(target))
+    for fstype, data in candidates:
+        try:
+            vm.agent.run(Plan().mount(source, target, fstype, flags, data), timeout=timeout)
+        except AgentError as error:
+            last = error
+            if error.errno not in _TRY_NEXT:
+                break
+        else:
+            return
+    raise Conflict(
+        f"{what} cannot be mounted",
+        details=f"tried {', '.join(data or fstype for fstype, data in candidates)}; the guest says: {last}",
+        resolution="check what it contains; the guest knows ext2, ext3, ext4, squashfs and erofs",
+    ) from last
+
+
+def _enter_data(vm: Vm, target: str) -> None:
+    """Use the directory in which the original kept a volume's files, if the image has it."""
+    try:
+        vm.agent.run(Plan().mount(f"{target}/{_DATA}", target, "", MS_BIND))
+    except AgentError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            raise
+
+
+def _mount_nas(vm: Vm, volume: VolumeSpec) -> str:
+    what = f"volume {volume.name}"
+    host, _, export = volume.source.partition(":/")
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), 2049, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise Conflict(f"{what}: the server {host} is not known", details=str(error)) from error
+    address = str(found[0][4][0])
+    target = catalog.guest_path(volume.name)
+    vm.agent.run(Plan().add(Op.MODULES, "nfs"))
+    source = f"[{address}]:/{export}" if ":" in address else f"{address}:/{export}"
+    _try_mounts(
+        vm, source, target, [("nfs", f"{version},addr={address}") for version in _NFS], 0, what=what,
+        timeout=_NFS_TIMEOUT,
+    )  # fmt: skip
+    return target

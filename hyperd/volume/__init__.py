@@ -1,0 +1,1 @@
+"""Volumes: what they are on the host, checked and opened without trusting a path."""

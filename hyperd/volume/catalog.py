@@ -1,0 +1,93 @@
+"""Which volumes a pod has, and where they lie in its guest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from hyperd.errors import Conflict
+from hyperd.pod.model import ContainerSpec, VolumeRef, VolumeSpec
+
+BLOCK_FORMATS = ("raw", "qcow2", "vdi")
+# libvirt's names of cache modes; "off" is QEMU's old name of "none".
+_CACHE = {"": "writeback", "off": "none"}
+# From the fastest to the most careful, for disks that several containers ask a mode for.
+_CARE = ("unsafe", "writeback", "none", "writethrough", "directsync")
+
+
+def volumes_of(volumes: Iterable[VolumeSpec], containers: Iterable[ContainerSpec]) -> dict[str, VolumeSpec]:
+    """Give every volume of a pod by its name: its own, and those that containers define in place.
+
+    Errors: Conflict when two definitions of one name differ.
+    """
+    found = {volume.name: volume for volume in volumes}
+    for container in containers:
+        for ref in container.volumes:
+            if ref.detail is None:
+                continue
+            # What a container names first is the pod's volume, if the pod has one.
+            detail = replace(ref.detail, name=ref.volume)
+            if found.setdefault(ref.volume, detail) != detail and not _plain(detail):
+                raise Conflict(
+                    f"two different volumes are called {ref.volume}",
+                    details=f"one of them in container {container.name}",
+                    resolution="give them different names",
+                )
+    return found
+
+
+def _plain(volume: VolumeSpec) -> bool:
+    return not volume.source and not volume.format
+
+
+def has_source(volume: VolumeSpec) -> bool:
+    """Whether a volume is more than a new directory on the pod's own disk."""
+    return bool(volume.source) and volume.format != ""
+
+
+def is_writable(name: str, containers: Iterable[ContainerSpec]) -> bool:
+    """Whether any container may write to a volume."""
+    return any(ref.volume == name and not ref.read_only for container in containers for ref in container.volumes)
+
+
+def used(containers: Iterable[ContainerSpec]) -> set[str]:
+    """Give the names of the volumes that containers mount."""
+    return {ref.volume for container in containers for ref in container.volumes}
+
+
+def key(name: str) -> str:
+    """Give a short name of a volume for tags and directories: at most 31 characters of [a-z0-9]."""
+    return "v" + hashlib.sha256(name.encode()).hexdigest()[:24]
+
+
+def guest_path(name: str) -> str:
+    """Give the directory where a volume with a source is mounted in the guest."""
+    return f"/run/v/{key(name)}"
+
+
+def cache_mode(cache: str) -> str:
+    """Give libvirt's name of a cache mode."""
+    return _CACHE.get(cache, cache)
+
+
+def most_careful(caches: Iterable[str]) -> str:
+    """Give libvirt's cache mode of a disk that several containers share: the most careful one that was asked for."""
+    asked = [cache_mode(cache) for cache in caches if cache]
+    return max(asked, key=_CARE.index, default=cache_mode(""))
+
+
+def image_volumes(spec: ContainerSpec, image_config: Mapping[str, object]) -> tuple[VolumeRef, ...]:
+    """Give the new volumes that an image's ``VOLUME`` paths become, unless something is mounted there (OCI image)."""
+    config = image_config.get("config")
+    paths = config.get("Volumes") if isinstance(config, Mapping) else None
+    taken = {ref.path.rstrip("/") for ref in spec.volumes} | {file.target for file in spec.files}
+    found = []
+    for text in sorted(paths if isinstance(paths, Mapping) else ()):
+        parts = [part for part in str(text).split("/") if part not in ("", ".")]
+        path = "/" + "/".join(parts)
+        if not parts or ".." in parts or "\0" in path or len(path) > 4096 or path in taken:
+            continue
+        taken.add(path)
+        found.append(VolumeRef(path=path, volume=f"image-{key(path)[1:13]}"))
+    return tuple(found)
