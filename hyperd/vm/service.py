@@ -48,6 +48,7 @@ from hyperd.vm.model import (
 )
 from hyperd.vm.plugs import Plugs, disk_of
 from hyperd.vm.pool import VmPool
+from hyperd.vm.stall import StallWatch
 
 log = structlog.get_logger(__name__)
 
@@ -84,6 +85,7 @@ class VmService(Plugs):
         self._thread = threading.Thread(target=self._watch, name="vm-events", daemon=True)
         shape = config.hypervisor
         self.pool = VmPool(self, size=shape.pool, vcpu=shape.default_vcpu, memory=shape.default_memory)
+        self._stall = StallWatch(driver, running=self._should_run, path=config.root)
         self.on_exit: Callable[[str, str, int], None] = lambda _vm, _process, _code: None
         self.on_gone: Callable[[Vm], None] = lambda _vm: None
 
@@ -104,10 +106,12 @@ class VmService(Plugs):
             if directory.name not in self._vms:
                 shutil.rmtree(directory, ignore_errors=True)
         self._thread.start()
+        self._stall.start()
 
     def close(self) -> None:
         """Let go of every VM; they run on."""
         self.pool.close()
+        self._stall.close()
         with self._lock:
             for vm in self._vms.values():
                 vm.ending = True
@@ -395,7 +399,7 @@ class VmService(Plugs):
         vm.state, vm.created_at = row.state, row.created_at
         vm.disks = dict(row.detail.get("disks", {}))
         vm.layers = dict(row.detail.get("layers", {}))
-        vm.nics = list(row.detail.get("nics", []))
+        vm.nics, vm.services = list(row.detail.get("nics", [])), row.detail.get("services", [])
         vm.shares, vm.volumes = dict(row.detail.get("shares", {})), dict(row.detail.get("volumes", {}))
         vm.images = {name: (path, bool(ro)) for name, (path, ro) in row.detail.get("images", {}).items()}
         if power == PowerState.PAUSED:
@@ -414,6 +418,10 @@ class VmService(Plugs):
             return False
         log.info("vm.adopted", vm=vm.id, pod=vm.pod_id)
         return True
+
+    def _should_run(self) -> list[str]:
+        with self._lock:
+            return [vm.id for vm in self._vms.values() if vm.state in (ASSOCIATED, IDLE) and not vm.ending]
 
     def _on_event(self, event: VmEvent) -> None:
         self._gone.put(event.vm_id)

@@ -6,6 +6,7 @@ import json
 import socket
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -32,8 +33,7 @@ def test_an_attached_run_gives_output_and_exit_code_and_leaves_nothing(host: Hos
 def test_it_really_is_another_kernel(host: Host):
     name = host.pod("kernel", "sleep 1000")
     inside = host.ok("exec", name, "uname", "-r").strip()
-    with open("/proc/sys/kernel/osrelease", encoding="ascii") as file:
-        assert inside != file.read().strip()
+    assert inside != Path("/proc/sys/kernel/osrelease").read_text(encoding="ascii").strip()
     assert host.ok("exec", "-m", name, "/sbin/busybox", "uname", "-r").strip() == inside
     assert host.ok("exec", name, "hostname").strip() == name
     host.ok("rm", name)
@@ -187,7 +187,8 @@ def test_overrides_of_the_image(host: Host):
                 "image": host.image,
                 "entrypoint": ["/bin/sh", "-c"],
                 "command": [
-                    "pwd; id -u; id -g; id -G; echo $COLOR $HOME; touch /x; cat /etc/motd; stat -c %a /etc/motd; ulimit -n; sleep 1000"
+                    "pwd; id -u; id -g; id -G; echo $COLOR $HOME; touch /x; cat /etc/motd; stat -c %a /etc/motd;
+                    ulimit -n; sleep 1000"
                 ],
                 "workdir": "/made/for/it",
                 "user": {"name": "1000", "group": "1001", "additionalGroups": ["7"]},

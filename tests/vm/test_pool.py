@@ -1,4 +1,4 @@
-"""The pool of booted, paused VMs: pods take from it, it refills, it survives, and nothing is shared between two pods."""
+"""The pool of booted, paused VMs: pods take from it, it refills and survives, and nothing is shared between pods."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.conftest import GUEST, HYPERCTL, Host
 from tests.support.daemon import HyperdLauncher
+from tests.vm.conftest import GUEST, HYPERCTL, Host
 from tests.vm.test_pods import until
 
 pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(180)]
@@ -60,7 +60,9 @@ def test_pods_take_the_ready_vm_and_share_nothing(pooled: Host):
     seen = []
     for number in range(2):
         before = boots(pooled)
-        name = pooled.pod(f"p{number}", "cat /proc/sys/kernel/random/boot_id; head -c 16 /dev/urandom | hexdump; sleep 1000")
+        name = pooled.pod(
+            f"p{number}", "cat /proc/sys/kernel/random/boot_id; head -c 16 /dev/urandom | hexdump; sleep 1000"
+        )
         assert boots(pooled) == before, "the pod waited for a kernel"
         lines = until(lambda name=name: pooled.ok("logs", name).splitlines()[:2])
         mac = pooled.ok("exec", name, "cat", "/sys/class/net/eth0/address").strip()
