@@ -23,7 +23,10 @@ class Resource:
 
 @dataclass(frozen=True, kw_only=True)
 class PortSpec:
-    """A published port or range, as text: ``80`` or ``8000-8010``. Without ``host_port`` nothing is published."""
+    """A published port or range, as text: ``80`` or ``8000-8010``.
+
+    Without ``host_port``, or with a range of them for a single port, the daemon chooses free ones.
+    """
 
     container_port: str = ""
     host_port: str = ""
@@ -37,7 +40,7 @@ class PortSpec:
         if self.protocol not in ("tcp", "udp"):
             raise InvalidInput(f"unrecognized protocol {self.protocol}", resolution="use tcp or udp")
         inner = parse_ports(self.container_port)
-        if not self.host_port:
+        if self.automatic:
             return []
         outer = parse_ports(self.host_port)
         if len(inner) != len(outer):
@@ -48,6 +51,11 @@ class PortSpec:
             )
         return [(self.protocol, host, guest) for host, guest in zip(outer, inner, strict=True)]
 
+    @property
+    def automatic(self) -> bool:
+        """Whether the daemon has to choose host ports. Errors: InvalidInput."""
+        return not self.host_port or len(parse_ports(self.host_port)) > 1 == len(parse_ports(self.container_port))
+
 
 def parse_ports(text: str) -> range:
     """Read ``80`` or ``8000-8010`` (1-65535). Errors: InvalidInput."""
@@ -55,8 +63,6 @@ def parse_ports(text: str) -> range:
     low, high = _port(first, text), _port(last if dash else first, text)
     if high < low:
         raise InvalidInput(f"bad port range {text!r}", details="the end is below the start")
-    if high - low >= MAX_EXPANDED_PORTS:
-        raise InvalidInput(f"bad port range {text!r}", details=f"over {MAX_EXPANDED_PORTS} ports")
     return range(low, high + 1)
 
 

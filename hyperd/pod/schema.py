@@ -142,9 +142,12 @@ class Port(fields.Field[str]):
             raise ValidationError("is missing")
         if value:
             try:
-                model.parse_ports(value)
+                ports = model.parse_ports(value)
             except InvalidInput as error:
                 raise ValidationError(str(error)) from None
+            # Host ports may be a wide range: one of them is chosen.
+            if self.required and len(ports) > model.MAX_EXPANDED_PORTS:
+                raise ValidationError(f"bad port range {value!r}: over {model.MAX_EXPANDED_PORTS} ports")
         return str(value)
 
 

@@ -26,16 +26,17 @@ from hyperd.db.models import PodRow
 from hyperd.errors import Busy, Conflict, HyperError, InvalidInput, NotAlive, NotFound, NotSupported
 from hyperd.event.bus import EventBus
 from hyperd.image.service import ImageService
-from hyperd.network.service import Lease, NetworkService
-from hyperd.pod import views
-from hyperd.pod.model import PodSpec, PortSpec
+from hyperd.network.service import NetworkService
+from hyperd.pod import netplan, views
+from hyperd.pod.model import PodSpec
+from hyperd.pod.network import PodNetwork
 from hyperd.pod.records import PodRecords
 from hyperd.pod.scratch import make_scratch
-from hyperd.pod.spec import parse_pod
+from hyperd.pod.spec import dump_pod, parse_pod
 from hyperd.pod.states import WITH_VM, PodState, list_word
 from hyperd.pod.views import PodView
 from hyperd.vm import guestfs
-from hyperd.vm.driver import NicSpec
+from hyperd.vm.driver import SPARE_NICS, NicSpec
 from hyperd.vm.model import Vm, require_running
 from hyperd.vm.service import VmService
 
@@ -70,6 +71,7 @@ class PodService:
         self._vms = vms
         self._locks = locks
         self._events = events
+        self.net = PodNetwork(records=records, network=network, vms=vms, locks=locks)
 
     # -- commands
 
@@ -91,7 +93,8 @@ class PodService:
                 raise Busy(f"There have already been {self._config.max_pods} Pods", resolution="remove some")
             self.records.insert(spec)
             try:
-                self._reserve(spec)
+                reserved, _ = self.net.reserve(spec)
+                self.records.update(spec.id, spec=dump_pod(reserved))
                 for position, container in enumerate(spec.containers):
                     self._containers.insert(spec.id, container, position=position)
             except BaseException:
@@ -231,18 +234,15 @@ class PodService:
         row = self.records.get(pod_id)
         containers = self._containers.records.of_pod(pod_id)
         described = [self._containers.describe(container) for container in containers]
-        vm, lease = self._vms.of_pod(pod_id), self._network.lease(pod_id)
+        vm = self._vms.of_pod(pod_id)
+        leases = self._network.leases(pod_id) if vm else []
         return views.pod_info(
             row,
             parse_pod(row.spec),
             vm_id=vm.id if vm else "",
-            address=lease.cidr if lease and vm else "",
+            addresses=[cidr for lease in leases for cidr in lease.cidrs],
             containers=list(zip(containers, described, strict=True)),
         )
-
-    def portmappings(self, pod_id: str) -> list[PortSpec]:
-        """Give the pod's published ports. Errors: NotFound."""
-        return list(parse_pod(self.records.get(pod_id).spec).portmappings)
 
     # -- what happens by itself
 
@@ -273,6 +273,7 @@ class PodService:
         states = {state.ident: state for state in vm.agent.processes()}
         self._containers.adopt(vm, states)
         self._execs.adopt(vm, states)
+        self.net.adopt(vm)
 
     def settle_stopped(self, pod_id: str, vm: Vm | None, *, keep_vm: bool = False) -> None:
         """Take the VM away and note the pod as stopped (the lock is held)."""
@@ -318,13 +319,6 @@ class PodService:
         hostname = spec.hostname or pod_id[:MAX_HOSTNAME]
         return replace(spec, id=pod_id, hostname=hostname, containers=containers, portmappings=ports)
 
-    def _reserve(self, spec: PodSpec) -> Lease:
-        lease = self._network.allocate(spec.id)
-        mappings = views.port_mappings(spec)
-        if mappings:
-            self._network.publish(spec.id, lease.cidr.partition("/")[0], mappings)
-        return lease
-
     @contextmanager
     def _starting(self, pod_id: str) -> Iterator[ExitStack]:
         """Note the pod as starting; on a failure run the undo steps and put the state back."""
@@ -342,37 +336,40 @@ class PodService:
         """Bring the pod's VM up, network and disks included."""
         with self._starting(spec.id) as undo:
             undo.callback(self._network.release, spec.id)
-            lease = self._reserve(spec)
+            spec, leases = self.net.reserve(spec)
             scratch = self.scratch(spec.id)
             make_scratch(scratch, self._config.scratch_size)
             rows = self._containers.records.of_pod(spec.id)
             layers = [layer.path for row in rows for layer in self._images.get(row.image_id).layers]
-            nic = NicSpec(mac=lease.mac, tap=lease.tap, bridge=lease.bridge, mtu=lease.mtu)
+            nics = netplan.nic_specs(leases)
             size = spec.resource
             if vm_id:
                 vm = self._vms.claim(vm_id, spec.id, vcpu=size.vcpu, memory=size.memory)
                 undo.callback(self._vms.destroy, vm)
-                self._vms.plug(vm, scratch=scratch, layers=layers, nic=nic)
-            elif (pooled := self._from_pool(spec, scratch=scratch, layers=layers, nic=nic)) is not None:
+                self._vms.plug(vm, scratch=scratch, layers=layers, nics=nics)
+            elif (pooled := self._from_pool(spec, scratch=scratch, layers=layers, nics=nics)) is not None:
                 vm = pooled
                 undo.callback(self._vms.destroy, vm)
             else:
                 vm = self._vms.boot(
-                    vcpu=size.vcpu, memory=size.memory, pod_id=spec.id, disks=layers, scratch=scratch, nics=[nic]
+                    vcpu=size.vcpu, memory=size.memory, pod_id=spec.id, disks=layers, scratch=scratch, nics=nics
                 )
                 undo.callback(self._vms.destroy, vm)
             self._network.plugged(spec.id)
-            vm.agent.run(guestfs.enter(self._setup(spec, lease)))
+            vm.agent.run(guestfs.enter(netplan.guest_setup(spec, leases)))
+            self.net.balance(vm, spec, leases)
             self.records.change(
                 spec.id, PodState.RUNNING, started_at=time.time(), finished_at=None, outcome="", reason=""
             )
             return vm
 
-    def _from_pool(self, spec: PodSpec, *, scratch: Path, layers: list[Path], nic: NicSpec) -> Vm | None:
+    def _from_pool(self, spec: PodSpec, *, scratch: Path, layers: list[Path], nics: list[NicSpec]) -> Vm | None:
         """Give a VM of the pool with the pod's disks and NIC; None when there is none that fits and is well."""
+        if len(nics) > SPARE_NICS:
+            return None
         while (vm := self._vms.take(spec.id, vcpu=spec.resource.vcpu, memory=spec.resource.memory)) is not None:
             try:
-                self._vms.plug(vm, scratch=scratch, layers=layers, nic=nic)
+                self._vms.plug(vm, scratch=scratch, layers=layers, nics=nics)
                 self._vms.wake(vm)
             except HyperError as error:
                 log.warning("pool.unfit", vm=vm.id, error=str(error))
@@ -380,16 +377,6 @@ class PodService:
             else:
                 return vm
         return None
-
-    def _setup(self, spec: PodSpec, lease: Lease) -> guestfs.GuestSetup:
-        nic = guestfs.GuestNic(mac=lease.mac, cidr=lease.cidr, gateway=lease.gateway, mtu=lease.mtu)
-        return guestfs.GuestSetup(
-            hostname=spec.hostname,
-            nics=[nic],
-            dns=spec.dns or lease.dns,
-            dns_search=spec.dns_search,
-            dns_options=spec.dns_options,
-        )
 
     def _start_containers(self, vm: Vm, pod_id: str, *, fresh: bool) -> None:
         try:
@@ -442,10 +429,6 @@ class PodService:
 def check_pod_supported(spec: PodSpec) -> None:
     """Refuse what this version cannot do yet. Errors: NotSupported."""
     missing = {
-        "services": spec.services,
-        "interfaces": spec.interfaces,
-        "portmappingWhiteLists": spec.portmapping_white_lists.internal_networks
-        or spec.portmapping_white_lists.external_networks,
         "volumes with a source or format": [volume for volume in spec.volumes if volume.source or volume.format],
     }
     for name, value in missing.items():

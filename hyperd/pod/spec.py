@@ -37,7 +37,7 @@ from hyperd.pod.model import (
     WhiteLists,
     parse_ports,
 )
-from hyperd.pod.schema import ContainerSchema, PodSchema, PortSchema, Wire
+from hyperd.pod.schema import ContainerSchema, PodSchema, PortSchema, ServiceSchema, Wire
 
 __all__ = [
     "ContainerSpec",
@@ -58,21 +58,25 @@ __all__ = [
     "WhiteLists",
     "dump_container",
     "dump_pod",
+    "dump_services",
     "parse_container",
     "parse_pod",
     "parse_portmappings",
     "parse_ports",
+    "parse_services",
 ]
 
 DEFAULT_VCPU = 1
 DEFAULT_MEMORY = 128  # MiB
 MIN_MEMORY = 28  # MiB
 MAX_HOSTNAME = 63
+MAX_SERVICES = 256
 VOLUME_FORMATS = ("", "raw", "qcow2", "vdi", "vfs", "rbd", "nas")
 CACHE_MODES = ("", "off", "none", "directsync", "writeback", "unsafe", "writethrough")
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _PERM = re.compile(r"0[0-7]{3,4}|0")
-_POD, _CONTAINER, _PORTS = PodSchema(), ContainerSchema(), PortSchema(many=True)
+_POD, _CONTAINER = PodSchema(), ContainerSchema()
+_PORTS, _SERVICES = PortSchema(many=True), ServiceSchema(many=True)
 
 
 def parse_pod(data: object, *, default_vcpu: int = DEFAULT_VCPU, default_memory: int = DEFAULT_MEMORY) -> PodSpec:
@@ -107,6 +111,22 @@ def parse_portmappings(data: object) -> tuple[PortSpec, ...]:
     mappings = tuple(cast("list[PortSpec]", _load(_PORTS, data)))
     _check_ports(mappings)
     return mappings
+
+
+def parse_services(data: object) -> tuple[ServiceSpec, ...]:
+    """Read and check an array of services, each for itself. Errors: InvalidInput."""
+    if not isinstance(data, list):
+        raise InvalidInput("the services must be an array")
+    if len(data) > MAX_SERVICES:
+        raise InvalidInput(f"over {MAX_SERVICES} services")
+    services = tuple(cast("list[ServiceSpec]", _load(_SERVICES, data)))
+    _check_services(services)
+    return services
+
+
+def dump_services(services: Sequence[ServiceSpec]) -> list[dict[str, Any]]:
+    """Give services as JSON-able objects."""
+    return cast("list[dict[str, Any]]", _SERVICES.dump(services))
 
 
 def dump_pod(spec: PodSpec) -> dict[str, Any]:
@@ -176,6 +196,7 @@ def _check_pod(spec: PodSpec) -> None:
     _unique((item.name for item in spec.files), "Files name does not unique")
     services = ((s.service_ip, s.service_port, s.protocol) for s in spec.services)
     _unique(services, "Services IP:Port@Protocol combination does not unique")
+    _check_services(spec.services)
     for index, container in enumerate(spec.containers):
         _check_container(index, container)
         _check_references(index, container, spec)
@@ -186,6 +207,15 @@ def _check_pod(spec: PodSpec) -> None:
             ipaddress.ip_address(server)
         except ValueError:
             raise InvalidInput(f"incorrect dns {server[:80]}.") from None
+
+
+def _check_services(services: Sequence[ServiceSpec]) -> None:
+    for at, service in enumerate(services):
+        for text in (service.service_ip, *(host.host_ip for host in service.hosts)):
+            address = ipaddress.ip_address(text)
+            if not isinstance(address, ipaddress.IPv4Address) or address.is_multicast or address.is_unspecified:
+                raise InvalidInput(f"services[{at}]: {text} cannot be an address of a service or its host")
+        _unique(service.hosts, f"services[{at}].hosts: a host is there twice")
 
 
 def _check_hostname(hostname: str) -> None:

@@ -45,10 +45,10 @@ def pod_info(
     spec: PodSpec,
     *,
     vm_id: str,
-    address: str,
+    addresses: Sequence[str],
     containers: Sequence[tuple[ContainerRow, dict[str, Any]]],
 ) -> dict[str, Any]:
-    """Give ``PodInfo``; ``address`` is the pod's with prefix length, empty while it has none."""
+    """Give ``PodInfo``; ``addresses`` are the pod's with prefix length, none while it has none."""
     state = PodState(row.state)
     outcome = row.outcome
     if state == PodState.STOPPED and any(phase(container) == "failed" for container, _ in containers):
@@ -74,7 +74,7 @@ def pod_info(
             "message": row.reason,
             "reason": "",
             "hostIP": host_address(),
-            "podIP": [address] if address else [],
+            "podIP": list(addresses),
             "startTime": rfc3339(row.started_at),
             "finishTime": rfc3339(row.finished_at),
             "containerStatus": [container_status(container) for container, _ in containers],

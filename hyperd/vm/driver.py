@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+# NICs that can be plugged into a VM that booted without.
+SPARE_NICS = 2
 CONTROL_PORT = "hyperd.control.0"
 STREAM_PORT = "hyperd.stream.0"
 

@@ -25,10 +25,10 @@ ff02::2\tip6-allrouters
 
 @dataclass(frozen=True, kw_only=True)
 class GuestNic:
-    """A NIC as the guest configures it: ``cidr`` address with prefix, ``gateway`` may be empty, ``mtu`` 0 = leave."""
+    """A NIC as the guest configures it: ``cidrs`` its addresses, ``gateway`` may be empty, ``mtu`` 0 = leave."""
 
     mac: str
-    cidr: str
+    cidrs: Sequence[str]
     gateway: str
     mtu: int
 
@@ -84,10 +84,11 @@ def enter(setup: GuestSetup) -> Plan:
     for index, nic in enumerate(setup.nics):
         name = f"eth{index}"
         plan.add(Op.LINK, nic.mac, name, nic.mtu)
-        plan.add(Op.ADDR, name, nic.cidr)
+        for cidr in nic.cidrs:
+            plan.add(Op.ADDR, name, cidr)
         if nic.gateway:
             plan.add(Op.ROUTE, "default", nic.gateway, name)
-    own = setup.nics[0].cidr.partition("/")[0] if setup.nics else "127.0.1.1"
+    own = setup.nics[0].cidrs[0].partition("/")[0] if setup.nics else "127.0.1.1"
     plan.write(f"{ETC}/hosts", f"{_HOSTS}{own}\t{setup.hostname}\n")
     plan.write(f"{ETC}/hostname", setup.hostname + "\n")
     plan.write(f"{ETC}/resolv.conf", _resolv_conf(setup))

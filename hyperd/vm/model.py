@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hyperd.agent.client import AgentClient
 from hyperd.errors import InvalidInput, NotAlive
@@ -16,7 +17,7 @@ MAX_LUN = 254
 RECONNECT_TIMEOUT = 20.0
 BOOTING, IDLE, ASSOCIATED, PAUSED, POOLED = "booting", "idle", "associated", "paused", "pooled"
 # What of a VM is in its row.
-KEPT = ("disks", "layers", "nics", "shares", "volumes", "images")
+KEPT = ("disks", "layers", "nics", "services", "shares", "volumes", "images")
 HEALTH_TIMEOUT = 5.0
 
 
@@ -70,6 +71,7 @@ class Vm:
     ``disks`` maps image files to LUNs; ``layers`` maps layer files to LUNs mounted in the guest. Of volumes, by name:
     ``shares`` says what the VM was booted with (``readonly``, ``file``), ``volumes`` where it is mounted in the guest,
     ``images`` the image file and whether it is read-only.
+    ``services`` is what the guest's load balancer was told (``hyperd.vm.ipvs``); None = nobody knows.
     """
 
     id: str
@@ -83,6 +85,7 @@ class Vm:
     disks: dict[str, int] = field(default_factory=dict)
     layers: dict[str, int] = field(default_factory=dict)
     nics: list[str] = field(default_factory=list)
+    services: list[dict[str, Any]] | None = field(default_factory=list)
     shares: dict[str, dict[str, bool]] = field(default_factory=dict)
     volumes: dict[str, str] = field(default_factory=dict)
     images: dict[str, tuple[str, bool]] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from typing import Any
 from hyperd.agent.plan import Plan
 from hyperd.db.models import VmRow
 from hyperd.db.session import Database
-from hyperd.vm import guestfs
+from hyperd.vm import guestfs, ipvs
 from hyperd.vm.driver import DiskSpec, NicSpec, VmDriver
 from hyperd.vm.model import IDLE, KEPT, SCRATCH_LUN, Vm
 
@@ -22,7 +22,7 @@ class Plugs:
         self._driver = driver
 
     def plug(
-        self, vm: Vm, *, scratch: Path | None = None, layers: Sequence[Path] = (), nic: NicSpec | None = None
+        self, vm: Vm, *, scratch: Path | None = None, layers: Sequence[Path] = (), nics: Sequence[NicSpec] = ()
     ) -> None:
         """Hot-plug what a pod needs and the VM does not have.
 
@@ -34,10 +34,11 @@ class Plugs:
             for path in layers:
                 if str(path) not in vm.disks:
                     self._plug_disk(vm, str(path), disk_of(str(path), vm.free_lun()))
-            if nic is not None and nic.mac not in vm.nics:
-                vm.nics.append(nic.mac)
-                self.save(vm)
-                self._driver.attach_nic(vm.id, nic)
+            for nic in nics:
+                if nic.mac not in vm.nics:
+                    vm.nics.append(nic.mac)
+                    self.save(vm)
+                    self._driver.attach_nic(vm.id, nic)
 
     def plug_volume(self, vm: Vm, name: str, make: Callable[[int], DiskSpec]) -> int:
         """Hot-plug a volume's image, which ``make`` describes for a LUN; give the LUN.
@@ -84,6 +85,9 @@ class Plugs:
             vm.images.clear()
             vm.agent.run(guestfs.leave(vm.layers.values(), scratch=SCRATCH_LUN in vm.disks.values(), nics=len(vm.nics)))
             vm.layers.clear()
+            if vm.services != []:
+                vm.agent.run(ipvs.renew(()))
+                vm.services = []
             for path, lun in list(vm.disks.items()):
                 self._driver.detach_disk(vm.id, lun)
                 del vm.disks[path]

@@ -7,7 +7,7 @@ from flask import Response
 from hyperd.api import answers, params
 from hyperd.api.context import engine
 from hyperd.api.hyper.routes import blueprint
-from hyperd.errors import InvalidInput, NotSupported
+from hyperd.errors import InvalidInput
 from hyperd.pod.spec import parse_portmappings
 
 
@@ -16,16 +16,21 @@ def list_portmappings(pod_id: str) -> Response:
     """List the mappings of a pod."""
     rows = [
         {"containerPort": port.container_port, "hostPort": port.host_port, "protocol": port.protocol}
-        for port in engine().pods.portmappings(pod_id)
+        for port in engine().pods.net.portmappings(pod_id)
     ]
     return answers.plain_json({"portMappings": rows})
 
 
 @blueprint.put("/pod/<pod_id>/portmappings/<action>")
 def change_portmappings(pod_id: str, action: str) -> Response:
-    """Refuse what is wrong in itself, then say that it cannot be done yet."""
+    """Publish more ports of a running pod, or take published ones back."""
     if action not in {"add", "delete"}:
         raise InvalidInput("Only add or delete operation are permitted")
-    engine().pods.portmappings(pod_id)
-    parse_portmappings(params.body_json("the port mappings"))
-    raise NotSupported("changing the port mappings of a pod is not supported yet", resolution="name them at creation")
+    network = engine().pods.net
+    network.portmappings(pod_id)  # an unknown pod is told before a bad body
+    rules = parse_portmappings(params.body_json("the port mappings"))
+    if action == "add":
+        network.add_ports(pod_id, rules)
+    else:
+        network.delete_ports(pod_id, rules)
+    return answers.empty()

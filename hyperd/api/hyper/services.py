@@ -1,20 +1,50 @@
-"""Load-balanced services of a pod: not there yet, and said so."""
+"""Load-balanced services of a pod."""
 
 from __future__ import annotations
 
-from typing import NoReturn
+from flask import Response
 
-from hyperd.api import params
+from hyperd.api import answers, params
 from hyperd.api.context import engine
 from hyperd.api.hyper.routes import blueprint
-from hyperd.errors import NotSupported
+from hyperd.pod.model import ServiceSpec
+from hyperd.pod.spec import dump_services, parse_services
 
 
-@blueprint.route("/service/list", methods=["GET"])
-@blueprint.route("/service/add", methods=["POST"])
-@blueprint.route("/service/update", methods=["POST"])
-@blueprint.route("/service", methods=["DELETE"])
-def no_services() -> NoReturn:
-    """Refuse; an unknown pod is still an unknown pod."""
-    engine().pods.info(params.needed("podId", "podName", "pod"))
-    raise NotSupported("services of a pod are not supported yet")
+def _asked() -> tuple[str, tuple[ServiceSpec, ...]]:
+    """Give pod and services of a request; an unknown pod is told before bad services."""
+    pod_id = params.needed("podId", "podName", "pod")
+    engine().pods.net.services(pod_id)
+    return pod_id, parse_services(params.json_text(params.needed("services"), "services"))
+
+
+@blueprint.get("/service/list")
+def list_services() -> Response:
+    """List the services of a pod."""
+    services = engine().pods.net.services(params.needed("podId", "podName", "pod"))
+    return answers.plain_json(dump_services(services))
+
+
+@blueprint.post("/service/add")
+def add_services() -> Response:
+    """Add services to a pod."""
+    engine().pods.net.add_services(*_asked())
+    return _done()
+
+
+@blueprint.post("/service/update")
+def update_services() -> Response:
+    """Replace the services of a pod."""
+    engine().pods.net.update_services(*_asked())
+    return _done()
+
+
+@blueprint.delete("/service")
+def delete_services() -> Response:
+    """Take services out of a pod."""
+    engine().pods.net.delete_services(*_asked())
+    return _done()
+
+
+def _done() -> Response:
+    return answers.env({"Result": "success"})

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hyperd.errors import InvalidInput
-from hyperd.vm.driver import CONTROL_PORT, STREAM_PORT, DiskSpec, NicSpec, ShareSpec, VmSpec
+from hyperd.vm.driver import CONTROL_PORT, SPARE_NICS, STREAM_PORT, DiskSpec, NicSpec, ShareSpec, VmSpec
 from hyperd.vm.libvirt import config
 
 MAX_LUN = 254
@@ -15,7 +15,7 @@ DISK_FORMATS = ("raw", "qcow2", "vdi")
 # A tap's name must fit the kernel's IFNAMSIZ with its final NUL.
 MAX_IFNAME = 15
 # PCIe root ports beyond the NICs at boot: each is one NIC that can be plugged later, and about 10 ms of boot under TCG.
-SPARE_PORTS = 2
+SPARE_PORTS = SPARE_NICS
 # The functions of a slot that root ports share.
 _PORTS_PER_SLOT = 8
 _FIRST_PORT_SLOT = 0x10

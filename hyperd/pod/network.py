@@ -1,0 +1,214 @@
+"""A pod's network as the API changes it: addresses, published ports, services."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import structlog
+
+from hyperd.container.locks import PodLocks
+from hyperd.errors import AgentError, Conflict, HyperError, NotAlive, NotFound, NotSupported
+from hyperd.network.ports import AUTOMATIC, PortMapping
+from hyperd.network.service import Lease, NetworkService
+from hyperd.pod import netplan, views
+from hyperd.pod.model import PodSpec, PortSpec, ServiceSpec, parse_ports
+from hyperd.pod.records import PodRecords
+from hyperd.pod.spec import dump_pod, parse_pod
+from hyperd.pod.states import WITH_VM, PodState
+from hyperd.vm import ipvs
+from hyperd.vm.model import Vm, require_running
+from hyperd.vm.service import VmService
+
+log = structlog.get_logger(__name__)
+
+ENOPROTOOPT = 92
+
+
+class PodNetwork:
+    """See the module's docstring. The pod's row says what should be; it is written before anything is changed."""
+
+    def __init__(self, *, records: PodRecords, network: NetworkService, vms: VmService, locks: PodLocks) -> None:
+        self._records = records
+        self._network = network
+        self._vms = vms
+        self._locks = locks
+
+    def reserve(self, spec: PodSpec) -> tuple[PodSpec, list[Lease]]:
+        """Reserve addresses and ports; give the specification with the ports that were chosen.
+
+        Errors: Conflict, InvalidInput, Busy, HostFault; what was reserved by then is given back by the caller.
+        """
+        leases = self._network.reserve(spec.id, netplan.wishes(spec), netplan.guard(spec))
+        netplan.guest_setup(spec, leases)  # is refused here rather than at the start
+        spec = replace(spec, portmappings=self._chosen(spec.id, spec.portmappings))
+        mappings = views.port_mappings(spec)
+        if mappings:
+            self._network.publish(spec.id, netplan.target_address(leases), mappings)
+        return spec, leases
+
+    # -- published ports
+
+    def portmappings(self, pod_id: str) -> list[PortSpec]:
+        """Give the pod's published ports. Errors: NotFound."""
+        return list(self._spec(pod_id)[1].portmappings)
+
+    def add_ports(self, pod_id: str, rules: Sequence[PortSpec]) -> None:
+        """Publish more ports of a running pod; those it has already are fine.
+
+        On failure nothing has changed. Errors: NotFound, NotAlive, Conflict, InvalidInput, Busy.
+        """
+        with self._locks.locked(pod_id, "change its port mappings"):
+            before = self._with_vm(pod_id)
+            had = set(self._network.mappings(pod_id))
+            try:
+                chosen = self._chosen(pod_id, rules)
+                new = tuple(dict.fromkeys(rule for rule in chosen if rule not in before.portmappings))
+                after = replace(before, portmappings=(*new, *before.portmappings))
+                mappings = views.port_mappings(after)
+                self._records.update(pod_id, spec=dump_pod(after))
+                self._network.publish(pod_id, netplan.target_address(self._network.leases(pod_id)), mappings)
+            except BaseException:
+                self._records.update(pod_id, spec=dump_pod(before))
+                self._network.unpublish(pod_id, [each for each in self._network.mappings(pod_id) if each not in had])
+                raise
+            log.info("pod.ports_added", pod=pod_id, ports=[str(mapping) for mapping in set(mappings) - had])
+
+    def delete_ports(self, pod_id: str, rules: Sequence[PortSpec]) -> None:
+        """Take published ports back: by protocol and container port, and by host port where the rule has one.
+
+        Rules that match nothing are fine. Errors: NotFound, NotAlive.
+        """
+        with self._locks.locked(pod_id, "change its port mappings"):
+            spec = self._with_vm(pod_id)
+            kept = tuple(port for port in spec.portmappings if not any(_matches(rule, port) for rule in rules))
+            self._records.update(pod_id, spec=dump_pod(replace(spec, portmappings=kept)))
+            self._unpublish_others(replace(spec, portmappings=kept))
+
+    # -- services
+
+    def services(self, pod_id: str) -> list[ServiceSpec]:
+        """Give the pod's services. Errors: NotFound."""
+        return list(self._spec(pod_id)[1].services)
+
+    def add_services(self, pod_id: str, services: Sequence[ServiceSpec]) -> None:
+        """Add services, also to a pod that does not run. Errors: NotFound, Conflict, NotAlive (paused), AgentError."""
+        with self._locks.locked(pod_id, "change its services"):
+            _, spec = self._spec(pod_id)
+            self._set_services(spec, (*spec.services, *services))
+
+    def update_services(self, pod_id: str, services: Sequence[ServiceSpec]) -> None:
+        """Replace all services. Errors: as for ``add_services``."""
+        with self._locks.locked(pod_id, "change its services"):
+            self._set_services(self._spec(pod_id)[1], services)
+
+    def delete_services(self, pod_id: str, services: Sequence[ServiceSpec]) -> None:
+        """Take services out, by address, port and protocol; unknown ones are fine. Errors: as for ``add_services``."""
+        gone = {_service_key(service) for service in services}
+        with self._locks.locked(pod_id, "change its services"):
+            _, spec = self._spec(pod_id)
+            self._set_services(spec, [service for service in spec.services if _service_key(service) not in gone])
+
+    def balance(self, vm: Vm, spec: PodSpec, leases: Sequence[Lease]) -> None:
+        """Make the guest's load balancer what the specification says. Errors: AgentError, NotSupported."""
+        wanted = netplan.balanced(spec, leases)
+        known = None if vm.services is None else [ipvs.load(entry) for entry in vm.services]
+        if wanted == known:
+            return
+        plan = ipvs.renew(wanted) if known is None else ipvs.change(known, wanted)
+        self._note(vm, None)  # until the guest has said that it is done
+        try:
+            vm.agent.run(plan)
+        except AgentError as error:
+            if error.errno == ENOPROTOOPT:
+                raise NotSupported("the guest's kernel has no load balancer (CONFIG_IP_VS)") from error
+            raise
+        self._note(vm, wanted)
+
+    def _note(self, vm: Vm, services: list[ipvs.Balanced] | None) -> None:
+        with vm.lock:
+            vm.services = None if services is None else [service.dump() for service in services]
+            self._vms.save(vm)
+
+    def adopt(self, vm: Vm) -> None:
+        """Finish what an earlier daemon may have left half done in a pod that runs; failures are logged."""
+        try:
+            _, spec = self._spec(vm.pod_id)
+            leases = self._network.leases(vm.pod_id)
+            self._unpublish_others(spec)
+            mappings = views.port_mappings(spec)
+            if mappings:
+                self._network.publish(vm.pod_id, netplan.target_address(leases), mappings)
+            self.balance(vm, spec, leases)
+        except HyperError as error:
+            log.error("pod.network_not_restored", pod=vm.pod_id, error=str(error))
+
+    # -- inside
+
+    def _spec(self, pod_id: str) -> tuple[PodState, PodSpec]:
+        try:
+            row = self._records.get(pod_id)
+        except NotFound as error:
+            raise NotFound(f"Pod {pod_id} not found") from error
+        return PodState(row.state), parse_pod(row.spec)
+
+    def _with_vm(self, pod_id: str) -> PodSpec:
+        state, spec = self._spec(pod_id)
+        if state not in WITH_VM:
+            raise NotAlive(
+                f"portmapping could apply to running pod only (the pod {pod_id} is {state})",
+                resolution="start the pod first",
+            )
+        return spec
+
+    def _chosen(self, pod_id: str, rules: Sequence[PortSpec]) -> tuple[PortSpec, ...]:
+        """Reserve free host ports for the rules that leave them open. Errors: Busy."""
+        return tuple(self._with_host_ports(pod_id, rule) if rule.automatic else rule for rule in rules)
+
+    def _with_host_ports(self, pod_id: str, rule: PortSpec) -> PortSpec:
+        inner = parse_ports(rule.container_port)
+        outer = parse_ports(rule.host_port) if rule.host_port else AUTOMATIC
+        first = self._network.reserve_ports(pod_id, rule.protocol, inner, outer)
+        last = first + len(inner) - 1
+        return replace(rule, host_port=str(first) if first == last else f"{first}-{last}")
+
+    def _unpublish_others(self, spec: PodSpec) -> None:
+        """Take back what the pod publishes beyond its specification."""
+        wanted: set[PortMapping] = set(views.port_mappings(spec))
+        others = [mapping for mapping in self._network.mappings(spec.id) if mapping not in wanted]
+        if others:
+            self._network.unpublish(spec.id, others)
+            log.info("pod.ports_deleted", pod=spec.id, ports=[str(mapping) for mapping in others])
+
+    def _set_services(self, before: PodSpec, services: Sequence[ServiceSpec]) -> None:
+        """Write the services and tell the guest (the lock is held); on failure they are what they were."""
+        keys = [_service_key(service) for service in services]
+        repeated = next((key for key in keys if keys.count(key) > 1), None)
+        if repeated:
+            ip, port, protocol = repeated
+            raise Conflict(f"service {ip}:{port}/{protocol} conflicts with existing ones")
+        state = PodState(self._records.get(before.id).state)
+        vm = require_running(self._vms.of_pod(before.id), before.id) if state in WITH_VM else None
+        after = replace(before, services=tuple(services))
+        self._records.update(before.id, spec=dump_pod(after))
+        if vm is None:
+            return
+        leases = self._network.leases(before.id)
+        try:
+            self.balance(vm, after, leases)
+        except BaseException:
+            self._records.update(before.id, spec=dump_pod(before))
+            try:
+                self.balance(vm, before, leases)
+            except HyperError as error:
+                log.warning("pod.services_unclear", pod=before.id, error=str(error))
+            raise
+
+
+def _service_key(service: ServiceSpec) -> tuple[str, int, str]:
+    return (service.service_ip, service.service_port, service.protocol)
+
+
+def _matches(rule: PortSpec, port: PortSpec) -> bool:
+    same = rule.protocol == port.protocol and parse_ports(rule.container_port) == parse_ports(port.container_port)
+    return same and (rule.automatic or parse_ports(rule.host_port) == parse_ports(port.host_port))
