@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,10 +22,11 @@ from benchlib.podman import Podman
 from benchlib.samples import Samples
 from benchlib.scenarios import SCENARIOS, Context, Scenario
 from benchlib.target import Target
+from benchlib.warm import WarmScenario
 from hyperd.errors import HyperError
 from hyperd.guest.image import find_guest
 
-ALL: dict[str, Callable[[Context], Scenario]] = {**SCENARIOS, "memory": MemoryScenario}
+ALL: dict[str, Callable[[Context], Scenario]] = {**SCENARIOS, "warm": WarmScenario, "memory": MemoryScenario}
 # Rounds, and seconds after which no further round begins.
 QUICK, FULL = (3, 90.0), (15, 840.0)
 DOCUMENT = PROJECT / "docs/performance.md"
@@ -62,7 +64,7 @@ class Run:
                 initrd=files.initrd,
                 quick=self._quick,
             )
-            accelerator = str(target.api("GET", "/info").get("ExecutionDriver", ""))
+            accelerator = target.accelerator()
             self._rounds({name: ALL[name](context) for name in self._names})
         return {
             "format": report.FORMAT,
@@ -148,6 +150,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 = everything was measured, 1 = something failed, 2 = it cannot be measured here."""
+    for number in (signal.SIGTERM, signal.SIGINT):  # also where SIGINT is ignored: everything is cleaned up
+        signal.signal(number, signal.default_int_handler)
     made = parser()
     options = made.parse_args(arguments)
     unknown = [name for name in options.subset if name not in ALL]

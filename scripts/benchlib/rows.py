@@ -50,11 +50,21 @@ ROWS = (
     Row(key="start.phase.boot", title="… of it: guest boots to WELCOME", unit="ms", peers=(_FLOOR,)),
     Row(
         key="start.ctl", title="`hyperctl run -d`, cold", unit="ms", peers=(_FLOOR, ("start.podman", "podman run -d")),
-        goal="warm: ≤ podman; 300 ms at most", limit=300,
     ),
     Row(
-        key="run.ctl", title="`hyperctl run --rm IMAGE true`", unit="ms", peers=(("run.podman", "podman run --rm"),),
-        goal="warm: ≤ podman", limit=1.0, relative=True,
+        key="warm.api", title="warm start at the API: pod create to container started, VM from the pool", unit="ms",
+        peers=(("start.podman", "podman run -d"), _FLOOR),
+    ),
+    Row(
+        key="warm.ctl", title="`hyperctl run -d`, warm", unit="ms", peers=(("start.podman", "podman run -d"),),
+        goal="≤ podman", limit=1.0, relative=True,
+    ),
+    Row(
+        key="warm.run", title="`hyperctl run --rm IMAGE true`, warm", unit="ms", peers=(("run.podman", "podman run --rm"),),
+        goal="≤ podman", limit=1.0, relative=True,
+    ),
+    Row(
+        key="run.ctl", title="`hyperctl run --rm IMAGE true`, cold", unit="ms", peers=(("run.podman", "podman run --rm"),),
     ),
     Row(key="exec.api", title="exec at the API: create, start, output, exit code", unit="ms", goal="≤ 25 ms", limit=25),
     Row(

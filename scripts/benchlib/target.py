@@ -21,6 +21,7 @@ from support.daemon import PROJECT, HyperdLauncher, UnixConnection
 
 HYPERCTL = str(Path(sys.executable).with_name("hyperctl"))
 TIMEOUT = 120.0
+_OPENED = re.compile(r"event=hypervisor\.open accelerator=(\w+)")
 _BOOTED = re.compile(r"event=vm\.booted .*create_ms=(\d+) ready_ms=(\d+)")
 _FRAME_HEADER = 8
 
@@ -44,14 +45,15 @@ class Target:
     Args:
         image: reference of the image; pulled at once.
         guest: directory of kernel and initramfs.
+        pool: VMs that wait ready; 0 = every start is cold.
 
     """
 
-    def __init__(self, image: str, guest: Path) -> None:
+    def __init__(self, image: str, guest: Path, *, pool: int = 0) -> None:
         self.image = image
         self.guest = guest
         # The launcher asks for debug messages, which nobody runs with.
-        self.daemon = HyperdLauncher(driver="libvirt", guest=guest)
+        self.daemon = HyperdLauncher(driver="libvirt", guest=guest, pool=pool)
         text = self.daemon.config_path.read_text().replace('log_level = "debug"', 'log_level = "info"')
         self.daemon.config_path.write_text(text)
         self._connection: UnixConnection | None = None
@@ -154,6 +156,15 @@ class Target:
             if wait_for:
                 self.start(wait_for)
             return _read_stream(link, early)
+
+    def accelerator(self) -> str:
+        """Give what runs the guests: kvm or tcg."""
+        found = _OPENED.search(self.daemon.log())
+        return found[1] if found else "unknown"
+
+    def pooled(self) -> int:
+        """Count the VMs that were ever made ready for the pool."""
+        return self.daemon.log().count("event=vm.pooled")
 
     def boot_times(self) -> list[tuple[float, float]]:
         """Give (libvirt's create, create to the agent's WELCOME) of every VM that booted, in seconds, from the log."""

@@ -1,0 +1,45 @@
+"""Starts on a VM that waits in the pool, from a daemon of its own; each waits until the pool is full again."""
+
+from __future__ import annotations
+
+import time
+
+from benchlib.scenarios import SLEEP, Scenario
+from benchlib.target import Target, wall
+
+REFILL_TIMEOUT = 60.0
+
+
+class WarmScenario(Scenario):
+    """``run -d``, ``run --rm`` and a start at the API, none of which waits for a kernel."""
+
+    def prepare(self) -> None:
+        self._taken = 0
+        self._warm = Target(self.target.image, self.target.guest, pool=1)
+
+    def round(self) -> None:
+        name = self.context.name()
+        self._wait()
+        self.samples.add("warm.ctl", wall(self._warm.command("run", "-d", "--name", name, self.target.image, *SLEEP)))
+        self._warm.remove(name)
+        self._wait()
+        with self.samples.timed("warm.api"):
+            self._warm.create(name, SLEEP)
+            self._warm.start(name)
+        self._warm.remove(name)
+        self._wait()
+        self.samples.add("warm.run", wall(self._warm.command("run", "--rm", self.target.image, "true")))
+
+    def finish(self) -> None:
+        if hasattr(self, "_warm"):
+            self._warm.close()
+
+    def _wait(self) -> None:
+        """Wait until a VM is ready for the next start, and the machine is quiet again."""
+        until = time.monotonic() + REFILL_TIMEOUT
+        while self._warm.pooled() <= self._taken:
+            if time.monotonic() > until:
+                raise RuntimeError(f"the pool is empty for {REFILL_TIMEOUT:g} s")
+            time.sleep(0.1)
+        self._taken += 1
+        time.sleep(0.3)
