@@ -60,11 +60,13 @@ ROWS = (
         goal="≤ podman", limit=1.0, relative=True,
     ),
     Row(
-        key="warm.run", title="`hyperctl run --rm IMAGE true`, warm", unit="ms", peers=(("run.podman", "podman run --rm"),),
+        key="warm.run", title="`hyperctl run --rm IMAGE true`, warm", unit="ms",
+        peers=(("run.podman", "podman run --rm"),),
         goal="≤ podman", limit=1.0, relative=True,
     ),
     Row(
-        key="run.ctl", title="`hyperctl run --rm IMAGE true`, cold", unit="ms", peers=(("run.podman", "podman run --rm"),),
+        key="run.ctl", title="`hyperctl run --rm IMAGE true`, cold", unit="ms",
+        peers=(("run.podman", "podman run --rm"),),
     ),
     Row(key="exec.api", title="exec at the API: create, start, output, exit code", unit="ms", goal="≤ 25 ms", limit=25),
     Row(
