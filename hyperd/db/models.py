@@ -115,6 +115,7 @@ class ImageRow(Base):
     created_at: Mapped[float]
     size: Mapped[int] = mapped_column(BigInteger)  # sum of the uncompressed layers
     parent: Mapped[str] = mapped_column(String, default="", index=True)  # image it was built from here
+    trim: Mapped[str] = mapped_column(String, default="", index=True)  # diff_id of the layer made here to lie on top
 
 
 class ImageLayerRow(Base):
@@ -124,7 +125,7 @@ class ImageLayerRow(Base):
     image_id: Mapped[str] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"), primary_key=True)
     position: Mapped[int] = mapped_column(Integer, primary_key=True)
     diff_id: Mapped[str] = mapped_column(ForeignKey("layers.diff_id"), index=True)
-    blob: Mapped[str] = mapped_column(String, default="", index=True)  # digest as pulled, empty when made here
+    blob: Mapped[str] = mapped_column(String, default="", index=True)  # digest as it came, empty when made here
     media_type: Mapped[str] = mapped_column(String, default="")
 
 
@@ -135,6 +136,8 @@ class LayerRow(Base):
     diff_id: Mapped[str] = mapped_column(String, primary_key=True)
     size: Mapped[int] = mapped_column(BigInteger)  # of the uncompressed tar
     image_size: Mapped[int] = mapped_column(BigInteger)  # of the squashfs file
+    opaque_root: Mapped[bool] = mapped_column(default=False)  # hides every layer below it
+    directories: Mapped[bytes | None] = mapped_column(deferred=True)  # hyperd.image.directories; None = not known
 
 
 class BlobRow(Base):
@@ -144,6 +147,17 @@ class BlobRow(Base):
     digest: Mapped[str] = mapped_column(String, primary_key=True)
     diff_id: Mapped[str] = mapped_column(ForeignKey("layers.diff_id", ondelete="CASCADE"), index=True)
     size: Mapped[int] = mapped_column(BigInteger)
+
+
+class ManifestRow(Base):
+    """A manifest that an image came with, so that it can be pushed and saved as it was."""
+
+    __tablename__ = "manifests"
+    digest: Mapped[str] = mapped_column(String, primary_key=True)
+    image_id: Mapped[str] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"), index=True)
+    media_type: Mapped[str] = mapped_column(String)
+    body: Mapped[bytes]
+    added_at: Mapped[float]
 
 
 class TagRow(Base):

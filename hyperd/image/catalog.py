@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from hyperd.db.models import BlobRow, ImageLayerRow, ImageRow, LayerRow, RepoDigestRow, TagRow
 from hyperd.db.session import Database
 from hyperd.errors import Conflict, HyperError, ImageNotFound, InvalidInput
+from hyperd.image.layer import BuiltLayer
 from hyperd.registry.reference import DEFAULT_TAG, Reference
 
 _FULL_ID = re.compile(r"(?:sha256:)?([0-9a-f]{64})", re.ASCII)
@@ -86,13 +87,16 @@ class Catalog:
         """
         return Reference.parse(name, default_domain=self._default_domain)
 
-    def add_layer(self, diff_id: str, *, size: int, image_size: int, blob: str = "", blob_size: int = 0) -> None:
+    def add_layer(self, layer: BuiltLayer, *, blob: str = "", blob_size: int = 0) -> None:
         """Note a layer that is in the store, and the blob it came from."""
+        row = LayerRow(diff_id=layer.diff_id, size=layer.size, image_size=layer.image_size)
+        if layer.directories is not None:  # else it was only measured this time
+            row.opaque_root, row.directories = layer.opaque_root, layer.directories
         with self._database.session() as session:
-            session.merge(LayerRow(diff_id=diff_id, size=size, image_size=image_size))
+            session.merge(row)
             session.flush()
             if blob:
-                session.merge(BlobRow(digest=blob, diff_id=diff_id, size=blob_size))
+                session.merge(BlobRow(digest=blob, diff_id=layer.diff_id, size=blob_size))
 
     def layer_size(self, diff_id: str) -> int:
         """Give the uncompressed size of a layer in bytes, -1 when there is no such layer."""

@@ -1,9 +1,11 @@
-"""Compressed layers as bounded streams: gzip (RFC 1952), zstd (RFC 8878), none; told apart by their first bytes."""
+"""Compressed layers as bounded streams; gzip, zstd (RFC 8878), xz, bzip2 and none are told by their first bytes."""
 
 from __future__ import annotations
 
+import bz2
+import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from backports import zstd
@@ -17,7 +19,14 @@ WINDOW_LOG = 27  # 128 MiB, what zstd itself takes without being told more (RFC 
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPABLE = tuple(bytes((0x50 + i,)) + b"\x2a\x4d\x18" for i in range(16))
-_MAGIC = 4
+_XZ = b"\xfd7zXZ\0"
+_BZIP2 = b"BZh"
+MAGIC = 6  # bytes it takes to tell
+_XZ_MEMORY = 96 * 2**20  # bytes; xz -9 takes 65 MiB to decompress
+
+
+class _Damaged(Exception):
+    """The compressed data is not what it should be."""
 
 
 class _Decoder(Protocol):
@@ -48,7 +57,10 @@ class _Gzip:
         return bool(self._inner.unconsumed_tail) or self._full
 
     def feed(self, data: bytes) -> bytes:
-        out = self._inner.decompress(data, PIECE)
+        try:
+            out = self._inner.decompress(data, PIECE)
+        except zlib.error as exc:
+            raise _Damaged(str(exc)) from exc
         self._full = len(out) == PIECE
         return out
 
@@ -56,10 +68,10 @@ class _Gzip:
         return self._inner.unused_data if self._inner.eof else self._inner.unconsumed_tail
 
 
-class _Zstd:
-    def __init__(self) -> None:
-        options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: WINDOW_LOG}
-        self._inner = zstd.ZstdDecompressor(options=options)
+class _Standard:
+    """The interface that the standard library's newer decompressors share."""
+
+    _inner: zstd.ZstdDecompressor | lzma.LZMADecompressor | bz2.BZ2Decompressor
 
     @property
     def eof(self) -> bool:
@@ -70,10 +82,43 @@ class _Zstd:
         return not self._inner.needs_input
 
     def feed(self, data: bytes) -> bytes:
-        return self._inner.decompress(data, PIECE)
+        try:
+            return self._inner.decompress(data, PIECE)
+        except (zstd.ZstdError, lzma.LZMAError, OSError, ValueError) as exc:  # nothing is read from a file here
+            raise _Damaged(str(exc)) from exc
 
     def rest(self) -> bytes:
         return self._inner.unused_data if self._inner.eof else b""
+
+
+class _Zstd(_Standard):
+    def __init__(self) -> None:
+        options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: WINDOW_LOG}
+        self._inner = zstd.ZstdDecompressor(options=options)
+
+
+class _Xz(_Standard):
+    def __init__(self) -> None:
+        self._inner = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+
+
+class _Bzip2(_Standard):
+    def __init__(self) -> None:
+        self._inner = bz2.BZ2Decompressor()
+
+
+def kind_of(head: bytes) -> str:
+    """Tell how data is compressed by its first six bytes: ``gzip``, ``zstd``, ``xz``, ``bzip2`` or empty."""
+    if head.startswith(_GZIP):
+        return "gzip"
+    if head.startswith((_ZSTD, *_ZSTD_SKIPPABLE)):
+        return "zstd"
+    if head.startswith(_XZ):
+        return "xz"
+    return "bzip2" if head.startswith(_BZIP2) and head[3:4].isdigit() else ""
+
+
+_DECODERS: dict[str, Callable[[], _Decoder]] = {"gzip": _Gzip, "zstd": _Zstd, "xz": _Xz, "bzip2": _Bzip2}
 
 
 def decompressed(chunks: Iterator[bytes], *, max_bytes: int) -> Iterator[bytes]:
@@ -93,7 +138,7 @@ def decompressed(chunks: Iterator[bytes], *, max_bytes: int) -> Iterator[bytes]:
     head = b""
     for chunk in chunks:
         head += chunk
-        if len(head) >= _MAGIC:
+        if len(head) >= MAGIC:
             break
     seen, given = [len(head)], 0
     for piece in _decode(head, _counted(chunks, seen)):
@@ -112,24 +157,20 @@ def _counted(chunks: Iterator[bytes], seen: list[int]) -> Iterator[bytes]:
 
 
 def _decode(head: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    factory: type[_Gzip | _Zstd]
-    if head.startswith(_GZIP):
-        factory = _Gzip
-    elif head.startswith((_ZSTD, *_ZSTD_SKIPPABLE)):
-        factory = _Zstd
-    else:
+    kind = kind_of(head)
+    if not kind:
         if head:
             yield head
         yield from chunks
         return
     try:
-        yield from _decode_members(factory, head, chunks)
-    except (zlib.error, zstd.ZstdError) as exc:
+        yield from _decode_members(_DECODERS[kind], head, chunks)
+    except _Damaged as exc:
         raise InvalidInput("a layer's compressed data is damaged", details=str(exc)) from exc
 
 
-def _decode_members(factory: type[_Gzip | _Zstd], head: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    decoder: _Decoder = factory()
+def _decode_members(factory: Callable[[], _Decoder], head: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    decoder = factory()
     data = head
     while True:
         while data or (decoder.pending and not decoder.eof):

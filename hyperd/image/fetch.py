@@ -103,13 +103,7 @@ class LayerFetch:
                 built = build_layer(self._chunks, output, max_bytes=self._max_bytes)
                 self._check(built)
                 self._store.keep(path, self._store.layer_path(self._diff_id))
-        self._catalog.add_layer(
-            self._diff_id,
-            size=built.size,
-            image_size=built.image_size,
-            blob=self._layer.digest,
-            blob_size=self._layer.size,
-        )
+        self._catalog.add_layer(built, blob=self._layer.digest, blob_size=self._layer.size)
 
     def _check(self, built: BuiltLayer) -> None:
         if built.diff_id != self._diff_id:

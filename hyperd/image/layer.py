@@ -44,12 +44,16 @@ class BuiltLayer:
         diff_id: ``sha256:`` of the uncompressed tar.
         size: of the uncompressed tar, bytes.
         image_size: of the squashfs file, bytes.
+        opaque_root: whether it hides all layers below it.
+        directories: what ``hyperd.image.directories`` wants to know, None when the layer was only measured.
 
     """
 
     diff_id: str
     size: int
     image_size: int
+    opaque_root: bool = False
+    directories: bytes | None = None
 
 
 class _Hashed:

@@ -10,8 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
@@ -21,6 +19,7 @@ from hyperd.errors import Cancelled, HyperError, OutOfSpace, RegistryError
 from hyperd.image import manifest as manifests
 from hyperd.image.catalog import Catalog, NewImage, NewLayer
 from hyperd.image.fetch import LayerFetch
+from hyperd.image.intake import created_at
 from hyperd.image.manifest import Descriptor, Manifest
 from hyperd.image.progress import Flights, LayerProgress, Line, Sink
 from hyperd.image.store import ImageStore, size_of
@@ -213,7 +212,7 @@ class Puller:
                 NewLayer(diff_id=diff_id, blob=layer.digest, media_type=layer.media_type)
                 for diff_id, layer in zip(diff_ids, manifest.layers, strict=True)
             ]
-            created = _created(config)
+            created = created_at(config)
             self._catalog.add_image(NewImage(id=image_id, blob=blob, config=config, layers=layers, created_at=created))
             self._catalog.set_name(job.reference, image_id, digest=top.digest)
         return image_id
@@ -336,14 +335,6 @@ def _meta_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 def _shown_path(reference: Reference) -> str:
     return reference.path
-
-
-def _created(config: Mapping[str, Any]) -> float:
-    """Read an RFC 3339 time; fractions finer than microseconds are cut, nonsense is the epoch."""
-    try:
-        return max(datetime.fromisoformat(str(config.get("created"))).timestamp(), 0.0)
-    except (ValueError, OverflowError):
-        return 0.0
 
 
 def image_id_of(blob: bytes) -> str:

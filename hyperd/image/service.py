@@ -15,11 +15,14 @@ from hyperd.db.session import Database
 from hyperd.errors import Conflict, InvalidInput, Unauthorized
 from hyperd.event.bus import EventBus
 from hyperd.image.catalog import Catalog, ImageRecord
+from hyperd.image.intake import AddedLayer, Intake
 from hyperd.image.progress import Line
+from hyperd.image.provenance import Provenance
 from hyperd.image.pull import Puller, host_of
 from hyperd.image.store import ImageStore, is_old
 from hyperd.registry.auth import AuthConfig, TokenCache
 from hyperd.registry.client import RegistryClient
+from hyperd.registry.reference import Reference
 from hyperd.registry.transport import Stop, Transport
 
 log = structlog.get_logger(__name__)
@@ -94,6 +97,8 @@ class ImageService:
         self._in_use = in_use
         self._transport = Transport(config.registry)
         self._tokens = TokenCache()
+        self._provenance = Provenance(database)
+        self._max_layer = config.registry.max_layer_bytes
         self._puller = Puller(
             config=config.registry,
             store=self._store,
@@ -184,6 +189,65 @@ class ImageService:
         image = self.get(image_id)
         self._events.publish("image", "pull", image_id, name=reference.familiar, size=image.size)
         return image
+
+    def adding(self) -> Intake:
+        """Give a ``with`` block in which layers and then images of them are added; half of it does not stay."""
+        return Intake(store=self._store, catalog=self._catalog, provenance=self._provenance, max_bytes=self._max_layer)
+
+    def add_layer(self, open_chunks: Callable[[], Iterator[bytes]]) -> AddedLayer:
+        """Convert one layer and keep its data, see ``Intake.add_layer``; for several use ``adding``.
+
+        Args:
+            open_chunks: starts the stream of a tar in the form of an OCI layer, compressed or not; called once.
+
+        Raises:
+            InvalidInput, TooLarge: it is hostile or damaged.
+            OutOfSpace, HostFault: this host's part.
+            Whatever the stream raises; nothing stays then.
+
+        """
+        with self.adding() as intake:
+            return intake.add_layer(open_chunks)
+
+    def add_image(
+        self,
+        config: Mapping[str, Any],
+        layers: Sequence[AddedLayer | str],
+        *,
+        tags: Sequence[str] = (),
+        parent: str = "",
+    ) -> ImageInfo:
+        """Register an image of layers that are there.
+
+        Args:
+            config: its configuration (OCI image-spec, config.md); ``rootfs`` is written from ``layers``.
+            layers: bottom first; a diff_id alone means a layer that is in the store.
+            tags: names it gets, without a tag ``latest``; other images lose them.
+            parent: id of the image it was built from here.
+
+        Raises:
+            InvalidInput, TooLarge, NotSupported: a bad name; the configuration is nonsense or for another system.
+            Conflict: a layer is missing.
+
+        """
+        names = [self.taggable(tag) for tag in tags]
+        with self.adding() as intake:
+            image_id, _ = intake.add_image(config, layers, tags=names, parent=parent)
+        for name in names:
+            self._events.publish("image", "tag", image_id, name=name.familiar)
+        return self.get(image_id)
+
+    def taggable(self, name: str) -> Reference:
+        """Read a name that an image can be given, ``latest`` by default.
+
+        Raises:
+            InvalidInput: it is no name, or one with a digest.
+
+        """
+        reference = self._catalog.parse(name)
+        if reference.digest:
+            raise InvalidInput(f"refusing to create a tag with a digest reference: {name[:300]!r}")
+        return reference.with_default_tag()
 
     def remove(self, name: str, *, force: bool = False, noprune: bool = False) -> Removed:
         """Take a name from an image, and remove the image with its last name.

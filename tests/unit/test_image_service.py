@@ -14,6 +14,7 @@ from hyperd.config import Config
 from hyperd.db.session import Database
 from hyperd.errors import Conflict, ImageNotFound, InvalidInput
 from hyperd.image.catalog import Catalog, NewImage, NewLayer
+from hyperd.image.layer import BuiltLayer
 from hyperd.image.progress import bar, human_size
 from hyperd.image.service import ImageInfo, ImageService
 
@@ -34,7 +35,7 @@ class Images:
     def layer(self, text: str) -> str:
         diff_id = "sha256:" + hashlib.sha256(text.encode()).hexdigest()
         (self.root / "layers" / f"{diff_id[7:]}.sqfs").write_text(text)
-        self.catalog.add_layer(diff_id, size=10 * len(text), image_size=len(text))
+        self.catalog.add_layer(BuiltLayer(diff_id, 10 * len(text), len(text)))
         return diff_id
 
     def add(self, *names: str, layers: tuple[str, ...] = ("base",), parent: str = "", created: float = 0.0) -> str:

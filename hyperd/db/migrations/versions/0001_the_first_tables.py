@@ -52,16 +52,20 @@ def upgrade() -> None:
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.Column("parent", sa.String(), nullable=False),
+        sa.Column("trim", sa.String(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
     with op.batch_alter_table("images", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_images_parent"), ["parent"], unique=False)
+        batch_op.create_index(batch_op.f("ix_images_trim"), ["trim"], unique=False)
 
     op.create_table(
         "layers",
         sa.Column("diff_id", sa.String(), nullable=False),
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.Column("image_size", sa.BigInteger(), nullable=False),
+        sa.Column("opaque_root", sa.Boolean(), nullable=False),
+        sa.Column("directories", sa.LargeBinary(), nullable=True),
         sa.PrimaryKeyConstraint("diff_id"),
     )
     op.create_table(
@@ -159,6 +163,19 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_image_layers_diff_id"), ["diff_id"], unique=False)
 
     op.create_table(
+        "manifests",
+        sa.Column("digest", sa.String(), nullable=False),
+        sa.Column("image_id", sa.String(), nullable=False),
+        sa.Column("media_type", sa.String(), nullable=False),
+        sa.Column("body", sa.LargeBinary(), nullable=False),
+        sa.Column("added_at", sa.Double(), nullable=False),
+        sa.ForeignKeyConstraint(["image_id"], ["images.id"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("digest"),
+    )
+    with op.batch_alter_table("manifests", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_manifests_image_id"), ["image_id"], unique=False)
+
+    op.create_table(
         "repo_digests",
         sa.Column("repository", sa.String(), nullable=False),
         sa.Column("digest", sa.String(), nullable=False),
@@ -218,6 +235,10 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_repo_digests_image_id"))
 
     op.drop_table("repo_digests")
+    with op.batch_alter_table("manifests", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_manifests_image_id"))
+
+    op.drop_table("manifests")
     with op.batch_alter_table("image_layers", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_image_layers_diff_id"))
         batch_op.drop_index(batch_op.f("ix_image_layers_blob"))
@@ -240,6 +261,7 @@ def downgrade() -> None:
     op.drop_table("pods")
     op.drop_table("layers")
     with op.batch_alter_table("images", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_images_trim"))
         batch_op.drop_index(batch_op.f("ix_images_parent"))
 
     op.drop_table("images")
