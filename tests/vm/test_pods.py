@@ -187,8 +187,10 @@ def test_overrides_of_the_image(host: Host):
                 "image": host.image,
                 "entrypoint": ["/bin/sh", "-c"],
                 "command": [
-                    "pwd; id -u; id -g; id -G; echo $COLOR $HOME; touch /x; cat /etc/motd; stat -c %a /etc/motd; "
-                    "ulimit -n; sleep 1000"
+                    (
+                        "pwd; id -u; id -g; id -G; echo $COLOR $HOME; touch /x; cat /etc/motd; stat -c %a /etc/motd; "
+                        "ulimit -n; sleep 1000"
+                    )
                 ],
                 "workdir": "/made/for/it",
                 "user": {"name": "1000", "group": "1001", "additionalGroups": ["7"]},
