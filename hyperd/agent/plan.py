@@ -49,7 +49,7 @@ class Op(IntEnum):
     LINKDOWN = 31
     IPVS = 32
     MODULES = 33
-    ROUTEDEL = 34
+    LOCAL = 34
     APPEND = 40
     FILE = 41
     COPYUP = 42

@@ -105,23 +105,17 @@ def balanced(spec: PodSpec, leases: Sequence[Lease]) -> list[Balanced]:
             port=service.service_port,
             protocol=service.protocol,
             hosts=tuple((host.host_ip, host.host_port) for host in service.hosts),
-            device=_device(service, leases, routed),
+            source=_source(service, leases, routed),
         )
         for service in spec.services
     ]
 
 
-def _device(service: ServiceSpec, leases: Sequence[Lease], routed: int) -> str:
-    """Give the NIC for a service's own route: the one that leads to its hosts, so that the source address is right."""
-
-    def leads(address: str) -> int:
-        return next((index for index, lease in enumerate(leases) if _on_link(address, lease)), routed)
-
-    normal = leads(service.service_ip)
-    wanted = leads(service.hosts[0].host_ip) if service.hosts else normal
-    if wanted < 0:
-        wanted = max(normal, 0)
-    return "" if wanted == normal else f"eth{wanted}"
+def _source(service: ServiceSpec, leases: Sequence[Lease], routed: int) -> str:
+    """Give the address of the NIC that leads to the service's hosts: with another one they could not answer."""
+    host = service.hosts[0].host_ip if service.hosts else ""
+    direct = (index for index, lease in enumerate(leases) if host and _on_link(host, lease))
+    return leases[next(direct, max(routed, 0))].cidr.partition("/")[0]
 
 
 def _on_link(address: str, lease: Lease) -> bool:

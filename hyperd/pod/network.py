@@ -112,22 +112,22 @@ class PodNetwork:
     def balance(self, vm: Vm, spec: PodSpec, leases: Sequence[Lease]) -> None:
         """Make the guest's load balancer what the specification says. Errors: AgentError, NotSupported."""
         wanted = netplan.balanced(spec, leases)
-        known = None if vm.services is None else [ipvs.load(entry) for entry in vm.services]
-        if wanted == known:
+        known = [ipvs.load(entry) for entry in vm.services]
+        if wanted == known and vm.services_sure:
             return
-        plan = ipvs.renew(wanted) if known is None else ipvs.change(known, wanted)
-        self._note(vm, None)  # until the guest has said that it is done
+        plan = ipvs.change(known, wanted) if vm.services_sure else ipvs.renew(known, wanted)
+        self._note(vm, [*known, *wanted], sure=False)
         try:
             vm.agent.run(plan)
         except AgentError as error:
             if error.errno == ENOPROTOOPT:
                 raise NotSupported("the guest's kernel has no load balancer (CONFIG_IP_VS)") from error
             raise
-        self._note(vm, wanted)
+        self._note(vm, wanted, sure=True)
 
-    def _note(self, vm: Vm, services: list[ipvs.Balanced] | None) -> None:
+    def _note(self, vm: Vm, services: list[ipvs.Balanced], *, sure: bool) -> None:
         with vm.lock:
-            vm.services = None if services is None else [service.dump() for service in services]
+            vm.services, vm.services_sure = [service.dump() for service in dict.fromkeys(services)], sure
             self._vms.save(vm)
 
     def adopt(self, vm: Vm) -> None:

@@ -2,7 +2,8 @@
 
 The commands and structs are those of ``linux/ip_vs.h`` (the interface of setsockopt; IPv4). A connection from within
 the pod to a service's address is sent on to the next of its hosts, in turn, before it leaves the guest; the pod's own
-address stays its source. So nothing of it needs the host, and it works on every bridge.
+address is its source. So nothing of it needs the host, and it works on every bridge. The service's address leads to
+the guest itself (a local route): only then can the hosts be in the same pod, too.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ class Balanced:
     Args:
         ip: the service's address. port: its port. protocol: tcp or udp.
         hosts: addresses and ports that take turns.
-        device: the NIC that leads to the hosts where the guest's routes would choose another (or none); mostly empty.
+        source: the pod's address that connections come from: the one of the NIC that leads to the hosts.
 
     """
 
     ip: str
     port: int
     protocol: str
-    hosts: tuple[tuple[str, int], ...] = ()
-    device: str = ""
+    hosts: tuple[tuple[str, int], ...]
+    source: str
 
     @property
     def key(self) -> tuple[str, int, str]:
@@ -50,14 +51,14 @@ class Balanced:
             "port": self.port,
             "protocol": self.protocol,
             "hosts": [list(host) for host in self.hosts],
-            "device": self.device,
+            "source": self.source,
         }
 
 
 def load(data: Mapping[str, Any]) -> Balanced:
     """Read what ``dump`` gave."""
     hosts = tuple((str(ip), int(port)) for ip, port in data["hosts"])
-    return Balanced(ip=data["ip"], port=data["port"], protocol=data["protocol"], hosts=hosts, device=data["device"])
+    return Balanced(ip=data["ip"], port=data["port"], protocol=data["protocol"], hosts=hosts, source=data["source"])
 
 
 def change(old: Sequence[Balanced], new: Sequence[Balanced]) -> Plan:
@@ -66,18 +67,18 @@ def change(old: Sequence[Balanced], new: Sequence[Balanced]) -> Plan:
     before, after = {entry.key: entry for entry in old}, {entry.key: entry for entry in new}
     if after and not before:
         _prepare(plan)
-    kept_routes = {(entry.ip, entry.device) for entry in new}
+    kept = {entry.ip for entry in new}
     for key, entry in before.items():
         if key not in after:
             plan.add(Op.IPVS, DELETE, _service(entry))
-        if entry.device and (entry.ip, entry.device) not in kept_routes:
-            plan.add(Op.ROUTEDEL, f"{entry.ip}/32", entry.device)
+        if entry.ip not in kept:
+            plan.add(Op.LOCAL, entry.ip, "")
     for key, entry in after.items():
         known = before.get(key)
         if known is None:
             plan.add(Op.IPVS, ADD, _service(entry))
-        if entry.device:
-            plan.add(Op.ROUTE, f"{entry.ip}/32", "", entry.device)
+        if known is None or known.source != entry.source:
+            plan.add(Op.LOCAL, entry.ip, entry.source)
         hosts = known.hosts if known else ()
         for host in entry.hosts:
             if host not in hosts:
@@ -88,11 +89,13 @@ def change(old: Sequence[Balanced], new: Sequence[Balanced]) -> Plan:
     return plan
 
 
-def renew(new: Sequence[Balanced]) -> Plan:
-    """Give the plan that makes a guest of which nothing is known have ``new``."""
+def renew(perhaps: Sequence[Balanced], new: Sequence[Balanced]) -> Plan:
+    """Give the plan that makes a guest have ``new`` of which is only known that it may have ``perhaps``."""
     plan = Plan()
     _prepare(plan)
     plan.add(Op.IPVS, FLUSH, b"")
+    for ip in dict.fromkeys(entry.ip for entry in perhaps):
+        plan.add(Op.LOCAL, ip, "")
     plan.steps += change((), new).steps
     return plan
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperd.agent.client import AgentClient
-from hyperd.errors import InvalidInput, NotAlive
+from hyperd.errors import InvalidInput, NotAlive, NotSupported
 from hyperd.vm.driver import ShareSpec
 
 SCRATCH_LUN = 0
@@ -17,7 +17,7 @@ MAX_LUN = 254
 RECONNECT_TIMEOUT = 20.0
 BOOTING, IDLE, ASSOCIATED, PAUSED, POOLED = "booting", "idle", "associated", "paused", "pooled"
 # What of a VM is in its row.
-KEPT = ("disks", "layers", "nics", "services", "shares", "volumes", "images")
+KEPT = ("disks", "layers", "nics", "services", "services_sure", "shares", "volumes", "images")
 HEALTH_TIMEOUT = 5.0
 
 
@@ -55,6 +55,15 @@ class HostFiles:
     foreign: bool = False
     cache: str = ""
 
+    def require_none(self) -> None:
+        """Refuse a VM that has booted already. Errors: NotSupported."""
+        if self.shares:
+            raise NotSupported(
+                "a VM that runs already cannot be given directories of the host",
+                details="it gets them when it boots",
+                resolution="start the pod without naming a VM",
+            )
+
     @property
     def any(self) -> bool:
         """Whether a VM of the pool will not do."""
@@ -71,7 +80,7 @@ class Vm:
     ``disks`` maps image files to LUNs; ``layers`` maps layer files to LUNs mounted in the guest. Of volumes, by name:
     ``shares`` says what the VM was booted with (``readonly``, ``file``), ``volumes`` where it is mounted in the guest,
     ``images`` the image file and whether it is read-only.
-    ``services`` is what the guest's load balancer was told (``hyperd.vm.ipvs``); None = nobody knows.
+    ``services`` is what the guest's load balancer has (``hyperd.vm.ipvs``), or may have when not ``services_sure``.
     """
 
     id: str
@@ -85,7 +94,8 @@ class Vm:
     disks: dict[str, int] = field(default_factory=dict)
     layers: dict[str, int] = field(default_factory=dict)
     nics: list[str] = field(default_factory=list)
-    services: list[dict[str, Any]] | None = field(default_factory=list)
+    services: list[dict[str, Any]] = field(default_factory=list)
+    services_sure: bool = True
     shares: dict[str, dict[str, bool]] = field(default_factory=dict)
     volumes: dict[str, str] = field(default_factory=dict)
     images: dict[str, tuple[str, bool]] = field(default_factory=dict)

@@ -85,9 +85,9 @@ class Plugs:
             vm.images.clear()
             vm.agent.run(guestfs.leave(vm.layers.values(), scratch=SCRATCH_LUN in vm.disks.values(), nics=len(vm.nics)))
             vm.layers.clear()
-            if vm.services != []:
-                vm.agent.run(ipvs.renew(()))
-                vm.services = []
+            if vm.services:
+                vm.agent.run(ipvs.renew([ipvs.load(entry) for entry in vm.services], ()))
+                vm.services, vm.services_sure = [], True
             for path, lun in list(vm.disks.items()):
                 self._driver.detach_disk(vm.id, lun)
                 del vm.disks[path]

@@ -399,7 +399,8 @@ class VmService(Plugs):
         vm.state, vm.created_at = row.state, row.created_at
         vm.disks = dict(row.detail.get("disks", {}))
         vm.layers = dict(row.detail.get("layers", {}))
-        vm.nics, vm.services = list(row.detail.get("nics", [])), row.detail.get("services", [])
+        vm.nics, vm.services = list(row.detail.get("nics", [])), list(row.detail.get("services", []))
+        vm.services_sure = row.detail.get("services_sure", True)
         vm.shares, vm.volumes = dict(row.detail.get("shares", {})), dict(row.detail.get("volumes", {}))
         vm.images = {name: (path, bool(ro)) for name, (path, ro) in row.detail.get("images", {}).items()}
         if power == PowerState.PAUSED:

@@ -2,9 +2,9 @@
 #include "netlink.h"
 
 #include <arpa/inet.h>
-#include <linux/if.h>
 #include <linux/if_addr.h>
 #include <linux/rtnetlink.h>
+#include <net/if.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -159,13 +159,18 @@ int net_route_set(const struct net_address *to, const struct net_address *gatewa
   return ask(&m);
 }
 
-int net_route_delete(const struct net_address *to, unsigned index) {
-  struct message m = start(RTM_DELROUTE, 0, sizeof m.route);
+int net_local_set(const struct net_address *to, const struct net_address *source) {
+  unsigned lo = if_nametoindex("lo");
+  struct message m = start(source ? RTM_NEWROUTE : RTM_DELROUTE, source ? NLM_F_CREATE | NLM_F_REPLACE : 0, sizeof m.route);
   m.route = (struct rtmsg){.rtm_family = (uint8_t)to->family,
                            .rtm_dst_len = (uint8_t)to->prefix,
-                           .rtm_table = RT_TABLE_MAIN,
-                           .rtm_scope = RT_SCOPE_NOWHERE};
+                           .rtm_table = RT_TABLE_LOCAL,
+                           .rtm_protocol = source ? RTPROT_BOOT : RTPROT_UNSPEC,
+                           .rtm_scope = source ? RT_SCOPE_HOST : RT_SCOPE_NOWHERE,
+                           .rtm_type = RTN_LOCAL};
   add(&m, RTA_DST, to->bytes, family_size(to->family));
-  add(&m, RTA_OIF, &index, sizeof index);
+  add(&m, RTA_OIF, &lo, sizeof lo);
+  if (source)
+    add(&m, RTA_PREFSRC, source->bytes, family_size(source->family));
   return ask(&m);
 }

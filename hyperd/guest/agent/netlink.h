@@ -16,5 +16,5 @@ int net_address_add(unsigned index, const struct net_address *address);
 int net_addresses_flush(unsigned index);
 /* gateway NULL = directly reachable; index 0 = any device; prefix length 0 = default. */
 int net_route_set(const struct net_address *to, const struct net_address *gateway, unsigned index);
-/* The same route taken away. */
-int net_route_delete(const struct net_address *to, unsigned index);
+/* Make an address lead to this machine itself; connections to it come from source. NULL = no longer. */
+int net_local_set(const struct net_address *to, const struct net_address *source);

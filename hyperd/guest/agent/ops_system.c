@@ -124,13 +124,15 @@ int op_route(struct plan *plan, const struct step *step, struct err *e) {
   return net_route_set(&to, *via ? &gateway : NULL, index) < 0 ? step_failed(step, errno, e) : 0;
 }
 
-int op_routedel(struct plan *plan, const struct step *step, struct err *e) {
+int op_local(struct plan *plan, const struct step *step, struct err *e) {
   (void)plan;
-  struct net_address to;
-  unsigned index = if_nametoindex(step->args[1].text);
-  if (!net_parse(step->args[0].text, &to))
+  struct net_address to, source;
+  const char *from = step->args[1].text;
+  if (!net_parse(step->args[0].text, &to) || (*from && !net_parse(from, &source)))
     return step_failed(step, EINVAL, e);
-  return index && net_route_delete(&to, index) < 0 && errno != ESRCH ? step_failed(step, errno, e) : 0;
+  if (net_local_set(&to, *from ? &source : NULL) < 0 && (*from || errno != ESRCH))
+    return step_failed(step, errno, e);
+  return 0;
 }
 
 /* A command of the kernel's load balancer as the host has made it; linux/ip_vs.h names the commands and their structs. */
