@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import queue
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -21,8 +18,10 @@ from hyperd.image.catalog import Catalog, NewImage, NewLayer
 from hyperd.image.fetch import LayerFetch
 from hyperd.image.intake import created_at
 from hyperd.image.manifest import Descriptor, Manifest
-from hyperd.image.progress import Flights, LayerProgress, Line, Sink
+from hyperd.image.progress import Flights, LayerProgress, Sink
+from hyperd.image.provenance import Provenance
 from hyperd.image.store import ImageStore, size_of
+from hyperd.image.work import Workers
 from hyperd.registry.auth import AuthConfig, TokenCache
 from hyperd.registry.client import RawManifest, RegistryClient
 from hyperd.registry.reference import DOCKER_DOMAIN, Reference
@@ -31,9 +30,7 @@ from hyperd.registry.transport import Stop, Transport
 log = structlog.get_logger(__name__)
 
 DOCKER_HOST = "registry-1.docker.io"
-_CLOSE_SECONDS = 5.0
-_POLL = 0.2  # seconds between two looks at ``cancelled``
-_QUEUED_LINES = 4096
+_POLL = 0.2  # seconds between two looks at whether the pull was ended
 _META_HEADER = "x-meta-"
 
 
@@ -58,6 +55,8 @@ class Puller:
         catalog: the rows.
         transport: connections.
         tokens: bearer tokens.
+        provenance: the rows of manifests.
+        workers: the transfers' threads.
 
     """
 
@@ -69,6 +68,8 @@ class Puller:
         catalog: Catalog,
         transport: Transport,
         tokens: TokenCache,
+        provenance: Provenance,
+        workers: Workers,
     ) -> None:
         self._config = config
         self._store = store
@@ -76,18 +77,8 @@ class Puller:
         self._transport = transport
         self._tokens = tokens
         self._flights = Flights()
-        self._running: dict[Stop, threading.Thread] = {}
-        self._lock = threading.Lock()
-
-    def close(self) -> None:
-        """End all pulls and wait for a moment until they have ended."""
-        with self._lock:
-            running = dict(self._running)
-        for stop in running:
-            stop.set()
-        until = time.monotonic() + _CLOSE_SECONDS
-        for worker in running.values():
-            worker.join(max(until - time.monotonic(), 0))
+        self._workers = workers
+        self._provenance = provenance
 
     def pull(
         self,
@@ -110,36 +101,13 @@ class Puller:
             Cancelled: ``cancelled`` said yes.
 
         """
-        lines: queue.Queue[Line | None] = queue.Queue(_QUEUED_LINES)
-        job = _Job(reference.with_default_tag(), _sink_of(lines), Stop(), auth, _meta_headers(headers))
-        result: list[str | BaseException] = []
-        worker = threading.Thread(target=self._work, args=(job, lines, result), name="image-pull", daemon=True)
-        with self._lock:
-            self._running[job.stop] = worker
-        worker.start()
-        try:
-            _pump(lines, worker, progress, cancelled)
-        except BaseException:
-            job.stop.set()
-            raise
-        worker.join()
-        outcome = result[0]
-        if isinstance(outcome, BaseException):
-            raise outcome
-        return outcome
-
-    def _work(self, job: _Job, lines: queue.Queue[Line | None], result: list[str | BaseException]) -> None:
-        try:
-            result.append(self._pull(job))
-        except BaseException as exc:
-            if not isinstance(exc, HyperError):
-                log.exception("pull-failed", image=str(job.reference))
-            result.append(exc)
-        finally:
-            with self._lock:
-                self._running.pop(job.stop, None)
-            with contextlib.suppress(queue.Full):
-                lines.put_nowait(None)  # when it is full, the caller sees that the thread has ended
+        target, sent = reference.with_default_tag(), _meta_headers(headers)
+        return self._workers.run(
+            "image-pull",
+            lambda sink, stop: self._pull(_Job(target, sink, stop, auth, sent)),
+            progress=progress,
+            cancelled=cancelled,
+        )
 
     def _pull(self, job: _Job) -> str:
         reference = job.reference
@@ -194,7 +162,7 @@ class Puller:
         return [*((host_of(mirror), True) for mirror in self._config.mirrors), (DOCKER_HOST, False)]
 
     def _fetch_image(self, job: _Job, client: RegistryClient, top: RawManifest) -> str:
-        manifest = self._image_manifest(client, top)
+        raw, manifest = self._image_manifest(client, top)
         blob = client.small_blob(manifest.config.digest, size=manifest.config.size)
         config = manifests.load(blob)
         diff_ids = manifests.diff_ids(config, len(manifest.layers))
@@ -214,15 +182,17 @@ class Puller:
             ]
             created = created_at(config)
             self._catalog.add_image(NewImage(id=image_id, blob=blob, config=config, layers=layers, created_at=created))
+            self._provenance.add_manifest(image_id, raw)
             self._catalog.set_name(job.reference, image_id, digest=top.digest)
         return image_id
 
-    def _image_manifest(self, client: RegistryClient, top: RawManifest) -> Manifest:
+    def _image_manifest(self, client: RegistryClient, top: RawManifest) -> tuple[RawManifest, Manifest]:
         raw = top
         for _ in range(3):  # an index may hold an index (OCI image-spec, image-index.md); deeper is nobody's
             data = manifests.load(raw.body)
-            if manifests.kind_of(data, raw.media_type) in {manifests.OCI_MANIFEST, manifests.DOCKER_MANIFEST}:
-                return manifests.parse_manifest(data)
+            kind = manifests.kind_of(data, raw.media_type)
+            if kind in {manifests.OCI_MANIFEST, manifests.DOCKER_MANIFEST}:
+                return RawManifest(raw.body, kind, raw.digest), manifests.parse_manifest(data)
             chosen = manifests.choose_platform(data)
             raw = client.manifest(chosen.digest, manifests.ACCEPT)
         raise RegistryError("the registry's index leads nowhere")
@@ -282,6 +252,8 @@ class Puller:
             spare = {digest for digest in own_pins if self._store.pin_count(digest) > 1}
             layers, blobs = self._catalog.drop_layers(diff_ids, spare=spare)
             self._store.remove_layers(layers, blobs)
+            for digest in own_pins - spare:
+                self._store.remove(self._store.partial_path(digest))
 
 
 @contextlib.contextmanager
@@ -291,31 +263,6 @@ def _following(follow: Callable[[Sink], None], leave: Callable[[Sink], None], si
         yield
     finally:
         leave(sink)
-
-
-def _sink_of(lines: queue.Queue[Line | None]) -> Sink:
-    def sink(line: Line) -> None:
-        with contextlib.suppress(queue.Full):  # a client that does not read shall not stop the pull or fill the memory
-            lines.put_nowait(line)
-
-    return sink
-
-
-def _pump(
-    lines: queue.Queue[Line | None], worker: threading.Thread, progress: Sink, cancelled: Callable[[], bool]
-) -> None:
-    while True:
-        try:
-            line = lines.get(timeout=_POLL)
-        except queue.Empty:
-            if not worker.is_alive():
-                return
-        else:
-            if line is None:
-                return
-            progress(line)
-        if cancelled():
-            raise Cancelled("the pull was cancelled")
 
 
 def host_of(server: str) -> str:

@@ -20,6 +20,7 @@ from hyperd.image.progress import Line
 from hyperd.image.provenance import Provenance
 from hyperd.image.pull import Puller, host_of
 from hyperd.image.store import ImageStore, is_old
+from hyperd.image.work import Workers
 from hyperd.registry.auth import AuthConfig, TokenCache
 from hyperd.registry.client import RegistryClient
 from hyperd.registry.reference import Reference
@@ -98,6 +99,7 @@ class ImageService:
         self._transport = Transport(config.registry)
         self._tokens = TokenCache()
         self._provenance = Provenance(database)
+        self._workers = Workers()
         self._max_layer = config.registry.max_layer_bytes
         self._puller = Puller(
             config=config.registry,
@@ -105,11 +107,13 @@ class ImageService:
             catalog=self._catalog,
             transport=self._transport,
             tokens=self._tokens,
+            provenance=self._provenance,
+            workers=self._workers,
         )
 
     def close(self) -> None:
-        """End all pulls and close all connections."""
-        self._puller.close()
+        """End all transfers and close all connections."""
+        self._workers.close()
         self._transport.close()
 
     def recover(self) -> None:

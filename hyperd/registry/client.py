@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 import structlog
@@ -14,7 +15,7 @@ from urllib3.response import BaseHTTPResponse
 
 from hyperd.errors import Forbidden, HyperError, ImageNotFound, RegistryError, Timeout, Unauthorized
 from hyperd.registry.auth import DEFAULT_LIFETIME, AuthConfig, Challenge, TokenCache, parse_challenges
-from hyperd.registry.transport import MAX_ERROR_BODY, Stop, Transport
+from hyperd.registry.transport import MAX_ERROR_BODY, Body, Stop, Transport
 
 log = structlog.get_logger(__name__)
 
@@ -25,6 +26,8 @@ ATTEMPTS = 5  # requests without a byte of progress before a transfer is given u
 _BACKOFF = 0.25  # seconds before the second attempt; doubles
 _MAX_WAIT = 30.0  # seconds a Retry-After may ask for
 _RETRY = frozenset({408, 429, 500, 502, 503, 504})
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -116,10 +119,10 @@ class RegistryClient:
                     yield chunk
             except (RegistryError, Timeout) as exc:
                 failures += 1
-                if failures >= ATTEMPTS or isinstance(exc, _FinalError):
+                if failures >= ATTEMPTS or isinstance(exc, FinalError):
                     raise
                 log.info("blob-interrupted", host=self.host, digest=digest, position=position, error=str(exc))
-                self._stop.wait(_BACKOFF * 2 ** (failures - 1))
+                self._pause(failures, exc)
 
     def small_blob(self, digest: str, *, size: int) -> bytes:
         """Fetch a whole blob into memory and check its digest; the caller bounds ``size``.
@@ -144,17 +147,28 @@ class RegistryClient:
         self._fetch("/v2/", {}, limit=MAX_TOKEN_ANSWER)
 
     def _fetch(self, url: str, headers: Mapping[str, str], *, limit: int) -> tuple[bytes, Mapping[str, str]]:
+        def once() -> tuple[bytes, Mapping[str, str]]:
+            with self._request(url, headers) as response:
+                return _read(response, limit, self.host), response.headers
+
+        return self._patiently(once)
+
+    def _patiently(self, once: Callable[[], _T]) -> _T:
+        """Try a request again while the registry says that it is busy or down for the moment."""
         failures = 0
         while True:
             try:
-                with self._request(url, headers) as response:
-                    body = _read(response, limit, self.host)
-                    return body, response.headers
-            except (RegistryError, Timeout) as exc:
+                return once()
+            except TransientError as exc:
                 failures += 1
-                if failures >= ATTEMPTS or not isinstance(exc, _TransientError):
+                if failures >= ATTEMPTS:
                     raise
-                self._stop.wait(max(exc.wait, _BACKOFF * 2 ** (failures - 1)))
+                self._pause(failures, exc)
+
+    def _pause(self, failures: int, error: HyperError) -> None:
+        """Wait before the next attempt, as long as the registry asked for."""
+        asked = error.wait if isinstance(error, TransientError) else 0.0
+        self._stop.wait(max(asked, _BACKOFF * 2 ** (failures - 1)))
 
     def _blob_once(self, digest: str, position: int, size: int) -> Iterator[bytes]:
         headers = {"Range": f"bytes={position}-"} if position else {}
@@ -168,7 +182,7 @@ class RegistryClient:
                     chunk = chunk[dropped:]
                 left -= len(chunk)
                 if left < 0:
-                    raise _FinalError(f"{self.host} sent too much of {digest}", details=f"more than {size} bytes")
+                    raise FinalError(f"{self.host} sent too much of {digest}", details=f"more than {size} bytes")
                 if chunk:
                     yield chunk
             self._stop.check()
@@ -181,15 +195,35 @@ class RegistryClient:
             with self._request(f"/v2/{self.path}/blobs/{digest}", headers) as response:
                 yield response
         except ImageNotFound as exc:  # the manifest names it: the registry is at fault, not the name
-            raise _FinalError(f"{self.host} does not have {digest}", details=exc.details) from exc
+            raise FinalError(f"{self.host} does not have {digest}", details=exc.details) from exc
 
     @contextmanager
-    def _request(self, url: str, headers: Mapping[str, str]) -> Iterator[BaseHTTPResponse]:
-        """Send a GET; a challenge is answered once."""
+    def _request(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        method: str = "GET",
+        body: Body = None,
+        timeout: float | None = None,
+    ) -> Iterator[BaseHTTPResponse]:
+        """Send a request; a challenge is answered once.
+
+        Args:
+            url: a path of the registry, or a whole URL that the registry named; credentials go to the registry only.
+            headers: of this request.
+            method: HTTP's.
+            body: made anew for a second try.
+            timeout: seconds, None for the configured ones.
+
+        """
         base = f"{self._transport.scheme(self.host, self._stop)}://{self.host}"
-        sent = {**self._headers, **headers, **self._authorization(base)}
-        with self._transport.request("GET", base + url, headers=sent, stop=self._stop) as response:
-            if response.status != 401:
+        target = url if "://" in url else base + url
+        own = target.startswith(base + "/")
+        sent = {**self._headers, **headers, **(self._authorization(base) if own else {})}
+        more: dict[str, Any] = {"body": body, "timeout": timeout, "stop": self._stop}
+        with self._transport.request(method, target, headers=sent, **more) as response:
+            if response.status != 401 or not own:
                 self._check_status(response)
                 yield response
                 return
@@ -197,7 +231,7 @@ class RegistryClient:
             challenges = parse_challenges(", ".join(response.headers.getlist("WWW-Authenticate")))
         self._challenge = self._choose(challenges)
         sent.update(self._authorization(base, again=True))
-        with self._transport.request("GET", base + url, headers=sent, stop=self._stop) as response:
+        with self._transport.request(method, target, headers=sent, **more) as response:
             self._check_status(response)
             yield response
 
@@ -223,8 +257,7 @@ class RegistryClient:
     def _token(self, challenge: Challenge, base: str, *, again: bool) -> str:
         realm = challenge.parameters["realm"]
         service = challenge.parameters.get("service", "")
-        # The scope is ours, not the challenge's: a registry shall not choose what the user's credentials are good for.
-        scope = f"repository:{self.path}:pull" if self.path else ""
+        scope = " ".join(self._scopes())
         who = hashlib.sha256(repr(self._auth_secret()).encode()).hexdigest()
         key = (realm, service, scope, who)
         if again:
@@ -234,6 +267,13 @@ class RegistryClient:
             token, lifetime = self._fetch_token(realm, service, scope, base)
             self._tokens.put(key, token, lifetime)
         return token
+
+    def _scopes(self) -> tuple[str, ...]:
+        """Give what tokens are asked for.
+
+        Not what the challenge says: a registry shall not choose what the user's credentials are good for.
+        """
+        return (f"repository:{self.path}:pull",) if self.path else ()
 
     def _auth_secret(self) -> tuple[str, ...]:
         auth = self._auth or AuthConfig()
@@ -257,14 +297,16 @@ class RegistryClient:
             if self._auth is not None and self._auth.basic:
                 headers["Authorization"] = self._auth.basic
                 query |= {"account": self._auth.username}
-            url += ("&" if parts.query else "?") + urlencode(query)
+            scopes = [("scope", one) for one in scope.split()]
+            query.pop("scope", None)
+            url += ("&" if parts.query else "?") + urlencode([*query.items(), *scopes])
         with self._transport.request(method, url, headers=headers, body=body, stop=self._stop) as response:
             self._check_status(response)
             return _parse_token(_read(response, MAX_TOKEN_ANSWER, self.host), self.host)
 
     def _check_status(self, response: BaseHTTPResponse) -> None:
         status = response.status
-        if status in {200, 206}:
+        if 200 <= status < 300:
             return
         details = f"status code {status}"
         if message := _error_text(response.read(MAX_ERROR_BODY)):
@@ -277,19 +319,23 @@ class RegistryClient:
             raise ImageNotFound(f"{self.path} not found on {self.host}", details=details)
         brief = f"registry {self.host} failed"
         if status in _RETRY:
-            raise _TransientError(brief, details=details, wait=_retry_after(response))
-        raise _FinalError(brief, details=details)
+            raise TransientError(brief, details=details, wait=_retry_after(response))
+        raise (RangeRefused if status == 416 else FinalError)(brief, details=details)
 
     def _unauthorized(self, details: str) -> HyperError:
         who = "wrong login/password for" if self._auth is not None else "Authentication is required for"
         return Unauthorized(f"{who} {self.host}", details=details, resolution="log in to the registry")
 
 
-class _FinalError(RegistryError):
+class FinalError(RegistryError):
     """Trying again cannot help."""
 
 
-class _TransientError(RegistryError):
+class RangeRefused(RegistryError):
+    """The registry does not have the part that was asked for, or has another part than a transfer goes on from."""
+
+
+class TransientError(RegistryError):
     """The registry is busy or down for the moment.
 
     Args:
@@ -308,14 +354,14 @@ def _check_range(response: BaseHTTPResponse, position: int, size: int, host: str
         return position
     sent = response.headers.get("Content-Range", "")
     if not sent.startswith(f"bytes {position}-") or sent.rpartition("/")[2] not in {str(size), "*"}:
-        raise _FinalError(f"{host} sent another range than asked for", details=sent[:100])
+        raise FinalError(f"{host} sent another range than asked for", details=sent[:100])
     return 0
 
 
 def _read(response: BaseHTTPResponse, limit: int, host: str) -> bytes:
     body = response.read(limit + 1)
     if len(body) > limit:
-        raise _FinalError(f"{host} sent an answer of more than {limit} bytes")
+        raise FinalError(f"{host} sent an answer of more than {limit} bytes")
     return body
 
 

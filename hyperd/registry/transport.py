@@ -6,7 +6,7 @@ import ipaddress
 import os
 import ssl
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from urllib.parse import urljoin, urlsplit
 
@@ -29,6 +29,8 @@ MAX_REDIRECTS = 5
 PROBE_TIMEOUT = 5.0  # seconds to find out whether an insecure registry speaks TLS
 MAX_ERROR_BODY = 64 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+Body = bytes | Callable[[], Iterable[bytes]] | None  # pieces are made anew whenever the request is sent again
 
 
 class Stop:
@@ -176,7 +178,7 @@ class Transport:
         *,
         stop: Stop,
         headers: Mapping[str, str] | None = None,
-        body: bytes | None = None,
+        body: Body = None,
         timeout: float | None = None,
     ) -> Iterator[BaseHTTPResponse]:
         """Send one request and follow its redirects; the response's body is read by the caller.
@@ -209,9 +211,7 @@ class Transport:
                 _give_back(response)
         raise RegistryError(f"too many redirects from {_host(url)}")
 
-    def _send(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, seconds: float
-    ) -> BaseHTTPResponse:
+    def _send(self, method: str, url: str, headers: Mapping[str, str], body: Body, seconds: float) -> BaseHTTPResponse:
         timeout = urllib3.Timeout(connect=seconds, read=seconds)
         try:
             with _translated(url, None):
@@ -219,7 +219,7 @@ class Transport:
                     method,
                     url,
                     headers=dict(headers),
-                    body=body,
+                    body=body() if callable(body) else body,
                     preload_content=False,
                     decode_content=False,
                     redirect=False,
