@@ -55,12 +55,26 @@ class RegistryConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ApiConfig:
+    """What callers may do (``[api]``)."""
+
+    fetch_over_tcp: bool = False  # files by URI for callers that are not on the unix socket
+
+
+@dataclass(frozen=True, kw_only=True)
 class LogConfig:
     """Container logs (``[log]``)."""
 
     driver: str = "json-file"
     max_size: int = 0  # bytes, 0 = no rotation
     max_file: int = 1
+    directory: Path | None = None  # of log files; None = below the root
+    pod_id_in_path: bool = True  # a directory for each pod in it
+    syslog_address: str = ""  # empty = /dev/log
+    syslog_facility: str = "daemon"
+    syslog_format: str = "rfc3164"
+    tag: str = "{{.ID}}"
+    journal_socket: Path = Path("/run/systemd/journal/socket")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +95,7 @@ class Config:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     registry: RegistryConfig = field(default_factory=RegistryConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    api: ApiConfig = field(default_factory=ApiConfig)
 
     @property
     def run(self) -> Path:

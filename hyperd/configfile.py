@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hyperd.config import DEFAULT_HOST, Config, HypervisorConfig, LogConfig, NetworkConfig, RegistryConfig
+from hyperd.config import DEFAULT_HOST, ApiConfig, Config, HypervisorConfig, LogConfig, NetworkConfig, RegistryConfig
 from hyperd.errors import InvalidInput
 
 DEFAULT_FILES = (Path("/etc/hyper/hyperd.toml"), Path("/etc/hyper/config"))
@@ -27,6 +27,7 @@ SECTIONS: Mapping[str, type] = {
     "network": NetworkConfig,
     "registry": RegistryConfig,
     "log": LogConfig,
+    "api": ApiConfig,
 }
 _DEVICE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 _TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
@@ -166,15 +167,28 @@ def _from_ini(path: Path, text: str) -> tuple[Config, list[str]]:
         config["scratch_size"] = parse_size(old["StorageBaseSize"], f"{path}: StorageBaseSize")
     if old.get("DisableIptables", "").strip().lower() in {"1", "true", "yes", "on"}:
         network["nat"] = False
-    if options.get("max-size"):
-        log["max_size"] = parse_size(options.pop("max-size"), f"{path}: [Log] max-size")
-    if options.get("max-file"):
-        log["max_file"] = parse_size(options.pop("max-file"), f"{path}: [Log] max-file")
+    log |= _ini_log(path, options)
     warnings += _hypervisor_warning(path, old.get("Hypervisor", ""))
     mapped = {"Root", "Host", "StorageBaseSize", "DisableIptables", "Hypervisor", "Bridge", "BridgeIP", "Logger"}
     unknown = [key for key in old if key not in mapped] + [f"[Log] {key}" for key in options]
     warnings += [f"{path}: {key} is not known and ignored" for key in unknown]
     return Config(**config, network=NetworkConfig(**network), log=LogConfig(**log)), warnings
+
+
+def _ini_log(path: Path, options: dict[str, str]) -> dict[str, Any]:
+    """Take the known keys of the INI file's [Log] section out of ``options``."""
+    log: dict[str, Any] = {}
+    for key, name in (("max-size", "max_size"), ("max-file", "max_file")):
+        if options.get(key):
+            log[name] = parse_size(options.pop(key), f"{path}: [Log] {key}")
+    for key in ("syslog-address", "syslog-facility", "syslog-format", "tag"):
+        if options.get(key):
+            log[key.replace("-", "_")] = options.pop(key)
+    if options.get("PodLogPrefix"):
+        log["directory"] = Path(options.pop("PodLogPrefix"))
+    if options.get("PodIdInPath"):
+        log["pod_id_in_path"] = options.pop("PodIdInPath").strip().lower() in {"1", "true", "yes", "on"}
+    return log
 
 
 def _hypervisor_warning(path: Path, name: str) -> list[str]:
@@ -218,6 +232,8 @@ def check(config: Config) -> None:
     _between("registry.timeout", config.registry.timeout, 1, 3600)
     _between("log.max_size", config.log.max_size, 0, 2**50)
     _between("log.max_file", config.log.max_file, 1, 1000)
+    if config.log.directory is not None and not config.log.directory.is_absolute():
+        raise InvalidInput("log.directory must be an absolute path", details=str(config.log.directory))
     _check_network(config.network)
     if not config.hosts:
         raise InvalidInput("hosts is empty: nobody could reach the daemon")

@@ -1,46 +1,100 @@
-"""Where and how a container's output is kept."""
+"""Where and how a container's output is kept: the daemon's defaults, the pod's ``log`` and the container's ``logPath``.
+
+Names and meanings of the options are those of Docker's log drivers.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from hyperd.config import Config
 from hyperd.errors import InvalidInput, NotSupported
 from hyperd.pod.model import ContainerSpec, PodSpec
+from hyperd.stream.logformats import FACILITIES, FORMATS, Origin, expand_tag
+from hyperd.stream.remotelog import Address
 
-DRIVERS = ("json-file", "none")
-_SIZE = re.compile(r"(\d+)([kmg]?)b?", re.IGNORECASE)
+OPTIONS: Mapping[str, frozenset[str]] = {
+    "json-file": frozenset({"max-size", "max-file"}),
+    "none": frozenset(),
+    "syslog": frozenset({"syslog-address", "syslog-facility", "syslog-format", "tag"}),
+    "journald": frozenset({"tag"}),
+}
+LOCAL_SYSLOG = "/dev/log"
+SYSLOG_PORT = 514
+DEFAULT_TAG = "{{.ID}}"
+MAX_TAG = 128
+_SIZE = re.compile(r"(\d{1,15})([kmg]?)b?", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogSettings:
-    """``max_size`` in bytes, 0 = never rotated; ``max_file`` files are kept."""
+    """How one container's output is kept.
+
+    Args:
+        driver: a key of OPTIONS.
+        path: of the log file, also where there is none.
+        max_size: bytes of a file, 0 = never rotated. max_file: files that are kept.
+        address: of the receiver (syslog, journald).
+        facility: syslog's number. form: one of FORMATS. tag: a template, see ``expand_tag``.
+
+    """
 
     driver: str
     path: Path
-    max_size: int
-    max_file: int
+    max_size: int = 0
+    max_file: int = 1
+    address: Address | None = None
+    facility: int = FACILITIES["daemon"]
+    form: str = FORMATS[0]
+    tag: str = DEFAULT_TAG
 
 
 def log_settings(config: Config, pod: PodSpec, pod_id: str, container_id: str, spec: ContainerSpec) -> LogSettings:
     """Merge the daemon's defaults, the pod's and the container's wishes. Errors: NotSupported, InvalidInput."""
     driver = pod.log.type or config.log.driver
-    if driver not in DRIVERS:
-        raise NotSupported(
-            f"the log driver {driver} is not supported by this version", resolution="use " + " or ".join(DRIVERS)
+    if driver not in OPTIONS:
+        raise NotSupported(f"the log driver {driver} is not supported", resolution="use " + ", ".join(OPTIONS))
+    unknown = sorted(set(pod.log.config) - OPTIONS[driver])
+    if unknown:
+        known = ", ".join(sorted(OPTIONS[driver])) or "none"
+        raise InvalidInput(f"unknown log option {unknown[0]!r} for the driver {driver}", details=f"it knows: {known}")
+    options = {key: value for key, value in {**_defaults(config), **pod.log.config}.items() if key in OPTIONS[driver]}
+    path = _path(config, pod_id, container_id, spec)
+    if driver == "json-file":
+        count = options["max-file"]
+        if not count.isdigit() or not 1 <= int(count) <= 1000:
+            raise InvalidInput(f"bad log option max-file {count!r}", resolution="a number from 1 to 1000")
+        return LogSettings(driver=driver, path=path, max_size=parse_size(options["max-size"]), max_file=int(count))
+    if driver == "syslog":
+        return LogSettings(
+            driver=driver,
+            path=path,
+            address=parse_address(options["syslog-address"]),
+            facility=_facility(options["syslog-facility"]),
+            form=_form(options["syslog-format"]),
+            tag=_tag(options["tag"]),
         )
-    options = dict(pod.log.config)
-    size = parse_size(options.get("max-size", "")) if options.get("max-size") else config.log.max_size
-    count = options.get("max-file", "") or str(config.log.max_file)
-    if not count.isdigit() or not 1 <= int(count) <= 1000:
-        raise InvalidInput(f"bad log option max-file {count!r}", resolution="a number from 1 to 1000")
-    path = Path(spec.log_path) if spec.log_path else config.root / "pods" / pod_id / f"{container_id}-json.log"
-    if not path.is_absolute():
-        raise InvalidInput(f"logPath {spec.log_path!r} is not absolute")
-    return LogSettings(driver=driver, path=path, max_size=size, max_file=int(count))
+    if driver == "journald":
+        address = Address(kind="unix", path=str(config.log.journal_socket))
+        return LogSettings(driver=driver, path=path, address=address, tag=_tag(options["tag"]))
+    return LogSettings(driver=driver, path=path)
+
+
+def check_receiver(settings: LogSettings) -> None:
+    """Refuse a local receiver that this host does not have. Errors: NotSupported."""
+    address = settings.address
+    if address is None or address.kind != "unix":
+        return
+    if not Path(address.path).is_socket():
+        raise NotSupported(
+            f"the log driver {settings.driver} cannot be used: this host has no socket {address.path}",
+            resolution="start the service that owns it, name another address, or use json-file",
+        )
 
 
 def parse_size(text: str) -> int:
@@ -49,3 +103,76 @@ def parse_size(text: str) -> int:
     if match is None:
         raise InvalidInput(f"bad log option max-size {text!r}", resolution="a number with k, m or g")
     return int(match[1]) * _UNITS[match[2].lower()]
+
+
+def parse_address(text: str) -> Address:
+    """Read ``unix:///path``, ``udp://host[:port]``, ``tcp://host[:port]``; empty = the local one. Errors: InvalidInput.
+
+    NotSupported for TLS.
+    """
+    if not text:
+        return Address(kind="unix", path=LOCAL_SYSLOG)
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname or "", parts.port or SYSLOG_PORT
+    except ValueError as error:
+        raise InvalidInput(f"bad log option syslog-address {text[:100]!r}", details=str(error)) from None
+    if parts.scheme == "tcp+tls":
+        raise NotSupported("syslog over TLS is not supported", resolution="let a local syslog daemon forward it")
+    if parts.scheme in ("unix", "unixgram") and parts.path.startswith("/"):
+        return Address(kind="unix", path=parts.path)
+    if parts.scheme in ("udp", "tcp") and host and parts.path in ("", "/"):
+        return Address(kind=parts.scheme, host=host, port=port)
+    raise InvalidInput(
+        f"bad log option syslog-address {text[:100]!r}",
+        resolution="unix:///path, udp://host:port or tcp://host:port",
+    )
+
+
+def _defaults(config: Config) -> dict[str, str]:
+    log = config.log
+    return {
+        "max-size": str(log.max_size),
+        "max-file": str(log.max_file),
+        "syslog-address": log.syslog_address,
+        "syslog-facility": log.syslog_facility,
+        "syslog-format": log.syslog_format,
+        "tag": log.tag,
+    }
+
+
+def _path(config: Config, pod_id: str, container_id: str, spec: ContainerSpec) -> Path:
+    if spec.log_path:
+        path = Path(spec.log_path)
+        if not path.is_absolute():
+            raise InvalidInput(f"logPath {spec.log_path!r} is not absolute")
+        return path
+    directory = config.log.directory or config.root / "pods"
+    if config.log.pod_id_in_path or config.log.directory is None:
+        directory /= pod_id
+    return directory / f"{container_id}-json.log"
+
+
+def _facility(text: str) -> int:
+    if text.isdigit() and int(text) < 24:
+        return int(text)
+    if text not in FACILITIES:
+        raise InvalidInput(f"bad log option syslog-facility {text[:40]!r}", resolution=", ".join(FACILITIES))
+    return FACILITIES[text]
+
+
+def _form(text: str) -> str:
+    if text not in FORMATS:
+        raise InvalidInput(f"bad log option syslog-format {text[:40]!r}", resolution=", ".join(FORMATS))
+    return text
+
+
+def _tag(text: str) -> str:
+    words = Origin(container_id="", name="", pod_id="", image="", image_id="", host="").words()
+    try:
+        expand_tag(text, words)
+    except KeyError as error:
+        raise InvalidInput(f"bad log option tag: unknown word {error}", resolution=", ".join(words)) from None
+    if len(text) > MAX_TAG or not text.isprintable():
+        raise InvalidInput(f"bad log option tag {text[:40]!r}", resolution=f"at most {MAX_TAG} printable characters")
+    return text or DEFAULT_TAG

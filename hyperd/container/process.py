@@ -18,7 +18,7 @@ from hyperd.errors import AgentError
 from hyperd.stream.connection import ClientConnection
 from hyperd.stream.frames import STDERR, STDOUT, stdcopy
 from hyperd.stream.hub import OutputHub
-from hyperd.stream.logs import JsonFileLog
+from hyperd.stream.logs import LogWriter
 from hyperd.stream.relay import Relay
 
 log = structlog.get_logger(__name__)
@@ -43,7 +43,7 @@ def exit_code_of(error: AgentError) -> int:
 class _Replay(OutputHub):
     """A hub that keeps the first output for an attach that comes just after the start."""
 
-    def __init__(self, relay: Relay, *, tty: bool, log_file: JsonFileLog | None, keep: bool) -> None:
+    def __init__(self, relay: Relay, *, tty: bool, log_file: LogWriter | None, keep: bool) -> None:
         super().__init__(relay, tty=tty, log_file=log_file)
         self._early: list[bytes] | None = [] if keep else None
         self._size = 0
@@ -88,7 +88,7 @@ class GuestProcess:
         *,
         ident: str,
         tty: bool,
-        log_file: JsonFileLog | None,
+        log_file: LogWriter | None,
         keep_early: bool,
         cut_off: bool,
         on_finished: Callable[[GuestProcess], None],

@@ -14,7 +14,7 @@ import structlog
 
 from hyperd.stream.connection import ClientConnection
 from hyperd.stream.frames import STDERR, STDOUT, STREAM_NAMES, stdcopy
-from hyperd.stream.logs import JsonFileLog
+from hyperd.stream.logs import LogWriter
 from hyperd.stream.relay import Relay
 
 log = structlog.get_logger(__name__)
@@ -40,11 +40,13 @@ class OutputHub:
 
     """
 
-    def __init__(self, relay: Relay, *, tty: bool, log_file: JsonFileLog | None = None) -> None:
+    def __init__(self, relay: Relay, *, tty: bool, log_file: LogWriter | None = None) -> None:
         self.relay = relay
         self.tty = tty
         self.log = log_file
         self.on_end: Callable[[], object] = lambda: None
+        if log_file is not None:
+            log_file.on_progress = self._settle
         self.ended = False
         self.keeping = False  # clients stay when this has ended: the same container may run again
         self._clients: set[ClientConnection] = set()
@@ -144,7 +146,7 @@ class OutputHub:
                 try:
                     self.log.flush(name, time.time_ns())
                 except OSError as error:
-                    log.error("log.lost_tail", path=str(self.log.path), error=str(error))
+                    log.error("log.lost_tail", log=str(self.log), error=str(error))
             self.log.finish()
         if not self.keeping:
             self.let_go()
@@ -175,7 +177,7 @@ class OutputHub:
                 self.log.write(STREAM_NAMES[stream], data, when)
             except OSError as error:
                 # Nothing is lost: it stays here and in the guest, which stops when its window is full.
-                log.error("log.write_failed", path=str(self.log.path), error=str(error), retry_in=LOG_RETRY)
+                log.error("log.write_failed", log=str(self.log), error=str(error), retry_in=LOG_RETRY)
                 self.relay.loop.call_later(LOG_RETRY, self._retry)
                 return
             self._unlogged.pop(0)
@@ -206,7 +208,9 @@ class OutputHub:
                 except OSError:
                     self.relay.loop.call_later(LOG_RETRY, self._retry)
                     return
-            done = final + 1
+            # A log that is on its way somewhere tells later (on_progress) that it has arrived.
+            kept = None if self.log is None else self.log.persisted.get(STREAM_NAMES[stream], 0)
+            done = final + 1 if kept is None or kept >= final else kept
         if done > self._acked.get(stream, 0):
             self._acked[stream] = done
             if self._acknowledge is not None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from hyperd.stream.connection import ClientConnection
 from hyperd.stream.frames import STDERR, STDOUT, stdcopy
-from hyperd.stream.logs import JsonFileLog
+from hyperd.stream.logs import LogWriter
 from hyperd.stream.relay import Relay
 
 BATCH = 262_144
@@ -82,7 +82,7 @@ class LogSession:
         *,
         tty: bool,
         max_file: int,
-        live: Callable[[], JsonFileLog | None],
+        live: Callable[[], LogWriter | None],
     ) -> None:
         self.relay = relay
         self.path = path

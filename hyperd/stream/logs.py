@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from json import loads
 from json.encoder import encode_basestring_ascii
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
@@ -27,6 +28,47 @@ def now_text(nanoseconds: int) -> str:
     """Give a time in ns since 1970 as RFC 3339 with nine digits."""
     seconds, nano = divmod(nanoseconds, 1_000_000_000)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nano:09d}Z"
+
+
+def split_lines(text: bytes) -> tuple[list[bytes], bytes]:
+    """Split output into whole lines (pieces of very long ones) and what is left of the last."""
+    pieces: list[bytes] = []
+    at = 0
+    while at < len(text):
+        newline = text.find(b"\n", at, at + MAX_LINE)
+        if newline >= 0:
+            stop = newline + 1
+        elif len(text) - at >= MAX_LINE:
+            stop = at + MAX_LINE
+        else:
+            break
+        pieces.append(text[at:stop])
+        at = stop
+    return pieces, text[at:]
+
+
+class LogWriter(Protocol):
+    """What a hub gives a container's output to. Belongs to the relay's thread.
+
+    ``persisted`` says, by stream, before which offset of the run everything is safe (or given up on purpose): what the
+    guest need not keep any more. A writer that learns it later calls ``on_progress``.
+    """
+
+    persisted: dict[str, int]
+    listeners: set[Callable[[], None]]
+    on_progress: Callable[[], object]
+
+    def write(self, stream: str, data: bytes, time_ns: int) -> None:
+        """Take bytes of a stream. Errors: OSError; then nothing was taken and they may be given again."""
+
+    def flush(self, stream: str, time_ns: int) -> None:
+        """Take what is left of a last line for a line: the stream has ended. Errors: OSError."""
+
+    def finish(self) -> None:
+        """Close: nothing more comes in this run."""
+
+    def notify(self) -> None:
+        """Wake the followers."""
 
 
 class JsonFileLog:
@@ -47,34 +89,26 @@ class JsonFileLog:
         self.max_file = max(1, max_file)
         self.persisted: dict[str, int] = {}
         self.listeners: set[Callable[[], None]] = set()
+        self.on_progress: Callable[[], object] = lambda: None  # never called: write knows at once
         self.finished = False
         self._partial: dict[str, bytes] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         self._fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o640)
         self._recover()
 
+    def __str__(self) -> str:
+        return str(self.path)
+
     def write(self, stream: str, data: bytes, time_ns: int) -> None:
         """Add bytes of a stream; whole lines (and pieces of very long ones) go to disk at once.
 
         Errors: OSError (disk full); the log is then as before and the same bytes may be given again.
         """
-        text = self._partial.get(stream, b"") + data
         end = self.persisted.get(stream, 0)
-        pieces: list[bytes] = []
-        at = 0
-        while at < len(text):
-            newline = text.find(b"\n", at, at + MAX_LINE)
-            if newline >= 0:
-                stop = newline + 1
-            elif len(text) - at >= MAX_LINE:
-                stop = at + MAX_LINE
-            else:
-                break
-            pieces.append(text[at:stop])
-            at = stop
+        pieces, rest = split_lines(self._partial.get(stream, b"") + data)
         if pieces:
             end = self._append(stream, pieces, end, time_ns)
-        self._partial[stream] = text[at:]
+        self._partial[stream] = rest
         self.persisted[stream] = end
 
     def flush(self, stream: str, time_ns: int) -> None:

@@ -113,7 +113,8 @@ def test_original_ini_file(tmp_path):
         tmp_path,
         "# the original's sample\nRoot=/var/lib/old\nHost=tcp://127.0.0.1:1246\nKernel=/var/lib/hyper/kernel\n"
         "Hypervisor=libvirt\nStorageDriver=overlay\nStorageBaseSize=4GB\nBridge=hyper7\nBridgeIP=10.7.0.1/16\n"
-        "DisableIptables=true\nLogger=none\nFancy=1\n[Log]\nmax-size=1m\nmax-file=3\nPodLogPrefix=/x\n",
+        "DisableIptables=true\nLogger=none\nFancy=1\n[Log]\nmax-size=1m\nmax-file=3\nPodLogPrefix=/x\nPodIdInPath=false\n"
+        "syslog-address=udp://192.0.2.1:514\ngelf-address=x\n",
         "config",
     )
     config, warnings = load(path)
@@ -122,8 +123,10 @@ def test_original_ini_file(tmp_path):
     assert config.scratch_size == 4 * 2**30
     assert (config.network.bridge, config.network.subnet, config.network.nat) == ("hyper7", "10.7.0.1/16", False)
     assert (config.log.driver, config.log.max_size, config.log.max_file) == ("none", 2**20, 3)
+    assert (config.log.directory, config.log.pod_id_in_path) == (Path("/x"), False)
+    assert config.log.syslog_address == "udp://192.0.2.1:514"
     told = "\n".join(warnings)
-    for word in ("Kernel", "StorageDriver", "Fancy", "[Log] PodLogPrefix"):
+    for word in ("Kernel", "StorageDriver", "Fancy", "[Log] gelf-address"):
         assert word in told
     assert len(warnings) == 4
 

@@ -1,0 +1,67 @@
+"""Opens the log of a container's run, and removes what a log has left on this host."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+
+from hyperd.config import Config
+from hyperd.container.logconf import LogSettings, check_receiver
+from hyperd.db.models import ContainerRow
+from hyperd.stream import logformats
+from hyperd.stream.logread import log_files
+from hyperd.stream.logs import JsonFileLog, LogWriter
+from hyperd.stream.relay import Relay
+from hyperd.stream.remotelog import RemoteLog
+
+DROPPED = {"lines": 0}  # of all remote logs of this daemon; for its metrics
+
+
+def open_log(relay: Relay, settings: LogSettings, row: ContainerRow, *, run: int) -> LogWriter | None:
+    """Open the log of a run; None when nothing is kept. From a service's thread.
+
+    Errors: OSError (json-file), NotSupported (a local receiver that is not there).
+    """
+    if settings.driver == "none":
+        return None
+    check_receiver(settings)
+    return relay.call(_open(relay, settings, row, run), timeout=30)
+
+
+def remove_log(config: Config, settings: LogSettings) -> None:
+    """Remove the files of a log, and the directory that was made for its pod when it is empty then."""
+    if settings.driver != "json-file":
+        return
+    for path in log_files(settings.path, settings.max_file):
+        path.unlink(missing_ok=True)
+    if config.log.directory is not None and settings.path.parent.parent == config.log.directory:
+        with contextlib.suppress(OSError):
+            settings.path.parent.rmdir()
+
+
+async def _open(relay: Relay, settings: LogSettings, row: ContainerRow, run: int) -> LogWriter:
+    address = settings.address
+    if address is None:
+        return JsonFileLog(settings.path, run=run, max_size=settings.max_size, max_file=settings.max_file)
+    origin = logformats.Origin(
+        container_id=row.id,
+        name=row.name,
+        pod_id=row.pod_id,
+        image=row.image_name,
+        image_id=row.image_id,
+        host=platform.node(),
+    )
+    tag = logformats.expand_tag(settings.tag, origin.words())
+    if settings.driver == "journald":
+        encode = logformats.journal(origin, tag=tag)
+    elif settings.form == "rfc3164":
+        local = address.kind == "unix"
+        encode = logformats.syslog_3164(origin, tag=tag, facility=settings.facility, local=local)
+    else:
+        micro = settings.form == "rfc5424micro"
+        encode = logformats.syslog_5424(origin, tag=tag, facility=settings.facility, micro=micro)
+    return RemoteLog(relay, address, encode, on_dropped=_count)
+
+
+def _count(lines: int) -> None:
+    DROPPED["lines"] += lines
