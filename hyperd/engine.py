@@ -12,6 +12,7 @@ from hyperd.container.execs import ExecService
 from hyperd.container.locks import PodLocks
 from hyperd.container.records import ContainerRecords
 from hyperd.container.service import ContainerService
+from hyperd.container.volumes import PodVolumes
 from hyperd.db.migrate import migrate
 from hyperd.db.session import Database
 from hyperd.errors import HostFault, InvalidInput
@@ -112,6 +113,8 @@ class Engine:
 
     def _make_pods(self, database: Database, records: ContainerRecords, pod_records: PodRecords) -> None:
         locks = PodLocks()
+        volumes = PodVolumes(config=self.config, database=database, records=records, vms=self.vms)
+        volumes.clean_up()
         self.containers = ContainerService(
             config=self.config,
             records=records,
@@ -120,6 +123,7 @@ class Engine:
             vms=self.vms,
             locks=locks,
             events=self.events,
+            volumes=volumes,
         )
         self.execs = ExecService(database=database, relay=self.relay, containers=self.containers, vms=self.vms)
         self.pods = PodService(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING, cast
 
-from flask import current_app
+from flask import current_app, request
 
 if TYPE_CHECKING:
     from hyperd.engine import Engine
@@ -15,3 +16,10 @@ EXTENSION = "hyperd"
 def engine() -> Engine:
     """Give the engine that the application was made with."""
     return cast("Engine", current_app.extensions[EXTENSION])
+
+
+def may_fetch() -> bool:
+    """Whether the caller may let this host fetch files: on the unix socket, or where the configuration says so."""
+    sock = request.environ.get("gunicorn.socket")
+    local = sock is not None and sock.family == socket.AF_UNIX
+    return local or engine().config.api.fetch_over_tcp

@@ -6,7 +6,6 @@ defaults for capabilities, devices and read-only paths.
 
 from __future__ import annotations
 
-import base64
 import shlex
 import signal
 from collections.abc import Mapping, Sequence
@@ -25,8 +24,10 @@ from hyperd.agent.plan import (
     Op,
     Plan,
 )
-from hyperd.errors import InvalidInput, NotSupported, TooLarge
-from hyperd.pod.model import ContainerSpec, FileSpec
+from hyperd.container.files import PlannedFile
+from hyperd.container.volumes import Mounted
+from hyperd.errors import InvalidInput
+from hyperd.pod.model import ContainerSpec
 from hyperd.vm import guestfs
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -48,7 +49,6 @@ _RLIMITS = {
 }  # fmt: skip
 IN_ROOT = "root:"  # the agent resolves such a mount target below OPENROOT
 SHM = "/dev/shm"  # noqa: S108  # shared by the containers of a pod, as their IPC namespace is
-MAX_FILES = 160 * 1024  # bytes of all files of a container; they travel in one request to the agent
 DEFAULT_NOFILE = 1_048_576
 
 
@@ -75,7 +75,7 @@ class RootFs:
 
     container_id: str
     layers: Sequence[str]
-    volumes: Sequence[tuple[str, str, bool]] = ()  # directory in the guest, path in the container, read-only
+    volumes: Sequence[Mounted] = ()  # outer paths first
 
 
 def merge_program(spec: ContainerSpec, image_config: Mapping[str, Any], *, hostname: str, pod_tty: bool) -> Program:
@@ -143,7 +143,7 @@ def container_plan(
     spec: ContainerSpec,
     program: Program,
     rootfs: RootFs,
-    pod_files: Sequence[FileSpec] = (),
+    files: Sequence[PlannedFile] = (),
     size: tuple[int, int] = (24, 80),
 ) -> Plan:
     """Give the START plan of a container's main process."""
@@ -155,8 +155,9 @@ def container_plan(
     plan.add(Op.CGROUP, cgroup(process))
     for key, value in spec.sysctl.items():
         plan.write("/proc/sys/" + key.replace(".", "/"), value, None)
-    for source, _path, _readonly in rootfs.volumes:
-        plan.mkdir(source, 0o777)
+    for volume in rootfs.volumes:
+        if not volume.made and not volume.copy_up:
+            plan.mkdir(volume.source, 0o777)
     plan.add(Op.UNSHARE, "mnt", "pid")
     lower = ":".join(reversed(rootfs.layers)) or guestfs.EMPTY
     options = f"lowerdir={lower},upperdir={directory}/upper,workdir={directory}/work"
@@ -164,12 +165,7 @@ def container_plan(
     # From here on paths are the image's: the agent resolves them inside the new root, whatever links are there.
     plan.add(Op.OPENROOT, guestfs.ROOTFS)
     _kernel_file_systems(plan)
-    for name in ("hosts", "hostname", "resolv.conf"):
-        plan.bind(f"{guestfs.ETC}/{name}", f"{IN_ROOT}/etc/{name}")
-    for source, path, readonly in rootfs.volumes:
-        plan.mkdir(path)
-        plan.bind(source, IN_ROOT + path, readonly=readonly)
-    _files(plan, spec, {file.name: file for file in pod_files})
+    _mounts(plan, rootfs, files)
     plan.add(Op.OPENROOT, "")
     if spec.read_only:
         plan.mount("none", guestfs.ROOTFS, "", MS_REMOUNT | MS_BIND | MS_RDONLY)
@@ -182,6 +178,21 @@ def container_plan(
     _rlimits(plan, spec)
     _identity(plan, program)
     return plan.argv(program.argv)
+
+
+def _mounts(plan: Plan, rootfs: RootFs, files: Sequence[PlannedFile]) -> None:
+    own = {volume.path for volume in rootfs.volumes} | {file.target for file in files}
+    for name in ("hosts", "hostname", "resolv.conf"):
+        if f"/etc/{name}" not in own:
+            plan.bind(f"{guestfs.ETC}/{name}", f"{IN_ROOT}/etc/{name}")
+    for volume in rootfs.volumes:
+        if volume.copy_up:
+            plan.add(Op.COPYUP, volume.path, volume.source)
+        if not volume.is_file:
+            plan.mkdir(volume.path)
+        plan.bind(volume.source, IN_ROOT + volume.path, readonly=volume.read_only)
+    for file in files:
+        file.add_to(plan)
 
 
 def exec_plan(
@@ -231,41 +242,6 @@ def _kernel_file_systems(plan: Plan) -> None:
     plan.mount("devpts", f"{IN_ROOT}/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, options)
     plan.mount(SHM, IN_ROOT + SHM, "", MS_BIND)
     plan.mount("mqueue", f"{IN_ROOT}/dev/mqueue", "mqueue", safe)
-
-
-def file_content(file: FileSpec) -> bytes:
-    """Give the bytes of an injected file. Errors: InvalidInput, NotSupported, TooLarge."""
-    if file.uri:
-        raise NotSupported(f"file {file.name}: fetching files by uri is not supported by this version")
-    if file.encoding == "base64":
-        try:
-            content = base64.b64decode(file.content, validate=True)
-        except ValueError as error:
-            raise InvalidInput(f"file {file.name}: the content is no base64", details=str(error)) from error
-    else:
-        content = file.content.encode("utf-8", "surrogateescape")
-    if len(content) > MAX_FILES:
-        raise TooLarge(f"file {file.name} is too large", details=f"{len(content)} bytes, at most {MAX_FILES}")
-    return content
-
-
-def check_files(spec: ContainerSpec, pod_files: Sequence[FileSpec]) -> None:
-    """Check that a container's files can be injected. Errors: InvalidInput, NotSupported, TooLarge."""
-    _files(Plan(), spec, {file.name: file for file in pod_files})
-
-
-def _files(plan: Plan, spec: ContainerSpec, pod_files: Mapping[str, FileSpec]) -> None:
-    total = 0
-    for ref in spec.files:
-        file = ref.detail or pod_files.get(ref.filename)
-        if file is None:
-            raise InvalidInput(f"file {ref.filename} does not exist in file list.")
-        content = file_content(file)
-        total += len(content)
-        if total > MAX_FILES:
-            raise TooLarge(f"the files of container {spec.name} are too large", details=f"at most {MAX_FILES} bytes")
-        owner = [0 if name in ("", "root") else name for name in (ref.user, ref.group)]
-        plan.add(Op.WRITE, ref.target, f"{ref.mode:o}", owner[0], owner[1], content)
 
 
 def _rlimits(plan: Plan, spec: ContainerSpec) -> None:

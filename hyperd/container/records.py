@@ -63,6 +63,10 @@ class ContainerRecords:
             query = select(ContainerRow).where(ContainerRow.pod_id == pod_id).order_by(ContainerRow.position)
             return list(session.scalars(query))
 
+    def specs(self, pod_id: str) -> list[ContainerSpec]:
+        """Give the specifications of a pod's containers in their order."""
+        return [self.spec(row) for row in self.of_pod(pod_id)]
+
     def all(self) -> list[ContainerRow]:
         """Give every container."""
         with self._db.session() as session:

@@ -14,6 +14,7 @@ from hyperd.agent.client import ProcessState
 from hyperd.agent.plan import Op, Plan
 from hyperd.config import Config
 from hyperd.container import names
+from hyperd.container.files import Files
 from hyperd.container.locks import PodLocks
 from hyperd.container.logconf import LogSettings, log_settings
 from hyperd.container.plan import Program, RootFs, cgroup, container_plan, merge_program, stop_signal
@@ -22,11 +23,12 @@ from hyperd.container.records import ContainerRecords
 from hyperd.container.restart import ENDING, Restarts, decide, policy
 from hyperd.container.states import KILLED, LIVE, SETUP_FAILED, ContainerState, phase
 from hyperd.container.views import ContainerView, container_object, container_status
+from hyperd.container.volumes import PodVolumes
 from hyperd.db.models import ContainerRow
 from hyperd.errors import AgentError, Conflict, HyperError, InvalidInput, NotAlive, NotFound, NotSupported
 from hyperd.event.bus import EventBus
 from hyperd.image.service import ImageInfo, ImageService
-from hyperd.pod.model import ContainerSpec
+from hyperd.pod.model import ContainerSpec, PodSpec
 from hyperd.stream.logread import LogQuery, LogSession
 from hyperd.stream.logs import JsonFileLog
 from hyperd.stream.relay import Relay
@@ -53,8 +55,11 @@ class ContainerService:
         vms: VmService,
         locks: PodLocks,
         events: EventBus,
+        volumes: PodVolumes,
     ) -> None:
         self._config = config
+        self.files = Files(config)
+        self.volumes = volumes
         self._relay = relay
         self._images = images
         self._vms = vms
@@ -90,10 +95,20 @@ class ContainerService:
         self.tell("create", row)
         return row.id
 
-    def create(self, pod_id: str, spec: ContainerSpec) -> str:
+    def check(self, pod: PodSpec, spec: ContainerSpec, *, may_fetch: bool) -> None:
+        """Check what can be checked before a container is made.
+
+        Errors: ImageNotFound, Conflict, InvalidInput, NotSupported, TooLarge, Forbidden.
+        """
+        log_settings(self._config, pod, pod.id, "check", spec)
+        self.files.check(spec, pod.files, may_fetch=may_fetch)
+        self._images.get(spec.image)
+
+    def create(self, pod_id: str, spec: ContainerSpec, *, may_fetch: bool = True) -> str:
         """Add a container to a pod; give its id. It is not started.
 
-        Errors: ImageNotFound, Conflict, InvalidInput, NotSupported, NotAlive (no such pod).
+        ``may_fetch``: whether the caller may let this host fetch files. Errors: ImageNotFound, Conflict, InvalidInput,
+        NotSupported, NotAlive (no such pod), TooLarge, Forbidden, Timeout.
         """
         with self._locks.locked(pod_id, "create a container"):
             try:
@@ -102,9 +117,9 @@ class ContainerService:
                 raise NotAlive(str(error)) from error  # 404 of this call means a missing image and nothing else
             if not spec.name:
                 spec = names.named(spec, names.made_up(pod_id, spec.image))
-            check_supported(spec)
-            log_settings(self._config, pod, pod_id, "check", spec)
-            self._images.get(spec.image)
+            self.check(pod, spec, may_fetch=may_fetch)
+            self.volumes.check(pod, [*self.records.specs(pod_id), spec], vm=self._vms.of_pod(pod_id))
+            self.files.fetch(pod_id, spec, pod.files)
             position = max((row.position for row in self.records.of_pod(pod_id)), default=-1) + 1
             return self.insert(pod_id, spec, position=position)
 
@@ -169,8 +184,9 @@ class ContainerService:
         rootfs = RootFs(
             container_id=row.id,
             layers=self._vms.mount_layers(vm, paths),
-            volumes=[(guestfs.volume_dir(ref.volume), ref.path, ref.read_only) for ref in spec.volumes],
+            volumes=self.volumes.prepare(vm, row.id, image.config),
         )
+        files = self.files.send(vm, row.pod_id, row.id, spec, pod.files)
         base = vm.agent.new_base()
         run = row.run_count + 1
         process = self._process(row, run, tty=program.tty)
@@ -193,7 +209,7 @@ class ContainerService:
             spec=spec,
             program=program,
             rootfs=rootfs,
-            pod_files=pod.files,
+            files=files,
             size=process.size,
         )
         try:
@@ -202,6 +218,7 @@ class ContainerService:
             process.finished.wait(KILL_WAIT)
             self.records.update(row.id, state=ContainerState.EXITED, exit_code=SETUP_FAILED, finished_at=time.time())
             raise
+        self.files.forget(vm, row.id, files)
         self.records.started(row.id, run=run)
         self.tell("start", row)
         log.info("container.started", container=row.id, name=row.name, vm=vm.id)

@@ -11,7 +11,7 @@ import os
 import socket
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,14 @@ from sqlalchemy import select
 
 from hyperd.agent.plan import MNT_DETACH, MS_BIND, MS_RDONLY, Op, Plan
 from hyperd.config import Config
+from hyperd.container.records import ContainerRecords
 from hyperd.db.models import ContainerRow, PodRow
 from hyperd.db.session import Database
 from hyperd.errors import AgentError, Conflict, HyperError, InvalidInput, NotSupported
 from hyperd.pod.model import ContainerSpec, PodSpec, VolumeRef, VolumeSpec
 from hyperd.vm import guestfs
 from hyperd.vm.driver import DiskSpec, ShareSpec
-from hyperd.vm.model import Vm
+from hyperd.vm.model import HostFiles, Vm
 from hyperd.vm.service import VmService
 from hyperd.volume import catalog, images, share
 from hyperd.volume.hostpath import HostObject, open_path
@@ -59,8 +60,9 @@ class Mounted:
 class PodVolumes:
     """See the module's docstring."""
 
-    def __init__(self, *, config: Config, database: Database, vms: VmService) -> None:
+    def __init__(self, *, config: Config, database: Database, records: ContainerRecords, vms: VmService) -> None:
         self._config = config
+        self._records = records
         self._db = database
         self._vms = vms
 
@@ -93,52 +95,50 @@ class PodVolumes:
                 raise NotSupported(f"volume {name}: rbd is not supported by this version")
 
     @contextmanager
-    def shares(self, pod: PodSpec, containers: Sequence[ContainerSpec]) -> Iterator[list[ShareSpec]]:
-        """Open the host's directories and files that a pod's VM must be booted with; they stay open in the block.
+    def opened(self, pod: PodSpec) -> Iterator[HostFiles]:
+        """Give what of the host the pod's VM must be booted with; it is held open in the block.
 
         Errors: as for ``check``.
         """
+        containers = self._records.specs(pod.id)
         volumes = catalog.volumes_of(pod.volumes, containers)
+        names = sorted(catalog.used(containers))
         with ExitStack() as stack:
-            found = []
-            for name in sorted(catalog.used(containers)):
-                volume = volumes[name]
-                if volume.format != "vfs":
+            found: dict[str, HostObject] = {}
+            known = {}
+            for name in names:
+                if volumes[name].format != "vfs":
                     continue
-                source = stack.enter_context(self._open(volume))
-                opened = stack.enter_context(share.shareable(source, self._config.run))
-                readonly = not catalog.is_writable(name, containers)
-                found.append(ShareSpec(tag=catalog.key(name), path=opened.link, readonly=readonly))
-            yield found
+                source = stack.enter_context(self._open(volumes[name]))
+                directory = stack.enter_context(share.shareable(source, self._config.run))
+                found[name] = directory
+                known[name] = {
+                    "readonly": not catalog.is_writable(name, containers),
+                    "file": not source.is_directory,
+                }
+            shares = []
+            if found:
+                holder = stack.enter_context(share.Holder([directory.fd for directory in found.values()]))
+                shares = [
+                    ShareSpec(tag=catalog.key(name), path=holder.path(directory.fd), readonly=known[name]["readonly"])
+                    for name, directory in found.items()
+                ]
+            yield HostFiles(
+                shares=tuple(shares),
+                known=known,
+                foreign=any(catalog.has_source(volumes[name]) for name in names),
+                cache=catalog.most_careful(container.cache for container in containers),
+            )
 
-    def describe_shares(self, pod: PodSpec, containers: Sequence[ContainerSpec]) -> dict[str, dict[str, bool]]:
-        """Give what ``Vm.shares`` must remember of them."""
-        volumes = catalog.volumes_of(pod.volumes, containers)
-        found = {}
-        for name in catalog.used(containers):
-            if volumes[name].format == "vfs":
-                with self._open(volumes[name]) as source:
-                    found[name] = {
-                        "readonly": not catalog.is_writable(name, containers),
-                        "file": not source.is_directory,
-                    }
-        return found
-
-    def foreign(self, pod: PodSpec, containers: Sequence[ContainerSpec]) -> bool:
-        """Whether the VM must open files that are not hyperd's."""
-        volumes = catalog.volumes_of(pod.volumes, containers)
-        return any(catalog.has_source(volumes[name]) for name in catalog.used(containers))
-
-    def prepare(
-        self, vm: Vm, pod: PodSpec, containers: Sequence[ContainerSpec], spec: ContainerSpec, *, container_id: str,
-        image_config: Mapping[str, Any],
-    ) -> list[Mounted]:  # fmt: skip
+    def prepare(self, vm: Vm, container_id: str, image_config: Mapping[str, Any]) -> list[Mounted]:
         """Bring everything that one container mounts into its guest; outer paths first.
 
         Errors: Conflict, InvalidInput, NotSupported, AgentError, DriverError.
         """
-        volumes = catalog.volumes_of(pod.volumes, containers)
-        found = [self._one(vm, volumes, ref) for ref in spec.volumes]
+        row = self._records.get(container_id)
+        spec = self._records.spec(row)
+        volumes = catalog.volumes_of(self._records.pod_spec(row.pod_id).volumes, self._records.specs(row.pod_id))
+        found = [self._one(vm, volumes, replace(ref, path=ref.path.rstrip("/"))) for ref in spec.volumes]
         own = f"{guestfs.container_dir(container_id)}/volumes"
         found += [
             Mounted(source=f"{own}/{ref.volume}", path=ref.path, made=False, copy_up=True)

@@ -17,13 +17,11 @@ import structlog
 from hyperd.config import Config
 from hyperd.container.execs import ExecService
 from hyperd.container.locks import PodLocks
-from hyperd.container.logconf import log_settings
 from hyperd.container.names import image_base, named
-from hyperd.container.plan import check_files
-from hyperd.container.service import ContainerService, check_supported
+from hyperd.container.service import ContainerService
 from hyperd.container.states import LIVE, ContainerState
 from hyperd.db.models import PodRow
-from hyperd.errors import Busy, Conflict, HyperError, InvalidInput, NotAlive, NotFound, NotSupported
+from hyperd.errors import Busy, Conflict, HyperError, InvalidInput, NotAlive, NotFound
 from hyperd.event.bus import EventBus
 from hyperd.image.service import ImageService
 from hyperd.network.service import NetworkService
@@ -37,7 +35,7 @@ from hyperd.pod.states import WITH_VM, PodState, list_word
 from hyperd.pod.views import PodView
 from hyperd.vm import guestfs
 from hyperd.vm.driver import SPARE_NICS, NicSpec
-from hyperd.vm.model import Vm, require_running
+from hyperd.vm.model import HostFiles, Vm, require_running
 from hyperd.vm.service import VmService
 
 log = structlog.get_logger(__name__)
@@ -75,19 +73,16 @@ class PodService:
 
     # -- commands
 
-    def create(self, spec: PodSpec) -> str:
+    def create(self, spec: PodSpec, *, may_fetch: bool = True) -> str:
         """Register a pod and its containers; nothing runs yet.
 
-        After a failure nothing is left. Errors: ImageNotFound (the only 404), InvalidInput, Conflict, NotSupported,
-        Busy.
+        ``may_fetch``: whether the caller may let this host fetch files by URI. After a failure nothing is left.
+        Errors: ImageNotFound (the only 404), InvalidInput, Conflict, NotSupported, Busy, Forbidden, TooLarge, Timeout.
         """
         spec = self._complete(spec)
-        check_pod_supported(spec)
         for container in spec.containers:
-            check_supported(container)
-            check_files(container, spec.files)
-            log_settings(self._config, spec, spec.id, "check", container)
-            self._images.get(container.image)
+            self._containers.check(spec, container, may_fetch=may_fetch)
+        self._containers.volumes.check(spec, spec.containers)
         with self._locks.locked(spec.id, "create"):
             if self.records.count() >= self._config.max_pods:
                 raise Busy(f"There have already been {self._config.max_pods} Pods", resolution="remove some")
@@ -97,6 +92,7 @@ class PodService:
                 self.records.update(spec.id, spec=dump_pod(reserved))
                 for position, container in enumerate(spec.containers):
                     self._containers.insert(spec.id, container, position=position)
+                    self._containers.files.fetch(spec.id, container, spec.files)
             except BaseException:
                 self._erase(spec.id)
                 raise
@@ -343,18 +339,26 @@ class PodService:
             layers = [layer.path for row in rows for layer in self._images.get(row.image_id).layers]
             nics = netplan.nic_specs(leases)
             size = spec.resource
-            if vm_id:
-                vm = self._vms.claim(vm_id, spec.id, vcpu=size.vcpu, memory=size.memory)
-                undo.callback(self._vms.destroy, vm)
-                self._vms.plug(vm, scratch=scratch, layers=layers, nics=nics)
-            elif (pooled := self._from_pool(spec, scratch=scratch, layers=layers, nics=nics)) is not None:
-                vm = pooled
-                undo.callback(self._vms.destroy, vm)
-            else:
-                vm = self._vms.boot(
-                    vcpu=size.vcpu, memory=size.memory, pod_id=spec.id, disks=layers, scratch=scratch, nics=nics
-                )
-                undo.callback(self._vms.destroy, vm)
+            with self._containers.volumes.opened(spec) as files:
+                if vm_id:
+                    files.require_none()
+                    vm = self._vms.claim(vm_id, spec.id, vcpu=size.vcpu, memory=size.memory)
+                    undo.callback(self._vms.destroy, vm)
+                    self._vms.plug(vm, scratch=scratch, layers=layers, nics=nics)
+                elif (pooled := self._from_pool(spec, files, scratch=scratch, layers=layers, nics=nics)) is not None:
+                    vm = pooled
+                    undo.callback(self._vms.destroy, vm)
+                else:
+                    vm = self._vms.boot(
+                        vcpu=size.vcpu,
+                        memory=size.memory,
+                        pod_id=spec.id,
+                        disks=layers,
+                        scratch=scratch,
+                        nics=nics,
+                        files=files,
+                    )
+                    undo.callback(self._vms.destroy, vm)
             self._network.plugged(spec.id)
             vm.agent.run(guestfs.enter(netplan.guest_setup(spec, leases)))
             self.net.balance(vm, spec, leases)
@@ -363,9 +367,11 @@ class PodService:
             )
             return vm
 
-    def _from_pool(self, spec: PodSpec, *, scratch: Path, layers: list[Path], nics: list[NicSpec]) -> Vm | None:
+    def _from_pool(
+        self, spec: PodSpec, files: HostFiles, *, scratch: Path, layers: list[Path], nics: list[NicSpec]
+    ) -> Vm | None:
         """Give a VM of the pool with the pod's disks and NIC; None when there is none that fits and is well."""
-        if len(nics) > SPARE_NICS:
+        if files.any or len(nics) > SPARE_NICS:
             return None
         while (vm := self._vms.take(spec.id, vcpu=spec.resource.vcpu, memory=spec.resource.memory)) is not None:
             try:
@@ -424,13 +430,3 @@ class PodService:
         if row.state != wanted:
             raise Conflict(f"{verb}: pod state is not valid: {row.state}")
         return row
-
-
-def check_pod_supported(spec: PodSpec) -> None:
-    """Refuse what this version cannot do yet. Errors: NotSupported."""
-    missing = {
-        "volumes with a source or format": [volume for volume in spec.volumes if volume.source or volume.format],
-    }
-    for name, value in missing.items():
-        if value:
-            raise NotSupported(f"{name} of a pod are not supported by this version", resolution="leave them out")

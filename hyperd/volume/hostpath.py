@@ -46,11 +46,6 @@ class HostObject:
             self.fd = -1
 
     @property
-    def link(self) -> Path:
-        """A path by which other processes of the same user reach exactly this object while it is open."""
-        return Path(f"/proc/{os.getpid()}/fd/{self.fd}")
-
-    @property
     def is_directory(self) -> bool:
         """Whether it is a directory."""
         return stat.S_ISDIR(self.mode)

@@ -28,7 +28,7 @@ FLOORS = (
     {"image", "volume", "network", "vm"},
     {"registry", "db", "guest"},
     {"agent"},
-    {"stream", "event", "configfile", "listeners", "logsetup", "pod specification"},
+    {"stream", "event", "capabilities", "configfile", "listeners", "logsetup", "pod specification"},
     {"config"},
     {"errors"},
     {""},  # hyperd/__init__.py: the version

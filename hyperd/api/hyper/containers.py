@@ -9,7 +9,7 @@ from flask import Response, g
 
 from hyperd.api import answers, params, takeover
 from hyperd.api.aside import Waiting
-from hyperd.api.context import engine
+from hyperd.api.context import engine, may_fetch
 from hyperd.api.hyper.routes import blueprint
 from hyperd.errors import ImageNotFound, InvalidInput, NotAlive, NotFound, NotSupported
 from hyperd.pod.schema import IDENTIFIER
@@ -42,7 +42,7 @@ def create_container() -> Response:
     spec = parse_container(params.body_json("the container"))
     check_image(spec.image, "image")
     try:
-        return answers.env({"ID": engine().containers.create(pod_id, spec)}, 201)
+        return answers.env({"ID": engine().containers.create(pod_id, spec, may_fetch=may_fetch())}, 201)
     except ImageNotFound:
         raise
     except NotFound as error:

@@ -14,9 +14,10 @@ from pathlib import Path
 import libvirt
 import structlog
 
+from hyperd.capabilities import FOREIGN_FILES, restrict_thread
 from hyperd.errors import DriverError, HyperError, NotFound
 from hyperd.vm.driver import PowerState, VmEvent, VmEventKind
-from hyperd.vm.libvirt import bounding, reaper
+from hyperd.vm.libvirt import reaper
 from hyperd.vm.libvirt.calls import call
 from hyperd.vm.libvirt.guest import Guest, power_state
 
@@ -42,7 +43,7 @@ class Capabilities:
 def qemu_conf(*, privileged: bool) -> str:
     """Return the embedded driver's ``qemu.conf``.
 
-    As root QEMU stays root, but with next to no capabilities (``bounding`` sees to that for each VM, not libvirt for
+    As root QEMU stays root, but with next to no capabilities (``create`` sees to that for each VM, not libvirt for
     all), and its seccomp sandbox stays on. Nothing is
     chown'ed: images are shared between VMs and belong to the store. Mount namespaces and cgroups of the host are left
     alone: they do not work where hyperd itself runs in a container.
@@ -259,7 +260,7 @@ class Host:
 
         def create() -> libvirt.virDomain:
             self._refresh(connection)
-            bounding.restrict(foreign_files=foreign_files)  # of this call's own thread
+            restrict_thread(FOREIGN_FILES if foreign_files else ())  # this call has a thread of its own
             return connection.createXML(xml, flags)
 
         made = call(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hyperd.vm.libvirt import bounding
+from hyperd import capabilities
 
 pytestmark = pytest.mark.root
 
@@ -29,19 +29,19 @@ def sets_of_a_child(before: Callable[[], None]) -> dict[str, int]:
 
 
 def test_a_vm_without_files_of_others_gets_nothing() -> None:
-    sets = sets_of_a_child(lambda: bounding.restrict(foreign_files=False))
+    sets = sets_of_a_child(lambda: capabilities.restrict_thread())
     assert set(sets.values()) == {0}
 
 
 def test_a_vm_with_files_of_others_gets_what_files_need_and_no_device_nodes() -> None:
-    sets = sets_of_a_child(lambda: bounding.restrict(foreign_files=True))
-    wanted = sum(1 << number for number in bounding.FOREIGN_FILES)
+    sets = sets_of_a_child(lambda: capabilities.restrict_thread(capabilities.FOREIGN_FILES))
+    wanted = sum(1 << number for number in capabilities.FOREIGN_FILES)
     assert (sets["CapEff"], sets["CapBnd"]) == (wanted, wanted)
     assert not sets["CapEff"] & 1 << 27  # mknod
 
 
 def test_other_threads_keep_what_they_have() -> None:
     before = sets_of_a_child(lambda: None)
-    sets_of_a_child(lambda: bounding.restrict(foreign_files=False))
+    sets_of_a_child(lambda: capabilities.restrict_thread())
     assert sets_of_a_child(lambda: None) == before
     assert before["CapEff"]
