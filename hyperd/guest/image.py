@@ -182,6 +182,7 @@ def _base_entries(agent: Path) -> list[cpio.Entry]:
     entries = [cpio.directory(name) for name in names]
     entries.append(cpio.character_device("dev/console", major=5, minor=1))
     entries.append(cpio.file("init", agent.read_bytes(), 0o755))
+    entries.append(cpio.symlink("sbin/hyper-agent", "/init"))  # its tools
     entries.append(cpio.file("sbin/busybox", _busybox().read_bytes(), 0o755))
     entries += [cpio.symlink(f"bin/{name}", "/sbin/busybox") for name in _APPLETS.split()]
     entries += [cpio.file("etc/passwd", _PASSWD), cpio.file("etc/group", _GROUP)]

@@ -16,6 +16,7 @@
 #include "process.h"
 #include "shutdown.h"
 #include "streams.h"
+#include "tools.h"
 
 enum { PORT_WAIT_MS = 60000, SIGNAL_GRACE_MS = 5000 };
 
@@ -78,9 +79,12 @@ static bool work(void) {
 
 int main(int argc, char **argv) {
   static struct watch signals;
+  int tool = tool_main(argc, argv);
+  if (tool >= 0)
+    return tool;
   hosted = argc >= 4 && strcmp(argv[1], "--test") == 0;
   if (!hosted && getpid() != 1) {
-    fprintf(stderr, "usage: hyper-agent --test CONTROL_SOCKET STREAM_SOCKET [CGROUP_ROOT]\n");
+    fprintf(stderr, "usage: hyper-agent --test CONTROL_SOCKET STREAM_SOCKET [CGROUP_ROOT] (tools: docs/protocol.md)\n");
     return 2;
   }
   if (hosted)

@@ -1,0 +1,330 @@
+"""The agent's archive tools against Python's tarfile and GNU tar."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import random
+import stat
+import subprocess
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.hosted import agent_binary
+
+OPAQUE = "trusted.overlay.opaque"
+CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")  # cap_net_bind_service+ep, revision 2
+
+pytestmark = pytest.mark.root
+
+
+def tool(*words: str | Path, data: bytes = b"", code: int = 0) -> subprocess.CompletedProcess[bytes]:
+    done = subprocess.run([agent_binary(), *words], input=data, capture_output=True, timeout=60, check=False)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def members(data: bytes) -> dict[str, tarfile.TarInfo]:
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        found = archive.getmembers()
+    assert len({member.name for member in found}) == len(found)
+    return {member.name: member for member in found}
+
+
+def snapshot(root: Path) -> dict[bytes, tuple[object, ...]]:
+    """Everything about every file below a directory; hard links by their group."""
+    found: dict[bytes, tuple[object, ...]] = {}
+    first: dict[int, bytes] = {}
+    top = os.fsencode(root)
+    for directory, names, files in os.walk(top):
+        for name in sorted(names + files):
+            path = directory + b"/" + name
+            info = os.lstat(path)
+            content: object = None
+            if stat.S_ISREG(info.st_mode):
+                content = hashlib.sha256(Path(os.fsdecode(path)).read_bytes()).hexdigest()
+            elif stat.S_ISLNK(info.st_mode):
+                content = os.readlink(path)  # noqa: PTH115
+            relative = os.path.relpath(path, top)
+            group = relative if stat.S_ISDIR(info.st_mode) else first.setdefault(info.st_ino, relative)
+            xattrs = {
+                key: os.getxattr(path, key, follow_symlinks=False) for key in os.listxattr(path, follow_symlinks=False)
+            }
+            found[relative] = (
+                info.st_mode,
+                info.st_uid,
+                info.st_gid,
+                info.st_mtime_ns,
+                info.st_rdev,
+                0 if stat.S_ISDIR(info.st_mode) else info.st_nlink,
+                group,
+                content,
+                tuple(sorted(xattrs.items())),
+            )
+    return found
+
+
+def nasty(root: Path) -> None:
+    """A directory with everything that is hard about files."""
+    root.mkdir()
+    (root / "empty").mkdir(mode=0o700)
+    (root / "plain").write_bytes(b"hello\n")
+    (root / "plain").chmod(0o6755)
+    os.chown(root / "plain", 12, 34)
+    os.chown(root / "empty", 3_000_000, 4_000_000_000)
+    os.link(root / "plain", root / "second")
+    (root / "deep").mkdir()
+    os.link(root / "plain", root / "deep" / "third")
+    (root / "link").symlink_to("plain")
+    (root / "dangling").symlink_to("/no/where/" + "x" * 200)
+    os.mkfifo(root / "fifo", 0o640)
+    os.mknod(root / "device", stat.S_IFCHR | 0o600, os.makedev(5, 300))
+    os.mknod(root / "disk", stat.S_IFBLK | 0o660, os.makedev(259, 70_000))
+    (root / ("n" * 255)).write_bytes(b"long name")
+    path = root / "deep"
+    for _ in range(12):
+        path = path / ("d" * 100)
+        path.mkdir()
+    (path / "bottom").write_bytes(b"down here")
+    Path(os.fsdecode(os.fsencode(root) + b"/latin\xe9")).write_bytes(b"not utf-8")
+    Path(os.fsdecode(os.fsencode(root) + b"/" + b"\xff\xfe" * 100)).write_bytes(b"long and not utf-8")
+    (root / "grüße").write_bytes(b"utf-8")
+    (root / "new\nline").write_bytes(b"x")
+    with (root / "sparse").open("wb") as file:
+        file.seek(50 << 20)
+        file.write(b"island")
+        file.truncate(200 << 20)
+    (root / "big").write_bytes(random.Random(1).randbytes(3_000_001))
+    os.setxattr(root / "big", "user.note", b"binary\0value\n=")
+    os.setxattr(root / "deep", "user.dir", b"yes")
+    os.setxattr(root / "big", "security.capability", CAPABILITY)
+    os.utime(root / "big", ns=(0, 1_600_000_000_123_456_789))
+    os.utime(root / "second", ns=(0, -1_500_000_000))
+    os.utime(root / "link", ns=(0, 5_000_000_000), follow_symlinks=False)
+    os.utime(root / "empty", ns=(0, 9_000_000_000_000_000_000))
+
+
+def test_a_tree_goes_out_and_comes_back_the_same(tmp_path: Path) -> None:
+    nasty(tmp_path / "a")
+    archive = tool("--pack-tree", tmp_path / "a").stdout
+    (tmp_path / "b").mkdir()
+    tool("--unpack", tmp_path / "b", data=archive)
+    assert snapshot(tmp_path / "b") == snapshot(tmp_path / "a")
+    assert (tmp_path / "b/sparse").stat().st_blocks < 1000
+    assert tool("--pack-tree", tmp_path / "b").stdout == archive
+    assert len(archive) < 6 << 20
+
+
+def test_other_programs_read_what_is_packed(tmp_path: Path) -> None:
+    nasty(tmp_path / "a")
+    archive = tool("--pack-tree", tmp_path / "a").stdout
+    found = members(archive)
+    assert list(found) == sorted(found, key=lambda name: [os.fsencode(part) for part in name.split("/")])
+    assert found["big"].pax_headers["mtime"] == "1600000000.123456789"
+    assert found["second"].islnk()
+    assert found["second"].linkname == "deep/third"
+    (tmp_path / "b").mkdir()
+    command = ["tar", "-x", "-p", "--numeric-owner", "--xattrs", "--xattrs-include=*", "-C", tmp_path / "b"]
+    subprocess.run(command, input=archive, check=True)
+    assert snapshot(tmp_path / "b") == snapshot(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("kind", "sparse"),
+    [
+        *((kind, ()) for kind in ("gnu", "pax", "ustar", "v7", "oldgnu")),
+        ("gnu", ("--sparse",)),
+        ("oldgnu", ("--sparse",)),
+        ("pax", ("--sparse",)),
+        ("pax", ("--sparse", "--sparse-version=0.1")),
+    ],
+)
+def test_archives_of_gnu_tar_are_read(tmp_path: Path, kind: str, sparse: tuple[str, ...]) -> None:
+    source = tmp_path / "a"
+    source.mkdir()
+    (source / "file").write_bytes(b"x" * 1000)
+    os.link(source / "file", source / "other")
+    (source / "dir").mkdir(mode=0o711)
+    (source / "link").symlink_to("file")
+    with (source / "sparse").open("wb") as file:
+        for at in range(1, 12):
+            file.seek(at << 20)
+            file.write(b"%d" % at)
+    if kind in {"gnu", "pax", "oldgnu"}:
+        (source / ("n" * 200)).symlink_to("t" * 300)
+    for path in source.iterdir():
+        os.utime(path, (1_700_000_000, 1_700_000_000), follow_symlinks=False)
+    archive = subprocess.check_output(["tar", "-c", f"--format={kind}", *sparse, "-C", source, "."])
+    (tmp_path / "b").mkdir()
+    tool("--unpack", tmp_path / "b", data=archive)
+    assert snapshot(tmp_path / "b") == snapshot(source)
+
+
+def test_a_difference_has_whiteouts_and_opaque_directories(tmp_path: Path) -> None:
+    upper, lower = tmp_path / "upper", tmp_path / "lower"
+    for directory in (
+        upper,
+        lower,
+        upper / "etc",
+        lower / "etc",
+        upper / "etc2",
+        lower / "etc2",
+        upper / "dev",
+        upper / "opaque",
+    ):
+        directory.mkdir()
+    for name in ("etc/hosts", "etc2/hosts", ".wh.fake"):
+        (upper / name).touch()
+    (upper / "etc2").chmod(0o700)
+    os.mknod(upper / "gone", stat.S_IFCHR, os.makedev(0, 0))
+    os.setxattr(upper / "opaque", OPAQUE, b"y")
+    os.setxattr(upper / "opaque", "trusted.overlay.impure", b"y")
+    (upper / "opaque" / "in").write_bytes(b"1")
+    done = tool("--pack", upper, lower, "dev", "etc/hosts", "etc2/hosts")
+    found = members(done.stdout)
+    assert list(found) == ["etc2", ".wh.gone", "opaque", "opaque/.wh..wh..opq", "opaque/in"]
+    assert found[".wh.gone"].isreg()
+    assert not any("trusted" in key for member in found.values() for key in member.pax_headers)
+    assert b".wh.fake" in done.stderr
+    everything = members(tool("--pack", upper).stdout)
+    assert {"etc", "etc/hosts", "dev"} < set(everything)
+
+
+def put(root: Path, build: Callable[[tarfile.TarFile], None], *words: str, code: int = 0) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        build(archive)
+    return tool("--unpack", root, *words, data=out.getvalue(), code=code).stderr
+
+
+def add(archive: tarfile.TarFile, name: str, data: bytes = b"", **fields: object) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    for key, value in fields.items():
+        setattr(info, key, value)
+    archive.addfile(info, io.BytesIO(data))
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [("../evil", {})],
+        [("a/../../evil", {})],
+        [("hard", {"type": tarfile.LNKTYPE, "linkname": "../outside/secret"})],
+        [("n" * 256, {})],
+        [("x", {"type": tarfile.CHRTYPE, "devmajor": 100_000})],
+        [("", {})],
+    ],
+)
+def test_hostile_archives_are_refused(tmp_path: Path, entries: list[tuple[str, dict[str, object]]]) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    root.mkdir()
+    outside.mkdir()
+    (outside / "secret").write_bytes(b"s")
+    message = put(root, lambda archive: [add(archive, name, **fields) for name, fields in entries], code=1)
+    assert b"unpack" in message
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["outside", "root"]
+
+
+def test_links_never_lead_out_of_the_root(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    root.mkdir()
+    outside.mkdir()
+    (root / "there").symlink_to(outside)
+    (root / "up").symlink_to("../outside")
+    inside = root / str(outside)[1:]
+    inside.mkdir(parents=True)
+    (root / "outside").mkdir()
+
+    def build(archive: tarfile.TarFile) -> None:
+        add(archive, "mine", type=tarfile.SYMTYPE, linkname=str(outside))
+        add(archive, "/there/a", b"1")
+        add(archive, "up/b", b"1")
+        add(archive, "mine/c", b"1")
+
+    put(root, build)
+    assert list(outside.iterdir()) == []
+    assert sorted(path.name for path in inside.iterdir()) == ["a", "c"]
+    assert (root / "outside/b").exists()
+
+
+def test_owner_mode_and_new_name(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/passwd").write_text("app:x:77:88::/:/bin/sh\n")
+    (tmp_path / "etc/group").write_text("team:x:99:\n")
+    put(tmp_path, lambda archive: add(archive, "one", b"1"), "/new/dir/name", "app:team", "0640", "single")
+    info = (tmp_path / "new/dir/name").stat()
+    assert (info.st_uid, info.st_gid, stat.S_IMODE(info.st_mode)) == (77, 99, 0o640)
+    assert (tmp_path / "new").stat().st_uid == 77
+    put(tmp_path, lambda archive: add(archive, "one", b"1"), "/new/dir", "-", "-", "single")
+    assert (tmp_path / "new/dir/one").read_bytes() == b"1"
+    put(tmp_path, lambda archive: add(archive, "one", b"2"), "/fresh/", "5", "-", "single")
+    assert (tmp_path / "fresh/one").stat().st_gid == 5
+    assert b"nobody" in put(tmp_path, lambda archive: add(archive, "x"), "/", "nobody", code=1)
+
+
+def test_files_take_the_place_of_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "tree/deep").mkdir(parents=True)
+    (tmp_path / "tree/deep/file").touch()
+    (tmp_path / "file").write_bytes(b"old and long")
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept/stays").touch()
+
+    def build(archive: tarfile.TarFile) -> None:
+        add(archive, "tree", b"now a file")
+        add(archive, "file", b"new")
+        add(archive, "kept", type=tarfile.DIRTYPE, mode=0o711)
+        add(archive, "kept/more", b"1")
+        add(archive, "file", b"last")
+
+    put(tmp_path, build)
+    assert (tmp_path / "tree").read_bytes() == b"now a file"
+    assert (tmp_path / "file").read_bytes() == b"last"
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["more", "stays"]
+    assert stat.S_IMODE((tmp_path / "kept").stat().st_mode) == 0o711
+
+
+def test_copy_between_trees(tmp_path: Path) -> None:
+    source, target = tmp_path / "from", tmp_path / "to"
+    nasty(source)
+    target.mkdir()
+    tool("--copy", source, target, "/all", "-", "-", "/")
+    assert snapshot(target / "all") == snapshot(source)
+    tool("--copy", source, target, "/name", "7:8", "-", "/plain")
+    assert (target / "name").stat().st_uid == 7
+    tool("--copy", source, target, "/many/", "0:0", "-", "/b*", "/link")
+    assert sorted(path.name for path in (target / "many").iterdir()) == ["big", "link"]
+    assert (target / "many/link").read_bytes() == b"hello\n"
+    assert b"/none*: no such" in tool("--copy", source, target, "/x", "-", "-", "/none*", code=1).stderr
+    assert not (target / "x").exists()
+
+
+def test_damaged_archives_do_no_harm(tmp_path: Path) -> None:
+    nasty(tmp_path / "a")
+    (tmp_path / "a/big").unlink()
+    good = tool("--pack-tree", tmp_path / "a").stdout
+    chance = random.Random(7)
+    for number in range(300):
+        data = bytearray(good)
+        if number % 3 == 0:
+            del data[chance.randrange(len(data)) :]
+        for _ in range(chance.randrange(1, 6)):
+            at = min(int(chance.expovariate(1 / 30_000)), len(data) - 1)
+            block = at - at % 512
+            data[at] = chance.randrange(256)
+            if len(data) >= block + 512:  # most damage must get past the checksum to be interesting
+                head = data[block : block + 512]
+                head[148:156] = b" " * 8
+                data[block + 148 : block + 156] = b"%06o\0 " % sum(head)
+        root = tmp_path / "b"
+        root.mkdir()
+        done = subprocess.run(
+            [agent_binary(), "--unpack", root], input=data, capture_output=True, timeout=30, check=False
+        )
+        assert done.returncode in (0, 1), done
+        assert done.returncode == 0 or done.stderr
+        subprocess.run(["rm", "-rf", root], check=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
