@@ -41,10 +41,15 @@ def test_read_modify_write_from_eight_threads_loses_nothing(database):
 
 def test_an_exception_rolls_back(database):
     migrate(database)
-    with pytest.raises(RuntimeError), database.session() as session:
-        session.add(PodRow(id="p", state="pending", spec={}, labels={}, created_at=0.0, outcome="", reason=""))
-        session.flush()
-        raise RuntimeError
+
+    def fail():
+        with database.session() as session:
+            session.add(PodRow(id="p", state="pending", spec={}, labels={}, created_at=0.0, outcome="", reason=""))
+            session.flush()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     with database.session() as session:
         assert session.get(PodRow, "p") is None
 

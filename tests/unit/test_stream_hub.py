@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from functools import partial
 
 import pytest
 
@@ -111,7 +112,7 @@ def test_a_slow_client_stops_the_acknowledgements_until_it_reads_or_leaves(relay
     size = 1 << 16
     at = 0
     while not in_loop(relay, lambda: client.congested):
-        in_loop(relay, lambda: hub.data(1, at, bytes(size)))
+        in_loop(relay, partial(hub.data, 1, at, bytes(size)))
         at += size
         assert at < 64 << 20
     before = list(guest.acks)
@@ -120,8 +121,10 @@ def test_a_slow_client_stops_the_acknowledgements_until_it_reads_or_leaves(relay
     slow.close()
 
     async def settled():
-        while not client.closed:
-            await asyncio.sleep(0.001)
+        gone = asyncio.Event()
+        client.on_closed, before = (lambda: (before(), gone.set())), client.on_closed
+        if not client.closed:
+            await gone.wait()
 
     relay.call(settled(), timeout=10)
     assert in_loop(relay, lambda: guest.acks[-1]) == (1, at + 4)
@@ -143,17 +146,17 @@ def test_after_a_restart_the_stream_resumes_behind_what_is_on_disk(relay, tmp_pa
 
 
 def test_a_guest_that_sends_more_than_its_window_fills_no_memory(relay):
-    hub, guest = make(relay)
+    hub, _ = make(relay)
     slow, client = join(relay, hub)
     at = 0
     while not in_loop(relay, lambda: client.congested):
-        in_loop(relay, lambda: hub.data(1, at, bytes(1 << 16)))
+        in_loop(relay, partial(hub.data, 1, at, bytes(1 << 16)))
         at += 1 << 16
-    pending = in_loop(relay, lambda: client._transport.get_write_buffer_size())
+    pending = in_loop(relay, client._transport.get_write_buffer_size)
     for number in range(100):
         in_loop(relay, lambda n=number: hub.data(1, at + (n << 16), bytes(1 << 16)))
         in_loop(relay, lambda n=number: hub.data(1, at + (n << 40), b"a jump"))
-    grown = in_loop(relay, lambda: client._transport.get_write_buffer_size()) - pending
+    grown = in_loop(relay, client._transport.get_write_buffer_size) - pending
     assert grown <= 262_144 + 8 * 8
     slow.close()
 
