@@ -10,7 +10,7 @@ from typing import Any
 
 from hyperd.agent.client import AgentClient
 from hyperd.errors import InvalidInput, NotAlive, NotSupported
-from hyperd.vm.driver import ShareSpec
+from hyperd.vm.driver import DiskSpec, ShareSpec
 
 SCRATCH_LUN = 0
 MAX_LUN = 254
@@ -67,7 +67,7 @@ class HostFiles:
     @property
     def any(self) -> bool:
         """Whether a VM of the pool will not do."""
-        return bool(self.shares or self.foreign or self.cache)
+        return bool(self.shares or self.foreign or self.cache not in ("", DiskSpec.cache))
 
 
 NO_FILES = HostFiles()
