@@ -6,7 +6,7 @@ import secrets
 import shutil
 import string
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,13 +20,13 @@ from hyperd.container.locks import PodLocks
 from hyperd.container.names import image_base, named
 from hyperd.container.service import ContainerService
 from hyperd.container.states import LIVE, ContainerState
-from hyperd.db.models import PodRow
+from hyperd.db.models import ContainerRow, PodRow
 from hyperd.errors import Busy, Conflict, HyperError, InvalidInput, NotAlive, NotFound
 from hyperd.event.bus import EventBus
 from hyperd.image.service import ImageService
 from hyperd.network.service import NetworkService
 from hyperd.pod import netplan, views
-from hyperd.pod.model import PodSpec
+from hyperd.pod.model import PodSpec, VolumeSpec
 from hyperd.pod.network import PodNetwork
 from hyperd.pod.records import PodRecords
 from hyperd.pod.scratch import make_scratch
@@ -37,6 +37,7 @@ from hyperd.vm import guestfs
 from hyperd.vm.driver import SPARE_NICS, NicSpec
 from hyperd.vm.model import HostFiles, Vm, require_running
 from hyperd.vm.service import VmService
+from hyperd.volume.catalog import volumes_of
 
 log = structlog.get_logger(__name__)
 
@@ -232,13 +233,23 @@ class PodService:
         described = [self._containers.describe(container) for container in containers]
         vm = self._vms.of_pod(pod_id)
         leases = self._network.leases(pod_id) if vm else []
+        spec = parse_pod(row.spec)
         return views.pod_info(
             row,
-            parse_pod(row.spec),
+            spec,
             vm_id=vm.id if vm else "",
             addresses=[cidr for lease in leases for cidr in lease.cidrs],
             containers=list(zip(containers, described, strict=True)),
+            volumes=self._volumes(spec, containers),
         )
+
+    def _volumes(self, spec: PodSpec, rows: Sequence[ContainerRow]) -> list[VolumeSpec]:
+        """Give every volume of a pod, those of images included."""
+        found = volumes_of(spec.volumes, [self._containers.records.spec(row) for row in rows])
+        for row in rows:
+            for ref in self._containers.volume_refs(row):
+                found.setdefault(ref.volume, VolumeSpec(name=ref.volume))
+        return list(found.values())
 
     # -- what happens by itself
 
@@ -248,6 +259,8 @@ class PodService:
         if not vm.pod_id:
             return
         with self._locks.locked(vm.pod_id, "clean up after its VM"):
+            if self._vms.of_pod(vm.pod_id) is not None:
+                return  # the pod has got another one meanwhile
             try:
                 state = PodState(self.records.get(vm.pod_id).state)
             except NotFound:
