@@ -187,6 +187,12 @@ class Catalog:
             row = session.get(TagRow, (repository, tag))
             return "" if row is None else row.image_id
 
+    def tags(self, repository: str) -> list[str]:
+        """Give the tags of a repository (its familiar name)."""
+        wanted = select(TagRow.tag).where(TagRow.repository == repository).order_by(TagRow.tag)
+        with self._database.session() as session:
+            return list(session.scalars(wanted))
+
     def find(self, name: str) -> tuple[str, Reference | None]:
         """Find an image by name, ``name@digest``, id or unique beginning of an id.
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform as host_platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hyperd.errors import ImageNotFound, NotSupported, RegistryError, TooLarge
+from hyperd.registry.client import RawManifest
 from hyperd.registry.reference import is_digest
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -21,6 +23,7 @@ ACCEPT = (OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST)
 MAX_CONFIG = 8 * 2**20
 MAX_LAYERS = 127  # Docker's own bound
 MAX_INDEX = 1024  # manifests in an index
+OCI_PREFIX = "application/vnd.oci."
 _CONFIG_TYPES = {OCI_CONFIG, DOCKER_CONFIG, ""}
 _LAYER_TYPES = frozenset(
     {
@@ -173,6 +176,40 @@ def diff_ids(config: Mapping[str, Any], count: int) -> tuple[str, ...]:
     if not isinstance(config.get("config") or {}, dict):
         raise RegistryError("an image's configuration is nonsense", details="config")
     return tuple(found)
+
+
+def layer_type(kind: str, *, oci: bool = True) -> str:
+    """Give the media type of a layer that is compressed by ``gzip``, ``zstd`` or not at all (empty)."""
+    if oci:
+        return "application/vnd.oci.image.layer.v1.tar" + (f"+{kind}" if kind else "")
+    return "application/vnd.docker.image.rootfs.diff.tar" + (f".{kind}" if kind else "")
+
+
+def new_manifest(config: bytes, layers: Sequence[Descriptor], *, oci: bool) -> RawManifest:
+    """Write a manifest.
+
+    Args:
+        config: the image's configuration.
+        layers: bottom first; their media types say how they are compressed.
+        oci: as OCI image manifest, else as Docker's schema 2.
+
+    """
+    digest = "sha256:" + hashlib.sha256(config).hexdigest()
+    data = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST if oci else DOCKER_MANIFEST,
+        "config": {"mediaType": OCI_CONFIG if oci else DOCKER_CONFIG, "digest": digest, "size": len(config)},
+        "layers": [
+            {
+                "mediaType": layer_type(layer.media_type.partition("+")[2], oci=oci),
+                "digest": layer.digest,
+                "size": layer.size,
+            }
+            for layer in layers
+        ],
+    }
+    body = json.dumps(data, separators=(",", ":")).encode()
+    return RawManifest(body, str(data["mediaType"]), "sha256:" + hashlib.sha256(body).hexdigest())
 
 
 def _list(data: Mapping[str, Any], key: str, most: int) -> list[dict[str, Any]]:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from sqlalchemy import delete, select
 
-from hyperd.db.models import BlobRow, ImageLayerRow, ImageRow, LayerRow, ManifestRow, TagRow
+from hyperd.db.models import BlobRow, ImageLayerRow, ImageRow, LayerRow, ManifestRow, RepoDigestRow, TagRow
 from hyperd.db.session import Database
 from hyperd.image.catalog import NewLayer, no_such_image
 from hyperd.registry.client import RawManifest
+from hyperd.registry.reference import Reference
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Provenance:
         self._database = database
 
     def add_manifest(self, image_id: str, manifest: RawManifest) -> None:
-        """Keep a manifest of an image that exists."""
+        """Keep a manifest of an image; without the image there is nothing to keep."""
         row = ManifestRow(
             digest=manifest.digest,
             image_id=image_id,
@@ -58,7 +59,8 @@ class Provenance:
             added_at=time.time(),
         )
         with self._database.session() as session:
-            session.merge(row)
+            if session.get(ImageRow, image_id) is not None:
+                session.merge(row)
 
     def manifests(self, image_id: str) -> list[RawManifest]:
         """Give the manifests an image came with, the newest first."""
@@ -125,6 +127,28 @@ class Provenance:
             gone = sorted(set(digests) - set(session.scalars(named)))
             session.execute(delete(BlobRow).where(BlobRow.digest.in_(gone)))
             return gone
+
+    def repositories(self, diff_id: str) -> list[str]:
+        """Give repositories that images with a layer came from or went to, familiar."""
+        wanted = (
+            select(RepoDigestRow.repository)
+            .join(ImageLayerRow, ImageLayerRow.image_id == RepoDigestRow.image_id)
+            .where(ImageLayerRow.diff_id == diff_id)
+            .distinct()
+            .order_by(RepoDigestRow.repository)
+        )
+        with self._database.session() as session:
+            return list(session.scalars(wanted))
+
+    def note_push(self, reference: Reference, image_id: str, digest: str) -> None:
+        """Note the manifest that a repository has now; the tag may name another image meanwhile."""
+        with self._database.session() as session:
+            if session.get(ImageRow, image_id) is None:
+                return
+            session.merge(RepoDigestRow(repository=reference.repository, digest=digest, image_id=image_id))
+            tag = session.get(TagRow, (reference.repository, reference.tag))
+            if tag is not None and tag.image_id == image_id:
+                tag.digest = digest
 
     def tag_digest(self, repository: str, tag: str) -> str:
         """Give the digest of the manifest that a tag was pulled or pushed with, empty when there is none."""

@@ -101,7 +101,7 @@ class Puller:
             Cancelled: ``cancelled`` said yes.
 
         """
-        target, sent = reference.with_default_tag(), _meta_headers(headers)
+        target, sent = reference.with_default_tag(), meta_headers(headers)
         return self._workers.run(
             "image-pull",
             lambda sink, stop: self._pull(_Job(target, sink, stop, auth, sent)),
@@ -276,7 +276,8 @@ def _is_for(auth: AuthConfig | None, host: str) -> bool:
     return auth is not None and bool(auth.serveraddress) and host_of(auth.serveraddress) == host
 
 
-def _meta_headers(headers: Mapping[str, str]) -> dict[str, str]:
+def meta_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Choose the headers of a client's request that go on to the registry."""
     return {name: value for name, value in headers.items() if name.lower().startswith(_META_HEADER)}
 
 

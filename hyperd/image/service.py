@@ -12,14 +12,16 @@ import structlog
 
 from hyperd.config import Config
 from hyperd.db.session import Database
-from hyperd.errors import Conflict, InvalidInput, Unauthorized
+from hyperd.errors import ImageNotFound, InvalidInput, Unauthorized
 from hyperd.event.bus import EventBus
 from hyperd.image.catalog import Catalog, ImageRecord
 from hyperd.image.intake import AddedLayer, Intake
+from hyperd.image.keeper import Keeper, Pruned, Removed
 from hyperd.image.progress import Line
 from hyperd.image.provenance import Provenance
-from hyperd.image.pull import Puller, host_of
-from hyperd.image.store import ImageStore, is_old
+from hyperd.image.pull import Puller, host_of, meta_headers
+from hyperd.image.push import Pusher
+from hyperd.image.store import ImageStore
 from hyperd.image.work import Workers
 from hyperd.registry.auth import AuthConfig, TokenCache
 from hyperd.registry.client import RegistryClient
@@ -27,8 +29,6 @@ from hyperd.registry.reference import Reference
 from hyperd.registry.transport import Stop, Transport
 
 log = structlog.get_logger(__name__)
-
-Removed = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -95,21 +95,22 @@ class ImageService:
         self._events = events or EventBus()
         self._store = ImageStore(root)
         self._catalog = Catalog(database, default_domain=config.registry.default)
-        self._in_use = in_use
         self._transport = Transport(config.registry)
         self._tokens = TokenCache()
         self._provenance = Provenance(database)
         self._workers = Workers()
         self._max_layer = config.registry.max_layer_bytes
-        self._puller = Puller(
-            config=config.registry,
-            store=self._store,
-            catalog=self._catalog,
-            transport=self._transport,
-            tokens=self._tokens,
-            provenance=self._provenance,
-            workers=self._workers,
-        )
+        parts: dict[str, Any] = {
+            "config": config.registry,
+            "store": self._store,
+            "catalog": self._catalog,
+            "transport": self._transport,
+            "tokens": self._tokens,
+            "provenance": self._provenance,
+            "workers": self._workers,
+        }
+        self._puller, self._pusher = Puller(**parts), Pusher(**parts)
+        self._keeper = Keeper(store=self._store, catalog=self._catalog, in_use=in_use, events=self._events)
 
     def close(self) -> None:
         """End all transfers and close all connections."""
@@ -119,7 +120,7 @@ class ImageService:
     def recover(self) -> None:
         """Put the store right after a crash: half-made files go, unfinished pulls can be resumed for a day."""
         self._store.recover()
-        self._expire()
+        self._keeper.expire()
         diff_ids, digests = self._catalog.known()
         self._store.remove_strangers(diff_ids=diff_ids, digests=digests)
 
@@ -193,6 +194,56 @@ class ImageService:
         image = self.get(image_id)
         self._events.publish("image", "pull", image_id, name=reference.familiar, size=image.size)
         return image
+
+    def push(
+        self,
+        name: str,
+        *,
+        tag: str = "",
+        auth: AuthConfig | None,
+        headers: Mapping[str, str] | None = None,
+        progress: Callable[[Line], None],
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Push an image to its registry.
+
+        Args:
+            name: a repository, or a name with a tag; of a repository without a tag all tags are pushed.
+            tag: takes the place of the name's.
+            auth: credentials, None for anonymous.
+            headers: of the request; those that begin with ``X-Meta-`` go to the registry.
+            progress: gets Docker's progress lines, in this thread.
+            cancelled: asked five times a second, in this thread.
+
+        Raises:
+            InvalidInput: a bad name, or one with a digest.
+            ImageNotFound: there is no such image.
+            Unauthorized, Forbidden, RegistryError, Timeout: the registry's part.
+            OutOfSpace, HostFault: this host's part.
+            Cancelled: ``cancelled`` said yes.
+
+        """
+        reference = self._catalog.parse(name)
+        if reference.digest:
+            raise InvalidInput("cannot push a digest reference")
+        reference = reference.with_tag(tag) if tag else reference
+        if reference.digest:
+            raise InvalidInput("cannot push a digest reference")
+        tags = [reference.tag] if reference.tag else self._catalog.tags(reference.repository)
+        if not tags:
+            raise ImageNotFound(f"An image does not exist locally with the tag: {reference.repository}")
+        for one in tags:
+            target = reference.with_tag(one)
+            image_id, _ = self._catalog.find(target.familiar)
+            self._pusher.push(
+                target,
+                image_id,
+                auth=auth,
+                headers=meta_headers(headers or {}),
+                progress=progress,
+                cancelled=cancelled,
+            )
+            self._events.publish("image", "push", image_id, name=target.familiar)
 
     def adding(self) -> Intake:
         """Give a ``with`` block in which layers and then images of them are added; half of it does not stay."""
@@ -272,23 +323,36 @@ class ImageService:
             Conflict: containers or other images need it, or several repositories name it.
 
         """
-        if not name.strip():
-            raise InvalidInput("image name cannot be blank")
+        return self._keeper.remove(name, force=force, noprune=noprune)
+
+    def prune(self, *, everything: bool = False, labels: Sequence[str] = (), before: float | None = None) -> Pruned:
+        """Remove images that nobody needs.
+
+        Args:
+            everything: all that no container uses, not only nameless ones.
+            labels: ``key`` or ``key=value`` that an image must have, all of them.
+            before: only images created before (seconds since the epoch).
+
+        """
+        return self._keeper.prune(everything=everything, labels=labels, before=before)
+
+    def tag(self, name: str, target: str) -> None:
+        """Give an image a further name; another image loses it.
+
+        Args:
+            name: as for ``get``.
+            target: ``repository[:tag]``, without a tag ``latest``.
+
+        Raises:
+            InvalidInput: the target is no name.
+            ImageNotFound: there is no such image.
+
+        """
+        reference = self.taggable(target)
         with self._store.lock:
-            image_id, reference = self._catalog.find(name)
-            record = self._catalog.get(image_id)
-            self._check_removal(record, name, by_name=reference is not None, force=force)
-            taken = self._catalog.untag(name) if reference is not None else self._catalog.untag_all(image_id)
-            done = [{"untaged": entry} for entry in taken]
-            left = self._catalog.get(image_id)
-            if not (left.tags or left.digests or self._in_use(image_id) or self._catalog.children(image_id)):
-                done += self._delete(image_id, noprune=noprune)
-        for what in done:
-            if "untaged" in what:
-                self._events.publish("image", "untag", image_id, name=what["untaged"])
-            else:
-                self._events.publish("image", "delete", what["deleted"])
-        return done
+            image_id, _ = self._catalog.find(name)
+            self._catalog.set_name(reference, image_id)
+        self._events.publish("image", "tag", image_id, name=reference.familiar)
 
     def authenticate(self, auth: AuthConfig) -> str:
         """Show credentials to their registry.
@@ -333,47 +397,3 @@ class ImageService:
             digests=record.digests,
             parent=record.parent,
         )
-
-    def _check_removal(self, record: ImageRecord, name: str, *, by_name: bool, force: bool) -> None:
-        users = self._in_use(record.id)
-        short = record.id.removeprefix("sha256:")[:12]
-        last = len(record.tags) <= 1 if by_name else True
-        if users and last and (not force or not (record.tags or record.digests)):
-            raise Conflict(
-                f"conflict: unable to remove {name!r}: image {short} is being used by {', '.join(users[:5])}",
-                resolution="remove the containers first",
-            )
-        if by_name:
-            return
-        if self._catalog.children(record.id) and not (record.tags or record.digests):
-            raise Conflict(f"conflict: unable to delete {short} (cannot be forced) - image has dependent child images")
-        repositories = {tag.rpartition(":")[0] for tag in record.tags}
-        if len(repositories) > 1 and not force:
-            raise Conflict(
-                f"conflict: unable to delete {short} (must be forced) - image is referenced in multiple repositories",
-                details=", ".join(sorted(repositories)),
-            )
-
-    def _delete(self, image_id: str, *, noprune: bool) -> Removed:
-        done: Removed = []
-        while image_id:
-            parent = self._catalog.get(image_id).parent
-            layers, blobs = self._catalog.delete_image(image_id, spare=self._store.pins())
-            self._store.remove_layers(layers, blobs)
-            done.append({"deleted": image_id})
-            image_id = "" if noprune else self._prunable(parent)
-        return done
-
-    def _prunable(self, image_id: str) -> str:
-        """Give the image back when nothing holds it: no name, no child, no container."""
-        found = list(self._catalog.images(all_images=True, dangling=True, pattern=""))
-        names = {record.id for record in found if not record.digests}
-        held = image_id not in names or self._catalog.children(image_id) or self._in_use(image_id)
-        return "" if held else image_id
-
-    def _expire(self) -> None:
-        """Remove layers of pulls that were broken off a day ago."""
-        with self._store.lock:
-            unused = [d for d in self._catalog.unused_layers() if is_old(self._store.layer_path(d))]
-            layers, blobs = self._catalog.drop_layers(unused, spare=self._store.pins())
-            self._store.remove_layers(layers, blobs)

@@ -1,0 +1,150 @@
+"""What goes and what stays: removal by name, pruning, layers that nobody uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from hyperd.errors import Conflict, ImageNotFound, InvalidInput
+from hyperd.event.bus import EventBus
+from hyperd.image.catalog import Catalog, ImageRecord
+from hyperd.image.store import ImageStore, is_old
+
+log = structlog.get_logger(__name__)
+
+Removed = list[dict[str, str]]
+
+
+@dataclass
+class Pruned:
+    """What a clean-up did: ``removed`` as of ``remove``, ``freed`` bytes of the host's disk."""
+
+    removed: Removed = field(default_factory=list)
+    freed: int = 0
+
+
+class Keeper:
+    """Decides what is removed. Safe for threads.
+
+    Args:
+        store: the files.
+        catalog: the rows.
+        in_use: gives the names of the containers that use an image.
+        events: is told what goes.
+
+    """
+
+    def __init__(
+        self, *, store: ImageStore, catalog: Catalog, in_use: Callable[[str], Sequence[str]], events: EventBus
+    ) -> None:
+        self._store = store
+        self._catalog = catalog
+        self._in_use = in_use
+        self._events = events
+
+    def remove(self, name: str, *, force: bool, noprune: bool) -> Removed:
+        """Do ``ImageService.remove``."""
+        if not name.strip():
+            raise InvalidInput("image name cannot be blank")
+        with self._store.lock:
+            image_id, reference = self._catalog.find(name)
+            record = self._catalog.get(image_id)
+            self._check_removal(record, name, by_name=reference is not None, force=force)
+            taken = self._catalog.untag(name) if reference is not None else self._catalog.untag_all(image_id)
+            done = [{"untaged": entry} for entry in taken]
+            left = self._catalog.get(image_id)
+            if not (left.tags or left.digests or self._in_use(image_id) or self._catalog.children(image_id)):
+                done += self._delete(image_id, noprune=noprune)
+        self._tell(image_id, done)
+        return done
+
+    def prune(self, *, everything: bool, labels: Sequence[str], before: float | None) -> Pruned:
+        """Do ``ImageService.prune``."""
+        pruned = Pruned()
+        free = self._occupied()
+        wanted = None if everything else True
+        for record in self._catalog.images(all_images=True, dangling=wanted, pattern=""):
+            if before is not None and record.created_at >= before:
+                continue
+            if not all(_has_label(record, label) for label in labels):
+                continue
+            pruned.removed += self._prune_one(record.id, everything=everything)
+        pruned.freed = max(free - self._occupied(), 0)
+        return pruned
+
+    def expire(self) -> None:
+        """Remove layers of pulls that were broken off a day ago."""
+        with self._store.lock:
+            unused = [d for d in self._catalog.unused_layers() if is_old(self._store.layer_path(d))]
+            layers, blobs = self._catalog.drop_layers(unused, spare=self._store.pins())
+            self._store.remove_layers(layers, blobs)
+
+    def _prune_one(self, image_id: str, *, everything: bool) -> Removed:
+        with self._store.lock:
+            try:
+                record = self._catalog.get(image_id)
+            except ImageNotFound:  # gone with a child of it
+                return []
+            named = bool(record.tags or record.digests)
+            if self._in_use(image_id) or self._catalog.children(image_id) or (record.tags and not everything):
+                return []
+            done = [{"untaged": name} for name in self._catalog.untag_all(image_id)] if named else []
+            done += self._delete(image_id, noprune=False)
+        self._tell(image_id, done)
+        return done
+
+    def _occupied(self) -> int:
+        totals = self._catalog.totals()
+        return totals["layer_bytes"] + totals["blob_bytes"]
+
+    def _tell(self, image_id: str, done: Removed) -> None:
+        for what in done:
+            if "untaged" in what:
+                self._events.publish("image", "untag", image_id, name=what["untaged"])
+            else:
+                self._events.publish("image", "delete", what["deleted"])
+
+    def _check_removal(self, record: ImageRecord, name: str, *, by_name: bool, force: bool) -> None:
+        users = self._in_use(record.id)
+        short = record.id.removeprefix("sha256:")[:12]
+        last = len(record.tags) <= 1 if by_name else True
+        if users and last and (not force or not (record.tags or record.digests)):
+            raise Conflict(
+                f"conflict: unable to remove {name!r}: image {short} is being used by {', '.join(users[:5])}",
+                resolution="remove the containers first",
+            )
+        if by_name:
+            return
+        if self._catalog.children(record.id) and not (record.tags or record.digests):
+            raise Conflict(f"conflict: unable to delete {short} (cannot be forced) - image has dependent child images")
+        repositories = {tag.rpartition(":")[0] for tag in record.tags}
+        if len(repositories) > 1 and not force:
+            raise Conflict(
+                f"conflict: unable to delete {short} (must be forced) - image is referenced in multiple repositories",
+                details=", ".join(sorted(repositories)),
+            )
+
+    def _delete(self, image_id: str, *, noprune: bool) -> Removed:
+        done: Removed = []
+        while image_id:
+            parent = self._catalog.get(image_id).parent
+            layers, blobs = self._catalog.delete_image(image_id, spare=self._store.pins())
+            self._store.remove_layers(layers, blobs)
+            done.append({"deleted": image_id})
+            image_id = "" if noprune else self._prunable(parent)
+        return done
+
+    def _prunable(self, image_id: str) -> str:
+        """Give the image back when nothing holds it: no name, no child, no container."""
+        found = list(self._catalog.images(all_images=True, dangling=True, pattern=""))
+        names = {record.id for record in found if not record.digests}
+        held = image_id not in names or self._catalog.children(image_id) or self._in_use(image_id)
+        return "" if held else image_id
+
+
+def _has_label(record: ImageRecord, label: str) -> bool:
+    key, equals, value = label.partition("=")
+    labels = (record.config.get("config") or {}).get("Labels") or {}
+    return isinstance(labels, dict) and key in labels and (not equals or labels[key] == value)
