@@ -13,8 +13,9 @@ from flask import Flask, Response, g, redirect, request
 from werkzeug.routing import BaseConverter
 
 from hyperd.api import errors, takeover
-from hyperd.api.context import EXTENSION
+from hyperd.api.context import EXTENSION, METRICS, metrics
 from hyperd.api.hyper import blueprint
+from hyperd.api.metrics import Metrics
 from hyperd.api.params import MAX_JSON_BODY
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ log = structlog.get_logger(__name__)
 
 API_VERSION = "1.17"
 PLACEHOLDER = "api_version"
+VERSION_PREFIX = f"/v<version:{PLACEHOLDER}>"
+_METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "HEAD"})
 
 
 class VersionConverter(BaseConverter):
@@ -38,6 +41,7 @@ def create_app(engine: Engine) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = MAX_JSON_BODY
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.extensions[EXTENSION] = engine
+    app.extensions[METRICS] = Metrics(engine)
     app.url_map.converters["version"] = VersionConverter
     app.url_map.merge_slashes = False
     app.before_request(_begin)
@@ -45,7 +49,7 @@ def create_app(engine: Engine) -> Flask:
     app.url_value_preprocessor(_drop_version)
     errors.register(app)
     app.register_blueprint(blueprint)
-    app.register_blueprint(blueprint, name="versioned", url_prefix=f"/v<version:{PLACEHOLDER}>")
+    app.register_blueprint(blueprint, name="versioned", url_prefix=VERSION_PREFIX)
     return app
 
 
@@ -63,16 +67,23 @@ def _begin() -> Any:
 def _finish(response: Response) -> Response:
     response.headers["Api-Version"] = API_VERSION
     if "started" in g:
-        took = round((time.monotonic() - g.started) * 1000, 1)
+        seconds = time.monotonic() - g.started
+        method = request.method if request.method in _METHODS else "other"
+        metrics().observe(method=method, route=_route(), code=response.status_code, seconds=seconds)
         log.debug(
             "api.request",
             request=g.request_id,
             method=request.method,
             path=request.path,
             status=response.status_code,
-            ms=took,
+            ms=round(seconds * 1000, 1),
         )
     return takeover.close_failed_upgrade(response)
+
+
+def _route() -> str:
+    """Give the pattern that matched, without the version: there must not be a metric for every path that is tried."""
+    return request.url_rule.rule.removeprefix(VERSION_PREFIX) if request.url_rule is not None else "none"
 
 
 def _drop_version(_endpoint: str | None, values: dict[str, Any] | None) -> None:

@@ -22,6 +22,7 @@ from hyperd.network.service import NetworkService
 from hyperd.pod.records import PodRecords
 from hyperd.pod.recovery import Recovery
 from hyperd.pod.service import PodService
+from hyperd.pod.stats import PodStats
 from hyperd.stream.relay import Relay
 from hyperd.system import SystemService
 from hyperd.vm.driver import VmDriver
@@ -34,8 +35,8 @@ log = structlog.get_logger(__name__)
 class Engine:
     """All services of one daemon.
 
-    Between ``open`` and ``close`` the attributes are usable: ``pods containers execs images vms network system relay``;
-    ``events`` is from the beginning.
+    Between ``open`` and ``close`` the attributes are usable: ``pods containers execs images vms network stats system
+    relay``; ``events`` is from the beginning.
     """
 
     pods: PodService
@@ -44,6 +45,7 @@ class Engine:
     images: ImageService
     vms: VmService
     network: NetworkService
+    stats: PodStats
     system: SystemService
     relay: Relay
 
@@ -100,6 +102,7 @@ class Engine:
             events=self.events,
         )
         self._make_pods(database, records, pod_records)
+        self.stats = PodStats(pods=pod_records, containers=records, vms=self.vms, counters=driver.stats)
         self._recover(pod_records)
         self.system = SystemService(
             config=config,

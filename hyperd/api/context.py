@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, cast
 from flask import current_app, request
 
 if TYPE_CHECKING:
+    from hyperd.api.metrics import Metrics
     from hyperd.engine import Engine
 
 EXTENSION = "hyperd"
+METRICS = "hyperd-metrics"
 
 
 def engine() -> Engine:
@@ -23,3 +25,8 @@ def may_fetch() -> bool:
     sock = request.environ.get("gunicorn.socket")
     local = sock is not None and sock.family == socket.AF_UNIX
     return local or engine().config.api.fetch_over_tcp
+
+
+def metrics() -> Metrics:
+    """Give the metrics of this application."""
+    return cast("Metrics", current_app.extensions[METRICS])

@@ -207,6 +207,8 @@ class GuestProcess:
             return
         self._settled = True
         self.input.closed = True
+        for session in self.sessions:
+            session.hold()
         if self.agent is not None:
             self.agent.drop_streams(self.base)
         self._on_finished(self)
@@ -252,6 +254,13 @@ class AttachSession:
         self.process.hub.attach(client)
         if self._before is not None:
             self._before()
+        if self.process.hub.ended:
+            self.hold()
+
+    def hold(self) -> None:
+        """Take no input between two runs: it is for the next. Loop thread."""
+        if self._client is not None and self.process.hub.keeping:
+            self._client.pause_reading()
 
     def move(self, process: GuestProcess) -> None:
         """Go on with the container's next run. Loop thread."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
 from hyperd.container.states import LIVE, ContainerState
@@ -71,6 +71,12 @@ class ContainerRecords:
         """Give every container."""
         with self._db.session() as session:
             return list(session.scalars(select(ContainerRow).order_by(ContainerRow.created_at, ContainerRow.position)))
+
+    def states(self) -> dict[str, int]:
+        """Count containers by state."""
+        with self._db.session() as session:
+            rows = session.execute(select(ContainerRow.state, func.count()).group_by(ContainerRow.state))
+            return {str(state): int(count) for state, count in rows}
 
     def using_image(self, image_id: str) -> Sequence[str]:
         """Give the names of containers made from an image."""

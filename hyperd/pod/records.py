@@ -40,6 +40,12 @@ class PodRecords:
         with self._db.session() as session:
             return session.scalar(select(func.count()).select_from(PodRow)) or 0
 
+    def states(self) -> dict[str, int]:
+        """Count pods by state."""
+        with self._db.session() as session:
+            rows = session.execute(select(PodRow.state, func.count()).group_by(PodRow.state))
+            return {str(state): int(count) for state, count in rows}
+
     def insert(self, spec: PodSpec) -> None:
         """Add a pending pod. Errors: Conflict when the id is taken."""
         try:

@@ -20,6 +20,7 @@ from hyperd.stream.relay import Relay
 log = structlog.get_logger(__name__)
 
 LOG_RETRY = 1.0
+TRAFFIC = {"output": 0}  # bytes that all hubs of this daemon have taken; for its metrics
 WINDOW = 262_144  # bytes a guest may send unacknowledged (docs/protocol.md)
 
 
@@ -109,6 +110,7 @@ class OutputHub:
         if not data or stream not in self._expected or offset > seen or end > self._acked.get(stream, 0) + WINDOW:
             return  # nothing new, or a guest that keeps to no rule: it must not fill the daemon's memory
         self._received[stream] = end
+        TRAFFIC["output"] += len(data)
         self.emit(stream, data)
 
     def mix(self) -> None:

@@ -14,6 +14,7 @@ import click
 
 from hyperd import configfile, logsetup, server
 from hyperd.errors import Conflict, HostFault, HyperError, ImageNotFound, NotFound
+from hyperd.event.bus import EventBus
 from hyperd.stream.frames import LAST_CHUNK, chunk, stdcopy
 
 
@@ -176,6 +177,7 @@ class StubEngine:
         self.execs = SimpleNamespace(wait=lambda exec_id: 3)
         self.images = StubImages(config.root)
         self.pods = StubPods()
+        self.events = EventBus()
         self.system = SimpleNamespace(
             info=lambda: {"Pods": 0, "ID": os.getpid(), "Containers": 0}, version=lambda: {"Version": "x", "ID": 1}
         )

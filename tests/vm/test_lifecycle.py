@@ -176,7 +176,8 @@ def test_on_failure_ends_with_success_and_attached_clients_see_every_run(host: H
     make(host, pod, start=False)
     with client(host, "attach", "onf") as attached:
         host.daemon.json("POST", "/pod/start", podId="onf")
-        for word in (b"one", b"two", b"three"):
+        for number, word in enumerate((b"one", b"two", b"three")):
+            until(lambda number=number: restarts(host, "onf") == number)  # what is typed before goes to the run before
             attached.stdin.write(word + b"\n")
             attached.stdin.flush()
             assert attached.stdout.readline() == b"got " + word + b"\n"

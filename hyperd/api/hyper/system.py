@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from flask import Response
+from flask import Response, request
 
 from hyperd.api import answers
-from hyperd.api.context import engine
+from hyperd.api.context import engine, metrics
 from hyperd.api.hyper.routes import blueprint
 
 
@@ -19,6 +19,13 @@ def system_info() -> Response:
 def version() -> Response:
     """Give the daemon's version."""
     return answers.env(engine().system.version())
+
+
+@blueprint.get("/metrics")
+def prometheus() -> Response:
+    """Give the daemon's metrics."""
+    text, content_type = metrics().render(request.headers.get("Accept", ""))
+    return Response(text, content_type=content_type)
 
 
 @blueprint.get("/_ping")
