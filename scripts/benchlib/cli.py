@@ -41,6 +41,7 @@ class Run:
         self.failures: list[str] = []
         self.missing: list[str] = []
         self.rounds = 0
+        self.log: Callable[[], list[str]] = list
         self._names = names
         self._quick = quick
         self._wanted = rounds
@@ -55,6 +56,7 @@ class Run:
             registry.push("busybox", "latest", [Layer(busybox_tar())])
             image = f"{registry.host}/busybox"
             target = stack.enter_context(Target(image, guest))
+            self.log = target.troubles
             podman = self._podman(stack, image)
             context = Context(
                 target=target,
@@ -115,8 +117,11 @@ class Run:
         try:
             step()
         except Exception as error:
-            self.failures.append(f"{name}: {type(error).__name__}: {str(error)[:300]}")
+            text = " ".join(str(error)[:300].split())
+            self.failures.append(f"{name}: {type(error).__name__}: {text}")
             say(self.failures[-1])
+            for line in self.log()[-40:]:  # the daemon's log is gone with the daemon
+                say(f"daemon: {line[:300]}")
             return False
         return True
 

@@ -162,6 +162,10 @@ class Target:
         found = _OPENED.search(self.daemon.log())
         return found[1] if found else "unknown"
 
+    def troubles(self) -> list[str]:
+        """Give the lines of the daemon's log that are no request's."""
+        return [line for line in self.daemon.log().splitlines() if "event=request" not in line]
+
     def pooled(self) -> int:
         """Count the VMs that were ever made ready for the pool."""
         return self.daemon.log().count("event=vm.pooled")
