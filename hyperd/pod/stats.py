@@ -114,11 +114,10 @@ def _disks(vm: Vm, outer: VmStats) -> list[dict[str, Any]]:
 def _memory(guest: Counters, outer: VmStats) -> dict[str, Any]:
     if "memory.total" not in guest:
         return memory_object(usage=outer.memory_rss, working_set=outer.memory_rss)
+    # A small guest counts less as available than is free.
     total = guest["memory.total"]
-    return memory_object(
-        usage=max(0, total - guest.get("memory.free", 0)),
-        working_set=max(0, total - guest.get("memory.available", 0)),
-    )
+    usage = max(0, total - guest.get("memory.free", 0))
+    return memory_object(usage=usage, working_set=max(0, min(usage, total - guest.get("memory.available", 0))))
 
 
 def _interfaces(guest: Counters) -> dict[str, dict[str, int]]:
@@ -126,7 +125,7 @@ def _interfaces(guest: Counters) -> dict[str, dict[str, int]]:
     for name, value in guest.items():
         if name.startswith("net."):
             device, _, counter = name.removeprefix("net.").rpartition(".")
-            if device != "lo":
+            if device.startswith("eth"):  # the NICs; not lo, nor what carries the addresses of services
                 found.setdefault(device, {})[counter] = value
     return found
 
