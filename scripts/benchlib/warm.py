@@ -8,6 +8,7 @@ from benchlib.scenarios import SLEEP, Scenario
 from benchlib.target import Target, wall
 
 REFILL_TIMEOUT = 60.0
+SETTLE = 1.2  # longer than the pool waits after a VM has gone, so that no refill falls into a measurement
 
 
 class WarmScenario(Scenario):
@@ -42,4 +43,4 @@ class WarmScenario(Scenario):
                 raise RuntimeError(f"the pool is empty for {REFILL_TIMEOUT:g} s")
             time.sleep(0.1)
         self._taken += 1
-        time.sleep(0.3)
+        time.sleep(SETTLE)
