@@ -86,9 +86,9 @@ class Host:
         assert {key: value for key, value in self.left().items() if value} == {}
 
 
-def launch(registry: RegistryServer, *, config: str = "") -> tuple[HyperdLauncher, Host]:
+def launch(registry: RegistryServer, *, config: str = "", guest: Path = GUEST) -> tuple[HyperdLauncher, Host]:
     """Make a daemon with the image pulled."""
-    daemon = HyperdLauncher(driver="libvirt", guest=GUEST, config=config)
+    daemon = HyperdLauncher(driver="libvirt", guest=guest, config=config)
     host = Host(daemon, f"{registry.host}/busybox")
     try:
         daemon.start()
