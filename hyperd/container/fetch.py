@@ -99,7 +99,9 @@ def _remote(uri: str, what: str) -> Iterator[bytes]:
                     yield block
                 return
             raise InvalidInput(f"{what}: {uri[:200]}: more than {MAX_REDIRECTS} redirects")
-        except (http_errors.TimeoutError, http_errors.ConnectTimeoutError) as error:
+        except http_errors.NewConnectionError as error:  # one of the time-outs to urllib3
+            raise InvalidInput(f"{what}: cannot get {uri[:200]}", details=str(error)[:300]) from error
+        except http_errors.TimeoutError as error:
             raise Timeout(f"{what}: no answer from {uri[:200]}", details=f"for {IDLE_TIMEOUT:g} s") from error
         except (http_errors.HTTPError, ValueError) as error:
             raise InvalidInput(f"{what}: cannot get {uri[:200]}", details=str(error)[:300]) from error

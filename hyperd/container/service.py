@@ -16,7 +16,8 @@ from hyperd.config import Config
 from hyperd.container import names
 from hyperd.container.files import Files
 from hyperd.container.locks import PodLocks
-from hyperd.container.logconf import LogSettings, log_settings
+from hyperd.container.logconf import LogSettings, check_receiver, log_settings
+from hyperd.container.logdrivers import open_log, remove_log
 from hyperd.container.plan import Program, RootFs, cgroup, container_plan, merge_program, stop_signal
 from hyperd.container.process import AttachSession, GuestProcess
 from hyperd.container.records import ContainerRecords
@@ -28,13 +29,14 @@ from hyperd.db.models import ContainerRow
 from hyperd.errors import AgentError, Conflict, HyperError, InvalidInput, NotAlive, NotFound, NotSupported
 from hyperd.event.bus import EventBus
 from hyperd.image.service import ImageInfo, ImageService
-from hyperd.pod.model import ContainerSpec, PodSpec
+from hyperd.pod.model import ContainerSpec, PodSpec, VolumeRef
 from hyperd.stream.logread import LogQuery, LogSession
-from hyperd.stream.logs import JsonFileLog
+from hyperd.stream.logs import LogWriter
 from hyperd.stream.relay import Relay
 from hyperd.vm import guestfs
 from hyperd.vm.model import Vm, require_running
 from hyperd.vm.service import VmService
+from hyperd.volume.catalog import image_volumes
 
 log = structlog.get_logger(__name__)
 
@@ -100,7 +102,7 @@ class ContainerService:
 
         Errors: ImageNotFound, Conflict, InvalidInput, NotSupported, TooLarge, Forbidden.
         """
-        log_settings(self._config, pod, pod.id, "check", spec)
+        check_receiver(log_settings(self._config, pod, pod.id, "check", spec))
         self.files.check(spec, pod.files, may_fetch=may_fetch)
         self._images.get(spec.image)
 
@@ -143,8 +145,7 @@ class ContainerService:
         settings = self._log_settings(row)
         self.records.delete(row.id)
         self.tell("destroy", row)
-        for path in (settings.path, *settings.path.parent.glob(settings.path.name + ".*")):
-            path.unlink(missing_ok=True)
+        remove_log(self._config, settings)
 
     def rename(self, old: str, new: str) -> None:
         """Give a container another name. Errors: NotFound, Conflict, InvalidInput."""
@@ -292,7 +293,14 @@ class ContainerService:
         program: Program | None = None
         with contextlib.suppress(HyperError):
             program = self.program(row)
-        return container_object(row, spec, program)
+        return container_object(row, spec, program, self.volume_refs(row))
+
+    def volume_refs(self, row: ContainerRow) -> tuple[VolumeRef, ...]:
+        """Give every volume that a container mounts, those of its image included."""
+        spec = self.records.spec(row)
+        with contextlib.suppress(NotFound):
+            return (*spec.volumes, *image_volumes(spec, self._images.get(row.image_id).config, row.id))
+        return spec.volumes
 
     def program(self, row: ContainerRow) -> Program:
         """Give what a container runs. Errors: ImageNotFound, InvalidInput."""
@@ -320,7 +328,7 @@ class ContainerService:
         process = self._processes.get(row.id)
         tty = process.tty if process is not None else self.program(row).tty
 
-        def live() -> JsonFileLog | None:
+        def live() -> LogWriter | None:
             current = self._processes.get(row.id)
             if current is None or (current.hub.ended and not current.hub.keeping):
                 return None
@@ -399,14 +407,11 @@ class ContainerService:
             return process
         pod_policy = self.records.pod_spec(row.pod_id).restart_policy
         settings = self._log_settings(row)
-        log_file: JsonFileLog | None = None
-        if settings.driver == "json-file":
-            log_file = self._relay.call(_open_log(settings, run), timeout=30)
         process = GuestProcess(
             self._relay,
             ident=ident,
             tty=tty,
-            log_file=log_file,
+            log_file=open_log(self._relay, settings, row, run=run),
             keep_early=True,
             cut_off=False,
             on_finished=lambda ended: self._submit(row.id, run, ended),
@@ -490,17 +495,3 @@ class ContainerService:
 
     def _log_settings(self, row: ContainerRow) -> LogSettings:
         return log_settings(self._config, self.records.pod_spec(row.pod_id), row.pod_id, row.id, self.records.spec(row))
-
-
-def check_supported(spec: ContainerSpec) -> None:
-    """Refuse what this version cannot do yet, instead of leaving it out silently. Errors: NotSupported."""
-    for ref in spec.volumes:
-        if ref.detail is not None and (ref.detail.source or ref.detail.format):
-            raise NotSupported(
-                f"volume {ref.volume or ref.path}: volumes with a source are not supported by this version",
-                resolution="use an unnamed volume (no source, no format)",
-            )
-
-
-async def _open_log(settings: LogSettings, run: int) -> JsonFileLog:
-    return JsonFileLog(settings.path, run=run, max_size=settings.max_size, max_file=settings.max_file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from hyperd.container.plan import Program
 from hyperd.container.states import ContainerState, phase
 from hyperd.db.models import ContainerRow
-from hyperd.pod.model import ContainerSpec
+from hyperd.pod.model import ContainerSpec, VolumeRef
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,9 @@ def container_status(row: ContainerRow) -> dict[str, Any]:
     return status
 
 
-def container_object(row: ContainerRow, spec: ContainerSpec, program: Program | None) -> dict[str, Any]:
+def container_object(
+    row: ContainerRow, spec: ContainerSpec, program: Program | None, volumes: Sequence[VolumeRef]
+) -> dict[str, Any]:
     """Give ``Container`` of the original's API."""
     env = program.env if program else dict(spec.envs)
     return {
@@ -73,8 +76,6 @@ def container_object(row: ContainerRow, spec: ContainerSpec, program: Program | 
             for port in spec.ports
         ],
         "env": [{"env": key, "value": value} for key, value in env.items()],
-        "volumeMounts": [
-            {"name": ref.volume, "mountPath": ref.path, "readOnly": ref.read_only} for ref in spec.volumes
-        ],
+        "volumeMounts": [{"name": ref.volume, "mountPath": ref.path, "readOnly": ref.read_only} for ref in volumes],
         "labels": dict(spec.labels),
     }

@@ -142,7 +142,7 @@ class PodVolumes:
         own = f"{guestfs.container_dir(container_id)}/volumes"
         found += [
             Mounted(source=f"{own}/{ref.volume}", path=ref.path, made=False, copy_up=True)
-            for ref in catalog.image_volumes(spec, image_config)
+            for ref in catalog.image_volumes(spec, image_config, container_id)
         ]
         return sorted(found, key=lambda mounted: mounted.path.count("/"))
 

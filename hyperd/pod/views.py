@@ -13,7 +13,7 @@ from hyperd.container.views import container_status, rfc3339
 from hyperd.db.models import ContainerRow, PodRow
 from hyperd.errors import Conflict
 from hyperd.network.ports import PortMapping
-from hyperd.pod.model import PodSpec
+from hyperd.pod.model import PodSpec, VolumeOption, VolumeSpec
 from hyperd.pod.states import PodState, info_phase
 
 API_VERSION = "1.17"
@@ -47,6 +47,7 @@ def pod_info(
     vm_id: str,
     addresses: Sequence[str],
     containers: Sequence[tuple[ContainerRow, dict[str, Any]]],
+    volumes: Sequence[VolumeSpec],
 ) -> dict[str, Any]:
     """Give ``PodInfo``; ``addresses`` are the pod's with prefix length, none while it has none."""
     state = PodState(row.state)
@@ -61,9 +62,7 @@ def pod_info(
         "vm": vm_id,
         "createdAt": int(row.created_at),
         "spec": {
-            "volumes": [
-                {"name": volume.name, "source": volume.source, "driver": volume.format} for volume in spec.volumes
-            ],
+            "volumes": [_volume(volume) for volume in volumes],
             "containers": [described for _, described in containers],
             "labels": dict(row.labels),
             "vcpu": spec.resource.vcpu,
@@ -80,6 +79,22 @@ def pod_info(
             "containerStatus": [container_status(container) for container, _ in containers],
         },
     }
+
+
+def _volume(volume: VolumeSpec) -> dict[str, Any]:
+    """Give a volume; a Ceph keyring is nobody's to read here."""
+    shown: dict[str, Any] = {"name": volume.name, "source": volume.source, "driver": volume.format}
+    if volume.format == "rbd":
+        pool, _, image = volume.source.removeprefix("rbd:").partition("/")
+        option = volume.option or VolumeOption()
+        shown["rbd"] = {
+            "monitors": list(option.monitors),
+            "image": image,
+            "fsType": volume.fstype,
+            "pool": pool,
+            "user": option.user,
+        }
+    return shown
 
 
 @cache

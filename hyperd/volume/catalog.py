@@ -77,8 +77,11 @@ def most_careful(caches: Iterable[str]) -> str:
     return max(asked, key=_CARE.index, default=cache_mode(""))
 
 
-def image_volumes(spec: ContainerSpec, image_config: Mapping[str, object]) -> tuple[VolumeRef, ...]:
-    """Give the new volumes that an image's ``VOLUME`` paths become, unless something is mounted there (OCI image)."""
+def image_volumes(spec: ContainerSpec, image_config: Mapping[str, object], container_id: str) -> tuple[VolumeRef, ...]:
+    """Give the new volumes that an image's ``VOLUME`` paths become, unless something is mounted there (OCI image).
+
+    They are the container's own; its id is in their names.
+    """
     config = image_config.get("config")
     paths = config.get("Volumes") if isinstance(config, Mapping) else None
     taken = {ref.path.rstrip("/") for ref in spec.volumes} | {file.target for file in spec.files}
@@ -89,5 +92,5 @@ def image_volumes(spec: ContainerSpec, image_config: Mapping[str, object]) -> tu
         if not parts or ".." in parts or "\0" in path or len(path) > 4096 or path in taken:
             continue
         taken.add(path)
-        found.append(VolumeRef(path=path, volume=f"image-{key(path)[1:13]}"))
+        found.append(VolumeRef(path=path, volume=f"{container_id[:12]}-{key(path)[1:13]}"))
     return tuple(found)
