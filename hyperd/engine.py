@@ -7,6 +7,7 @@ from pathlib import Path
 
 import structlog
 
+from hyperd.build.commit import CommitService
 from hyperd.config import Config
 from hyperd.container.execs import ExecService
 from hyperd.container.locks import PodLocks
@@ -127,6 +128,9 @@ class Engine:
             locks=locks,
             events=self.events,
             volumes=volumes,
+        )
+        self.commits = CommitService(
+            config=self.config, containers=self.containers, images=self.images, vms=self.vms, locks=locks
         )
         self.execs = ExecService(database=database, relay=self.relay, containers=self.containers, vms=self.vms)
         self.pods = PodService(

@@ -153,6 +153,7 @@ class AgentClient:
         self._bases = itertools.count(16, 4)
         self._outputs: dict[int, tuple[OutputSink, int]] = {}
         self._inputs: dict[int, GuestInput] = {}
+        self._watchers: dict[str, Callable[[int | None], None]] = {}
         self._lost = False
 
     def connect(self, *, fresh: bool, timeout: float) -> None:
@@ -252,6 +253,21 @@ class AgentClient:
         self._outputs.pop(base + 2, None)
         self._inputs.pop(base, None)
 
+    def watch(self, process: str, callback: Callable[[int | None], None]) -> None:
+        """Call back once with the exit code of a process, or None when the guest is gone. Loop thread only."""
+        self._watchers[process] = callback
+        if self._lost:
+            self._tell_watchers()
+
+    def unwatch(self, process: str) -> None:
+        """Call back no more. Loop thread only."""
+        self._watchers.pop(process, None)
+
+    def _tell_watchers(self) -> None:
+        watchers, self._watchers = self._watchers, {}
+        for callback in watchers.values():
+            callback(None)
+
     def acknowledge(self, base: int, stream: int, offset: int) -> None:
         """Acknowledge output of a process. Loop thread only."""
         self._send_stream(offset_frame(FrameType.ACK, base + stream, offset))
@@ -312,6 +328,7 @@ class AgentClient:
         for future in self._pending.values():
             if not future.done():
                 future.set_exception(error)
+        self._tell_watchers()
         if not self._lost:
             self._lost = True
             self._close()
@@ -340,7 +357,12 @@ class AgentClient:
     def _on_event(self, frame: Frame) -> None:
         for record in decode_records(frame.payload):
             if frame.code == Event.EXITED and len(record.args) >= 2:
-                self._on_exit(record.args[0].decode("utf-8", "replace"), int(record.args[1][:4] or b"0") & 0xFF)
+                process, code = record.args[0].decode("utf-8", "replace"), int(record.args[1][:4] or b"0") & 0xFF
+                watcher = self._watchers.pop(process, None)
+                if watcher is not None:
+                    watcher(code)
+                else:
+                    self._on_exit(process, code)
             elif frame.code == Event.OOM:
                 log.warning("guest.oom", vm=self.name, process=record.args[0][:64] if record.args else b"")
 

@@ -37,6 +37,7 @@ from hyperd.vm import guestfs
 from hyperd.vm.driver import SPARE_NICS, NicSpec
 from hyperd.vm.model import HostFiles, Vm, require_running
 from hyperd.vm.service import VmService
+from hyperd.vm.tools import sweep
 from hyperd.volume.catalog import volumes_of
 
 log = structlog.get_logger(__name__)
@@ -280,6 +281,7 @@ class PodService:
     def adopt(self, vm: Vm) -> None:
         """Join a pod whose VM outlived the last daemon. Errors: AgentError."""
         states = {state.ident: state for state in vm.agent.processes()}
+        sweep(vm.agent, states.values())
         self._containers.adopt(vm, states)
         self._execs.adopt(vm, states)
         self.net.adopt(vm)

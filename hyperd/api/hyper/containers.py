@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 from flask import Response, g
 
@@ -11,7 +12,8 @@ from hyperd.api import answers, params, takeover
 from hyperd.api.aside import Waiting
 from hyperd.api.context import engine, may_fetch
 from hyperd.api.hyper.routes import blueprint
-from hyperd.errors import ImageNotFound, InvalidInput, NotAlive, NotFound, NotSupported
+from hyperd.build.commit import CommitOrder
+from hyperd.errors import ImageNotFound, InvalidInput, NotAlive, NotFound
 from hyperd.pod.schema import IDENTIFIER
 from hyperd.pod.spec import parse_container
 from hyperd.registry.reference import Reference
@@ -125,9 +127,37 @@ def container_logs() -> Response:
 
 @blueprint.post("/container/commit")
 def commit_container() -> Response:
-    """Refuse; an unknown container is still unknown."""
-    engine().containers.info(container_name())
-    raise NotSupported("committing a container to an image is not supported yet")
+    """Make an image of a container."""
+    changes = [change for raw in params.texts("changes", "change") for change in _changes(raw)]
+    body = params.body_json("the configuration") if params.body().strip() else None
+    if body is not None and not isinstance(body, dict):
+        raise InvalidInput("the configuration must be a JSON object")
+    order = CommitOrder(
+        container=container_name(),
+        repository=params.text("repo").strip(),
+        tag=params.text("tag").strip(),
+        comment=params.text("comment", "message"),
+        author=params.text("author"),
+        pause=params.flag("pause"),
+        changes=changes,
+        body=body,
+    )
+    commits = engine().commits
+
+    def ask(cancelled: Callable[[], bool]) -> dict[str, Any]:
+        return {"Cause": "", "Code": 0, "ID": commits.commit(order, cancelled=cancelled)}
+
+    return Waiting("commit", ask, request_id=g.request_id).respond()
+
+
+def _changes(raw: str) -> list[str]:
+    """Read one ``changes``: an instruction, or hyperctl's JSON array of them. Errors: InvalidInput."""
+    if not raw.lstrip().startswith("["):
+        return [raw]
+    value = params.json_text(raw, "changes")
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise InvalidInput("changes must be instructions, or a JSON array of them")
+    return list(value)
 
 
 @blueprint.post("/attach")

@@ -1,0 +1,1 @@
+"""Images made here: commits of containers, builds of Dockerfiles."""

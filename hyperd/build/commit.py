@@ -1,0 +1,263 @@
+"""Commit: what a container has changed becomes a layer, and with its configuration an image.
+
+The files are packed inside a guest: in the pod's own VM while it runs, else in a VM of its own that gets the pod's
+disk for as long as it takes. The host mounts nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from hyperd.agent.client import AgentClient
+from hyperd.agent.frames import Method
+from hyperd.agent.plan import MS_NOATIME, MS_RDONLY, Plan
+from hyperd.build import guest
+from hyperd.build.config import ImageDraft, apply_changes
+from hyperd.config import Config
+from hyperd.container.locks import PodLocks
+from hyperd.container.plan import cgroup
+from hyperd.container.service import ContainerService
+from hyperd.container.states import ContainerState
+from hyperd.db.models import ContainerRow
+from hyperd.errors import HyperError, InvalidInput, Timeout
+from hyperd.image.intake import AddedLayer
+from hyperd.image.service import ImageInfo, ImageService
+from hyperd.pod.model import ContainerSpec
+from hyperd.vm import guestfs
+from hyperd.vm.model import Vm, require_running
+from hyperd.vm.service import VmService
+
+log = structlog.get_logger(__name__)
+
+FREEZE_SECONDS = 10.0
+_FREEZE_POLL = 0.02
+# Keys of the body, all lower case, that are lists of strings, maps with empty objects, and plain strings.
+_LISTS = {"cmd": "Cmd", "entrypoint": "Entrypoint", "onbuild": "OnBuild"}
+_SETS = {"volumes": "Volumes", "exposedports": "ExposedPorts"}
+_TEXTS = {"user": "User", "workingdir": "WorkingDir", "stopsignal": "StopSignal"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommitOrder:
+    """What a commit is asked for.
+
+    Args:
+        container: name, id or unique beginning of an id.
+        repository: name of the image, may be empty. tag: empty = ``latest``.
+        comment, author: for the history.
+        pause: stop the container's processes meanwhile.
+        changes: Dockerfile instructions.
+        body: a container's configuration as the API takes it, merged over the container's own.
+
+    """
+
+    container: str
+    repository: str = ""
+    tag: str = ""
+    comment: str = ""
+    author: str = ""
+    pause: bool = False
+    changes: Sequence[str] = ()
+    body: Mapping[str, Any] | None = None
+
+
+class CommitService:
+    """See the module's docstring."""
+
+    def __init__(
+        self, *, config: Config, containers: ContainerService, images: ImageService, vms: VmService, locks: PodLocks
+    ) -> None:
+        self._config = config
+        self._containers = containers
+        self._images = images
+        self._vms = vms
+        self._locks = locks
+
+    def commit(self, order: CommitOrder, *, cancelled: Callable[[], bool] = lambda: False) -> str:
+        """Make an image of a container; give its id.
+
+        Raises:
+            NotFound: no such container.
+            InvalidInput: a bad name, change or configuration.
+            NotAlive: its pod is paused.
+            AgentError, DriverError, Timeout, OutOfSpace, TooLarge: the guest's or the host's part; nothing stays.
+            Cancelled: the caller left.
+
+        """
+        row = self._containers.records.find(order.container)
+        tags = [f"{order.repository}:{order.tag}" if order.tag else order.repository] if order.repository else []
+        for tag in tags:
+            self._images.taggable(tag)
+        if order.tag and not tags:
+            raise InvalidInput("a tag needs a repository")
+        image = self._images.get(row.image_id)
+        draft = self._draft(order, row, image)
+        with self._locks.locked(row.pod_id, "commit a container"), self._images.adding() as intake:
+            row = self._containers.records.get(row.id)
+            with self._layer(row, image, pause=order.pause, cancelled=cancelled) as stream:
+                layer = guest.add_layer(intake, stream) if stream is not None else None
+            draft.add_history(
+                " ".join(self._argv(row)), comment=order.comment, author=order.author, empty=layer is None
+            )
+            layers: list[AddedLayer | str] = [*(below.diff_id for below in image.layers), *([layer] if layer else [])]
+            made = self._images.add_image(draft.finish(), layers, tags=tags, parent=image.id)
+        self._containers.tell("commit", row, imageID=made.id)
+        log.info("container.committed", container=row.id, made=made.id)
+        return made.id
+
+    def _draft(self, order: CommitOrder, row: ContainerRow, image: ImageInfo) -> ImageDraft:
+        draft = ImageDraft(image.config)
+        own_config(draft.config, self._containers.records.spec(row))
+        merge_body(draft.config, order.body or {})
+        apply_changes(draft, order.changes)
+        if order.author:
+            draft.image["author"] = order.author
+        if order.comment:
+            draft.image["comment"] = order.comment
+        return draft
+
+    def _argv(self, row: ContainerRow) -> Sequence[str]:
+        try:
+            return self._containers.program(row).argv
+        except HyperError:
+            return ()
+
+    @contextmanager
+    def _layer(
+        self, row: ContainerRow, image: ImageInfo, *, pause: bool, cancelled: Callable[[], bool]
+    ) -> Iterator[Iterator[bytes] | None]:
+        """Give the container's changes as a tar; None when it never ran."""
+        upper = f"{guestfs.container_dir(row.id)}/upper"
+        if row.run_count == 0:
+            yield None
+            return
+        with self._guest(row.pod_id, image) as vm:
+            paths = [layer.path for layer in image.layers]
+            self._vms.plug(vm, layers=paths)
+            lower = self._vms.mount_layers(vm, paths)
+            with self._frozen(vm, row, pause=pause):
+                yield guest.packed(vm.agent, upper=upper, lower=lower, cancelled=cancelled)
+
+    @contextmanager
+    def _guest(self, pod_id: str, image: ImageInfo) -> Iterator[Vm]:
+        """Give a VM that has the pod's disk mounted (the pod's lock is held)."""
+        vm = self._vms.of_pod(pod_id)
+        if vm is not None:
+            yield require_running(vm, pod_id)
+            return
+        scratch = self._config.root / "pods" / pod_id / "scratch.img"
+        shape = self._config.hypervisor
+        vm = self._vms.boot(
+            vcpu=1,
+            memory=shape.default_memory,
+            disks=[layer.path for layer in image.layers],
+            scratch=scratch,
+            hidden=True,
+        )
+        try:
+            # The mount itself may bring the journal into the file system, as the pod's next start would.
+            plan = Plan().mkdir(guestfs.SCRATCH)
+            vm.agent.run(plan.mount("lun:0", guestfs.SCRATCH, "ext4", MS_NOATIME | MS_RDONLY))
+            yield vm
+        finally:
+            self._vms.destroy(vm)
+
+    @contextmanager
+    def _frozen(self, vm: Vm, row: ContainerRow, *, pause: bool) -> Iterator[None]:
+        """Stop a running container's processes (cgroup v2, ``cgroup.freeze``)."""
+        if not pause or row.state != ContainerState.RUNNING:
+            yield
+            return
+        group = f"/sys/fs/cgroup/{cgroup(self._containers.process_ident(row))}"
+        try:
+            freeze(vm.agent, group)
+            yield
+        finally:
+            thaw(vm.agent, group)
+
+
+def freeze(agent: AgentClient, group: str) -> None:
+    """Stop the processes of a control group; returns when all stand still. Errors: AgentError, Timeout."""
+    agent.run(Plan().write(f"{group}/cgroup.freeze", "1", None))
+    deadline = time.monotonic() + FREEZE_SECONDS
+    while True:
+        records = agent.request(Method.READFILE, [(0, ("", f"{group}/cgroup.events", 0, 4096))])
+        if any(b"frozen 1" in arg for record in records for arg in record.args):
+            return
+        if time.monotonic() > deadline:
+            raise Timeout(f"the container did not stand still within {FREEZE_SECONDS:g} s")
+        time.sleep(_FREEZE_POLL)
+
+
+def thaw(agent: AgentClient, group: str) -> None:
+    """Let the processes of a control group go on; a guest that is gone or a group that has ended is fine."""
+    try:
+        agent.run(Plan().write(f"{group}/cgroup.freeze", "0", None))
+    except HyperError as error:
+        log.info("container.not_thawed", group=group, error=str(error))
+
+
+def own_config(config: dict[str, Any], spec: ContainerSpec) -> None:
+    """Write what a container's specification says over its image's configuration."""
+    if spec.entrypoint:
+        config["Entrypoint"] = list(spec.entrypoint)
+        config.pop("Cmd", None)
+    if spec.command:
+        config["Cmd"] = list(spec.command)
+    _merge_env(config, [f"{key}={value}" for key, value in spec.envs])
+    if spec.workdir:
+        config["WorkingDir"] = spec.workdir
+    if spec.user.name:
+        config["User"] = spec.user.name + (f":{spec.user.group}" if spec.user.group else "")
+    if spec.labels:
+        config["Labels"] = {**(config.get("Labels") or {}), **spec.labels}
+    if spec.stop_signal:
+        config["StopSignal"] = spec.stop_signal
+
+
+def merge_body(config: dict[str, Any], body: Mapping[str, Any]) -> None:
+    """Write a commit's body over a configuration; what is empty changes nothing, unknown keys are ignored.
+
+    Raises:
+        InvalidInput: a value of the wrong kind.
+
+    """
+    for key, value in body.items():
+        name = key.lower()
+        if not value:
+            continue
+        if name == "env":
+            _merge_env(config, _strings(key, value))
+        elif name in _LISTS:
+            config[_LISTS[name]] = _strings(key, value)
+        elif name in _SETS:
+            if not isinstance(value, dict):
+                raise InvalidInput(f"{key}: must be an object")
+            config[_SETS[name]] = {**(config.get(_SETS[name]) or {}), **dict.fromkeys(value, {})}  # noqa: RUF024
+        elif name in _TEXTS:
+            if not isinstance(value, str):
+                raise InvalidInput(f"{key}: must be a string")
+            config[_TEXTS[name]] = value
+        elif name == "labels":
+            if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+                raise InvalidInput(f"{key}: must be an object of strings")
+            config["Labels"] = {**(config.get("Labels") or {}), **value}
+
+
+def _merge_env(config: dict[str, Any], items: Sequence[str]) -> None:
+    env = dict(str(item).partition("=")[::2] for item in config.get("Env") or ())
+    env.update(item.partition("=")[::2] for item in items)
+    if env:
+        config["Env"] = [f"{key}={value}" for key, value in env.items()]
+
+
+def _strings(key: str, value: object) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise InvalidInput(f"{key}: must be an array of strings")
+    return list(value)
