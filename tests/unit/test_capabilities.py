@@ -29,7 +29,7 @@ def sets_of_a_child(before: Callable[[], None]) -> dict[str, int]:
 
 
 def test_a_vm_without_files_of_others_gets_nothing() -> None:
-    sets = sets_of_a_child(lambda: capabilities.restrict_thread())
+    sets = sets_of_a_child(capabilities.restrict_thread)
     assert set(sets.values()) == {0}
 
 
@@ -42,6 +42,6 @@ def test_a_vm_with_files_of_others_gets_what_files_need_and_no_device_nodes() ->
 
 def test_other_threads_keep_what_they_have() -> None:
     before = sets_of_a_child(lambda: None)
-    sets_of_a_child(lambda: capabilities.restrict_thread())
+    sets_of_a_child(capabilities.restrict_thread)
     assert sets_of_a_child(lambda: None) == before
     assert before["CapEff"]

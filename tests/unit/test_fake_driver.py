@@ -91,7 +91,9 @@ class Vm:
             assert self.changed.wait_for(lambda: ident in self.exits, WAIT), self.exits
             return self.exits[ident]
 
-    def start(self, ident: str, argv: list[str], *, tty: bool = False, acknowledge: bool = True) -> tuple[Sink, GuestInput]:
+    def start(
+        self, ident: str, argv: list[str], *, tty: bool = False, acknowledge: bool = True
+    ) -> tuple[Sink, GuestInput]:
         base = self.client.new_base()
         sink, stdin = Sink(self.client, base, acknowledge=acknowledge), GuestInput()
         plan = Plan().add(Op.PROCESS, ident).add(Op.STREAMS, base, "open").env({"PATH": "/usr/bin:/bin"})
