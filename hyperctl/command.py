@@ -15,9 +15,18 @@ if TYPE_CHECKING:
     from typing import Any
 
     from hyperctl.api.client import Client
+    from hyperctl.api.tls import TlsOptions
 
 DEFAULT_HOST = "unix:///var/run/hyper.sock"
 HOST_OPTIONS = ("-H", "--host")
+
+
+def default_host() -> str:
+    """Give where the daemon is when nobody says: the system's, or an ordinary user's own one if that is there."""
+    own = os.environ.get("XDG_RUNTIME_DIR", "")
+    if own and os.geteuid() != 0 and os.path.exists(os.path.join(own, "hyper.sock")):
+        return f"unix://{os.path.join(own, 'hyper.sock')}"
+    return DEFAULT_HOST
 
 
 class App:
@@ -25,11 +34,13 @@ class App:
 
     Args:
         host: address of the daemon as typed; empty takes HYPER_HOST, or the default.
+        tls: what was typed of `tls`, `tlsverify`, `tlscacert`, `tlscert` and `tlskey`.
 
     """
 
-    def __init__(self, host: str = "") -> None:
-        self._host = host or os.environ.get("HYPER_HOST") or DEFAULT_HOST
+    def __init__(self, host: str = "", tls: Mapping[str, Any] | None = None) -> None:
+        self._host = host or os.environ.get("HYPER_HOST") or default_host()
+        self._tls = tls or {}
         self._client: Client | None = None
 
     @property
@@ -44,8 +55,19 @@ class App:
             from hyperctl.api.client import Client
             from hyperctl.api.transport import parse_host
 
-            self._client = Client(parse_host(self._host))
+            self._client = Client(parse_host(self._host, self._tls_options()))
         return self._client
+
+    def _tls_options(self) -> TlsOptions | None:
+        """Give how to speak TLS, None for not at all."""
+        verify = bool(self._tls.get("tlsverify") or os.environ.get("HYPER_TLS_VERIFY"))
+        if not (verify or self._tls.get("tls")):
+            return None
+        from hyperctl.api.tls import TlsOptions
+
+        directory = os.environ.get("HYPER_CERT_PATH") or os.path.join(os.path.expanduser("~"), ".hyper")
+        ca, cert, key = (self._tls.get(name) or "" for name in ("tlscacert", "tlscert", "tlskey"))
+        return TlsOptions(verify=verify, directory=directory, ca=ca, cert=cert, key=key)
 
     def close(self) -> None:
         """Close the connection."""

@@ -106,11 +106,16 @@ class _Verbs(click.Group):
     metavar="ADDRESS",
     help=f"The daemon: unix:///path or tcp://host:port; else HYPER_HOST, else {DEFAULT_HOST}.",
 )
+@click.option("--tls", is_flag=True, help="Speak TLS with a daemon on tcp://.")
+@click.option("--tlsverify", is_flag=True, help="TLS, and check the daemon's certificate; or HYPER_TLS_VERIFY=1.")
+@click.option("--tlscacert", metavar="FILE", help="Authority of the daemon's certificate.")
+@click.option("--tlscert", metavar="FILE", help="Our certificate.")
+@click.option("--tlskey", metavar="FILE", help="Its key. These three are in HYPER_CERT_PATH or ~/.hyper/ by default.")
 @click.version_option(__version__, "--version", message="The hyperctl version is %(version)s")
 @click.pass_context
-def cli(ctx: click.Context, host: str) -> None:
+def cli(ctx: click.Context, /, host: str, **tls: Any) -> None:
     """Run pods of containers, every pod in its own virtual machine."""
-    ctx.obj = App(host)
+    ctx.obj = App(host, tls)
     ctx.call_on_close(ctx.obj.close)
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

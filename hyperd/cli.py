@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,31 +19,61 @@ from hyperd.errors import HyperError
 @click.option("--root", type=click.Path(path_type=Path), help="Directory of the daemon's state.")
 @click.option("--host", multiple=True, metavar="ADDR", help="unix:///path, tcp://address:port or fd://; repeatable.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="What to log.")
+@click.option("--log-format", type=click.Choice(["logfmt", "json", "console"]), help="How to log.")
+@click.option("--tls", is_flag=True, help="Speak TLS on tcp:// addresses.")
+@click.option("--tlsverify", is_flag=True, help="TLS, and only with clients that --tlscacert knows.")
+@click.option("--tlscert", type=click.Path(path_type=Path), help="Certificate of the daemon (PEM).")
+@click.option("--tlskey", type=click.Path(path_type=Path), help="Key of the certificate (PEM).")
+@click.option("--tlscacert", type=click.Path(path_type=Path), help="Authority of the clients' certificates (PEM).")
 @click.version_option(__version__, message="hyperd %(version)s")
-def main(*, config: Path | None, root: Path | None, host: tuple[str, ...], log_level: str | None) -> None:
-    """Run pods of containers, every pod in its own virtual machine, and serve them over HTTP."""
-    code = run(config=config, root=root, hosts=host, log_level=log_level or "")
+def main(*, config: Path | None, **typed: Any) -> None:
+    """Run pods of containers, every pod in its own virtual machine, and serve them over HTTP.
+
+    SIGTERM ends the daemon (what happens to the pods says on_exit in the configuration), SIGHUP reads the
+    configuration again.
+    """
+    tls = {
+        "enabled": typed["tls"],
+        "verify": typed["tlsverify"],
+        "cert": typed["tlscert"],
+        "key": typed["tlskey"],
+        "ca": typed["tlscacert"],
+    }
+    options = {
+        "root": typed["root"],
+        "hosts": typed["host"],
+        "log_level": typed["log_level"] or "",
+        "log_format": typed["log_format"] or "",
+        "tls": {key: value for key, value in tls.items() if value},
+    }
+    code = run(config, options)
     sys.stdout.flush()
     sys.stderr.flush()
     # A request that hangs in a library must not keep the daemon from ending: its pool thread would be waited for.
     os._exit(code)
 
 
-def run(*, config: Path | None, root: Path | None, hosts: tuple[str, ...], log_level: str) -> int:
-    """Run the daemon and give its exit code."""
+def run(config: Path | None, options: Mapping[str, Any]) -> int:
+    """Run the daemon and give its exit code.
+
+    Args:
+        config: path of the configuration file.
+        options: those of the command line that win over the file, as ``configfile.load`` takes them.
+
+    """
     import structlog
 
     from hyperd import configfile, logsetup, server
     from hyperd.engine import Engine
 
-    logsetup.setup(log_level or "info")
+    logsetup.setup(options["log_level"] or "info", options["log_format"] or "logfmt")
     log = structlog.get_logger("hyperd")
     try:
-        settings, warnings = configfile.load(config, root=root, hosts=hosts, log_level=log_level)
-        logsetup.setup(settings.log_level)
+        settings, warnings = configfile.load(config, **options)
+        logsetup.setup(settings.log_level, settings.log_format)
         for warning in warnings:
             log.warning("config.ignored", reason=warning)
-        server.serve(settings, Engine)
+        server.serve(settings, Engine, reload=lambda: configfile.load(config, **options))
     except HyperError as error:
         click.echo(f"hyperd: {error}", err=True)
         return 1

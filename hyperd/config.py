@@ -78,6 +78,22 @@ class LogConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TlsConfig:
+    """TLS for ``tcp://`` addresses (``[tls]``)."""
+
+    enabled: bool = False
+    verify: bool = False  # only clients with a certificate of ``ca``; means ``enabled``
+    cert: Path | None = None
+    key: Path | None = None
+    ca: Path | None = None
+
+    @property
+    def on(self) -> bool:
+        """Whether TCP is TLS."""
+        return self.enabled or self.verify
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything the daemon can be told."""
 
@@ -87,6 +103,8 @@ class Config:
     socket_mode: int = 0o660
     socket_group: str = ""
     log_level: str = "info"
+    log_format: str = "logfmt"  # logfmt | json | console
+    on_exit: str = "leave"  # leave | stop: what SIGTERM does with the pods
     threads: int = 32
     stop_grace: float = 5.0
     max_pods: int = 1024
@@ -95,6 +113,7 @@ class Config:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     registry: RegistryConfig = field(default_factory=RegistryConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    tls: TlsConfig = field(default_factory=TlsConfig)
     api: ApiConfig = field(default_factory=ApiConfig)
 
     @property

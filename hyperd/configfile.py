@@ -16,17 +16,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hyperd.config import DEFAULT_HOST, ApiConfig, Config, HypervisorConfig, LogConfig, NetworkConfig, RegistryConfig
+from hyperd.config import (
+    DEFAULT_HOST,
+    ApiConfig,
+    Config,
+    HypervisorConfig,
+    LogConfig,
+    NetworkConfig,
+    RegistryConfig,
+    TlsConfig,
+)
 from hyperd.errors import InvalidInput
 
 DEFAULT_FILES = (Path("/etc/hyper/hyperd.toml"), Path("/etc/hyper/config"))
 MAX_RUN_PATH = 80  # a VM's socket adds "/vm-" + 10 letters + "/control.sock" to at most 107 bytes
+LOG_FORMATS = ("logfmt", "json", "console")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 SECTIONS: Mapping[str, type] = {
     "hypervisor": HypervisorConfig,
     "network": NetworkConfig,
     "registry": RegistryConfig,
     "log": LogConfig,
+    "tls": TlsConfig,
     "api": ApiConfig,
 }
 _DEVICE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
@@ -50,13 +61,20 @@ IGNORED = {
 
 
 def load(
-    path: Path | None, *, root: Path | None = None, hosts: Sequence[str] = (), log_level: str = ""
+    path: Path | None,
+    *,
+    root: Path | None = None,
+    hosts: Sequence[str] = (),
+    log_level: str = "",
+    log_format: str = "",
+    tls: Mapping[str, Any] | None = None,
 ) -> tuple[Config, list[str]]:
     """Read the configuration.
 
     Args:
         path: the file; None = the first of DEFAULT_FILES that exists, or the defaults.
-        root, hosts, log_level: from the command line, they win; ``hosts`` replaces the file's.
+        root, hosts, log_level, log_format: from the command line, they win; ``hosts`` replaces the file's.
+        tls: keys of ``[tls]`` from the command line.
 
     Returns: the configuration and warnings for the log.
     Errors: InvalidInput.
@@ -71,6 +89,10 @@ def load(
         changes["hosts"] = tuple(hosts)
     if log_level:
         changes["log_level"] = log_level
+    if log_format:
+        changes["log_format"] = log_format
+    if tls:
+        changes["tls"] = dataclasses.replace(config.tls, **tls)
     config = dataclasses.replace(config, **changes)
     check(config)
     return config, warnings
@@ -217,6 +239,8 @@ def check(config: Config) -> None:
             resolution="choose a shorter root, or set runtime_dir",
         )
     _one_of("log_level", config.log_level, LOG_LEVELS)
+    _one_of("log_format", config.log_format, LOG_FORMATS)
+    _one_of("on_exit", config.on_exit, ("leave", "stop"))
     _one_of("hypervisor.driver", config.hypervisor.driver, ("libvirt", "fake"))
     _one_of("hypervisor.accelerator", config.hypervisor.accelerator, ("auto", "kvm", "tcg"))
     _between("threads", config.threads, 4, 512)
@@ -235,8 +259,16 @@ def check(config: Config) -> None:
     if config.log.directory is not None and not config.log.directory.is_absolute():
         raise InvalidInput("log.directory must be an absolute path", details=str(config.log.directory))
     _check_network(config.network)
+    _check_tls(config.tls)
     if not config.hosts:
         raise InvalidInput("hosts is empty: nobody could reach the daemon")
+
+
+def _check_tls(tls: TlsConfig) -> None:
+    wanted = ("cert", "key", "ca") if tls.verify else ("cert", "key") if tls.on else ()
+    for key in wanted:
+        if getattr(tls, key) is None:
+            raise InvalidInput(f"tls.{key} is not set", resolution="TLS needs cert and key, and ca to verify clients")
 
 
 def _check_network(network: NetworkConfig) -> None:

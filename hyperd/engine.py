@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hyperd.container.service import ContainerService
 from hyperd.container.volumes import PodVolumes
 from hyperd.db.migrate import migrate
 from hyperd.db.session import Database
-from hyperd.errors import HostFault, InvalidInput
+from hyperd.errors import HostFault, HyperError, InvalidInput
 from hyperd.event.bus import EventBus
 from hyperd.image.service import ImageService
 from hyperd.network.service import NetworkService
@@ -31,6 +32,8 @@ from hyperd.vm.model import BootFiles
 from hyperd.vm.service import VmService
 
 log = structlog.get_logger(__name__)
+
+STOP_THREADS = 16
 
 
 class Engine:
@@ -69,6 +72,27 @@ class Engine:
     def close(self) -> None:
         """Stop the services; VMs run on. Calling it twice is fine."""
         self._stack.close()
+
+    def reconfigure(self, config: Config) -> None:
+        """Go on with other settings, of which only those of ``hyperd.reload`` may differ from before."""
+        self.config = config
+        self.images.reconfigure(config)
+        self.network.reconfigure(config.network)
+        self.containers.reconfigure(config)
+        self.pods.reconfigure(config)
+
+    def stop_pods(self) -> None:
+        """Stop every pod that runs, several at the same time; what cannot be stopped is logged and left."""
+
+        def stop(pod_id: str) -> None:
+            try:
+                self.pods.stop(pod_id)
+            except HyperError as error:
+                log.error("pod.not_stopped", pod=pod_id, error=str(error))
+
+        names = [view.id for view in self.pods.views() if view.status in {"running", "paused"}]
+        with ThreadPoolExecutor(STOP_THREADS, thread_name_prefix="stop-all") as pool:
+            list(pool.map(stop, names))
 
     def _open(self) -> None:
         config, stack = self.config, self._stack

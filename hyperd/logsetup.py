@@ -1,4 +1,4 @@
-"""One way of logging for the daemon and its libraries: lines of key=value on standard error."""
+"""One way of logging for the daemon and its libraries: lines on standard error, logfmt, JSON or for people."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import sys
 import structlog
 
 
-def setup(level: str) -> None:
-    """Send everything at ``level`` (debug, info, warning, error) and above to standard error."""
+def setup(level: str, fmt: str = "logfmt") -> None:
+    """Send everything at ``level`` (debug, info, warning, error) and above to standard error; may be called again.
+
+    ``fmt``: logfmt (key=value), json (an object per line) or console (colours on a terminal).
+    """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -27,11 +30,7 @@ def setup(level: str) -> None:
     )
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
-        processors=[
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.format_exc_info,
-            _exception_last,
-        ],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(fmt)],
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
@@ -41,6 +40,14 @@ def setup(level: str) -> None:
     # Libraries are interesting only when something is wrong.
     for name in ("alembic", "urllib3", "pyroute2", "sqlalchemy", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _renderers(fmt: str) -> list[structlog.typing.Processor]:
+    if fmt == "json":
+        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+    if fmt == "console":
+        return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    return [structlog.processors.format_exc_info, _exception_last]
 
 
 def _exception_last(logger: structlog.typing.WrappedLogger, name: str, event: structlog.typing.EventDict) -> str:

@@ -14,25 +14,28 @@ import os
 import resource
 import signal
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import IO, TYPE_CHECKING, Any
 
 import structlog
-from gunicorn import systemd
 from gunicorn.config import Config as GunicornConfig
 from gunicorn.glogging import Logger
 from gunicorn.http import message as gunicorn_message
 from gunicorn.http import wsgi as gunicorn_wsgi
 from gunicorn.workers import gthread
 
-from hyperd import __version__
+from hyperd import __version__, logsetup, tlsfront
 from hyperd.app import create_app
 from hyperd.config import Config
-from hyperd.errors import Conflict, HostFault
+from hyperd.errors import Conflict, HostFault, HyperError
 from hyperd.listeners import Listeners
+from hyperd.notify import READY, STOPPING, Notifier
+from hyperd.reload import merge
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -65,6 +68,8 @@ class _Log(Logger):  # type: ignore[misc]
 class _Worker(gthread.ThreadWorker):  # type: ignore[misc]
     """The worker without an arbiter: its parent is whoever started the daemon and may go."""
 
+    on_hangup: Callable[[], None]
+
     def is_parent_alive(self) -> bool:
         return True
 
@@ -80,7 +85,7 @@ class _Worker(gthread.ThreadWorker):  # type: ignore[misc]
     def init_signals(self) -> None:
         super().init_signals()
         signal.signal(signal.SIGINT, self.handle_exit)
-        signal.signal(signal.SIGHUP, self.handle_exit)  # the original: go, leave the VMs
+        signal.signal(signal.SIGHUP, lambda _number, _frame: self.on_hangup())
 
 
 class _App:
@@ -145,27 +150,110 @@ def root_lock(root: Path) -> Iterator[None]:
         file.truncate(0)
 
 
-def serve(config: Config, make_engine: Callable[[Config], Engine]) -> None:
-    """Run the daemon until a signal ends it; VMs run on.
+def serve(
+    config: Config,
+    make_engine: Callable[[Config], Engine],
+    *,
+    reload: Callable[[], tuple[Config, list[str]]] | None = None,
+) -> None:
+    """Run the daemon until a signal ends it; what happens to the VMs then says ``config.on_exit``.
+
+    Args:
+        config: checked.
+        make_engine: makes the engine, which is opened and closed here.
+        reload: reads the configuration again, at SIGHUP.
 
     Errors: HyperError when it cannot start; nothing stays then.
+
     """
     _raise_file_limit()
+    notifier = Notifier()
     with root_lock(config.root), contextlib.ExitStack() as stack:
         _exit_on_signals()
+        context = tlsfront.make_context(config.tls) if config.tls.on else None
+        if context is not None and not config.tls.verify:
+            log.warning("server.unverified", reason="TLS without verify: no authentication of clients")
+        inner = config.run / tlsfront.INNER if context else None
+        if inner is not None:
+            inner.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         listeners = Listeners()
         stack.callback(listeners.close)
-        listeners.open(config.hosts, mode=config.socket_mode, group=config.socket_group)
+        listeners.open(config.hosts, mode=config.socket_mode, group=config.socket_group, inner=inner)
         engine = make_engine(config)
         stack.callback(engine.close)
         engine.open()
+        if context is not None and inner is not None:
+            front = tlsfront.TlsFront(context, inner)
+            stack.callback(front.close)
+            front.open(listeners.tls_sockets)
         cfg = settings(config)
-        messages = _Log(cfg)
-        worker = _Worker(1, os.getppid(), list(listeners.sockets), _App(create_app(engine)), 0, cfg, messages)
+        worker = _Worker(1, os.getppid(), list(listeners.sockets), _App(create_app(engine)), 0, cfg, _Log(cfg))
+        worker.on_hangup = Reloader(engine, notifier, reload, context).ask
         log.info("server.ready", version=__version__, pid=os.getpid(), root=str(config.root))
-        systemd.sd_notify("READY=1", messages)
+        notifier.tell(READY)
         worker.init_process()
-        log.info("server.stopping", threads=threading.active_count())
+        notifier.tell(STOPPING)
+        log.info("server.stopping", threads=threading.active_count(), on_exit=engine.config.on_exit)
+        if engine.config.on_exit == "stop":
+            engine.stop_pods()
+
+
+class Reloader:
+    """Reads the configuration again in a thread of its own, one time after the other.
+
+    Args:
+        engine: takes over what can be taken over.
+        notifier: is told.
+        load: reads the configuration; None = there is nothing to read.
+        context: TLS settings whose files are read again.
+
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        notifier: Notifier,
+        load: Callable[[], tuple[Config, list[str]]] | None,
+        context: ssl.SSLContext | None,
+    ) -> None:
+        self._engine = engine
+        self._notifier = notifier
+        self._load = load
+        self._context = context
+        self._asked: SimpleQueue[None] = SimpleQueue()  # safe to use in a signal handler
+        threading.Thread(target=self._run, name="reload", daemon=True).start()
+
+    def ask(self) -> None:
+        """Ask for a reload; returns at once."""
+        self._asked.put(None)
+
+    def _run(self) -> None:
+        while True:
+            self._asked.get()
+            self._notifier.reloading()
+            try:
+                self.reload()
+            except HyperError as error:
+                log.error("config.refused", error=str(error), resolution="the old configuration stays")
+            except Exception:
+                log.exception("config.reload_failed")
+            self._notifier.tell(READY)
+
+    def reload(self) -> None:
+        """Read the configuration and take over what can be. Errors: InvalidInput; then nothing has changed."""
+        if self._load is None:
+            return
+        new, warnings = self._load()
+        if self._context is not None:
+            tlsfront.load_files(self._context, self._engine.config.tls)
+        for warning in warnings:
+            log.warning("config.ignored", reason=warning)
+        config, changed, waiting = merge(self._engine.config, new)
+        self._engine.reconfigure(config)
+        logsetup.setup(config.log_level, config.log_format)
+        log.info("config.reloaded", changed=changed)
+        if waiting:
+            log.warning("config.needs_restart", keys=waiting)
 
 
 def _exit_on_signals() -> None:
@@ -174,8 +262,9 @@ def _exit_on_signals() -> None:
     def leave(_number: int, _frame: Any) -> None:
         raise SystemExit(0)
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, leave)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # there is nothing to reload yet
 
 
 def _raise_file_limit() -> None:

@@ -17,6 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
+    from hyperctl.api.transport import Socket
+
 STDIN, STDOUT, STDERR = 0, 1, 2
 _PIECE = 65536
 _HEADER = 8
@@ -112,7 +114,7 @@ class Stream:
 
     """
 
-    def __init__(self, sock: socket.socket, early: bytes = b"") -> None:
+    def __init__(self, sock: Socket, early: bytes = b"") -> None:
         self._sock = sock
         self._early = early
         self._pending = b""  # typed, not yet taken by the socket

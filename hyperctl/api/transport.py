@@ -12,8 +12,15 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from hyperctl.api.errors import CannotConnect, ConnectionLost, ProtocolError, UsageProblem
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from hyperctl.api.tls import TlsOptions, TlsSocket
+
+    Socket = socket.socket | TlsSocket
+
 DEFAULT_HOST = "unix:///var/run/hyper.sock"
 DEFAULT_PORT = 2375
+DEFAULT_TLS_PORT = 2376
 CONNECT_TIMEOUT = 32.0  # seconds, as the original client's
 _HEAD_LIMIT = 65536
 _LINE_LIMIT = 4096
@@ -27,13 +34,15 @@ class Endpoint:
         path: of a unix socket; empty for TCP.
         host: name or address.
         port: of TCP.
+        tls: speak TLS over TCP, this way.
 
     """
 
-    def __init__(self, *, path: str = "", host: str = "", port: int = 0) -> None:
+    def __init__(self, *, path: str = "", host: str = "", port: int = 0, tls: TlsOptions | None = None) -> None:
         self.path = path
         self.host = host
         self.port = port
+        self.tls = tls
 
     def __str__(self) -> str:
         return f"unix://{self.path}" if self.path else f"tcp://{self.host}:{self.port}"
@@ -50,18 +59,19 @@ class Endpoint:
             return "localhost"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
-    def connect(self) -> socket.socket:
+    def connect(self) -> Socket:
         """Open a connection.
 
         Raises:
             CannotConnect: nobody listens there, or it may not be opened.
+            UsageProblem: a file that TLS needs is missing.
 
         """
-        # TLS belongs here: wrap the TCP socket, everything above only sends, receives and shuts down.
         sock = None
         try:
             if not self.path:
-                return _blocking(socket.create_connection((self.host, self.port), timeout=CONNECT_TIMEOUT))
+                sock = socket.create_connection((self.host, self.port), timeout=CONNECT_TIMEOUT)
+                return _blocking(sock if self.tls is None else self._secure(self.tls, sock))
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             sock.settimeout(CONNECT_TIMEOUT)
             sock.connect(self.path)
@@ -71,9 +81,19 @@ class Endpoint:
                 sock.close()
             raise CannotConnect(_why_not(self, error)) from error
 
+    def _secure(self, tls: TlsOptions, sock: socket.socket) -> TlsSocket:
+        from hyperctl.api.tls import TlsSocket
 
-def parse_host(text: str) -> Endpoint:
-    """Read `unix:///path`, `/path`, `tcp://host[:port]` or `tcp://[v6]:port`; without a port it is 2375.
+        try:
+            context = tls.context()
+        except UsageProblem:
+            sock.close()
+            raise
+        return TlsSocket(sock, context, self.host)
+
+
+def parse_host(text: str, tls: TlsOptions | None = None) -> Endpoint:
+    """Read `unix:///path`, `/path`, `tcp://host[:port]` or `tcp://[v6]:port`; the port is 2375, 2376 with TLS.
 
     Raises:
         UsageProblem: it is none of these.
@@ -88,14 +108,14 @@ def parse_host(text: str) -> Endpoint:
         rest = rest.rstrip("/")
         host, colon, port = rest.rpartition(":")
         if not colon or rest.endswith("]"):
-            host, port = rest, str(DEFAULT_PORT)
+            host, port = rest, str(DEFAULT_PORT if tls is None else DEFAULT_TLS_PORT)
         host = host.removeprefix("[").removesuffix("]") or "localhost"
         if port.isascii() and port.isdecimal() and 0 < int(port) < 65536 and "/" not in host:
-            return Endpoint(host=host, port=int(port))
+            return Endpoint(host=host, port=int(port), tls=tls)
     raise UsageProblem(f"'{text}' is not an address of a daemon: use unix:///path or tcp://host:port")
 
 
-def _blocking(sock: socket.socket) -> socket.socket:
+def _blocking(sock: Socket) -> Socket:
     """Take the time limit of the connect away: a pull or a wait for an exit code may last for hours."""
     sock.settimeout(None)
     return sock
@@ -112,7 +132,7 @@ def _why_not(endpoint: Endpoint, error: OSError) -> str:
 class Reader:
     """Buffered reading of one socket; nothing is read beyond what `read` can give back."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: Socket) -> None:
         self._sock = sock
         self._buffer = b""
 
@@ -222,7 +242,7 @@ class Connection:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._sock: socket.socket | None = None
+        self._sock: Socket | None = None
         self._reader: Reader | None = None
         self._last: Response | None = None
 
@@ -268,7 +288,7 @@ class Connection:
         self._last = _read_head(reader)
         return self._last
 
-    def take_over(self) -> tuple[socket.socket, bytes]:
+    def take_over(self) -> tuple[Socket, bytes]:
         """Give the socket away, with the bytes that arrived behind the last answer's head."""
         sock, reader = self._sock, self._reader
         if sock is None or reader is None:
@@ -276,7 +296,7 @@ class Connection:
         self._sock = self._reader = self._last = None
         return sock, reader.take()
 
-    def _ready(self) -> tuple[socket.socket, Reader]:
+    def _ready(self) -> tuple[Socket, Reader]:
         if self._sock is not None and self._reader is not None and self._reusable(self._sock):
             return self._sock, self._reader
         self.close()
@@ -284,7 +304,7 @@ class Connection:
         self._reader = Reader(self._sock)
         return self._sock, self._reader
 
-    def _reusable(self, sock: socket.socket) -> bool:
+    def _reusable(self, sock: Socket) -> bool:
         """Say whether the last answer was read to its end and the daemon has not closed the connection since."""
         last = self._last
         if last is None or not last.complete or last.headers.get("connection", "").lower() == "close":
@@ -294,7 +314,7 @@ class Connection:
         return not poll.poll(0)
 
 
-def _send_pieces(sock: socket.socket, pieces: Iterable[bytes], *, chunked: bool) -> None:
+def _send_pieces(sock: Socket, pieces: Iterable[bytes], *, chunked: bool) -> None:
     for piece in pieces:
         if piece:
             sock.sendall(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)

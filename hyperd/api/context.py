@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, cast
 
 from flask import current_app, request
 
+from hyperd.tlsfront import INNER
+
 if TYPE_CHECKING:
     from hyperd.api.metrics import Metrics
     from hyperd.engine import Engine
@@ -23,8 +25,10 @@ def engine() -> Engine:
 def may_fetch() -> bool:
     """Whether the caller may let this host fetch files: on the unix socket, or where the configuration says so."""
     sock = request.environ.get("gunicorn.socket")
-    local = sock is not None and sock.family == socket.AF_UNIX
-    return local or engine().config.api.fetch_over_tcp
+    config = engine().config
+    # What came over TLS comes over a unix socket, too, but over one of its own.
+    local = sock is not None and sock.family == socket.AF_UNIX and sock.getsockname() != str(config.run / INNER)
+    return local or config.api.fetch_over_tcp
 
 
 def metrics() -> Metrics:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import random
 import string
 import time
@@ -21,7 +22,7 @@ from hyperd.container.service import ContainerService
 from hyperd.container.states import KILLED, SETUP_FAILED
 from hyperd.db.models import ContainerRow, ExecRow
 from hyperd.db.session import Database
-from hyperd.errors import Conflict, HyperError, InvalidInput, NotFound, Timeout
+from hyperd.errors import AgentError, Conflict, HyperError, InvalidInput, NotFound, Timeout
 from hyperd.stream.relay import Relay
 from hyperd.vm.model import Vm, require_running
 from hyperd.vm.service import VmService
@@ -126,9 +127,14 @@ class ExecService:
         """
         if self._get(exec_id).state == CREATED:
             self._sizes[exec_id] = (rows, columns)
-        for (vm_id, ident), _ in tuple(self._processes.items()):
+        for (vm_id, ident), process in tuple(self._processes.items()):
             if ident == exec_id:
-                self._vms.get(vm_id).agent.resize(exec_id, rows, columns)
+                process.size = (rows, columns)
+                try:
+                    self._vms.get(vm_id).agent.resize(exec_id, rows, columns)
+                except AgentError as error:
+                    if error.errno != errno.ESRCH:  # else it is being started, or it has ended
+                        raise
 
     def exited(self, vm_id: str, ident: str, code: int) -> bool:
         """Take an EXITED event (loop's thread); False when it is no exec's."""

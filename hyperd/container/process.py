@@ -11,6 +11,7 @@ from collections.abc import Callable
 import structlog
 
 from hyperd.agent.client import AgentClient, ProcessState
+from hyperd.agent.frames import Method, encode_records
 from hyperd.agent.input import GuestInput
 from hyperd.agent.plan import Plan
 from hyperd.container.states import NOT_EXECUTABLE, NOT_FOUND, SETUP_FAILED
@@ -132,12 +133,17 @@ class GuestProcess:
     async def start_async(self, agent: AgentClient, base: int, plan: Plan) -> None:
         """Do the same from the loop's thread; every failure is told to the client, none is raised."""
         await self._prepare(agent, base)
+        size = self.size
         try:
             await agent.async_start(plan)
         except AgentError as error:
             self.fail(exit_code_of(error), str(error))
             return
         await self._opened()
+        if self.size != size:  # asked for while it started: the guest did not know it yet
+            with contextlib.suppress(AgentError):
+                records = encode_records([(0, (self.ident, *self.size))])
+                await agent.async_request(Method.RESIZE, records)
 
     async def resume(self, agent: AgentClient, state: ProcessState) -> None:
         """Join a process that runs since before this daemon."""

@@ -79,8 +79,12 @@ class ContainerService:
             locks=locks,
             events=events,
             start=lambda vm, container_id: self.start_in(vm, container_id, again=True),
-            stop=lambda container_id: self._stop(container_id, grace=config.stop_grace),
+            stop=lambda container_id: self._stop(container_id, grace=self._config.stop_grace),
         )
+
+    def reconfigure(self, config: Config) -> None:
+        """Use other defaults (grace, logs) from now on."""
+        self._config = config
 
     def close(self) -> None:
         """Wait for what is being settled."""

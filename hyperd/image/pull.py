@@ -80,6 +80,10 @@ class Puller:
         self._workers = workers
         self._provenance = provenance
 
+    def reconfigure(self, config: RegistryConfig) -> None:
+        """Use other settings for pulls from now on."""
+        self._config = config
+
     def pull(
         self,
         reference: Reference,

@@ -117,6 +117,11 @@ class ImageService:
         self._workers.close()
         self._transport.close()
 
+    def reconfigure(self, config: Config) -> None:
+        """Take over other settings of registries; a pull under way goes on with the old ones."""
+        self._transport.reconfigure(config.registry)
+        self._puller.reconfigure(config.registry)
+
     def recover(self) -> None:
         """Put the store right after a crash: half-made files go, unfinished pulls can be resumed for a day."""
         self._store.recover()

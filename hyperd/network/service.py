@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from typing import TypeVar
 
@@ -106,6 +106,10 @@ class NetworkService:
                     self._holder.hold([mapping])
                 except HyperError as error:  # the rule stays: the pod had the port first
                     log.warning("published port is also used by a program", port=str(mapping), error=str(error))
+
+    def reconfigure(self, config: NetworkConfig) -> None:
+        """Take over other name servers, for guests that boot from now on; all else needs a restart."""
+        self._config = replace(self._config, dns=config.dns)
 
     def close(self) -> None:
         """Let go of the host's ports. Bridge, tables and rows stay: pods run on."""

@@ -73,6 +73,10 @@ class PodService:
         self._events = events
         self.net = PodNetwork(records=records, network=network, vms=vms, locks=locks)
 
+    def reconfigure(self, config: Config) -> None:
+        """Use other defaults and limits from now on."""
+        self._config = config
+
     # -- commands
 
     def create(self, spec: PodSpec, *, may_fetch: bool = True) -> str:

@@ -104,6 +104,11 @@ class _QuietPool(HTTPSConnectionPool):
     ConnectionCls = _QuietConnection
 
 
+def _insecure(config: RegistryConfig) -> tuple[str, ...]:
+    plain = tuple(urlsplit(mirror).netloc for mirror in config.mirrors if mirror.startswith("http://"))
+    return config.insecure + plain
+
+
 class Transport:
     """The connection pools of a daemon. Safe for threads.
 
@@ -115,13 +120,20 @@ class Transport:
 
     def __init__(self, config: RegistryConfig, environ: Mapping[str, str] | None = None) -> None:
         self.config = config
-        plain = tuple(urlsplit(mirror).netloc for mirror in config.mirrors if mirror.startswith("http://"))
-        self._insecure = config.insecure + plain
+        self._insecure = _insecure(config)
         self._proxies = ProxySettings(os.environ if environ is None else environ)
         self._lock = threading.Lock()
         self._managers: dict[tuple[str, bool], urllib3.PoolManager] = {}
         self._schemes: dict[str, str] = {}
         self._closed = False
+
+    def reconfigure(self, config: RegistryConfig) -> None:
+        """Use other settings for connections from now on."""
+        with self._lock:
+            self.config = config
+            self._insecure = _insecure(config)
+            self._managers.clear()
+            self._schemes.clear()
 
     def close(self) -> None:
         """Close all idle connections; those in use are closed when they are given back, new ones are refused."""

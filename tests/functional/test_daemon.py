@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import re
 import signal
 import socket
 import stat
@@ -9,6 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -68,7 +72,7 @@ def test_socket_has_mode_and_goes_with_the_daemon(daemon):
     assert "engine closed" in daemon.log()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda n: n.name)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
 def test_signals_end_it_cleanly(daemon, number):
     daemon.start()
     with daemon.connection() as connection:  # a kept-alive connection must not hold it up
@@ -132,6 +136,112 @@ def test_engine_that_cannot_start_ends_the_daemon():
         assert "Traceback" not in launcher.log()
         assert "engine closed" in launcher.log()
         assert not launcher.socket.exists()
+
+
+@contextlib.contextmanager
+def manager(path: Path) -> Iterator[socket.socket]:
+    """Listen as systemd does for what a service tells it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(path))
+        sock.settimeout(30)
+        yield sock
+
+
+def test_systemd_is_told(daemon):
+    with manager(daemon.directory / "notify") as sock:
+        daemon._env["NOTIFY_SOCKET"] = f"{daemon.directory}/notify"
+        daemon.start()
+        assert sock.recv(4096) == b"READY=1"
+        daemon.process.send_signal(signal.SIGHUP)
+        assert re.fullmatch(rb"RELOADING=1\nMONOTONIC_USEC=[0-9]+", sock.recv(4096))
+        assert sock.recv(4096) == b"READY=1"
+        assert daemon.stop() == 0
+        assert sock.recv(4096) == b"STOPPING=1"
+
+
+def test_a_deaf_systemd_is_no_error(daemon):
+    daemon._env["NOTIFY_SOCKET"] = f"{daemon.directory}/nobody"
+    daemon.start()
+    assert "notify.failed" in daemon.log()
+
+
+def wait_log(daemon: HyperdLauncher, word: str, count: int = 1) -> str:
+    deadline = time.monotonic() + 20
+    while daemon.log().count(word) < count:
+        assert time.monotonic() < deadline, daemon.log()
+        time.sleep(0.02)
+    return daemon.log()
+
+
+def test_hangup_reads_the_configuration_again(daemon):
+    daemon.start()
+    text = daemon.config_path.read_text()
+    assert "level=debug" in wait_log(daemon, "server.ready")
+    changed = text.replace('log_level = "debug"', 'log_level = "info"\nstop_grace = 1.5\nthreads = 8')
+    daemon.config_path.write_text(changed + '[registry]\nmirrors = ["http://127.0.0.1:1"]\n')
+    daemon.process.send_signal(signal.SIGHUP)
+    log = wait_log(daemon, "config.reloaded")
+    assert "config.needs_restart" in wait_log(daemon, "keys=['threads']")
+    for key in ("log_level", "stop_grace", "registry.mirrors"):
+        assert key in log[log.index("config.reloaded") :].splitlines()[0]
+    before = daemon.log().count("level=debug")
+    assert daemon.request("GET", "/_ping")[0] == 200
+    assert daemon.log().count("level=debug") == before
+    daemon.config_path.write_text(text)
+    daemon.process.send_signal(signal.SIGHUP)
+    wait_log(daemon, "config.reloaded", 2)
+    assert daemon.request("GET", "/_ping")[0] == 200
+    assert daemon.log().count("level=debug") > before
+
+
+def test_a_bad_configuration_is_not_taken_over(daemon):
+    daemon.start()
+    daemon.config_path.write_text("nonsense = 1\n")
+    daemon.process.send_signal(signal.SIGHUP)
+    log = wait_log(daemon, "config.refused")
+    assert "unknown key nonsense" in log
+    assert "Traceback" not in log
+    assert daemon.request("GET", "/_ping")[0] == 200
+
+
+def test_pods_are_stopped_when_the_configuration_says_so():
+    with HyperdLauncher(command=STUB, config='on_exit = "stop"\n') as launcher:
+        launcher.start()
+        assert launcher.stop() == 0
+        log = launcher.log()
+        assert log.index("pods stopped") < log.index("engine closed")
+
+
+def test_pods_are_left_alone_else(daemon):
+    daemon.start()
+    assert daemon.stop() == 0
+    assert "pods stopped" not in daemon.log()
+
+
+def test_a_kill_stops_no_pods():
+    with HyperdLauncher(command=STUB, config='on_exit = "stop"\n') as launcher:
+        launcher.start()
+        launcher.kill()
+        assert "pods stopped" not in launcher.log()
+
+
+def test_log_as_json(tmp_path):
+    done = hyperd("--root", str(tmp_path), "--host", "fd://", "--log-format", "json", "--log-level", "debug")
+    assert done.returncode == 1
+    with HyperdLauncher(command=STUB, config='log_format = "json"\n') as launcher:
+        launcher.start()
+        launcher.stop()
+        lines = [json.loads(line) for line in launcher.log().splitlines()]
+    ready = next(line for line in lines if line["event"] == "server.ready")
+    assert (ready["level"], ready["root"]) == ("info", str(launcher.root))
+
+
+def test_log_for_people():
+    with HyperdLauncher(command=STUB, config='log_format = "console"\n') as launcher:
+        launcher.start()
+        launcher.stop()
+        assert "\x1b" not in launcher.log()  # a file is no terminal
+        assert re.search(r"\[info *\] server.ready", launcher.log())
 
 
 def test_several_hosts_and_tcp(daemon):

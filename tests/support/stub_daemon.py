@@ -98,7 +98,7 @@ class StubContainers:
     def info(self, name: str) -> dict[str, object]:
         if name == "missing":
             raise NotFound("The container (missing) can not be found")
-        return {"container": {}, "status": {}}
+        return {"container": {"containerID": name}, "status": {}}
 
     def wait(self, name: str, *, cancelled) -> int:
         if name == "endless":
@@ -182,6 +182,12 @@ class StubEngine:
             info=lambda: {"Pods": 0, "ID": os.getpid(), "Containers": 0}, version=lambda: {"Version": "x", "ID": 1}
         )
 
+    def reconfigure(self, config) -> None:
+        self.config = config
+
+    def stop_pods(self) -> None:
+        logging.getLogger("stub").info("pods stopped")
+
     def open(self) -> None:
         if os.environ.get("STUB_FAILS"):
             raise HostFault("there is no hypervisor", resolution="buy one")
@@ -195,12 +201,12 @@ class StubEngine:
 @click.option("--root", type=click.Path(path_type=Path))
 @click.option("--host", multiple=True)
 def main(config, root, host) -> None:
-    settings, _ = configfile.load(config, root=root, hosts=host)
-    logsetup.setup(settings.log_level)
     code = 0
     server.RECEIVE_TIMEOUT = int(os.environ.get("STUB_RECEIVE_TIMEOUT", server.RECEIVE_TIMEOUT))
     try:
-        server.serve(settings, StubEngine)
+        settings, _ = configfile.load(config, root=root, hosts=host)
+        logsetup.setup(settings.log_level, settings.log_format)
+        server.serve(settings, StubEngine, reload=lambda: configfile.load(config, root=root, hosts=host))
     except HyperError as error:
         click.echo(f"hyperd: {error}", err=True)
         code = 1

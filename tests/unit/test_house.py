@@ -27,8 +27,11 @@ FLOORS = (
     {"container"},
     {"image", "volume", "network", "vm"},
     {"registry", "db", "guest"},
-    {"agent"},
-    {"stream", "event", "capabilities", "configfile", "listeners", "logsetup", "pod specification"},
+    {"agent", "tlsfront"},
+    {
+        *("stream", "event", "capabilities", "configfile", "listeners", "logsetup", "notify", "reload"),
+        "pod specification",
+    },
     {"config"},
     {"errors"},
     {""},  # hyperd/__init__.py: the version
