@@ -170,6 +170,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             publish(report.load_results(options.write_docs), readme=options.write_readme)
             return 0
         return measure(options)
+    except KeyboardInterrupt:
+        print("bench: interrupted; everything is removed", file=sys.stderr)
+        return 130
     except (report.BadResults, HyperError, RuntimeError, OSError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2

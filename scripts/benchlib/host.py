@@ -36,7 +36,6 @@ def describe() -> dict[str, Any]:
         "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30),
         "cpu": _cpu_model(),
         "system": _system(),
-        "host_kernel": platform.release(),
         "python": platform.python_version(),
         "qemu": _first_line("qemu-system-x86_64", "--version"),
         "podman": _first_line("podman", "--version"),
