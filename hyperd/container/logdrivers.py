@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import platform
+from collections.abc import Callable
 
 from hyperd.config import Config
 from hyperd.container.logconf import LogSettings, check_receiver
+from hyperd.container.process import GuestProcess
 from hyperd.db.models import ContainerRow
+from hyperd.errors import NotSupported
 from hyperd.stream import logformats
-from hyperd.stream.logread import log_files
+from hyperd.stream.logread import LogQuery, LogSession, log_files
 from hyperd.stream.logs import JsonFileLog, LogWriter
 from hyperd.stream.relay import Relay
 from hyperd.stream.remotelog import RemoteLog
@@ -26,6 +29,34 @@ def open_log(relay: Relay, settings: LogSettings, row: ContainerRow, *, run: int
         return None
     check_receiver(settings)
     return relay.call(_open(relay, settings, row, run), timeout=30)
+
+
+def log_session(
+    relay: Relay,
+    settings: LogSettings,
+    query: LogQuery,
+    *,
+    tty: bool,
+    current: Callable[[], GuestProcess | None],
+) -> LogSession:
+    """Give the session that sends a container's log; it goes on over restarts.
+
+    Args:
+        current: gives the container's present run, if it has one.
+
+    Errors: NotSupported when the log cannot be read.
+
+    """
+    if settings.driver != "json-file":
+        raise NotSupported(f"the log driver {settings.driver} cannot be read", resolution="read it where it goes")
+
+    def live() -> LogWriter | None:
+        process = current()
+        if process is None or (process.hub.ended and not process.hub.keeping):
+            return None
+        return process.hub.log
+
+    return LogSession(relay, settings.path, query, tty=tty, max_file=settings.max_file, live=live)
 
 
 def remove_log(config: Config, settings: LogSettings) -> None:

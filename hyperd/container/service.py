@@ -17,7 +17,7 @@ from hyperd.container import names
 from hyperd.container.files import Files
 from hyperd.container.locks import PodLocks
 from hyperd.container.logconf import LogSettings, check_receiver, log_settings
-from hyperd.container.logdrivers import open_log, remove_log
+from hyperd.container.logdrivers import log_session, open_log, remove_log
 from hyperd.container.plan import Program, RootFs, cgroup, container_plan, merge_program, stop_signal
 from hyperd.container.process import AttachSession, GuestProcess
 from hyperd.container.records import ContainerRecords
@@ -26,12 +26,11 @@ from hyperd.container.states import KILLED, LIVE, SETUP_FAILED, ContainerState, 
 from hyperd.container.views import ContainerView, container_object, container_status
 from hyperd.container.volumes import PodVolumes
 from hyperd.db.models import ContainerRow
-from hyperd.errors import AgentError, Conflict, HyperError, InvalidInput, NotAlive, NotFound, NotSupported
+from hyperd.errors import AgentError, Conflict, HyperError, InvalidInput, NotAlive, NotFound
 from hyperd.event.bus import EventBus
 from hyperd.image.service import ImageInfo, ImageService
 from hyperd.pod.model import ContainerSpec, PodSpec, VolumeRef
 from hyperd.stream.logread import LogQuery, LogSession
-from hyperd.stream.logs import LogWriter
 from hyperd.stream.relay import Relay
 from hyperd.vm import guestfs
 from hyperd.vm.model import Vm, require_running
@@ -326,19 +325,11 @@ class ContainerService:
     def logs(self, name: str, query: LogQuery) -> LogSession:
         """Give a session that sends the log. Errors: NotFound, InvalidInput, NotSupported (no readable log)."""
         row = self.records.find(name)
-        settings = self._log_settings(row)
-        if settings.driver != "json-file":
-            raise NotSupported(f"the log driver {settings.driver} of {row.name} cannot be read")
         process = self._processes.get(row.id)
         tty = process.tty if process is not None else self.program(row).tty
-
-        def live() -> LogWriter | None:
-            current = self._processes.get(row.id)
-            if current is None or (current.hub.ended and not current.hub.keeping):
-                return None
-            return current.hub.log
-
-        return LogSession(self._relay, settings.path, query, tty=tty, max_file=settings.max_file, live=live)
+        return log_session(
+            self._relay, self._log_settings(row), query, tty=tty, current=lambda: self._processes.get(row.id)
+        )
 
     def resize(self, name: str, rows: int, columns: int) -> None:
         """Set the window size of a container's terminal; before the start it is kept for the start.
@@ -349,6 +340,8 @@ class ContainerService:
         process = self._processes.get(row.id)
         if process is None:
             process = self._process(row, row.run_count + 1, tty=self.program(row).tty)
+        if not process.tty:
+            raise Conflict(f"the container {row.name} has no terminal")
         process.size = (rows, columns)
         if row.state == ContainerState.RUNNING:
             require_running(self._vms.of_pod(row.pod_id), row.pod_id).agent.resize(process.ident, rows, columns)

@@ -48,7 +48,9 @@ def test_statistics_tell_the_busy_container_from_the_idle_one(host: Host):
     busy, idle = (next(one for one in second["container_stats"] if one["name"] == name) for name in ("busy", "idle"))
     assert total(idle) < total(busy) / 3
     assert busy["cpu"]["usage"]["user"] > 0
-    assert total(second) - total(first) > 200_000_000  # a guest that waits for the host counts that, too; the host does not
+    assert (
+        total(second) - total(first) > 200_000_000
+    )  # a guest that waits for the host counts that, too; the host does not
     # Memory: bytes, within the VM's; what the guest has is more than what its containers use.
     assert 0 < second["memory"]["working_set"] <= second["memory"]["usage"] < 160 * 2**20
     assert 0 < busy["memory"]["usage"] < second["memory"]["usage"]

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from hyperd.api.hyper import containers, events, execs, images, pods, portmappings, services, system, vms
+from hyperd.api.hyper import containers, events, execs, images, openapi, pods, portmappings, services, system, vms
 from hyperd.api.hyper.routes import blueprint
 
-__all__ = ["blueprint", "containers", "events", "execs", "images", "pods", "portmappings", "services", "system", "vms"]
+__all__ = [
+    "blueprint",
+    "containers",
+    "events",
+    "execs",
+    "images",
+    "openapi",
+    "pods",
+    "portmappings",
+    "services",
+    "system",
+    "vms",
+]
