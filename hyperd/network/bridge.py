@@ -18,7 +18,6 @@ from hyperd.errors import Conflict, HostFault
 log = structlog.get_logger(__name__)
 
 _SYSCTL = Path("/proc/sys/net")
-_SYSFS = Path("/sys/class/net")
 
 
 class Bridge:
@@ -60,11 +59,10 @@ class Bridge:
         self._switches()
 
     def current_mac(self) -> str:
-        """Give the address the bridge really has (it may have been there before), empty when it is not there."""
-        try:
-            return (_SYSFS / self.name / "address").read_text(encoding="ascii").strip()
-        except OSError:
-            return ""
+        """Give the address the bridge really has: it may have been there before. Errors: HostFault."""
+        with _netlink() as netlink:
+            index = self._index(netlink)
+            return str(netlink.get_links(index)[0].get_attr("IFLA_ADDRESS")) if index is not None else self.mac
 
     def remove(self) -> None:
         """Remove the bridge; its ports are only unplugged. An absent bridge is fine. Errors: HostFault."""

@@ -331,6 +331,7 @@ class NetworkService:
 
     def _write(self, session: Session, *, force: bool = False) -> None:
         """Write the tables as the rows say, as far as they differ from what was written last."""
+        guarded = guards.rules(session, self._pool)
         wanted = ruleset.Ruleset(
             table=self._config.nft_table,
             bridge=self._config.bridge,
@@ -339,8 +340,8 @@ class NetworkService:
             nat=self._config.nat,
             stations=_stations(rows_of(session)),
             forwards=[_forward(row) for row in ports.rows(session) if row.address],
-            guards=guards.rules(session, self._pool),
-            bridge_mac=self._bridge.current_mac(),
+            guards=guarded,
+            bridge_mac=self._bridge.current_mac() if guarded else "",
         )
         change = wanted.change_from(self._applied) if self._applied and not force else None
         if change:

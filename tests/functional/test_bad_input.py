@@ -169,6 +169,9 @@ MISSING = [
     ("POST", "/pod/kill", {"podId": "good", "signal": "0"}),
     ("PUT", "/pod/good/portmappings/turn", {}),
     ("PUT", "/pod/good/portmappings/add", {}),
+    ("POST", "/service/add", {"podId": "good"}),
+    ("POST", "/service/update", {"podId": "good", "services": "["}),
+    ("DELETE", "/service", {"podId": "good", "services": "{}"}),
     ("POST", "/vm/create", {"cpu": "many"}),
     ("POST", "/vm/create", {"cpu": "0"}),
     ("POST", "/vm/create", {"mem": "1"}),
@@ -231,10 +234,6 @@ def test_what_needs_a_running_pod(daemon, method, path, query):
 
 
 NOT_YET = [
-    ("GET", "/service/list", {"podId": "good"}),
-    ("POST", "/service/add", {"podId": "good"}),
-    ("POST", "/service/update", {"podId": "good"}),
-    ("DELETE", "/service", {"podId": "good"}),
     ("POST", "/container/commit", {"container": "good-c"}),
     ("POST", "/image/build", {}),
     ("POST", "/image/push", {"remote": "x"}),

@@ -1,0 +1,344 @@
+"""Ports, NICs, white lists and services through the API of a real daemon whose VMs only pretend."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from support.daemon import HyperdLauncher
+from support.netns import ip
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[HyperdLauncher]:
+    with HyperdLauncher() as launcher:
+        launcher.start()
+        yield launcher
+        assert "internal_error" not in launcher.log()
+
+
+class Pods:
+    """Makes pods without containers."""
+
+    def __init__(self, daemon: HyperdLauncher) -> None:
+        self.daemon = daemon
+        self.made: list[str] = []
+
+    def create(self, pod: str, *, start: bool = True, **fields: Any) -> str:
+        self.daemon.json("POST", "/pod/create", status=201, body={"id": pod, **fields})
+        self.made.append(pod)
+        if start:
+            self.daemon.json("POST", "/pod/start", podId=pod)
+        return pod
+
+    def refused(self, pod: str, **fields: Any) -> tuple[int, str]:
+        """Try to create a pod, which must fail and leave nothing."""
+        status, _, body = self.daemon.request("POST", "/pod/create", body={"id": pod, **fields})
+        assert status >= 400, body
+        assert self.daemon.json("GET", "/list", item="pod", pod=pod)["podData"] == []
+        return status, body.decode()
+
+    def ips(self, pod: str) -> list[str]:
+        found: list[str] = self.daemon.json("GET", "/pod/info", podName=pod)["status"]["podIP"]
+        return found
+
+    def ports(self, pod: str) -> list[tuple[str, str, str]]:
+        rows = self.daemon.json("GET", f"/pod/{pod}/portmappings")["portMappings"]
+        return [(row["protocol"], row["hostPort"], row["containerPort"]) for row in rows]
+
+    def change(self, pod: str, action: str, *rules: dict[str, str]) -> tuple[int, str]:
+        status, _, body = self.daemon.request("PUT", f"/pod/{pod}/portmappings/{action}", body=list(rules))
+        return status, body.decode().strip()
+
+
+@pytest.fixture
+def pods(daemon: HyperdLauncher) -> Iterator[Pods]:
+    pods = Pods(daemon)
+    yield pods
+    for pod in pods.made:
+        daemon.request("DELETE", "/pod", podId=pod)
+
+
+def rule(container: int | str, host: int | str = "", protocol: str = "tcp") -> dict[str, str]:
+    return {"containerPort": str(container), "hostPort": str(host), "protocol": protocol}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def held(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return True
+    return False
+
+
+# -- ports
+
+
+def test_rules_are_put_in_front_and_kept(pods: Pods) -> None:
+    first, second = free_port(), free_port()
+    pod = pods.create("a", portmappings=[rule(80, first)])
+    assert pods.change(pod, "add", rule(81, second)) == (204, "")
+    assert pods.change(pod, "add", rule(81, second)) == (204, "")
+    assert pods.ports(pod) == [("tcp", str(second), "81"), ("tcp", str(first), "80")]
+    pods.daemon.restart(kill=True)
+    assert pods.ports(pod) == [("tcp", str(second), "81"), ("tcp", str(first), "80")]
+
+
+def test_delete_goes_by_protocol_container_port_and_host_port_if_given(pods: Pods) -> None:
+    one, two = free_port(), free_port()
+    pod = pods.create(
+        "a", portmappings=[rule(80, one), rule(80, two), rule(80, one, "udp"), rule("90-91", "40090-40091")]
+    )
+    assert pods.change(pod, "delete", rule(80, two)) == (204, "")
+    assert pods.change(pod, "delete", rule(80, 1), rule(99), rule(90), rule("90-91", "", "udp")) == (204, "")
+    assert pods.ports(pod) == [("tcp", str(one), "80"), ("udp", str(one), "80"), ("tcp", "40090-40091", "90-91")]
+    assert not held(two)
+    assert held(one)
+    assert pods.change(pod, "delete", rule(80), rule("90-91")) == (204, "")
+    assert pods.ports(pod) == [("udp", str(one), "80")]
+    assert not held(one)
+
+
+def test_automatic_ports_are_chosen_at_once_and_stay(pods: Pods) -> None:
+    pod = pods.create(
+        "a", start=False, portmappings=[rule(80), rule("81-83"), rule(53, "", "udp"), rule(84, "35000-35010")]
+    )
+    chosen = pods.ports(pod)
+    assert [row[2] for row in chosen] == ["80", "81-83", "53", "84"]
+    first, last = map(int, chosen[1][1].split("-"))
+    assert last - first == 2
+    assert all(20000 <= int(row[1].split("-")[0]) < 32768 for row in chosen[:3])
+    assert 35000 <= int(chosen[3][1]) <= 35010
+    pods.daemon.json("POST", "/pod/start", podId=pod)
+    pods.daemon.json("POST", "/pod/stop", podId=pod)
+    assert pods.ports(pod) == chosen
+    pods.daemon.json("POST", "/pod/start", podId=pod)
+    assert pods.change(pod, "add", rule(85)) == (204, "")
+    assert len({row[1] for row in pods.ports(pod)}) == 5
+    assert held(int(pods.ports(pod)[0][1]))
+
+
+def test_a_full_range_is_told(pods: Pods) -> None:
+    pods.create("a", portmappings=[rule(80, "35100-35101"), rule(80, "35100-35101")])
+    status, text = pods.refused("b", portmappings=[rule(80, "35100-35101")])
+    assert (status, text) == (503, "no 1 free tcp ports of the host: 35100-35101\n")
+
+
+def test_conflicts_of_ports_change_nothing(pods: Pods) -> None:
+    port, other = free_port(), free_port()
+    pods.create("a", portmappings=[rule(80, port)])
+    pod = pods.create("b")
+    assert pods.change(pod, "add", rule(80, other), rule(80), rule(80, port)) == (
+        409,
+        f"host port {port}/tcp is published by pod a",
+    )
+    assert pods.ports(pod) == []
+    assert not held(other)
+    with socket.socket() as program:
+        program.bind(("", 0))
+        program.listen()
+        number = program.getsockname()[1]
+        status, text = pods.change(pod, "add", rule(80, number))
+        assert (status, text.partition(" (")[0].split(":")[0]) == (
+            409,
+            f"host port {number}/tcp is in use by a program of the host",
+        )
+    assert pods.change("a", "add", rule(81, port))[0] == 409
+    assert pods.ports("a") == [("tcp", str(port), "80")]
+
+
+@pytest.mark.parametrize(
+    ("rules", "word"),
+    [
+        ([rule(80, 1, "sctp")], "unrecongnized protocol sctp"),
+        ([rule("80-81", 8000)], "port range mismatch"),
+        ([rule(0, 8000)], "bad port"),
+        ([rule(80, "9-1")], "bad port range"),
+        ([rule("")], "containerPort"),
+        ([7], "must be an object"),
+    ],
+)
+def test_bad_rules(pods: Pods, rules: list[Any], word: str) -> None:
+    pod = pods.create("a")
+    for action in ("add", "delete"):
+        status, text = pods.change(pod, action, *rules)
+        assert status == 400
+        assert word in text
+
+
+def test_only_pods_that_run_change_ports(pods: Pods) -> None:
+    pod = pods.create("a", start=False)
+    for action in ("add", "delete"):
+        status, text = pods.change(pod, action, rule(80))
+        assert (status, text.partition(" (")[0]) == (412, "portmapping could apply to running pod only")
+        assert pods.change("none", action, rule(80)) == (404, "Pod none not found")
+    status, _, body = pods.daemon.request("PUT", f"/pod/{pod}/portmappings/list", body=[])
+    assert (status, body) == (400, b"Only add or delete operation are permitted\n")
+    pods.daemon.json("POST", "/pod/start", podId=pod)
+    pods.daemon.request("POST", "/pod/pause", podId=pod)
+    assert pods.change(pod, "add", rule(80))[0] == 204
+
+
+# -- NICs
+
+
+@pytest.fixture
+def bridge() -> Iterator[str]:
+    ip("link", "add", "hytfn0", "type", "bridge")
+    ip("address", "add", "10.214.78.1/24", "dev", "hytfn0")
+    yield "hytfn0"
+    ip("link", "delete", "hytfn0")
+
+
+def test_addresses_of_all_nics_are_shown_and_given_back(pods: Pods, bridge: str) -> None:
+    net = pods.daemon.subnet.rsplit(".", 1)[0]
+    nics = [{"bridge": bridge, "ip": "10.214.78.5/24,10.9.9.5/16"}, {}, {"ip": f"{net}.200/24", "ifname": "hytwish0"}]
+    pods.create("a", interfaces=nics)
+    shown = pods.ips("a")
+    assert shown[:2] == ["10.214.78.5/24", "10.9.9.5/16"]
+    assert shown[3] == f"{net}.200/24"
+    clash = {"interfaces": [{"bridge": bridge, "ip": "10.9.9.5/16"}]}
+    assert pods.refused("b", **clash) == (409, "address 10.9.9.5 is in use by a\n")
+    pods.daemon.json("DELETE", "/pod", podId="a")
+    pods.create("b", **clash)
+    assert pods.ips("b") == ["10.9.9.5/16"]
+
+
+def test_a_stopped_pod_holds_no_address(pods: Pods) -> None:
+    net = pods.daemon.subnet.rsplit(".", 1)[0]
+    fixed = {"interfaces": [{"ip": f"{net}.201/24"}]}
+    pods.create("a", **fixed)
+    pods.daemon.json("POST", "/pod/stop", podId="a")
+    pods.create("b", **fixed)
+    status, _, body = pods.daemon.request("POST", "/pod/start", podId="a")
+    assert (status, body.decode()) == (409, f"address {net}.201 is in use by b\n")
+    pods.daemon.json("DELETE", "/pod", podId="b")
+    pods.daemon.json("POST", "/pod/start", podId="a")
+
+
+@pytest.mark.parametrize(
+    ("nic", "status", "word"),
+    [
+        ({"bridge": "nosuch0", "ip": "10.0.0.2/24"}, 400, "bridge nosuch0 does not exist on this host"),
+        ({"bridge": "lo", "ip": "10.0.0.2/24"}, 400, "bridge lo does not exist on this host"),
+        ({"ip": "GATEWAY/24"}, 409, "is in use by the host"),
+        ({"ip": "fd00::2/64"}, 400, "is not an IPv4 address"),
+        ({"ip": "224.0.0.1/24"}, 400, "cannot be the address of a NIC"),
+        ({"ip": "10.0.0.255/24"}, 400, "cannot be the address of a NIC"),
+        ({"ip": "10.0.0.2/24,10.0.0.2/24"}, 400, "a NIC has an address twice"),
+        ({"mac": "01:00:5e:00:00:01"}, 400, "is not a unicast MAC address"),
+        ({"ifname": "lo"}, 409, "tap lo is in use"),
+        ({"ifname": "vnet7"}, 400, "are given automatically"),
+        ({"mtu": 9000}, 400, "is above that of the bridge"),
+        ({"ip": "10.0.0.2/24", "gateway": "10.0.1.1"}, 400, "interfaces[0].gateway"),
+    ],
+)
+def test_nics_that_cannot_be(pods: Pods, nic: dict[str, Any], status: int, word: str) -> None:
+    gateway = pods.daemon.subnet.rsplit(".", 1)[0] + ".1"
+    wanted = {key: value.replace("GATEWAY", gateway) if isinstance(value, str) else value for key, value in nic.items()}
+    code, text = pods.refused("a", interfaces=[wanted])
+    assert (code, word in text) == (status, True), text
+
+
+def test_what_two_pods_cannot_share(pods: Pods) -> None:
+    pods.create("a", interfaces=[{"mac": "52:54:00:12:34:56", "ifname": "hytwish1"}])
+    assert pods.refused("b", interfaces=[{"mac": "52:54:00:12:34:56"}])[1] == (
+        "MAC address 52:54:00:12:34:56 is in use by a\n"
+    )
+    assert pods.refused("b", interfaces=[{"ifname": "hytwish1"}])[1] == "tap hytwish1 is in use by a\n"
+
+
+# -- white lists
+
+
+@pytest.mark.parametrize("networks", [["fd00::/8"], ["10.0.0.0/8", "::/0"]])
+def test_white_lists_are_ipv4(pods: Pods, networks: list[str]) -> None:
+    status, text = pods.refused("a", portmappingWhiteLists={"externalNetworks": networks})
+    assert status == 400
+    assert "is not an IPv4 network of a white list" in text
+
+
+def test_white_lists_need_the_daemons_bridge(pods: Pods, bridge: str) -> None:
+    nics = [{"bridge": bridge, "ip": "10.214.78.5/24"}]
+    status, text = pods.refused("a", portmappingWhiteLists={"internalNetworks": ["10.0.0.0/8"]}, interfaces=nics)
+    assert (status, text.split(":")[0]) == (400, "portmappingWhiteLists need NICs on the daemon's bridge")
+
+
+# -- services
+
+
+def service(port: int, protocol: str = "tcp", *hosts: str) -> dict[str, Any]:
+    backends = [{"hostIP": host, "hostPort": 1000} for host in hosts]
+    return {"serviceIP": "10.254.0.24", "servicePort": port, "protocol": protocol, "hosts": backends}
+
+
+def ask(daemon: HyperdLauncher, method: str, path: str, services: object, pod: str = "a") -> tuple[int, str]:
+    text = services if isinstance(services, str) else json.dumps(services)
+    status, _, body = daemon.request(method, path, podId=pod, services=text)
+    return status, body.decode().strip()
+
+
+@pytest.mark.parametrize("start", [False, True])
+def test_services_are_recorded(pods: Pods, start: bool) -> None:
+    done = (200, '{"Result":"success"}')
+    pods.create("a", start=start, services=[service(80, "TCP", "10.0.0.1")])
+    listed = lambda: pods.daemon.json("GET", "/service/list", podId="a", status=200)  # noqa: E731
+    assert listed() == [service(80, "tcp", "10.0.0.1")]
+    assert ask(pods.daemon, "POST", "/service/add", [service(80, "UDP"), service(81)]) == done
+    assert [(entry["servicePort"], entry["protocol"]) for entry in listed()] == [(80, "tcp"), (80, "udp"), (81, "tcp")]
+    conflict = (409, "service 10.254.0.24:81/tcp conflicts with existing ones")
+    assert ask(pods.daemon, "POST", "/service/add", [service(81, "TCP", "10.0.0.1")]) == conflict
+    assert ask(pods.daemon, "POST", "/service/update", [service(81), service(81)]) == conflict
+    assert ask(pods.daemon, "DELETE", "/service", [service(80, "Tcp"), service(99)]) == done
+    assert [(entry["servicePort"], entry["protocol"]) for entry in listed()] == [(80, "udp"), (81, "tcp")]
+    assert ask(pods.daemon, "POST", "/service/update", [service(82, "tcp", "10.0.0.2")]) == done
+    pods.daemon.restart(kill=True)
+    assert listed() == [service(82, "tcp", "10.0.0.2")]
+    assert ask(pods.daemon, "POST", "/service/update", []) == done
+    assert listed() == []
+
+
+@pytest.mark.parametrize(
+    ("services", "word"),
+    [
+        ("[", "services is not valid JSON"),
+        ("", "services is required"),
+        ("{}", "must be an array"),
+        ([service(0)], "servicePort"),
+        ([service(80, "sctp")], "unrecongnized protocol sctp"),
+        ([{"servicePort": 80}], "serviceIP"),
+        ([{"serviceIP": "10.0.0.1"}], "servicePort"),
+        ([service(80, "tcp", "10.0.0.1", "10.0.0.1")], "a host is there twice"),
+        ([service(80, "tcp", "fd00::1")], "cannot be an address"),
+        ([service(80, "tcp", "x")], "no IP address"),
+    ],
+)
+def test_bad_services(pods: Pods, services: object, word: str) -> None:
+    pods.create("a", start=False)
+    for method, path in (("POST", "/service/add"), ("POST", "/service/update"), ("DELETE", "/service")):
+        status, text = ask(pods.daemon, method, path, services)
+        assert status == 400
+        assert word in text
+        assert ask(pods.daemon, method, path, services, pod="none") == (404, "Pod none not found")
+
+
+def test_services_of_a_paused_pod_wait(pods: Pods) -> None:
+    pods.create("a")
+    pods.daemon.request("POST", "/pod/pause", podId="a")
+    assert ask(pods.daemon, "POST", "/service/add", [service(80)])[0] == 412
+    assert pods.daemon.json("GET", "/service/list", podId="a") == []
+    pods.daemon.request("POST", "/pod/unpause", podId="a")
+    assert ask(pods.daemon, "POST", "/service/add", [service(80)])[0] == 200
