@@ -57,11 +57,20 @@ class AddedLayer:
 class Intake:
     """One piece of work that adds layers, then images of them. Safe for threads.
 
-    While the ``with`` block runs nobody removes what was added. When it ends with an exception, added layers that no
-    image uses are removed again.
+    While the ``with`` block runs nobody removes what was added. When it ends with an exception (or always, unless
+    ``keep_unused``), added layers that no image uses are removed again.
     """
 
-    def __init__(self, *, store: ImageStore, catalog: Catalog, provenance: Provenance, max_bytes: int) -> None:
+    def __init__(
+        self,
+        *,
+        store: ImageStore,
+        catalog: Catalog,
+        provenance: Provenance,
+        max_bytes: int,
+        keep_unused: bool = False,
+    ) -> None:
+        self._keep_unused = keep_unused
         self._store = store
         self._catalog = catalog
         self._provenance = provenance
@@ -77,7 +86,7 @@ class Intake:
     ) -> None:
         with self._store.lock:
             self._pins.close()
-            if kind is not None and self._added:
+            if self._added and not (self._keep_unused and kind is None):
                 layers, blobs = self._catalog.drop_layers(self._added, spare=self._store.pins())
                 self._store.remove_layers(layers, blobs)
 
@@ -141,13 +150,14 @@ class Intake:
             kept=kept,
         )
 
-    def use_layer(self, diff_id: str) -> bool:
-        """Hold a layer that is in the store already, with its data; tell whether it is."""
+    def use_layer(self, diff_id: str, *, blob: str = "") -> bool:
+        """Hold a layer that is in the store already, with its data (in the form ``blob``); tell whether it is."""
         store = self._store
         with store.lock:
             there = self._catalog.layer_size(diff_id) >= 0 and size_of(store.layer_path(diff_id)) >= 0
             if there and any(
-                size_of(store.blob_path(blob.digest)) == blob.size for blob in self._provenance.blobs(diff_id)
+                size_of(store.blob_path(one.digest)) == one.size and blob in {"", one.digest}
+                for one in self._provenance.blobs(diff_id)
             ):
                 self._pins.enter_context(store.pinned([diff_id]))
                 return True

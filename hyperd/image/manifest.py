@@ -124,7 +124,7 @@ def choose_platform(data: Mapping[str, Any], *, architecture: str = "") -> Descr
             resolution="the image is not made for this machine",
         )
     best = max(found, key=lambda pair: _variant_rank(pair[0], wanted))
-    return _descriptor(best[1])
+    return descriptor(best[1])
 
 
 def _variant_rank(variant: str, architecture: str) -> int:
@@ -144,12 +144,12 @@ def parse_manifest(data: Mapping[str, Any]) -> Manifest:
     raw = data.get("config")
     if not isinstance(raw, dict):
         raise RegistryError("a manifest has no configuration")
-    config = _descriptor(raw)
+    config = descriptor(raw)
     if config.media_type not in _CONFIG_TYPES:
         raise NotSupported("this is not a container image", details=config.media_type[:100])
     if config.size > MAX_CONFIG:
         raise TooLarge(f"an image's configuration has more than {MAX_CONFIG} bytes")
-    layers = tuple(_descriptor(item) for item in _list(data, "layers", MAX_LAYERS))
+    layers = tuple(descriptor(item) for item in _list(data, "layers", MAX_LAYERS))
     for layer in layers:
         if layer.media_type not in _LAYER_TYPES:
             raise NotSupported("an image has layers of a kind that is not supported", details=layer.media_type[:100])
@@ -221,7 +221,14 @@ def _list(data: Mapping[str, Any], key: str, most: int) -> list[dict[str, Any]]:
     return found
 
 
-def _descriptor(data: Mapping[str, Any]) -> Descriptor:
+def descriptor(data: Mapping[str, Any]) -> Descriptor:
+    """Check a descriptor.
+
+    Raises:
+        RegistryError: nonsense.
+        NotSupported: a digest that is not sha256.
+
+    """
     media_type, digest, size = data.get("mediaType") or "", data.get("digest"), data.get("size")
     good = isinstance(media_type, str) and isinstance(digest, str) and isinstance(size, int)
     if not good or isinstance(size, bool) or not isinstance(digest, str) or not isinstance(size, int) or size < 0:

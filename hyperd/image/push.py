@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import threading
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import sha256
 
 import structlog
 
 from hyperd.config import RegistryConfig
-from hyperd.errors import HostFault, RegistryError
+from hyperd.errors import RegistryError
 from hyperd.image import manifest as manifests
 from hyperd.image.catalog import Catalog
-from hyperd.image.compression import MAGIC, decompressed, kind_of
-from hyperd.image.layer import disk_errors, sync_file
 from hyperd.image.manifest import Descriptor
+from hyperd.image.packing import Packer
 from hyperd.image.progress import LayerProgress, Sink
-from hyperd.image.provenance import Blob, Provenance, Source
+from hyperd.image.provenance import Provenance, Source
 from hyperd.image.pull import host_of
-from hyperd.image.store import ImageStore, size_of
 from hyperd.image.work import Workers
 from hyperd.registry.auth import AuthConfig, TokenCache
-from hyperd.registry.client import RawManifest
 from hyperd.registry.push import Outgoing, PushClient, Upload
 from hyperd.registry.reference import Reference
 from hyperd.registry.transport import Stop, Transport
@@ -33,9 +27,6 @@ from hyperd.registry.transport import Stop, Transport
 log = structlog.get_logger(__name__)
 
 MOUNT_TRIES = 3  # repositories that are tried as the source of a mount
-_CHUNK = 256 * 1024
-_STRIPES = 16
-_LEVEL = 6  # of gzip, as everybody's
 
 
 @dataclass
@@ -61,12 +52,12 @@ class Pusher:
 
     Args:
         config: limits.
-        store: the files.
         catalog: the rows.
         provenance: the rows of blobs and manifests.
         transport: connections.
         tokens: bearer tokens.
         workers: the transfers' threads.
+        packer: gives layers and manifests the form in which they leave.
 
     """
 
@@ -74,21 +65,20 @@ class Pusher:
         self,
         *,
         config: RegistryConfig,
-        store: ImageStore,
         catalog: Catalog,
         provenance: Provenance,
         transport: Transport,
         tokens: TokenCache,
         workers: Workers,
+        packer: Packer,
     ) -> None:
         self._config = config
-        self._store = store
         self._catalog = catalog
         self._provenance = provenance
         self._transport = transport
         self._tokens = tokens
         self._workers = workers
-        self._packing = [threading.Lock() for _ in range(_STRIPES)]  # of two pushes one packs a layer
+        self._packer = packer
 
     def push(
         self,
@@ -128,18 +118,16 @@ class Pusher:
         return self._workers.run("image-push", work, progress=progress, cancelled=cancelled)
 
     def _push(self, job: _Job) -> str:
-        with ExitStack() as stack:
-            with self._store.lock:  # an image that goes at this moment is gone whole or stays whole
-                sources = self._provenance.sources(job.image_id)
-                config = self._provenance.config_blob(job.image_id)
-                stack.enter_context(self._store.pinned([source.diff_id for source in sources]))
+        reference = job.reference
+        with self._packer.held(job.image_id) as (config, sources):
             client = job.make_client(())
-            known = self._known_manifest(job, sources)
+            wanted = self._provenance.tag_digest(reference.repository, reference.tag)
+            known = self._packer.manifest(job.image_id, sources, prefer=wanted)
             if known is not None:
                 manifest, layers = known
                 self._send_layers(job, client, [_Task(s, d, d.digest) for s, d in zip(sources, layers, strict=True)])
             else:
-                oci = self._is_oci(sources)
+                oci = self._packer.is_oci(sources)
                 layers = self._send_layers(job, client, [_Task(source, None, source.diff_id) for source in sources])
                 manifest = manifests.new_manifest(config, layers, oci=oci)
             self._send_config(client, config)
@@ -150,33 +138,6 @@ class Pusher:
         job.sink({"status": f"{tag}: digest: {digest} size: {size}"})
         job.sink({"progressDetail": {}, "aux": {"Tag": tag, "Digest": digest, "Size": size}})
         return digest
-
-    def _known_manifest(self, job: _Job, sources: Sequence[Source]) -> tuple[RawManifest, list[Descriptor]] | None:
-        """Choose a manifest the image came with whose blobs are all here: the name's own one, else the newest."""
-        wanted = self._provenance.tag_digest(job.reference.repository, job.reference.tag)
-        diff_ids = [source.diff_id for source in sources]
-        for raw in sorted(self._provenance.manifests(job.image_id), key=lambda raw: raw.digest != wanted):
-            layers = list(manifests.parse_manifest(manifests.load(raw.body)).layers)
-            whole = all(size_of(self._store.blob_path(layer.digest)) == layer.size for layer in layers)
-            if whole and [self._catalog.blob_layer(layer.digest) for layer in layers] == diff_ids:
-                return raw, layers
-        return None
-
-    def _is_oci(self, sources: Sequence[Source]) -> bool:
-        """Tell which form a new manifest has: that of the layers that came from elsewhere; Docker's knows no zstd."""
-        for source in sources:
-            if source.blob and (
-                source.media_type.startswith(manifests.OCI_PREFIX) or self._kind(source.blob) == "zstd"
-            ):
-                return True
-        return False
-
-    def _kind(self, digest: str) -> str:
-        try:
-            with self._store.blob_path(digest).open("rb") as file:
-                return kind_of(file.read(MAGIC))
-        except OSError:
-            return "missing"
 
     def _send_layers(self, job: _Job, client: PushClient, tasks: Sequence[_Task]) -> list[Descriptor]:
         job.sink({"status": f"The push refers to a repository [{job.reference.canonical_repository}]"})
@@ -196,8 +157,9 @@ class Pusher:
         job.stop.check()
         line = LayerProgress(job.sink, task.source.diff_id)
         if (layer := task.layer) is None:
-            with self._packing[hash(task.source.diff_id) % len(self._packing)]:
-                layer = self._outgoing(job, task.source, line)
+            layer = self._packer.outgoing(
+                task.source, progress=lambda done: line.transfer("Compressing", done, task.source.size), stop=job.stop
+            )
         if client.has_blob(layer.digest):
             line.status("Layer already exists")
             return layer
@@ -215,7 +177,7 @@ class Pusher:
             Outgoing(
                 digest=layer.digest,
                 size=layer.size,
-                open_at=lambda offset: self._read(layer.digest, offset),
+                open_at=lambda offset: self._packer.read(layer.digest, offset),
                 progress=lambda sent: line.transfer("Pushing", sent, layer.size),
             ),
         )
@@ -238,62 +200,6 @@ class Pusher:
             if other.domain == reference.domain and other.path != reference.path:
                 found.append(other.path)
         return found[:MOUNT_TRIES]
-
-    def _read(self, digest: str, offset: int = 0) -> Iterator[bytes]:
-        with disk_errors(), self._store.blob_path(digest).open("rb", buffering=0) as file:
-            file.seek(offset)
-            while chunk := file.read(_CHUNK):
-                yield chunk
-
-    def _outgoing(self, job: _Job, source: Source, line: LayerProgress) -> Descriptor:
-        """Give the form in which a layer leaves: the one it came in, else gzip, which is made when there is none."""
-        blobs = {blob.digest: blob for blob in self._provenance.blobs(source.diff_id)}
-        kinds = {digest: self._kind(digest) for digest in blobs}
-        if source.blob in blobs and kinds[source.blob] != "missing":
-            return _descriptor(blobs[source.blob], kinds[source.blob])
-        for digest, kind in kinds.items():
-            if kind == "gzip":
-                return _descriptor(blobs[digest], kind)
-        usable = [blob for digest, blob in blobs.items() if kinds[digest] != "missing"]
-        if not usable:
-            raise HostFault(
-                "the data of a layer is lost", details=source.diff_id, resolution="pull or build the image again"
-            )
-        return _descriptor(self._pack(job, source, usable[0], line), "gzip")
-
-    def _pack(self, job: _Job, source: Source, blob: Blob, line: LayerProgress) -> Blob:
-        """Compress a layer that was made here; its gzip form takes the place of the store's own."""
-        packer, digest, size, done = zlib.compressobj(_LEVEL, zlib.DEFLATED, 31), sha256(), 0, 0
-        with self._store.new_file() as (file, path):
-            pieces = decompressed(self._read(blob.digest), max_bytes=self._config.max_layer_bytes)
-            for packed in _packed(packer, pieces):
-                job.stop.check()
-                done, data = packed
-                digest.update(data)
-                size += len(data)
-                with disk_errors():
-                    file.write(data)
-                line.transfer("Compressing", done, source.size)
-            sync_file(file)
-            made = Blob(f"sha256:{digest.hexdigest()}", size)
-            with self._store.lock:
-                self._store.keep(path, self._store.blob_path(made.digest))
-                self._provenance.add_blob(made.digest, diff_id=source.diff_id, size=size)
-                for gone in self._provenance.forget_blobs([] if source.blob else [blob.digest]):
-                    self._store.remove(self._store.blob_path(gone))
-        return made
-
-
-def _packed(packer: zlib._Compress, pieces: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
-    done = 0
-    for piece in pieces:
-        done += len(piece)
-        yield done, packer.compress(piece)
-    yield done, packer.flush()
-
-
-def _descriptor(blob: Blob, kind: str) -> Descriptor:
-    return Descriptor(manifests.layer_type(kind), blob.digest, blob.size)
 
 
 def _begun(upload: Upload | None, host: str) -> Upload:

@@ -17,10 +17,13 @@ from hyperd.event.bus import EventBus
 from hyperd.image.catalog import Catalog, ImageRecord
 from hyperd.image.intake import AddedLayer, Intake
 from hyperd.image.keeper import Keeper, Pruned, Removed
+from hyperd.image.load import Loaded, Loader
+from hyperd.image.packing import Packer
 from hyperd.image.progress import Line
 from hyperd.image.provenance import Provenance
 from hyperd.image.pull import Puller, host_of, meta_headers
 from hyperd.image.push import Pusher
+from hyperd.image.save import Saver
 from hyperd.image.store import ImageStore
 from hyperd.image.work import Workers
 from hyperd.registry.auth import AuthConfig, TokenCache
@@ -100,16 +103,22 @@ class ImageService:
         self._provenance = Provenance(database)
         self._workers = Workers()
         self._max_layer = config.registry.max_layer_bytes
+        self._packer = Packer(
+            store=self._store, catalog=self._catalog, provenance=self._provenance, max_bytes=self._max_layer
+        )
         parts: dict[str, Any] = {
             "config": config.registry,
-            "store": self._store,
             "catalog": self._catalog,
             "transport": self._transport,
             "tokens": self._tokens,
             "provenance": self._provenance,
             "workers": self._workers,
         }
-        self._puller, self._pusher = Puller(**parts), Pusher(**parts)
+        self._puller, self._pusher = Puller(store=self._store, **parts), Pusher(packer=self._packer, **parts)
+        self._saver = Saver(catalog=self._catalog, packer=self._packer)
+        self._loader = Loader(
+            catalog=self._catalog, provenance=self._provenance, adding=self.adding, max_layer=self._max_layer
+        )
         self._keeper = Keeper(store=self._store, catalog=self._catalog, in_use=in_use, events=self._events)
 
     def close(self) -> None:
@@ -250,9 +259,45 @@ class ImageService:
             )
             self._events.publish("image", "push", image_id, name=target.familiar)
 
-    def adding(self) -> Intake:
-        """Give a ``with`` block in which layers and then images of them are added; half of it does not stay."""
-        return Intake(store=self._store, catalog=self._catalog, provenance=self._provenance, max_bytes=self._max_layer)
+    def save(
+        self,
+        names: Sequence[str],
+        *,
+        oci: bool = False,
+        references: Mapping[str, str] | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Iterator[bytes]:
+        """Give images as one tar, see ``Saver.save``."""
+        return self._saver.save(names, oci=oci, references=references or {}, cancelled=cancelled)
+
+    def load(
+        self,
+        chunks: Iterator[bytes],
+        *,
+        name: str = "",
+        references: Mapping[str, str] | None = None,
+        progress: Callable[[Line], None] = lambda _line: None,
+    ) -> Sequence[Loaded]:
+        """Load the images of an archive, see ``Loader.load``."""
+        images = self._loader.load(chunks, name=name, references=references, sink=progress)
+        for image in images:
+            self._events.publish("image", "load", image.id, name=", ".join(image.names))
+        return images
+
+    def adding(self, *, keep_unused: bool = False) -> Intake:
+        """Give a ``with`` block in which layers and then images of them are added; half of it does not stay.
+
+        Args:
+            keep_unused: keep layers of which the block has made no image (for a day).
+
+        """
+        return Intake(
+            store=self._store,
+            catalog=self._catalog,
+            provenance=self._provenance,
+            max_bytes=self._max_layer,
+            keep_unused=keep_unused,
+        )
 
     def add_layer(self, open_chunks: Callable[[], Iterator[bytes]]) -> AddedLayer:
         """Convert one layer and keep its data, see ``Intake.add_layer``; for several use ``adding``.
@@ -266,7 +311,7 @@ class ImageService:
             Whatever the stream raises; nothing stays then.
 
         """
-        with self.adding() as intake:
+        with self.adding(keep_unused=True) as intake:
             return intake.add_layer(open_chunks)
 
     def add_image(

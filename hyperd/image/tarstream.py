@@ -322,6 +322,14 @@ def _check_holes(entry: Entry) -> None:
         raise InvalidInput("the sparse map of a layer's file does not fit its data")
 
 
+def is_header(block: bytes) -> bool:
+    """Tell whether a block is a member's header: its checksum is right."""
+    try:
+        return len(block) == BLOCK and sum(block) - sum(block[148:156]) + 256 == _number(block[148:156])
+    except InvalidInput:
+        return False
+
+
 def _padded(size: int) -> int:
     return size + -size % BLOCK
 
