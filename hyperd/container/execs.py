@@ -222,7 +222,7 @@ class ExecService:
                 row.state, row.exit_code = EXITED, code
 
     def _get(self, exec_id: str) -> ExecRow:
-        with self._db.session() as session:
+        with self._db.reading() as session:
             row = session.get(ExecRow, exec_id)
         if row is None:
             raise NotFound(f"cannot find exec {exec_id}")

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import load_only
 
 from hyperd.container.states import LIVE, ContainerState
 from hyperd.db.models import ContainerRow, PodRow
@@ -34,7 +35,7 @@ class ContainerRecords:
         name = name.removeprefix("/")
         if not name:
             raise InvalidInput("Empty container name")
-        with self._db.session() as session:
+        with self._db.reading() as session:
             row = session.scalar(select(ContainerRow).where(ContainerRow.name == name)) or session.get(
                 ContainerRow, name
             )
@@ -51,7 +52,7 @@ class ContainerRecords:
 
     def get(self, container_id: str) -> ContainerRow:
         """Give a container by its whole id. Errors: NotFound."""
-        with self._db.session() as session:
+        with self._db.reading() as session:
             row = session.get(ContainerRow, container_id)
         if row is None:
             raise NotFound(f"The container ({container_id}) can not be found")
@@ -59,7 +60,7 @@ class ContainerRecords:
 
     def of_pod(self, pod_id: str) -> list[ContainerRow]:
         """Give a pod's containers in their order."""
-        with self._db.session() as session:
+        with self._db.reading() as session:
             query = select(ContainerRow).where(ContainerRow.pod_id == pod_id).order_by(ContainerRow.position)
             return list(session.scalars(query))
 
@@ -69,18 +70,29 @@ class ContainerRecords:
 
     def all(self) -> list[ContainerRow]:
         """Give every container."""
-        with self._db.session() as session:
+        with self._db.reading() as session:
             return list(session.scalars(select(ContainerRow).order_by(ContainerRow.created_at, ContainerRow.position)))
+
+    def listed(self, pod_id: str = "") -> list[ContainerRow]:
+        """Give every container (of a pod, where given) with only what a list shows."""
+        columns = load_only(
+            ContainerRow.id, ContainerRow.name, ContainerRow.pod_id, ContainerRow.state, ContainerRow.exit_code
+        )
+        query = select(ContainerRow).options(columns).order_by(ContainerRow.created_at, ContainerRow.position)
+        if pod_id:
+            query = query.where(ContainerRow.pod_id == pod_id)
+        with self._db.reading() as session:
+            return list(session.scalars(query))
 
     def states(self) -> dict[str, int]:
         """Count containers by state."""
-        with self._db.session() as session:
+        with self._db.reading() as session:
             rows = session.execute(select(ContainerRow.state, func.count()).group_by(ContainerRow.state))
             return {str(state): int(count) for state, count in rows}
 
     def using_image(self, image_id: str) -> Sequence[str]:
         """Give the names of containers made from an image."""
-        with self._db.session() as session:
+        with self._db.reading() as session:
             return list(session.scalars(select(ContainerRow.name).where(ContainerRow.image_id == image_id)))
 
     def insert(self, pod_id: str, spec: ContainerSpec, *, position: int, image_id: str) -> ContainerRow:
@@ -170,7 +182,7 @@ class ContainerRecords:
 
     def pod_spec(self, pod_id: str) -> PodSpec:
         """Give the specification of the pod a container is in. Errors: NotFound."""
-        with self._db.session() as session:
+        with self._db.reading() as session:
             row = session.get(PodRow, pod_id)
         if row is None:
             raise NotFound(f"The pod({pod_id}) can not be found, please create it first")

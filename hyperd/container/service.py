@@ -277,7 +277,7 @@ class ContainerService:
             if vm is None or not vm.pod_id or (pod_id and pod_id != vm.pod_id):
                 return []
             pod_id = vm.pod_id
-        rows = self.records.of_pod(pod_id) if pod_id else self.records.all()
+        rows = self.records.listed(pod_id)
         return [ContainerView(id=row.id, name=row.name, pod_id=row.pod_id, status=phase(row)) for row in rows]
 
     def info(self, name: str) -> dict[str, Any]:

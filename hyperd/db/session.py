@@ -35,6 +35,8 @@ class Database:
         self.path = path
         self.engine = _make_engine(path)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+        readers = self.engine.execution_options(hyperd_reading=True)
+        self._readers = sessionmaker(readers, expire_on_commit=False, autoflush=False)
 
     @contextmanager
     def session(self) -> Iterator[Session]:
@@ -51,6 +53,12 @@ class Database:
                     "the host's disk is full", details=f"writing {self.path}", resolution="remove pods or images"
                 ) from error
             raise
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """Give a session that only reads: it waits for no writer, and sees one state of the database throughout."""
+        with self._readers.begin() as session:
+            yield session
 
     def create_all(self) -> None:
         """Make every table (tests); the daemon migrates instead."""
@@ -74,6 +82,7 @@ def _make_engine(path: Path) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _on_begin(connection: Any) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        reading = connection.get_execution_options().get("hyperd_reading")
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
     return engine

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import load_only
 
 from hyperd.db.models import PodRow
 from hyperd.db.session import Database
@@ -24,7 +25,7 @@ class PodRecords:
 
     def get(self, pod_id: str) -> PodRow:
         """Give a pod. Errors: NotFound."""
-        with self._db.session() as session:
+        with self._db.reading() as session:
             row = session.get(PodRow, pod_id)
         if row is None:
             raise NotFound(f"The pod({pod_id}) can not be found, please create it first")
@@ -32,17 +33,23 @@ class PodRecords:
 
     def all(self) -> list[PodRow]:
         """Give every pod, oldest first."""
-        with self._db.session() as session:
+        with self._db.reading() as session:
             return list(session.scalars(select(PodRow).order_by(PodRow.created_at)))
+
+    def listed(self) -> list[PodRow]:
+        """Give every pod, oldest first, with only what a list shows: id, state and outcome."""
+        columns = load_only(PodRow.id, PodRow.state, PodRow.outcome)
+        with self._db.reading() as session:
+            return list(session.scalars(select(PodRow).options(columns).order_by(PodRow.created_at)))
 
     def count(self) -> int:
         """Count pods."""
-        with self._db.session() as session:
+        with self._db.reading() as session:
             return session.scalar(select(func.count()).select_from(PodRow)) or 0
 
     def states(self) -> dict[str, int]:
         """Count pods by state."""
-        with self._db.session() as session:
+        with self._db.reading() as session:
             rows = session.execute(select(PodRow.state, func.count()).group_by(PodRow.state))
             return {str(state): int(count) for state, count in rows}
 

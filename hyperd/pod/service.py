@@ -227,7 +227,7 @@ class PodService:
             PodView(
                 id=row.id, name=row.id, vm_id=vms.get(row.id, ""), status=list_word(PodState(row.state), row.outcome)
             )
-            for row in self.records.all()
+            for row in self.records.listed()
             if (not pod_id or row.id == pod_id) and (not vm_id or vms.get(row.id) == vm_id)
         ]
 

@@ -7,6 +7,7 @@ the other.
 from __future__ import annotations
 
 import threading
+import time
 from typing import Protocol
 
 import structlog
@@ -48,6 +49,7 @@ class VmPool:
         self.size = size
         self.vcpu = vcpu
         self.memory = memory
+        self._last_taken = 0.0
         self._closed = threading.Event()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="vm-pool", daemon=True)
@@ -66,11 +68,15 @@ class VmPool:
 
     def taken(self) -> None:
         """Tell that a VM has left the pool."""
+        self._last_taken = time.monotonic()
         self._wake.set()
 
     def _run(self) -> None:
         delay = REFILL_DELAY
         while not self._closed.wait(delay):
+            delay = self._last_taken + REFILL_DELAY - time.monotonic()
+            if delay > 0:
+                continue  # a pod that has just taken one is starting
             delay = REFILL_DELAY
             try:
                 if self._vms.pooled() < self.size:

@@ -154,7 +154,6 @@ def domain(spec: VmSpec, platform: Platform) -> config.Domain:
         filesystems=tuple(filesystem(each, number) for number, each in enumerate(spec.shares)),
         rng_address=config.PciAddress(slot=4),
         balloon_address=config.PciAddress(slot=5),
-        disabled_timers=("hpet",),
     )
 
 
