@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
-_RULE = re.compile(r"(?:(tcp|udp):)?(\d+(?:-\d+)?):(\d+(?:-\d+)?)")
+_RULE = re.compile(r"(?:(tcp|udp):)?(\d+(?:-\d+)?)?:(\d+(?:-\d+)?)")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
@@ -108,7 +108,7 @@ def _digits(count: int) -> str:
 
 
 def port_rule(text: str) -> dict[str, str]:
-    """Read `[tcp|udp:]hostPort:containerPort`; a port may be a range.
+    """Read `[tcp|udp:][hostPort]:containerPort`; a port may be a range. The daemon chooses a host port left out.
 
     Raises:
         UsageProblem: it has another form.
@@ -118,7 +118,7 @@ def port_rule(text: str) -> dict[str, str]:
     if not match:
         raise UsageProblem(f"'{text}' is not a port rule: use [tcp|udp:]hostPort:containerPort")
     protocol, host, container = match.groups()
-    return {"containerPort": container, "hostPort": host, "protocol": protocol or "tcp"}
+    return {"containerPort": container, **({"hostPort": host} if host else {}), "protocol": protocol or "tcp"}
 
 
 def _environment(text: str) -> dict[str, str] | None:

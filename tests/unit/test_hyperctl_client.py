@@ -164,14 +164,16 @@ def test_bad_signals(text):
         ("80:8080", ("tcp", "80", "8080")),
         ("udp:1-2:3-4", ("udp", "1-2", "3-4")),
         ("tcp:1:2", ("tcp", "1", "2")),
+        (":80", ("tcp", None, "80")),
+        ("udp::53-54", ("udp", None, "53-54")),
     ],
 )
 def test_port_rules(text, rule):
     got = spec.port_rule(text)
-    assert (got["protocol"], got["hostPort"], got["containerPort"]) == rule
+    assert (got["protocol"], got.get("hostPort"), got["containerPort"]) == rule
 
 
-@pytest.mark.parametrize("text", ["", "80", ":80", "sctp:1:2", "1:2:3", "a:b", "1-:2"])
+@pytest.mark.parametrize("text", ["", "80", "80:", "sctp:1:2", "1:2:3", "a:b", "1-:2"])
 def test_bad_port_rules(text):
     with pytest.raises(UsageProblem):
         spec.port_rule(text)
