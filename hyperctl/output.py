@@ -15,7 +15,7 @@ def table(rows: Iterable[Sequence[str]]) -> str:
 
     The last column is never padded, and nothing is ever cut: the output is for scripts too.
     """
-    lines = [[_clean(cell) for cell in row] for row in rows]
+    lines = [[clean(cell) for cell in row] for row in rows]
     columns = max((len(line) for line in lines), default=0)
     widths = [
         max(_MIN_WIDTH, _PADDING + max(len(line[column]) for line in lines if len(line) > column))
@@ -29,8 +29,8 @@ def table(rows: Iterable[Sequence[str]]) -> str:
     )
 
 
-def _clean(cell: str) -> str:
-    """Keep a cell on its line and away from the terminal's control sequences."""
+def clean(cell: str) -> str:
+    """Keep a text on its line and away from the terminal's control sequences."""
     return "".join(letter if letter.isprintable() else "?" for letter in cell)
 
 

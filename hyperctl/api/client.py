@@ -185,6 +185,10 @@ class Client:
         """Give PodInfo of a pod."""
         return self._object("GET", "/pod/info", {"podName": pod})
 
+    def pod_stats(self, pod: str) -> dict[str, Any]:
+        """Give PodStats of a running pod."""
+        return self._object("GET", "/pod/stats", {"podId": pod})
+
     def portmappings(self, pod: str) -> list[dict[str, Any]]:
         """Give the published ports of a pod."""
         rows = self._object("GET", f"/pod/{escape(pod)}/portmappings", {}).get("portMappings") or []
@@ -207,6 +211,11 @@ class Client:
     def stop_container(self, container: str) -> None:
         """Stop a container."""
         self._done("POST", "/container/stop", {"container": container})
+
+    def restart_container(self, container: str, *, grace: int | None) -> None:
+        """Stop a container if it runs and start it; `grace` are seconds before SIGKILL, the daemon's when None."""
+        more = {} if grace is None else {"t": str(grace)}
+        self._done("POST", "/container/restart", {"container": container, **more})
 
     def remove_container(self, container: str) -> None:
         """Remove a container."""
@@ -295,6 +304,16 @@ class Client:
         key = {"pod": "podData", "container": "cData", "vm": "vmData"}[item]
         rows = self._object("GET", "/list", parameters).get(key) or []
         return [str(row).split(":") for row in rows]
+
+    def events(self, *, filters: Mapping[str, list[str]], since: str, until: str) -> Iterator[dict[str, Any]]:
+        """Yield what happens, as it happens.
+
+        Raises:
+            ProgressError: this client was too slow for the daemon.
+
+        """
+        given = {"filters": compact(dict(filters)) if filters else "", "since": since, "until": until}
+        yield from progress(self.call("GET", "/events", {key: value for key, value in given.items() if value}))
 
     def info(self) -> dict[str, Any]:
         """Give what the daemon says about itself and its host."""

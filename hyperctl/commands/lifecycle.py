@@ -1,4 +1,4 @@
-"""`start`, `stop`, `rm`, `kill`, `pause` and `unpause`."""
+"""`start`, `stop`, `restart`, `rm`, `kill`, `pause` and `unpause`."""
 
 from __future__ import annotations
 
@@ -60,6 +60,32 @@ def stop_command(app: App, *, names: tuple[str, ...], container: bool) -> int:
     if container:
         return for_each(names, app.client.stop_container, lambda name, text: f"fail to stop container {name}: {text}")
     return for_each(names, stop, lambda name, text: f"fail to stop pod {name}: {text}")
+
+
+@command(
+    "restart",
+    Argument("names", "POD|CONTAINER...", many=True),
+    Option("-c", "--container", flag=True, text="The names are containers'."),
+    Option("-t", "--time", metavar="SECONDS", text="Before SIGKILL; of containers only."),
+    examples=("hyperctl restart web1", "hyperctl restart -c -t 30 web1-nginx"),
+)
+def restart_command(app: App, *, names: tuple[str, ...], container: bool, time: str) -> int:
+    """Stop pods, or containers, if they run, and start them again."""
+    if time and not (container and time.isascii() and time.isdecimal()):
+        raise UsageProblem("--time takes a number of seconds, with --container")
+
+    def restart(name: str) -> None:
+        app.client.stop_pod(name)
+        app.client.start_pod(name)
+        output.say(f"Successfully restarted the Pod({name})")
+
+    def restart_container(name: str) -> None:
+        app.client.restart_container(name, grace=int(time) if time else None)
+        output.say(f"Successfully restarted container {name}")
+
+    if container:
+        return for_each(names, restart_container, lambda name, text: f"fail to restart container {name}: {text}")
+    return for_each(names, restart, lambda name, text: f"fail to restart pod {name}: {text}")
 
 
 @command(

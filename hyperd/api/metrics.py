@@ -32,7 +32,6 @@ class Metrics:
     def __init__(self, engine: Engine) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
-        self._registry.register(_Holdings(engine))
         self._requests = Histogram(
             "hyperd_http_request_duration_seconds",
             "Time until the answer, or until the connection became a stream",
@@ -57,6 +56,7 @@ class Metrics:
             "hyperd_image_pulled_bytes", "Sizes of the images pulled, unpacked", registry=self._registry
         )
         engine.events.subscribe(self._on_event)
+        self._registry.register(_Holdings(engine, own_listeners=engine.events.listeners))
 
     def observe(self, *, method: str, route: str, code: int, seconds: float) -> None:
         """Count a request; ``route`` is the pattern that matched, never a path."""
@@ -83,8 +83,9 @@ class Metrics:
 class _Holdings(Collector):
     """What there is: counted from the database and the services at every scrape."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, own_listeners: int) -> None:
         self._engine = engine
+        self._own_listeners = own_listeners
 
     def describe(self) -> Iterable[Metric]:
         return ()  # nothing is asked before the engine is open
@@ -99,7 +100,8 @@ class _Holdings(Collector):
         yield GaugeMetricFamily("hyperd_images", "Images in the store", usage["images"])
         store = {"layers": usage["layer_bytes"], "blobs": usage["blob_bytes"]}
         yield _by("hyperd_image_store_bytes", "Size of the image store", "kind", store)
-        yield GaugeMetricFamily("hyperd_event_listeners", "Streams of events that are open", engine.events.listeners)
+        streams = engine.events.listeners - self._own_listeners
+        yield GaugeMetricFamily("hyperd_event_streams", "Streams of events that are open", streams)
         for name, text, value in _COUNTERS:
             yield CounterMetricFamily(name, text, value())
         yield _by("hyperd_build_info", "Version of the daemon", "version", {__version__: 1})

@@ -45,7 +45,7 @@ VERBS = (
     ),
     *("pause", "ports", "pull", "push", "rm", "rmi", "run", "save", "start", "stop", "unpause", "version"),
 )
-OWN_VERBS = ("completion", "vm")
+OWN_VERBS = ("completion", "events", "restart", "stats", "vm")
 REFUSED = "hyperctl ERROR: Error from daemon's response: "
 # Commands whose server side comes later.
 NOT_YET = {

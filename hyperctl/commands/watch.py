@@ -1,0 +1,121 @@
+"""`events` and `stats`."""
+
+from __future__ import annotations
+
+from hyperctl import output
+from hyperctl.api.errors import UsageProblem
+from hyperctl.command import App, Argument, Option, command
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_FORMATS = ("text", "json")
+
+
+@command(
+    "events",
+    Option("-f", "--filter", field="filters", many=True, metavar="KEY=VALUE", text="Only events that fit."),
+    Option("--since", metavar="TIME", text="Also what was since then: unix seconds or RFC 3339."),
+    Option("--until", metavar="TIME", text="End at that time."),
+    Option("--format", field="form", default="text", choices=_FORMATS, metavar="text|json", text="How to print them."),
+    examples=(
+        "hyperctl events",
+        "hyperctl events --filter type=pod --filter event=start",
+        "hyperctl events --filter label=team=red --format json",
+        "hyperctl events --since 2026-01-31T12:00:00Z --until 2026-01-31T13:00:00Z",
+    ),
+)
+def events_command(app: App, *, filters: tuple[str, ...], since: str, until: str, form: str) -> None:
+    """Show what happens, as it happens; keys of filters: type, event, pod, container, image, vm, label."""
+    import sys
+
+    for event in app.client.events(filters=_filters(filters), since=since, until=until):
+        output.say(_json(event) if form == "json" else _line(event))
+        sys.stdout.flush()
+
+
+def _filters(words: tuple[str, ...]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not key or not equals:
+            raise UsageProblem(f"a filter is KEY=VALUE, not {word}")
+        found.setdefault(key, []).append(value)
+    return found
+
+
+def _json(event: dict[str, Any]) -> str:
+    import json
+
+    return json.dumps(event, separators=(",", ":"))
+
+
+def _line(event: dict[str, Any]) -> str:
+    """Give an event as Docker's client prints it: time, type, action, id (attributes)."""
+    import time
+
+    nano = event.get("timeNano")
+    nano = nano if isinstance(nano, int) else 0
+    actor = event.get("Actor") or {}
+    attributes = ", ".join(f"{key}={value}" for key, value in sorted((actor.get("Attributes") or {}).items()))
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(nano // 1_000_000_000))
+    text = f"{stamp}.{nano % 1_000_000_000:09d}Z {event.get('Type')} {event.get('Action')} {actor.get('ID', '')}"
+    return output.clean(f"{text} ({attributes})" if attributes else text)
+
+
+@command(
+    "stats",
+    Argument("pod", "POD"),
+    Option("--format", field="form", default="text", choices=_FORMATS, metavar="text|json", text="How to print it."),
+    examples=("hyperctl stats web1", "hyperctl stats --format json web1"),
+)
+def stats_command(app: App, *, pod: str, form: str) -> None:
+    """Show what a pod and its containers use: two looks, half a second apart, give the share of a CPU."""
+    import time
+
+    first = app.client.pod_stats(pod)
+    if form == "json":
+        output.say(_json(first))
+        return
+    time.sleep(_PAUSE)
+    second = app.client.pod_stats(pod)
+    before = {one.get("id"): one for one in first.get("container_stats") or []}
+    containers = [
+        (str(one.get("name", one.get("id", ""))), *_row(before.get(one.get("id")), one))
+        for one in second.get("container_stats") or []
+    ]
+    headings = ("NAME", "CPU", "MEMORY", "NET IN", "NET OUT", "DISK READ", "DISK WRITE")
+    output.write(output.table([headings, (pod, *_row(first, second)), *containers]))
+
+
+_PAUSE = 0.5
+
+
+def _row(old: dict[str, Any] | None, new: dict[str, Any]) -> tuple[str, ...]:
+    network = (new.get("network") or {}).get("interfaces") or []
+    traffic = [_sum(network, key) for key in ("rx_bytes", "tx_bytes")] if new.get("network") else ["-", "-"]
+    disks = (new.get("block") or {}).get("io_service_bytes_recursive") or []
+    disk = [output.human_size(sum(entry["stat"][way] for entry in disks)) for way in ("Read", "Write")]
+    return (_cpu(old, new), output.human_size(new["memory"]["usage"]), *traffic, *disk)
+
+
+def _sum(interfaces: list[dict[str, Any]], key: str) -> str:
+    return output.human_size(sum(one.get(key, 0) for one in interfaces))
+
+
+def _cpu(old: dict[str, Any] | None, new: dict[str, Any]) -> str:
+    if old is None:
+        return "-"
+    took = _nanoseconds(new["timestamp"]) - _nanoseconds(old["timestamp"])
+    used = new["cpu"]["usage"]["total"] - old["cpu"]["usage"]["total"]
+    return f"{100 * used / took:.1f}%" if took > 0 else "-"
+
+
+def _nanoseconds(stamp: str) -> int:
+    """Read RFC 3339 with nine digits, in UTC."""
+    import calendar
+    import time
+
+    seconds, _, fraction = stamp.rstrip("Z").partition(".")
+    return calendar.timegm(time.strptime(seconds, "%Y-%m-%dT%H:%M:%S")) * 1_000_000_000 + int(fraction.ljust(9, "0"))
