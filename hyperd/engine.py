@@ -9,6 +9,8 @@ from pathlib import Path
 import structlog
 
 from hyperd.build.commit import CommitService
+from hyperd.build.service import BuildService
+from hyperd.build.workshop import Services as BuildTools
 from hyperd.config import Config
 from hyperd.container.execs import ExecService
 from hyperd.container.locks import PodLocks
@@ -19,10 +21,12 @@ from hyperd.db.migrate import migrate
 from hyperd.db.session import Database
 from hyperd.errors import HostFault, HyperError, InvalidInput
 from hyperd.event.bus import EventBus
+from hyperd.guest.image import DISTRO_KERNEL, find_guest
 from hyperd.image.service import ImageService
 from hyperd.network.service import NetworkService
 from hyperd.pod.records import PodRecords
 from hyperd.pod.recovery import Recovery
+from hyperd.pod.scratch import make_scratch
 from hyperd.pod.service import PodService
 from hyperd.pod.stats import PodStats
 from hyperd.stream.relay import Relay
@@ -156,6 +160,11 @@ class Engine:
         self.commits = CommitService(
             config=self.config, containers=self.containers, images=self.images, vms=self.vms, locks=locks
         )
+        self.builds = BuildService(
+            BuildTools(
+                config=self.config, images=self.images, network=self.network, vms=self.vms, make_disk=make_scratch
+            )
+        )
         self.execs = ExecService(database=database, relay=self.relay, containers=self.containers, vms=self.vms)
         self.pods = PodService(
             config=self.config,
@@ -186,6 +195,7 @@ class Engine:
             network=self.network,
             vms=self.vms,
         ).run()
+        self.builds.recover()
         self.containers.restarts.open()
         self.vms.pool.start()
 
@@ -213,8 +223,6 @@ def boot_files(config: Config) -> BootFiles:
     if config.hypervisor.driver == "fake":
         return BootFiles(kernel=kernel or Path("/dev/null"), initrd=initrd or Path("/dev/null"))
     if kernel is None or initrd is None:
-        from hyperd.guest.image import find_guest
-
         found = find_guest(config.guest)
         if found is None:
             raise HostFault(
@@ -223,7 +231,8 @@ def boot_files(config: Config) -> BootFiles:
                 resolution=f"run scripts/build-guest --output {config.guest}",
             )
         kernel, initrd = kernel or found.kernel, initrd or found.initrd
-    return BootFiles(kernel=kernel, initrd=initrd)
+    # The distribution's cloud kernel was built without 9p.
+    return BootFiles(kernel=kernel, initrd=initrd, has_9p=kernel.name != DISTRO_KERNEL)
 
 
 def guest_name(config: Config) -> str:

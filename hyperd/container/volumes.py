@@ -26,10 +26,10 @@ from hyperd.db.session import Database
 from hyperd.errors import AgentError, Conflict, HyperError, InvalidInput, NotSupported
 from hyperd.pod.model import ContainerSpec, PodSpec, VolumeRef, VolumeSpec
 from hyperd.vm import guestfs
-from hyperd.vm.driver import DiskSpec, ShareSpec
+from hyperd.vm.driver import DiskSpec, RbdSource, ShareSpec
 from hyperd.vm.model import HostFiles, Vm
 from hyperd.vm.service import VmService
-from hyperd.volume import catalog, images, share
+from hyperd.volume import catalog, images, share, virtiofs
 from hyperd.volume.hostpath import HostObject, open_path
 
 log = structlog.get_logger(__name__)
@@ -69,6 +69,7 @@ class PodVolumes:
     def clean_up(self) -> None:
         """Remove what a killed daemon has left half made."""
         share.clean_up(self._config.run)
+        virtiofs.clean_up(self._config.run)
 
     def check(self, pod: PodSpec, containers: Sequence[ContainerSpec], *, vm: Vm | None = None) -> None:
         """Check that every volume these containers use can be had now, and with ``vm`` that it can be plugged into it.
@@ -92,7 +93,7 @@ class PodVolumes:
                 with self._open(volume) as source:
                     self._check_image(volume, source)
             elif volume.format == "rbd":
-                raise NotSupported(f"volume {name}: rbd is not supported by this version")
+                catalog.ceph(volume)
 
     @contextmanager
     def opened(self, pod: PodSpec) -> Iterator[HostFiles]:
@@ -110,19 +111,13 @@ class PodVolumes:
                 if volumes[name].format != "vfs":
                     continue
                 source = stack.enter_context(self._open(volumes[name]))
-                directory = stack.enter_context(share.shareable(source, self._config.run))
-                found[name] = directory
+                found[name] = stack.enter_context(share.shareable(source, self._config.run))
                 known[name] = {
                     "readonly": not catalog.is_writable(name, containers),
                     "file": not source.is_directory,
+                    "virtiofs": not self._vms.guest_has_9p,
                 }
-            shares = []
-            if found:
-                holder = stack.enter_context(share.Holder([directory.fd for directory in found.values()]))
-                shares = [
-                    ShareSpec(tag=catalog.key(name), path=holder.path(directory.fd), readonly=known[name]["readonly"])
-                    for name, directory in found.items()
-                ]
+            shares = self._serve(stack, found, known) if found else []
             yield HostFiles(
                 shares=tuple(shares),
                 known=known,
@@ -148,6 +143,24 @@ class PodVolumes:
 
     # -- inside
 
+    def _serve(
+        self, stack: ExitStack, found: Mapping[str, HostObject], known: Mapping[str, Mapping[str, bool]]
+    ) -> list[ShareSpec]:
+        """Make directories reachable for QEMU: by a process that holds them open, or each by a virtiofsd."""
+        if not self._vms.guest_has_9p:
+            servers = {
+                name: stack.enter_context(
+                    virtiofs.Server(directory, self._config.run, readonly=known[name]["readonly"])
+                )
+                for name, directory in found.items()
+            }
+            return [ShareSpec(tag=catalog.key(name), socket=server.socket) for name, server in servers.items()]
+        holder = stack.enter_context(share.Holder([directory.fd for directory in found.values()]))
+        return [
+            ShareSpec(tag=catalog.key(name), path=holder.path(directory.fd), readonly=known[name]["readonly"])
+            for name, directory in found.items()
+        ]
+
     def _one(self, vm: Vm, volumes: Mapping[str, VolumeSpec], ref: VolumeRef) -> Mounted:
         volume = volumes.get(ref.volume)
         if volume is None:
@@ -170,30 +183,28 @@ class PodVolumes:
         if volume.format == "vfs":
             flags = MS_RDONLY if vm.shares[volume.name]["readonly"] else 0
             path = catalog.guest_path(volume.name)
-            vm.agent.run(Plan().mkdir(path).mount(catalog.key(volume.name), path, "9p", flags, _9P))
+            kind, options = ("virtiofs", "") if vm.shares[volume.name].get("virtiofs") else ("9p", _9P)
+            try:
+                vm.agent.run(Plan().mkdir(path).mount(catalog.key(volume.name), path, kind, flags, options))
+            except AgentError as error:
+                if error.errno != errno.ENODEV:
+                    raise
+                raise NotSupported(f"volume {volume.name}: the guest's kernel has no {kind}") from error
             return path
-        if volume.format in catalog.BLOCK_FORMATS:
-            return self._mount_image(vm, volume, ref)
         if volume.format == "nas":
             return _mount_nas(vm, volume)
-        raise NotSupported(f"volume {volume.name}: {volume.format} is not supported by this version")
+        return self._mount_disk(vm, volume, ref)
 
-    def _mount_image(self, vm: Vm, volume: VolumeSpec, ref: VolumeRef) -> str:
+    def _mount_disk(self, vm: Vm, volume: VolumeSpec, ref: VolumeRef) -> str:
         what = f"volume {volume.name}"
-        with self._open(volume) as source:
-            self._check_image(volume, source)
-            if volume.format == "raw" and not ref.read_only and images.is_blank(source):
-                if volume.fstype not in images.MAKEABLE:
-                    raise NotSupported(f"{what}: the image is empty and no {volume.fstype} can be made in it")
-                images.make_file_system(source, volume.fstype, what=what)
-            path = source.path
-        self._check_unused(vm, volume.name, path, writable=not ref.read_only)
-
-        def disk(lun: int) -> DiskSpec:
-            mode = catalog.cache_mode(volume.cache)
-            return DiskSpec(lun=lun, path=path, fmt=volume.format, readonly=ref.read_only, cache=mode)
-
-        lun = self._vms.plug_volume(vm, volume.name, disk)
+        mode = catalog.cache_mode(volume.cache)
+        if volume.format == "rbd":
+            name, monitors = catalog.ceph(volume)
+            spec = DiskSpec(lun=0, rbd=RbdSource(name=name, monitors=monitors), readonly=ref.read_only, cache=mode)
+        else:
+            path = self._image(vm, volume, ref)
+            spec = DiskSpec(lun=0, path=path, fmt=volume.format, readonly=ref.read_only, cache=mode)
+        lun = self._vms.plug_volume(vm, volume.name, lambda free: replace(spec, lun=free))
         target = catalog.guest_path(volume.name)
         flags = MS_RDONLY if ref.read_only else 0
         try:
@@ -205,6 +216,18 @@ class PodVolumes:
             self._vms.unplug_volume(vm, volume.name)
             raise
         return target
+
+    def _image(self, vm: Vm, volume: VolumeSpec, ref: VolumeRef) -> Path:
+        """Check an image file, which gets a file system if it holds nothing, and give its real path."""
+        what = f"volume {volume.name}"
+        with self._open(volume) as source:
+            self._check_image(volume, source)
+            if volume.format == "raw" and not ref.read_only and images.is_blank(source):
+                if volume.fstype not in images.MAKEABLE:
+                    raise NotSupported(f"{what}: the image is empty and no {volume.fstype} can be made in it")
+                images.make_file_system(source, volume.fstype, what=what)
+            self._check_unused(vm, volume.name, source.path, writable=not ref.read_only)
+            return source.path
 
     def _open(self, volume: VolumeSpec) -> HostObject:
         return open_path(volume.source, what=f"volume {volume.name}", guarded=self._guest_writable())

@@ -42,7 +42,7 @@ RECIPE = "1"
 _EARLY = ("virtio_pci", "virtio_console")
 _LATE = ("virtio_scsi", "sd_mod", "virtio_net", "squashfs", "overlay", "ext4")
 # Loaded when a pod needs them (op MODULES), by the name of their list.
-_ON_DEMAND = {"services": ("ip_vs", "ip_vs_rr")}
+_ON_DEMAND = {"services": ("ip_vs", "ip_vs_rr"), "nfs": ("nfsv4", "nfsv3")}
 _OPTIONAL = ("virtiofs", "9p", "9pnet_virtio", "virtio_balloon", "virtio_rng")
 # Names by which busybox can be called directly; its shell knows all its others.
 _APPLETS = (

@@ -27,6 +27,20 @@ class PowerState(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RbdSource:
+    """An image in a Ceph cluster that this host's own Ceph configuration gives access to.
+
+    Args:
+        name: ``pool/image``.
+        monitors: host and port of each; none = the host's configuration.
+
+    """
+
+    name: str
+    monitors: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class DiskSpec:
     """A disk on the VM's one virtio-scsi controller.
 
@@ -36,14 +50,16 @@ class DiskSpec:
         fmt: ``raw``, ``qcow2`` or ``vdi``.
         readonly: several VMs may share a read-only image.
         cache: libvirt's cache mode.
+        rbd: where the image is instead of ``path``.
 
     """
 
     lun: int
-    path: Path
+    path: Path = Path("/")
     fmt: str = "raw"
     readonly: bool = False
     cache: str = "writeback"
+    rbd: RbdSource | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,18 +82,20 @@ class NicSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ShareSpec:
-    """A directory of the host that the guest can mount with 9p. It cannot be plugged later.
+    """A directory of the host that the guest can mount. It cannot be plugged later.
 
     Args:
         tag: 1-31 characters; the guest mounts it by this name.
+        socket: where a virtiofsd waits; None = 9p, served by the hypervisor itself. The other two are 9p's.
         path: a directory; it may be a link of ``/proc/PID/fd`` that stays open until ``create`` has returned.
         readonly: the host refuses every change, whatever the guest asks.
 
     """
 
     tag: str
-    path: Path
+    path: Path = Path("/")
     readonly: bool = False
+    socket: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

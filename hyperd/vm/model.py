@@ -27,6 +27,7 @@ class BootFiles:
 
     kernel: Path
     initrd: Path
+    has_9p: bool = True  # or else only virtiofs for directories of the host
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -253,6 +253,11 @@ class VmService(Plugs):
             return vm
 
     @property
+    def guest_has_9p(self) -> bool:
+        """Whether a VM that is booted now can mount 9p; else virtiofs. Errors: HostFault."""
+        return self._boot_files().has_9p
+
+    @property
     def boot_timeout(self) -> float:
         """Seconds a boot may take."""
         return self._config.hypervisor.boot_timeout

@@ -3,17 +3,48 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from hyperd.errors import Conflict
-from hyperd.pod.model import ContainerSpec, VolumeRef, VolumeSpec
+from hyperd.errors import Conflict, InvalidInput, NotSupported
+from hyperd.pod.model import ContainerSpec, VolumeOption, VolumeRef, VolumeSpec
 
 BLOCK_FORMATS = ("raw", "qcow2", "vdi")
+CEPH_PORT = 6789
+_HOST = re.compile(r"[A-Za-z0-9.:_-]{1,255}")
 # libvirt's names of cache modes; "off" is QEMU's old name of "none".
 _CACHE = {"": "writeback", "off": "none"}
 # From the fastest to the most careful, for disks that several containers ask a mode for.
 _CARE = ("unsafe", "writeback", "none", "writethrough", "directsync")
+
+
+def ceph(volume: VolumeSpec) -> tuple[str, tuple[tuple[str, int], ...]]:
+    """Give ``pool/image`` and the monitors (host, port) of an rbd volume.
+
+    Errors: InvalidInput, NotSupported (a user or key of its own: libvirt's embedded driver has nowhere to keep it).
+    """
+    name = volume.source.removeprefix("rbd:")
+    parts = name.split("/")
+    if len(parts) < 2 or not all(parts) or any(letter in name for letter in ":@\\"):
+        raise InvalidInput(f"volume {volume.name}: the source of an rbd volume is pool/image", details=repr(name[:80]))
+    option = volume.option or VolumeOption()
+    if option.user or option.keyring:
+        raise NotSupported(
+            f"volume {volume.name}: a Ceph user or keyring in the specification is not supported",
+            resolution="leave them out; the user admin of this host's /etc/ceph is used",
+        )
+    return name, tuple(_monitor(text, volume.name) for text in option.monitors)
+
+
+def _monitor(text: str, name: str) -> tuple[str, int]:
+    host, mark, port = text.rpartition(":")
+    if not mark or host.endswith(":") or (":" in host and not host.startswith("[")):
+        host, port = text, str(CEPH_PORT)
+    host = host.strip("[]")
+    if not _HOST.fullmatch(host) or not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
+        raise InvalidInput(f"volume {name}: {text[:80]!r} is no monitor", resolution="give host or host:port")
+    return host, int(port)
 
 
 def volumes_of(volumes: Iterable[VolumeSpec], containers: Iterable[ContainerSpec]) -> dict[str, VolumeSpec]:
@@ -86,8 +117,8 @@ def image_volumes(spec: ContainerSpec, image_config: Mapping[str, object], conta
     paths = config.get("Volumes") if isinstance(config, Mapping) else None
     taken = {ref.path.rstrip("/") for ref in spec.volumes} | {file.target for file in spec.files}
     found = []
-    for text in sorted(paths if isinstance(paths, Mapping) else ()):
-        parts = [part for part in str(text).split("/") if part not in ("", ".")]
+    for text in sorted(map(str, paths if isinstance(paths, Mapping) else ())):
+        parts = [part for part in text.split("/") if part not in ("", ".")]
         path = "/" + "/".join(parts)
         if not parts or ".." in parts or "\0" in path or len(path) > 4096 or path in taken:
             continue

@@ -9,7 +9,7 @@ import pytest
 from lxml import etree
 
 from hyperd.errors import InvalidInput
-from hyperd.vm.driver import CONTROL_PORT, STREAM_PORT, DiskSpec, NicSpec, ShareSpec, VmSpec
+from hyperd.vm.driver import CONTROL_PORT, STREAM_PORT, DiskSpec, NicSpec, RbdSource, ShareSpec, VmSpec
 from hyperd.vm.libvirt import config, designer
 
 SCHEMAS = Path("/usr/share/libvirt/schemas")  # Debian's libvirt0
@@ -17,6 +17,7 @@ DISK = DiskSpec(lun=0, path=Path("/images/scratch.raw"))
 LAYER = DiskSpec(lun=254, path=Path("/images/layer.sqfs"), readonly=True)
 QCOW2 = DiskSpec(lun=3, path=Path("/images/a b&<'\">.qcow2"), fmt="qcow2", cache="none")
 VDI = DiskSpec(lun=27, path=Path("/images/volume.vdi"), fmt="vdi", cache="unsafe")
+RBD = DiskSpec(lun=5, rbd=RbdSource(name="pool/a b&<'\">", monitors=(("ceph1.test", 6789), ("::1", 3300))))
 NIC = NicSpec(mac="52:54:00:AB:CD:EF", tap="tap0", bridge="hyper0")
 NIC_MTU = NicSpec(mac="52:54:00:00:00:02", tap="fifteen-letters", bridge="hyper0", mtu=1400)
 NIC_USER = NicSpec(mac="52:54:00:00:00:03", tap="", bridge="")
@@ -26,7 +27,7 @@ SHARE_ODD = ShareSpec(tag="t" * 31, path=Path("/srv/a b&<'\">"), readonly=True)
 VARIANTS: dict[str, dict[str, object]] = {
     "bare": {},
     "disk": {"disks": (DISK,)},
-    "disks": {"disks": (DISK, LAYER, QCOW2, VDI)},
+    "disks": {"disks": (DISK, LAYER, QCOW2, VDI, RBD)},
     "many disks": {"disks": tuple(replace(LAYER, lun=lun) for lun in range(255))},
     "nic": {"nics": (NIC,)},
     "nics": {"nics": (NIC, NIC_MTU, NIC_USER)},
@@ -34,6 +35,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "user nic": {"nics": (NIC_USER,)},
     "share": {"shares": (SHARE,)},
     "shares": {"shares": tuple(replace(SHARE_ODD, tag=f"t{n}") for n in range(designer.MAX_SHARES))},
+    "virtiofs": {"shares": (ShareSpec(tag="t0", socket=Path("/run/hyper/fs-1.sock")), SHARE)},
     "cpus": {"vcpu": 8},
     "big": {"vcpu": 64, "memory": 1 << 20},
     "small": {"memory": 48},
@@ -82,7 +84,7 @@ def test_schema_refuses_what_is_wrong(schema: etree.RelaxNG) -> None:
     assert not schema.validate(node)
 
 
-@pytest.mark.parametrize("device", [DISK, LAYER, QCOW2, VDI, NIC, NIC_MTU, NIC_USER], ids=str)
+@pytest.mark.parametrize("device", [DISK, LAYER, QCOW2, VDI, RBD, NIC, NIC_MTU, NIC_USER], ids=str)
 def test_hot_plugged_device_is_the_same_as_at_boot(schema: etree.RelaxNG, device: DiskSpec | NicSpec) -> None:
     if isinstance(device, DiskSpec):
         alone, spec = designer.disk(device).element(), make_spec(disks=(device,))
@@ -127,6 +129,13 @@ def test_shares_are_what_was_asked_for() -> None:
     ]
     assert [n.find("readonly") is not None for n in nodes] == [False, True]
     assert {n.get("accessmode") for n in nodes} == {"passthrough"}
+
+
+def test_virtiofs_needs_shared_memory() -> None:
+    node = tree(make_spec(shares=(ShareSpec(tag="t0", socket=Path("/run/hyper/fs-1.sock")),)))
+    assert node.find("memoryBacking/access").get("mode") == "shared"
+    assert node.find("devices/filesystem/source").get("socket") == "/run/hyper/fs-1.sock"
+    assert tree(make_spec(shares=(SHARE,))).find("memoryBacking") is None
 
 
 def test_devices_have_addresses_of_their_own() -> None:

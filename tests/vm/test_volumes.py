@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.nfs import NfsServer
 from tests.support.registry import Layer, RegistryServer, busybox_tar, directory, layer_tar, member
 from tests.support.until import until
 from tests.vm.conftest import Host
@@ -433,3 +434,29 @@ def test_hyperctl_run_with_volumes(host: Host, place: Path) -> None:
     assert (place / "ro" / "f").read_text() == "given\n"
     until(lambda: not host.left()["pods"])
     host.assert_clean()
+
+
+# -- NFS
+
+
+def test_an_nfs_export(host: Host, pods: Any, place: Path) -> None:
+    (place / "f").write_text("on the server\n")
+    os.chown(place / "f", 1234, 2345)
+    gateway = host.daemon.subnet.replace(".0/24", ".1")
+    with NfsServer(gateway, place):
+        volume = {"name": "nas", "source": f"{gateway}:/data", "format": "nas", "fstype": "nfs"}
+        ref = {"volume": "nas", "path": "/nas"}
+        pods("nas", volumes=[volume], containers=[{"volumes": [ref]}, {"volumes": [{**ref, "readOnly": True}]}])
+        assert sh(host, "nas", "cat /nas/f; stat -c '%u %g' /nas/f") == "on the server\n1234 2345\n"
+        sh(host, "nas", "echo guest > /nas/made; chown 5:6 /nas/made")
+        assert ((place / "made").read_text(), (place / "made").stat().st_uid) == ("guest\n", 5)
+        assert host.ctl("exec", "nas-1", "rm", "/nas/made").returncode != 0
+        host.ok("rm", "nas")
+
+
+def test_an_nfs_server_that_is_not_there(host: Host, pods: Any) -> None:
+    gateway = host.daemon.subnet.replace(".0/24", ".1")
+    pods("nonas", start=False, volumes=[{"name": "nas", "source": f"{gateway}:/data", "format": "nas"}])
+    code, _, body = host.daemon.request("POST", "/pod/start", podId="nonas")
+    assert (code, b"volume nas cannot be mounted" in body) == (409, True), body
+    assert host.left()["qemu"] == []

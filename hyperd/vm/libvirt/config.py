@@ -88,15 +88,24 @@ class Disk:
     block_device: bool = False
     readonly: bool = False
     discard: str = ""
+    rbd: str = ""
+    monitors: tuple[tuple[str, int], ...] = ()
 
     def element(self) -> ET.Element:
         """Return the XML element."""
         kind, attribute = ("block", "dev") if self.block_device else ("file", "file")
+        if self.rbd:
+            kind = "network"
         node = ET.Element("disk", type=kind, device="disk")
         driver = _sub(node, "driver", name="qemu", type=self.fmt, cache=self.cache)
         if self.discard:
             driver.set("discard", self.discard)
-        _sub(node, "source", **{attribute: self.path})
+        if self.rbd:
+            source = _sub(node, "source", protocol="rbd", name=self.rbd)
+            for host, port in self.monitors:
+                _sub(source, "host", name=host, port=str(port))
+        else:
+            _sub(node, "source", **{attribute: self.path})
         _sub(node, "target", dev=self.target, bus="scsi")
         if self.readonly:
             _sub(node, "readonly")
@@ -107,15 +116,23 @@ class Disk:
 
 @dataclass(frozen=True, kw_only=True)
 class Filesystem:
-    """A ``<filesystem>``: a directory of the host over virtio-9p."""
+    """A ``<filesystem>``: a directory of the host over virtio-9p, or with ``socket`` over virtiofs."""
 
     tag: str
     path: str
     address: PciAddress
     readonly: bool = False
+    socket: str = ""
 
     def element(self) -> ET.Element:
         """Return the XML element."""
+        if self.socket:
+            node = ET.Element("filesystem", type="mount")
+            _sub(node, "driver", type="virtiofs", queue="1024")
+            _sub(node, "source", socket=self.socket)
+            _sub(node, "target", dir=self.tag)
+            self.address.add_to(node)
+            return node
         # passthrough: the guest sees and sets real owners. remap: inode numbers stay unique across the host's mounts.
         node = ET.Element("filesystem", type="mount", accessmode="passthrough", multidevs="remap")
         _sub(node, "source", dir=self.path)
@@ -205,6 +222,7 @@ class Domain:
     rng_address: PciAddress | None = None
     balloon_address: PciAddress | None = None
     disabled_timers: tuple[str, ...] = ()
+    shared_memory: bool = False
 
     def element(self) -> ET.Element:
         """Return the XML element."""
@@ -212,6 +230,10 @@ class Domain:
         _sub(node, "name", self.name)
         _sub(_sub(node, "metadata"), _METADATA_TAG, root=self.root)
         _sub(node, "memory", str(self.memory), unit="MiB")
+        if self.shared_memory:
+            backing = _sub(node, "memoryBacking")
+            _sub(backing, "source", type="memfd")
+            _sub(backing, "access", mode="shared")
         _sub(node, "vcpu", str(self.vcpu))
         self._add_os(node)
         self._add_platform(node)

@@ -101,6 +101,8 @@ def disk(spec: DiskSpec) -> config.Disk:
         cache=spec.cache,
         block_device=block_device,
         readonly=spec.readonly,
+        rbd=spec.rbd.name if spec.rbd else "",
+        monitors=spec.rbd.monitors if spec.rbd else (),
         # What the guest frees becomes a hole in the host's file again.
         discard="" if spec.readonly else "unmap",
     )
@@ -121,7 +123,8 @@ def filesystem(spec: ShareSpec, number: int) -> config.Filesystem:
         raise InvalidInput(f"A VM can have at most {MAX_SHARES} shares")
     slot, function = divmod(number, _PORTS_PER_SLOT)
     address = config.PciAddress(slot=_FIRST_SHARE_SLOT + slot, function=function, multifunction=function == 0)
-    return config.Filesystem(tag=spec.tag, path=str(spec.path), address=address, readonly=spec.readonly)
+    daemon = str(spec.socket) if spec.socket else ""
+    return config.Filesystem(tag=spec.tag, path=str(spec.path), address=address, readonly=spec.readonly, socket=daemon)
 
 
 def domain(spec: VmSpec, platform: Platform) -> config.Domain:
@@ -154,6 +157,8 @@ def domain(spec: VmSpec, platform: Platform) -> config.Domain:
         filesystems=tuple(filesystem(each, number) for number, each in enumerate(spec.shares)),
         rng_address=config.PciAddress(slot=4),
         balloon_address=config.PciAddress(slot=5),
+        # virtiofsd reads and writes the guest's memory.
+        shared_memory=any(share.socket for share in spec.shares),
     )
 
 
