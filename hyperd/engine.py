@@ -9,8 +9,6 @@ from pathlib import Path
 import structlog
 
 from hyperd.build.commit import CommitService
-from hyperd.build.service import BuildService
-from hyperd.build.workshop import Services as BuildTools
 from hyperd.config import Config
 from hyperd.container.execs import ExecService
 from hyperd.container.locks import PodLocks
@@ -26,7 +24,6 @@ from hyperd.image.service import ImageService
 from hyperd.network.service import NetworkService
 from hyperd.pod.records import PodRecords
 from hyperd.pod.recovery import Recovery
-from hyperd.pod.scratch import make_scratch
 from hyperd.pod.service import PodService
 from hyperd.pod.stats import PodStats
 from hyperd.stream.relay import Relay
@@ -160,42 +157,6 @@ class Engine:
         self.commits = CommitService(
             config=self.config, containers=self.containers, images=self.images, vms=self.vms, locks=locks
         )
-        self.builds = BuildService(
-            BuildTools(
-                config=self.config, images=self.images, network=self.network, vms=self.vms, make_disk=make_scratch
-            )
-        )
-        self.execs = ExecService(database=database, relay=self.relay, containers=self.containers, vms=self.vms)
-        self.pods = PodService(
-            config=self.config,
-            records=pod_records,
-            containers=self.containers,
-            execs=self.execs,
-            images=self.images,
-            network=self.network,
-            vms=self.vms,
-            locks=locks,
-            events=self.events,
-        )
-
-    def _recover(self, pod_records: PodRecords) -> None:
-        """Find the VMs of an earlier daemon and bring rows and host together."""
-        self.vms.on_exit = self._on_exit
-        self.vms.on_gone = self.pods.vm_gone
-        self._stack.callback(self.execs.close)
-        self._stack.callback(self.containers.close)
-        self._stack.callback(self.vms.close)
-        self.vms.open()
-        Recovery(
-            root=self.config.root,
-            pods=self.pods,
-            records=pod_records,
-            containers=self.containers,
-            execs=self.execs,
-            network=self.network,
-            vms=self.vms,
-        ).run()
-        self.builds.recover()
         self.containers.restarts.open()
         self.vms.pool.start()
 
