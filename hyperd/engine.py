@@ -157,6 +157,36 @@ class Engine:
         self.commits = CommitService(
             config=self.config, containers=self.containers, images=self.images, vms=self.vms, locks=locks
         )
+        self.execs = ExecService(database=database, relay=self.relay, containers=self.containers, vms=self.vms)
+        self.pods = PodService(
+            config=self.config,
+            records=pod_records,
+            containers=self.containers,
+            execs=self.execs,
+            images=self.images,
+            network=self.network,
+            vms=self.vms,
+            locks=locks,
+            events=self.events,
+        )
+
+    def _recover(self, pod_records: PodRecords) -> None:
+        """Find the VMs of an earlier daemon and bring rows and host together."""
+        self.vms.on_exit = self._on_exit
+        self.vms.on_gone = self.pods.vm_gone
+        self._stack.callback(self.execs.close)
+        self._stack.callback(self.containers.close)
+        self._stack.callback(self.vms.close)
+        self.vms.open()
+        Recovery(
+            root=self.config.root,
+            pods=self.pods,
+            records=pod_records,
+            containers=self.containers,
+            execs=self.execs,
+            network=self.network,
+            vms=self.vms,
+        ).run()
         self.containers.restarts.open()
         self.vms.pool.start()
 
