@@ -9,6 +9,9 @@ from pathlib import Path
 import structlog
 
 from hyperd.build.commit import CommitService
+from hyperd.build.importer import Importer
+from hyperd.build.service import BuildService
+from hyperd.build.workshop import Services as BuildTools
 from hyperd.config import Config
 from hyperd.container.execs import ExecService
 from hyperd.container.locks import PodLocks
@@ -24,6 +27,7 @@ from hyperd.image.service import ImageService
 from hyperd.network.service import NetworkService
 from hyperd.pod.records import PodRecords
 from hyperd.pod.recovery import Recovery
+from hyperd.pod.scratch import make_scratch
 from hyperd.pod.service import PodService
 from hyperd.pod.stats import PodStats
 from hyperd.stream.relay import Relay
@@ -48,6 +52,7 @@ class Engine:
     containers: ContainerService
     execs: ExecService
     images: ImageService
+    imports: Importer
     vms: VmService
     network: NetworkService
     stats: PodStats
@@ -116,6 +121,7 @@ class Engine:
             events=self.events,
         )
         self.images.recover()
+        self.imports = Importer(self.images)
         self.network = NetworkService(config=config.network, database=database)
         stack.callback(self.network.close)
         self.network.open()
@@ -157,6 +163,11 @@ class Engine:
         self.commits = CommitService(
             config=self.config, containers=self.containers, images=self.images, vms=self.vms, locks=locks
         )
+        self.builds = BuildService(
+            BuildTools(
+                config=self.config, images=self.images, network=self.network, vms=self.vms, make_disk=make_scratch
+            )
+        )
         self.execs = ExecService(database=database, relay=self.relay, containers=self.containers, vms=self.vms)
         self.pods = PodService(
             config=self.config,
@@ -187,6 +198,7 @@ class Engine:
             network=self.network,
             vms=self.vms,
         ).run()
+        self.builds.recover()
         self.containers.restarts.open()
         self.vms.pool.start()
 

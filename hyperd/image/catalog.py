@@ -289,6 +289,14 @@ class Catalog:
         with self._database.session() as session:
             return list(session.scalars(select(LayerRow.diff_id).where(LayerRow.diff_id.not_in(used))))
 
+    def disk_sizes(self) -> dict[str, int]:
+        """Give the bytes that every layer takes on this host, with the data kept of it, by diff_id."""
+        with self._database.session() as session:
+            found = {row.diff_id: row.image_size for row in session.scalars(select(LayerRow))}
+            for diff_id, size in session.execute(select(BlobRow.diff_id, BlobRow.size)):
+                found[diff_id] += size
+            return found
+
     def totals(self) -> dict[str, int]:
         """Give counts and sizes: images, layers, layer_bytes (squashfs), blobs, blob_bytes."""
         with self._database.session() as session:

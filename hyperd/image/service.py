@@ -23,11 +23,12 @@ from hyperd.image.progress import Line
 from hyperd.image.provenance import Provenance
 from hyperd.image.pull import Puller, host_of, meta_headers
 from hyperd.image.push import Pusher
+from hyperd.image.reports import ImageReports
 from hyperd.image.save import Saver
 from hyperd.image.store import ImageStore
 from hyperd.image.work import Workers
 from hyperd.registry.auth import AuthConfig, TokenCache
-from hyperd.registry.client import RegistryClient
+from hyperd.registry.client import RegistryClient, watched
 from hyperd.registry.reference import Reference
 from hyperd.registry.transport import Stop, Transport
 
@@ -61,6 +62,8 @@ class ImageInfo:
         tags: ``repository:tag``, familiar.
         digests: ``repository@sha256:...``, familiar.
         parent: id of the image it was built from here.
+        diff_ids: of all its layers, bottom first, as its configuration names them; ``layers`` are what a container
+            needs of them.
 
     """
 
@@ -72,6 +75,7 @@ class ImageInfo:
     tags: tuple[str, ...]
     digests: tuple[str, ...] = ()
     parent: str = ""
+    diff_ids: tuple[str, ...] = ()
 
 
 class ImageService:
@@ -119,6 +123,7 @@ class ImageService:
         self._loader = Loader(
             catalog=self._catalog, provenance=self._provenance, adding=self.adding, max_layer=self._max_layer
         )
+        self.reports = ImageReports(catalog=self._catalog, in_use=in_use, transport=self._transport)
         self._keeper = Keeper(store=self._store, catalog=self._catalog, in_use=in_use, events=self._events)
 
     def close(self) -> None:
@@ -206,7 +211,7 @@ class ImageService:
             reference, auth=auth, headers=headers or {}, progress=progress, cancelled=cancelled
         )
         image = self.get(image_id)
-        self._events.publish("image", "pull", image_id, name=reference.familiar, size=image.size)
+        self._events.publish("image", "pull", image_id, name=reference.with_default_tag().familiar, size=image.size)
         return image
 
     def push(
@@ -284,6 +289,24 @@ class ImageService:
             self._events.publish("image", "load", image.id, name=", ".join(image.names))
         return images
 
+    @contextmanager
+    def download(self, url: str, *, cancelled: Callable[[], bool]) -> Iterator[tuple[int, Iterator[bytes]]]:
+        """Open a file of the web: its size (-1 when the server does not say) and its bytes.
+
+        Raises:
+            InvalidInput: not http(s), or the server does not give it.
+            RegistryError, Timeout: the server cannot be reached.
+            Cancelled: ``cancelled`` said yes.
+
+        """
+        if not url.startswith(("http://", "https://")):
+            raise InvalidInput(f"unsupported URL {url[:200]!r}", resolution="use http or https")
+        with self._transport.request("GET", url, stop=Stop()) as response:
+            if response.status != 200:
+                raise InvalidInput(f"{url[:200]} cannot be had", details=f"status code {response.status}")
+            size = response.headers.get("Content-Length", "")
+            yield int(size) if size.isdigit() else -1, watched(response, cancelled)
+
     def adding(self, *, keep_unused: bool = False) -> Intake:
         """Give a ``with`` block in which layers and then images of them are added; half of it does not stay.
 
@@ -341,6 +364,10 @@ class ImageService:
         for name in names:
             self._events.publish("image", "tag", image_id, name=name.familiar)
         return self.get(image_id)
+
+    def layer_path(self, diff_id: str) -> Path:
+        """Give the squashfs file of a layer that is in the store."""
+        return self._store.layer_path(diff_id)
 
     def taggable(self, name: str) -> Reference:
         """Read a name that an image can be given, ``latest`` by default.
@@ -446,4 +473,5 @@ class ImageService:
             tags=record.tags,
             digests=record.digests,
             parent=record.parent,
+            diff_ids=record.diff_ids,
         )

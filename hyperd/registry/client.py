@@ -13,7 +13,7 @@ from urllib.parse import urlencode, urlsplit
 import structlog
 from urllib3.response import BaseHTTPResponse
 
-from hyperd.errors import Forbidden, HyperError, ImageNotFound, RegistryError, Timeout, Unauthorized
+from hyperd.errors import Cancelled, Forbidden, HyperError, ImageNotFound, RegistryError, Timeout, Unauthorized
 from hyperd.registry.auth import DEFAULT_LIFETIME, AuthConfig, Challenge, TokenCache, parse_challenges
 from hyperd.registry.transport import MAX_ERROR_BODY, Body, Stop, Transport
 
@@ -325,6 +325,19 @@ class RegistryClient:
     def _unauthorized(self, details: str) -> HyperError:
         who = "wrong login/password for" if self._auth is not None else "Authentication is required for"
         return Unauthorized(f"{who} {self.host}", details=details, resolution="log in to the registry")
+
+
+def watched(response: BaseHTTPResponse, cancelled: Callable[[], bool]) -> Iterator[bytes]:
+    """Give the bytes of an answer.
+
+    Raises:
+        Cancelled: ``cancelled`` said yes between two pieces.
+
+    """
+    while chunk := response.read1(CHUNK):
+        if cancelled():
+            raise Cancelled("the transfer was cancelled")
+        yield chunk
 
 
 class FinalError(RegistryError):

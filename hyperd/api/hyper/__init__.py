@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from hyperd.api.hyper import containers, events, execs, images, openapi, pods, portmappings, services, system, vms
+from hyperd.api.hyper import (
+    archives,
+    builds,
+    containers,
+    events,
+    execs,
+    images,
+    openapi,
+    pods,
+    portmappings,
+    services,
+    system,
+    vms,
+)
 from hyperd.api.hyper.routes import blueprint
 
 __all__ = [
+    "archives",
     "blueprint",
+    "builds",
     "containers",
     "events",
     "execs",

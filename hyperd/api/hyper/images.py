@@ -1,18 +1,20 @@
-"""Images: list, pull, remove, log in to a registry."""
+"""Images: list, pull, push, tag, remove, tell about, search, log in to a registry."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from flask import Response, g, request
 
 from hyperd.api import answers, params
 from hyperd.api.aside import Line, Progress
 from hyperd.api.context import engine
+from hyperd.api.hyper.archives import import_image
 from hyperd.api.hyper.routes import blueprint
-from hyperd.errors import InvalidInput, NotSupported
+from hyperd.errors import InvalidInput
 from hyperd.registry.auth import AuthConfig
+from hyperd.registry.search import MAX_RESULTS
 
 META = "x-meta-"
 
@@ -51,8 +53,7 @@ def pull() -> Response:
     """Pull an image and stream Docker's progress lines."""
     name = params.text("imageName").strip()
     if not name:
-        params.needed("fromSrc", message="imageName is required")
-        raise NotSupported("importing an image from a tar file is not supported yet")
+        return import_image()
     tag = params.text("tag").strip()
     auth = AuthConfig.from_header(request.headers.get("X-Registry-Auth", ""))
     headers = {key: value for key, value in request.headers.items() if key.lower().startswith(META)}
@@ -62,6 +63,79 @@ def pull() -> Response:
         images.pull(name, tag=tag, auth=auth, headers=headers, progress=line, cancelled=cancelled)
 
     return Progress("pull", work, request_id=g.request_id).respond()
+
+
+@blueprint.route("/image/push", methods=["POST"])
+@blueprint.route("/images/push", methods=["POST"])
+def push() -> Response:
+    """Push an image and stream Docker's progress lines."""
+    name = params.needed("remote")
+    tag = params.text("tag").strip()
+    auth, images = _push_auth(), engine().images
+    headers = {key: value for key, value in request.headers.items() if key.lower().startswith(META)}
+
+    def work(line: Callable[[Line], None], cancelled: Callable[[], bool]) -> None:
+        images.push(name, tag=tag, auth=auth, headers=headers, progress=line, cancelled=cancelled)
+
+    return Progress("push", work, request_id=g.request_id).respond()
+
+
+def _push_auth() -> AuthConfig | None:
+    """Read the credentials of a push: the header, or in its absence the body. Errors: InvalidInput without either."""
+    if "X-Registry-Auth" in request.headers:
+        return AuthConfig.from_header(request.headers["X-Registry-Auth"])
+    body = params.body()
+    if not body.strip():
+        raise InvalidInput("Bad parameters and missing X-Registry-Auth: EOF")
+    given: Any = params.json_text(body, "the credentials")
+    if not isinstance(given, dict):
+        raise InvalidInput("the credentials must be a JSON object")
+    return AuthConfig.from_mapping(given)
+
+
+@blueprint.post("/image/tag")
+def tag_image() -> Response:
+    """Give an image a further name."""
+    name, repository = params.needed("imageId"), params.needed("repo")
+    tag = params.text("tag").strip()
+    engine().images.tag(name, f"{repository}:{tag}" if tag else repository)
+    return answers.empty(201)
+
+
+@blueprint.get("/image/inspect")
+def inspect_image() -> Response:
+    """Give everything that is known of an image, with Docker's field names."""
+    return answers.plain_json(engine().images.reports.inspect(params.needed("imageId")))
+
+
+@blueprint.get("/image/history")
+def image_history() -> Response:
+    """Give the steps an image was made in, the newest first."""
+    return answers.plain_json(engine().images.reports.history(params.needed("imageId")))
+
+
+@blueprint.post("/images/prune")
+def prune_images() -> Response:
+    """Remove nameless images, with ``all`` every image that no container uses."""
+    pruned = engine().images.prune(
+        everything=params.flag("all"), labels=params.texts("label"), before=params.moment("until")
+    )
+    return answers.plain_json({"ImagesDeleted": pruned.removed, "SpaceReclaimed": pruned.freed})
+
+
+@blueprint.get("/images/df")
+def images_usage() -> Response:
+    """Give what images take of the disk."""
+    return answers.plain_json(engine().images.reports.usage())
+
+
+@blueprint.get("/images/search")
+def search_images() -> Response:
+    """Find repositories of a registry."""
+    term = params.needed("term")
+    limit = params.number("limit", low=1, high=MAX_RESULTS, default=25)
+    auth = AuthConfig.from_header(request.headers.get("X-Registry-Auth", ""))
+    return answers.plain_json(engine().images.reports.search(term, limit=limit, auth=auth))
 
 
 @blueprint.delete("/image")
@@ -86,14 +160,3 @@ def authenticate() -> Response:
                 raise InvalidInput(f"{key}: must be a string")
             fields[key.lower()] = value
     return answers.env({"Status": engine().images.authenticate(AuthConfig(**fields))})
-
-
-@blueprint.route("/image/push", methods=["POST"])
-@blueprint.route("/images/push", methods=["POST"])
-@blueprint.route("/image/build", methods=["POST"])
-@blueprint.route("/image/load", methods=["POST"])
-@blueprint.route("/images/save", methods=["GET"])
-def not_yet() -> NoReturn:
-    """Refuse what is to come."""
-    verb = request.path.rsplit("/", 1)[-1]
-    raise NotSupported(f"image {verb} is not supported yet")

@@ -62,6 +62,7 @@ POD = q("podId", "the pod", needed=True)
 POD_NAME = q("podName", "the pod", needed=True)
 CONTAINER = q("container", "name, id or unique beginning of an id", needed=True)
 SIGNAL = q("signal", "number or name; 15 if not given")
+IMAGE = q("imageId", "name, id or unique beginning of an id", needed=True)
 TTY_EXEC = q("exec", "the exec; without it the container itself")
 YES = {**TEXT, "description": "no, 0, false, none and empty mean no, everything else means yes"}
 SERVICES = json_q("services", "the services", many(ref("ServiceSpec")), needed=True)
@@ -94,7 +95,7 @@ def _on_container(**more: Any) -> Operation:
 
 _PUSH = Operation(
     tag="images",
-    query=[q("remote", "the repository", needed=True), q("tag", "latest if not given")],
+    query=[q("remote", "the repository, or a name with a tag", needed=True), q("tag", "all tags if not given")],
     headers=["X-Registry-Auth"],
     body=(JSON, ref("Credentials")),
     body_needed=False,
@@ -289,8 +290,8 @@ OPERATIONS: dict[str, Operation] = {
             q("imageName", "what to pull"),
             q("tag", "tag or digest"),
             q("fromSrc", "what to import instead of pulling: a URL, or - for the body"),
-            q("repo"),
-            q("message"),
+            q("repo", "for an import: its name"),
+            q("message", "for an import: its comment"),
             q("changes", "Dockerfile instructions", many(TEXT)),
         ],
         headers=["X-Registry-Auth"],
@@ -334,7 +335,33 @@ OPERATIONS: dict[str, Operation] = {
         query=[q("name"), json_q("refs", "image name to OCI reference", {"type": "object"})],
         body=(TAR, {}),
         schema=ref("Progress"),
-        errors=(404, 413, 499, 501, 507),
+        errors=(404, 413, 499, 501, 503, 507),
+        note="one object per line; docker or OCI archive, compressed or not",
+    ),
+    "POST /image/tag": Operation(
+        tag="images",
+        query=[IMAGE, q("repo", "the new name", needed=True), q("tag", "its tag; latest if not given")],
+        status=201,
+        errors=[404],
+    ),
+    "GET /image/inspect": Operation(tag="images", query=[IMAGE], schema=ref("Image"), errors=[404]),
+    "GET /image/history": Operation(tag="images", query=[IMAGE], schema=many(ref("ImageStep")), errors=[404]),
+    "POST /images/prune": Operation(
+        tag="images",
+        query=[
+            q("all", "every image that no container uses, not only nameless ones", YES),
+            q("label", "key or key=value that an image must have, may be repeated", many(TEXT)),
+            q("until", "only images created before: unix seconds or RFC 3339"),
+        ],
+        schema=ref("PrunedImages"),
+    ),
+    "GET /images/df": Operation(tag="images", schema=ref("ImagesUsage")),
+    "GET /images/search": Operation(
+        tag="images",
+        query=[q("term", "[host[:port]/]text", needed=True), q("limit", "25 if not given")],
+        headers=["X-Registry-Auth"],
+        schema=many(ref("FoundImage")),
+        errors=(499, 501, 502, 504),
     ),
     "GET /images/save": Operation(
         tag="images",

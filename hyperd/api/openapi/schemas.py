@@ -174,6 +174,40 @@ ANSWERS: dict[str, Schema] = {
         imagesList=many({"type": "string", "description": "repository:tag:id:created (unix seconds):size (bytes)"})
     ),
     "RemovedImages": thing(imagesList=many(thing("untaged deleted", untaged=TEXT, deleted=TEXT))),
+    "Image": thing(
+        "",
+        **dict.fromkeys(["Id", "Parent", "Comment", "Created", "Author", "Architecture", "Variant", "Os"], TEXT),
+        RepoTags=many(TEXT),
+        RepoDigests=many(TEXT),
+        Config={"type": "object"},
+        Size=COUNT,
+        DiskSize=COUNT,
+        RootFS=thing(Type=TEXT, Layers=many(TEXT)),
+    ),
+    "ImageStep": thing(Id=TEXT, Created=WHOLE, CreatedBy=TEXT, Tags=many(TEXT), Size=COUNT, Comment=TEXT),
+    "PrunedImages": thing(
+        ImagesDeleted=many(thing("untaged deleted", untaged=TEXT, deleted=TEXT)), SpaceReclaimed=COUNT
+    ),
+    "ImagesUsage": thing(
+        LayersSize=COUNT,
+        BlobsSize=COUNT,
+        Reclaimable=COUNT,
+        Images=many(
+            thing(
+                Id=TEXT,
+                RepoTags=many(TEXT),
+                Created=WHOLE,
+                **dict.fromkeys(["Size", "DiskSize", "SharedSize", "UniqueSize", "Containers"], COUNT),
+            )
+        ),
+    ),
+    "FoundImage": thing(
+        name=TEXT,
+        description=TEXT,
+        star_count=WHOLE,
+        is_official={"type": "boolean"},
+        is_automated={"type": "boolean"},
+    ),
     "Progress": thing(
         "stream status progressDetail progress id from time timeNano errorDetail error aux",
         stream=TEXT,
