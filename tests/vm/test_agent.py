@@ -311,6 +311,24 @@ def test_network_steps(host: Host) -> None:
             host.run(Plan().add(Op.ADDR, "lo", bad))
 
 
+def test_addresses_that_lead_to_the_guest_itself(host: Host) -> None:
+    def table() -> str:
+        _, out, _ = host.execute(lambda plan: plan.argv(["/sbin/busybox", "ip", "route", "show", "table", "local"]))
+        return out.decode()
+
+    host.run(Plan().add(Op.ADDR, "lo", "10.9.8.7/24").add(Op.ADDR, "lo", "10.9.8.8/24"))
+    for source in ("10.9.8.7", "10.9.8.8"):
+        host.run(Plan().add(Op.LOCAL, "10.254.0.9", source))
+        (line,) = [line for line in table().splitlines() if "10.254.0.9" in line]
+        assert line.split()[-2:] == ["src", source]
+    host.run(Plan().add(Op.LOCAL, "10.254.0.9", "").add(Op.LOCAL, "10.254.0.9", ""))
+    assert "10.254.0.9" not in table()
+    host.run(Plan().add(Op.MODULES, "services").add(Op.MODULES, "nosuch").add(Op.IPVS, 5, b""))
+    with pytest.raises(AgentRefusal, match="IPVS 4"):
+        host.run(Plan().add(Op.IPVS, 4, b"short"))
+    host.run(Plan().add(Op.LINKDOWN, "lo").add(Op.LINK, "lo", "lo", 65535).add(Op.ADDR, "lo", "127.0.0.1/8"))
+
+
 # Hosts that come and go.
 
 
