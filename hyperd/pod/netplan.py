@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Interface
 
-from hyperd.errors import InvalidInput
+from hyperd.errors import InvalidInput, NotSupported
 from hyperd.network.fixed import NicWish
 from hyperd.network.guards import Guard
 from hyperd.network.service import Lease
 from hyperd.pod.model import InterfaceSpec, PodSpec, ServiceSpec
 from hyperd.vm import guestfs
-from hyperd.vm.driver import NicSpec
+from hyperd.vm.driver import SPARE_NICS, NicSpec
 from hyperd.vm.ipvs import Balanced
 
 
@@ -44,6 +44,16 @@ def guard(spec: PodSpec) -> Guard | None:
 def nic_specs(leases: Sequence[Lease]) -> list[NicSpec]:
     """Give the NICs as the hypervisor shall make them."""
     return [NicSpec(mac=lease.mac, tap=lease.tap, bridge=lease.bridge, mtu=lease.mtu) for lease in leases]
+
+
+def check_pluggable(nics: Sequence[NicSpec]) -> None:
+    """Check that a VM that runs already can be given the NICs. Errors: NotSupported."""
+    if len(nics) > SPARE_NICS:
+        raise NotSupported(
+            f"a VM that runs already cannot be given {len(nics)} NICs",
+            details=f"at most {SPARE_NICS}",
+            resolution="start the pod without naming a VM",
+        )
 
 
 def guest_setup(spec: PodSpec, leases: Sequence[Lease]) -> guestfs.GuestSetup:

@@ -361,6 +361,7 @@ class PodService:
             with self._containers.volumes.opened(spec) as files:
                 if vm_id:
                     files.require_none()
+                    netplan.check_pluggable(nics)
                     vm = self._vms.claim(vm_id, spec.id, vcpu=size.vcpu, memory=size.memory)
                     undo.callback(self._vms.destroy, vm)
                     self._vms.plug(vm, scratch=scratch, layers=layers, nics=nics)

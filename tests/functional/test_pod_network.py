@@ -253,6 +253,17 @@ def test_nics_that_cannot_be(pods: Pods, nic: dict[str, Any], status: int, word:
     assert (code, word in text) == (status, True), text
 
 
+def test_a_vm_that_runs_takes_two_nics(pods: Pods) -> None:
+    vm = pods.daemon.json("POST", "/vm/create")["ID"]
+    pods.create("a", start=False, interfaces=[{}, {}, {}])
+    status, _, body = pods.daemon.request("POST", "/pod/start", podId="a", vmId=vm)
+    assert (status, body.decode().split(":")[0]) == (501, "a VM that runs already cannot be given 3 NICs")
+    pods.create("b", start=False, interfaces=[{}, {}])
+    assert pods.daemon.json("POST", "/pod/start", podId="b", vmId=vm)["ID"] == vm
+    pods.daemon.json("POST", "/pod/start", podId="a")
+    assert len(pods.ips("a")) == 3
+
+
 def test_what_two_pods_cannot_share(pods: Pods) -> None:
     pods.create("a", interfaces=[{"mac": "52:54:00:12:34:56", "ifname": "hytwish1"}])
     assert pods.refused("b", interfaces=[{"mac": "52:54:00:12:34:56"}])[1] == (
