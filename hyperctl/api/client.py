@@ -125,6 +125,10 @@ class Client:
         finally:
             connection.close()
 
+    def value(self, method: str, path: str, parameters: Parameters, **more: Any) -> object:
+        """Make a call that answers JSON of any kind."""
+        return _parse(self.call(method, path, parameters, **more).read())
+
     def _object(self, method: str, path: str, parameters: Parameters, **more: Any) -> dict[str, Any]:
         """Make a call that answers a JSON object; an empty body is an empty object."""
         data = _parse(self.call(method, path, parameters, **more).read() or b"{}")
@@ -340,6 +344,13 @@ class Client:
         """Push an image and yield the progress lines."""
         parameters = {"remote": image, "tag": tag}
         return progress(self.call("POST", "/image/push", parameters, headers={"X-Registry-Auth": auth}))
+
+    def build(self, pieces: Iterable[bytes], parameters: Parameters, *, config: str) -> Iterator[dict[str, Any]]:
+        """Build an image from a tar and yield the progress lines; `config` is the value of X-Registry-Config."""
+        headers = {"Content-Type": "application/tar"}
+        if config:
+            headers["X-Registry-Config"] = config
+        return progress(self.call("POST", "/image/build", parameters, body=pieces, headers=headers))
 
     def remove_image(self, image: str, *, force: bool, no_prune: bool) -> None:
         """Remove an image or one of its names.

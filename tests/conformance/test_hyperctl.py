@@ -45,14 +45,13 @@ VERBS = (
     ),
     *("pause", "ports", "pull", "push", "rm", "rmi", "run", "save", "start", "stop", "unpause", "version"),
 )
-OWN_VERBS = ("completion", "events", "restart", "stats", "vm")
+OWN_VERBS = (
+    *("completion", "events", "history", "image", "import", "inspect", "restart", "search", "stats", "tag", "vm"),
+)
 REFUSED = "hyperctl ERROR: Error from daemon's response: "
 # Commands whose server side comes later.
 NOT_YET = {
     "commit": (["commit", "full", "user/committed:v1"], "committing a container to an image is not supported yet"),
-    "push": (["push", "127.0.0.1:5000/user/app:1"], "image push is not supported yet"),
-    "save": (["save", "busybox:latest"], "image save is not supported yet"),
-    "load": (["load"], "image load is not supported yet"),
 }
 
 

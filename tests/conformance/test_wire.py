@@ -31,12 +31,9 @@ NOT_YET = {
         "/container/commit",
         "author=me&change=%5B%22ENV+Z%3D1%22%5D&container=full&message=msg&pause=no",
     ),
-    "push": ("POST", "/image/push", "remote=127.0.0.1%3A5000%2Fuser%2Fentrytest%3Alatest&tag=latest"),
-    "save": ("GET", "/images/save", "format=&names=busybox%3Alatest&refs=%7B%7D"),
     "build": ("POST", "/image/build", "name=user%2Fbuilt%3A1"),
-    "load": ("POST", "/image/load", "name=&refs=%7B%7D"),
 }
-WITH_TAR = {"build": "application/tar", "load": "application/x-tar"}
+WITH_TAR = {"build": "application/tar"}
 
 
 @pytest.fixture

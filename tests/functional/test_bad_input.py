@@ -236,11 +236,6 @@ def test_what_needs_a_running_pod(daemon, method, path, query):
 NOT_YET = [
     ("POST", "/container/commit", {"container": "good-c"}),
     ("POST", "/image/build", {}),
-    ("POST", "/image/push", {"remote": "x"}),
-    ("POST", "/images/push", {"remote": "x"}),
-    ("POST", "/image/load", {}),
-    ("GET", "/images/save", {"names": "x"}),
-    ("POST", "/image/create", {"fromSrc": "-"}),
     ("GET", "/pod/stats", {"podId": "good"}),
 ]
 
