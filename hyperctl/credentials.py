@@ -10,6 +10,7 @@ import binascii
 import contextlib
 import json
 import os
+from collections.abc import Mapping
 
 from hyperctl.api.errors import UsageProblem
 
@@ -52,6 +53,17 @@ def find(server: str) -> dict[str, str]:
     return {}
 
 
+def everything() -> dict[str, dict[str, str]]:
+    """Give the credentials of all servers, by server.
+
+    Raises:
+        UsageProblem: the file is broken.
+
+    """
+    found = {server: find(server) for server in _auths(_read())}
+    return {server: auth for server, auth in found.items() if auth}
+
+
 def keep(auth: dict[str, str]) -> None:
     """Write credentials down under their serveraddress.
 
@@ -84,8 +96,8 @@ def forget(server: str) -> bool:
     return True
 
 
-def header(auth: dict[str, str]) -> str:
-    """Give the value of X-Registry-Auth: the URL-safe base64 of the JSON (RFC 4648, 5)."""
+def header(auth: Mapping[str, object]) -> str:
+    """Give the value of X-Registry-Auth (or -Config): the URL-safe base64 of the JSON (RFC 4648, 5)."""
     return base64.urlsafe_b64encode(json.dumps(auth).encode()).decode() if auth else ""
 
 

@@ -122,7 +122,7 @@ class Engine:
         )
         self.images.recover()
         self.imports = Importer(self.images)
-        self.network = NetworkService(config=config.network, database=database)
+        self.network = NetworkService(config=config.network, database=database, events=self.events)
         stack.callback(self.network.close)
         self.network.open()
         self.vms = VmService(

@@ -64,8 +64,8 @@ class Context:
     """
 
     def __init__(self, data: Path, *, max_bytes: int) -> None:
-        self._path = data
-        self._max = max_bytes
+        self.directory = data.parent
+        self.max_bytes = max_bytes
         self._size = 0
         self.nodes: dict[str, Node] = {}
         with disk_errors():
@@ -82,7 +82,7 @@ class Context:
             InvalidInput, TooLarge: damaged, hostile or too large. OutOfSpace: no room.
 
         """
-        pieces = decompressed(chunks, max_bytes=self._max)
+        pieces = decompressed(chunks, max_bytes=self.max_bytes)
         reader = TarReader(lambda: next(pieces, b""), max_entries=MAX_FILES)
         for entry in reader:
             name = normalise(entry.name).decode("utf-8", "surrogateescape")
@@ -231,8 +231,8 @@ class Context:
         return replace(plain, offset=node.offset, size=node.size, digest=node.digest)
 
     def _write(self, chunk: bytes, digest: hashlib._Hash) -> None:
-        if self._size + len(chunk) > self._max:
-            raise TooLarge(f"the build context has more than {self._max} bytes")
+        if self._size + len(chunk) > self.max_bytes:
+            raise TooLarge(f"the build context has more than {self.max_bytes} bytes")
         with disk_errors():
             self._file.seek(self._size)
             self._file.write(chunk)

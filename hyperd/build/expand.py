@@ -29,6 +29,17 @@ def expand(word: str, variables: Mapping[str, str], *, escape: str = "\\", depth
     return result
 
 
+def expand_text(text: str, variables: Mapping[str, str], *, escape: str = "\\") -> str:
+    """Expand the variables of a here-document: quotes are ordinary, only ``$`` and the escape can be escaped.
+
+    Errors: as for ``expand``.
+    """
+    result = _Scanner(text, variables, escape, 0).text()
+    if len(result) > MAX_WORD:
+        raise TooLarge("a here-document of the Dockerfile is too long after expansion")
+    return result
+
+
 class _Scanner:
     def __init__(self, text: str, variables: Mapping[str, str], escape: str, depth: int) -> None:
         self._text = text
@@ -53,6 +64,20 @@ class _Scanner:
                     char = self._text[self._at : self._at + 1]
                     self._at += 1
                 out.append(char)
+        return "".join(out)
+
+    def text(self) -> str:
+        out = []
+        while self._at < len(self._text):
+            char = self._text[self._at]
+            if char == "$":
+                out.append(self._dollar())
+                continue
+            self._at += 1
+            if char == self._escape and self._text[self._at : self._at + 1] in ("$", self._escape):
+                char = self._text[self._at]
+                self._at += 1
+            out.append(char)
         return "".join(out)
 
     def _single(self) -> str:

@@ -1,0 +1,78 @@
+"""Builds of images from Dockerfiles."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+
+from flask import Response, g, request
+
+from hyperd.api import bodies, params
+from hyperd.api.aside import Line, Progress
+from hyperd.api.context import engine
+from hyperd.api.hyper.routes import blueprint
+from hyperd.build.order import BuildOrder
+from hyperd.errors import InvalidInput
+from hyperd.image.pull import host_of
+from hyperd.registry.auth import AuthConfig
+
+MAX_MEMORY = 1 << 40  # bytes
+
+
+@blueprint.post("/image/build")
+def build_image() -> Response:
+    """Build an image and stream Docker's progress lines."""
+    period, quota = _number("cpuperiod"), _number("cpuquota")
+    order = BuildOrder(
+        dockerfile=params.text("dockerfile").strip(),
+        tags=[tag.strip() for tag in (*params.texts("t"), *params.texts("name")) if tag.strip()],
+        remote=params.text("remote").strip(),
+        quiet=params.flag("q"),
+        no_cache=params.flag("nocache"),
+        pull=params.flag("pull"),
+        remove=params.flag("rm", default=True) or params.flag("forcerm"),
+        target=params.text("target").strip(),
+        arguments=_map("buildargs"),
+        labels=_map("labels"),
+        memory=params.number("memory", low=0, high=MAX_MEMORY, default=0),
+        vcpu=min(64, -(-quota // (period or 100_000))) if quota > 0 else 0,
+        auth=credentials(request.headers.get("X-Registry-Config", "")),
+    )
+    with bodies.uploaded() as chunks:
+        prepared = engine().builds.prepare(order, chunks)
+
+    def work(line: Callable[[Line], None], cancelled: Callable[[], bool]) -> None:
+        prepared.run(progress=line, cancelled=cancelled)
+
+    return Progress("build", work, request_id=g.request_id).respond()
+
+
+def _number(name: str) -> int:
+    return params.number(name, low=-1, high=1 << 40, default=0)
+
+
+def _map(name: str) -> dict[str, str]:
+    """Read a JSON object of strings; an argument that is null takes nothing. Errors: InvalidInput."""
+    raw = params.text(name).strip()
+    value = params.json_text(raw, name) if raw else {}
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(item is None or isinstance(item, str) for item in value.values()):
+        raise InvalidInput(f"{name} must be a JSON object of strings")
+    return {str(key): item for key, item in value.items() if item is not None}
+
+
+def credentials(header: str) -> dict[str, AuthConfig]:
+    """Read ``X-Registry-Config``: credentials by registry; what cannot be read is left out."""
+    text = header.strip().replace("+", "-").replace("/", "_")
+    try:
+        data = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    except (ValueError, RecursionError):
+        return {}
+    found = {}
+    for server, value in data.items() if isinstance(data, dict) else ():
+        auth = AuthConfig.from_mapping({"serveraddress": server, **value}) if isinstance(value, dict) else None
+        if auth is not None:
+            found[host_of(str(server))] = auth
+    return found

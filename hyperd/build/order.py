@@ -1,0 +1,80 @@
+"""What a build is asked for, and what its progress looks like (Docker's jsonmessage lines)."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hyperd.registry.auth import AuthConfig
+
+Line = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOrder:
+    """Parameters of ``POST /image/build``.
+
+    Args:
+        dockerfile: its path in the context. tags: names of the image. remote: a URL instead of a body.
+        quiet: say only the image's id. no_cache: make every step anew. pull: ask the registry for base images.
+        remove: tell that intermediate containers are removed.
+        target: the stage to stop at, empty = the last.
+        arguments: values of ARGs. labels: further labels.
+        memory: bytes of the VM, 0 = default. vcpu: CPUs, 0 = default.
+        auth: credentials by registry.
+
+    """
+
+    dockerfile: str = "Dockerfile"
+    tags: Sequence[str] = ()
+    remote: str = ""
+    quiet: bool = False
+    no_cache: bool = False
+    pull: bool = False
+    remove: bool = True
+    target: str = ""
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    memory: int = 0
+    vcpu: int = 0
+    auth: Mapping[str, AuthConfig] = field(default_factory=dict)
+
+
+class Reporter:
+    """Progress of one build.
+
+    Args:
+        sink: takes lines.
+        quiet: only what is said by ``last`` goes out.
+
+    """
+
+    def __init__(self, sink: Callable[[Line], None], *, quiet: bool) -> None:
+        self._sink = sink
+        self._quiet = quiet
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def say(self, text: str) -> None:
+        """Send a line of text."""
+        if not self._quiet:
+            self._sink({"stream": f"{text}\n"})
+
+    def output(self, data: bytes) -> None:
+        """Send what a program said."""
+        text = self._decoder.decode(data)
+        if text and not self._quiet:
+            self._sink({"stream": text})
+
+    def pass_on(self, line: Line) -> None:
+        """Send a line of a pull."""
+        if not self._quiet:
+            self._sink(line)
+
+    def last(self, image_id: str) -> None:
+        """Send the image's id, in the form that is asked for."""
+        if self._quiet:
+            self._sink({"stream": f"{image_id}\n"})
+        else:
+            self._sink({"aux": {"ID": image_id}})

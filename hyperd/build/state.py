@@ -1,0 +1,109 @@
+"""What a stage is so far, and how a step's layer comes about: from the cache, or made in the workshop."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from hyperd.build import guest
+from hyperd.build.cache import StepCache
+from hyperd.build.config import ImageDraft
+from hyperd.build.context import Context
+from hyperd.build.expand import expand_text
+from hyperd.build.order import Reporter
+from hyperd.build.workshop import Below, Workshop
+from hyperd.image.intake import Intake
+
+SCRATCH_KEY = "scratch"
+
+
+@dataclass(kw_only=True)
+class StageState:
+    """A stage as far as it is: configuration, layers (bottom first), and the key of what it is."""
+
+    draft: ImageDraft
+    layers: list[Below] = field(default_factory=list)
+    key: str = SCRATCH_KEY
+    base: str = ""  # id of the image it began with
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tools:
+    """What all stages of one build share. ``find_source`` gives what ``COPY --from`` names."""
+
+    context: Context
+    workshop: Workshop
+    intake: Intake
+    cache: StepCache
+    reporter: Reporter
+    arguments: Mapping[str, str]  # as the caller gave them
+    global_arguments: Mapping[str, str]
+    use_cache: bool
+    remove: bool
+    cancelled: Callable[[], bool]
+    find_source: Callable[[str], StageState]
+
+
+class Bench:
+    """A stage and the tools to work on it.
+
+    Args:
+        tools: of the build.
+        state: changed in place.
+
+    """
+
+    def __init__(self, tools: Tools, state: StageState) -> None:
+        self.tools = tools
+        self.state = state
+        self._cache_broken = not tools.use_cache
+
+    # -- words
+
+    def word(self, text: str) -> str:
+        """Expand one word. Errors: InvalidInput, TooLarge."""
+        return self.state.draft.word(text)
+
+    def text(self, content: str) -> str:
+        """Expand the variables of a here-document, whose quotes stay. Errors: InvalidInput, TooLarge."""
+        draft = self.state.draft
+        return expand_text(content, draft.variables, escape=draft.escape)
+
+    def path(self, text: str) -> str:
+        """Give a target's absolute path; a slash at its end stays."""
+        joined = posixpath.join(self.state.draft.workdir, text)
+        clean = posixpath.normpath(posixpath.join("/", joined)).replace("//", "/")
+        return clean if clean == "/" or (not text.endswith(("/", "/.")) and text != ".") else f"{clean}/"
+
+    # -- steps that change files
+
+    def make(self, key: str, created_by: str, work: Callable[[str], None]) -> None:
+        """Take a step's layer from the cache, or make it: ``work`` fills the upper directory it is given."""
+        state, tools = self.state, self.tools
+        found = None if self._cache_broken else tools.cache.find(key, tools.intake)
+        if found is not None:
+            tools.reporter.say(" ---> Using cache")
+            made = Below(diff_id=found) if found else None
+        else:
+            self._cache_broken = True
+            made = self._make(work)
+            tools.cache.note(key, made.diff_id if made else "")
+        if made is not None:
+            state.layers.append(made)
+        state.key = key
+        state.draft.add_history(created_by, empty=made is None)
+
+    def _make(self, work: Callable[[str], None]) -> Below | None:
+        tools = self.tools
+        directory = tools.workshop.begin()
+        upper = tools.workshop.upper()
+        work(directory)
+        stream = guest.packed(
+            tools.workshop.agent,
+            upper=upper,
+            lower=tools.workshop.lower(self.state.layers),
+            cancelled=tools.cancelled,
+        )
+        layer = guest.add_layer(tools.intake, stream)
+        return None if layer is None else Below(diff_id=layer.diff_id, upper=upper)

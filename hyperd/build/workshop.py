@@ -1,0 +1,176 @@
+"""The VM of a build: made when the first step needs it, the same for all stages, gone with the build.
+
+Every step writes into an upper directory of its own on the build's disk; the upper directories of a stage are lower
+directories of its later steps, above the image's layers. So no step waits for a boot, and no layer has to come back
+into the guest.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from hyperd.agent.client import AgentClient
+from hyperd.agent.plan import Op, Plan
+from hyperd.build import guest
+from hyperd.config import Config
+from hyperd.container.plan import Program, RootFs, container_plan
+from hyperd.container.process import exit_code_of
+from hyperd.container.states import SETUP_FAILED
+from hyperd.errors import AgentError
+from hyperd.image.service import ImageService
+from hyperd.network.service import NetworkService
+from hyperd.pod.model import ContainerSpec
+from hyperd.vm import guestfs
+from hyperd.vm.driver import NicSpec
+from hyperd.vm.model import Vm
+from hyperd.vm.service import VmService
+from hyperd.vm.tools import GuestTool, new_name
+
+log = structlog.get_logger(__name__)
+
+_UPPERS = "/run/u"  # short names of upper directories: overlayfs takes one page of options
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """What builds use. ``make_disk`` makes a writable disk of so many bytes."""
+
+    config: Config
+    images: ImageService
+    network: NetworkService
+    vms: VmService
+    make_disk: Callable[[Path, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Below:
+    """A layer below a step: in the store by ``diff_id``; in the build's guest as ``upper`` when it was made there."""
+
+    diff_id: str
+    upper: str = ""
+
+
+class Workshop:
+    """See the module's docstring.
+
+    Args:
+        build: the build's id; names its disk and its address.
+        vcpu, memory: of the VM; memory in MiB.
+        cancelled: asked while something is waited for.
+
+    """
+
+    def __init__(
+        self, services: Services, *, build: str, vcpu: int, memory: int, cancelled: Callable[[], bool]
+    ) -> None:
+        self._services = services
+        self._build = build
+        self._shape = (vcpu, memory)
+        self._cancelled = cancelled
+        self._vm: Vm | None = None
+        self._steps = 0
+
+    def close(self) -> None:
+        """Take everything away."""
+        if self._vm is not None:
+            self._services.vms.destroy(self._vm)
+        self._services.network.release(self._build)
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    @property
+    def _directory(self) -> Path:
+        return self._services.config.root / "pods" / self._build
+
+    @property
+    def agent(self) -> AgentClient:
+        """The agent of the VM, which is booted now at the latest. Errors: those of a pod's start."""
+        if self._vm is None:
+            self._vm = self._boot()
+        return self._vm.agent
+
+    def begin(self) -> str:
+        """Give the directory of a new step: it will hold the upper and the work directory."""
+        self._steps += 1
+        work = guestfs.container_dir(f"s{self._steps}")
+        plan = Plan().mkdir(f"{work}/upper").mkdir(f"{work}/work", 0o700).mkdir(_UPPERS)
+        self.agent.run(plan.add(Op.SYMLINK, f"{work}/upper", f"{_UPPERS}/{self._steps}"))
+        return work
+
+    def upper(self) -> str:
+        """Give the short name of the last step's upper directory."""
+        return f"{_UPPERS}/{self._steps}"
+
+    def lower(self, layers: Sequence[Below]) -> list[str]:
+        """Give the directories of layers in the guest, bottom first. Errors: DriverError, AgentError."""
+        agent = self.agent
+        vm = self._vm
+        if vm is None:
+            raise AgentError(f"the VM of {self._build} is gone")
+        paths = {below.diff_id: self._path(below.diff_id) for below in layers if not below.upper}
+        self._services.vms.plug(vm, layers=list(paths.values()))
+        mounted = dict(zip(paths, self._services.vms.mount_layers(vm, list(paths.values())), strict=True))
+        log.debug("build.layers", vm=agent.name, layers=len(layers))
+        return [below.upper or mounted[below.diff_id] for below in layers]
+
+    def make_directory(self, path: str, layers: Sequence[Below], work: str) -> None:
+        """Make a directory of the image if it is missing. Errors: AgentError."""
+        plan = Plan().mkdir(guestfs.EMPTY).mkdir(guestfs.ROOTFS).add(Op.UNSHARE, "mnt")
+        options = guest.overlay_of(self.lower(layers), work=work)
+        plan.mount("overlay", guestfs.ROOTFS, "overlay", 0, options).add(Op.OPENROOT, guestfs.ROOTFS)
+        self.agent.run(plan.mkdir(path))
+
+    def run(self, program: Program, layers: Sequence[Below], work: str, say: Callable[[bytes], None]) -> int:
+        """Run a program over layers; give its exit code (126 and 127 as a shell has them).
+
+        Args:
+            program: what is run.
+            layers: bottom first.
+            work: from ``begin``.
+            say: takes its output, stdout and stderr mixed.
+
+        Raises:
+            AgentError: it could not be set up, or the guest is gone. Cancelled.
+
+        """
+        ident, base = new_name(), self.agent.new_base()
+        rootfs = RootFs(container_id=work.rpartition("/")[2], layers=self.lower(layers))
+        plan = container_plan(
+            process=ident, base=base, spec=ContainerSpec(name=ident, image=""), program=program, rootfs=rootfs
+        )
+        with GuestTool(self.agent, ident=ident, base=base, merged=True, cancelled=self._cancelled) as tool:
+            try:
+                tool.start(plan)
+            except AgentError as error:
+                code = exit_code_of(error)
+                if code == SETUP_FAILED:
+                    raise
+                say(f"{error}\n".encode())
+                return code
+            tool.feed(())
+            for piece in tool.output():
+                say(piece)
+            return tool.wait()
+
+    def _path(self, diff_id: str) -> Path:
+        return self._services.images.layer_path(diff_id)
+
+    def _boot(self) -> Vm:
+        services, (vcpu, memory) = self._services, self._shape
+        disk = self._directory / "scratch.img"
+        services.make_disk(disk, services.config.scratch_size)
+        lease = services.network.allocate(self._build)
+        nic = NicSpec(mac=lease.mac, tap=lease.tap, bridge=lease.bridge, mtu=lease.mtu)
+        vm = services.vms.boot(vcpu=vcpu, memory=memory, pod_id=self._build, scratch=disk, nics=[nic], hidden=True)
+        try:
+            services.network.plugged(self._build)
+            inside = guestfs.GuestNic(mac=lease.mac, cidrs=lease.cidrs, gateway=lease.gateway, mtu=lease.mtu)
+            vm.agent.run(guestfs.enter(guestfs.GuestSetup(hostname=self._build, nics=[inside], dns=lease.dns)))
+        except BaseException:
+            services.vms.destroy(vm)
+            raise
+        return vm

@@ -1,0 +1,313 @@
+"""Builds of Dockerfiles in real guests."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import http.server
+import io
+import json
+import lzma
+import socket
+import tarfile
+import threading
+import time
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.support.until import until
+from tests.vm.conftest import Host
+
+pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(240)]
+
+
+def context(files: Mapping[str, str | bytes | tarfile.TarInfo]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, content in files.items():
+            if isinstance(content, tarfile.TarInfo):
+                content.name = name
+                archive.addfile(content)
+                continue
+            data = content.encode() if isinstance(content, str) else content
+            info = tarfile.TarInfo(name)
+            info.size, info.mode, info.mtime = len(data), 0o755 if name.endswith(".sh") else 0o644, 1_500_000_000
+            archive.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+def send(host: Host, data: bytes, **query: Any) -> tuple[int, Any, bytes]:
+    target = "/image/build?" + urllib.parse.urlencode(query, doseq=True)
+    return host.daemon.request("POST", target, body=data, headers={"Content-Type": "application/tar"}, timeout=200)
+
+
+def build(host: Host, files: Mapping[str, Any] | bytes, **query: Any) -> list[dict[str, Any]]:
+    """Build; give the progress lines."""
+    code, _, text = send(host, files if isinstance(files, bytes) else context(files), **query)
+    assert code == 200, text
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def said(lines: list[dict[str, Any]]) -> str:
+    return "".join(line.get("stream", "") for line in lines)
+
+
+def built(host: Host, files: Mapping[str, Any] | bytes, **query: Any) -> str:
+    """Build, which must succeed; give what was said."""
+    lines = build(host, files, **query)
+    assert "error" not in lines[-1], lines
+    return said(lines)
+
+
+def show(host: Host, image: str, *words: str) -> str:
+    done = host.ctl("run", "--rm", image, *words)
+    assert done.returncode == 0, done
+    return done.stdout.decode()
+
+
+def test_a_dockerfile_becomes_an_image_and_is_cached(host: Host):
+    dockerfile = f"""FROM {host.image} AS base
+ARG WHO=world
+ENV GREETING="hello $WHO" PLACE=here
+WORKDIR /srv/app
+COPY hello.sh sub/ ./
+COPY --chown=12:34 --chmod=640 hello.sh /renamed
+RUN echo built on $(pwd) by $WHO > made && rm /bin/wc && ln made twin
+RUN ["sh", "-c", "echo $GREETING"]
+USER 1000:1000
+EXPOSE 80/tcp
+LABEL a=b
+CMD ["./hello.sh"]
+"""
+    files = {
+        "Dockerfile": dockerfile,
+        "hello.sh": "#!/bin/sh\necho $GREETING in $(pwd) as $(id -u)\n",
+        "sub/x": "1\n",
+        "sub/y/z": "2\n",
+    }
+    first = built(host, files, t=["made/hello:1", "made/hello:2"], buildargs='{"WHO":"tests","UNKNOWN":"1"}')
+    assert first.startswith(f"Step 1/12 : FROM {host.image} AS base\n ---> ")
+    assert "hello tests\n" in first
+    assert "[Warning] One or more build-args [UNKNOWN] were not consumed\n" in first
+    assert "Successfully built " in first
+    assert first.endswith("Successfully tagged made/hello:1\nSuccessfully tagged made/hello:2\n")
+    assert show(host, "made/hello:1") == "hello tests in /srv/app as 1000\n"
+    look = "cat made x y/z; stat -c '%a %u %g %h %Y' /renamed made x; ls /bin/wc 2>&1; id -u"
+    assert show(host, "made/hello:2", "sh", "-c", look).splitlines() == [
+        "built on /srv/app by tests", "1", "2",
+        "640 12 34 1 1500000000", f"644 0 0 2 {show(host, 'made/hello:2', 'stat', '-c', '%Y', 'made').strip()}",
+        "644 0 0 1 1500000000", "ls: /bin/wc: No such file or directory", "1000",
+    ]  # fmt: skip
+    before = time.monotonic()
+    second = built(host, files, t="made/hello:3", buildargs='{"WHO":"tests"}')
+    assert second.count(" ---> Using cache\n") == 5
+    assert "Running in" not in second
+    assert time.monotonic() - before < 3  # no VM was needed
+    files["sub/x"] = "changed\n"
+    third = built(host, files, t="made/hello:3", buildargs='{"WHO":"tests"}')
+    assert third.count(" ---> Using cache\n") == 1
+    assert show(host, "made/hello:3", "cat", "x") == "changed\n"
+    quiet = built(host, files, q="1", nocache="1", buildargs='{"WHO":"tests"}')
+    assert quiet.startswith("sha256:")
+    assert len(quiet.split()) == 1
+    host.ok("rmi", "-f", "made/hello:1", "made/hello:2", "made/hello:3", quiet.strip())
+    host.assert_clean()
+
+
+def test_stages_copy_from_each_other_and_from_images(host: Host):
+    dockerfile = f"""ARG BASE={host.image}
+FROM $BASE AS one
+RUN mkdir -p /out/deep && echo 1 > /out/deep/f && ln -s deep/f /out/l && mknod /out/null c 1 3 && chmod 700 /out/deep
+FROM one AS two
+RUN rm /out/deep/f && echo 2 > /out/two
+FROM scratch
+COPY --from=one /out/ /from-one/
+COPY --from=two /out /from-two
+COPY --from=0 /out/deep/f /renamed
+COPY --from={host.image} /bin/busybox /bin/
+COPY --from=one --chown=7:8 /out/t* /out/deep/f* /wild/
+"""
+    built(host, {"Dockerfile": dockerfile.replace(" /out/t*", "")}, t="made/stages")
+    look = "cd /; /bin/busybox find from-* renamed wild | /bin/busybox sort; /bin/busybox stat -c '%a %u %F' from-one/deep from-one/null wild/f"
+    out = show(host, "made/stages", "/bin/busybox", "sh", "-c", look).splitlines()
+    assert out == [
+        "from-one", "from-one/deep", "from-one/deep/f", "from-one/l", "from-one/null", "from-two", "from-two/deep",
+        "from-two/l", "from-two/null", "from-two/two", "renamed", "wild", "wild/f",
+        "700 0 directory", "666 0 character special file" if "666" in out[-2] else out[-2], "644 7 regular file",
+    ]  # fmt: skip
+    lines = build(host, {"Dockerfile": dockerfile}, t="made/never")
+    assert "no such file" in lines[-1]["error"]
+    only = built(host, {"Dockerfile": dockerfile}, t="made/one", target="one")
+    assert "Step 3/11" in only
+    assert "Step 4/11" not in only
+    host.ok("rmi", "made/stages", "made/one")
+    host.assert_clean()
+
+
+def test_heredocs_onbuild_shell_and_wildcards(host: Host):
+    base = f"""FROM {host.image}
+ONBUILD COPY *.txt /texts/
+ONBUILD RUN ls /texts > /list
+HEALTHCHECK --interval=5s --retries=2 CMD true
+STOPSIGNAL SIGINT
+MAINTAINER me
+"""
+    built(host, {"Dockerfile": base}, t="made/parent")
+    child = r"""FROM made/parent
+ENV V=value
+RUN <<EOF
+echo script $V > /script
+echo second >> /script
+EOF
+COPY <<plain <<'raw' /here/
+$V and "quotes" \$V
+plain
+$V stays
+raw
+SHELL ["/bin/sh", "-xc"]
+RUN <<CAT cat > /catted
+from a heredoc $V
+CAT
+"""
+    files = {"Dockerfile": child, "a.txt": "a", "b.txt": "b", "c.md": "c", ".dockerignore": "b.*\n", "sub/d.txt": "d"}
+    text = built(host, files, t="made/child")
+    assert "# Executing 2 build triggers\n" in text
+    look = "cat /list /script /here/plain /here/raw /catted"
+    assert show(host, "made/child", "sh", "-c", look) == (
+        'a.txt\nscript value\nsecond\nvalue and "quotes" $V\n$V stays\nfrom a heredoc value\n'
+    )
+    host.ok("rmi", "made/child", "made/parent")
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_compressed_contexts_and_local_archives(host: Host, pack):
+    inner = pack(context({"in/archive": "yes\n"}))
+    files = {"other/Build": f"FROM {host.image}\nADD inner.tar /data/\nCOPY inner.tar /kept\n", "inner.tar": inner}
+    built(host, pack(context(files)), t="made/add", dockerfile="other/Build")
+    assert show(host, "made/add", "sh", "-c", "cat /data/in/archive; stat -c %s /kept") == f"yes\n{len(inner)}\n"
+    host.ok("rmi", "made/add")
+
+
+@contextmanager
+def web(content: Mapping[str, bytes]) -> Iterator[str]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            data = content.get(self.path)
+            self.send_response(404 if data is None else 200)
+            self.send_header("Content-Length", str(len(data or b"")))
+            self.end_headers()
+            self.wfile.write(data or b"")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_remote_contexts_and_downloads(host: Host):
+    tar = context({"Dockerfile": f"FROM {host.image}\nCOPY f /f\n", "f": "remote\n"})
+    plain = f"FROM {host.image}\nRUN echo hi > /f\n".encode()
+    with web({"/ctx.tar": tar, "/Dockerfile": plain, "/d/file.bin": b"got"}) as url:
+        built(host, b"", remote=f"{url}/ctx.tar", t="made/remote")
+        assert show(host, "made/remote", "cat", "/f") == "remote\n"
+        built(host, b"", remote=f"{url}/Dockerfile", t="made/remote")
+        assert show(host, "made/remote", "cat", "/f") == "hi\n"
+        files = {"Dockerfile": f"FROM {host.image}\nADD {url}/d/file.bin /dl/\n"}
+        built(host, files, t="made/remote")
+        assert show(host, "made/remote", "sh", "-c", "cat /dl/file.bin; stat -c %a /dl/file.bin") == "got600\n"
+    host.ok("rmi", "made/remote")
+
+
+@pytest.mark.parametrize(
+    ("dockerfile", "words"),
+    [
+        ("FROM {image}\nRUN exit 3\n", "The command '/bin/sh -c exit 3' returned a non-zero code: 3"),
+        ('FROM {image}\nRUN ["/no/such"]\n', "returned a non-zero code: 127"),
+        ("FROM {image}\nCOPY missing /x\n", "file not found in build context"),
+        ("FROM {image}\nCOPY --from=9 /a /b\n", "no such stage"),
+        ("FROM {image}\nCOPY --chown=nobodyknows Dockerfile /b\n", "no user nobodyknows"),
+        ("FROM {image}\nUSER nobodyknows\nRUN true\n", "nobodyknows"),
+        ("FROM {image}\nCOPY Dockerfile Dockerfile /b\n", "end with a /"),
+    ],
+)
+def test_failures_are_told_and_leave_nothing(host: Host, dockerfile: str, words: str):
+    lines = build(host, {"Dockerfile": dockerfile.replace("{image}", host.image)}, t="made/never")
+    assert words in lines[-1]["error"]
+    assert lines[-1]["errorDetail"]["message"] == lines[-1]["error"]
+    rows = host.daemon.json("GET", "/images/get", all="yes")["imagesList"]
+    assert not any("made/never" in row for row in rows)
+    host.assert_clean()
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"", 400),
+        (b"garbage" * 1000, 400),
+        (gzip.compress(b"x" * 2000)[:-9], 400),
+        (context({"other": "x"}), 400),
+        (context({"Dockerfile": "RUN x\n"}), 400),
+        (context({"Dockerfile": "FROM a\nBAKE bread\n"}), 400),
+        (context({"Dockerfile": "FROM a\nRUN --mount=type=cache,target=/x true\n"}), 501),
+        (context({"../Dockerfile": "FROM scratch"}), 400),
+    ],
+    ids=["empty", "garbage", "cut", "none", "no-from", "unknown", "mount", "escape"],
+)
+def test_what_is_no_build_is_refused_before_a_word(host: Host, data: bytes, status: int):
+    code, _, text = send(host, data)
+    assert code == status, text
+
+
+def test_steps_before_a_failure_stay_cached(host: Host):
+    good = f"FROM {host.image}\nRUN echo expensive > /e\n"
+    build(host, {"Dockerfile": good + "RUN false\n"})
+    text = built(host, {"Dockerfile": good + "RUN true\n"}, t="made/again")
+    assert text.count("Using cache") == 1
+    host.ok("rmi", "made/again")
+
+
+def test_a_client_that_leaves_ends_the_build(host: Host):
+    data = context({"Dockerfile": f"FROM {host.image}\nRUN echo first > /x\nRUN echo waiting; sleep 1000\n"})
+    files = set((host.daemon.root / "images").rglob("*"))
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(host.daemon.host.removeprefix("unix://"))
+        head = f"POST /image/build?t=made/left HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
+        client.sendall(head.encode() + data)
+        seen = b""
+        while b'"waiting\\n' not in seen:
+            piece = client.recv(65536)
+            assert piece, seen
+            seen += piece
+    until(lambda: not any(host.left().values()))
+    until(lambda: set((host.daemon.root / "images").rglob("*")) == files)
+    until(lambda: not list((host.daemon.root / "builds").glob("build-*")))
+
+
+def test_hyperctl_builds_a_directory(host: Host, tmp_path):
+    (tmp_path / "Dockerfile").write_text(f"FROM {host.image}\nCOPY . /all/\n")
+    (tmp_path / ".dockerignore").write_text("secret\n")
+    (tmp_path / "secret").write_text("s")
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "dir/file").write_text("content")
+    (tmp_path / "dir/link").symlink_to("file")
+    out = host.ok("build", "-t", "made/ctl", str(tmp_path))
+    assert "Successfully tagged made/ctl:latest" in out
+    names = show(host, "made/ctl", "sh", "-c", "cd /all; find | sort").split()
+    assert names == [".", "./.dockerignore", "./Dockerfile", "./dir", "./dir/file", "./dir/link"]
+    (tmp_path / "Dockerfile").write_text(f"FROM {host.image}\nRUN false\n")
+    failed = host.ctl("build", "-t", "made/ctl", str(tmp_path))
+    assert failed.returncode == 255
+    assert b"non-zero code: 1" in failed.stdout + failed.stderr
+    host.ok("rmi", "made/ctl")
