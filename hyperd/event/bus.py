@@ -24,7 +24,7 @@ class Event:
     """Something that has happened.
 
     Args:
-        type: kind of the object: ``pod``, ``container``, ``exec``, ``image``, ``vm`` or ``network``.
+        type: kind of the object: ``pod``, ``container``, ``image``, ``vm`` or ``network``.
         action: what happened to it, such as ``start``.
         id: of the object.
         attributes: what else is worth knowing; labels of the object are among them.

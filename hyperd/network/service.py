@@ -20,6 +20,7 @@ from hyperd.config import NetworkConfig
 from hyperd.db.models import AddressRow, PortRow
 from hyperd.db.session import Database
 from hyperd.errors import Busy, Conflict, HostFault, HyperError, InvalidInput
+from hyperd.event.bus import EventBus
 from hyperd.network import fixed, flows, guards, ports, ruleset
 from hyperd.network.addresses import AddressPool, check_ifname, derived_mac, rows_of
 from hyperd.network.bridge import Bridge, host_addresses
@@ -74,7 +75,8 @@ class NetworkService:
 
     """
 
-    def __init__(self, *, config: NetworkConfig, database: Database) -> None:
+    def __init__(self, *, config: NetworkConfig, database: Database, events: EventBus | None = None) -> None:
+        self._events = events or EventBus()
         self._config = config
         self._database = database
         self._pool = AddressPool(bridge=check_ifname(config.bridge, what="[network] bridge"), subnet=config.subnet)
@@ -229,7 +231,11 @@ class NetworkService:
                 guards.put(session, pod_id, None)
                 return self._pool.release(session, pod_id), _delete(session, ports.rows(session, pod_id))
 
-            self._finish_release(*self._change(work))
+            addresses, dropped = self._change(work)
+            self._finish_release(addresses, dropped)
+        self._tell("unpublish", pod_id, dropped)
+        for address in addresses:
+            self._events.publish("network", "disconnect", self._config.bridge, podID=pod_id, address=address)
 
     def publish(self, pod_id: str, address: str, mappings: Sequence[PortMapping]) -> None:
         """Lead ports of the host to a pod, beside those it already has; the pod's ports all lead to ``address`` then.
@@ -259,6 +265,7 @@ class NetworkService:
         self._allow_hairpin({pod_id})
         flows.forget_addresses(before)
         flows.forget_udp(mapping.host_port for mapping in new if mapping.protocol == "udp")
+        self._tell("publish", pod_id, new)
 
     def plugged(self, pod_id: str) -> None:
         """Say that the pod's taps are in the bridge by now, so that it can reach its own published ports too.
@@ -268,6 +275,8 @@ class NetworkService:
         with self._lock:
             if self.mappings(pod_id):
                 self._allow_hairpin({pod_id})
+        for lease in self.leases(pod_id):
+            self._events.publish("network", "connect", lease.bridge, podID=pod_id, address=lease.cidr, mac=lease.mac)
 
     def unpublish(self, pod_id: str, mappings: Sequence[PortMapping] | None = None) -> None:
         """Take back published ports of a pod: those given, or all. Absent ones are fine. Errors: HostFault."""
@@ -281,6 +290,13 @@ class NetworkService:
             self._holder.drop(dropped)
         # Only UDP: TCP connections that are open may finish.
         flows.forget_udp(mapping.host_port for mapping in dropped if mapping.protocol == "udp")
+        self._tell("unpublish", pod_id, dropped)
+
+    def _tell(self, action: str, pod_id: str, mappings: Sequence[PortMapping]) -> None:
+        """Publish that ports of a pod have come or gone."""
+        if mappings:
+            shown = ", ".join(f"{one.host_port}:{one.container_port}/{one.protocol}" for one in mappings)
+            self._events.publish("network", action, self._config.bridge, podID=pod_id, ports=shown)
 
     def mappings(self, pod_id: str) -> list[PortMapping]:
         """Give the published ports of a pod."""

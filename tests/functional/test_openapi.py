@@ -143,7 +143,7 @@ def test_a_whole_life(api: Api):
     vm = ask("POST", "/vm/create", status=200, cpu=1, mem=64)["ID"]
     ask("DELETE", "/vm", status=200, vm=vm)
     events = ask("GET", "/events", status=200, since=started, until=time.time())
-    assert {event["Type"] for event in events} == {"pod", "container", "image", "vm"}
+    assert {event["Type"] for event in events} == {"pod", "container", "image", "vm", "network"}
     ask("DELETE", "/image", status=200, imageId=image)
 
 

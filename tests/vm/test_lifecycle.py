@@ -272,6 +272,7 @@ def test_events_of_a_whole_life(host: Host):
     names = [f"{event['Type']} {event['Action']}" for event in seen]
     for wanted in ("container create", "vm boot", "container start", "container die", "container rename", "vm gone"):
         assert wanted in names, names
+    assert names.count("network connect") == names.count("network disconnect") == 1
     assert names.index("vm boot") < names.index("container start") < names.index("container die")
     died = next(event for event in seen if event["Action"] == "die")
     assert died["Actor"]["Attributes"]["exitCode"] == "4"

@@ -225,7 +225,7 @@ ANSWERS: dict[str, Schema] = {
     "Login": thing(Status=TEXT),
     "Event": thing(
         "status id from",
-        Type={"enum": ["pod", "container", "image", "vm"]},
+        Type={"enum": ["pod", "container", "image", "vm", "network"]},
         Action=TEXT,
         Actor=thing(ID=TEXT, Attributes=TEXTS),
         scope={"const": "local"},
