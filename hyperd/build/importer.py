@@ -96,6 +96,8 @@ class Importer:
                 raise
             except InvalidInput as error:
                 raise InvalidInput("this is not the tar of a file system", details=str(error)) from error
+            if layer.size == 0:
+                raise InvalidInput("this is not the tar of a file system", details="there is no data")
             names = [order.name] if order.name else []
             made = self._images.add_image(draft.finish(), [layer], tags=names)
         log.info("image.imported", image=made.id, name=order.name)
