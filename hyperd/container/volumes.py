@@ -23,7 +23,7 @@ from hyperd.config import Config
 from hyperd.container.records import ContainerRecords
 from hyperd.db.models import ContainerRow, PodRow
 from hyperd.db.session import Database
-from hyperd.errors import AgentError, Conflict, HyperError, InvalidInput, NotSupported
+from hyperd.errors import AgentError, Conflict, DriverError, HyperError, InvalidInput, NotSupported
 from hyperd.pod.model import ContainerSpec, PodSpec, VolumeRef, VolumeSpec
 from hyperd.vm import guestfs
 from hyperd.vm.driver import DiskSpec, RbdSource, ShareSpec
@@ -204,7 +204,16 @@ class PodVolumes:
         else:
             path = self._image(vm, volume, ref)
             spec = DiskSpec(lun=0, path=path, fmt=volume.format, readonly=ref.read_only, cache=mode)
-        lun = self._vms.plug_volume(vm, volume.name, lambda free: replace(spec, lun=free))
+        try:
+            lun = self._vms.plug_volume(vm, volume.name, lambda free: replace(spec, lun=free))
+        except DriverError as error:
+            raise NotSupported(
+                f"{what}: the hypervisor cannot open it",
+                details=f"{error.brief}: {error.details}",
+                resolution="a Ceph image needs QEMU's rbd driver (qemu-block-extra) and this host's Ceph configuration"
+                if volume.format == "rbd"
+                else "check the image with qemu-img",
+            ) from error
         target = catalog.guest_path(volume.name)
         flags = MS_RDONLY if ref.read_only else 0
         try:

@@ -258,6 +258,103 @@ def test_write_into_existing_files_only(host: Host, tmp_path: Path) -> None:
         host.run(Plan().write(str(tmp_path / "missing"), "new", None))
 
 
+def test_files_in_pieces_with_named_owners(host: Host, tmp_path: Path) -> None:
+    root = tiny_root(tmp_path / "root")
+    (root / "long").write_text("x" * 100)
+    staged = str(tmp_path / "staged")
+    host.run(Plan().write(staged, b"", 0o600).add(Op.APPEND, staged, b"one\0").add(Op.APPEND, staged, b"two"))
+    host.run(
+        Plan()
+        .add(Op.OPENROOT, str(root))
+        .add(Op.FILE, staged, "/new/deep/file", "4750", "alice", "wheel")
+        .add(Op.FILE, staged, "/long", "600", "7", "root")
+        .add(Op.WRITE, "/etc/small", "604", "root", "users", b"x")
+    )
+    for name, content, kind in (
+        ("new/deep/file", b"one\0two", (0o4750, 1001, 10)),
+        ("long", b"one\0two", (0o600, 7, 0)),
+        ("etc/small", b"x", (0o604, 0, 100)),
+    ):
+        found = (root / name).stat()
+        assert ((root / name).read_bytes(), (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid)) == (
+            content,
+            kind,
+        )
+
+
+@pytest.mark.parametrize(
+    ("user", "group", "text"), [("bob", "0", "WRITE: no user bob"), ("alice", "staff", "WRITE: no group staff")]
+)
+def test_owners_that_do_not_exist(host: Host, tmp_path: Path, user: str, group: str, text: str) -> None:
+    root = tiny_root(tmp_path / "root")
+    with pytest.raises(AgentRefusal, match=text):
+        host.run(Plan().add(Op.OPENROOT, str(root)).add(Op.WRITE, "/f", "644", user, group, b"x"))
+    assert not (root / "f").exists()
+
+
+def test_append_makes_no_file_and_follows_no_link(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("old")
+    (tmp_path / "link").symlink_to("there")
+    for name in ("missing", "link"):
+        with pytest.raises(AgentRefusal, match="APPEND"):
+            host.run(Plan().add(Op.APPEND, str(tmp_path / name), b"x"))
+    assert (tmp_path / "there").read_text() == "old"
+
+
+def test_copyup_copies_a_tree_once(host: Host, tmp_path: Path) -> None:
+    root, target = tmp_path / "root", tmp_path / "volumes" / "v"
+    data = root / "data"
+    (data / "sub").mkdir(parents=True)
+    (data / "f").write_bytes(os.urandom(200_000))
+    (data / "sub" / "link").symlink_to("/etc/passwd")
+    os.mkfifo(data / "pipe")
+    os.mknod(data / "null", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+    os.setxattr(data / "f", "user.kept", b"yes")
+    os.chown(data / "f", 5, 6)
+    (data / "f").chmod(0o4755)
+    os.utime(data / "f", (1, 2))
+    os.lchown(data / "sub" / "link", 7, 8)
+    data.chmod(0o1750)
+    plan = Plan().add(Op.OPENROOT, str(root)).add(Op.COPYUP, "/data", str(target))
+    host.run(plan)
+    copy = (target / "f").stat()
+    assert (target / "f").read_bytes() == (data / "f").read_bytes()
+    assert (copy.st_mode & 0o7777, copy.st_uid, copy.st_gid, copy.st_mtime) == (0o4755, 5, 6, 2)
+    assert os.getxattr(target / "f", "user.kept") == b"yes"
+    assert (target / "sub" / "link").readlink() == Path("/etc/passwd")
+    assert (target / "sub" / "link").lstat().st_uid == 7
+    assert stat.S_ISFIFO((target / "pipe").stat().st_mode)
+    assert (target / "null").stat().st_rdev == os.makedev(1, 3)
+    assert stat.S_IMODE(target.stat().st_mode) == 0o1750
+    # The second time the volume is somebody's.
+    (target / "f").unlink()
+    host.run(plan)
+    assert not (target / "f").exists()
+
+
+def test_copyup_begins_anew_after_a_cut_off_copy(host: Host, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "data").mkdir(parents=True)
+    (root / "data" / "f").write_text("x")
+    (tmp_path / "v.new" / "half").mkdir(parents=True)
+    host.run(Plan().add(Op.OPENROOT, str(root)).add(Op.COPYUP, "/data", str(tmp_path / "v")))
+    assert [path.name for path in (tmp_path / "v").iterdir()] == ["f"]
+    assert not (tmp_path / "v.new").exists()
+
+
+@pytest.mark.parametrize("path", ["/missing/deep", "/file", "/out"])
+def test_copyup_of_nothing_is_an_empty_directory(host: Host, tmp_path: Path, path: str) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "file").touch()
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "f").touch()
+    (root / "out").symlink_to(tmp_path / "secret")
+    host.run(Plan().add(Op.OPENROOT, str(root)).add(Op.COPYUP, path, str(tmp_path / "v")))
+    assert list((tmp_path / "v").iterdir()) == []
+    assert stat.S_IMODE((tmp_path / "v").stat().st_mode) == 0o755
+
+
 def test_a_failing_step_leaves_the_ones_before(host: Host, tmp_path: Path) -> None:
     with pytest.raises(AgentRefusal) as caught:
         host.run(Plan().mkdir(f"{tmp_path}/one").mkdir("/proc/nope").mkdir(f"{tmp_path}/two"))
