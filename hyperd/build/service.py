@@ -119,7 +119,7 @@ class PreparedBuild:
         failure: HyperError | None = None
         with self._held, ExitStack() as stack:
             workshop = self._workshop(cancelled)
-            intake = stack.enter_context(self._services.images.adding())
+            intake = stack.enter_context(self._services.images.adding(keep_unused=True))
             stack.callback(workshop.close)
             try:
                 image = Build(

@@ -1,0 +1,278 @@
+"""The front end of builds: the parser's checks, words, configuration, ignore rules, the context."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hyperd.build.cache import StepCache, chain
+from hyperd.build.config import ImageDraft, apply_changes, duration
+from hyperd.build.context import Context, digest_of
+from hyperd.build.dockerfile import parse_dockerfile, parse_instructions
+from hyperd.build.expand import expand, expand_text
+from hyperd.build.ignore import Ignore, matching
+from hyperd.errors import HyperError, InvalidInput, NotSupported, TooLarge
+
+
+def test_stages_arguments_and_flags() -> None:
+    found = parse_dockerfile(
+        b"# escape=`\nARG A=1\nFROM --platform=linux/amd64 x AS One\nRUN a `\n  b\nFROM one\n"
+        b'COPY --from=0 --chown=1:2 ["a b", "c"]\n'
+    )
+    assert found.escape == "`"
+    assert [stage.name for stage in found.stages] == ["one", ""]
+    assert found.stages[0].platform == "linux/amd64"
+    copy = found.stages[1].steps[0]
+    assert (copy.words, copy.exec_form, copy.flags) == (("a b", "c"), True, {"from": "0", "chown": "1:2"})
+    assert found.step_count == 5
+    assert found.stage_index("ONE", before=2) == 0
+    assert found.stage_index("1", before=1) == -1
+
+
+def test_heredocs() -> None:
+    (copy,) = parse_instructions("COPY <<-A <<'B' /to/\n\tone\n\tA\ntwo\nB\n")
+    assert [(here.name, here.content, here.literal) for here in copy.heredocs] == [
+        ("A", "one\n", False),
+        ("B", "two\n", True),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "RUN true",
+        "FROM",
+        "FROM a b",
+        "FROM a AS 1x",
+        "FROM a\nFOO b",
+        "FROM a\nRUN",
+        "FROM a\nCOPY a",
+        "FROM a\nCOPY --fro=b a b",
+        "FROM a\nENV",
+        "FROM a\nSHELL sh -c",
+        "FROM a\nONBUILD FROM x",
+        "FROM a\nONBUILD ONBUILD RUN x",
+        "FROM a\nONBUILD",
+        "FROM a\nWORKDIR",
+        "FROM a\nCOPY <<E /x\nno end",
+        '{"not": "a dockerfile"}',
+    ],
+)
+def test_bad_dockerfiles(text: str) -> None:
+    with pytest.raises(InvalidInput):
+        parse_dockerfile(text.encode())
+
+
+def test_what_needs_buildkit_is_named() -> None:
+    with pytest.raises(NotSupported, match="--mount"):
+        parse_dockerfile(b"FROM a\nRUN --mount=type=cache,target=/x true")
+    with pytest.raises(TooLarge):
+        parse_dockerfile(b"FROM a\n" + b"RUN true\n" * 200_000)
+
+
+VARIABLES = {"A": "1", "EMPTY": "", "WORD": "two words", "Q": '"'}
+
+
+@pytest.mark.parametrize(
+    ("word", "result"),
+    [
+        ("$A", "1"), ("${A}b", "1b"), ("$Ab", ""), ("a$", "a$"), ("\\$A", "$A"), ("'$A'", "$A"), ('"$A x"', "1 x"),
+        ("${NO:-d}", "d"), ("${EMPTY:-d}", "d"), ("${EMPTY-d}", ""), ("${A:+y}", "y"), ("${NO:+y}", ""),
+        ("${EMPTY+y}", "y"),
+        ("${NO:-${A}}", "1"), ('"a\\"b"', 'a"b'), ('"a\\nb"', "a\\nb"), ("a\\ b", "a b"), ("$WORD", "two words"),
+        ("${NO:-'x y'}", "x y"), ("$Q$A", '"1'), ("$1x", "x"),
+    ],
+)  # fmt: skip
+def test_words(word: str, result: str) -> None:
+    assert expand(word, VARIABLES) == result
+
+
+@pytest.mark.parametrize("word", ["'a", '"a', "${A", "${", "${}", "${A%b}", "${NO:?needed}", "${NO:-${A}"])
+def test_bad_words(word: str) -> None:
+    with pytest.raises(InvalidInput):
+        expand(word, VARIABLES)
+
+
+@given(st.text(alphabet="$A{}:-+?'\"\\ x", max_size=30))
+def test_words_never_break(word: str) -> None:
+    try:
+        expand(word, VARIABLES)
+        expand_text(word, VARIABLES)
+    except HyperError:
+        return
+
+
+def test_heredoc_text_keeps_quotes() -> None:
+    assert expand_text("\"$A\" '${A}' \\$A \\\\ \\n", VARIABLES) == "\"1\" '1' $A \\ \\n"
+
+
+def test_configuration() -> None:
+    base = {"config": {"Cmd": ["old"], "Entrypoint": ["e"], "Env": ["PATH=/bin", "A=0"]}, "rootfs": {}}
+    draft = ImageDraft(base)
+    apply_changes(
+        draft,
+        [
+            "ENV A=1 B=$A",
+            "ENV C $B",
+            'LABEL "k l"="v w" x=$C',
+            "EXPOSE 80 8000-8002/udp",
+            "VOLUME /a /b",
+            "WORKDIR sub",
+            "WORKDIR ../up",
+            "USER $A:2",
+            "STOPSIGNAL SIGKILL",
+            "HEALTHCHECK --interval=1m30s --retries=3 CMD x y",
+            "ONBUILD RUN z",
+            'ENTRYPOINT ["p", "$A"]',
+        ],
+    )
+    assert draft.config == {
+        "Entrypoint": ["p", "$A"],
+        "Env": ["PATH=/bin", "A=1", "B=0", "C=0"],
+        "Labels": {"k l": "v w", "x": "0"},
+        "ExposedPorts": {"80/tcp": {}, "8000/udp": {}, "8001/udp": {}, "8002/udp": {}},
+        "Volumes": {"/a": {}, "/b": {}},
+        "WorkingDir": "/up",
+        "User": "1:2",
+        "StopSignal": "SIGKILL",
+        "Healthcheck": {"Test": ["CMD-SHELL", "x y"], "Interval": 90_000_000_000, "Retries": 3},
+        "OnBuild": ["RUN z"],
+    }
+    assert base["config"]["Cmd"] == ["old"]
+    apply_changes(draft, ["CMD a b"])
+    apply_changes(draft, ['ENTRYPOINT ["q"]', "HEALTHCHECK NONE"])
+    assert draft.config["Cmd"] == ["/bin/sh", "-c", "a b"]
+    assert "rootfs" not in draft.finish()
+
+
+@pytest.mark.parametrize(
+    "change", ["RUN x", "EXPOSE 0", "EXPOSE 70000", "STOPSIGNAL NO", "HEALTHCHECK x", "ENV =a", "LABEL ''=x", "X y"]
+)
+def test_bad_changes(change: str) -> None:
+    with pytest.raises(InvalidInput):
+        apply_changes(ImageDraft(), [change])
+
+
+def test_durations() -> None:
+    assert duration("1h2m3.5s") == 3_723_500_000_000
+    for bad in ("", "5", "s", "1d", "-1s"):
+        with pytest.raises(InvalidInput):
+            duration(bad)
+
+
+@pytest.mark.parametrize(
+    ("rules", "hidden", "shown"),
+    [
+        ("*.log", ["a.log"], ["d/a.log", "a.logs"]),
+        ("**/*.log", ["a.log", "d/e/a.log"], ["a.txt"]),
+        ("/dir/", ["dir", "dir/x/y"], ["dirs", "a/dir"]),
+        ("*\n!keep", ["a", "b/c"], ["keep", "keep/x"]),
+        ("# *\n\n a? ", ["ab", "ab/c"], ["a", "abc", "# *"]),
+        ("[a-c]x\n!bx", ["ax"], ["bx", "dx"]),
+        ("a/**/z", ["a/z", "a/b/c/z"], ["z", "b/z"]),
+        ("./x/../y", ["y"], ["x"]),
+    ],
+)
+def test_ignore_rules(rules: str, hidden: list[str], shown: list[str]) -> None:
+    ignore = Ignore(rules)
+    assert [path for path in [*hidden, *shown] if ignore.hides(path)] == hidden
+
+
+def test_sources_with_wildcards() -> None:
+    paths = ["a.txt", "b.txt", "d/c.txt", "e\\f"]
+    assert matching(paths, "*.txt") == ["a.txt", "b.txt"]
+    assert matching(paths, "d/[a-c].t?t") == ["d/c.txt"]
+    with pytest.raises(InvalidInput):
+        matching(paths, "[a")
+
+
+def archive(*members: tuple[str, object]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            if isinstance(content, bytes):
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+            else:
+                info.type, info.linkname = content  # type: ignore[misc]
+                tar.addfile(info)
+    return out.getvalue()
+
+
+def test_a_context(tmp_path: Path) -> None:
+    context = Context(tmp_path / "data", max_bytes=1 << 20)
+    link = (tarfile.SYMTYPE, "../f")
+    context.load(iter([archive(("./f", b"1"), ("d/g", b"22"), ("d/l", link), ("h", (tarfile.LNKTYPE, "f")))]))
+    assert sorted(context.nodes) == ["d", "d/g", "d/l", "f", "h"]
+    assert context.resolve("d/l") == "f"
+    assert context.resolve("../../f") == "f"
+    assert context.read("d/l", limit=10) == b"1"
+    (members,) = context.select("d")
+    assert [member.name for member in members] == ["g", "l"]
+    (single,) = context.select("/d/l")
+    assert (single[0].name, context.is_single(single)) == ("l", True)
+    assert context.is_single(context.select("d/g")[0])
+    with tarfile.open(fileobj=io.BytesIO(b"".join(context.tar(members)))) as tar:
+        assert tar.getnames() == ["g", "l"]
+        assert tar.extractfile("g").read() == b"22"
+    before = digest_of(members)
+    context.add_file("d/g", iter([b"23"]))
+    assert digest_of(context.select("d")[0]) != before
+    context.ignore(Ignore("d\n!d/g"))
+    assert sorted(context.nodes) == ["d", "d/g", "f", "h"]
+    with pytest.raises(InvalidInput, match="not found in build context"):
+        context.select("nothing")
+    context.close()
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [("../x", b"")],
+        [("l", (tarfile.LNKTYPE, "missing"))],
+        [("d", (tarfile.CHRTYPE, ""))],
+        [("f", bytes(2000))],
+    ],
+)
+def test_hostile_contexts(tmp_path: Path, members: list[tuple[str, object]]) -> None:
+    context = Context(tmp_path / "data", max_bytes=1000)
+    with pytest.raises((InvalidInput, TooLarge)):
+        context.load(iter([archive(*members)]))
+    context.close()
+
+
+def test_links_in_a_circle_lead_nowhere(tmp_path: Path) -> None:
+    context = Context(tmp_path / "data", max_bytes=1 << 20)
+    context.load(iter([archive(("a", (tarfile.SYMTYPE, "b")), ("b", (tarfile.SYMTYPE, "a/x")))]))
+    assert context.resolve("a") is None
+    context.close()
+
+
+def test_the_cache_forgets_the_oldest_and_what_is_no_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Held:
+        def use_layer(self, diff_id: str) -> bool:
+            return diff_id.endswith("1")
+
+    cache, held = StepCache(tmp_path / "c"), Held()
+    cache.prune()
+    one, two, empty = (chain("x", word) for word in ("one", "two", "empty"))
+    cache.note(one, "sha256:" + "0" * 63 + "1")
+    cache.note(two, "sha256:" + "0" * 63 + "2")
+    cache.note(empty, "")
+    assert cache.find(one, held) == "sha256:" + "0" * 63 + "1"
+    assert cache.find(two, held) is None
+    assert cache.find(empty, held) == ""
+    (tmp_path / "c" / one).write_text("../../etc/passwd\n")
+    assert cache.find(one, held) is None
+    assert cache.find("unknown", held) is None
+    (tmp_path / "c" / ".draft").touch()
+    monkeypatch.setattr("hyperd.build.cache.MAX_ENTRIES", 1)
+    cache.prune()
+    assert len(list((tmp_path / "c").iterdir())) == 1
