@@ -233,18 +233,6 @@ def test_what_needs_a_running_pod(daemon, method, path, query):
     refused(daemon.request(method, path, **query), (409, 412))
 
 
-NOT_YET = [
-    ("POST", "/container/commit", {"container": "good-c"}),
-    ("POST", "/image/build", {}),
-    ("GET", "/pod/stats", {"podId": "good"}),
-]
-
-
-@pytest.mark.parametrize(("method", "path", "query"), NOT_YET, ids=[f"{m} {p}" for m, p, _ in NOT_YET])
-def test_what_is_not_there_yet_says_so(daemon, method, path, query):
-    refused(daemon.request(method, path, **query), 501, "not supported")
-
-
 @pytest.mark.parametrize("body", ["{", "[]", '{"username":1}', '"x"'])
 def test_bad_credentials_body(daemon, body):
     refused(daemon.request("POST", "/auth", body=body, headers={"Content-Type": "application/json"}), 400)

@@ -112,7 +112,7 @@ class StubContainers:
             raise Conflict("it went away")
         return 17
 
-    def create(self, pod_id: str, spec: object) -> str:
+    def create(self, pod_id: str, spec: object, *, may_fetch: bool = True) -> str:
         raise NotFound(f"The pod({pod_id}) can not be found")
 
     def start(self, name: str) -> None:
@@ -152,7 +152,7 @@ class StubImages:
 class StubPods:
     """Creation fails as the id says."""
 
-    def create(self, spec) -> str:
+    def create(self, spec, *, may_fetch: bool = True) -> str:
         if spec.id == "image":
             raise ImageNotFound("No such image: none:latest")
         if spec.id == "notfound":
