@@ -119,7 +119,8 @@ def test_configuration_changes_and_history(host: Host):
     name = host.pod("config", "sleep 1000", options=["--env", "A=one", "--workdir", "/tmp"])
     image = host.ok(
         "commit", "-a", "me <me@x>", "-m", "why", "-c", "ENV B=two C=$A", "-c", 'CMD ["echo", "hi"]',
-        "-c", "EXPOSE 80 81/udp", "-c", "LABEL k=v", "-c", "USER 7:8", "-c", "VOLUME /data", "-c", "WORKDIR sub", name, "made/config:v1",
+        "-c", "EXPOSE 80 81/udp", "-c", "LABEL k=v", "-c", "USER 7:8", "-c", "VOLUME /data",
+        "-c", "WORKDIR sub", name, "made/config:v1",
     ).strip()  # fmt: skip
     found, _, whole = layer_of(host, image)
     assert list(found) == ["tmp"] or found  # the working directory was there before
