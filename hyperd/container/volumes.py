@@ -77,6 +77,11 @@ class PodVolumes:
         Errors: Conflict, InvalidInput, NotSupported.
         """
         volumes = catalog.volumes_of(pod.volumes, containers)
+        own = {
+            Path(os.path.realpath(volume.source))
+            for name, volume in volumes.items()
+            if volume.format == "vfs" and catalog.is_writable(name, containers)
+        }
         for name in sorted(catalog.used(containers)):
             volume = volumes.get(name)
             if volume is None:
@@ -87,11 +92,11 @@ class PodVolumes:
                 writable = catalog.is_writable(name, containers)
                 if vm is not None:
                     _require_share(vm, name, writable=writable)
-                with self._open(volume) as source:
+                with self._open(volume, own) as source:
                     _check_shareable(source, name)
             elif volume.format in catalog.BLOCK_FORMATS:
-                with self._open(volume) as source:
-                    self._check_image(volume, source)
+                with self._open(volume, own) as source:
+                    self._check_image(volume, source, own)
             elif volume.format == "rbd":
                 catalog.ceph(volume)
 
@@ -238,17 +243,18 @@ class PodVolumes:
             self._check_unused(vm, volume.name, source.path, writable=not ref.read_only)
             return source.path
 
-    def _open(self, volume: VolumeSpec) -> HostObject:
-        return open_path(volume.source, what=f"volume {volume.name}", guarded=self._guest_writable())
+    def _open(self, volume: VolumeSpec, guarded: Collection[Path] = ()) -> HostObject:
+        """Open a source; ``guarded``: directories that guests will be able to write to, beside those they can."""
+        return open_path(volume.source, what=f"volume {volume.name}", guarded={*guarded, *self._guest_writable()})
 
-    def _check_image(self, volume: VolumeSpec, source: HostObject) -> None:
+    def _check_image(self, volume: VolumeSpec, source: HostObject, guarded: Collection[Path] = ()) -> None:
         own = Path(os.path.realpath(self._config.root))
         images.check_image(
             source,
             volume.format,
             what=f"volume {volume.name}",
             cache=catalog.cache_mode(volume.cache),
-            forbidden={own, *self._guest_writable()},
+            forbidden={own, *guarded, *self._guest_writable()},
         )
 
     def _check_unused(self, vm: Vm, name: str, path: Path, *, writable: bool) -> None:

@@ -305,7 +305,9 @@ class PodService:
         )
 
     def _release(self, vm: Vm) -> bool:
-        """Make the VM idle again; False when the guest does not let go of the pod's disks."""
+        """Make the VM idle again; False when the guest does not let go of the pod's disks or has the host's files."""
+        if vm.shares:
+            return False
         try:
             self._vms.release(vm)
         except HyperError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import stat
@@ -384,6 +385,14 @@ def test_images_that_are_not_what_they_should_be(host: Host, place: Path) -> Non
             "containers": [{"image": host.image, "volumes": [{"volume": "disk", "path": "/disk"}]}],
         }
         assert word in refused(host, status, pod), name
+    # A guest could exchange what lies in a directory that it may write to.
+    refs = [{"volume": "data", "path": "/data"}, {"volume": "disk", "path": "/disk"}]
+    pod = {
+        "id": "bad",
+        "volumes": [vfs(place), {"name": "disk", "source": str(place / "base.raw"), "format": "raw"}],
+        "containers": [{"image": host.image, "volumes": refs}],
+    }
+    assert "where guests or hyperd itself can change it" in refused(host, 409, pod)
 
 
 def test_an_image_without_a_file_system_fails_with_a_reason_and_leaves_nothing(
@@ -418,6 +427,26 @@ def test_the_containers_cache_mode_is_the_pods_disks(host: Host, pods: Any) -> N
     words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
     assert b"scratch.img" in words
     sh(host, "cache", "echo x > /f; cat /f")
+
+
+def test_an_idle_vm_gives_images_back_and_gets_no_host_directory(host: Host, pods: Any, place: Path) -> None:
+    image = new_image(place / "disk.img", "raw", content="x\n")
+    volume = {"name": "disk", "source": str(image), "format": "raw"}
+    vm = host.daemon.json("POST", "/vm/create", cpu=1, mem=128)["ID"]
+    for name in ("guest1", "guest2"):
+        pods(name, start=False, resource={"vcpu": 1, "memory": 128}, volumes=[volume])
+        host.daemon.json("POST", "/pod/start", podId=name, vmId=vm)
+        assert sh(host, name, "cat /disk/f") == "x\n"
+        host.daemon.json("POST", "/pod/stop", podId=name, stopVM="no")
+    with image.open("rb") as file:
+        fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    pods("dir", start=False, resource={"vcpu": 1, "memory": 128}, volumes=[vfs(place)])
+    code, _, body = host.daemon.request("POST", "/pod/start", podId="dir", vmId=vm)
+    assert (code, b"runs already" in body) == (501, True), body
+    assert host.daemon.request("DELETE", "/vm", vm=vm)[0] == 200
+    host.daemon.json("POST", "/pod/start", podId="dir")
+    host.daemon.json("POST", "/pod/stop", podId="dir", stopVM="no")
+    assert host.daemon.json("GET", "/list", item="vm")["vmData"] == []
 
 
 # -- hyperctl
