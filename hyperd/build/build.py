@@ -69,7 +69,7 @@ class Build:
         unused = sorted(set(self._order.arguments) - self._used - PREDEFINED)
         if unused:
             self._reporter.say(f"[Warning] One or more build-args [{' '.join(unused)}] were not consumed")
-        layers = [below.diff_id for below in state.layers]
+        layers = [below.diff_id for below in state.layers if not below.local]
         image = self._services.images.add_image(state.draft.finish(), layers, tags=self._order.tags, parent=state.base)
         self._reporter.last(image.id)
         self._reporter.say(f"Successfully built {_short(image.id)}")
@@ -170,7 +170,8 @@ class Build:
         return self._from_image(name)
 
     def _copy_of(self, state: StageState) -> StageState:
-        draft = ImageDraft({**state.draft.image, "config": state.draft.config}, escape=self._file.escape)
+        image = {key: value for key, value in state.draft.image.items() if key != "rootfs"}
+        draft = ImageDraft({**image, "config": state.draft.config, "history": []}, escape=self._file.escape)
         draft.history = [dict(entry) for entry in state.draft.history]
         return StageState(draft=draft, layers=list(state.layers), key=state.key, base=state.base)
 
@@ -178,11 +179,11 @@ class Build:
         if name == "scratch":
             return StageState(draft=ImageDraft(escape=self._file.escape))
         image = self._image(name)
-        if not all(self._intake.use_layer(layer.diff_id) for layer in image.layers):
+        if not all(self._intake.use_layer(diff_id) for diff_id in image.diff_ids):
             image = self._pull(name)
         return StageState(
             draft=ImageDraft(image.config, escape=self._file.escape),
-            layers=[Below(diff_id=layer.diff_id) for layer in image.layers],
+            layers=_below(image),
             key=image.id.removeprefix("sha256:"),
             base=image.id,
         )
@@ -225,3 +226,9 @@ def check_platform(platform: str) -> None:
 
 def _short(image_id: str) -> str:
     return image_id.removeprefix("sha256:")[:12]
+
+
+def _below(image: ImageInfo) -> list[Below]:
+    attached = [layer.diff_id for layer in image.layers]
+    layers = [Below(diff_id=diff_id, hidden=diff_id not in attached) for diff_id in image.diff_ids]
+    return layers + [Below(diff_id=diff_id, local=True) for diff_id in attached if diff_id not in image.diff_ids]

@@ -105,7 +105,7 @@ class CommitService:
             draft.add_history(
                 " ".join(self._argv(row)), comment=order.comment, author=order.author, empty=layer is None
             )
-            layers: list[AddedLayer | str] = [*(below.diff_id for below in image.layers), *([layer] if layer else [])]
+            layers: list[AddedLayer | str] = [*image.diff_ids, *([layer] if layer else [])]
             made = self._images.add_image(draft.finish(), layers, tags=tags, parent=image.id)
         self._containers.tell("commit", row, imageID=made.id)
         log.info("container.committed", container=row.id, made=made.id)

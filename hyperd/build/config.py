@@ -46,9 +46,17 @@ class ImageDraft:
         self.history: list[dict[str, Any]] = [
             dict(entry) for entry in self.image.get("history") or () if isinstance(entry, dict)
         ]
+        self._complete_history()
         self.escape = escape
         self.arguments: dict[str, str] = {}  # ARGs in scope
         self._command_set = False
+
+    def _complete_history(self) -> None:
+        """Give every layer of the base an entry: other tools refuse images whose history counts fewer."""
+        layers = len((self.image.get("rootfs") or {}).get("diff_ids") or ())
+        told = sum(not entry.get("empty_layer") for entry in self.history)
+        created = str(self.image.get("created") or now())
+        self.history[:0] = [{"created": created, "comment": "unknown"} for _ in range(layers - told)]
 
     @property
     def env(self) -> dict[str, str]:

@@ -49,10 +49,15 @@ class Services:
 
 @dataclass(frozen=True, kw_only=True)
 class Below:
-    """A layer below a step: in the store by ``diff_id``; in the build's guest as ``upper`` when it was made there."""
+    """A layer below a step: in the store by ``diff_id``; in the build's guest as ``upper`` when it was made there.
+
+    ``hidden``: the image has it, its containers do not (``ImageInfo.diff_ids``). ``local``: the other way round.
+    """
 
     diff_id: str
     upper: str = ""
+    hidden: bool = False
+    local: bool = False
 
 
 class Workshop:
@@ -111,6 +116,7 @@ class Workshop:
         vm = self._vm
         if vm is None:
             raise AgentError(f"the VM of {self._build} is gone")
+        layers = [below for below in layers if not below.hidden]
         paths = {below.diff_id: self._path(below.diff_id) for below in layers if not below.upper}
         self._services.vms.plug(vm, layers=list(paths.values()))
         mounted = dict(zip(paths, self._services.vms.mount_layers(vm, list(paths.values())), strict=True))

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import hashlib
 import http.server
 import io
 import json
 import lzma
+import shutil
 import socket
+import stat
+import subprocess
 import tarfile
+import tempfile
 import threading
 import time
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.registry import RegistryServer
 from tests.support.until import until
 from tests.vm.conftest import Host
 
@@ -314,3 +321,99 @@ def test_hyperctl_builds_a_directory(host: Host, tmp_path):
     assert failed.returncode == 255
     assert b"non-zero code: 1" in failed.stdout + failed.stderr
     host.ok("rmi", "made/ctl")
+
+
+TWENTY = """ARG BASE
+FROM $BASE AS builder
+ARG VERSION=3
+ENV OUT=/out V=$VERSION
+WORKDIR /src
+COPY src/ .
+COPY --chown=5:6 src/one.c src/two.c /kept/
+RUN mkdir -p $OUT/bin $OUT/empty && chmod 711 $OUT/empty
+RUN for i in 1 2 3; do echo "$V $i" > $OUT/bin/tool$i; chmod 75$i $OUT/bin/tool$i; done
+RUN ln $OUT/bin/tool1 $OUT/bin/hard && ln -s tool2 $OUT/bin/soft
+RUN rm $OUT/bin/tool3 && rm -r /src/deep
+RUN mkdir /src/deep && echo again > /src/deep/again
+RUN mkfifo -m 640 $OUT/fifo
+RUN chmod 4755 $OUT/bin/tool1
+FROM $BASE
+LABEL stage=final
+COPY --from=builder /out/ /usr/local/
+COPY --from=builder --chown=1:1 /src/deep /deep
+ADD files.tar /unpacked/
+RUN rm -r /var && mkdir /var && echo new > /var/new
+RUN echo more >> /etc/group; rm /bin/wc; chown 7:8 /usr/local/fifo; chown -h 9:9 /usr/local/bin/soft
+USER 3
+VOLUME /data
+CMD ["true"]
+"""
+
+
+def tree(directory: Path) -> dict[str, tuple[object, ...]]:
+    """Names, types, modes, owners, link counts and contents; times only of what was copied."""
+    found = {}
+    for path in sorted(directory.rglob("*")):
+        info = path.lstat()
+        content: object = None
+        if stat.S_ISREG(info.st_mode):
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+        elif stat.S_ISLNK(info.st_mode):
+            content = str(path.readlink())
+        links = 0 if stat.S_ISDIR(info.st_mode) else info.st_nlink
+        found[str(path.relative_to(directory))] = (oct(info.st_mode), info.st_uid, info.st_gid, links, content)
+    return found
+
+
+def unpacked(source: str, directory: Path) -> tuple[dict[str, tuple[object, ...]], dict[str, Any]]:
+    """Fetch an image by skopeo and unpack it by umoci; give its files and its configuration."""
+    layout = f"{directory}/oci:x"
+    subprocess.run(["skopeo", "copy", "-q", "--src-tls-verify=false", source, f"oci:{layout}"], check=True)
+    config = json.loads(subprocess.check_output(["skopeo", "inspect", "--config", f"oci:{layout}"]))
+    subprocess.run(["umoci", "unpack", "--image", layout, str(directory / "bundle")], check=True, capture_output=True)
+    return tree(directory / "bundle/rootfs"), config
+
+
+def test_twenty_steps_and_two_stages_are_as_podman_builds_them(host: Host, registry: RegistryServer, tmp_path: Path):
+    files = {
+        "Dockerfile": TWENTY,
+        "src/one.c": "1\n",
+        "src/two.c": "2\n",
+        "src/run.sh": "#!/bin/sh\n",
+        "src/deep/old": "old",
+        "files.tar": context({"a/b": "from a tar\n", "run.sh": "x"}),
+    }
+    base = f"{registry.host}/ours/base:1"
+    built(host, {"Dockerfile": f"FROM {host.image}\nLABEL base=yes\n"}, t=base)  # podman wants a history
+    host.ok("push", base)
+    text = built(host, files, t=f"{registry.host}/ours/twenty:1", buildargs=json.dumps({"BASE": base}))
+    assert "Step 24/24" in text
+    again = built(host, files, t=f"{registry.host}/ours/twenty:1", buildargs=json.dumps({"BASE": base}))
+    assert "Running in" not in again
+    host.ok("push", f"{registry.host}/ours/twenty:1")
+    (tmp_path / "ours").mkdir()
+    ours, our_config = unpacked(f"docker://{registry.host}/ours/twenty:1", tmp_path / "ours")
+    directory = tmp_path / "context"
+    with tarfile.open(fileobj=io.BytesIO(context(files))) as archive:
+        archive.extractall(directory, filter="fully_trusted")  # noqa: S202 - made above
+    short = tempfile.mkdtemp(prefix="hy", dir="/tmp")
+    podman = ["podman", "--root", f"{short}/s", "--runroot", f"{short}/r", "--storage-driver", "vfs"]
+    options = ["--isolation", "chroot", "--format", "docker", "--tls-verify=false", "-q"]
+    argument = ["--build-arg", f"BASE={base}"]
+    try:
+        command = [*podman, "build", *options, *argument, "-t", "theirs", str(directory)]
+        done = subprocess.run(command, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+        command = [*podman, "save", "-q", "--format", "docker-archive", "-o", f"{tmp_path}/theirs.tar", "theirs"]
+        subprocess.run(command, check=True)
+    finally:
+        subprocess.run([*podman, "system", "reset", "-f"], check=False, capture_output=True)
+        shutil.rmtree(short, ignore_errors=True)
+    (tmp_path / "theirs").mkdir()
+    theirs, their_config = unpacked(f"docker-archive:{tmp_path}/theirs.tar", tmp_path / "theirs")
+    # What buildah makes to mount its own files, and leaves behind.
+    extra = {"etc/hosts", "etc/hostname", "etc/resolv.conf", "run", "run/.containerenv"}
+    assert ours == {name: value for name, value in theirs.items() if name in ours or name not in extra}
+    for key in ("Env", "Cmd", "User", "Volumes", "WorkingDir"):
+        assert our_config["config"].get(key) == their_config["config"].get(key), key
+    host.ok("rmi", f"{registry.host}/ours/twenty:1", base)
