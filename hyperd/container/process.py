@@ -117,7 +117,7 @@ class GuestProcess:
         A program that cannot be executed ends at once with 126 or 127 and says why on its stderr; that is no error.
         Errors: AgentError when the set-up failed, Timeout.
         """
-        self.relay.call(self._prepare(agent, base), timeout=10)
+        self.relay.call(self._begin(agent, base), timeout=10)
         try:
             agent.start(plan)
         except AgentError as error:
@@ -132,7 +132,7 @@ class GuestProcess:
 
     async def start_async(self, agent: AgentClient, base: int, plan: Plan) -> None:
         """Do the same from the loop's thread; every failure is told to the client, none is raised."""
-        await self._prepare(agent, base)
+        await self._begin(agent, base)
         size = self.size
         try:
             await agent.async_start(plan)
@@ -193,6 +193,10 @@ class GuestProcess:
             heir.hub.log.listeners |= self.hub.log.listeners
             heir.hub.log.notify()
 
+    async def _begin(self, agent: AgentClient, base: int) -> None:
+        self.hub.hold()
+        await self._prepare(agent, base)
+
     async def _prepare(self, agent: AgentClient, base: int) -> None:
         self.agent, self.base = agent, base
         self.hub.connect(self._acknowledge)
@@ -203,6 +207,7 @@ class GuestProcess:
             self.hub.started = time.monotonic()
             self.relay.loop.call_later(REPLAY_SECONDS, self.hub.forget_early)
         self.input.open()
+        self.hub.release()
 
     def _acknowledge(self, stream: int, offset: int) -> None:
         if self.agent is not None:

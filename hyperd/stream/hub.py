@@ -49,6 +49,7 @@ class OutputHub:
         if log_file is not None:
             log_file.on_progress = self._settle
         self.ended = False
+        self._held = False
         self.keeping = False  # clients stay when this has ended: the same container may run again
         self._clients: set[ClientConnection] = set()
         self._acknowledge: Acknowledge | None = None
@@ -67,6 +68,18 @@ class OutputHub:
         self._may_skip = set(STREAM_NAMES) if offsets is not None else set()
         self._received.update(offsets or {})
         self._acked.update(offsets or {})
+
+    def hold(self) -> None:
+        """Neither acknowledge nor end before ``release``: the process is being started.
+
+        The guest ends the outputs of a start that fails; why it failed must still reach log and clients.
+        """
+        self._held = True
+
+    def release(self) -> None:
+        """Go on after ``hold``."""
+        self._held = False
+        self._settle()
 
     def resume_offsets(self) -> dict[int, int]:
         """Give the offsets that are safely on disk, by stream number."""
@@ -191,7 +204,7 @@ class OutputHub:
 
     def _settle(self) -> None:
         """Acknowledge what is consumed; end when everything has ended and is consumed."""
-        if self.ended or any(client.congested for client in self._clients):
+        if self.ended or self._held or any(client.congested for client in self._clients):
             return
         for stream in self._expected:
             self._settle_stream(stream)

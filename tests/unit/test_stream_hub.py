@@ -169,3 +169,14 @@ def test_what_rotation_has_lost_is_skipped_once(relay):
     assert guest.acks == [(1, 103)]
     in_loop(relay, lambda: hub.data(1, 500, b"a second jump"))
     assert guest.acks == [(1, 103)]
+
+
+def test_a_failed_start_can_say_why_although_the_guest_has_ended_its_outputs(relay, tmp_path):
+    hub, _ = make(relay, tmp_path / "a.log")
+    one, _ = join(relay, hub)
+    in_loop(relay, hub.hold)
+    in_loop(relay, lambda: (hub.eof(1, 0), hub.eof(2, 0)))
+    assert not hub.ended
+    in_loop(relay, lambda: (hub.emit(2, b"not found\n"), hub.end()))
+    assert read_all(one) == stdcopy(2, b"not found\n")
+    assert "not found" in (tmp_path / "a.log").read_text()
