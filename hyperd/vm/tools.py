@@ -136,9 +136,10 @@ class GuestTool:
                 break
             done: dict[int, int] = {}
             for stream, data in pieces:
-                yield data
                 done[stream] = done.get(stream, 0) + len(data)
+            # Before they are used: the guest sends the next window meanwhile.
             self._agent.relay.soon(self._consumed, done)
+            yield from (data for _, data in pieces)
         if self._exited and self._code is None:
             raise AgentError("the guest went away")
 
