@@ -8,6 +8,7 @@ from __future__ import annotations
 import configparser
 import dataclasses
 import ipaddress
+import os
 import re
 import tomllib
 import types
@@ -80,8 +81,11 @@ def load(
     Errors: InvalidInput.
 
     """
-    chosen = path or next((candidate for candidate in DEFAULT_FILES if candidate.exists()), None)
+    files = DEFAULT_FILES if os.geteuid() == 0 else (users_file(),)
+    chosen = path or next((candidate for candidate in files if candidate.exists()), None)
     config, warnings = read(chosen) if chosen else (Config(), [])
+    if os.geteuid() != 0:
+        config = for_user(config)
     changes: dict[str, Any] = {}
     if root is not None:
         changes["root"] = root.absolute()
@@ -96,6 +100,28 @@ def load(
     config = dataclasses.replace(config, **changes)
     check(config)
     return config, warnings
+
+
+def users_file() -> Path:
+    """Give the configuration file of an ordinary user (XDG Base Directory Specification)."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "hyper" / "hyperd.toml"
+
+
+def for_user(config: Config) -> Config:
+    """Replace the defaults that only root can have: directory, socket, bridge, guest."""
+    default = Config()
+    changes: dict[str, Any] = {}
+    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    root = data / "hyper" if config.root == default.root else config.root
+    changes["root"] = root
+    if config.hosts == default.hosts:
+        runtime = os.environ.get("XDG_RUNTIME_DIR")
+        changes["hosts"] = (f"unix://{Path(runtime) if runtime else root}/hyper.sock",)
+    if config.network.bridge == default.network.bridge:
+        changes["network"] = dataclasses.replace(config.network, bridge="")
+    if config.hypervisor.guest_dir is None and not (root / "guest").exists() and default.guest.exists():
+        changes["hypervisor"] = dataclasses.replace(config.hypervisor, guest_dir=default.guest)
+    return dataclasses.replace(config, **changes)
 
 
 def read(path: Path) -> tuple[Config, list[str]]:
@@ -280,7 +306,7 @@ def _check_network(network: NetworkConfig) -> None:
         raise InvalidInput("network: bad subnet or dns", details=str(error)) from None
     _between("network.subnet's prefix", subnet.prefixlen, 8, 29)
     _between("network.mtu", network.mtu, 576, 65_535)
-    if not _DEVICE.fullmatch(network.bridge):
+    if network.bridge and not _DEVICE.fullmatch(network.bridge):
         raise InvalidInput("network.bridge is no name of a network device", details=repr(network.bridge[:40]))
     if not _TABLE.fullmatch(network.nft_table):
         raise InvalidInput("network.nft_table is no name of an nftables table", details=repr(network.nft_table[:40]))

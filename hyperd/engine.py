@@ -20,11 +20,13 @@ from hyperd.container.service import ContainerService
 from hyperd.container.volumes import PodVolumes
 from hyperd.db.migrate import migrate
 from hyperd.db.session import Database
-from hyperd.errors import HostFault, HyperError, InvalidInput
+from hyperd.errors import HostFault, HyperError, InvalidInput, NotAlive
 from hyperd.event.bus import EventBus
 from hyperd.guest.image import DISTRO_KERNEL, find_guest
 from hyperd.image.service import ImageService
+from hyperd.network.ports import PortMapping
 from hyperd.network.service import NetworkService
+from hyperd.network.usernet import UserNetwork
 from hyperd.pod.records import PodRecords
 from hyperd.pod.recovery import Recovery
 from hyperd.pod.scratch import make_scratch
@@ -33,7 +35,7 @@ from hyperd.pod.stats import PodStats
 from hyperd.stream.relay import Relay
 from hyperd.system import SystemService
 from hyperd.vm.driver import VmDriver
-from hyperd.vm.model import BootFiles
+from hyperd.vm.model import BootFiles, Vm
 from hyperd.vm.service import VmService
 
 log = structlog.get_logger(__name__)
@@ -122,7 +124,7 @@ class Engine:
         )
         self.images.recover()
         self.imports = Importer(self.images)
-        self.network = NetworkService(config=config.network, database=database, events=self.events)
+        self.network = self._make_network(database, driver)
         stack.callback(self.network.close)
         self.network.open()
         self.vms = VmService(
@@ -145,6 +147,14 @@ class Engine:
             guest=guest_name(config),
         )
         log.info("engine.open", root=str(config.root), accelerator=hypervisor.accelerator, reason=hypervisor.reason)
+
+    def _make_network(self, database: Database, driver: VmDriver) -> NetworkService:
+        """Give the bridge's network, or without a bridge the one that ordinary users can have."""
+        if self.config.network.bridge:
+            return NetworkService(config=self.config.network, database=database, events=self.events)
+        return UserNetwork(
+            config=self.config.network, database=database, forwarder=_Forwarder(driver, self), events=self.events
+        )
 
     def _make_pods(self, database: Database, records: ContainerRecords, pod_records: PodRecords) -> None:
         locks = PodLocks()
@@ -205,6 +215,38 @@ class Engine:
     def _on_exit(self, vm_id: str, ident: str, code: int) -> None:
         if not self.containers.exited(vm_id, ident, code) and not self.execs.exited(vm_id, ident, code):
             log.debug("guest.unknown_exit", vm=vm_id, process=ident, code=code)
+
+
+class _Forwarder:
+    """Opens ports in the QEMU of a pod's VM, for user-mode networking."""
+
+    def __init__(self, driver: VmDriver, engine: Engine) -> None:
+        self._driver = driver
+        self._engine = engine  # its VMs come later than the network
+
+    def _vm_of(self, pod_id: str) -> Vm | None:
+        return self._engine.vms.of_pod(pod_id)
+
+    def running(self, pod_id: str) -> bool:
+        vm = self._vm_of(pod_id)
+        return vm is not None and bool(vm.nics)
+
+    def forward(self, pod_id: str, mapping: PortMapping, address: str) -> None:
+        vm = self._vm_of(pod_id)
+        if vm is None:
+            raise NotAlive(f"the pod {pod_id} has no VM")
+        self._driver.forward_port(
+            vm.id,
+            protocol=mapping.protocol,
+            host_port=mapping.host_port,
+            address=address,
+            port=mapping.container_port,
+        )
+
+    def unforward(self, pod_id: str, mapping: PortMapping) -> None:
+        vm = self._vm_of(pod_id)
+        if vm is not None:
+            self._driver.close_port(vm.id, protocol=mapping.protocol, host_port=mapping.host_port)
 
 
 def make_driver(config: Config) -> VmDriver:

@@ -92,7 +92,7 @@ class ExecService:
             program = replace(program, env={"TERM": "xterm", **program.env})
         size = self._sizes.pop(exec_id, DEFAULT_SIZE)
         plan = exec_plan(process=exec_id, base=base, container_process=joined, program=program, size=size)
-        return self._session(vm, exec_id, base, plan, tty=execution.tty)
+        return self._session(vm, exec_id, base, plan, tty=execution.tty, size=size)
 
     def exec_vm(self, pod_id: str, command: Sequence[str]) -> AttachSession:
         """Give the session of a process in the guest's root; raw output. Errors: NotAlive, InvalidInput."""
@@ -175,17 +175,27 @@ class ExecService:
                 if row.id not in known:
                     row.state, row.exit_code = EXITED, KILLED
 
-    def _session(self, vm: Vm, exec_id: str, base: int, plan: Plan, *, tty: bool, raw: bool = False) -> AttachSession:
-        process = self._process(vm, exec_id, tty=tty)
+    def _session(
+        self,
+        vm: Vm,
+        exec_id: str,
+        base: int,
+        plan: Plan,
+        *,
+        tty: bool,
+        raw: bool = False,
+        size: tuple[int, int] = DEFAULT_SIZE,
+    ) -> AttachSession:
+        process = self._process(vm, exec_id, tty=tty, size=size)
         if raw:
             process.hub.mix()
 
         def begin() -> None:
-            self._relay.task(process.start_async(vm.agent, base, plan))
+            self._relay.task(process.start_async(vm.agent, base, plan, size))
 
         return AttachSession(process, raw=raw, before=begin)
 
-    def _process(self, vm: Vm, exec_id: str, *, tty: bool) -> GuestProcess:
+    def _process(self, vm: Vm, exec_id: str, *, tty: bool, size: tuple[int, int] = DEFAULT_SIZE) -> GuestProcess:
         process = GuestProcess(
             self._relay,
             ident=exec_id,
@@ -195,6 +205,7 @@ class ExecService:
             cut_off=True,
             on_finished=lambda ended: self._settle(vm, ended),
         )
+        process.size = size
         self._processes[vm.id, exec_id] = process
         return process
 

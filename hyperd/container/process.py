@@ -130,17 +130,19 @@ class GuestProcess:
             return
         self.relay.call(self._opened(), timeout=10)
 
-    async def start_async(self, agent: AgentClient, base: int, plan: Plan) -> None:
-        """Do the same from the loop's thread; every failure is told to the client, none is raised."""
+    async def start_async(self, agent: AgentClient, base: int, plan: Plan, size: tuple[int, int]) -> None:
+        """Do the same from the loop's thread; every failure is told to the client, none is raised.
+
+        ``size``: of the terminal in the plan.
+        """
         await self._begin(agent, base)
-        size = self.size
         try:
             await agent.async_start(plan)
         except AgentError as error:
             self.fail(exit_code_of(error), str(error))
             return
         await self._opened()
-        if self.size != size:  # asked for while it started: the guest did not know it yet
+        if self.size != size:  # asked for when the guest did not know it yet
             with contextlib.suppress(AgentError):
                 records = encode_records([(0, (self.ident, *self.size))])
                 await agent.async_request(Method.RESIZE, records)

@@ -257,6 +257,24 @@ class VmDriver(ABC):
         """Unplug a NIC. After: its tap is gone. An unknown MAC is fine."""
 
     @abstractmethod
+    def forward_port(self, vm_id: str, *, protocol: str, host_port: int, address: str, port: int) -> None:
+        """Let the hypervisor of a VM with a user-mode NIC listen on a port of the host.
+
+        Args:
+            vm_id: the VM.
+            protocol: ``tcp`` or ``udp``.
+            host_port: on every IPv4 address of the host.
+            address, port: in the guest.
+
+        Errors: NotFound, DriverError (also when the port is in use).
+
+        """
+
+    @abstractmethod
+    def close_port(self, vm_id: str, *, protocol: str, host_port: int) -> None:
+        """Undo ``forward_port``; a port that is not open is fine. Errors: NotFound, DriverError."""
+
+    @abstractmethod
     def states(self) -> dict[str, PowerState]:
         """Every VM of this driver's root that has a process, by id."""
 

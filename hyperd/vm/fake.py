@@ -42,6 +42,7 @@ class FakeVm:
     state: PowerState
     disks: dict[int, DiskSpec] = field(default_factory=dict)
     nics: dict[str, NicSpec] = field(default_factory=dict)
+    ports: dict[tuple[str, int], tuple[str, int]] = field(default_factory=dict)
 
 
 class FakeDriver(VmDriver):
@@ -129,6 +130,14 @@ class FakeDriver(VmDriver):
     def detach_nic(self, vm_id: str, mac: str) -> None:
         """Forget the NIC."""
         self._vm("detach_nic", vm_id).nics.pop(mac, None)
+
+    def forward_port(self, vm_id: str, *, protocol: str, host_port: int, address: str, port: int) -> None:
+        """Note the port."""
+        self._vm("forward_port", vm_id).ports[protocol, host_port] = (address, port)
+
+    def close_port(self, vm_id: str, *, protocol: str, host_port: int) -> None:
+        """Forget the port."""
+        self._vm("close_port", vm_id).ports.pop((protocol, host_port), None)
 
     def states(self) -> dict[str, PowerState]:
         """Every VM."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import io
+import re
+import tarfile
 from collections.abc import Iterator
 
 import pytest
-from conformance.original import Done, Original, command_line
+from conformance.original import PLAIN, Done, Original, RefusedError, command_line, progress
 from support.registry import RegistryServer
 from vm.conftest import Host, launch
 
@@ -54,6 +58,15 @@ def test_one_pod_through_everything(client, host):
     assert stream.frames() == [(1, b"from stdin\n")]
     assert client._exit_code("full", "", tty=False) == 3
     assert client.logs("full", tail="1") == Done(0, b"from stdin\n")
+    changes = [("author", "me"), ("change", '["ENV Z=1"]'), ("container", "full"), ("message", "msg"), ("pause", "no")]
+    reply = client.wire.call("POST", "/container/commit", [*changes, ("repo", "user/committed"), ("tag", "v1")])
+    assert reply.json["ID"].startswith("sha256:")
+    assert client.wire.requests[-1] == (
+        "POST /v1.1.0/container/commit?author=me&change=%5B%22ENV+Z%3D1%22%5D&container=full&message=msg&pause=no"
+        "&repo=user%2Fcommitted&tag=v1"
+    )
+    assert ("user/committed", "v1") in [row[:2] for row in client.images()]
+    client.remove_image("user/committed:v1")
     client.pause("full")
     assert client.list()[0][3] == "paused"
     client.unpause("full")
@@ -70,4 +83,48 @@ def test_terminal_run(client, host):
 def test_hyperctl(host):
     done = host.ctl("run", "--rm", host.image, "sh", "-c", "cat; echo err >&2; exit 17", stdin=b"in")
     assert (done.returncode, done.stdout, done.stderr) == (17, b"in", b"err\n")
+    host.assert_clean()
+
+
+def context(dockerfile: str) -> bytes:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as archive:
+        for name, text in (("Dockerfile", dockerfile), ("hello", "from the context\n")):
+            info = tarfile.TarInfo(name)
+            info.size = len(text)
+            archive.addfile(info, io.BytesIO(text.encode()))
+    return data.getvalue()
+
+
+def test_build(client, host):
+    data = context(f'FROM {host.image}\nCOPY hello /hello\nRUN cat /hello > /copied\nCMD ["cat", "/copied"]\n')
+    headers = {"Content-Type": "application/tar", "X-Registry-Config": base64.urlsafe_b64encode(b"{}").decode()}
+    query = [("name", "user/built:1")]
+    lines = progress(client.wire.call("POST", "/image/build", query, chunks=[data], headers=headers))
+    assert client.wire.requests == [f"POST {PLAIN}/image/build?name=user%2Fbuilt%3A1"]
+    said = "".join(line.get("stream", "") for line in lines)
+    assert said.startswith("Step 1")
+    assert re.search(r"Successfully built [0-9a-f]{12}\n", said)
+    assert client.run(command_line("user/built:1", name="built")) == Done(0, b"from the context\n")
+    client.remove_image("user/built:1")
+
+
+def test_a_build_that_fails(client, host):
+    headers = {"Content-Type": "application/tar"}
+    data = context(f"FROM {host.image}\nRUN exit 3\n")
+    with pytest.raises(RefusedError, match="returned a non-zero code: 3"):
+        progress(client.wire.call("POST", "/image/build", [("name", "user/b:1")], chunks=[data], headers=headers))
+
+
+def test_hyperctl_commit_and_build(host, tmp_path):
+    host.pod("full", "sleep 1000")
+    host.ok("exec", "full", "sh", "-c", "echo kept > /kept")
+    image_id = host.ok("commit", "-a", "me", "-m", "msg", "-c", "ENV Z=1", "full", "user/committed:v1")
+    assert re.fullmatch("sha256:[0-9a-f]{64}\n", image_id)
+    host.ok("rm", "full")
+    assert host.ok("run", "--rm", "user/committed:v1", "sh", "-c", "cat /kept; echo $Z") == "kept\n1\n"
+    (tmp_path / "Dockerfile").write_text("FROM user/committed:v1\nRUN echo more >> /kept\n")
+    assert "Successfully built " in host.ok("build", "-t", "user/built:2", str(tmp_path))
+    assert host.ok("run", "--rm", "user/built:2", "cat", "/kept") == "kept\nmore\n"
+    host.ok("rmi", "user/built:2", "user/committed:v1")
     host.assert_clean()

@@ -49,10 +49,6 @@ OWN_VERBS = (
     *("completion", "events", "history", "image", "import", "inspect", "restart", "search", "stats", "tag", "vm"),
 )
 REFUSED = "hyperctl ERROR: Error from daemon's response: "
-# Commands whose server side comes later.
-NOT_YET = {
-    "commit": (["commit", "full", "user/committed:v1"], "committing a container to an image is not supported yet"),
-}
 
 
 @dataclass
@@ -155,7 +151,7 @@ def test_help_and_version(ctl):
 def test_every_command_has_help_with_examples(ctl, verb):
     text = ctl.ok(verb, "--help")
     assert text.startswith("Usage: hyperctl ")
-    assert verb in {"ports", "vm"} or "Examples:" in text
+    assert verb in {"image", "ports", "vm"} or "Examples:" in text
 
 
 def test_unknown_command(ctl):
@@ -455,7 +451,20 @@ def test_push_of_a_root_repository_is_refused(ctl):
     assert ctl.fails("push", "busybox").startswith('hyperctl ERROR: You cannot push a "root" repository.')
 
 
-@pytest.mark.parametrize("verb", NOT_YET)
-def test_what_is_not_there_yet_is_told(full, verb):
-    words, message = NOT_YET[verb]
-    assert full.fails(*words) == f"{REFUSED}{message}\n"
+def test_push_save_and_load(ctl, registry):
+    name = f"{registry.host}/user/pushed:1"
+    ctl.ok("tag", ctl.image, name)
+    text = ctl.ok("push", name)
+    assert "The push refers to" in text
+    assert re.search(r"1: digest: sha256:[0-9a-f]{64} size: \d+", text)
+    ctl.ok("save", "-o", "images.tar", name)
+    assert (ctl.home / "images.tar").stat().st_size > 500_000
+    assert ctl.ok("rmi", name) == f"Image({name}) is successful to be deleted!\n"
+    assert name.rpartition(":")[0] not in ctl.ok("images")
+    ctl.ok("load", "-i", "images.tar")
+    assert name.rpartition(":")[0] in ctl.ok("images")
+    ctl.ok("rmi", name)
+    assert ctl.fails("save", "-o", "none.tar", "nosuch:latest").startswith(REFUSED)
+    assert not (ctl.home / "none.tar").exists()
+    garbage = ctl.run("load", stdin=b"no archive at all")
+    assert (garbage.returncode, garbage.stdout) == (255, b"")

@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import io
 import json
 import re
-import shutil
-import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -23,17 +20,6 @@ from support.daemon import HyperdLauncher
 from support.registry import PASSWORD, USER, Layer, RegistryServer, busybox_tar
 
 pytestmark = [pytest.mark.root, pytest.mark.registry]
-
-# Routes that come later; each is one request of the original client.
-NOT_YET = {
-    "commit": (
-        "POST",
-        "/container/commit",
-        "author=me&change=%5B%22ENV+Z%3D1%22%5D&container=full&message=msg&pause=no",
-    ),
-    "build": ("POST", "/image/build", "name=user%2Fbuilt%3A1"),
-}
-WITH_TAR = {"build": "application/tar"}
 
 
 @pytest.fixture
@@ -610,21 +596,3 @@ def test_version_and_ping(client, daemon):
     assert version["ID"] == daemon.pid
     assert isinstance(version["Version"], str)
     assert client.wire.call("GET", "/_ping").body == b"OK"
-
-
-@pytest.mark.parametrize("verb", NOT_YET)
-def test_what_is_not_there_yet_is_told(full, verb):
-    method, path, query = NOT_YET[verb]
-    pairs = [tuple(pair.split("=", 1)) for pair in query.split("&")]
-    pairs = [(key, unquote_plus(value)) for key, value in pairs]
-    chunks, headers = None, None
-    if verb in WITH_TAR:
-        data = io.BytesIO()
-        with tarfile.open(fileobj=data, mode="w") as archive:
-            archive.add(shutil.which("true"), "true")
-        chunks = [data.getvalue()]
-        headers = {"Content-Type": WITH_TAR[verb]}
-    reply = full.wire.ask(method, path, pairs, chunks=chunks, headers=headers)
-    assert full.wire.requests[-1] == f"{method} {PLAIN}{path}?{query}"
-    assert (reply.status, b"not supported yet" in reply.body) == (501, True), reply
-    assert full.list() != []

@@ -328,6 +328,14 @@ class LibvirtDriver(VmDriver):
                 resolution="destroy the VM if the NIC must go",
             )
 
+    def forward_port(self, vm_id: str, *, protocol: str, host_port: int, address: str, port: int) -> None:
+        said = self._guest(vm_id).monitor(f"hostfwd_add {protocol}:0.0.0.0:{host_port}-{address}:{port}")
+        if said.strip():  # the command says nothing when it has done its work
+            raise DriverError(f"QEMU cannot listen on port {host_port}/{protocol}", details=said.strip()[:200])
+
+    def close_port(self, vm_id: str, *, protocol: str, host_port: int) -> None:
+        self._guest(vm_id).monitor(f"hostfwd_remove {protocol}:0.0.0.0:{host_port}")
+
     def states(self) -> dict[str, PowerState]:
         host, _ = self._opened()
         with self._lock:

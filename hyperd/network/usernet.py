@@ -1,0 +1,214 @@
+"""The pods' network without root: QEMU's user-mode networking (slirp), one private network for each VM.
+
+Every guest has the same address behind a NAT of its own; there is no bridge, no table, and nothing of the host is
+changed. Published ports are listening sockets of the pod's QEMU: they are reserved here (a row, and a bound socket
+until the VM runs), and opened through QEMU's monitor when it does. Pods reach each other by published ports only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import structlog
+from sqlalchemy.orm import Session
+
+from hyperd.config import NetworkConfig
+from hyperd.db.models import PortRow
+from hyperd.db.session import Database
+from hyperd.errors import Conflict, HyperError, NotSupported
+from hyperd.event.bus import EventBus
+from hyperd.network import ports
+from hyperd.network.fixed import NicWish
+from hyperd.network.guards import Guard
+from hyperd.network.ports import PortMapping
+from hyperd.network.service import Lease, NetworkService
+
+log = structlog.get_logger(__name__)
+
+# slirp's defaults: the guest, the host as its gateway, its name server.
+ADDRESS, GATEWAY, NAME_SERVER = "10.0.2.15", "10.0.2.2", "10.0.2.3"
+PREFIX = 24
+NAME = "user"  # of this network in events; no device has it
+MTU = 1500
+RESOLUTION = "run hyperd as root with a bridge ([network] bridge)"
+
+
+class Forwarder(Protocol):
+    """What opens ports in the QEMU of a pod."""
+
+    def running(self, pod_id: str) -> bool:
+        """Tell whether the pod has a VM with its NIC."""
+
+    def forward(self, pod_id: str, mapping: PortMapping, address: str) -> None:
+        """Let QEMU listen on the host port and lead it to the guest's address. Errors: HostFault, Conflict."""
+
+    def unforward(self, pod_id: str, mapping: PortMapping) -> None:
+        """Let QEMU close the host port; a closed one is fine. Errors: HostFault."""
+
+
+class UserNetwork(NetworkService):
+    """``NetworkService`` for who has no bridge; the methods are those of the class above.
+
+    Args:
+        config: the ``[network]`` section, with an empty ``bridge``.
+        database: of the daemon.
+        forwarder: reaches the VMs.
+        events: is told of ports.
+
+    """
+
+    def __init__(
+        self, *, config: NetworkConfig, database: Database, forwarder: Forwarder, events: EventBus | None = None
+    ) -> None:
+        super().__init__(config=replace(config, bridge=NAME), database=database, events=events)
+        self._forwarder = forwarder
+
+    def open(self) -> None:
+        """Take back the ports of pods that do not run; those of running ones are held by their VMs."""
+        with self._lock, self._database.session() as session:
+            for row in ports.rows(session):
+                self._hold_again(ports.mapping_of(row))
+
+    def destroy(self) -> None:
+        """Let go of the ports; there is nothing else."""
+        self.close()
+
+    def allocate(self, pod_id: str, *, index: int = 0, address: str = "", mac: str = "", tap: str = "") -> Lease:
+        """Give the one lease there is. Errors: NotSupported for wishes and for a second NIC."""
+        return self.reserve(pod_id, [NicWish()] * index + [NicWish(addresses=(address,), mac=mac, tap=tap)])[index]
+
+    def reserve(self, pod_id: str, wishes: Sequence[NicWish], guard: Guard | None = None) -> list[Lease]:
+        """Give the pod's lease. Errors: NotSupported for everything that needs a bridge or the packet filter."""
+        if guard is not None:
+            raise NotSupported("portmappingWhiteLists need the host's packet filter", resolution=RESOLUTION)
+        if len(wishes) > 1:
+            raise NotSupported("a pod with user-mode networking has one NIC", resolution=RESOLUTION)
+        for wish in wishes:
+            if wish.bridge or wish.tap or wish.mac or any(wish.addresses):
+                raise NotSupported(
+                    "bridge, address, MAC and name of a NIC cannot be chosen with user-mode networking",
+                    resolution=RESOLUTION,
+                )
+        return self.leases(pod_id)
+
+    def leases(self, pod_id: str) -> list[Lease]:
+        """Give the pod's lease, the same at every call."""
+        digest = hashlib.sha256(pod_id.encode()).digest()
+        return [
+            Lease(
+                mac=":".join(f"{byte:02x}" for byte in (0x52, 0x54, 0x00, *digest[:3])),
+                tap="",
+                bridge="",
+                cidr=f"{ADDRESS}/{PREFIX}",
+                gateway=GATEWAY,
+                mtu=MTU,
+                dns=self.dns_servers(),
+            )
+        ]
+
+    def lease(self, pod_id: str, *, index: int = 0) -> Lease | None:
+        """Give the pod's lease; it has one NIC."""
+        return self.leases(pod_id)[0] if index == 0 else None
+
+    def transfer(self, owner: str, new_owner: str) -> None:
+        """Do nothing: addresses belong to nobody."""
+
+    def release(self, pod_id: str) -> None:
+        """Give back the ports of a pod; its VM, which listened on them, is gone."""
+        with self._lock, self._database.session() as session:
+            rows = ports.rows(session, pod_id)
+            dropped = [ports.mapping_of(row) for row in rows]
+            self._holder.drop(dropped)
+            _delete(session, rows)
+        self._tell("unpublish", pod_id, dropped)
+
+    def publish(self, pod_id: str, address: str, mappings: Sequence[PortMapping]) -> None:  # noqa: ARG002 - fixed
+        """Lead ports of the host to a pod: at once if it runs, else when it is plugged. On failure nothing has changed.
+
+        Errors: Conflict, InvalidInput, TooLarge, HostFault.
+        """
+        wanted = ports.check(mappings)
+        with self._lock:
+            new: list[PortMapping] = []
+            opened: list[PortMapping] = []
+            try:
+                with self._database.session() as session:
+                    new = ports.reserve(session, pod_id, ADDRESS, wanted)
+                    self._holder.hold(new)
+                if self._forwarder.running(pod_id):
+                    self._open_ports(pod_id, wanted, opened)
+            except BaseException:
+                self._take_back(pod_id, new, opened)
+                raise
+        self._tell("publish", pod_id, new)
+
+    def plugged(self, pod_id: str) -> None:
+        """Open the ports of a pod whose VM runs by now. Errors: Conflict, HostFault."""
+        with self._lock:
+            self._open_ports(pod_id, self.mappings(pod_id), [])
+        self._events.publish("network", "connect", NAME, podID=pod_id, address=f"{ADDRESS}/{PREFIX}")
+
+    def unpublish(self, pod_id: str, mappings: Sequence[PortMapping] | None = None) -> None:
+        """Take back published ports of a pod: those given, or all. Errors: HostFault."""
+        with self._lock:
+            dropped = [each for each in self.mappings(pod_id) if mappings is None or each in mappings]
+            if self._forwarder.running(pod_id):
+                for mapping in dropped:
+                    self._forwarder.unforward(pod_id, mapping)
+            self._holder.drop(dropped)
+            with self._database.session() as session:
+                _delete(session, [row for row in ports.rows(session, pod_id) if ports.mapping_of(row) in dropped])
+        self._tell("unpublish", pod_id, dropped)
+
+    def dns_servers(self) -> tuple[str, ...]:
+        """Give the configured name servers, else slirp's, which asks the host's."""
+        return super().dns_servers() if self._config.dns else (NAME_SERVER,)
+
+    def reconcile(self, pod_ids: Collection[str]) -> None:
+        """Drop the ports of pods that do not exist."""
+        with self._lock, self._database.session() as session:
+            stale = [row for row in ports.rows(session) if row.owner not in pod_ids]
+            self._holder.drop([ports.mapping_of(row) for row in stale])
+            _delete(session, stale)
+
+    def _open_ports(self, pod_id: str, mappings: Sequence[PortMapping], opened: list[PortMapping]) -> None:
+        """Open those that QEMU does not hold yet, and note them in ``opened``."""
+        for mapping in mappings:
+            self._holder.drop([mapping])
+            if self._hold_again(mapping):
+                # Nobody listens there, so it is QEMU's turn.
+                self._holder.drop([mapping])
+                self._forwarder.forward(pod_id, mapping, ADDRESS)
+                opened.append(mapping)
+
+    def _hold_again(self, mapping: PortMapping) -> bool:
+        try:
+            self._holder.hold([mapping])
+        except Conflict:
+            return False
+        return True
+
+    def _take_back(self, pod_id: str, new: Sequence[PortMapping], opened: Sequence[PortMapping]) -> None:
+        for mapping in opened:
+            if mapping in new:
+                try:
+                    self._forwarder.unforward(pod_id, mapping)
+                except HyperError as error:
+                    log.warning("port stays open", pod=pod_id, port=str(mapping), error=str(error))
+        self._holder.drop(new)
+        with self._database.session() as session:
+            _delete(session, [row for row in ports.rows(session, pod_id) if ports.mapping_of(row) in new])
+
+    def _write(self, session: Session, *, force: bool = False) -> None:
+        """Write no tables: there are none."""
+
+    def _allow_hairpin(self, owners: Collection[str]) -> None:
+        """Do nothing: there is no bridge."""
+
+
+def _delete(session: Session, rows: Sequence[PortRow]) -> None:
+    for row in rows:
+        session.delete(row)
