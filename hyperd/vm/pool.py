@@ -60,7 +60,7 @@ class VmPool:
             self._thread.start()
 
     def close(self) -> None:
-        """Stop filling; the VMs of the pool stay for the next daemon."""
+        """Stop filling."""
         self._closed.set()
         self._wake.set()
         if self._thread.is_alive():

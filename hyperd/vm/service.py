@@ -109,9 +109,13 @@ class VmService(Plugs):
         self._stall.start()
 
     def close(self) -> None:
-        """Let go of every VM; they run on."""
+        """Let go of every VM; they run on, but for those of the pool."""
         self.pool.close()
         self._stall.close()
+        with self._lock:
+            unused = [vm for vm in self._vms.values() if vm.state == POOLED]
+        for vm in unused:
+            self.destroy(vm)  # nobody's: a daemon that is stopped for good leaves nothing of its own behind
         with self._lock:
             for vm in self._vms.values():
                 vm.ending = True
