@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Examples are judged by what they show, not by a clock: this may run on a loaded machine.
+settings.register_profile("hyperd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("hyperd")
 
 ORDER = ("unit", "functional", "vm", "conformance", "perf")
 _HERE = Path(__file__).parent
