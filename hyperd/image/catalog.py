@@ -40,6 +40,7 @@ class NewImage:
         config: the same, read.
         created_at: seconds since the epoch.
         parent: id of the image it was built from here, empty for one from elsewhere.
+        trim: diff_id of the layer that this host puts on top, empty for none.
 
     """
 
@@ -49,11 +50,12 @@ class NewImage:
     layers: Sequence[NewLayer]
     created_at: float
     parent: str = ""
+    trim: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRecord:
-    """An image as the rows have it."""
+    """An image as the rows have it; ``attached`` are the layers that a container gets, bottom first."""
 
     id: str
     config: dict[str, Any]
@@ -63,6 +65,7 @@ class ImageRecord:
     tags: tuple[str, ...]
     digests: tuple[str, ...]
     parent: str
+    attached: tuple[str, ...]
 
 
 class Catalog:
@@ -104,6 +107,13 @@ class Catalog:
             row = session.get(LayerRow, diff_id)
             return -1 if row is None else row.size
 
+    def directory_notes(self, diff_ids: Sequence[str]) -> list[bytes]:
+        """Give what layers say of directories (``hyperd.image.directories``), empty for what is not known."""
+        wanted = select(LayerRow.diff_id, LayerRow.directories).where(LayerRow.diff_id.in_(diff_ids))
+        with self._database.session() as session:
+            found = {row.diff_id: row.directories for row in session.execute(wanted)}
+            return [found.get(diff_id) or b"" for diff_id in diff_ids]
+
     def blob_layer(self, digest: str) -> str:
         """Give the diff_id that a blob was seen to have, empty for an unknown blob."""
         with self._database.session() as session:
@@ -139,6 +149,7 @@ class Catalog:
                     created_at=image.created_at,
                     size=sum(sizes[layer.diff_id] for layer in image.layers),
                     parent=image.parent,
+                    trim=image.trim,
                 )
             )
             session.flush()
@@ -273,7 +284,7 @@ class Catalog:
         with self._database.session() as session:
             row = _row(session, image_id)
             used = select(ImageLayerRow.diff_id).where(ImageLayerRow.image_id == image_id)
-            diff_ids = set(session.scalars(used))
+            diff_ids = set(session.scalars(used)) | ({row.trim} - {""})
             session.delete(row)
             session.flush()
             return _drop_unused(session, diff_ids, spare)
@@ -287,7 +298,10 @@ class Catalog:
         """Give the layers that no image uses."""
         used = select(ImageLayerRow.diff_id)
         with self._database.session() as session:
-            return list(session.scalars(select(LayerRow.diff_id).where(LayerRow.diff_id.not_in(used))))
+            wanted = select(LayerRow.diff_id).where(
+                LayerRow.diff_id.not_in(used), LayerRow.diff_id.not_in(select(ImageRow.trim))
+            )
+            return list(session.scalars(wanted))
 
     def disk_sizes(self) -> dict[str, int]:
         """Give the bytes that every layer takes on this host, with the data kept of it, by diff_id."""
@@ -356,7 +370,15 @@ def _row(session: Session, image_id: str) -> ImageRow:
 
 
 def _record(session: Session, row: ImageRow) -> ImageRecord:
-    layers = select(ImageLayerRow.diff_id).where(ImageLayerRow.image_id == row.id).order_by(ImageLayerRow.position)
+    layers = (
+        select(ImageLayerRow.diff_id, LayerRow.opaque_root)
+        .join(LayerRow, LayerRow.diff_id == ImageLayerRow.diff_id)
+        .where(ImageLayerRow.image_id == row.id)
+        .order_by(ImageLayerRow.position)
+    )
+    found = session.execute(layers).all()
+    # overlayfs takes no notice of an opaque root: what lies below it is left out.
+    first = max((position for position, (_, opaque) in enumerate(found) if opaque), default=0)
     tags = session.scalars(select(TagRow).where(TagRow.image_id == row.id).order_by(TagRow.repository, TagRow.tag))
     digests = session.scalars(
         select(RepoDigestRow)
@@ -366,13 +388,19 @@ def _record(session: Session, row: ImageRow) -> ImageRecord:
     return ImageRecord(
         id=row.id,
         config=row.config,
-        diff_ids=tuple(session.scalars(layers)),
+        diff_ids=tuple(diff_id for diff_id, _ in found),
         created_at=row.created_at,
         size=row.size,
         tags=tuple(f"{tag.repository}:{tag.tag}" for tag in tags),
         digests=tuple(f"{entry.repository}@{entry.digest}" for entry in digests),
         parent=row.parent,
+        attached=tuple(_last_ones([*(diff_id for diff_id, _ in found[first:]), *([row.trim] if row.trim else [])])),
     )
+
+
+def _last_ones(names: Sequence[str]) -> list[str]:
+    """Leave out what comes again later: a layer is whole where it lies last, and overlayfs takes none twice."""
+    return list(reversed(dict.fromkeys(reversed(names))))
 
 
 def _untag(session: Session, reference: Reference) -> list[str]:
@@ -398,6 +426,7 @@ def _untag(session: Session, reference: Reference) -> list[str]:
 
 def _drop_unused(session: Session, diff_ids: set[str], spare: Collection[str]) -> tuple[list[str], list[str]]:
     used = set(session.scalars(select(ImageLayerRow.diff_id).where(ImageLayerRow.diff_id.in_(diff_ids))))
+    used |= set(session.scalars(select(ImageRow.trim).where(ImageRow.trim.in_(diff_ids))))
     layers, blobs = [], []
     for diff_id in sorted(diff_ids - used):
         mine = set(session.scalars(select(BlobRow.digest).where(BlobRow.diff_id == diff_id)))

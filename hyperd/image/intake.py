@@ -23,6 +23,7 @@ from hyperd.image.compression import MAGIC, decompressed, kind_of
 from hyperd.image.layer import BuiltLayer, build_layer, disk_errors, sync_file
 from hyperd.image.provenance import Provenance
 from hyperd.image.store import ImageStore, size_of
+from hyperd.image.trim import Trimmer
 from hyperd.registry.reference import Reference
 
 log = structlog.get_logger(__name__)
@@ -67,6 +68,7 @@ class Intake:
         store: ImageStore,
         catalog: Catalog,
         provenance: Provenance,
+        trimmer: Trimmer,
         max_bytes: int,
         keep_unused: bool = False,
     ) -> None:
@@ -74,6 +76,7 @@ class Intake:
         self._store = store
         self._catalog = catalog
         self._provenance = provenance
+        self._trimmer = trimmer
         self._max_bytes = max_bytes
         self._added: set[str] = set()
         self._pins = ExitStack()
@@ -205,10 +208,18 @@ class Intake:
         if named != tuple(row.diff_id for row in rows):
             raise InvalidInput("an image's configuration does not fit its layers")
         image_id = "sha256:" + hashlib.sha256(blob).hexdigest()
-        created = created_at(config)
-        image = NewImage(id=image_id, blob=blob, config=config, layers=rows, created_at=created, parent=parent)
-        with self._store.lock:
-            self._catalog.add_image(image)
+        with self._trimmer.trimmed(named) as trim, self._store.lock:
+            self._catalog.add_image(
+                NewImage(
+                    id=image_id,
+                    blob=blob,
+                    config=config,
+                    layers=rows,
+                    created_at=created_at(config),
+                    parent=parent,
+                    trim=trim,
+                )
+            )
             return image_id, self._name(image_id, tags)
 
     def _name(self, image_id: str, tags: Sequence[Reference]) -> list[tuple[Reference, str]]:

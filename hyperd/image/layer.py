@@ -20,6 +20,7 @@ import structlog
 
 from hyperd.errors import HostFault, InvalidInput, OutOfSpace
 from hyperd.image.compression import decompressed
+from hyperd.image.directories import Notes
 from hyperd.image.tarstream import BLOCK, TarReader
 from hyperd.image.whiteout import Limits, Untidy, Write, filter_layer, filter_planned, plan_layer
 
@@ -33,7 +34,7 @@ _STDERR_LIMIT = 4096
 
 _T = TypeVar("_T")
 OpenChunks = Callable[[], Iterator[bytes]]
-Convert = Callable[[TarReader, Write], object]
+Convert = Callable[[TarReader, Write], Notes]
 
 
 @dataclass(frozen=True)
@@ -124,11 +125,12 @@ def _read(chunks: Iterator[bytes], max_bytes: int, work: Callable[[TarReader], _
 
 def _run(chunks: Iterator[bytes], output: BinaryIO, max_bytes: int, convert: Convert) -> BuiltLayer:
     with _tar2sqfs(output) as write:
-        _, source = _read(chunks, max_bytes, lambda reader: convert(reader, write))
+        notes, source = _read(chunks, max_bytes, lambda reader: convert(reader, write))
         write(bytes(2 * BLOCK))
     sync_file(output)
     with disk_errors():
-        return BuiltLayer(source.diff_id, source.size, os.fstat(output.fileno()).st_size)
+        size = os.fstat(output.fileno()).st_size
+    return BuiltLayer(source.diff_id, source.size, size, opaque_root=b"" in notes.opaque, directories=notes.pack())
 
 
 @contextmanager

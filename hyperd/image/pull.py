@@ -21,6 +21,7 @@ from hyperd.image.manifest import Descriptor, Manifest
 from hyperd.image.progress import Flights, LayerProgress, Sink
 from hyperd.image.provenance import Provenance
 from hyperd.image.store import ImageStore, size_of
+from hyperd.image.trim import Trimmer
 from hyperd.image.work import Workers
 from hyperd.registry.auth import AuthConfig, TokenCache
 from hyperd.registry.client import RawManifest, RegistryClient
@@ -57,6 +58,7 @@ class Puller:
         tokens: bearer tokens.
         provenance: the rows of manifests.
         workers: the transfers' threads.
+        trimmer: makes the topmost layer of images that need one.
 
     """
 
@@ -70,6 +72,7 @@ class Puller:
         tokens: TokenCache,
         provenance: Provenance,
         workers: Workers,
+        trimmer: Trimmer,
     ) -> None:
         self._config = config
         self._store = store
@@ -78,6 +81,7 @@ class Puller:
         self._tokens = tokens
         self._flights = Flights()
         self._workers = workers
+        self._trimmer = trimmer
         self._provenance = provenance
 
     def reconfigure(self, config: RegistryConfig) -> None:
@@ -185,7 +189,10 @@ class Puller:
                 for diff_id, layer in zip(diff_ids, manifest.layers, strict=True)
             ]
             created = created_at(config)
-            self._catalog.add_image(NewImage(id=image_id, blob=blob, config=config, layers=layers, created_at=created))
+            with self._trimmer.trimmed(diff_ids) as trim:
+                self._catalog.add_image(
+                    NewImage(id=image_id, blob=blob, config=config, layers=layers, created_at=created, trim=trim)
+                )
             self._provenance.add_manifest(image_id, raw)
             self._catalog.set_name(job.reference, image_id, digest=top.digest)
         return image_id

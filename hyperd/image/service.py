@@ -26,6 +26,7 @@ from hyperd.image.push import Pusher
 from hyperd.image.reports import ImageReports
 from hyperd.image.save import Saver
 from hyperd.image.store import ImageStore
+from hyperd.image.trim import Trimmer
 from hyperd.image.work import Workers
 from hyperd.registry.auth import AuthConfig, TokenCache
 from hyperd.registry.client import RegistryClient, watched
@@ -56,14 +57,14 @@ class ImageInfo:
     Args:
         id: ``sha256:<hex>``.
         config: the whole configuration (OCI image-spec, config.md).
-        layers: bottom first.
+        layers: what a container gets, bottom first.
         created_at: seconds since the epoch, 0 when the image does not say.
         size: bytes of the uncompressed layers.
         tags: ``repository:tag``, familiar.
         digests: ``repository@sha256:...``, familiar.
         parent: id of the image it was built from here.
-        diff_ids: of all its layers, bottom first, as its configuration names them; ``layers`` are what a container
-            needs of them.
+        diff_ids: of all its layers, bottom first, as its configuration names them. ``layers`` can have fewer (an opaque
+            root hides the others) and one more on top, which this host made (``hyperd.image.directories``).
 
     """
 
@@ -118,7 +119,11 @@ class ImageService:
             "provenance": self._provenance,
             "workers": self._workers,
         }
-        self._puller, self._pusher = Puller(store=self._store, **parts), Pusher(packer=self._packer, **parts)
+        self._trimmer = Trimmer(store=self._store, catalog=self._catalog)
+        self._puller, self._pusher = (
+            Puller(store=self._store, trimmer=self._trimmer, **parts),
+            Pusher(packer=self._packer, **parts),
+        )
         self._saver = Saver(catalog=self._catalog, packer=self._packer)
         self._loader = Loader(
             catalog=self._catalog, provenance=self._provenance, adding=self.adding, max_layer=self._max_layer
@@ -318,6 +323,7 @@ class ImageService:
             store=self._store,
             catalog=self._catalog,
             provenance=self._provenance,
+            trimmer=self._trimmer,
             max_bytes=self._max_layer,
             keep_unused=keep_unused,
         )
@@ -467,7 +473,7 @@ class ImageService:
         return ImageInfo(
             id=record.id,
             config=record.config,
-            layers=tuple(LayerRef(diff_id, self._store.layer_path(diff_id)) for diff_id in record.diff_ids),
+            layers=tuple(LayerRef(diff_id, self._store.layer_path(diff_id)) for diff_id in record.attached),
             created_at=record.created_at,
             size=record.size,
             tags=record.tags,

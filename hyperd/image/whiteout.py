@@ -4,6 +4,7 @@ What is done (OCI image-spec, layer.md; Linux Documentation/filesystems/overlayf
 
 - ``.wh.X`` becomes a character device 0:0 named X; when the layer also has a directory X it becomes opaque instead,
   and when it also has a file X there is nothing to hide;
+- a whiteout in an opaque directory hides nothing and is dropped;
 - ``.wh..wh..opq`` becomes ``trusted.overlay.opaque=y`` on its directory; other ``.wh..wh.*`` names are aufs' own and
   dropped;
 - names are normalised, directories come last and once (an opaque mark may be met after its directory);
@@ -17,11 +18,12 @@ apply it (the last one wins) and ``filter_planned`` writes what is left in the e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from hyperd.errors import InvalidInput, TooLarge
 from hyperd.image import tarstream
+from hyperd.image.directories import Notes
 from hyperd.image.tarstream import CHAR, DIRECTORY, FILE, HARDLINK, SYMLINK, Entry, TarReader
 
 MAX_COMPONENT = 255  # NAME_MAX, Linux
@@ -96,15 +98,15 @@ def normalise(name: bytes) -> bytes:
     return b"/".join(parts)
 
 
-def filter_layer(reader: TarReader, write: Write, limits: Limits) -> None:
-    """Convert a layer in one pass.
+def filter_layer(reader: TarReader, write: Write, limits: Limits) -> Notes:
+    """Convert a layer in one pass; give what it says of directories.
 
     Raises:
         Untidy: it has to be planned.
         InvalidInput, TooLarge: it is hostile or damaged.
 
     """
-    _OnePass(write).run(_checked(reader, limits), reader)
+    return _OnePass(write).run(_checked(reader, limits), reader)
 
 
 class _OnePass:
@@ -115,7 +117,7 @@ class _OnePass:
         self._whiteouts: set[bytes] = set()
         self._opaque: set[bytes] = set()
 
-    def run(self, entries: Iterable[Entry], reader: TarReader) -> None:
+    def run(self, entries: Iterable[Entry], reader: TarReader) -> Notes:
         for entry in entries:
             parent, mark = _whiteout_of(entry)
             self._ensure(parent)
@@ -125,7 +127,7 @@ class _OnePass:
                 self._add_directory(entry)
             else:
                 self._add_file(entry, reader)
-        self._finish()
+        return self._finish()
 
     def _ensure(self, path: bytes) -> None:
         while path not in self._dirs:
@@ -149,15 +151,21 @@ class _OnePass:
         self._files.add(entry.name)
         _emit(entry, reader, self._write)
 
-    def _finish(self) -> None:
-        for name in self._whiteouts - self._files:
-            if name in self._dirs:
-                self._opaque.add(name)
-            else:
+    def _finish(self) -> Notes:
+        notes = Notes(hidden=self._whiteouts - self._files)
+        self._opaque.update(notes.hidden & self._dirs.keys())
+        for name in notes.hidden - self._dirs.keys():
+            if not _is_covered(name, self._opaque):
                 self._write(tarstream.pack(Entry(name, CHAR, mode=0)))
         for name, entry in self._dirs.items():
+            if entry is not None:
+                notes.describe(entry, name)
+            else:
+                notes.bare.add(name)
             if entry is not None or name in self._opaque:
                 _emit_directory(entry or Entry(name, DIRECTORY, mode=0o755), self._write, opaque=name in self._opaque)
+        notes.opaque = self._opaque
+        return notes
 
 
 def _checked(reader: TarReader, limits: Limits) -> Iterator[Entry]:
@@ -293,6 +301,7 @@ class Plan:
         opaque: directories with an opaque mark.
         bare: those of them that no member names.
         whiteouts: names that are hidden.
+        notes: what the layer says of directories, but for their attributes.
 
     """
 
@@ -300,6 +309,7 @@ class Plan:
     opaque: set[bytes] = field(default_factory=set)
     bare: list[bytes] = field(default_factory=list)
     whiteouts: list[bytes] = field(default_factory=list)
+    notes: Notes = field(default_factory=Notes)
 
 
 def plan_layer(reader: TarReader, limits: Limits) -> Plan:
@@ -387,6 +397,15 @@ def _descend(root: _Node, path: bytes, *, make: bool = True) -> _Node:
     return trail[-1]
 
 
+def _is_covered(name: bytes, opaque: Container[bytes]) -> bool:
+    """Whether a name lies in an opaque directory: a whiteout there hides nothing, and overlayfs would list it."""
+    while name:
+        name = name.rpartition(b"/")[0]
+        if name in opaque:
+            return True
+    return False
+
+
 def _collect(root: _Node, plan: Plan) -> None:
     todo = [(b"", root)]
     while todo:
@@ -395,9 +414,13 @@ def _collect(root: _Node, plan: Plan) -> None:
             plan.names.setdefault(node.index, []).append(name)
         if node.children is None:
             continue
+        if node.index < 0:
+            plan.notes.bare.add(name)
         prefix = name + b"/" if name else b""
         for hidden in node.hidden or ():
             child = node.children.get(hidden)
+            if child is None or child.children is not None:
+                plan.notes.hidden.add(prefix + hidden)
             if child is None:
                 plan.whiteouts.append(prefix + hidden)
             elif child.children is not None:
@@ -407,10 +430,11 @@ def _collect(root: _Node, plan: Plan) -> None:
             if node.index < 0:
                 plan.bare.append(name)
         todo += [(prefix + base, child) for base, child in node.children.items()]
+    plan.whiteouts = [name for name in plan.whiteouts if not _is_covered(name, plan.opaque)]
 
 
-def filter_planned(reader: TarReader, plan: Plan, write: Write, limits: Limits) -> None:
-    """Convert a planned layer; the archive must be the one that was planned.
+def filter_planned(reader: TarReader, plan: Plan, write: Write, limits: Limits) -> Notes:
+    """Convert a planned layer; the archive must be the one that was planned. Gives what it says of directories.
 
     Raises:
         InvalidInput, TooLarge: it is hostile or damaged.
@@ -423,6 +447,7 @@ def filter_planned(reader: TarReader, plan: Plan, write: Write, limits: Limits) 
             continue
         entry.name = names[0]
         if entry.kind == DIRECTORY:
+            plan.notes.describe(entry, names[0])
             _emit_directory(entry, write, opaque=names[0] in plan.opaque)
         else:
             _emit(entry, reader, write)
@@ -433,3 +458,5 @@ def filter_planned(reader: TarReader, plan: Plan, write: Write, limits: Limits) 
         write(tarstream.pack(Entry(name, CHAR, mode=0)))
     for name in plan.bare:
         _emit_directory(Entry(name, DIRECTORY, mode=0o755), write, opaque=True)
+    plan.notes.opaque = plan.opaque
+    return plan.notes

@@ -1,0 +1,168 @@
+"""Directories that a layer has files in but no entry of: they keep the attributes that lower layers gave them.
+
+In a tar, ``usr/bin/x`` alone is enough to make ``usr/bin``. Who unpacks layer over layer (Docker, containerd, umoci)
+finds the directory there and leaves it as it is. overlayfs shows the topmost layer's directory, which was made without
+anybody saying how. So every layer's notes are kept, and an image that needs it gets one more layer on top that holds
+nothing but those directories, as they should be. It is made here, belongs to this host and is never pushed or saved.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from hyperd.image import tarstream
+from hyperd.image.tarstream import BLOCK, DIRECTORY, Entry
+
+MAX_NOTED = 100_000  # directories of one layer; beyond that nothing is noted of it
+_LEVEL = 3
+_LATIN = "latin-1"  # bytes as text and back, whatever they are
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """What a directory is like: permissions, owner, time (seconds), extended attributes."""
+
+    mode: int = 0o755
+    uid: int = 0
+    gid: int = 0
+    mtime: int = 0
+    xattrs: tuple[tuple[bytes, bytes], ...] = ()
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is as a directory that nobody described (but for its time)."""
+        return (self.mode, self.uid, self.gid, self.xattrs) == (0o755, 0, 0, ())
+
+
+@dataclass
+class Notes:
+    """What one layer says of directories; paths have no slash at either end, the root is empty.
+
+    Args:
+        described: directories with an entry of their own.
+        bare: directories without one.
+        hidden: names whose lower layers are hidden altogether.
+        opaque: directories whose lower content is hidden.
+
+    """
+
+    described: dict[bytes, Attributes] = field(default_factory=dict)
+    bare: set[bytes] = field(default_factory=set)
+    hidden: set[bytes] = field(default_factory=set)
+    opaque: set[bytes] = field(default_factory=set)
+
+    def describe(self, entry: Entry, name: bytes) -> None:
+        """Note a directory's entry."""
+        xattrs = tuple(sorted(entry.xattrs.items()))
+        self.described[name] = Attributes(entry.mode, entry.uid, entry.gid, entry.mtime, xattrs)
+
+    def pack(self) -> bytes:
+        """Give the notes as bytes, or of a layer with too many directories empty ones."""
+        if len(self.described) + len(self.bare) + len(self.hidden) > MAX_NOTED:
+            return b""
+        described = [
+            [_text(name), a.mode, a.uid, a.gid, a.mtime, [[_text(key), _text(value)] for key, value in a.xattrs]]
+            for name, a in self.described.items()
+        ]
+        names = [sorted(map(_text, names)) for names in (self.bare, self.hidden, self.opaque)]
+        return zlib.compress(json.dumps([described, *names], separators=(",", ":")).encode(), _LEVEL)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Notes:
+        """Read what ``pack`` wrote."""
+        if not data:
+            return cls()
+        described, bare, hidden, opaque = json.loads(zlib.decompress(data))
+        return cls(
+            {
+                _bytes(name): Attributes(
+                    mode, uid, gid, mtime, tuple((_bytes(key), _bytes(value)) for key, value in xattrs)
+                )
+                for name, mode, uid, gid, mtime, xattrs in described
+            },
+            set(map(_bytes, bare)),
+            set(map(_bytes, hidden)),
+            set(map(_bytes, opaque)),
+        )
+
+
+def inherited(layers: Sequence[Notes]) -> dict[bytes, Attributes]:
+    """Give the directories that overlayfs would show otherwise than they should be.
+
+    Args:
+        layers: bottom first.
+
+    """
+    found: dict[bytes, Attributes] = {}
+    seen: set[bytes] = {b""}
+    for number in range(len(layers) - 1, -1, -1):
+        for path in layers[number].bare:
+            if path in seen or not _is_top(path, layers[number + 1 :]):
+                continue
+            seen.add(path)
+            attributes = _lower(path, layers, number)
+            if attributes is not None and not attributes.plain:
+                found[path] = attributes
+    return found
+
+
+def directories_tar(directories: dict[bytes, Attributes]) -> Iterator[bytes]:
+    """Write a tar of directories alone; those above them are in it, too, as somebody else wants them."""
+    for path in sorted(directories):
+        a = directories[path]
+        entry = Entry(path + b"/", DIRECTORY, mode=a.mode, uid=a.uid, gid=a.gid, mtime=a.mtime, xattrs=dict(a.xattrs))
+        yield tarstream.pack(entry)
+    yield bytes(2 * BLOCK)
+
+
+def with_parents(paths: Iterable[bytes]) -> set[bytes]:
+    """Give paths and all directories above them but the root."""
+    found: set[bytes] = set()
+    for path in paths:
+        while path and path not in found:
+            found.add(path)
+            path = path.rpartition(b"/")[0]  # noqa: PLW2901 - climbing
+    return found
+
+
+def shown(path: bytes, layers: Sequence[Notes]) -> Attributes:
+    """Give what a directory that is there should be like in the end."""
+    return _lower(path, layers, len(layers)) or Attributes()
+
+
+def _is_top(path: bytes, above: Sequence[Notes]) -> bool:
+    """Whether no layer above describes or hides a directory."""
+    return not any(path in notes.described or _hides(notes, path) for notes in above)
+
+
+def _lower(path: bytes, layers: Sequence[Notes], number: int) -> Attributes | None:
+    """Give what the layers below ``number`` say of a directory; None when they do not have it."""
+    if number < len(layers) and _hides(layers[number], path):
+        return None
+    for notes in reversed(layers[:number]):
+        if path in notes.described:
+            return notes.described[path]
+        if _hides(notes, path):
+            return None
+    return None
+
+
+def _hides(notes: Notes, path: bytes) -> bool:
+    if path in notes.hidden:
+        return True
+    while path:
+        path = path.rpartition(b"/")[0]
+        if path in notes.hidden or path in notes.opaque:
+            return True
+    return False
+
+
+def _text(data: bytes) -> str:
+    return data.decode(_LATIN)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode(_LATIN)
