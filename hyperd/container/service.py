@@ -41,6 +41,7 @@ log = structlog.get_logger(__name__)
 
 SIGKILL = 9
 KILL_WAIT = 10.0
+SETTLE_WAIT = 1.0
 
 
 class ContainerService:
@@ -283,6 +284,11 @@ class ContainerService:
     def info(self, name: str) -> dict[str, Any]:
         """Give ``ContainerInfo``. Errors: NotFound, InvalidInput."""
         row = self.records.find(name)
+        process = self._processes.get(row.id)
+        if process is not None and process.hub.ended and process.finished.wait(SETTLE_WAIT):
+            row = self.records.get(
+                row.id
+            )  # its output is at its end: a client that has just seen that asks how it ended
         return {
             "container": self.describe(row),
             "createdAt": int(row.created_at),
