@@ -21,7 +21,7 @@ from hyperd.container.logdrivers import log_session, open_log, remove_log
 from hyperd.container.plan import Program, RootFs, cgroup, container_plan, merge_program, stop_signal
 from hyperd.container.process import AttachSession, GuestProcess
 from hyperd.container.records import ContainerRecords
-from hyperd.container.restart import ENDING, Restarts, decide, policy
+from hyperd.container.restart import ENDING, Restarts, decide
 from hyperd.container.states import KILLED, LIVE, SETUP_FAILED, ContainerState, phase
 from hyperd.container.views import ContainerView, container_object, container_status
 from hyperd.container.volumes import PodVolumes
@@ -408,7 +408,6 @@ class ContainerService:
         process = before = self._processes.get(row.id)
         if process is not None and process.ident == ident:
             return process
-        pod_policy = self.records.pod_spec(row.pod_id).restart_policy
         settings = self._log_settings(row)
         process = GuestProcess(
             self._relay,
@@ -419,7 +418,8 @@ class ContainerService:
             cut_off=False,
             on_finished=lambda ended: self._submit(row.id, run, ended),
         )
-        process.hub.keeping = policy(row.spec, {"restartPolicy": pod_policy}) != "never"
+        # Clients stay until the record says that it ended, and what comes next: they ask for the exit code then.
+        process.hub.keeping = True
         if before is not None and before.hub.keeping:
             self._relay.soon(before.hand_on, process)
         self._processes[row.id] = process
@@ -436,6 +436,8 @@ class ContainerService:
             code = process.exit_code or 0
             again = process.set_up and process.hub.keeping
             row = self.records.finish(container_id, run=run, exit_code=code, decide=decide if again else None)
+            if row is None or row.restart_at is None:
+                self._let_go(process)
             for key in [key for key, value in tuple(self._by_ident.items()) if value is process]:
                 self._by_ident.pop(key, None)
                 if process.agent is not None:
@@ -447,10 +449,9 @@ class ContainerService:
                 self.tell("die", row, exitCode=code)
             if row is not None and row.restart_at is not None:
                 self.restarts.schedule(row)
-            else:
-                self._let_go(process)
         except Exception:
             log.exception("container.settle_failed", container=container_id)
+            self._let_go(process)
         finally:
             process.finished.set()
 
