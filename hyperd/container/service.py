@@ -433,8 +433,7 @@ class ContainerService:
 
     def _finished(self, container_id: str, run: int, process: GuestProcess) -> None:
         try:
-            code = process.exit_code or 0
-            again = process.set_up and process.hub.keeping
+            code, again = process.exit_code or 0, process.set_up and process.hub.keeping
             row = self.records.finish(container_id, run=run, exit_code=code, decide=decide if again else None)
             if row is None or row.restart_at is None:
                 self._let_go(process)
