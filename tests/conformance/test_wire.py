@@ -132,9 +132,9 @@ def test_a_pod_must_be_json(client):
     )
     with client.wire._connect() as sock:
         sock.sendall(head.encode() + body)
-        answer = sock.recv(4096)
-    assert b"Content-Type specified (text/plain) must be 'application/json'\n" in answer
-    assert int(answer.split()[1]) >= 400
+        reply = client.wire._answer(sock)
+    assert reply.body == b"Content-Type specified (text/plain) must be 'application/json'\n"
+    assert reply.status >= 400
 
 
 STATUS = {
