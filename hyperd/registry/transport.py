@@ -305,10 +305,10 @@ def _translated(url: str, stop: Stop | None) -> Iterator[None]:
 def _give_back(response: BaseHTTPResponse) -> None:
     remaining = getattr(response, "length_remaining", None)
     if remaining == 0:
-        response.release_conn()
+        response.drain_conn()  # the connection takes no further request before it has seen the end of an empty body
     else:
         response.close()
-        response.release_conn()
+    response.release_conn()
 
 
 def _in_network(address: ipaddress.IPv4Address | ipaddress.IPv6Address, rule: str) -> bool:

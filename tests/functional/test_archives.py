@@ -99,7 +99,7 @@ def contents(archive: Path) -> dict[str, bytes]:
 
 
 def diff_ids(image: ImageInfo) -> list[str]:
-    return [layer.diff_id for layer in image.layers]
+    return list(image.diff_ids)
 
 
 @pytest.mark.parametrize("oci", [False, True])

@@ -163,9 +163,9 @@ def test_a_layer_made_here_is_packed_once(make: Make, plain: RegistryServer, tmp
     assert statuses(push(service, f"{plain.host}/made/child:u"), image, 1) == ["Preparing", "Layer already exists"]
     assert manifest_of(plain, "made/child:u") == before
     elsewhere = pull(make(), name)
-    assert (elsewhere.id, [one.diff_id for one in elsewhere.layers]) == (
+    assert (elsewhere.id, elsewhere.diff_ids) == (
         image.id,
-        [one.diff_id for one in image.layers],
+        image.diff_ids,
     )
 
 

@@ -6,6 +6,7 @@ import json
 import re
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
@@ -25,6 +26,7 @@ class FaultyRegistry:
         self.requests: list[tuple[str, str, Mapping[str, str]]] = []  # method, path, headers
         self.fault: Callable[[Any, str], bool] = lambda _handler, _path: False
         self.released = threading.Event()  # ends ``stall``
+        self.uploads: dict[str, bytearray] = {}  # what has arrived, by path
         self._server = _Server(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
@@ -103,7 +105,8 @@ def send(handler: Any, body: bytes, *, status: int = 200, cut: int | None = None
         handler.send_header(name.replace("_", "-"), value)
     handler.send_header("Content-Length", str(len(body)))
     handler.end_headers()
-    handler.wfile.write(body if cut is None else body[:cut])
+    if handler.command != "HEAD":
+        handler.wfile.write(body if cut is None else body[:cut])
     if cut is not None:
         handler.close_connection = True
 
@@ -112,7 +115,7 @@ def send_blob(handler: Any, body: bytes, *, cut: int | None = None, pace: float 
     """Answer with a blob, honouring Range; ``pace`` seconds between pieces."""
     start = int((re.match(r"bytes=(\d+)-", handler.headers.get("Range", "")) or [0, 0])[1])
     headers = {"Content_Range": f"bytes {start}-{len(body) - 1}/{len(body)}"} if start else {}
-    if not pace:
+    if not pace or handler.command == "HEAD":
         send(handler, body[start:], status=206 if start else 200, cut=cut, **headers)
         return
     handler.send_response(206 if start else 200)
@@ -125,12 +128,65 @@ def send_blob(handler: Any, body: bytes, *, cut: int | None = None, pace: float 
         time.sleep(pace)
 
 
+def upload(registry: FaultyRegistry, handler: Any, path: str, query: str, *, most: int | None = None) -> None:
+    """Answer a request of an upload; a PATCH breaks off after ``most`` bytes, which are kept."""
+    if handler.command == "POST":
+        path += f"u{len(registry.uploads)}"
+        registry.uploads[path] = bytearray()
+        send(handler, b"", status=202, Location=path)
+        return
+    if path not in registry.uploads:
+        send(handler, b'{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN"}]}', status=404)
+        return
+    got = registry.uploads[path]
+    if handler.command == "PATCH":
+        offered = handler.headers.get("Content-Range", "")
+        if got and not offered.startswith(f"{len(got)}-"):
+            send(handler, b"", status=416)
+            handler.close_connection = True
+            return
+        left = int(handler.headers["Content-Length"])
+        take = left if most is None else min(left, most)
+        while take and (piece := handler.rfile.read(min(take, 65536))):
+            got += piece
+            take -= len(piece)
+        if most is not None:
+            handler.close_connection = True
+            handler.connection.close()
+            return
+    if handler.command == "PUT":
+        data, digest = bytes(got) + handler.body, urllib.parse.unquote(query.partition("digest=")[2])
+        if digest_of(data) != digest:
+            send(handler, b'{"errors":[{"code":"DIGEST_INVALID"}]}', status=400)
+            return
+        registry.blobs[digest] = data
+        send(handler, b"", status=201, Docker_Content_Digest=digest)
+        return
+    send(
+        handler, b"", status=204 if handler.command == "GET" else 202, Range=f"0-{max(len(got) - 1, 0)}", Location=path
+    )
+
+
 def _handler(registry: FaultyRegistry) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
             self.body = self.rfile.read(int(self.headers["Content-Length"]))
+            self.do_GET()
+
+        def do_PUT(self) -> None:
+            self.do_POST()
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_PATCH(self) -> None:
+            """A registry keeps what has come when the connection breaks; ``fault`` may look at ``registry.uploads``."""
+            self.body = b""
+            self.do_GET()
+
+        def do_DELETE(self) -> None:
             self.do_GET()
 
         def do_GET(self) -> None:
@@ -144,8 +200,14 @@ def _handler(registry: FaultyRegistry) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
 
         def _answer(self) -> None:
-            kind, _, name = self.path.rpartition("/")
-            if self.path == "/v2/":
+            path, _, query = self.path.partition("?")
+            kind, _, name = path.rpartition("/")
+            if "/blobs/uploads/" in path:
+                upload(registry, self, path, query)
+            elif self.command == "PUT" and kind.endswith("/manifests"):
+                digest = registry.add_manifest(name, self.body, self.headers["Content-Type"])
+                send(self, b"", status=201, Docker_Content_Digest=digest)
+            elif self.path == "/v2/":
                 send(self, b"{}")
             elif kind.endswith("/manifests") and name in registry.manifests:
                 raw, media_type = registry.manifests[name]
