@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -24,25 +25,39 @@ USER = 65534  # nobody
 SETPRIV = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
 
 
-def interpreter() -> tuple[str, str]:
-    """Give a Python that the user can run, and its PYTHONPATH: root's own may lie where nobody else may look."""
-    packages = next(path for path in sys.path if path.endswith("site-packages"))
-    path = f"{PROJECT}:{packages}"
+def interpreter(path: str) -> str:
+    """Give a Python that the user can run with these directories: root's own may lie where nobody else may look."""
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     for python in (os.path.realpath(sys.executable), f"/usr/bin/python{version}"):
         argv = [*SETPRIV, python, "-c", "import libvirt, flask, hyperd"]
         if subprocess.run(argv, env={"PYTHONPATH": path}, cwd="/", capture_output=True, check=False).returncode == 0:
-            return python, path
-    return pytest.fail(
-        f"an ordinary user can run no Python {version} with {path}: the project must be readable for all"
-    )
+            return python
+    return ""
+
+
+def readable_copy(packages: str) -> Path:
+    """Copy what the user must read to a place where he may: the project may lie below a private directory."""
+    place = Path(tempfile.mkdtemp(prefix="hyro", dir="/tmp"))
+    place.chmod(0o755)
+    shutil.copytree(PROJECT / "hyperd", place / "hyperd")
+    shutil.copytree(packages, place / "packages")
+    shutil.copytree(GUEST, place / "guest")
+    return place
 
 
 class Rootless(HyperdLauncher):
     """A daemon without options, as a user would start it."""
 
     def __init__(self) -> None:
-        python, path = interpreter()
+        packages = next(entry for entry in sys.path if entry.endswith("site-packages"))
+        self.copy: Path | None = None
+        guest, path = GUEST, f"{PROJECT}:{packages}"
+        python = interpreter(path)
+        if not python:
+            self.copy = readable_copy(packages)
+            guest, path = self.copy / "guest", f"{self.copy}:{self.copy}/packages"
+            python = interpreter(path)
+        assert python, f"an ordinary user can run no Python {sys.version_info[:2]} with {path}"
         super().__init__(command=[*SETPRIV, python, "-m", "hyperd.cli"])
         self.home = self.directory / "home"
         self.root = self.home / ".local/share/hyper"
@@ -50,7 +65,7 @@ class Rootless(HyperdLauncher):
         file = self.home / ".config/hyper/hyperd.toml"
         file.parent.mkdir(parents=True)
         self.socket.parent.mkdir(mode=0o700)
-        file.write_text(f'log_level = "debug"\n[hypervisor]\nguest_dir = "{GUEST}"\npool = 0\n')
+        file.write_text(f'log_level = "debug"\n[hypervisor]\nguest_dir = "{guest}"\npool = 0\n')
         self._env = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.home),
@@ -59,6 +74,13 @@ class Rootless(HyperdLauncher):
         }
         for entry in (self.directory, *self.directory.rglob("*")):
             os.chown(entry, USER, USER)
+
+    def close(self, *, check: bool = True) -> None:
+        try:
+            super().close(check=check)
+        finally:
+            if self.copy is not None:
+                shutil.rmtree(self.copy)
 
     def start(self, *options: str, wait: bool = True) -> None:
         with self.log_path.open("ab") as log:
