@@ -18,6 +18,7 @@ log = structlog.get_logger(__name__)
 
 MAX_UPLOADS = 8  # each holds a thread of the HTTP server
 PIECE = 256 * 1024
+UNLIMITED = 2**63  # None would mean the application's own limit
 DRAIN_READS = 1024  # pieces that are read of a body that was refused: most clients look at the answer only after it
 _uploads = threading.BoundedSemaphore(MAX_UPLOADS)
 
@@ -46,7 +47,7 @@ def uploaded() -> Iterator[Iterator[bytes]]:
 
 
 def _pieces() -> Iterator[bytes]:
-    request.max_content_length = None
+    request.max_content_length = UNLIMITED
     wanted, got = request.content_length, 0
     while True:
         try:

@@ -18,6 +18,7 @@ from support.registry import Layer, RegistryServer, busybox_tar
 
 from benchlib import host, report
 from benchlib.idle import MemoryScenario
+from benchlib.images import ImagesScenario
 from benchlib.podman import Podman
 from benchlib.samples import Samples
 from benchlib.scenarios import SCENARIOS, Context, Scenario
@@ -26,7 +27,12 @@ from benchlib.warm import WarmScenario
 from hyperd.errors import HyperError
 from hyperd.guest.image import find_guest
 
-ALL: dict[str, Callable[[Context], Scenario]] = {**SCENARIOS, "warm": WarmScenario, "memory": MemoryScenario}
+ALL: dict[str, Callable[[Context], Scenario]] = {
+    **SCENARIOS,
+    "warm": WarmScenario,
+    "memory": MemoryScenario,
+    "images": ImagesScenario,
+}
 # Rounds, and seconds after which no further round begins.
 QUICK, FULL = (3, 90.0), (15, 840.0)
 DOCUMENT = PROJECT / "docs/performance.md"

@@ -109,6 +109,22 @@ ROWS = (
         key="throughput.logs.api", title="its log read back at the API", unit="MB/s",
         peers=(("throughput.logs.podman", "podman logs"),), more=True,
     ),
+    Row(
+        key="images.pull", title="pull of an image of 500 MB (120 MB with --quick), ready to run", unit="s",
+        peers=(("images.pull.podman", "podman pull"),), goal="≤ podman", limit=1.0, relative=True,
+    ),
+    Row(
+        key="images.push", title="its push to an empty registry", unit="s",
+        peers=(("images.push.podman", "podman push"), ("images.copy.skopeo", "skopeo copy")),
+    ),
+    Row(key="images.save", title="save, Docker's archive", unit="s", peers=(("images.save.podman", "podman save"),)),
+    Row(key="images.load", title="load of it", unit="s", peers=(("images.load.podman", "podman load"),)),
+    Row(key="images.save.oci", title="save, OCI layout", unit="s", peers=(("images.save.oci.podman", "podman save"),)),
+    Row(key="images.load.oci", title="load of it", unit="s", peers=(("images.load.oci.podman", "podman load"),)),
+    Row(
+        key="images.daemon.peak", title="daemon, its most memory until then", unit="MiB",
+        goal="≤ 150 MiB", limit=150,
+    ),
     Row(key="memory.daemon.idle.pss", title="daemon, no pod (PSS)", unit="MiB"),
     Row(
         key="memory.daemon.rss", title="daemon with the idle pods (RSS)", unit="MiB",

@@ -155,6 +155,19 @@ def web() -> Iterator[str]:
         thread.join()
 
 
+@pytest.mark.parametrize("chunked", [False, True])
+def test_bodies_larger_than_json_may_be(daemon: HyperdLauncher, ctl: Runner, chunked: bool) -> None:
+    tar = layer_tar([member("zeros", bytes(40_000_000))])
+    pieces = [tar[at : at + 2**20] for at in range(0, len(tar), 2**20)]
+    with daemon.connection() as connection:
+        headers = {"Content-Type": "application/x-tar"} | ({} if chunked else {"Content-Length": str(len(tar))})
+        path = "/image/create?fromSrc=-&repo=large"
+        connection.request("POST", path, body=iter(pieces), headers=headers, encode_chunked=chunked)
+        response = connection.getresponse()
+        assert (response.status, b"sha256:" in response.read()) == (200, True)
+    assert daemon.json("GET", "/image/inspect", imageId="large")["Size"] == len(tar)
+
+
 def test_import_from_the_web(daemon: HyperdLauncher, ctl: Runner, web: str) -> None:
     said = ok(ctl, "import", f"{web}/root.tar", "from/web").splitlines()
     assert said[0] == f"Downloading from {web}/root.tar"

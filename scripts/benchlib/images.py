@@ -1,0 +1,121 @@
+"""Images: pull, push, save and load of one image of real files, beside podman and skopeo in the same rounds."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+from support.registry import Layer, RegistryServer
+
+from benchlib.podman import Podman
+from benchlib.scenarios import Context, Scenario
+from benchlib.target import wall
+
+# Bytes of the whole image, uncompressed, in LAYERS layers; what a distribution has below here is packed.
+QUICK_SIZE, FULL_SIZE, LAYERS = 120_000_000, 500_000_000, 4
+SOURCES = ("/usr/lib", "/usr/bin", "/usr/share")
+REPOSITORY = "bench/large"
+
+
+class ImagesScenario(Scenario):
+    """One image on its ways in and out."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._stack = ExitStack()
+        self._directory = Path(tempfile.mkdtemp(prefix="hyimg", dir="/tmp"))
+        self._stack.callback(shutil.rmtree, self._directory, ignore_errors=True)
+
+    def prepare(self) -> None:
+        """Fill a registry of our own."""
+        self._registry = self._stack.enter_context(RegistryServer())
+        size = QUICK_SIZE if self.context.quick else FULL_SIZE
+        self._registry.push(REPOSITORY, "t", layers(size), oci=True)
+        self._image = f"{self._registry.host}/{REPOSITORY}:t"
+
+    def round(self) -> None:
+        self._ours()
+        if self.context.podman is not None:
+            self._podman(self.context.podman)
+        if shutil.which("skopeo"):
+            self._skopeo()
+
+    def finish(self) -> None:
+        """Measure the daemon's largest memory so far, and remove what was made."""
+        status = Path(f"/proc/{self.target.daemon.pid}/status").read_text(encoding="ascii")
+        peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
+        self.samples.add("images.daemon.peak", peak / 1024)
+        self._stack.close()
+
+    def _ours(self) -> None:
+        archive = self._directory / "ours.tar"
+        self.samples.add("images.pull", wall(self.target.command("pull", self._image)))
+        with RegistryServer() as empty:
+            copy = f"{empty.host}/{REPOSITORY}:t"
+            self.target.ctl("tag", self._image, copy)
+            self.samples.add("images.push", wall(self.target.command("push", copy)))
+            self.target.ctl("rmi", copy)
+        self.samples.add("images.save", wall(self.target.command("save", "-o", str(archive), self._image)))
+        self.samples.add(
+            "images.save.oci", wall(self.target.command("save", "-f", "oci", "-o", str(archive) + ".oci", self._image))
+        )
+        self.target.ctl("rmi", self._image)
+        self.samples.add("images.load", wall(self.target.command("load", "-i", str(archive))))
+        self.target.ctl("rmi", self._image)
+        self.samples.add("images.load.oci", wall(self.target.command("load", "-i", str(archive) + ".oci")))
+        self.target.ctl("rmi", self._image)
+        self._clear()
+
+    def _podman(self, podman: Podman) -> None:
+        archive = str(self._directory / "podman.tar")
+        self.samples.add("images.pull.podman", wall(podman.command("pull", "-q", "--tls-verify=false", self._image)))
+        with RegistryServer() as empty:
+            copy = f"{empty.host}/{REPOSITORY}:t"
+            words = ("push", "-q", "--tls-verify=false", self._image, f"docker://{copy}")
+            self.samples.add("images.push.podman", wall(podman.command(*words)))
+        for key, form in (("", "docker-archive"), (".oci", "oci-archive")):
+            words = ("save", "-q", "--format", form, "-o", archive + key, self._image)
+            self.samples.add(f"images.save{key}.podman", wall(podman.command(*words)))
+        for key in ("", ".oci"):
+            podman.run("rmi", "-f", self._image)
+            self.samples.add(f"images.load{key}.podman", wall(podman.command("load", "-q", "-i", archive + key)))
+        podman.run("rmi", "-f", self._image)
+        self._clear()
+
+    def _skopeo(self) -> None:
+        with RegistryServer() as empty:
+            words = ["skopeo", "--insecure-policy", "copy", "-q", "--src-tls-verify=false", "--dest-tls-verify=false"]
+            words += [f"docker://{self._image}", f"docker://{empty.host}/{REPOSITORY}:t"]
+            self.samples.add("images.copy.skopeo", wall(words))
+
+    def _clear(self) -> None:
+        for path in self._directory.iterdir():
+            path.unlink()
+
+
+def layers(size: int) -> list[Layer]:
+    """Make layers of this host's own files, gzip'ed; ``size`` bytes in all, or what there is."""
+    made: list[Layer] = []
+    files = _files()
+    for _ in range(LAYERS):
+        out, left = io.BytesIO(), size // LAYERS
+        with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+            while left > 0 and (path := next(files, None)) is not None:
+                archive.add(path, recursive=False)
+                left -= path.stat().st_size
+        tar = out.getvalue()
+        made.append(Layer(tar, blob=gzip.compress(tar, 6, mtime=0)))
+    return made
+
+
+def _files() -> Iterator[Path]:
+    for source in SOURCES:
+        for path in sorted(Path(source).rglob("*")):
+            if path.is_file() and not path.is_symlink() and path.stat().st_nlink == 1:
+                yield path
