@@ -6,7 +6,6 @@ import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import structlog
 
@@ -18,33 +17,31 @@ from hyperd.container.files import Files
 from hyperd.container.locks import PodLocks
 from hyperd.container.logconf import LogSettings, check_receiver, log_settings
 from hyperd.container.logdrivers import log_session, open_log, remove_log
-from hyperd.container.plan import Program, RootFs, cgroup, container_plan, merge_program, stop_signal
+from hyperd.container.looking import ContainerLooks
+from hyperd.container.plan import RootFs, cgroup, container_plan, merge_program, stop_signal
 from hyperd.container.process import AttachSession, GuestProcess
 from hyperd.container.records import ContainerRecords
 from hyperd.container.restart import ENDING, Restarts, decide
-from hyperd.container.states import KILLED, LIVE, SETUP_FAILED, ContainerState, phase
-from hyperd.container.views import ContainerView, container_object, container_status
+from hyperd.container.states import KILLED, LIVE, SETUP_FAILED, ContainerState
 from hyperd.container.volumes import PodVolumes
 from hyperd.db.models import ContainerRow
 from hyperd.errors import AgentError, Conflict, HyperError, InvalidInput, NotAlive, NotFound
 from hyperd.event.bus import EventBus
-from hyperd.image.service import ImageInfo, ImageService
-from hyperd.pod.model import ContainerSpec, PodSpec, VolumeRef
+from hyperd.image.service import ImageService
+from hyperd.pod.model import ContainerSpec, PodSpec
 from hyperd.stream.logread import LogQuery, LogSession
 from hyperd.stream.relay import Relay
 from hyperd.vm import guestfs
 from hyperd.vm.model import Vm, require_running
 from hyperd.vm.service import VmService
-from hyperd.volume.catalog import image_volumes
 
 log = structlog.get_logger(__name__)
 
 SIGKILL = 9
 KILL_WAIT = 10.0
-SETTLE_WAIT = 1.0
 
 
-class ContainerService:
+class ContainerService(ContainerLooks):
     """See the module's docstring. ``locks`` are shared with the pod service."""
 
     def __init__(
@@ -63,15 +60,12 @@ class ContainerService:
         self.files = Files(config)
         self.volumes = volumes
         self._relay = relay
-        self._images = images
-        self._vms = vms
+        super().__init__(records=records, images=images, vms=vms)
         self._locks = locks
         self._events = events
         self._workers = ThreadPoolExecutor(8, thread_name_prefix="container")
         self._stoppers = ThreadPoolExecutor(16, thread_name_prefix="stop")  # they wait for the workers
-        self._processes: dict[str, GuestProcess] = {}
         self._by_ident: dict[tuple[str, str], GuestProcess] = {}
-        self.records = records
         self.restarts = Restarts(
             records=records,
             relay=relay,
@@ -270,52 +264,6 @@ class ContainerService:
         return row.exit_code or 0
 
     # -- looking
-
-    def views(self, *, pod_id: str = "", vm_id: str = "") -> list[ContainerView]:
-        """List containers, by pod or VM where given."""
-        if vm_id:
-            vm = next((view for view in self._vms.views(vm_id=vm_id)), None)
-            if vm is None or not vm.pod_id or (pod_id and pod_id != vm.pod_id):
-                return []
-            pod_id = vm.pod_id
-        rows = self.records.listed(pod_id)
-        return [ContainerView(id=row.id, name=row.name, pod_id=row.pod_id, status=phase(row)) for row in rows]
-
-    def info(self, name: str) -> dict[str, Any]:
-        """Give ``ContainerInfo``. Errors: NotFound, InvalidInput."""
-        row = self.records.find(name)
-        process = self._processes.get(row.id)
-        if process is not None and process.hub.ended and process.finished.wait(SETTLE_WAIT):
-            row = self.records.get(
-                row.id
-            )  # its output is at its end: a client that has just seen that asks how it ended
-        return {
-            "container": self.describe(row),
-            "createdAt": int(row.created_at),
-            "podID": row.pod_id,
-            "status": container_status(row),
-        }
-
-    def describe(self, row: ContainerRow) -> dict[str, Any]:
-        """Give the ``Container`` object of a row."""
-        spec = self.records.spec(row)
-        program: Program | None = None
-        with contextlib.suppress(HyperError):
-            program = self.program(row)
-        return container_object(row, spec, program, self.volume_refs(row))
-
-    def volume_refs(self, row: ContainerRow) -> tuple[VolumeRef, ...]:
-        """Give every volume that a container mounts, those of its image included."""
-        spec = self.records.spec(row)
-        with contextlib.suppress(NotFound):
-            return (*spec.volumes, *image_volumes(spec, self._images.get(row.image_id).config, row.id))
-        return spec.volumes
-
-    def program(self, row: ContainerRow) -> Program:
-        """Give what a container runs. Errors: ImageNotFound, InvalidInput."""
-        pod = self.records.pod_spec(row.pod_id)
-        image: ImageInfo = self._images.get(row.image_id)
-        return merge_program(self.records.spec(row), image.config, hostname=pod.hostname, pod_tty=pod.tty)
 
     def attach(self, name: str) -> AttachSession:
         """Join a client to a container, also before its start. Errors: NotFound."""
