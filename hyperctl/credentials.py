@@ -1,6 +1,7 @@
 """Registry credentials in Docker's own file, `~/.docker/config.json` (or under DOCKER_CONFIG).
 
-The file is shared with docker, skopeo and podman: everything else in it stays as it is.
+The file is shared with docker, skopeo and podman: everything else in it stays as it is. Where it names a credential
+helper (`credHelpers` for single servers, `credsStore` for all others), that keeps them instead.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 from collections.abc import Mapping
 
+from hyperctl import helpers, output
 from hyperctl.api.errors import UsageProblem
 
 TYPE_CHECKING = False
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 DEFAULT_SERVER = "https://index.docker.io/v1/"
+_HUB = {"docker.io", "index.docker.io", "registry-1.docker.io"}
 
 
 def path() -> str:
@@ -37,19 +40,26 @@ def registry_of(image: str) -> str:
 
 
 def find(server: str) -> dict[str, str]:
-    """Give username, password, email and serveraddress kept for a server; empty when there are none.
+    """Give what is kept for a server: username and password or identitytoken, email, serveraddress; empty for nothing.
+
+    A helper that does not work is told of on stderr, and the server asked without credentials: many images need none.
 
     Raises:
         UsageProblem: the file is there and not readable.
 
     """
-    auths = _auths(_read())
-    for key in (server, *(key for key in auths if _host(key) == _host(server))):
-        entry = auths.get(key)
-        if isinstance(entry, dict):
-            found = _decode(entry)
-            if found:
-                return {**found, "serveraddress": server}
+    data = _read()
+    auths, name = _auths(data), _helper(data, server)
+    if name:
+        try:
+            for key in _spellings(auths, server):
+                if found := helpers.get(name, key):
+                    return {**found, **_email(auths.get(key)), "serveraddress": server}
+        except helpers.HelperProblem as error:
+            output.complain(f"WARNING: {error}")
+    for key in _spellings(auths, server):
+        if found := _decode(auths.get(key)):
+            return {**found, "serveraddress": server}
     return {}
 
 
@@ -60,40 +70,57 @@ def everything() -> dict[str, dict[str, str]]:
         UsageProblem: the file is broken.
 
     """
-    found = {server: find(server) for server in _auths(_read())}
+    data = _read()
+    servers = dict.fromkeys([*_auths(data), *_helpers(data)])
+    if name := _store(data):
+        try:
+            servers.update(dict.fromkeys(helpers.servers(name)))
+        except helpers.HelperProblem as error:
+            output.complain(f"WARNING: {error}")
+    found = {server: find(server) for server in servers}
     return {server: auth for server, auth in found.items() if auth}
 
 
-def keep(auth: dict[str, str]) -> None:
-    """Write credentials down under their serveraddress.
+def keep(auth: dict[str, str]) -> str:
+    """Write credentials down under their serveraddress; give where: the file's path, or the helper's name.
 
     Raises:
-        UsageProblem: the file cannot be read or written.
+        UsageProblem: the file cannot be read or written, or the helper does not work.
 
     """
-    data = _read()
-    pair = f"{auth['username']}:{auth['password']}".encode()
-    entry = {"auth": base64.b64encode(pair).decode()}
+    data, server = _read(), auth["serveraddress"]
+    entry: dict[str, str] = {}
+    if name := _helper(data, server):
+        helpers.store(name, server, username=auth["username"], password=auth["password"])
+    else:
+        pair = f"{auth['username']}:{auth['password']}".encode()
+        entry["auth"] = base64.b64encode(pair).decode()
     if auth.get("email"):
         entry["email"] = auth["email"]
-    data["auths"] = {**_auths(data), auth["serveraddress"]: entry}
+    data["auths"] = {**_auths(data), server: entry}
     _write(data)
+    return f"docker-credential-{name}" if name else path()
 
 
 def forget(server: str) -> bool:
     """Remove the credentials of a server; say whether there were any.
 
     Raises:
-        UsageProblem: the file cannot be read or written.
+        UsageProblem: the file cannot be read or written, or the helper does not work.
 
     """
     data = _read()
-    auths = _auths(data)
-    if server not in auths:
-        return False
-    data["auths"] = {key: entry for key, entry in auths.items() if key != server}
-    _write(data)
-    return True
+    auths, name = _auths(data), _helper(data, server)
+    there = server in auths
+    if name:
+        for key in _spellings(auths, server):
+            if helpers.get(name, key):
+                helpers.erase(name, key)
+                there = True
+    if server in auths:
+        data["auths"] = {key: entry for key, entry in auths.items() if key != server}
+        _write(data)
+    return there
 
 
 def header(auth: Mapping[str, object]) -> str:
@@ -102,7 +129,9 @@ def header(auth: Mapping[str, object]) -> str:
 
 
 def _host(server: str) -> str:
-    return server.partition("://")[2].partition("/")[0] or server.partition("/")[0]
+    """Give the host and port of a server however it is spelled; Docker Hub has several names."""
+    host = server.partition("://")[2].partition("/")[0] or server.partition("/")[0]
+    return "index.docker.io" if host in _HUB else host
 
 
 def _auths(data: dict[str, Any]) -> dict[str, Any]:
@@ -110,7 +139,40 @@ def _auths(data: dict[str, Any]) -> dict[str, Any]:
     return auths if isinstance(auths, dict) else {}
 
 
-def _decode(entry: dict[str, Any]) -> dict[str, str]:
+def _spellings(auths: Mapping[str, Any], server: str) -> list[str]:
+    """Give the keys under which a server's credentials may be: its own, and others for the same host."""
+    return [server, *(key for key in auths if key != server and _host(key) == _host(server))]
+
+
+def _helpers(data: dict[str, Any]) -> dict[str, Any]:
+    found = data.get("credHelpers")
+    return found if isinstance(found, dict) else {}
+
+
+def _store(data: dict[str, Any]) -> str:
+    name = data.get("credsStore")
+    return name if isinstance(name, str) else ""
+
+
+def _helper(data: dict[str, Any], server: str) -> str:
+    """Give the name of the helper that keeps a server's credentials: its own one, else that of all; or nothing."""
+    for key, name in _helpers(data).items():
+        if isinstance(name, str) and name and (key == server or _host(key) == _host(server)):
+            return name
+    return _store(data)
+
+
+def _email(entry: object) -> dict[str, str]:
+    email = entry.get("email") if isinstance(entry, dict) else None
+    return {"email": email} if isinstance(email, str) else {}
+
+
+def _decode(entry: object) -> dict[str, str]:
+    if not isinstance(entry, dict):
+        return {}
+    token = entry.get("identitytoken")
+    if isinstance(token, str) and token:
+        return {"identitytoken": token, **_email(entry)}
     try:
         text = base64.b64decode(str(entry.get("auth", "")), validate=True).decode().rstrip("\0")
     except (binascii.Error, ValueError):
@@ -118,10 +180,7 @@ def _decode(entry: dict[str, Any]) -> dict[str, str]:
     username, colon, password = text.partition(":")
     if not colon:
         return {}
-    found = {"username": username, "password": password}
-    if isinstance(entry.get("email"), str):
-        found["email"] = entry["email"]
-    return found
+    return {"username": username, "password": password, **_email(entry)}
 
 
 def _read() -> dict[str, Any]:

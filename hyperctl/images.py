@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 from hyperctl import credentials, progress, terminal
 from hyperctl.api.client import Client
-from hyperctl.api.errors import NotFound, ProgressError, Unauthorized
+from hyperctl.api.errors import NotFound, ProgressError, Unauthorized, UsageProblem
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -87,17 +88,21 @@ def ask_login(server: str, *, username: str = "", password: str = "", email: str
     return auth
 
 
-def login(client: Client, auth: dict[str, str]) -> str:
+def login(client: Client, auth: dict[str, str]) -> tuple[str, str]:
     """Check credentials with their registry and keep them; forget them when the registry refuses.
+
+    Returns:
+        The registry's words, and where the credentials are kept: a path or the name of a credential helper.
 
     Raises:
         Unauthorized: username or password is wrong.
+        UsageProblem: they cannot be kept.
 
     """
     try:
         status = client.authenticate(auth)
     except Unauthorized:
-        credentials.forget(auth["serveraddress"])
+        with suppress(UsageProblem):
+            credentials.forget(auth["serveraddress"])
         raise
-    credentials.keep(auth)
-    return status
+    return status, credentials.keep(auth)

@@ -30,8 +30,10 @@ def login_command(app: App, *, server: str, username: str, password: str, passwo
     if not (username and password) and not terminal.interactive():
         raise UsageProblem("username and password are needed: there is no terminal to ask on")
     auth = images.ask_login(server, username=username, password=password, email=email)
-    status = images.login(app.client, auth)
-    output.say(f"WARNING: login credentials saved in {credentials.path()}")
+    status, place = images.login(app.client, auth)
+    # Only what lies in a file for everybody who gets hold of it is worth a warning.
+    warning = "WARNING: " if place == credentials.path() else ""
+    output.say(f"{warning}login credentials saved in {place}")
     if status:
         output.say(status)
 
