@@ -55,6 +55,34 @@ class RegistryConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SignatureRule:
+    """What images of one registry, namespace or repository must show (``[[images.signatures.rule]]``).
+
+    ``prefix``: whole parts of a name that begins with the registry. ``require``: files of public keys, any of which
+    must have signed; empty = anything is accepted.
+    """
+
+    prefix: str
+    require: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignatureConfig:
+    """Whose images may be pulled and run (``[images.signatures]``)."""
+
+    default: str = "accept"  # accept | require: what holds where no rule does
+    keys: tuple[Path, ...] = ()  # of the default ``require``
+    rules: tuple[SignatureRule, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesConfig:
+    """What images may be (``[images]``)."""
+
+    signatures: SignatureConfig = field(default_factory=SignatureConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ApiConfig:
     """What callers may do (``[api]``)."""
 
@@ -112,6 +140,7 @@ class Config:
     hypervisor: HypervisorConfig = field(default_factory=HypervisorConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     registry: RegistryConfig = field(default_factory=RegistryConfig)
+    images: ImagesConfig = field(default_factory=ImagesConfig)
     log: LogConfig = field(default_factory=LogConfig)
     tls: TlsConfig = field(default_factory=TlsConfig)
     api: ApiConfig = field(default_factory=ApiConfig)

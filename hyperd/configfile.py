@@ -22,12 +22,16 @@ from hyperd.config import (
     ApiConfig,
     Config,
     HypervisorConfig,
+    ImagesConfig,
     LogConfig,
     NetworkConfig,
     RegistryConfig,
+    SignatureConfig,
+    SignatureRule,
     TlsConfig,
 )
 from hyperd.errors import InvalidInput
+from hyperd.publickeys import read_public_key
 
 DEFAULT_FILES = (Path("/etc/hyper/hyperd.toml"), Path("/etc/hyper/config"))
 MAX_RUN_PATH = 80  # a VM's socket adds "/vm-" + 10 letters + "/control.sock" to at most 107 bytes
@@ -41,6 +45,10 @@ SECTIONS: Mapping[str, type] = {
     "tls": TlsConfig,
     "api": ApiConfig,
 }
+# A registry (it has a dot, a port, or is localhost), and possibly parts of a repository's name.
+_PREFIX = re.compile(
+    r"(?:localhost|[a-z0-9-]+(?:\.[a-z0-9-]+)+|[a-z0-9.-]+:[0-9]+|\[[a-f0-9:]+\](?::[0-9]+)?)(?:/[a-z0-9._-]+)*"
+)
 _DEVICE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 _TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
 _SIZE = re.compile(r"([0-9]+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
@@ -142,12 +150,38 @@ def read(path: Path) -> tuple[Config, list[str]]:
 def _from_table(path: Path, data: Mapping[str, Any]) -> Config:
     values = dict(data)
     for name, section in SECTIONS.items():
-        table = values.pop(name, {})
-        if not isinstance(table, dict):
-            raise InvalidInput(f"{path}: {name} must be a section, [{name}]")
+        table = _table(path, values.pop(name, {}), name)
         values[name] = section(**_typed(path, section, table, prefix=f"{name}."))
     sections = {name: values.pop(name) for name in SECTIONS}
-    return Config(**_typed(path, Config, values, prefix=""), **sections)
+    images = _images(path, values.pop("images", {}))
+    return Config(**_typed(path, Config, values, prefix=""), **sections, images=images)
+
+
+def _images(path: Path, table: Any) -> ImagesConfig:
+    """Read ``[images.signatures]`` and its rules, each of which says ``accept = true`` or whose keys it requires."""
+    values = dict(_table(path, table, "images"))
+    signatures = dict(_table(path, values.pop("signatures", {}), "images.signatures"))
+    for key in values:
+        raise InvalidInput(f"{path}: unknown key images.{key}", resolution="see configs/hyperd.toml")
+    where, rules = "images.signatures.rule", signatures.pop("rule", [])
+    if not isinstance(rules, list):
+        raise InvalidInput(f"{path}: {where} must be sections, [[{where}]]")
+    found = []
+    for rule in rules:
+        one = dict(_table(path, rule, where))
+        accept = one.pop("accept", False)
+        typed = _typed(path, SignatureRule, one, prefix=f"{where}.")
+        if not isinstance(accept, bool) or not typed.get("prefix") or accept == bool(typed.get("require")):
+            raise InvalidInput(f"{path}: {where} must have a prefix, and either require or accept = true")
+        found.append(SignatureRule(**typed))
+    typed = _typed(path, SignatureConfig, signatures, prefix="images.signatures.")
+    return ImagesConfig(signatures=SignatureConfig(**{**typed, "rules": tuple(found)}))
+
+
+def _table(path: Path, value: Any, name: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidInput(f"{path}: {name} must be a section, [{name}]")
+    return value
 
 
 def _typed(path: Path, section: type, table: Mapping[str, Any], *, prefix: str) -> dict[str, Any]:
@@ -169,7 +203,7 @@ def _value(value: Any, hint: Any, where: str) -> Any:
             return None
         return Path(value)
     if typing.get_origin(hint) is tuple and isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return tuple(value)
+        return tuple(Path(item) for item in value) if Path in typing.get_args(hint) else tuple(value)
     if bool in kinds and isinstance(value, bool):
         return value
     if int in kinds and isinstance(value, int) and not isinstance(value, bool):
@@ -286,6 +320,7 @@ def check(config: Config) -> None:
         raise InvalidInput("log.directory must be an absolute path", details=str(config.log.directory))
     _check_network(config.network)
     _check_tls(config.tls)
+    _check_signatures(config.images.signatures)
     if not config.hosts:
         raise InvalidInput("hosts is empty: nobody could reach the daemon")
 
@@ -295,6 +330,26 @@ def _check_tls(tls: TlsConfig) -> None:
     for key in wanted:
         if getattr(tls, key) is None:
             raise InvalidInput(f"tls.{key} is not set", resolution="TLS needs cert and key, and ca to verify clients")
+
+
+def _check_signatures(signatures: SignatureConfig) -> None:
+    _one_of("images.signatures.default", signatures.default, ("accept", "require"))
+    if (signatures.default == "require") != bool(signatures.keys):
+        raise InvalidInput('images.signatures.keys must be given with default = "require", and only then')
+    prefixes = [rule.prefix for rule in signatures.rules]
+    for prefix in prefixes:
+        if not _PREFIX.fullmatch(prefix):
+            raise InvalidInput(
+                "images.signatures.rule.prefix must be a registry, and possibly the beginning of a repository's name",
+                details=repr(prefix[:100]),
+                resolution="such as registry.example.com/team, or docker.io/library",
+            )
+        if prefixes.count(prefix) > 1:
+            raise InvalidInput("images.signatures has two rules for one prefix", details=prefix)
+    for key in (*signatures.keys, *(key for rule in signatures.rules for key in rule.require)):
+        if not key.is_absolute():
+            raise InvalidInput("images.signatures: a key must be an absolute path", details=str(key))
+        read_public_key(key)
 
 
 def _check_network(network: NetworkConfig) -> None:

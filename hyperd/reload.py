@@ -25,6 +25,7 @@ RELOADABLE = frozenset(
         "registry.parallel_layers",
         "registry.max_layer_bytes",
         "registry.timeout",
+        "images.signatures",
         "log.driver",
         "log.max_size",
         "log.max_file",

@@ -193,9 +193,9 @@ class Build:
             try:
                 return self._pull(name)
             except InvalidInput:  # an id is nothing a registry could have
-                return self._services.images.get(name)
+                return self._services.images.usable(name)
         try:
-            return self._services.images.get(name)
+            return self._services.images.usable(name)
         except ImageNotFound:
             return self._pull(name)
 

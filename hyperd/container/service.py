@@ -90,7 +90,7 @@ class ContainerService(ContainerLooks):
 
     def insert(self, pod_id: str, spec: ContainerSpec, *, position: int) -> str:
         """Add a container to a pod (which need not run); give its id. Errors: ImageNotFound, Conflict."""
-        image = self._images.get(spec.image)
+        image = self._images.usable(spec.image)
         row = self.records.insert(pod_id, spec, position=position, image_id=image.id)
         self.tell("create", row)
         return row.id
@@ -102,7 +102,7 @@ class ContainerService(ContainerLooks):
         """
         check_receiver(log_settings(self._config, pod, pod.id, "check", spec))
         self.files.check(spec, pod.files, may_fetch=may_fetch)
-        self._images.get(spec.image)
+        self._images.usable(spec.image)
 
     def create(self, pod_id: str, spec: ContainerSpec, *, may_fetch: bool = True) -> str:
         """Add a container to a pod; give its id. It is not started.

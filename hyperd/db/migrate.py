@@ -11,7 +11,7 @@ from hyperd.db.session import Database
 
 log = structlog.get_logger(__name__)
 
-HEAD = "0001"
+HEAD = "0002"
 
 
 def migrate(database: Database) -> None:

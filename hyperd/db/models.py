@@ -179,6 +179,17 @@ class RepoDigestRow(Base):
     image_id: Mapped[str] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"), index=True)
 
 
+class ImageSignatureRow(Base):
+    """A signature under an image's manifest that was checked when the image was pulled."""
+
+    __tablename__ = "image_signatures"
+    image_id: Mapped[str] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"), primary_key=True)
+    repository: Mapped[str] = mapped_column(String, primary_key=True)  # the whole name, with its registry
+    key: Mapped[str] = mapped_column(String, primary_key=True)  # fingerprint of the public key
+    digest: Mapped[str] = mapped_column(String)  # of the manifest or index that is signed
+    checked_at: Mapped[float]
+
+
 class ExecRow(Base):
     """An additional process in a container."""
 

@@ -20,6 +20,7 @@ from hyperd.image.intake import created_at
 from hyperd.image.manifest import Descriptor, Manifest
 from hyperd.image.progress import Flights, LayerProgress, Sink
 from hyperd.image.provenance import Provenance
+from hyperd.image.signature import SignatureGuard
 from hyperd.image.store import ImageStore, size_of
 from hyperd.image.trim import Trimmer
 from hyperd.image.work import Workers
@@ -59,6 +60,7 @@ class Puller:
         provenance: the rows of manifests.
         workers: the transfers' threads.
         trimmer: makes the topmost layer of images that need one.
+        signatures: says whose images may come in.
 
     """
 
@@ -73,6 +75,7 @@ class Puller:
         provenance: Provenance,
         workers: Workers,
         trimmer: Trimmer,
+        signatures: SignatureGuard,
     ) -> None:
         self._config = config
         self._store = store
@@ -82,6 +85,7 @@ class Puller:
         self._flights = Flights()
         self._workers = workers
         self._trimmer = trimmer
+        self._signatures = signatures
         self._provenance = provenance
 
     def reconfigure(self, config: RegistryConfig) -> None:
@@ -104,6 +108,7 @@ class Puller:
 
         Raises:
             ImageNotFound, Unauthorized, Forbidden, RegistryError, Timeout: the registry's part.
+            SignatureRefused: the policy on signatures does not let it in.
             InvalidInput, TooLarge, NotSupported: the image is hostile, damaged or not for here.
             OutOfSpace, HostFault: this host's part.
             Cancelled: ``cancelled`` said yes.
@@ -121,12 +126,16 @@ class Puller:
         reference = job.reference
         client, top = self._resolve(job)
         job.sink({"status": f"Pulling from {_shown_path(reference)}", "id": reference.target})
+        approval = self._signatures.check_pull(reference, client, top, lambda: self._image_manifest(client, top)[0])
+        if approval is not None:
+            job.sink({"status": f"Signature: by {approval.key.name}"})
         before = self._catalog.image_of_tag(reference.repository, reference.tag) if reference.tag else ""
         image_id = self._known(reference, top.digest)
         if not image_id:
             image_id = self._fetch_image(job, client, top)
         elif reference.tag and before != image_id:
             self._catalog.set_name(reference, image_id, digest=top.digest)
+        self._signatures.note(image_id, approval)
         newer = before != image_id if reference.tag else bool(job.touched)
         job.sink({"status": f"Digest: {top.digest}"})
         what = "Downloaded newer image" if newer else "Image is up to date"

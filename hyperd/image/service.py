@@ -25,6 +25,7 @@ from hyperd.image.pull import Puller, host_of, meta_headers
 from hyperd.image.push import Pusher
 from hyperd.image.reports import ImageReports
 from hyperd.image.save import Saver
+from hyperd.image.signature import SignatureGuard
 from hyperd.image.store import ImageStore
 from hyperd.image.trim import Trimmer
 from hyperd.image.work import Workers
@@ -83,11 +84,13 @@ class ImageService:
     """The image store. Safe for threads.
 
     Args:
-        config: the ``registry`` part is used.
+        config: the parts ``registry`` and ``images`` are used.
         database: migrated.
         root: directory of the store, made when missing.
         in_use: gives the names of the containers that use an image.
         events: is told what happens to images.
+
+    Errors: InvalidInput when a key of the policy on signatures cannot be read.
 
     """
 
@@ -101,6 +104,7 @@ class ImageService:
         events: EventBus | None = None,
     ) -> None:
         self._events = events or EventBus()
+        self._signatures = SignatureGuard(config=config.images.signatures, database=database)
         self._store = ImageStore(root)
         self._catalog = Catalog(database, default_domain=config.registry.default)
         self._transport = Transport(config.registry)
@@ -121,7 +125,7 @@ class ImageService:
         }
         self._trimmer = Trimmer(store=self._store, catalog=self._catalog)
         self._puller, self._pusher = (
-            Puller(store=self._store, trimmer=self._trimmer, **parts),
+            Puller(store=self._store, trimmer=self._trimmer, signatures=self._signatures, **parts),
             Pusher(packer=self._packer, **parts),
         )
         self._saver = Saver(catalog=self._catalog, packer=self._packer)
@@ -137,7 +141,8 @@ class ImageService:
         self._transport.close()
 
     def reconfigure(self, config: Config) -> None:
-        """Take over other settings of registries; a pull under way goes on with the old ones."""
+        """Take over other settings; a pull under way goes on with the old ones. Errors: as the constructor."""
+        self._signatures.reconfigure(config.images.signatures)
         self._transport.reconfigure(config.registry)
         self._puller.reconfigure(config.registry)
 
@@ -156,6 +161,16 @@ class ImageService:
 
         """
         return self._info(self._catalog.get(name))
+
+    def usable(self, name: str) -> ImageInfo:
+        """Give an image that a container or a build may be made of. Errors: ImageNotFound, SignatureRefused."""
+        if self._signatures.accepts_anything:
+            return self.get(name)
+        _, reference = self._catalog.find(name)
+        image = self.get(name)
+        named = [reference] if reference else [self._catalog.parse(tag) for tag in (*image.tags, *image.digests)]
+        self._signatures.check_use(image.id, {one.canonical_repository for one in named}, name=name[:300])
+        return image
 
     @contextmanager
     def held(self, name: str) -> Iterator[ImageInfo]:

@@ -100,6 +100,17 @@ class RegistryClient:
         media_type = headers.get("Content-Type", "").partition(";")[0].strip()
         return RawManifest(body, media_type, digest)
 
+    def referrers(self, digest: str) -> bytes:
+        """Fetch the index of the manifests that refer to one (OCI distribution-spec v1.1, "Listing Referrers").
+
+        Raises:
+            ImageNotFound, FinalError: the registry does not know the request.
+            Unauthorized, Forbidden, RegistryError, Timeout, Cancelled: as ``manifest``.
+
+        """
+        url = f"/v2/{self.path}/referrers/{digest}"
+        return self._fetch(url, {"Accept": "application/vnd.oci.image.index.v1+json"}, limit=MAX_MANIFEST)[0]
+
     def blob(self, digest: str, *, size: int, offset: int = 0) -> Iterator[bytes]:
         """Give a blob's bytes from an offset on; broken transfers go on where they stopped (RFC 9110 section 14).
 

@@ -32,7 +32,7 @@ FLOORS = (
         *("stream", "event", "capabilities", "configfile", "listeners", "logsetup", "notify", "reload"),
         "pod specification",
     },
-    {"config"},
+    {"config", "publickeys"},
     {"errors"},
     {""},  # hyperd/__init__.py: the version
 )
