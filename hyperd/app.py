@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import posixpath
 import re
 import secrets
@@ -13,8 +15,9 @@ from flask import Flask, Response, g, redirect, request
 from werkzeug.routing import BaseConverter
 
 from hyperd.api import errors, takeover
-from hyperd.api.context import EXTENSION, METRICS, metrics
+from hyperd.api.context import EXTENSION, LISTS, METRICS, metrics
 from hyperd.api.hyper import blueprint
+from hyperd.api.lists import ListBodies
 from hyperd.api.metrics import Metrics
 from hyperd.api.params import MAX_JSON_BODY
 
@@ -22,10 +25,13 @@ if TYPE_CHECKING:
     from hyperd.engine import Engine
 
 log = structlog.get_logger(__name__)
+_std_log = logging.getLogger(__name__)  # behind it; asking it whether it would speak costs nothing
 
 API_VERSION = "1.17"
 PLACEHOLDER = "api_version"
 VERSION_PREFIX = f"/v<version:{PLACEHOLDER}>"
+# Names of requests in the log: the daemon's part and a number.
+_NAME, _NUMBERS = secrets.token_hex(3), itertools.count(1)
 _METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "HEAD"})
 
 
@@ -35,6 +41,10 @@ class VersionConverter(BaseConverter):
     regex = r"[0-9.]+"
 
 
+# Nothing to resolve: no empty part, none that begins with a dot.
+_CLEAN = re.compile(r"(?:/[^/.][^/]*)+/?|/")
+
+
 def create_app(engine: Engine) -> Flask:
     """Make the application that serves ``engine``; every route is there with and without a version."""
     app = Flask("hyperd", static_folder=None)
@@ -42,6 +52,7 @@ def create_app(engine: Engine) -> Flask:
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.extensions[EXTENSION] = engine
     app.extensions[METRICS] = Metrics(engine)
+    app.extensions[LISTS] = ListBodies(engine)
     app.url_map.converters["version"] = VersionConverter
     app.url_map.merge_slashes = False
     app.before_request(_begin)
@@ -54,11 +65,12 @@ def create_app(engine: Engine) -> Flask:
 
 
 def _begin() -> Any:
-    g.request_id = secrets.token_hex(6)
+    g.request_id = f"{_NAME}-{next(_NUMBERS)}"
     g.started = time.monotonic()
-    clean = clean_path(request.path)
+    path = request.path
+    clean = path if _CLEAN.fullmatch(path) else clean_path(path)
     # gunicorn drops a second slash at the beginning.
-    if clean != request.path or request.environ.get("RAW_URI", "").startswith("//"):
+    if clean != path or request.environ.get("RAW_URI", "").startswith("//"):
         query = request.query_string.decode("latin-1")
         return redirect(clean + (f"?{query}" if query else ""), 301)
     return None
@@ -70,14 +82,15 @@ def _finish(response: Response) -> Response:
         seconds = time.monotonic() - g.started
         method = request.method if request.method in _METHODS else "other"
         metrics().observe(method=method, route=_route(), code=response.status_code, seconds=seconds)
-        log.debug(
-            "api.request",
-            request=g.request_id,
-            method=request.method,
-            path=request.path,
-            status=response.status_code,
-            ms=round(seconds * 1000, 1),
-        )
+        if _std_log.isEnabledFor(logging.DEBUG):
+            log.debug(
+                "api.request",
+                request=g.request_id,
+                method=request.method,
+                path=request.path,
+                status=response.status_code,
+                ms=round(seconds * 1000, 1),
+            )
     return takeover.close_failed_upgrade(response)
 
 

@@ -47,7 +47,7 @@ class Engine:
     """All services of one daemon.
 
     Between ``open`` and ``close`` the attributes are usable: ``pods containers execs images vms network stats system
-    relay``; ``events`` is from the beginning.
+    relay database``; ``events`` is from the beginning.
     """
 
     pods: PodService
@@ -60,6 +60,7 @@ class Engine:
     stats: PodStats
     system: SystemService
     relay: Relay
+    database: Database
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -105,7 +106,7 @@ class Engine:
     def _open(self) -> None:
         config, stack = self.config, self._stack
         config.root.mkdir(parents=True, exist_ok=True)
-        database = Database(config.root / "hyper.db")
+        self.database = database = Database(config.root / "hyper.db")
         stack.callback(database.close)
         migrate(database)
         self.relay = Relay()
@@ -195,6 +196,7 @@ class Engine:
         """Find the VMs of an earlier daemon and bring rows and host together."""
         self.vms.on_exit = self._on_exit
         self.vms.on_gone = self.pods.vm_gone
+        self.vms.outfitter = self.pods.ready
         self._stack.callback(self.execs.close)
         self._stack.callback(self.containers.close)
         self._stack.callback(self.vms.close)

@@ -73,6 +73,9 @@ class _Worker(gthread.ThreadWorker):  # type: ignore[misc]
     def is_parent_alive(self) -> bool:
         return True
 
+    def notify(self) -> None:
+        """Tell nobody that the worker lives: there is no arbiter, and it would be a system call for every event."""
+
     def handle(self, conn: Any) -> Any:
         """Let no silent or stalled client hold a thread for long."""
         if not conn.initialized:

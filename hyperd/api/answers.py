@@ -15,7 +15,17 @@ def plain_json(value: Any, status: int = 200) -> Response:
 
 def env(value: dict[str, Any], status: int = 200) -> Response:
     """Give a flat object with its keys in alphabetical order."""
-    return Response(_dump(value, sort=True), status, content_type="application/json")
+    return Response(env_text(value), status, content_type="application/json")
+
+
+def env_text(value: dict[str, Any]) -> str:
+    """Give the text of ``env``."""
+    return _dump(value, sort=True)
+
+
+def text(body: bytes, status: int = 200) -> Response:
+    """Give JSON that was written before."""
+    return Response(body, status, content_type="application/json")
 
 
 def code(ident: str, status: int = 200) -> Response:

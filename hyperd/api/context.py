@@ -10,11 +10,13 @@ from flask import current_app, request
 from hyperd.tlsfront import INNER
 
 if TYPE_CHECKING:
+    from hyperd.api.lists import ListBodies
     from hyperd.api.metrics import Metrics
     from hyperd.engine import Engine
 
 EXTENSION = "hyperd"
 METRICS = "hyperd-metrics"
+LISTS = "hyperd-lists"
 
 
 def engine() -> Engine:
@@ -34,3 +36,8 @@ def may_fetch() -> bool:
 def metrics() -> Metrics:
     """Give the metrics of this application."""
     return cast("Metrics", current_app.extensions[METRICS])
+
+
+def lists() -> ListBodies:
+    """Give the lists of this application."""
+    return cast("ListBodies", current_app.extensions[LISTS])

@@ -6,9 +6,13 @@ that read and then write lose updates silently (``docs/decisions.md``, D4).
 
 from __future__ import annotations
 
+import re
 import sqlite3
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,8 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
 from hyperd.errors import OutOfSpace
+
+_WRITE = re.compile(r'(?:INSERT|REPLACE|UPDATE|DELETE)(?: OR \w+)?(?: INTO| FROM)? "?(\w+)', re.IGNORECASE)
 
 
 class Base(DeclarativeBase):
@@ -33,7 +39,10 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.engine = _make_engine(path)
+        self._written = _Written()
+        self._versions: Counter[str] = Counter()
+        self._version_lock = threading.Lock()
+        self.engine = _make_engine(path, self._written)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
         readers = self.engine.execution_options(hyperd_reading=True)
         self._readers = sessionmaker(readers, expire_on_commit=False, autoflush=False)
@@ -53,12 +62,28 @@ class Database:
                     "the host's disk is full", details=f"writing {self.path}", resolution="remove pods or images"
                 ) from error
             raise
+        finally:
+            self._raise_versions()
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """Give a session that only reads: it waits for no writer, and sees one state of the database throughout."""
         with self._readers.begin() as session:
             yield session
+
+    def version(self, *tables: str) -> tuple[int, ...]:
+        """Give numbers that are others than before once a transaction that wrote to one of these tables is over.
+
+        What was read from the tables after this call is true for as long as the numbers stay (``hyperd.db.memo``).
+        """
+        return tuple([self._versions[name] for name in tables])
+
+    def _raise_versions(self) -> None:
+        """Note that the tables this thread's transaction has written to are others now."""
+        names, self._written.tables = self._written.tables, frozenset()
+        if names:
+            with self._version_lock:
+                self._versions.update(_with_dependents(names))
 
     def create_all(self) -> None:
         """Make every table (tests); the daemon migrates instead."""
@@ -69,7 +94,24 @@ class Database:
         self.engine.dispose()
 
 
-def _make_engine(path: Path) -> Engine:
+class _Written(threading.local):
+    """The tables that the present thread has written to since its last transaction."""
+
+    def __init__(self) -> None:
+        self.tables: frozenset[str] = frozenset()
+
+
+@cache
+def _with_dependents(names: frozenset[str]) -> frozenset[str]:
+    """Add the tables whose rows go with those of others (ON DELETE CASCADE)."""
+    found = set(names)
+    for table in Base.metadata.sorted_tables:  # parents first
+        if any(key.ondelete and key.column.table.name in found for key in table.foreign_keys):
+            found.add(table.name)
+    return frozenset(found)
+
+
+def _make_engine(path: Path, written: _Written) -> Engine:
     engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 30, "check_same_thread": False})
 
     @event.listens_for(engine, "connect")
@@ -84,5 +126,11 @@ def _make_engine(path: Path) -> Engine:
     def _on_begin(connection: Any) -> None:
         reading = connection.get_execution_options().get("hyperd_reading")
         connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+    @event.listens_for(engine, "after_cursor_execute")
+    def _on_execute(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        found = _WRITE.match(statement)
+        if found is not None:
+            written.tables |= {found[1]}
 
     return engine

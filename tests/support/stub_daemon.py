@@ -177,6 +177,8 @@ class StubEngine:
         self.execs = SimpleNamespace(wait=lambda exec_id: 3)
         self.images = StubImages(config.root)
         self.pods = StubPods()
+        self.vms = SimpleNamespace(all=list)
+        self.database = SimpleNamespace(version=lambda *_tables: ())
         self.events = EventBus()
         self.system = SimpleNamespace(
             info=lambda: {"Pods": 0, "ID": os.getpid(), "Containers": 0}, version=lambda: {"Version": "x", "ID": 1}

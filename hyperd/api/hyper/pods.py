@@ -7,10 +7,10 @@ from typing import Any
 from flask import Response, request
 
 from hyperd.api import answers, params
-from hyperd.api.context import engine, may_fetch
+from hyperd.api.context import engine, lists, may_fetch
 from hyperd.api.hyper.containers import check_image
 from hyperd.api.hyper.routes import blueprint
-from hyperd.errors import Conflict, ImageNotFound, InvalidInput, NotFound
+from hyperd.errors import Conflict, ImageNotFound, NotFound
 from hyperd.pod.spec import parse_pod
 
 
@@ -67,21 +67,7 @@ def list_items() -> Response:
     """List pods, containers or VMs as rows of text. 201 is what the original answers."""
     item = params.needed("item", message="item is required: pod, container or vm")
     pod_id, vm_id = params.text("pod").strip(), params.text("vm").strip()
-    if item == "pod":
-        rows = [
-            f"{pod.id}:{pod.name}:{pod.vm_id}:{pod.status}" for pod in engine().pods.views(pod_id=pod_id, vm_id=vm_id)
-        ]
-        key = "podData"
-    elif item == "container":
-        found = engine().containers.views(pod_id=pod_id, vm_id=vm_id)
-        rows = [f"{one.id}:{one.name}:{one.pod_id}:{one.status}" for one in found]
-        key = "cData"
-    elif item == "vm":
-        rows = [f"{vm.id}:{vm.pod_id}:{vm.status}" for vm in engine().vms.views(pod_id=pod_id, vm_id=vm_id)]
-        key = "vmData"
-    else:
-        raise InvalidInput(f"Can not support {item[:40]} list!", resolution="use pod, container or vm")
-    return answers.env({"item": item, key: rows}, 201)
+    return answers.text(lists().get(item, pod_id=pod_id, vm_id=vm_id), 201)
 
 
 @blueprint.get("/pod/info")
