@@ -88,6 +88,7 @@ class Option:
         default: value when it is not typed; an int makes it a number.
         minimum: smallest number.
         choices: the only values allowed.
+        complete: what shells offer for the value (`hyperctl.completion`).
 
     """
 
@@ -102,6 +103,7 @@ class Option:
         default: str | int = "",
         minimum: int = 1,
         choices: Sequence[str] = (),
+        complete: str = "",
     ) -> None:
         self.names = names
         self.text = text
@@ -112,6 +114,7 @@ class Option:
         self.default: Any = False if flag else () if many else default
         self.minimum = minimum
         self.choices = choices
+        self.complete = complete
 
     def convert(self, text: str) -> Any:
         """Give the value of a typed text; None when it is not allowed."""
@@ -131,14 +134,18 @@ class Argument:
         metavar: what stands for it in the help.
         default: value when it is not given; None makes it required.
         many: takes all that is left, as a tuple.
+        complete: what shells offer for it (`hyperctl.completion`).
 
     """
 
-    def __init__(self, field: str, metavar: str, *, default: str | None = None, many: bool = False) -> None:
+    def __init__(
+        self, field: str, metavar: str, *, default: str | None = None, many: bool = False, complete: str = ""
+    ) -> None:
         self.field = field
         self.metavar = metavar
         self.default = default
         self.many = many
+        self.complete = complete
 
 
 class Command:

@@ -3,55 +3,69 @@
 from __future__ import annotations
 
 import sys
-import time
 
 from hyperctl import images, output
 from hyperctl.api.errors import ProtocolError
 from hyperctl.command import App, Argument, Option, command
 from hyperctl.commands.lifecycle import for_each
+from hyperctl.listing import FORMAT, NO_TRUNC, Column, refuse_both, show
 
-_HEADINGS = ("REPOSITORY", "TAG", "IMAGE ID", "CREATED", "VIRTUAL SIZE")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 _SHORT = 12
 
 
 @command(
     "images",
-    Argument("repository", "[REPOSITORY]", default=""),
+    Argument("repository", "[REPOSITORY]", default="", complete="repository"),
     Option("-a", "--all", field="all_images", flag=True, text="Also images that are only parts of others."),
     Option("-q", "--quiet", flag=True, text="Print ids only."),
-    examples=("hyperctl images", "hyperctl images -a", "hyperctl rmi $(hyperctl images -q)"),
+    NO_TRUNC,
+    FORMAT,
+    examples=(
+        "hyperctl images",
+        "hyperctl images -a",
+        "hyperctl images --format '{{.Repository}}:{{.Tag}} {{.Size}}'",
+        "hyperctl rmi $(hyperctl images -q)",
+    ),
 )
-def images_command(app: App, *, repository: str, all_images: bool, quiet: bool) -> None:
+def images_command(app: App, *, repository: str, all_images: bool, quiet: bool, no_trunc: bool, form: str) -> None:
     """List images, all of them or those of one repository."""
-    rows = [_cells(row) for row in app.client.images(all_images=all_images, quiet=quiet)]
-    rows = [row for row in rows if not repository or row[0] == repository]
+    refuse_both(quiet, form)
+    rows = [_fields(row) for row in app.client.images(all_images=all_images, quiet=quiet)]
+    rows = [row for row in rows if not repository or row["Repository"] == repository]
+
+    def identity(text: str) -> str:
+        return text if no_trunc else text[:_SHORT]
+
     if quiet:
         for row in rows:
-            output.say(row[2])
-    else:
-        output.write(output.table([_HEADINGS, *rows]))
+            output.say(identity(row["ID"]))
+        return
+    columns = (
+        Column("REPOSITORY", "Repository"),
+        Column("TAG", "Tag"),
+        Column("IMAGE ID", "ID", identity),
+        Column("CREATED", "Created", output.moment),
+        Column("VIRTUAL SIZE", "Size", output.human_size),
+    )
+    show(columns, rows, form)
 
 
-def _cells(row: str) -> list[str]:
+def _fields(row: str) -> dict[str, Any]:
     """Split `repository:tag:id:created:size` from the right: the repository may contain colons."""
-    fields = row.rsplit(":", 4)
     try:
-        repository, tag, image, created, size = fields
-        moment = time.localtime(int(created))
-        return [
-            repository,
-            tag,
-            image[:_SHORT],
-            time.strftime("%Y-%m-%d %H:%M:%S", moment),
-            output.human_size(int(size)),
-        ]
-    except (ValueError, OverflowError, OSError):
+        repository, tag, image, created, size = row.rsplit(":", 4)
+        return {"Repository": repository, "Tag": tag, "ID": image, "Created": int(created), "Size": int(size)}
+    except ValueError:
         raise ProtocolError("the daemon's answer has a broken row of an image") from None
 
 
 @command(
     "pull",
-    Argument("image", "IMAGE"),
+    Argument("image", "IMAGE", complete="image"),
     examples=("hyperctl pull busybox", "hyperctl pull registry.example.com:5000/team/app:1.2"),
 )
 def pull_command(app: App, *, image: str) -> None:
@@ -64,7 +78,7 @@ def pull_command(app: App, *, image: str) -> None:
 
 @command(
     "rmi",
-    Argument("names", "IMAGE...", many=True),
+    Argument("names", "IMAGE...", many=True, complete="image"),
     Option("-f", "--force", flag=True, text="Remove it also when it has other names."),
     Option("--no-prune", flag=True, text="Keep parents that have no name."),
     examples=("hyperctl rmi busybox:latest", "hyperctl rmi -f 3f57d9401f8d"),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from hyperctl import credentials, images, output, progress
 from hyperctl.api.client import compact
 from hyperctl.api.client import progress as progress_lines
 from hyperctl.api.errors import ProtocolError, UsageProblem
 from hyperctl.command import App, Argument, Group, Option, command
+from hyperctl.listing import FORMAT, NO_TRUNC, Column, refuse_both, show
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ _SHORT = 12
 
 @command(
     "tag",
-    Argument("image", "IMAGE"),
-    Argument("target", "NAME[:TAG]"),
+    Argument("image", "IMAGE", complete="image"),
+    Argument("target", "NAME[:TAG]", complete="image"),
     examples=("hyperctl tag busybox registry.example.com:5000/team/busybox:1",),
 )
 def tag_command(app: App, *, image: str, target: str) -> None:
@@ -42,50 +42,66 @@ def inspect_command(app: App, *, names: tuple[str, ...]) -> None:
 
 @command(
     "history",
-    Argument("image", "IMAGE"),
+    Argument("image", "IMAGE", complete="image"),
     Option("-q", "--quiet", flag=True, text="Print ids only."),
-    examples=("hyperctl history busybox",),
+    NO_TRUNC,
+    FORMAT,
+    examples=("hyperctl history busybox", "hyperctl history --format '{{.Size}} {{.CreatedBy}}' busybox"),
 )
-def history_command(app: App, *, image: str, quiet: bool) -> None:
+def history_command(app: App, *, image: str, quiet: bool, no_trunc: bool, form: str) -> None:
     """Show how an image was made, the newest step first."""
-    rows = _rows(app.client.value("GET", "/image/history", {"imageId": image}))
+    refuse_both(quiet, form)
+    found = _rows(app.client.value("GET", "/image/history", {"imageId": image}))
+    keys = ("Created", "CreatedBy", "Size", "Comment")
+    rows = [{"ID": _id(row), **{key: row.get(key, "") for key in keys}} for row in found]
+    identity = _cut(no_trunc=no_trunc)
     if quiet:
         for row in rows:
-            output.say(_short(row))
+            output.say(identity(row["ID"]))
         return
-    cells = [
-        (_short(row), _moment(row), str(row.get("CreatedBy", "")), _size(row, "Size"), str(row.get("Comment", "")))
-        for row in rows
-    ]
-    output.write(output.table([("IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"), *cells]))
+    columns = (
+        Column("IMAGE", "ID", identity),
+        Column("CREATED", "Created", output.moment),
+        Column("CREATED BY", "CreatedBy"),
+        Column("SIZE", "Size", _human),
+        Column("COMMENT", "Comment"),
+    )
+    show(columns, rows, form)
 
 
 @command(
     "search",
     Argument("term", "TERM"),
     Option("--limit", metavar="N", default=25, text="Most results."),
+    FORMAT,
     examples=("hyperctl search busybox", "hyperctl search registry.example.com:5000/team"),
 )
-def search_command(app: App, *, term: str, limit: int) -> None:
+def search_command(app: App, *, term: str, limit: int, form: str) -> None:
     """Find images in a registry."""
     auth = credentials.header(credentials.find(credentials.registry_of(term)))
     headers = {"X-Registry-Auth": auth} if auth else {}
-    rows = _rows(app.client.value("GET", "/images/search", {"term": term, "limit": str(limit)}, headers=headers))
-    cells = [
-        (
-            str(row.get("name", "")),
-            str(row.get("description", "")),
-            str(row.get("star_count", 0)),
-            "yes" if row.get("is_official") else "",
-        )
-        for row in rows
+    found = _rows(app.client.value("GET", "/images/search", {"term": term, "limit": str(limit)}, headers=headers))
+    rows = [
+        {
+            "Name": row.get("name", ""),
+            "Description": row.get("description", ""),
+            "Stars": row.get("star_count", 0),
+            "Official": bool(row.get("is_official")),
+        }
+        for row in found
     ]
-    output.write(output.table([("NAME", "DESCRIPTION", "STARS", "OFFICIAL"), *cells]))
+    columns = (
+        Column("NAME", "Name"),
+        Column("DESCRIPTION", "Description"),
+        Column("STARS", "Stars"),
+        Column("OFFICIAL", "Official", lambda official: "yes" if official else ""),
+    )
+    show(columns, rows, form)
 
 
 @command(
     "import",
-    Argument("source", "FILE|URL|-"),
+    Argument("source", "FILE|URL|-", complete="file"),
     Argument("repository", "[REPOSITORY[:TAG]]", default=""),
     Option("-c", "--change", many=True, metavar="INSTRUCTION", text="Dockerfile instruction (repeat)."),
     Option("-m", "--message", metavar="TEXT", text="Comment of the image."),
@@ -144,24 +160,28 @@ def _prune(app: App, *, everything: bool, labels: tuple[str, ...], until: str) -
     output.say(f"Total reclaimed space: {_size(done, 'SpaceReclaimed')}")
 
 
-@command("df", examples=("hyperctl image df",))
-def _df(app: App) -> None:
+@command("df", NO_TRUNC, FORMAT, examples=("hyperctl image df", "hyperctl image df --format json"))
+def _df(app: App, *, no_trunc: bool, form: str) -> None:
     """Show what images take of the daemon's disk."""
     found = app.client.value("GET", "/images/df", {})
     if not isinstance(found, dict):
         raise ProtocolError("the daemon's answer is not a JSON object")
-    cells = [
-        (
-            ", ".join(map(str, row.get("RepoTags") or ())) or "<none>",
-            _short(row),
-            _size(row, "DiskSize"),
-            _size(row, "SharedSize"),
-            _size(row, "UniqueSize"),
-            str(row.get("Containers", 0)),
-        )
+    keys = ("DiskSize", "SharedSize", "UniqueSize", "Containers")
+    rows = [
+        {"Names": row.get("RepoTags") or [], "ID": _id(row), **{key: row.get(key, 0) for key in keys}}
         for row in _rows(found.get("Images"))
     ]
-    output.write(output.table([("IMAGE", "IMAGE ID", "ON DISK", "SHARED", "UNIQUE", "CONTAINERS"), *cells]))
+    columns = (
+        Column("IMAGE", "Names", lambda names: ", ".join(map(str, names)) or "<none>"),
+        Column("IMAGE ID", "ID", _cut(no_trunc=no_trunc)),
+        Column("ON DISK", "DiskSize", _human),
+        Column("SHARED", "SharedSize", _human),
+        Column("UNIQUE", "UniqueSize", _human),
+        Column("CONTAINERS", "Containers"),
+    )
+    show(columns, rows, form)
+    if form != "table":
+        return
     output.say(f"Layers: {_size(found, 'LayersSize')}, kept data: {_size(found, 'BlobsSize')}")
     output.say(f"Reclaimable: {_size(found, 'Reclaimable')}")
 
@@ -175,20 +195,20 @@ def _rows(value: object) -> list[dict[str, Any]]:
     return value
 
 
-def _short(row: dict[str, Any]) -> str:
-    return str(row.get("Id", "")).removeprefix("sha256:")[:_SHORT]
+def _id(row: dict[str, Any]) -> str:
+    return str(row.get("Id", "")).removeprefix("sha256:")
+
+
+def _cut(*, no_trunc: bool) -> Callable[[str], str]:
+    return str if no_trunc else lambda text: text[:_SHORT]
 
 
 def _size(row: dict[str, Any], key: str) -> str:
-    value = row.get(key)
+    return _human(row.get(key))
+
+
+def _human(value: object) -> str:
     return output.human_size(value) if isinstance(value, int) else "?"
-
-
-def _moment(row: dict[str, Any]) -> str:
-    try:
-        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(int(row.get("Created", 0))))
-    except (ValueError, TypeError, OverflowError, OSError):
-        return "?"
 
 
 def _pieces(file: BinaryIO) -> Iterator[bytes]:

@@ -2,33 +2,52 @@
 
 from __future__ import annotations
 
-from hyperctl import output
 from hyperctl.api.errors import HyperctlError, NotFound, UsageProblem
 from hyperctl.command import App, Argument, Group, Option, command
+from hyperctl.listing import FORMAT, Column, show
 from hyperctl.spec import port_rule
 
 _RULES = Option("-p", "--publish", many=True, metavar="[tcp|udp:]HOST:CONTAINER", text="A rule (repeat).")
 
 
-@command("ls", Argument("pod", "POD"), examples=("hyperctl ports ls web1",))
-def _ls(app: App, *, pod: str) -> None:
+_COLUMNS = (
+    Column("Protocol", "Protocol"),
+    Column("Host Ports", "HostPort"),
+    Column("Container Ports", "ContainerPort"),
+)
+
+
+@command(
+    "ls",
+    Argument("pod", "POD", complete="pod"),
+    FORMAT,
+    examples=("hyperctl ports ls web1", "hyperctl ports ls --format '{{.HostPort}}' web1"),
+)
+def _ls(app: App, *, pod: str, form: str) -> None:
     """List the published ports of a pod."""
     try:
         rules = app.client.portmappings(pod)
     except NotFound:
         raise HyperctlError(f"pod {pod} not found") from None
     keys = ("protocol", "hostPort", "containerPort")
-    rows = [[str(rule.get(key, "")) for key in keys] for rule in rules]
-    output.write(output.table([("Protocol", "Host Ports", "Container Ports"), *rows]))
+    rows = [
+        {column.field: str(rule.get(key, "")) for column, key in zip(_COLUMNS, keys, strict=True)} for rule in rules
+    ]
+    show(_COLUMNS, rows, form)
 
 
-@command("add", _RULES, Argument("pod", "POD"), examples=("hyperctl ports add -p 8080:80 -p udp:5353:53 web1",))
+@command(
+    "add",
+    _RULES,
+    Argument("pod", "POD", complete="pod"),
+    examples=("hyperctl ports add -p 8080:80 -p udp:5353:53 web1",),
+)
 def _add(app: App, *, publish: tuple[str, ...], pod: str) -> None:
     """Publish more ports of a running pod."""
     _change(app, pod, "add", publish)
 
 
-@command("delete", _RULES, Argument("pod", "POD"), examples=("hyperctl ports delete -p 8080:80 web1",))
+@command("delete", _RULES, Argument("pod", "POD", complete="pod"), examples=("hyperctl ports delete -p 8080:80 web1",))
 def _delete(app: App, *, publish: tuple[str, ...], pod: str) -> None:
     """Take published ports of a running pod back."""
     _change(app, pod, "delete", publish)

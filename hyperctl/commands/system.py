@@ -4,16 +4,29 @@ from __future__ import annotations
 
 from hyperctl import __version__, output
 from hyperctl.command import App, command
+from hyperctl.listing import FORMAT, show_one
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 
-@command("info", examples=("hyperctl info", "hyperctl -H tcp://10.0.0.7:2375 info"))
-def info_command(app: App) -> None:
+@command(
+    "info",
+    FORMAT,
+    examples=(
+        "hyperctl info",
+        "hyperctl info --format json",
+        "hyperctl info --format '{{.Pods}} pods'",
+        "hyperctl -H tcp://10.0.0.7:2375 info",
+    ),
+)
+def info_command(app: App, *, form: str) -> None:
     """Show what the daemon says about itself and its host."""
     info = app.client.info()
+    if form != "table":
+        show_one(info, form)
+        return
     lines = [
         f"Images: {info.get('Images', 0)}",
         f"Containers: {info.get('Containers', 0)}",
@@ -39,7 +52,10 @@ def _memory(kibibytes: Any) -> str:
     return output.human_size(kibibytes * 1024) if isinstance(kibibytes, int) else ""
 
 
-@command("version", examples=("hyperctl version",))
-def version_command(app: App) -> None:  # noqa: ARG001
+@command("version", FORMAT, examples=("hyperctl version", "hyperctl version --format '{{.Version}}'"))
+def version_command(app: App, *, form: str) -> None:  # noqa: ARG001
     """Show the version of hyperctl; the daemon is not asked."""
+    if form != "table":
+        show_one({"Version": __version__}, form)
+        return
     output.say(f"The hyperctl version is {__version__}")

@@ -5,12 +5,11 @@ from __future__ import annotations
 from hyperctl import output
 from hyperctl.api.errors import UsageProblem
 from hyperctl.command import App, Argument, Option, command
+from hyperctl.listing import FORMAT, Column, show, show_one
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
-
-_FORMATS = ("text", "json")
 
 
 @command(
@@ -18,11 +17,12 @@ _FORMATS = ("text", "json")
     Option("-f", "--filter", field="filters", many=True, metavar="KEY=VALUE", text="Only events that fit."),
     Option("--since", metavar="TIME", text="Also what was since then: unix seconds or RFC 3339."),
     Option("--until", metavar="TIME", text="End at that time."),
-    Option("--format", field="form", default="text", choices=_FORMATS, metavar="text|json", text="How to print them."),
+    FORMAT,
     examples=(
         "hyperctl events",
         "hyperctl events --filter type=pod --filter event=start",
         "hyperctl events --filter label=team=red --format json",
+        "hyperctl events --format '{{.Type}} {{.Action}} {{.Actor.ID}}'",
         "hyperctl events --since 2026-01-31T12:00:00Z --until 2026-01-31T13:00:00Z",
     ),
 )
@@ -30,8 +30,15 @@ def events_command(app: App, *, filters: tuple[str, ...], since: str, until: str
     """Show what happens, as it happens; keys of filters: type, event, pod, container, image, vm, label."""
     import sys
 
+    from hyperctl.template import compact
+
     for event in app.client.events(filters=_filters(filters), since=since, until=until):
-        output.say(_json(event) if form == "json" else _line(event))
+        if form == "table":
+            output.say(_line(event))
+        elif form == "json":
+            output.say(compact(event))  # one on a line: there is no end to wait for
+        else:
+            show_one(event, form)
         sys.stdout.flush()
 
 
@@ -43,12 +50,6 @@ def _filters(words: tuple[str, ...]) -> dict[str, list[str]]:
             raise UsageProblem(f"a filter is KEY=VALUE, not {word}")
         found.setdefault(key, []).append(value)
     return found
-
-
-def _json(event: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps(event, separators=(",", ":"))
 
 
 def _line(event: dict[str, Any]) -> str:
@@ -66,8 +67,8 @@ def _line(event: dict[str, Any]) -> str:
 
 @command(
     "stats",
-    Argument("pod", "POD"),
-    Option("--format", field="form", default="text", choices=_FORMATS, metavar="text|json", text="How to print it."),
+    Argument("pod", "POD", complete="pod"),
+    FORMAT,
     examples=("hyperctl stats web1", "hyperctl stats --format json web1"),
 )
 def stats_command(app: App, *, pod: str, form: str) -> None:
@@ -76,7 +77,7 @@ def stats_command(app: App, *, pod: str, form: str) -> None:
 
     first = app.client.pod_stats(pod)
     if form == "json":
-        output.say(_json(first))
+        show_one(first, form)
         return
     time.sleep(_PAUSE)
     second = app.client.pod_stats(pod)
@@ -85,11 +86,21 @@ def stats_command(app: App, *, pod: str, form: str) -> None:
         (str(one.get("name", one.get("id", ""))), *_row(before.get(one.get("id")), one))
         for one in second.get("container_stats") or []
     ]
-    headings = ("NAME", "CPU", "MEMORY", "NET IN", "NET OUT", "DISK READ", "DISK WRITE")
-    output.write(output.table([headings, (pod, *_row(first, second)), *containers]))
+    rows = [(pod, *_row(first, second)), *containers]
+    fields = [column.field for column in _COLUMNS]
+    show(_COLUMNS, [dict(zip(fields, row, strict=True)) for row in rows], form)
 
 
 _PAUSE = 0.5
+_COLUMNS = (
+    Column("NAME", "Name"),
+    Column("CPU", "CPU"),
+    Column("MEMORY", "Memory"),
+    Column("NET IN", "NetIn"),
+    Column("NET OUT", "NetOut"),
+    Column("DISK READ", "DiskRead"),
+    Column("DISK WRITE", "DiskWrite"),
+)
 
 
 def _row(old: dict[str, Any] | None, new: dict[str, Any]) -> tuple[str, ...]:

@@ -165,7 +165,7 @@ def test_an_error_gives_the_terminal_back(fake, terminal):
     window.read_until(b"raw# ")
     window.type(b"q")
     assert window.end() == 255
-    assert b"hyperctl ERROR: Error from daemon's response: gone\r\n" in window.seen
+    assert b"\x1b[31mhyperctl ERROR:\x1b[0m Error from daemon's response: gone\r\n" in window.seen
 
 
 def test_exec_with_a_terminal(fake, terminal):
