@@ -113,7 +113,7 @@ class RawVm:
         micro = machine == "microvm"
         firmware = next((path for path in _FIRMWARE if Path(path).is_file()), "")
         words = ["qemu-system-x86_64", *(_MICROVM if micro else _Q35)]
-        words += ["-accel", "tcg,tb-size=64", "-cpu", "max,la57=off", "-m", str(memory)]
+        words += ["-accel", "tcg,tb-size=64", "-cpu", "max,la57=off,erms=off,fsrm=off", "-m", str(memory)]
         words += ["-nodefaults", "-no-user-config", "-display", "none"]
         words += ["-no-reboot", *(("-bios", firmware) if firmware else ())]
         words += ["-kernel", str(kernel), "-initrd", str(initrd), "-append", CMDLINE]
