@@ -53,6 +53,7 @@ class Op(IntEnum):
     APPEND = 40
     FILE = 41
     COPYUP = 42
+    LIKE = 43
 
 
 class Plan:

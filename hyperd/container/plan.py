@@ -78,6 +78,18 @@ class RootFs:
     volumes: Sequence[Mounted] = ()  # outer paths first
 
 
+@dataclass(frozen=True, kw_only=True)
+class GuestProgram:
+    """A program of the guest's own root, shown in a container."""
+
+    target: str
+    source: str
+
+    def add_to(self, plan: Plan) -> None:
+        """Append the steps."""
+        plan.bind(self.source, IN_ROOT + self.target, readonly=True)
+
+
 def merge_program(spec: ContainerSpec, image_config: Mapping[str, Any], *, hostname: str, pod_tty: bool) -> Program:
     """Merge the image's defaults and the specification.
 
@@ -143,13 +155,15 @@ def container_plan(
     spec: ContainerSpec,
     program: Program,
     rootfs: RootFs,
-    files: Sequence[PlannedFile] = (),
+    files: Sequence[PlannedFile | GuestProgram] = (),
     size: tuple[int, int] = (24, 80),
+    before: Plan | None = None,
 ) -> Plan:
-    """Give the START plan of a container's main process."""
+    """Give the START plan of a container's main process; ``before`` has steps for the guest that come first."""
     plan = Plan()
+    plan.steps += before.steps if before is not None else []
     directory = guestfs.container_dir(rootfs.container_id)
-    plan.mkdir(f"{directory}/upper").mkdir(f"{directory}/work", 0o700).mkdir(guestfs.ROOTFS)
+    guestfs.make_upper(plan, directory, rootfs.layers).mkdir(guestfs.ROOTFS)
     plan.add(Op.PROCESS, process)
     plan.add(Op.STREAMS, base, "open")
     plan.add(Op.CGROUP, cgroup(process))
@@ -180,7 +194,7 @@ def container_plan(
     return plan.argv(program.argv)
 
 
-def _mounts(plan: Plan, rootfs: RootFs, files: Sequence[PlannedFile]) -> None:
+def _mounts(plan: Plan, rootfs: RootFs, files: Sequence[PlannedFile | GuestProgram]) -> None:
     own = {volume.path for volume in rootfs.volumes} | {file.target for file in files}
     for name in ("hosts", "hostname", "resolv.conf"):
         if f"/etc/{name}" not in own:

@@ -12,20 +12,24 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import load_only
 
 from hyperd.container.states import LIVE, ContainerState
+from hyperd.db.memo import Memo
 from hyperd.db.models import ContainerRow, PodRow
 from hyperd.db.session import Database
 from hyperd.errors import Conflict, InvalidInput, NotFound
 from hyperd.pod.model import ContainerSpec, PodSpec
-from hyperd.pod.spec import dump_container, parse_container, parse_pod
+from hyperd.pod.spec import dump_container
+from hyperd.pod.stored import stored_container, stored_pod
 
 Decide = Callable[[ContainerRow, PodRow], None]
 
 
 class ContainerRecords:
-    """The table of containers."""
+    """The table of containers. The rows it gives are shared by all who ask: to change one is what ``update`` is for."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
+        self._found: Memo[ContainerRow] = Memo(database, "containers")
+        self._pods: Memo[PodSpec] = Memo(database, "pods")
 
     def find(self, name: str) -> ContainerRow:
         """Look a container up: exact name, exact id, unique prefix of an id.
@@ -35,6 +39,9 @@ class ContainerRecords:
         name = name.removeprefix("/")
         if not name:
             raise InvalidInput("Empty container name")
+        return self._found.get(("name", name), lambda: self._find(name))
+
+    def _find(self, name: str) -> ContainerRow:
         with self._db.reading() as session:
             row = session.scalar(select(ContainerRow).where(ContainerRow.name == name)) or session.get(
                 ContainerRow, name
@@ -52,6 +59,9 @@ class ContainerRecords:
 
     def get(self, container_id: str) -> ContainerRow:
         """Give a container by its whole id. Errors: NotFound."""
+        return self._found.get(("id", container_id), lambda: self._get(container_id))
+
+    def _get(self, container_id: str) -> ContainerRow:
         with self._db.reading() as session:
             row = session.get(ContainerRow, container_id)
         if row is None:
@@ -63,6 +73,12 @@ class ContainerRecords:
         with self._db.reading() as session:
             query = select(ContainerRow).where(ContainerRow.pod_id == pod_id).order_by(ContainerRow.position)
             return list(session.scalars(query))
+
+    def newest_image(self) -> str:
+        """Give the id of the image of the container that was made last, empty when there is none."""
+        query = select(ContainerRow.image_id).order_by(ContainerRow.created_at.desc()).limit(1)
+        with self._db.reading() as session:
+            return session.scalar(query) or ""
 
     def specs(self, pod_id: str) -> list[ContainerSpec]:
         """Give the specifications of a pod's containers in their order."""
@@ -130,6 +146,21 @@ class ContainerRecords:
             raise Conflict(f"container name {values.get('name')} has already been taken") from error
         return row
 
+    def starting(self, row: ContainerRow, *, run: int, base: int, again: bool) -> None:
+        """Note that a run begins, whose streams have these numbers; ``again``: by the restart policy."""
+        self.update(
+            row.id,
+            state=ContainerState.STARTING,
+            run_count=run,
+            stream_base=base,
+            exit_code=None,
+            started_at=time.time(),
+            finished_at=None,
+            restart_at=None,
+            restart_count=row.restart_count + 1 if again else 0,
+            **({} if again else {"killed": False, "restart_delay": 0.0}),
+        )
+
     def started(self, container_id: str, *, run: int) -> None:
         """Note that a run's program runs, unless it has ended already."""
         with self._db.session() as session:
@@ -178,12 +209,15 @@ class ContainerRecords:
 
     def spec(self, row: ContainerRow) -> ContainerSpec:
         """Give a container's specification."""
-        return parse_container(row.spec)
+        return stored_container(row.spec)
 
     def pod_spec(self, pod_id: str) -> PodSpec:
         """Give the specification of the pod a container is in. Errors: NotFound."""
+        return self._pods.get(pod_id, lambda: self._pod_spec(pod_id))
+
+    def _pod_spec(self, pod_id: str) -> PodSpec:
         with self._db.reading() as session:
             row = session.get(PodRow, pod_id)
         if row is None:
             raise NotFound(f"The pod({pod_id}) can not be found, please create it first")
-        return parse_pod(row.spec)
+        return stored_pod(row.spec)

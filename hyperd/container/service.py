@@ -179,6 +179,8 @@ class ContainerService(ContainerLooks):
         spec, pod, image = self.records.spec(row), self.records.pod_spec(row.pod_id), self._images.get(row.image_id)
         program = merge_program(spec, image.config, hostname=pod.hostname, pod_tty=pod.tty)
         paths = [layer.path for layer in image.layers]
+        if spec.volumes or spec.files:
+            self._vms.enter(vm)  # they are brought into the guest by plans of their own
         self._vms.plug(vm, layers=paths)
         rootfs = RootFs(
             container_id=row.id,
@@ -190,18 +192,7 @@ class ContainerService(ContainerLooks):
         run = row.run_count + 1
         process = self._process(row, run, tty=program.tty)
         self._by_ident[vm.id, process.ident] = process
-        self.records.update(
-            row.id,
-            state=ContainerState.STARTING,
-            run_count=run,
-            stream_base=base,
-            exit_code=None,
-            started_at=time.time(),
-            finished_at=None,
-            restart_at=None,
-            restart_count=row.restart_count + 1 if again else 0,
-            **({} if again else {"killed": False, "restart_delay": 0.0}),
-        )
+        self.records.starting(row, run=run, base=base, again=again)
         plan = container_plan(
             process=process.ident,
             base=base,
@@ -210,7 +201,9 @@ class ContainerService(ContainerLooks):
             rootfs=rootfs,
             files=files,
             size=process.size,
+            before=vm.entering,
         )
+        vm.entering = None
         try:
             process.start(vm.agent, base, plan)
         except HyperError:

@@ -218,10 +218,20 @@ class NetworkService:
             rows = [row for row in rows_of(session, pod_id) if row.slot == index]
             return self._lease(rows) if rows else None
 
-    def transfer(self, owner: str, new_owner: str) -> None:
-        """Give the addresses of a pooled VM to the pod that takes it. Errors: Conflict when the pod has one."""
+    def has_address(self, pod_id: str) -> bool:
+        """Tell whether an address is reserved for a pod, or for a VM of the pool."""
+        with self._database.reading() as session:
+            return bool(rows_of(session, pod_id))
+
+    def transfer(self, owner: str, new_owner: str) -> list[Lease]:
+        """Give the addresses of a pooled VM to the pod that takes it, and what its NICs have then.
+
+        Errors: Conflict when the pod has an address already.
+        """
         with self._lock, self._database.session() as session:
             self._pool.transfer(session, owner, new_owner)
+            session.flush()
+            return self._leases(rows_of(session, new_owner))
 
     def release(self, pod_id: str) -> None:
         """Give back all addresses and ports of a pod; none is fine. The VM must be gone. Errors: HostFault."""
@@ -236,6 +246,24 @@ class NetworkService:
         self._tell("unpublish", pod_id, dropped)
         for address in addresses:
             self._events.publish("network", "disconnect", self._config.bridge, podID=pod_id, address=address)
+
+    def book(self, pod_id: str, mappings: Sequence[PortMapping]) -> None:
+        """Reserve ports of the host for a pod that has no address yet; they lead nowhere until ``publish``.
+
+        Errors: as for ``publish``; then nothing has changed.
+        """
+        wanted = ports.check(mappings)
+        with self._lock:
+            held: list[PortMapping] = []
+
+            def work(session: Session) -> None:
+                held.extend(self._holder.hold(ports.reserve(session, pod_id, "", wanted)))
+
+            try:
+                self._change(work)
+            except BaseException:
+                self._holder.drop(held)
+                raise
 
     def publish(self, pod_id: str, address: str, mappings: Sequence[PortMapping]) -> None:
         """Lead ports of the host to a pod, beside those it already has; the pod's ports all lead to ``address`` then.

@@ -113,8 +113,17 @@ class UserNetwork(NetworkService):
         """Give the pod's lease; it has one NIC."""
         return self.leases(pod_id)[0] if index == 0 else None
 
-    def transfer(self, owner: str, new_owner: str) -> None:
-        """Do nothing: addresses belong to nobody."""
+    def has_address(self, pod_id: str) -> bool:  # noqa: ARG002
+        """Give False: the one address needs no reserving."""
+        return False
+
+    def transfer(self, owner: str, new_owner: str) -> list[Lease]:  # noqa: ARG002 - addresses belong to nobody
+        """Give the pod's lease; the NIC keeps the MAC that it was made with."""
+        return self.leases(new_owner)
+
+    def book(self, pod_id: str, mappings: Sequence[PortMapping]) -> None:
+        """Reserve ports for a pod that does not run yet. Errors: as for ``publish``."""
+        self.publish(pod_id, ADDRESS, mappings)
 
     def release(self, pod_id: str) -> None:
         """Give back the ports of a pod; its VM, which listened on them, is gone."""

@@ -41,6 +41,11 @@ def guard(spec: PodSpec) -> Guard | None:
     return Guard(internal=tuple(lists.internal_networks), external=tuple(lists.external_networks))
 
 
+def any_address(spec: PodSpec) -> bool:
+    """Tell whether any one address of the daemon's bridge will do for the pod."""
+    return not spec.interfaces and guard(spec) is None
+
+
 def nic_specs(leases: Sequence[Lease]) -> list[NicSpec]:
     """Give the NICs as the hypervisor shall make them."""
     return [NicSpec(mac=lease.mac, tap=lease.tap, bridge=lease.bridge, mtu=lease.mtu) for lease in leases]

@@ -41,11 +41,39 @@ class PodNetwork:
         """
         leases = self._network.reserve(spec.id, netplan.wishes(spec), netplan.guard(spec))
         netplan.guest_setup(spec, leases)  # is refused here rather than at the start
+        return self.publish(spec, leases), leases
+
+    def book(self, spec: PodSpec) -> PodSpec:
+        """Reserve what a pod asks for by name, before its start; an address that may be any comes with the VM.
+
+        Gives the specification with the ports that were chosen. Errors: as for ``reserve``.
+        """
+        if not netplan.any_address(spec):
+            return self.reserve(spec)[0]
+        spec = replace(spec, portmappings=self._chosen(spec.id, spec.portmappings))
+        mappings = views.port_mappings(spec)
+        if mappings:
+            self._network.book(spec.id, mappings)
+        return spec
+
+    def take_over(self, spec: PodSpec, vm: Vm) -> list[Lease]:
+        """Give the pod the address that a VM of the pool was prepared with, and its ports.
+
+        Errors: Conflict, HostFault; what was reserved by then is given back by the caller.
+        """
+        leases = self._network.transfer(vm.id, spec.id)
+        if not leases:
+            raise Conflict(f"the VM {vm.id} has no address")
+        self.publish(spec, leases)
+        return leases
+
+    def publish(self, spec: PodSpec, leases: Sequence[Lease]) -> PodSpec:
+        """Lead the pod's ports to its address; give the specification with the ports that were chosen."""
         spec = replace(spec, portmappings=self._chosen(spec.id, spec.portmappings))
         mappings = views.port_mappings(spec)
         if mappings:
             self._network.publish(spec.id, netplan.target_address(leases), mappings)
-        return spec, leases
+        return spec
 
     # -- published ports
 

@@ -16,7 +16,7 @@ from hyperd.network.service import NetworkService
 from hyperd.pod.records import PodRecords
 from hyperd.pod.service import PodService
 from hyperd.pod.states import WITH_VM, PodState
-from hyperd.vm.model import PAUSED
+from hyperd.vm.model import PAUSED, POOLED
 from hyperd.vm.service import VmService
 
 log = structlog.get_logger(__name__)
@@ -56,7 +56,7 @@ class Recovery:
         for view in self._vms.views():
             if view.pod_id and view.pod_id not in known:
                 self._vms.destroy(self._vms.get(view.id))
-        self._network.reconcile(known)
+        self._network.reconcile(known | {vm.id for vm in self._vms.all() if vm.state == POOLED})
         self._execs.settle_lost()
         for directory in (self._root / "pods").glob("*"):
             if directory.name not in known:

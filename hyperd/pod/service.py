@@ -24,17 +24,17 @@ from hyperd.db.models import ContainerRow, PodRow
 from hyperd.errors import Busy, Conflict, HyperError, InvalidInput, NotAlive, NotFound
 from hyperd.event.bus import EventBus
 from hyperd.image.service import ImageService
-from hyperd.network.service import NetworkService
+from hyperd.network.service import Lease, NetworkService
 from hyperd.pod import netplan, views
 from hyperd.pod.model import PodSpec, VolumeSpec
 from hyperd.pod.network import PodNetwork
+from hyperd.pod.ready import ReadyVms
 from hyperd.pod.records import PodRecords
 from hyperd.pod.scratch import make_scratch
 from hyperd.pod.spec import dump_pod, parse_pod
 from hyperd.pod.states import WITH_VM, PodState, list_word
 from hyperd.pod.views import PodView
 from hyperd.vm import guestfs
-from hyperd.vm.driver import SPARE_NICS, NicSpec
 from hyperd.vm.model import HostFiles, Vm, require_running
 from hyperd.vm.service import VmService
 from hyperd.vm.tools import sweep
@@ -72,6 +72,15 @@ class PodService:
         self._locks = locks
         self._events = events
         self.net = PodNetwork(records=records, network=network, vms=vms, locks=locks)
+        self.ready = ReadyVms(
+            config=config,
+            records=containers.records,
+            images=images,
+            network=network,
+            net=self.net,
+            vms=vms,
+            events=events,
+        )
 
     def reconfigure(self, config: Config) -> None:
         """Use other defaults and limits from now on."""
@@ -94,8 +103,9 @@ class PodService:
                 raise Busy(f"There have already been {self._config.max_pods} Pods", resolution="remove some")
             self.records.insert(spec)
             try:
-                reserved, _ = self.net.reserve(spec)
-                self.records.update(spec.id, spec=dump_pod(reserved))
+                booked = self.net.book(spec)
+                if booked != spec:
+                    self.records.update(spec.id, spec=dump_pod(booked))
                 for position, container in enumerate(spec.containers):
                     self._containers.insert(spec.id, container, position=position)
                     self._containers.files.fetch(spec.id, container, spec.files)
@@ -353,63 +363,68 @@ class PodService:
         """Bring the pod's VM up, network and disks included."""
         with self._starting(spec.id) as undo:
             undo.callback(self._network.release, spec.id)
-            spec, leases = self.net.reserve(spec)
             scratch = self.scratch(spec.id)
-            make_scratch(scratch, self._config.scratch_size)
             rows = self._containers.records.of_pod(spec.id)
             layers = [layer.path for row in rows for layer in self._images.get(row.image_id).layers]
-            nics = netplan.nic_specs(leases)
-            size = spec.resource
+            if rows:
+                self.ready.note(rows[-1].image_id)
             with self._containers.volumes.opened(spec) as files:
-                if vm_id:
-                    files.require_none()
-                    netplan.check_pluggable(nics)
-                    vm = self._vms.claim(vm_id, spec.id, vcpu=size.vcpu, memory=size.memory)
-                    undo.callback(self._vms.destroy, vm)
-                    self._vms.plug(vm, scratch=scratch, layers=layers, nics=nics)
-                elif (pooled := self._from_pool(spec, files, scratch=scratch, layers=layers, nics=nics)) is not None:
-                    vm = pooled
+                found = None if vm_id else self.ready.take(spec, files, scratch=scratch, layers=layers)
+                if found is not None:
+                    vm, leases = found
                     undo.callback(self._vms.destroy, vm)
                 else:
-                    vm = self._vms.boot(
-                        vcpu=size.vcpu,
-                        memory=size.memory,
-                        pod_id=spec.id,
-                        disks=layers,
-                        scratch=scratch,
-                        nics=nics,
-                        files=files,
-                    )
+                    spec, leases = self.net.reserve(spec)
+                    make_scratch(scratch, self._config.scratch_size)
+                    vm = self._new_vm(spec, files, vm_id=vm_id, scratch=scratch, layers=layers, leases=leases)
                     undo.callback(self._vms.destroy, vm)
+                    vm.entering = guestfs.enter(netplan.guest_setup(spec, leases))
             self._network.plugged(spec.id)
-            vm.agent.run(guestfs.enter(netplan.guest_setup(spec, leases)))
-            self.net.balance(vm, spec, leases)
+            if spec.services:
+                self._vms.enter(vm)
+                self.net.balance(vm, spec, leases)
             self.records.change(
                 spec.id, PodState.RUNNING, started_at=time.time(), finished_at=None, outcome="", reason=""
             )
             return vm
 
-    def _from_pool(
-        self, spec: PodSpec, files: HostFiles, *, scratch: Path, layers: list[Path], nics: list[NicSpec]
-    ) -> Vm | None:
-        """Give a VM of the pool with the pod's disks and NIC; None when there is none that fits and is well."""
-        if files.any or len(nics) > SPARE_NICS:
-            return None
-        while (vm := self._vms.take(spec.id, vcpu=spec.resource.vcpu, memory=spec.resource.memory)) is not None:
-            try:
-                self._vms.plug(vm, scratch=scratch, layers=layers, nics=nics)
-                self._vms.wake(vm)
-            except HyperError as error:
-                log.warning("pool.unfit", vm=vm.id, error=str(error))
-                self._vms.destroy(vm)
-            else:
-                return vm
-        return None
+    def _new_vm(
+        self,
+        spec: PodSpec,
+        files: HostFiles,
+        *,
+        vm_id: str,
+        scratch: Path,
+        layers: Sequence[Path],
+        leases: Sequence[Lease],
+    ) -> Vm:
+        """Give the idle VM that the caller named, or boot one; on failure neither is left."""
+        size, nics = spec.resource, netplan.nic_specs(leases)
+        if not vm_id:
+            return self._vms.boot(
+                vcpu=size.vcpu,
+                memory=size.memory,
+                pod_id=spec.id,
+                disks=layers,
+                scratch=scratch,
+                nics=nics,
+                files=files,
+            )
+        files.require_none()
+        netplan.check_pluggable(nics)
+        vm = self._vms.claim(vm_id, spec.id, vcpu=size.vcpu, memory=size.memory)
+        try:
+            self._vms.plug(vm, scratch=scratch, layers=layers, nics=nics)
+        except BaseException:
+            self._vms.destroy(vm)
+            raise
+        return vm
 
     def _start_containers(self, vm: Vm, pod_id: str, *, fresh: bool) -> None:
         try:
             for row in self._containers.records.of_pod(pod_id):
                 self._containers.start_in(vm, row.id)
+            self._vms.enter(vm)  # of a pod without containers
         except BaseException as error:
             log.warning("pod.start_failed", pod=pod_id, error=str(error))
             if fresh:

@@ -44,13 +44,6 @@ class GuestSetup:
     dns_options: Sequence[str] = ()
 
 
-def warm_up() -> Plan:
-    """Give a plan that walks the agent through code that every pod's start needs, before a VM waits in the pool."""
-    plan = Plan().mkdir(EMPTY).mkdir(f"{ETC}/warm")
-    plan.mount("tmpfs", f"{ETC}/warm", "tmpfs", 0, "size=64k").write(f"{ETC}/warm/a/b", "x")
-    return plan.add(Op.UMOUNT, f"{ETC}/warm", MNT_DETACH).add(Op.REMOVE, f"{ETC}/warm")
-
-
 def layer_path(lun: int) -> str:
     """Give the mount point of a layer."""
     return f"/run/l/{lun}"
@@ -67,6 +60,21 @@ def container_dir(container_id: str) -> str:
     return f"{SCRATCH}/containers/{container_id}"
 
 
+def make_upper(plan: Plan, work: str, lower: Sequence[str]) -> Plan:
+    """Make the upper and the work directory of an overlay, unless they are there.
+
+    overlayfs shows the upper directory's own attributes as those of the root: they are taken from the layer below.
+
+    Args:
+        plan: gets the steps.
+        work: directory that holds both.
+        lower: the layers below, bottom first.
+
+    """
+    plan.mkdir(f"{work}/work", 0o700)
+    return plan.add(Op.LIKE, f"{work}/upper", lower[-1]) if lower else plan.mkdir(f"{work}/upper")
+
+
 def volume_dir(name: str) -> str:
     """Give the directory of an unnamed volume on the pod's writable disk."""
     return f"{SCRATCH}/volumes/{name}"
@@ -74,24 +82,39 @@ def volume_dir(name: str) -> str:
 
 def enter(setup: GuestSetup) -> Plan:
     """Give the plan that turns a booted VM into a pod: clock, name, network, writable disk, /etc files."""
+    return furnish(identify(setup), setup.nics)
+
+
+def identify(setup: GuestSetup) -> Plan:
+    """Give the part of ``enter`` that nobody can do before the pod is known. The clock is set as of now."""
     now = time.time_ns()
     plan = Plan()
     plan.add(Op.TIME, now // 10**9, now % 10**9)
     plan.add(Op.ENTROPY, os.urandom(32))  # a VM of the pool has waited since long before
     plan.add(Op.HOSTNAME, setup.hostname)
-    plan.mkdir(SCRATCH).mount("lun:0", SCRATCH, "ext4", MS_NOATIME)
-    plan.mkdir(f"{SCRATCH}/containers", 0o700).mkdir(f"{SCRATCH}/volumes", 0o711).mkdir(EMPTY)
-    for index, nic in enumerate(setup.nics):
+    own = setup.nics[0].cidrs[0].partition("/")[0] if setup.nics else "127.0.1.1"
+    plan.write(f"{ETC}/hosts", f"{_HOSTS}{own}\t{setup.hostname}\n")
+    plan.write(f"{ETC}/hostname", setup.hostname + "\n")
+    plan.write(f"{ETC}/resolv.conf", _resolv_conf(setup))
+    return plan
+
+
+def mount_scratch(plan: Plan, lun: int = 0) -> Plan:
+    """Mount the pod's writable disk."""
+    plan.mkdir(SCRATCH).mount(f"lun:{lun}", SCRATCH, "ext4", MS_NOATIME)
+    return plan.mkdir(f"{SCRATCH}/containers", 0o700).mkdir(f"{SCRATCH}/volumes", 0o711).mkdir(EMPTY)
+
+
+def furnish(plan: Plan, nics: Sequence[GuestNic]) -> Plan:
+    """Add the part of ``enter`` that a VM of the pool gets ahead of time: writable disk and network."""
+    mount_scratch(plan)
+    for index, nic in enumerate(nics):
         name = f"eth{index}"
         plan.add(Op.LINK, nic.mac, name, nic.mtu)
         for cidr in nic.cidrs:
             plan.add(Op.ADDR, name, cidr)
         if nic.gateway:
             plan.add(Op.ROUTE, "default", nic.gateway, name)
-    own = setup.nics[0].cidrs[0].partition("/")[0] if setup.nics else "127.0.1.1"
-    plan.write(f"{ETC}/hosts", f"{_HOSTS}{own}\t{setup.hostname}\n")
-    plan.write(f"{ETC}/hostname", setup.hostname + "\n")
-    plan.write(f"{ETC}/resolv.conf", _resolv_conf(setup))
     return plan
 
 

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from hyperd.agent.client import AgentClient
+from hyperd.agent.plan import Plan
 from hyperd.errors import InvalidInput, NotAlive, NotSupported
-from hyperd.vm.driver import DiskSpec, ShareSpec
+from hyperd.vm.driver import DiskSpec, NicSpec, ShareSpec
 
 SCRATCH_LUN = 0
 MAX_LUN = 254
 RECONNECT_TIMEOUT = 20.0
 BOOTING, IDLE, ASSOCIATED, PAUSED, POOLED = "booting", "idle", "associated", "paused", "pooled"
 # What of a VM is in its row.
-KEPT = ("disks", "layers", "nics", "services", "services_sure", "shares", "volumes", "images")
+KEPT = ("disks", "layers", "nics", "services", "services_sure", "shares", "volumes", "images", "spare_disk")
 HEALTH_TIMEOUT = 5.0
 
 
@@ -74,6 +75,22 @@ class HostFiles:
 NO_FILES = HostFiles()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outfit:
+    """What a VM is booted with before it waits in the pool.
+
+    Args:
+        scratch: a writable disk, which becomes that of the pod.
+        layers: of an image that the next pod will probably use, bottom first.
+        nics: with addresses that become the pod's.
+
+    """
+
+    scratch: Path | None = None
+    layers: tuple[Path, ...] = ()
+    nics: tuple[NicSpec, ...] = ()
+
+
 @dataclass(kw_only=True)
 class Vm:
     """A VM that runs.
@@ -82,6 +99,8 @@ class Vm:
     ``shares`` says what the VM was booted with (``readonly``, ``file``), ``volumes`` where it is mounted in the guest,
     ``images`` the image file and whether it is read-only.
     ``services`` is what the guest's load balancer has (``hyperd.vm.ipvs``), or may have when not ``services_sure``.
+    ``spare_disk`` is the path of the writable disk of a VM of the pool, also when a pod has it by another name.
+    ``entering`` are steps that must come before anything else is done in the guest, if any are left (``Plugs.enter``).
     """
 
     id: str
@@ -100,6 +119,8 @@ class Vm:
     shares: dict[str, dict[str, bool]] = field(default_factory=dict)
     volumes: dict[str, str] = field(default_factory=dict)
     images: dict[str, tuple[str, bool]] = field(default_factory=dict)
+    spare_disk: str = ""
+    entering: Plan | None = None
     ending: bool = False
     hidden: bool = False
     connected: bool = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ class Plugs:
         """
         with vm.lock:
             if scratch is not None and str(scratch) not in vm.disks:
-                self._plug_disk(vm, str(scratch), disk_of(str(scratch), SCRATCH_LUN))
+                lun = vm.free_lun() if SCRATCH_LUN in vm.disks.values() else SCRATCH_LUN
+                self._plug_disk(vm, str(scratch), disk_of(str(scratch), lun, scratch=True))
             for path in layers:
                 if str(path) not in vm.disks:
                     self._plug_disk(vm, str(path), disk_of(str(path), vm.free_lun()))
@@ -69,13 +70,33 @@ class Plugs:
         with vm.lock:
             missing = [path for path in dict.fromkeys(paths) if str(path) not in vm.layers]
             if missing:
-                plan = Plan()
+                plan = Plan() if vm.entering is None else vm.entering
                 for path in missing:
                     guestfs.mount_layer(plan, vm.disks[str(path)])
-                vm.agent.run(plan)
+                if vm.entering is None:
+                    vm.agent.run(plan)
                 vm.layers.update({str(path): vm.disks[str(path)] for path in missing})
                 self.save(vm)
             return [guestfs.layer_path(vm.disks[str(path)]) for path in paths]
+
+    def drop_layers(self, vm: Vm, wanted: Collection[Path]) -> None:
+        """Unmount and unplug the layers that a pod is not to see. Errors: AgentError, DriverError."""
+        with vm.lock:
+            strange = {path: lun for path, lun in vm.layers.items() if Path(path) not in wanted}
+            if not strange:
+                return
+            vm.agent.run(guestfs.leave(strange.values(), scratch=False, nics=0))
+            for path, lun in strange.items():
+                self._driver.detach_disk(vm.id, lun)
+                del vm.disks[path], vm.layers[path]
+            self.save(vm)
+
+    def enter(self, vm: Vm) -> None:
+        """Carry out what is left of the steps that make a VM a pod's. Errors: AgentError."""
+        with vm.lock:
+            plan, vm.entering = vm.entering, None
+            if plan is not None:
+                vm.agent.run(plan)
 
     def release(self, vm: Vm) -> None:
         """Take a pod's disks and NICs out of its VM, which is idle then. Errors: AgentError, DriverError."""
@@ -124,7 +145,6 @@ class Plugs:
             raise
 
 
-def disk_of(path: str, lun: int, cache: str = "") -> DiskSpec:
+def disk_of(path: str, lun: int, cache: str = "", *, scratch: bool = False) -> DiskSpec:
     """Describe a layer, or the pod's writable disk with its cache mode."""
-    scratch = lun == SCRATCH_LUN
     return DiskSpec(lun=lun, path=Path(path), readonly=not scratch, cache=(cache if scratch else "") or "writeback")

@@ -13,11 +13,13 @@ from typing import Protocol
 import structlog
 
 from hyperd.errors import HyperError
+from hyperd.vm.model import Outfit, Vm
 
 log = structlog.get_logger(__name__)
 
 REFILL_DELAY = 0.7  # seconds after a VM was taken; the pod that took it starts meanwhile
 FAILURE_DELAY = 30.0
+SPARE_DISKS = "pool"  # directory of the disks of waiting VMs, below the daemon's root
 
 
 class PoolHost(Protocol):
@@ -32,6 +34,36 @@ class PoolHost(Protocol):
 
     def boot_pooled(self, *, vcpu: int, memory: int) -> None:
         """Boot a VM and pause it for the pool."""
+
+    def prune_pool(self) -> None:
+        """Switch off the VMs of the pool that are of no use any more."""
+
+
+class Outfitter(Protocol):
+    """Prepares VMs for the pool with what only the services above know of."""
+
+    def make(self, vm_id: str) -> Outfit:
+        """Give what a VM shall be booted with. Errors: HyperError; ``drop`` is called then."""
+
+    def dress(self, vm: Vm) -> None:
+        """Prepare the guest, as far as that can be done without knowing its pod. Errors: AgentError, Timeout."""
+
+    def drop(self, vm_id: str) -> None:
+        """Take back what ``make`` has given, for a VM that is gone and never was a pod's; nothing is fine."""
+
+
+class PlainOutfitter:
+    """Prepares nothing: a VM gets everything when it is taken."""
+
+    def make(self, vm_id: str) -> Outfit:  # noqa: ARG002
+        """Give nothing."""
+        return Outfit()
+
+    def dress(self, vm: Vm) -> None:
+        """Do nothing."""
+
+    def drop(self, vm_id: str) -> None:
+        """Do nothing."""
 
 
 class VmPool:
@@ -66,6 +98,10 @@ class VmPool:
         if self._thread.is_alive():
             self._thread.join(self._vms.boot_timeout)
 
+    def check(self) -> None:
+        """Look soon whether its VMs are still of use."""
+        self._wake.set()
+
     def taken(self) -> None:
         """Tell that a VM has left the pool."""
         self._last_taken = time.monotonic()
@@ -79,6 +115,7 @@ class VmPool:
                 continue  # a pod that has just taken one is starting
             delay = REFILL_DELAY
             try:
+                self._vms.prune_pool()
                 if self._vms.pooled() < self.size:
                     self._vms.boot_pooled(vcpu=self.vcpu, memory=self.memory)
                     continue

@@ -7,12 +7,13 @@ deleted after it is gone, so a daemon that dies in between leaves nothing nobody
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import shutil
 import string
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -27,7 +28,6 @@ from hyperd.db.session import Database
 from hyperd.errors import AgentError, Conflict, HyperError, InvalidInput, NotFound
 from hyperd.event.bus import EventBus
 from hyperd.stream.relay import Relay
-from hyperd.vm import guestfs
 from hyperd.vm.driver import DiskSpec, NicSpec, PowerState, VmDriver, VmEvent, VmSpec
 from hyperd.vm.model import (
     ASSOCIATED,
@@ -47,10 +47,15 @@ from hyperd.vm.model import (
     last_words,
 )
 from hyperd.vm.plugs import Plugs, disk_of
-from hyperd.vm.pool import VmPool
+from hyperd.vm.pool import SPARE_DISKS, Outfitter, PlainOutfitter, VmPool
 from hyperd.vm.stall import StallWatch
 
 log = structlog.get_logger(__name__)
+
+
+def new_id() -> str:
+    """Give an id for a VM."""
+    return "vm-" + "".join(random.choices(string.ascii_letters, k=10))
 
 
 class VmService(Plugs):
@@ -59,8 +64,8 @@ class VmService(Plugs):
     Args:
         boot_files: gives kernel and initramfs; asked at every boot, so that a guest built later is used.
 
-    ``on_exit`` (loop's thread) and ``on_gone`` (a thread of this service) are set by the services above before
-    ``open``.
+    ``on_exit`` (loop's thread), ``on_gone`` (a thread of this service) and ``outfitter`` are set by the services above
+    before ``open``.
 
     """
 
@@ -85,6 +90,7 @@ class VmService(Plugs):
         self._thread = threading.Thread(target=self._watch, name="vm-events", daemon=True)
         shape = config.hypervisor
         self.pool = VmPool(self, size=shape.pool, vcpu=shape.default_vcpu, memory=shape.default_memory)
+        self.outfitter: Outfitter = PlainOutfitter()
         self._stall = StallWatch(driver, running=self._should_run, path=config.root)
         self.on_exit: Callable[[str, str, int], None] = lambda _vm, _process, _code: None
         self.on_gone: Callable[[Vm], None] = lambda _vm: None
@@ -105,6 +111,10 @@ class VmService(Plugs):
         for directory in self._config.run.glob("vm-*"):
             if directory.name not in self._vms:
                 shutil.rmtree(directory, ignore_errors=True)
+        kept = {vm.spare_disk for vm in self._vms.values()}
+        for file in (self._config.root / SPARE_DISKS).glob("*"):
+            if str(file) not in kept:
+                file.unlink(missing_ok=True)
         self._thread.start()
         self._stall.start()
 
@@ -135,6 +145,7 @@ class VmService(Plugs):
         nics: Sequence[NicSpec] = (),
         files: HostFiles = NO_FILES,
         hidden: bool = False,
+        vm_id: str = "",
     ) -> Vm:
         """Boot a VM and wait for its agent.
 
@@ -144,12 +155,12 @@ class VmService(Plugs):
             disks: read-only layers. scratch: the pod's writable disk, LUN 0.
             nics: attached at boot.
             files: of the host, for volumes.
-            hidden: it is for the pool: half made until it is paused.
+            hidden: it is for the pool: half made until it is paused. vm_id: from ``new_id``, empty makes one.
 
         On failure nothing is left. Errors: DriverError, AgentError, Timeout, Conflict, InvalidInput (too many layers).
 
         """
-        vm_id = "vm-" + "".join(random.choices(string.ascii_letters, k=10))
+        vm_id = vm_id or new_id()
         luns = {str(path): number for number, path in enumerate(dict.fromkeys(disks), start=1)}
         if len(luns) > MAX_LUN:
             raise InvalidInput(f"{len(luns)} layers are more than a VM can have ({MAX_LUN})")
@@ -161,7 +172,8 @@ class VmService(Plugs):
         try:
             self.save(vm)
             vm.shares = dict(files.known)
-            self._power_on(vm, [disk_of(path, lun, files.cache) for path, lun in all_disks.items()], nics, files)
+            specs = [disk_of(path, lun, files.cache, scratch=lun == SCRATCH_LUN) for path, lun in all_disks.items()]
+            self._power_on(vm, specs, nics, files)
             vm.state = ASSOCIATED if pod_id else BOOTING if hidden else IDLE
             self.save(vm)
         except BaseException:
@@ -183,7 +195,7 @@ class VmService(Plugs):
             raise InvalidInput(f"a VM with {vcpu} CPUs and {memory} MiB cannot be made")
         if wait:
             return self.boot(vcpu=vcpu, memory=memory).id
-        vm = self._new("vm-" + "".join(random.choices(string.ascii_letters, k=10)), vcpu=vcpu, memory=memory, pod_id="")
+        vm = self._new(new_id(), vcpu=vcpu, memory=memory, pod_id="")
         self.save(vm)
         threading.Thread(target=self._boot_later, args=(vm,), name=f"boot-{vm.id}", daemon=True).start()
         return vm.id
@@ -232,6 +244,10 @@ class VmService(Plugs):
         vm.ending = True
         vm.agent.close()
         self._erase(vm.id)
+        if vm.spare_disk:
+            Path(vm.spare_disk).unlink(missing_ok=True)  # a pod that has it knows it by another name
+        if vm.hidden or vm.state == POOLED:
+            self.outfitter.drop(vm.id)
         with self._lock:
             known = self._vms.pop(vm.id, None)
         if known is not None:
@@ -273,9 +289,24 @@ class VmService(Plugs):
 
     def boot_pooled(self, *, vcpu: int, memory: int) -> None:
         """Boot a VM and pause it for the pool. On failure nothing is left. Errors: as for ``boot``."""
-        vm = self.boot(vcpu=vcpu, memory=memory, hidden=True)
+        vm_id = new_id()
         try:
-            vm.agent.run(guestfs.warm_up())
+            outfit = self.outfitter.make(vm_id)
+            vm = self.boot(
+                vcpu=vcpu,
+                memory=memory,
+                scratch=outfit.scratch,
+                disks=outfit.layers,
+                nics=outfit.nics,
+                hidden=True,
+                vm_id=vm_id,
+            )
+        except BaseException:
+            self.outfitter.drop(vm_id)
+            raise
+        try:
+            vm.spare_disk = str(outfit.scratch or "")
+            self.outfitter.dress(vm)
             self._driver.pause(vm.id)
         except BaseException:
             self.destroy(vm)
@@ -284,14 +315,25 @@ class VmService(Plugs):
         self.save(vm)
         log.info("vm.pooled", vm=vm.id)
 
-    def take(self, pod_id: str, *, vcpu: int, memory: int) -> Vm | None:
+    def prune_pool(self) -> None:
+        """Switch off the VMs of the pool whose image was removed."""
+        with self._lock:
+            stale = [vm for vm in self._vms.values() if vm.state == POOLED and not all(map(os.path.exists, vm.layers))]
+            for vm in stale:
+                vm.state = BOOTING  # nobody is given it any more
+                vm.hidden = True
+        for vm in stale:
+            self.destroy(vm)
+
+    def take(self, pod_id: str, *, vcpu: int, memory: int, layers: Collection[Path] = ()) -> Vm | None:
         """Give a paused VM of the pool to a pod, or None when none has that size.
 
-        ``wake`` it after plugging.
+        ``wake`` it then. ``layers``: one that was prepared with these is the best.
         """
+        wanted = {str(path) for path in layers}
         with self._lock:
-            fitting = (vm for vm in self._vms.values() if vm.state == POOLED and (vm.vcpu, vm.memory) == (vcpu, memory))
-            vm = next(fitting, None)
+            fitting = [vm for vm in self._vms.values() if vm.state == POOLED and (vm.vcpu, vm.memory) == (vcpu, memory)]
+            vm = max(fitting, key=lambda vm: vm.layers.keys() == wanted, default=None)
             if vm is None:
                 return None
             vm.pod_id, vm.state = pod_id, ASSOCIATED
@@ -410,6 +452,7 @@ class VmService(Plugs):
         vm.layers = dict(row.detail.get("layers", {}))
         vm.nics, vm.services = list(row.detail.get("nics", [])), list(row.detail.get("services", []))
         vm.services_sure = row.detail.get("services_sure", True)
+        vm.spare_disk = row.detail.get("spare_disk", "")
         vm.shares, vm.volumes = dict(row.detail.get("shares", {})), dict(row.detail.get("volumes", {}))
         vm.images = {name: (path, bool(ro)) for name, (path, ro) in row.detail.get("images", {}).items()}
         if power == PowerState.PAUSED:

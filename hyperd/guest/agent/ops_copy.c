@@ -119,22 +119,37 @@ static int fill(const struct plan *plan, const char *path, int to) {
   return fstat(from, &stat) < 0 ? -1 : copy_tree(from, to, stat.st_dev, 0);
 }
 
-int op_copyup(struct plan *plan, const struct step *step, struct err *e) {
+typedef int make_fn(const struct plan *plan, const char *source, int to);
+
+/* The name appears when everything is there: what was cut off is made again. What is there already stays. */
+static int make_whole(const struct plan *plan, const char *path, const char *source, make_fn *make) {
   char name[256], draft[256];
-  cleanup_fd int parent = path_parent(-1, step->args[1].text, true, name);
+  cleanup_fd int parent = path_parent(-1, path, true, name);
   if (parent < 0)
-    return step_failed(step, errno, e);
+    return -1;
   if (faccessat(parent, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
     return 0;
-  /* The name appears when everything is there: a copy that was cut off is made again. */
   if (snprintf(draft, sizeof draft, "%s.new", name) >= (int)sizeof draft) {
     errno = ENAMETOOLONG;
-    return step_failed(step, errno, e);
+    return -1;
   }
   if (path_remove(parent, draft) < 0 || mkdirat(parent, draft, 0700) < 0)
-    return step_failed(step, errno, e);
+    return -1;
   cleanup_fd int to = openat(parent, draft, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-  if (to < 0 || fill(plan, step->args[0].text, to) < 0 || renameat(parent, draft, parent, name) < 0)
-    return step_failed(step, errno, e);
-  return 0;
+  return to < 0 || make(plan, source, to) < 0 || renameat(parent, draft, parent, name) < 0 ? -1 : 0;
+}
+
+int op_copyup(struct plan *plan, const struct step *step, struct err *e) {
+  return make_whole(plan, step->args[1].text, step->args[0].text, fill) < 0 ? step_failed(step, errno, e) : 0;
+}
+
+static int resemble(const struct plan *plan, const char *path, int to) {
+  struct stat stat;
+  (void)plan;
+  cleanup_fd int from = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  return from < 0 || fstat(from, &stat) < 0 ? -1 : copy_attributes(from, to, &stat);
+}
+
+int op_like(struct plan *plan, const struct step *step, struct err *e) {
+  return make_whole(plan, step->args[0].text, step->args[1].text, resemble) < 0 ? step_failed(step, errno, e) : 0;
 }

@@ -57,6 +57,7 @@ const struct op OPS[] = {
     [40] = {"APPEND", 2, 2, 1 << 1, op_append},
     [41] = {"FILE", 5, 5, 0, op_file},
     [42] = {"COPYUP", 2, 2, 0, op_copyup},
+    [43] = {"LIKE", 2, 2, 0, op_like},
 };
 const unsigned OP_COUNT = sizeof OPS / sizeof OPS[0];
 

@@ -96,7 +96,7 @@ enum {
 /* Steps, by module. */
 step_fn op_mkdir, op_write, op_symlink, op_mknod, op_remove, op_openroot;           /* ops_files.c */
 step_fn op_append, op_file;                                                         /* ops_files.c */
-step_fn op_copyup;                                                                  /* ops_copy.c */
+step_fn op_copyup, op_like;                                                         /* ops_copy.c */
 step_fn op_mount, op_umount, op_pivot;                                              /* ops_mount.c */
 step_fn op_hostname, op_time, op_entropy, op_link, op_linkdown, op_addr, op_route;  /* ops_system.c */
 step_fn op_local, op_ipvs, op_modules;                                           /* ops_system.c */

@@ -1,0 +1,176 @@
+"""VMs of the pool, made ready for pods that nobody knows yet, and their hand-over to a pod.
+
+A VM that waits has its writable disk mounted, its NIC set up, the layers of the image used last mounted, and has
+started a container once, so that the code of a start is in QEMU's translation cache. Nothing of it is secret, and
+nothing has run in it but the agent's own program: name, clock, randomness and files come with the pod.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+
+from hyperd.agent.plan import Op, Plan
+from hyperd.config import Config
+from hyperd.container.plan import GuestProgram, Program, RootFs, cgroup, container_plan
+from hyperd.container.records import ContainerRecords
+from hyperd.errors import HyperError, NotFound
+from hyperd.event.bus import Event, EventBus
+from hyperd.image.service import ImageService
+from hyperd.network.service import Lease, NetworkService
+from hyperd.pod import netplan
+from hyperd.pod.model import ContainerSpec, PodSpec
+from hyperd.pod.network import PodNetwork
+from hyperd.pod.scratch import check_space, make_scratch
+from hyperd.vm import guestfs, tools
+from hyperd.vm.model import HostFiles, Outfit, Vm
+from hyperd.vm.pool import SPARE_DISKS
+from hyperd.vm.service import VmService
+
+log = structlog.get_logger(__name__)
+
+
+class ReadyVms:
+    """The pool's outfitter (``hyperd.vm.pool``), and what hands its VMs to pods."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        records: ContainerRecords,
+        images: ImageService,
+        network: NetworkService,
+        net: PodNetwork,
+        vms: VmService,
+        events: EventBus,
+    ) -> None:
+        self._config = config
+        self._images = images
+        self._network = network
+        self._net = net
+        self._vms = vms
+        self._image = records.newest_image()  # what the next pod will probably use
+        events.subscribe(self._hear)
+
+    # -- before a pod is known
+
+    def make(self, vm_id: str) -> Outfit:
+        """Reserve an address, make a disk and choose the image. Errors: Busy, HostFault, OutOfSpace."""
+        scratch = self._config.root / SPARE_DISKS / f"{vm_id}.img"
+        lease = self._network.allocate(vm_id)
+        make_scratch(scratch, self._config.scratch_size)
+        return Outfit(scratch=scratch, layers=self._likely_layers(), nics=tuple(netplan.nic_specs([lease])))
+
+    def dress(self, vm: Vm) -> None:
+        """Mount the disks, set up the NIC, start a container that does nothing. Errors: AgentError, Timeout."""
+        setup = netplan.guest_setup(PodSpec(id=vm.id, hostname="localhost"), self._network.leases(vm.id))
+        plan = guestfs.furnish(guestfs.identify(setup), setup.nics)
+        layers = {path: lun for path, lun in vm.disks.items() if path != vm.spare_disk}
+        for lun in layers.values():
+            guestfs.mount_layer(plan, lun)
+        vm.agent.run(plan)
+        vm.layers.update(layers)
+        _rehearse(vm)
+
+    def drop(self, vm_id: str) -> None:
+        """Give back what ``make`` took; the VM is gone. Errors: HostFault."""
+        self._network.release(vm_id)
+        (self._config.root / SPARE_DISKS / f"{vm_id}.img").unlink(missing_ok=True)
+
+    def _likely_layers(self) -> tuple[Path, ...]:
+        if not self._image:
+            return ()
+        try:
+            return tuple(dict.fromkeys(layer.path for layer in self._images.get(self._image).layers))
+        except NotFound:
+            return ()  # removed since
+
+    def _hear(self, event: Event) -> None:
+        if event.type == "image" and event.action == "delete":
+            self._vms.pool.check()
+
+    # -- when it is
+
+    def note(self, image_id: str) -> None:
+        """Tell the image of a pod that starts: the next VM is made ready for it."""
+        self._image = image_id
+
+    def take(
+        self, spec: PodSpec, files: HostFiles, *, scratch: Path, layers: Sequence[Path]
+    ) -> tuple[Vm, list[Lease]] | None:
+        """Give a VM of the pool with the pod's disks and address; None when there is none that fits and is well.
+
+        What is left to do in the guest is in its ``entering``. Errors: OutOfSpace; Conflict about the pod's ports.
+        """
+        if files.any or not netplan.any_address(spec) or self._network.has_address(spec.id):
+            return None
+        size = spec.resource
+        while (vm := self._vms.take(spec.id, vcpu=size.vcpu, memory=size.memory, layers=layers)) is not None:
+            try:
+                self._vms.wake(vm)
+                self._vms.drop_layers(vm, layers)
+                self._vms.plug(vm, layers=layers)
+                remount = self._give_disk(vm, scratch)
+            except HyperError as error:
+                log.warning("pool.unfit", vm=vm.id, error=str(error))
+                self._vms.destroy(vm)
+                self._network.release(vm.id)
+                continue
+            return vm, self._introduce(vm, spec, remount)
+        return None
+
+    def _give_disk(self, vm: Vm, scratch: Path) -> Plan:
+        """Make the VM's spare disk the pod's, which is one more name of the file, unless the pod has one already.
+
+        Gives what has to be done in the guest. Errors: OutOfSpace, DriverError.
+        """
+        plan = Plan()
+        if not scratch.exists() and vm.spare_disk:
+            check_space(scratch)
+            scratch.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            os.link(vm.spare_disk, scratch)
+            return plan
+        make_scratch(scratch, self._config.scratch_size)
+        self._vms.plug(vm, scratch=scratch)
+        if vm.spare_disk:
+            plan.add(Op.UMOUNT, guestfs.SCRATCH, 0)
+        return guestfs.mount_scratch(plan, vm.disks[str(scratch)])
+
+    def _introduce(self, vm: Vm, spec: PodSpec, plan: Plan) -> list[Lease]:
+        try:
+            leases = self._net.take_over(spec, vm)
+            setup = netplan.guest_setup(spec, leases)
+        except BaseException:
+            self._vms.destroy(vm)
+            self._network.release(vm.id)
+            raise
+        plan.steps += guestfs.identify(setup).steps
+        vm.entering = plan
+        return leases
+
+
+def _rehearse(vm: Vm) -> None:
+    """Start the agent's program, which ends at once, in a container like those of pods."""
+    name = tools.new_name()
+    base = vm.agent.new_base()
+    target = f"/{name}"
+    program = Program(argv=(target, "--pack-tree", "/.none"), env={}, workdir="/", user="", groups=(), tty=False)
+    rootfs = RootFs(container_id=name, layers=[guestfs.layer_path(lun) for lun in vm.layers.values()])
+    plan = container_plan(
+        process=name,
+        base=base,
+        spec=ContainerSpec(name=name, image=""),
+        program=program,
+        rootfs=rootfs,
+        files=[GuestProgram(target=target, source=tools.PROGRAM)],
+    )
+    with tools.GuestTool(vm.agent, ident=name, base=base) as tool:
+        tool.start(plan)
+        for _ in tool.output():
+            pass
+        tool.wait()
+    plan = Plan().add(Op.REMOVE, guestfs.container_dir(name)).add(Op.REMOVE, f"/sys/fs/cgroup/{cgroup(name)}")
+    vm.agent.run(plan)
