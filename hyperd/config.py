@@ -72,7 +72,7 @@ class SignatureConfig:
 
     default: str = "accept"  # accept | require: what holds where no rule does
     keys: tuple[Path, ...] = ()  # of the default ``require``
-    rules: tuple[SignatureRule, ...] = ()
+    rule: tuple[SignatureRule, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -175,7 +175,7 @@ def _images(path: Path, table: Any) -> ImagesConfig:
             raise InvalidInput(f"{path}: {where} must have a prefix, and either require or accept = true")
         found.append(SignatureRule(**typed))
     typed = _typed(path, SignatureConfig, signatures, prefix="images.signatures.")
-    return ImagesConfig(signatures=SignatureConfig(**{**typed, "rules": tuple(found)}))
+    return ImagesConfig(signatures=SignatureConfig(**{**typed, "rule": tuple(found)}))
 
 
 def _table(path: Path, value: Any, name: str) -> Mapping[str, Any]:
@@ -336,7 +336,7 @@ def _check_signatures(signatures: SignatureConfig) -> None:
     _one_of("images.signatures.default", signatures.default, ("accept", "require"))
     if (signatures.default == "require") != bool(signatures.keys):
         raise InvalidInput('images.signatures.keys must be given with default = "require", and only then')
-    prefixes = [rule.prefix for rule in signatures.rules]
+    prefixes = [rule.prefix for rule in signatures.rule]
     for prefix in prefixes:
         if not _PREFIX.fullmatch(prefix):
             raise InvalidInput(
@@ -346,7 +346,7 @@ def _check_signatures(signatures: SignatureConfig) -> None:
             )
         if prefixes.count(prefix) > 1:
             raise InvalidInput("images.signatures has two rules for one prefix", details=prefix)
-    for key in (*signatures.keys, *(key for rule in signatures.rules for key in rule.require)):
+    for key in (*signatures.keys, *(key for rule in signatures.rule for key in rule.require)):
         if not key.is_absolute():
             raise InvalidInput("images.signatures: a key must be an absolute path", details=str(key))
         read_public_key(key)

@@ -91,7 +91,7 @@ class SignaturePolicy:
 
     def __init__(self, config: SignatureConfig) -> None:
         self._default = _keys(config.keys) if config.default == "require" else ()
-        self._rules = [(rule.prefix, _keys(rule.require)) for rule in config.rules]
+        self._rules = [(rule.prefix, _keys(rule.require)) for rule in config.rule]
 
     @property
     def accepts_anything(self) -> bool:

@@ -41,7 +41,7 @@ def test_sample_file_names_every_key_and_explains_it():
     assert seen[""] == {field.name for field in dataclasses.fields(Config)} - set(SECTIONS) - {"images"}
     for name, section_class in SECTIONS.items():
         assert seen[name] == {field.name for field in dataclasses.fields(section_class)}
-    assert seen["images.signatures"] == {field.name for field in dataclasses.fields(SignatureConfig)} - {"rules"}
+    assert seen["images.signatures"] == {field.name for field in dataclasses.fields(SignatureConfig)} - {"rule"}
 
 
 def test_values_of_every_type(tmp_path):
