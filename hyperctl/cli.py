@@ -43,7 +43,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     try:
-        found = None if "_HYPERCTL_COMPLETE" in os.environ else _understand(arguments)
+        if "_HYPERCTL_COMPLETE" in os.environ:
+            from hyperctl import completion
+
+            output.write(completion.answer(arguments))
+            return 0
+        found = _understand(arguments)
         if found is None:
             from hyperctl import full
 

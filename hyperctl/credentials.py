@@ -81,6 +81,17 @@ def everything() -> dict[str, dict[str, str]]:
     return {server: auth for server, auth in found.items() if auth}
 
 
+def known() -> list[str]:
+    """Give the servers the file itself names, without asking a helper.
+
+    Raises:
+        UsageProblem: the file is broken.
+
+    """
+    data = _read()
+    return list(dict.fromkeys([*_auths(data), *_helpers(data)]))
+
+
 def keep(auth: dict[str, str]) -> str:
     """Write credentials down under their serveraddress; give where: the file's path, or the helper's name.
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import click
-from click.shell_completion import CompletionItem, get_completion_class
+from click.shell_completion import CompletionItem
 
 from hyperctl import __version__, output, verbs
-from hyperctl.api.errors import HyperctlError, UsageProblem
+from hyperctl.api.errors import HyperctlError
 from hyperctl.command import DEFAULT_HOST, HOST_OPTIONS, App, Argument, Command, Group, Option
 
 
@@ -28,6 +29,13 @@ class _ClickCommand(click.Command):
             context_settings={"allow_interspersed_args": not described.own_options_first},
         )
         self.examples = described.examples
+        self.fields = [argument.field for argument in described.arguments]
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Offer the options, unless the rest of the line belongs to the container's command."""
+        if not ctx.allow_interspersed_args and any(ctx.params.get(field) for field in self.fields):
+            return []
+        return super().shell_complete(ctx, incomplete)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the examples, one on a line, never wrapped."""
@@ -47,18 +55,29 @@ def _option(option: Option) -> click.Option:
         more.update(type=click.Choice(option.choices), metavar=None)
     elif isinstance(option.default, int) and not option.flag:
         more["type"] = click.IntRange(min=option.minimum)
-    return click.Option([*option.names, option.field], help=option.text, **more)
+    return click.Option([*option.names, option.field], help=option.text, shell_complete=_offers(option), **more)
+
+
+def _offers(part: Option | Argument) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]] | None:
+    """Give the function that completes a part's value; None leaves it to click."""
+    if not part.complete:
+        return None
+
+    def offer(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from hyperctl import completion
+
+        return completion.offers(part.complete, ctx, incomplete)
+
+    return offer
 
 
 def _argument(argument: Argument) -> click.Argument:
+    more: dict[str, Any] = {"metavar": argument.metavar, "shell_complete": _offers(argument)}
     if argument.many:
-        required = argument.default is None
-        return click.Argument(
-            [argument.field], nargs=-1, required=required, type=click.UNPROCESSED, metavar=argument.metavar
-        )
-    if argument.default is None:
-        return click.Argument([argument.field], metavar=argument.metavar)
-    return click.Argument([argument.field], default=argument.default, metavar=argument.metavar)
+        more.update(nargs=-1, required=argument.default is None, type=click.UNPROCESSED)
+    elif argument.default is not None:
+        more["default"] = argument.default
+    return click.Argument([argument.field], **more)
 
 
 class _Verbs(click.Group):
@@ -77,7 +96,9 @@ class _Verbs(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0].lower() not in verbs.VERBS and not ctx.resilient_parsing:
+        if args and args[0].lower() not in verbs.VERBS:
+            if ctx.resilient_parsing:  # completion: nothing is offered behind it
+                return args[0], click.Command(args[0]), args[1:]
             raise UnknownCommand(f"hyperctl: '{args[0]}' is not a hyperctl command. See 'hyperctl --help'.")
         return super().resolve_command(ctx, args)
 
@@ -142,20 +163,3 @@ def run(arguments: list[str]) -> int | None:
     except click.Abort:
         raise KeyboardInterrupt from None
     return result if isinstance(result, int) else 0
-
-
-def completion_script(shell: str) -> str:
-    """Give the script that makes a shell ask hyperctl for completions.
-
-    Args:
-        shell: bash, zsh or fish.
-
-    Raises:
-        UsageProblem: it is another shell.
-
-    """
-    kind = get_completion_class(shell)
-    if kind is None:
-        raise UsageProblem(f"there is no completion for {shell}: bash, zsh and fish have one")
-    script = kind(cli, {}, "hyperctl", "_HYPERCTL_COMPLETE")
-    return f"{script.source_template % script.source_vars()}\n"

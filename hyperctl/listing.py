@@ -18,6 +18,7 @@ FORMAT = Option(
     field="form",
     metavar="table|json|TEMPLATE",
     default="table",
+    complete="format",
     text="How to print it; a template is '{{.Field}} ...', with headings 'table {{.Field}}\\t...'.",
 )
 NO_TRUNC = Option("--no-trunc", flag=True, text="Do not cut ids.")

@@ -22,7 +22,7 @@ _PIECE = 1 << 18
 
 @command(
     "commit",
-    Argument("container", "CONTAINER"),
+    Argument("container", "CONTAINER", complete="container"),
     Argument("repository", "[REPOSITORY[:TAG]]", default=""),
     Option("-a", "--author", metavar="NAME", text="Who made the image."),
     Option("-c", "--change", many=True, metavar="INSTRUCTION", text="Dockerfile instruction (repeat)."),
@@ -55,7 +55,7 @@ def commit_command(
 
 @command(
     "push",
-    Argument("image", "NAME[:TAG]"),
+    Argument("image", "NAME[:TAG]", complete="image"),
     examples=("hyperctl push registry.example.com:5000/team/web:2",),
 )
 def push_command(app: App, *, image: str) -> None:
@@ -74,9 +74,9 @@ def push_command(app: App, *, image: str) -> None:
 
 @command(
     "save",
-    Argument("names", "IMAGE...", many=True),
-    Option("-o", "--output", field="target", metavar="FILE", text="Write to a file, not to stdout."),
-    Option("-f", "--format", field="layout", metavar="FORMAT", text="docker or oci."),
+    Argument("names", "IMAGE...", many=True, complete="image"),
+    Option("-o", "--output", field="target", metavar="FILE", complete="file", text="Write to a file, not to stdout."),
+    Option("-f", "--format", field="layout", metavar="FORMAT", complete="layout", text="docker or oci."),
     Option("-r", "--references", many=True, metavar="IMAGE=REF", text="Name in an OCI layout (repeat)."),
     examples=(
         "hyperctl save -o images.tar busybox:latest nginx:1",
@@ -107,7 +107,7 @@ def save_command(app: App, *, names: tuple[str, ...], target: str, layout: str, 
 
 @command(
     "load",
-    Option("-i", "--input", field="source", metavar="FILE", text="Read a file, not stdin."),
+    Option("-i", "--input", field="source", metavar="FILE", complete="file", text="Read a file, not stdin."),
     Option("-n", "--name", metavar="NAME", text="Name of the image in an OCI layout."),
     Option("-r", "--references", many=True, metavar="IMAGE=REF", text="Name in an OCI layout (repeat)."),
     examples=("hyperctl load -i images.tar", "gunzip -c busybox.tgz | hyperctl load"),

@@ -27,9 +27,9 @@ _REMOTE = re.compile(r"(https?://|git://|git@|github\.com/)")
 
 @command(
     "build",
-    Argument("source", "PATH"),
+    Argument("source", "PATH", complete="dir"),
     Option("-t", "--tag", many=True, metavar="NAME[:TAG]", text="Name of the image (repeat); random when absent."),
-    Option("-f", "--file", metavar="FILE", text="The Dockerfile; PATH/Dockerfile when absent."),
+    Option("-f", "--file", metavar="FILE", complete="file", text="The Dockerfile; PATH/Dockerfile when absent."),
     Option("--build-arg", many=True, metavar="NAME[=VALUE]", text="Value of an ARG (repeat)."),
     Option("--label", many=True, metavar="KEY=VALUE", text="Label of the image (repeat)."),
     Option("--target", metavar="STAGE", text="Stop at this stage."),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 SPEC_OPTIONS = (
-    Option("-p", "--podfile", metavar="FILE", text="Read the pod from a file (- is stdin)."),
+    Option("-p", "--podfile", metavar="FILE", complete="file", text="Read the pod from a file (- is stdin)."),
     Option("-y", "--yaml", flag=True, text="The file is YAML, not JSON."),
     Option("--name", metavar="NAME", text="Name of the pod and its container."),
     Option("--workdir", metavar="DIR", text="Working directory in the container."),
@@ -25,11 +25,13 @@ SPEC_OPTIONS = (
     Option("--env", many=True, metavar="KEY=VALUE", text="Set an environment variable (repeat)."),
     Option("--entrypoint", metavar="WORD", text="Replace the image's entrypoint."),
     Option("--restart", choices=("never", "onFailure", "always"), default="never", text="When to start it again."),
-    Option("--log-driver", metavar="NAME", text="Where the output is kept."),
+    Option("--log-driver", metavar="NAME", complete="logs", text="Where the output is kept."),
     Option("--log-opt", many=True, metavar="KEY=VALUE", text="Option of the log driver (repeat)."),
     Option("--publish", many=True, metavar="[tcp|udp:]HOST:CONTAINER", text="Publish a port (repeat)."),
     Option("--label", many=True, metavar="KEY=VALUE", text="Set a label (repeat)."),
-    Option("-v", "--volume", many=True, metavar="[HOST:]CONTAINER[:ro|rw]", text="Mount a volume (repeat)."),
+    Option(
+        "-v", "--volume", many=True, metavar="[HOST:]CONTAINER[:ro|rw]", complete="dir", text="Mount a volume (repeat)."
+    ),
 )
 
 
@@ -82,7 +84,7 @@ def _check_image(image: str) -> None:
     "create",
     *SPEC_OPTIONS,
     Option("-c", "--container", flag=True, text="Create a container in a pod: POD IMAGE [COMMAND...]."),
-    Argument("words", "[POD] IMAGE [COMMAND...]", default="", many=True),
+    Argument("words", "[POD] IMAGE [COMMAND...]", default="", many=True, complete="command"),
     examples=(
         "hyperctl create --name web1 --publish 8080:80 nginx",
         "hyperctl create -p web.pod",

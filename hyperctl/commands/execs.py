@@ -21,7 +21,7 @@ _POD = "pod-"  # generated pod ids contain it, and the original goes by that
     Option("-t", "--tty", flag=True, text="Give the command a terminal."),
     Option("-m", "--vm", flag=True, text="Run in the guest of a pod, not in a container."),
     Option("-d", "--detach", flag=True, text="Do not wait for the command."),
-    Argument("name", "CONTAINER|POD"),
+    Argument("name", "CONTAINER|POD", complete="container/pod"),
     Argument("words", "COMMAND...", many=True),
     examples=(
         "hyperctl exec web1 ls -l /",
@@ -63,7 +63,7 @@ def _container_of(client: Client, pod: str) -> str:
 
 @command(
     "attach",
-    Argument("name", "CONTAINER|POD"),
+    Argument("name", "CONTAINER|POD", complete="container/pod"),
     examples=("hyperctl attach web1   # ctrl-p ctrl-q leaves a container with a terminal",),
 )
 def attach_command(app: App, *, name: str) -> int:

@@ -6,7 +6,11 @@ from hyperctl import output
 from hyperctl.command import App, Argument, command
 
 
-@command("help", Argument("words", "[COMMAND]", default="", many=True), examples=("hyperctl help ports add",))
+@command(
+    "help",
+    Argument("words", "[COMMAND]", default="", many=True, complete="verb"),
+    examples=("hyperctl help ports add",),
+)
 def help_command(app: App, *, words: tuple[str, ...]) -> int:  # noqa: ARG001
     """Show the help of hyperctl, or of a command."""
     from hyperctl import full
@@ -16,7 +20,7 @@ def help_command(app: App, *, words: tuple[str, ...]) -> int:  # noqa: ARG001
 
 @command(
     "completion",
-    Argument("shell", "bash|zsh|fish"),
+    Argument("shell", "bash|zsh|fish", complete="shell"),
     examples=(
         'eval "$(hyperctl completion bash)"',
         "hyperctl completion zsh > ~/.zfunc/_hyperctl",
@@ -24,7 +28,7 @@ def help_command(app: App, *, words: tuple[str, ...]) -> int:  # noqa: ARG001
     ),
 )
 def completion_command(app: App, *, shell: str) -> None:  # noqa: ARG001
-    """Print a script that completes hyperctl's commands and options in your shell."""
-    from hyperctl import full
+    """Print a script that completes commands, options, and names of pods, containers and images in your shell."""
+    from hyperctl import completion
 
-    output.write(full.completion_script(shell))
+    output.write(completion.script(shell))

@@ -33,7 +33,7 @@ def tag_command(app: App, *, image: str, target: str) -> None:
     app.client.call("POST", "/image/tag", {"imageId": image, "repo": name, "tag": tag}).read()
 
 
-@command("inspect", Argument("names", "IMAGE...", many=True), examples=("hyperctl inspect busybox",))
+@command("inspect", Argument("names", "IMAGE...", many=True, complete="image"), examples=("hyperctl inspect busybox",))
 def inspect_command(app: App, *, names: tuple[str, ...]) -> None:
     """Print everything that is known of images, as JSON."""
     found = [app.client.value("GET", "/image/inspect", {"imageId": name}) for name in names]

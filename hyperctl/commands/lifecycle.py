@@ -30,7 +30,7 @@ def for_each(names: Iterable[str], action: Callable[[str], None], complaint: Cal
 
 @command(
     "start",
-    Argument("name", "POD|CONTAINER"),
+    Argument("name", "POD|CONTAINER", complete="pod/container"),
     Option("-c", "--container", flag=True, text="The name is a container's."),
     examples=("hyperctl start web1", "hyperctl start -c web1-nginx"),
 )
@@ -46,7 +46,7 @@ def start_command(app: App, *, name: str, container: bool) -> None:
 
 @command(
     "stop",
-    Argument("names", "POD|CONTAINER...", many=True),
+    Argument("names", "POD|CONTAINER...", many=True, complete="pod/container"),
     Option("-c", "--container", flag=True, text="The names are containers'."),
     examples=("hyperctl stop web1 web2", "hyperctl stop -c web1-nginx"),
 )
@@ -64,7 +64,7 @@ def stop_command(app: App, *, names: tuple[str, ...], container: bool) -> int:
 
 @command(
     "restart",
-    Argument("names", "POD|CONTAINER...", many=True),
+    Argument("names", "POD|CONTAINER...", many=True, complete="pod/container"),
     Option("-c", "--container", flag=True, text="The names are containers'."),
     Option("-t", "--time", metavar="SECONDS", text="Before SIGKILL; of containers only."),
     examples=("hyperctl restart web1", "hyperctl restart -c -t 30 web1-nginx"),
@@ -90,7 +90,7 @@ def restart_command(app: App, *, names: tuple[str, ...], container: bool, time: 
 
 @command(
     "rm",
-    Argument("names", "POD|CONTAINER...", many=True),
+    Argument("names", "POD|CONTAINER...", many=True, complete="pod/container"),
     Option("-c", "--container", flag=True, text="The names are containers'."),
     examples=("hyperctl rm web1 web2", "hyperctl rm -c web1-nginx"),
 )
@@ -112,9 +112,9 @@ def rm_command(app: App, *, names: tuple[str, ...], container: bool) -> int:
 
 @command(
     "kill",
-    Argument("names", "CONTAINER|POD...", many=True),
+    Argument("names", "CONTAINER|POD...", many=True, complete="container/pod"),
     Option("-p", "--pod", flag=True, text="The names are pods': the signal goes to all their containers."),
-    Option("-s", "--signal", default="KILL", text="Number or name."),
+    Option("-s", "--signal", default="KILL", complete="signal", text="Number or name."),
     examples=("hyperctl kill web1-nginx", "hyperctl kill -s TERM web1-nginx", "hyperctl kill -p web1"),
 )
 def kill_command(app: App, *, names: tuple[str, ...], pod: bool, signal: str) -> int:
@@ -125,13 +125,13 @@ def kill_command(app: App, *, names: tuple[str, ...], pod: bool, signal: str) ->
     return for_each(names, lambda name: kill(name, number), lambda name, text: f"fail to kill {what} {name}: {text}")
 
 
-@command("pause", Argument("pod", "POD"), examples=("hyperctl pause web1",))
+@command("pause", Argument("pod", "POD", complete="pod"), examples=("hyperctl pause web1",))
 def pause_command(app: App, *, pod: str) -> None:
     """Pause a pod: its VM stands still and keeps its memory."""
     app.client.pause_pod(pod)
 
 
-@command("unpause", Argument("pod", "POD"), examples=("hyperctl unpause web1",))
+@command("unpause", Argument("pod", "POD", complete="pod"), examples=("hyperctl unpause web1",))
 def unpause_command(app: App, *, pod: str) -> None:
     """Let a paused pod go on."""
     app.client.unpause_pod(pod)

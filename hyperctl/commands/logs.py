@@ -8,7 +8,7 @@ from hyperctl.command import App, Argument, Option, command
 
 @command(
     "logs",
-    Argument("container", "CONTAINER"),
+    Argument("container", "CONTAINER", complete="container"),
     Option("-f", "--follow", flag=True, text="Go on as output comes."),
     Option("--since", metavar="TIME", text="Only what is younger: unix seconds or RFC 3339."),
     Option("-t", "--timestamps", flag=True, text="Put the time before every line."),

@@ -11,7 +11,7 @@ from hyperctl.command import App, Argument, Option, command
 
 @command(
     "login",
-    Argument("server", "[SERVER]", default=credentials.DEFAULT_SERVER),
+    Argument("server", "[SERVER]", default=credentials.DEFAULT_SERVER, complete="server"),
     Option("-u", "--username", metavar="NAME", text="User name; asked for when missing."),
     Option("-p", "--password", metavar="WORD", text="Password; asked for when missing."),
     Option("--password-stdin", flag=True, text="Read the password from stdin."),
@@ -40,7 +40,7 @@ def login_command(app: App, *, server: str, username: str, password: str, passwo
 
 @command(
     "logout",
-    Argument("server", "[SERVER]", default=credentials.DEFAULT_SERVER),
+    Argument("server", "[SERVER]", default=credentials.DEFAULT_SERVER, complete="server"),
     examples=("hyperctl logout registry.example.com:5000",),
 )
 def logout_command(app: App, *, server: str) -> None:  # noqa: ARG001

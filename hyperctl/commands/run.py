@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Option("-a", "--attach", flag=True, text="With --podfile: attach to the first container."),
     Option("-d", "--detach", flag=True, text="Do not attach."),
     Option("--rm", field="remove", flag=True, text="Remove the pod at the end."),
-    Argument("words", "IMAGE [COMMAND...]", default="", many=True),
+    Argument("words", "IMAGE [COMMAND...]", default="", many=True, complete="command"),
     examples=(
         "hyperctl run --rm busybox echo hello",
         "hyperctl run -t --rm busybox sh              # ctrl-p ctrl-q leaves it running",

@@ -18,7 +18,7 @@ def _create(app: App, *, cpu: int, memory: int) -> None:
     output.say(f"New VM id is {app.client.create_vm(cpu=cpu, memory=memory)}")
 
 
-@command("rm", Argument("names", "VM...", many=True), examples=("hyperctl vm rm vm-QhKzRtPwXa",))
+@command("rm", Argument("names", "VM...", many=True, complete="vm"), examples=("hyperctl vm rm vm-QhKzRtPwXa",))
 def _rm(app: App, *, names: tuple[str, ...]) -> int:
     """Destroy VMs; a pod on one of them becomes failed."""
 

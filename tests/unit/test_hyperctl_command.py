@@ -148,23 +148,44 @@ def test_help_loads_no_library_but_click(words):
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_scripts_and_what_they_ask(shell):
+def test_completion_scripts(shell):
     script = hyperctl("completion", shell)
     assert script.returncode == 0
     assert "_HYPERCTL_COMPLETE" in script.stdout
+    assert hyperctl("completion", "csh").returncode == 255
+
+
+# How shells ask; conformance/test_hyperctl_completion.py does it with the shells themselves.
+ANSWERS = [
+    ("hyperctl li", ["list"]),
+    ("hyperctl ports ", ["ls", "add", "delete"]),
+    ("hyperctl run --re", ["--read-only", "--restart"]),
+    ("hyperctl run --restart o", ["onFailure"]),
+    ("hyperctl run --restart=o", ["--restart=onFailure"]),
+    ("hyperctl help ima", ["image", "images"]),
+    ("hyperctl help image ", ["df", "prune"]),
+    ("hyperctl kill -s KI", ["KILL"]),
+    ("hyperctl list --format ", ["json", "table"]),
+    ("hyperctl run -t busybox --r", []),
+    ("hyperctl nosuch ", []),
+    ("hyperctl stop ", []),  # there is no daemon
+    ("hyperctl stop 'half a quote", []),
+]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+@pytest.mark.parametrize(("line", "expected"), ANSWERS)
+def test_completion_answers(line, expected, shell):
+    words = line.split(" ")[1:] if shell == "zsh" else []
+    done = hyperctl(*words, _HYPERCTL_COMPLETE=shell, COMP_LINE=line)
+    answers = [answer.split("\t") for answer in done.stdout.splitlines()]
+    assert sorted(value for kind, value, _ in answers if kind == "plain") == sorted(expected)
+    assert loaded(done) & {"httpx2", "rich", "yaml"} == set()
 
 
 @pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        (["hyperctl", "li"], ["list"]),
-        (["hyperctl", "ports", ""], ["ls", "add", "delete"]),
-        (["hyperctl", "run", "--re"], ["--read-only", "--restart"]),
-        (["hyperctl", "run", "--restart", "o"], ["onFailure"]),
-    ],
+    ("line", "kind"), [("run -p x", "file"), ("build ", "dir"), ("load -i ", "file"), ("run -v /sr", "dir")]
 )
-def test_completion_answers(line, expected):
-    done = hyperctl(_HYPERCTL_COMPLETE="bash_complete", COMP_WORDS="\n".join(line), COMP_CWORD=str(len(line) - 1))
-    answers = [answer.partition(",")[2] for answer in done.stdout.splitlines()]
-    assert sorted(answers) == sorted(expected)
-    assert loaded(done) & {"httpx2", "rich", "yaml"} == set()
+def test_names_of_files_are_left_to_the_shell(line, kind):
+    done = hyperctl(*line.split(" "), _HYPERCTL_COMPLETE="fish")
+    assert done.stdout == f"{kind}\t{line.rpartition(' ')[2]}\t\n"
