@@ -88,7 +88,7 @@ class Option:
         default: value when it is not typed; an int makes it a number.
         minimum: smallest number.
         choices: the only values allowed.
-        complete: what shells offer for the value (`hyperctl.completion`).
+        complete: what shells offer for the value (`hyperctl.offers`).
 
     """
 
@@ -134,7 +134,7 @@ class Argument:
         metavar: what stands for it in the help.
         default: value when it is not given; None makes it required.
         many: takes all that is left, as a tuple.
-        complete: what shells offer for it (`hyperctl.completion`).
+        complete: what shells offer for it (`hyperctl.offers`).
 
     """
 

@@ -64,9 +64,9 @@ def _offers(part: Option | Argument) -> Callable[[click.Context, click.Parameter
         return None
 
     def offer(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        from hyperctl import completion
+        from hyperctl import offers
 
-        return completion.offers(part.complete, ctx, incomplete)
+        return offers.offers(part.complete, ctx, incomplete)
 
     return offer
 
