@@ -11,12 +11,15 @@ from typing import Any
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
+from hyperd.db.memo import Memo
 from hyperd.db.models import BlobRow, ImageLayerRow, ImageRow, LayerRow, RepoDigestRow, TagRow
 from hyperd.db.session import Database
 from hyperd.errors import Conflict, HyperError, ImageNotFound, InvalidInput
 from hyperd.image.layer import BuiltLayer
 from hyperd.registry.reference import DEFAULT_TAG, Reference
 
+_TABLES = ("images", "image_layers", "layers", "tags", "repo_digests")  # what a record is read from
+_KNOWN = 32
 _FULL_ID = re.compile(r"(?:sha256:)?([0-9a-f]{64})", re.ASCII)
 _PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{1,63})", re.ASCII)
 
@@ -80,6 +83,7 @@ class Catalog:
     def __init__(self, database: Database, *, default_domain: str) -> None:
         self._database = database
         self._default_domain = default_domain
+        self._known: Memo[ImageRecord] = Memo(database, *_TABLES, size=_KNOWN)
 
     def parse(self, name: str) -> Reference:
         """Read a name with this daemon's default registry.
@@ -218,8 +222,11 @@ class Catalog:
             return self._find(session, name)
 
     def get(self, name: str) -> ImageRecord:
-        """Give an image; as ``find``."""
-        with self._database.session() as session:
+        """Give an image; as ``find``. It is shared by all who ask."""
+        return self._known.get(name, lambda: self._get(name))
+
+    def _get(self, name: str) -> ImageRecord:
+        with self._database.reading() as session:
             image_id, _ = self._find(session, name)
             row = session.get(ImageRow, image_id)
             if row is None:

@@ -84,6 +84,7 @@ class StubContainers:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.records = SimpleNamespace(find=self.info)
 
     def attach(self, name: str) -> EchoSession:
         if name == "missing":
@@ -174,7 +175,7 @@ class StubEngine:
     def __init__(self, config) -> None:
         self.config = config
         self.containers = StubContainers(config.root)
-        self.execs = SimpleNamespace(wait=lambda exec_id: 3)
+        self.execs = SimpleNamespace(wait=lambda exec_id, **_: 3)
         self.images = StubImages(config.root)
         self.pods = StubPods()
         self.vms = SimpleNamespace(all=list)

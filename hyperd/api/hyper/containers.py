@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from flask import Response, g
 
 from hyperd.api import answers, params, takeover
-from hyperd.api.aside import Waiting
+from hyperd.api.aside import INLINE_WAIT, Waiting
 from hyperd.api.context import engine, may_fetch
 from hyperd.api.hyper.routes import blueprint
 from hyperd.build.commit import CommitOrder
-from hyperd.errors import ImageNotFound, InvalidInput, NotAlive, NotFound
+from hyperd.errors import ImageNotFound, InvalidInput, NotAlive, NotFound, Timeout
 from hyperd.pod.schema import IDENTIFIER
 from hyperd.pod.spec import parse_container
 from hyperd.registry.reference import Reference
@@ -172,7 +173,10 @@ def exit_code() -> Response:
     """Wait until a container or an exec has ended and give its exit code."""
     name, exec_id = container_name(), params.text("exec").strip()
     running = engine()
-    running.containers.info(name)
+    if exec_id:
+        running.containers.records.find(name)  # 404 for a container that is not there
+        with suppress(Timeout):  # most clients ask when the output has ended: no thread for that
+            return answers.plain_json(running.execs.wait(exec_id, seconds=INLINE_WAIT))
 
     def ask(cancelled: Callable[[], bool]) -> int:
         return running.execs.wait(exec_id) if exec_id else running.containers.wait(name, cancelled=cancelled)
