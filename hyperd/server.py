@@ -85,6 +85,18 @@ class _Worker(gthread.ThreadWorker):  # type: ignore[misc]
                 return gthread._DEFER
         return super().handle(conn)
 
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        """Once the end has begun, wait for requests under way only: who asks for nothing now is let go at once.
+
+        gunicorn leaves kept-alive connections two seconds and those that never said anything the whole grace.
+        """
+        if not self.alive and (self.keepalived_conns or self.pending_conns):
+            timeout = 0.0
+        super().wait_for_and_dispatch_events(timeout)
+        if not self.alive:
+            for conn in (*self.keepalived_conns, *self.pending_conns):
+                conn.timeout = 0.0  # what the kernel already had of it has been taken just now
+
     def init_signals(self) -> None:
         super().init_signals()
         signal.signal(signal.SIGINT, self.handle_exit)

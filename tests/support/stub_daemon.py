@@ -99,6 +99,8 @@ class StubContainers:
     def info(self, name: str) -> dict[str, object]:
         if name == "missing":
             raise NotFound("The container (missing) can not be found")
+        if name == "slow":
+            time.sleep(2.0)
         return {"container": {"containerID": name}, "status": {}}
 
     def wait(self, name: str, *, cancelled) -> int:

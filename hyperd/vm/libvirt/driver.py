@@ -152,6 +152,9 @@ class LibvirtDriver(VmDriver):
                     self._remember(host, guest.name, live.sockets)
                     if host.embedded and self._vms[guest.name].pid is None:
                         del self._vms[guest.name]  # libvirt has yet to notice that its QEMU is dead
+        for path in host.log_files():
+            if path.stem not in self._vms:
+                host.forget_log(path.stem)
 
     def _remember(self, host: Host, name: str, sockets: tuple[str, ...]) -> None:
         pidfile = host.pidfile(name)
@@ -267,6 +270,7 @@ class LibvirtDriver(VmDriver):
                 guest = host.find(vm_id)
                 if guest is not None:
                     guest.destroy()
+                host.forget_log(vm_id)
             finally:
                 with self._lock:
                     self._leaving.pop(vm_id, None)

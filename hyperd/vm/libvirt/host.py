@@ -312,6 +312,15 @@ class Host:
             return Path("/run/libvirt/qemu") / f"{name}.pid"
         return None
 
+    def log_files(self) -> list[Path]:
+        """Return what libvirt has written about domains, those that are gone included; nothing of another host's."""
+        return list((self._directory / "log" / "qemu").glob("*.log")) if self.embedded else []
+
+    def forget_log(self, name: str) -> None:
+        """Remove what libvirt has written about a domain; it never does itself."""
+        if self.embedded:
+            (self._directory / "log" / "qemu" / f"{name}.log").unlink(missing_ok=True)
+
     def _lifecycle(
         self, _connection: object, domain: libvirt.virDomain, event: int, detail: int, _data: object
     ) -> None:
