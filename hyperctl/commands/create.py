@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SPEC_OPTIONS = (
     Option("-p", "--podfile", metavar="FILE", complete="file", text="Read the pod from a file (- is stdin)."),
-    Option("-y", "--yaml", flag=True, text="The file is YAML, not JSON."),
+    Option("-y", "--yaml", flag=True, text="The file is YAML, not JSON; so are names in .yaml and .yml."),
     Option("--name", metavar="NAME", text="Name of the pod and its container."),
     Option("--workdir", metavar="DIR", text="Working directory in the container."),
     Option("-t", "--tty", flag=True, text="Give the container a terminal."),
@@ -47,7 +47,8 @@ def read_podfile(options: SpecOptions, words: Sequence[str], shape: dict[str, An
     for option in SPEC_OPTIONS[2:]:
         if getattr(options, option.field) != option.default:
             raise UsageProblem(f"{option.names[-1]} can not be used together with --podfile")
-    return podfile.load(options.podfile, yaml=options.yaml, shape=shape)
+    yaml = options.yaml or options.podfile.endswith((".yaml", ".yml"))
+    return podfile.load(options.podfile, yaml=yaml, shape=shape)
 
 
 def read_pod(options: SpecOptions, words: Sequence[str], *, local: bool) -> dict[str, Any]:
