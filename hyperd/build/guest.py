@@ -92,7 +92,7 @@ def unpack(
 
     """
     plan, ident, base = _tool_plan(agent)
-    plan.mkdir(f"{work}/upper").mkdir(f"{work}/work", 0o700)
+    guestfs.make_upper(plan, work, lower)
     words = [PROGRAM, "--unpack", guestfs.ROOTFS, target, owner, mode]
     _mounted(plan, lower, work).argv([*words, "single"] if single else words)
     with GuestTool(agent, ident=ident, base=base, cancelled=cancelled) as tool:
@@ -119,7 +119,7 @@ def copy_between(
     """
     origin = f"{guestfs.ROOTFS}.from"
     plan, ident, base = _tool_plan(agent)
-    plan.mkdir(origin).mkdir(f"{work}/upper").mkdir(f"{work}/work", 0o700)
+    guestfs.make_upper(plan.mkdir(origin), work, lower)
     _mounted(plan, lower, work).mount("overlay", origin, "overlay", MS_RDONLY, overlay_of(source))
     plan.argv([PROGRAM, "--copy", origin, guestfs.ROOTFS, target, owner, mode, *patterns])
     with GuestTool(agent, ident=ident, base=base, cancelled=cancelled) as tool:

@@ -99,10 +99,10 @@ class Workshop:
         return self._vm.agent
 
     def begin(self) -> str:
-        """Give the directory of a new step: it will hold the upper and the work directory."""
+        """Give the directory of a new step: what it does first makes the upper and the work directory there."""
         self._steps += 1
         work = guestfs.container_dir(f"s{self._steps}")
-        plan = Plan().mkdir(f"{work}/upper").mkdir(f"{work}/work", 0o700).mkdir(_UPPERS)
+        plan = Plan().mkdir(work).mkdir(_UPPERS)
         self.agent.run(plan.add(Op.SYMLINK, f"{work}/upper", f"{_UPPERS}/{self._steps}"))
         return work
 
@@ -125,8 +125,10 @@ class Workshop:
 
     def make_directory(self, path: str, layers: Sequence[Below], work: str) -> None:
         """Make a directory of the image if it is missing. Errors: AgentError."""
-        plan = Plan().mkdir(guestfs.EMPTY).mkdir(guestfs.ROOTFS).add(Op.UNSHARE, "mnt")
-        options = guest.overlay_of(self.lower(layers), work=work)
+        lower = self.lower(layers)
+        plan = guestfs.make_upper(Plan(), work, lower).mkdir(guestfs.EMPTY).mkdir(guestfs.ROOTFS)
+        plan.add(Op.UNSHARE, "mnt")
+        options = guest.overlay_of(lower, work=work)
         plan.mount("overlay", guestfs.ROOTFS, "overlay", 0, options).add(Op.OPENROOT, guestfs.ROOTFS)
         self.agent.run(plan.mkdir(path))
 

@@ -97,7 +97,7 @@ def inherited(layers: Sequence[Notes]) -> dict[bytes, Attributes]:
 
     """
     found: dict[bytes, Attributes] = {}
-    seen: set[bytes] = {b""}
+    seen: set[bytes] = set()
     for number in range(len(layers) - 1, -1, -1):
         for path in layers[number].bare:
             if path in seen or not _is_top(path, layers[number + 1 :]):
@@ -113,14 +113,15 @@ def directories_tar(directories: dict[bytes, Attributes]) -> Iterator[bytes]:
     """Write a tar of directories alone; those above them are in it, too, as somebody else wants them."""
     for path in sorted(directories):
         a = directories[path]
-        entry = Entry(path + b"/", DIRECTORY, mode=a.mode, uid=a.uid, gid=a.gid, mtime=a.mtime, xattrs=dict(a.xattrs))
+        name = (path or b".") + b"/"
+        entry = Entry(name, DIRECTORY, mode=a.mode, uid=a.uid, gid=a.gid, mtime=a.mtime, xattrs=dict(a.xattrs))
         yield tarstream.pack(entry)
     yield bytes(2 * BLOCK)
 
 
 def with_parents(paths: Iterable[bytes]) -> set[bytes]:
-    """Give paths and all directories above them but the root."""
-    found: set[bytes] = set()
+    """Give paths and all directories above them."""
+    found: set[bytes] = {b""}
     for path in paths:
         while path and path not in found:
             found.add(path)

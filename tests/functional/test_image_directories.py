@@ -73,6 +73,25 @@ CORPUS: dict[str, list[Members]] = {
         [member("lib", type=tarfile.SYMTYPE, linkname="usr")],
     ],
     "the same layer twice": [described(), FILES_ONLY, [member(".wh.tmp"), directory("home", mode=0o500)], FILES_ONLY],
+    "a root of its own": [[directory("./", mode=0o1711, uid=7, gid=8, pax_headers=XATTR), member("f", b"f")]],
+    "a root that only the base describes": [
+        [directory("./", mode=0o700, uid=7, gid=8, pax_headers=XATTR), member("f", b"f")],
+        [member("g", b"g")],
+        [member("h", b"h")],
+    ],
+    "a root described again, and a directory": [
+        [directory("./", mode=0o700, uid=7), *described()],
+        [directory("./", mode=0o750), member("g", b"g")],
+        FILES_ONLY,
+    ],
+    "a root that was made opaque": [
+        [directory("./", mode=0o700, uid=7), *described()],
+        [member(".wh..wh..opq"), member("g", b"g")],
+    ],
+    "a root that is described again in a plan": [
+        [directory("./", mode=0o700, uid=7), member("x", b"1"), member("x", b"2"), directory("./", mode=0o711)],
+        [member("y", b"1"), member("y", b"2")],
+    ],
     "needs a plan": [
         described(),
         [member("tmp/x", b"1"), member("tmp/x", b"2"), member("home/jane/x", b"3"), member("gone/.wh.f")],

@@ -11,7 +11,15 @@ from typing import Any, Self
 
 
 class PodmanStore:
-    """A podman store below /tmp, gone at the end."""
+    """A podman store below /tmp, gone at the end.
+
+    Args:
+        driver: how it keeps layers.
+
+    """
+
+    def __init__(self, *, driver: str = "vfs") -> None:
+        self._driver = driver
 
     def __enter__(self) -> Self:
         # podman wants its run directory's path to be short
@@ -27,7 +35,7 @@ class PodmanStore:
     def run(self, *words: str, data: bytes | None = None) -> str:
         """Run podman; give its output without the newline at the end."""
         base = ["podman", "--root", f"{self.directory}/store", "--runroot", f"{self.directory}/run"]
-        base += ["--storage-driver", "vfs", "--events-backend", "none"]
+        base += ["--storage-driver", self._driver, "--events-backend", "none"]
         return run(*base, *words, data=data).decode().strip()
 
     def inspect(self, name: str) -> dict[str, Any]:

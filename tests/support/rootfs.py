@@ -86,13 +86,15 @@ def attributes(path: bytes) -> dict[str, bytes]:
 
 
 def describe(root: Path, *, count_links: bool) -> dict[bytes, tuple[object, ...]]:
-    """Everything about every file; times of directories are left out (umoci touches those it works in).
+    """Everything about every file and the root (an empty name), but times of directories (umoci touches them).
 
     overlayfs shows the link count of the lowest layer: with several layers only which names are one file is compared.
     """
     found: dict[bytes, tuple[object, ...]] = {}
     top_name = os.fsencode(root)
     groups: dict[tuple[int, int], bytes] = {}
+    top = root.stat()
+    found[b""] = (stat.S_IFDIR, stat.S_IMODE(top.st_mode), top.st_uid, top.st_gid, attributes(top_name))
     for where, names, files in os.walk(top_name):
         for name in sorted(names + files):
             path = where + b"/" + name

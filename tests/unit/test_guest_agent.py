@@ -355,6 +355,28 @@ def test_copyup_of_nothing_is_an_empty_directory(host: Host, tmp_path: Path, pat
     assert stat.S_IMODE((tmp_path / "v").stat().st_mode) == 0o755
 
 
+def test_like_takes_attributes_once_and_nothing_else(host: Host, tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "deep" / "upper"
+    source.mkdir()
+    (source / "f").touch()
+    os.setxattr(source, "user.kept", b"yes")
+    os.setxattr(source, "trusted.overlay.opaque", b"y")
+    os.chown(source, 5, 6)
+    source.chmod(0o1711)
+    plan = Plan().add(Op.LIKE, str(target), str(source))
+    host.run(plan)
+    made = target.stat()
+    assert (stat.S_IMODE(made.st_mode), made.st_uid, made.st_gid) == (0o1711, 5, 6)
+    assert {name: os.getxattr(target, name) for name in os.listxattr(target)} == {"user.kept": b"yes"}
+    assert list(target.iterdir()) == []
+    target.chmod(0o700)  # from now on it is the container's
+    host.run(plan)
+    assert stat.S_IMODE(target.stat().st_mode) == 0o700
+    with pytest.raises(AgentRefusal, match="LIKE"):
+        host.run(Plan().add(Op.LIKE, str(tmp_path / "other"), str(tmp_path / "missing")))
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_failing_step_leaves_the_ones_before(host: Host, tmp_path: Path) -> None:
     with pytest.raises(AgentRefusal) as caught:
         host.run(Plan().mkdir(f"{tmp_path}/one").mkdir("/proc/nope").mkdir(f"{tmp_path}/two"))

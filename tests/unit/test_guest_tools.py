@@ -193,6 +193,31 @@ def test_a_difference_has_whiteouts_and_opaque_directories(tmp_path: Path) -> No
     assert {"etc", "etc/hosts", "dev"} < set(everything)
 
 
+@pytest.mark.parametrize(
+    "changed", [lambda p: p.chmod(0o1777), lambda p: os.chown(p, 1, 2), lambda p: os.setxattr(p, "user.a", b"b")]
+)
+def test_a_root_that_changed_is_in_the_difference(tmp_path: Path, changed: Callable[[Path], None]) -> None:
+    upper, lower = tmp_path / "upper", tmp_path / "lower"
+    upper.mkdir()
+    lower.mkdir()
+    (upper / "dev").mkdir()
+    assert members(tool("--pack", upper, lower, "dev").stdout) == {}
+    changed(upper)
+    (root,) = members(tool("--pack", upper, lower, "dev").stdout).values()
+    status = upper.stat()
+    assert (root.name, root.mode, root.uid, root.gid) == (
+        ".",
+        stat.S_IMODE(status.st_mode),
+        status.st_uid,
+        status.st_gid,
+    )
+    assert sum("xattr" in key for key in root.pax_headers) == len(os.listxattr(upper))
+    changed(lower)  # as before: nothing to say, unless there is something else
+    assert members(tool("--pack", upper, lower, "dev").stdout) == {}
+    (upper / "f").touch()
+    assert list(members(tool("--pack", upper, lower, "dev").stdout)) == [".", "f"]
+
+
 def put(root: Path, build: Callable[[tarfile.TarFile], None], *words: str, code: int = 0) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:

@@ -127,20 +127,47 @@ static int write_marker(const char *name, const struct stat *like) {
   return tar_member(&m);
 }
 
-/* Write the headers of this directory and of those above that have none yet. */
+/* Is this directory as the one below? */
+static bool same_below(const struct level *level) {
+  char name[MAX_PATH_TEXT];
+  struct stat s;
+  struct text ours = {0}, theirs = {0};
+  if (p.lower_fd < 0)
+    return false;
+  memcpy(name, p.path, level->name_size);
+  name[level->name_size ? level->name_size - 1 : 0] = 0;
+  cleanup_fd int fd = path_open(p.lower_fd, *name ? name : ".", O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
+  bool same = fd >= 0 && fstat(fd, &s) == 0 && s.st_mode == level->stat.st_mode && s.st_uid == level->stat.st_uid &&
+              s.st_gid == level->stat.st_gid && add_xattrs(level->fd, &ours) == 0 && add_xattrs(fd, &theirs) == 0 &&
+              ours.size == theirs.size && (!ours.size || memcmp(ours.at, theirs.at, ours.size) == 0);
+  free(ours.at);
+  free(theirs.at);
+  return same;
+}
+
+/* Is a root as one that no layer says anything of? */
+static bool is_plain(const struct level *level) {
+  return (level->stat.st_mode & 07777) == 0755 && level->stat.st_uid == 0 && level->stat.st_gid == 0;
+}
+
+/* Write the headers of this directory and of those above that have none yet; of a plain root that was so before, none. */
 static int write_levels(struct level *level) {
   if (!level || level->written)
     return 0;
   if (write_levels(level->up) < 0)
     return -1;
   level->written = true;
-  if (level->name_size == 0)
-    return 0;
-  char name[MAX_PATH_TEXT + 16];
-  memcpy(name, p.path, level->name_size);
-  name[level->name_size] = 0;
+  char name[MAX_PATH_TEXT + 16] = "./";
   struct tar_member m = {.name = name, .link = "", .kind = '5', .stat = &level->stat};
-  int result = add_xattrs(level->fd, &m.pax) < 0 ? -1 : tar_member(&m);
+  int result = add_xattrs(level->fd, &m.pax);
+  if (level->name_size) {
+    memcpy(name, p.path, level->name_size);
+    name[level->name_size] = 0;
+  } else if (result == 0 && !m.pax.size && is_plain(level) && (p.lower_fd < 0 || same_below(level))) {
+    return 0;
+  }
+  if (result == 0)
+    result = tar_member(&m);
   free(m.pax.at);
   if (result == 0 && level->opaque) {
     strcpy(name + level->name_size, ".wh..wh..opq");
@@ -306,17 +333,9 @@ static bool skipped(const char *name, const struct stat *s) {
   return false;
 }
 
-/* Is this directory here only because a mount point was made in it? */
-static bool same_below(const struct level *level) {
-  char name[MAX_PATH_TEXT];
-  struct stat s;
-  if (p.lower_fd < 0 || !level->skipped || level->opaque)
-    return false;
-  memcpy(name, p.path, level->name_size);
-  name[level->name_size ? level->name_size - 1 : 0] = 0;
-  cleanup_fd int fd = path_open(p.lower_fd, *name ? name : ".", O_PATH | O_NOFOLLOW, 0);
-  return fd >= 0 && fstat(fd, &s) == 0 && s.st_mode == level->stat.st_mode && s.st_uid == level->stat.st_uid &&
-         s.st_gid == level->stat.st_gid;
+/* Is there nothing to say of this directory: is it the root, or was only a mount point made in it, as it was? */
+static bool unchanged(const struct level *level) {
+  return (level->skipped || !level->name_size) && !level->opaque && same_below(level);
 }
 
 static int pack_directory(struct level *level, unsigned depth);
@@ -368,7 +387,7 @@ static int pack_directory(struct level *level, unsigned depth) {
   for (size_t i = 0; i < count && result == 0; i++)
     result = pack_entry(level, names[i], depth);
   free_names(names, count);
-  if (result == 0 && !level->written && !same_below(level)) {
+  if (result == 0 && !level->written && !unchanged(level)) {
     p.path[level->name_size] = 0;
     result = write_levels(level);
   }
@@ -390,12 +409,12 @@ static void prepare(void) {
 }
 
 int pack_difference(const char *upper, const char *lower, char **skip, int skip_count) {
-  struct level root = {.fd = open(upper, O_RDONLY | O_DIRECTORY | O_CLOEXEC), .written = true};
+  struct level root = {.fd = open(upper, O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
   prepare();
   p.difference = true;
   p.skip = skip;
   p.skip_count = skip_count;
-  if (root.fd < 0)
+  if (root.fd < 0 || fstat(root.fd, &root.stat) < 0)
     return packing_failed(upper);
   if (lower && (p.lower_fd = open(lower, O_PATH | O_DIRECTORY | O_CLOEXEC)) < 0)
     return packing_failed(lower);
