@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from hypothesis import HealthCheck, settings
 # Examples are judged by what they show, not by a clock: this may run on a loaded machine.
 settings.register_profile("hyperd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("hyperd")
+
+# A shell starts what runs in its background with SIGINT ignored, and programs pass that on: those tested here would too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ORDER = ("unit", "functional", "vm", "conformance", "perf")
 _HERE = Path(__file__).parent

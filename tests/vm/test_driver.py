@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -102,6 +102,15 @@ def emulators(root: Path) -> list[int]:
 def emulator(root: Path, vm_id: str) -> int:
     [pid] = [pid for pid in emulators(root) if f"guest={vm_id}," in Path(f"/proc/{pid}/cmdline").read_text()]
     return pid
+
+
+def open_files(pid: int) -> set[str]:
+    """Paths that a process has open; it may open and close others meanwhile."""
+    found = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.add(str(link.readlink()))
+    return found
 
 
 def make_spec(root: Path, files: GuestFiles, **changes: object) -> VmSpec:
@@ -241,8 +250,7 @@ def test_disks_at_boot_and_later(driver: DriverProcess, root: Path, files: Guest
             driver.call("detach_disk", spec.vm_id, disk.lun)
             wait_in_guest(host, f"[ ! -e {SCSI % disk.lun} ]")
     assert (tmp_path / "first").read_bytes().startswith(b"written\n")
-    opened = {str(link.readlink()) for link in Path(f"/proc/{emulator(root, spec.vm_id)}/fd").iterdir()}
-    assert not opened & {str(first.path), str(second.path)}
+    assert not open_files(emulator(root, spec.vm_id)) & {str(first.path), str(second.path)}
 
 
 def test_disk_attached_to_a_paused_vm(driver: DriverProcess, root: Path, files: GuestFiles, tmp_path: Path) -> None:
