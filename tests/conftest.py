@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("hyperd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("hyperd")
 
-# A shell starts what runs in its background with SIGINT ignored, and programs pass that on: those tested here would too.
+# What a shell runs in its background ignores SIGINT, and programs pass that on: those tested here would, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ORDER = ("unit", "functional", "vm", "conformance", "perf")
