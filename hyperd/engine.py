@@ -195,6 +195,7 @@ class Engine:
     def _recover(self, pod_records: PodRecords) -> None:
         """Find the VMs of an earlier daemon and bring rows and host together."""
         self.vms.on_exit = self._on_exit
+        self.vms.on_oom = self.containers.ran_out
         self.vms.on_gone = self.pods.vm_gone
         self.vms.outfitter = self.pods.ready
         self._stack.callback(self.execs.close)

@@ -9,6 +9,7 @@ from typing import Any
 from hyperd import __version__
 from hyperd.config import Config
 from hyperd.container.records import ContainerRecords
+from hyperd.errors import InvalidInput
 from hyperd.image.service import ImageService
 from hyperd.pod.records import PodRecords
 from hyperd.vm.driver import HypervisorInfo
@@ -35,6 +36,12 @@ class SystemService:
         self._containers = containers
         self._hypervisor = hypervisor
         self._guest = guest
+
+    def check_vcpu(self, count: int) -> None:
+        """Check that a VM can have so many CPUs. Errors: InvalidInput."""
+        most = self._hypervisor.max_vcpu
+        if count > most:
+            raise InvalidInput(f"{count} CPUs are more than a VM can have here", details=f"at most {most}")
 
     def info(self) -> dict[str, Any]:
         """Give the object of ``GET /info``; ``MemTotal`` is in KiB, as the original's was."""

@@ -125,6 +125,7 @@ class AgentClient:
     Args:
         name: the VM's id, for messages.
         on_exit: called in the loop's thread with (process id, exit code) when a process has ended.
+        on_oom: called in the loop's thread with the id of a process whose control group ran out of memory.
         on_lost: called once in the loop's thread when the ports close without ``close()``.
 
     Methods without ``async`` in their name may be called from any thread but the loop's; they block.
@@ -139,6 +140,7 @@ class AgentClient:
         stream: Path,
         on_exit: Callable[[str, int], None],
         on_lost: Callable[[], None],
+        on_oom: Callable[[str], None] = lambda _process: None,
     ) -> None:
         self.relay = relay
         self.name = name
@@ -146,6 +148,7 @@ class AgentClient:
         self._paths = (control, stream)
         self._on_exit = on_exit
         self._on_lost = on_lost
+        self._on_oom = on_oom
         self._control: _Port | None = None
         self._stream: _Port | None = None
         self._pending: dict[int, asyncio.Future[list[Record]]] = {}
@@ -364,7 +367,9 @@ class AgentClient:
                 else:
                     self._on_exit(process, code)
             elif frame.code == Event.OOM:
-                log.warning("guest.oom", vm=self.name, process=record.args[0][:64] if record.args else b"")
+                process = record.args[0][:64].decode("utf-8", "replace") if record.args else ""
+                log.warning("guest.oom", vm=self.name, process=process)
+                self._on_oom(process)
 
     def _on_stream(self, frame: Frame) -> None:
         offset, data = split_offset(frame)

@@ -7,6 +7,7 @@ import math
 import re
 import signal
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
@@ -47,9 +48,9 @@ def flag(*names: str, default: bool = False) -> bool:
     return values[0].strip().lower() not in FALSE if values else default
 
 
-def strict_flag(*names: str) -> bool:
-    """Give a parameter that only yes, true and on turn on."""
-    return text(*names).strip().lower() in STRICT_TRUE
+def strict_flag(*names: str, words: AbstractSet[str] = STRICT_TRUE) -> bool:
+    """Give a parameter that only these words turn on."""
+    return text(*names).strip().lower() in words
 
 
 def number(*names: str, low: int, high: int, default: int | None = None) -> int:

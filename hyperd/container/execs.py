@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import random
+import shlex
 import string
 import time
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ log = structlog.get_logger(__name__)
 
 WAIT_SECONDS = 10.0
 KEEP_SECONDS, SWEEP_SECONDS = 600.0, 60.0
+KEEP_UNUSED_SECONDS = 86_400.0  # one that nobody has started
 CREATED, RUNNING, EXITED = "created", "running", "exited"
 # An exec is three small writes; as statements of their own they cost a third of what objects of the ORM do.
 _EXECS = cast("Table", ExecRow.__table__)
@@ -50,6 +52,7 @@ class ExecService:
         self._vms = vms
         self._workers = ThreadPoolExecutor(4, thread_name_prefix="exec")
         self._processes: dict[tuple[str, str], GuestProcess] = {}
+        self._owners: dict[str, ContainerRow] = {}  # of execs that run, as their containers were at the start
         self._sizes: dict[str, tuple[int, int]] = {}  # asked for before the start
         self._sweep_at = 0.0
 
@@ -68,9 +71,11 @@ class ExecService:
         with self._db.session() as session:
             if time.monotonic() >= self._sweep_at:
                 self._sweep_at = time.monotonic() + SWEEP_SECONDS
-                old = time.time() - KEEP_SECONDS
-                session.execute(delete(ExecRow).where(ExecRow.state == EXITED, ExecRow.created_at < old))
+                for state, keep in ((EXITED, KEEP_SECONDS), (CREATED, KEEP_UNUSED_SECONDS)):
+                    old = time.time() - keep
+                    session.execute(delete(ExecRow).where(ExecRow.state == state, ExecRow.created_at < old))
             session.connection().execute(_INSERT, {"state": CREATED, "stream_base": 0, **made})
+        self._containers.tell("exec_create", row, execID=exec_id, command=shlex.join(command))
         return exec_id
 
     def start(self, container: str, exec_id: str) -> AttachSession:
@@ -90,7 +95,16 @@ class ExecService:
         if execution.tty:
             program = replace(program, env={"TERM": "xterm", **program.env})
         size = self._sizes.pop(exec_id, DEFAULT_SIZE)
-        plan = exec_plan(process=exec_id, base=base, container_process=joined, program=program, size=size)
+        plan = exec_plan(
+            process=exec_id,
+            base=base,
+            container_process=joined,
+            program=program,
+            limits=self._containers.records.spec(row).ulimits,
+            size=size,
+        )
+        self._owners[exec_id] = row
+        self._containers.tell("exec_start", row, execID=exec_id)
         return self._session(vm, exec_id, base, plan, tty=execution.tty, size=size)
 
     def exec_vm(self, pod_id: str, command: Sequence[str]) -> AttachSession:
@@ -160,6 +174,7 @@ class ExecService:
             if state is None:
                 self._finish(row.id, SETUP_FAILED)
                 continue
+            self._owners[row.id] = self._containers.records.get(row.container_id)
             process = self._process(vm, row.id, tty=row.tty)
             self._relay.call(process.resume(vm.agent, state), timeout=10)
             self._relay.soon(process.input.end)
@@ -227,8 +242,12 @@ class ExecService:
             process.finished.set()
 
     def _finish(self, exec_id: str, code: int) -> None:
+        """Note the end of an exec and tell of it, once; execs in the guest's own root have no record."""
         with self._db.session() as session:
             session.connection().execute(_FINISH, {"ident": exec_id, "state": EXITED, "exit_code": code})
+        container = self._owners.pop(exec_id, None)
+        if container is not None:
+            self._containers.tell("exec_die", container, execID=exec_id, exitCode=code)
 
     def _get(self, exec_id: str) -> ExecRow:
         with self._db.reading() as session:

@@ -27,7 +27,7 @@ from hyperd.agent.plan import (
 from hyperd.container.files import PlannedFile
 from hyperd.container.volumes import Mounted
 from hyperd.errors import InvalidInput
-from hyperd.pod.model import ContainerSpec
+from hyperd.pod.model import MAX_NOFILE, ContainerSpec, Ulimit
 from hyperd.vm import guestfs
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -49,7 +49,6 @@ _RLIMITS = {
 }  # fmt: skip
 IN_ROOT = "root:"  # the agent resolves such a mount target below OPENROOT
 SHM = "/dev/shm"  # noqa: S108  # shared by the containers of a pod, as their IPC namespace is
-DEFAULT_NOFILE = 1_048_576
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +179,8 @@ def container_plan(
     plan.add(Op.OPENROOT, guestfs.ROOTFS)
     _kernel_file_systems(plan)
     _mounts(plan, rootfs, files)
+    if spec.read_only:
+        plan.mkdir(program.workdir)  # CWD makes a missing one, but not below a read-only root
     plan.add(Op.OPENROOT, "")
     if spec.read_only:
         plan.mount("none", guestfs.ROOTFS, "", MS_REMOUNT | MS_BIND | MS_RDONLY)
@@ -189,7 +190,7 @@ def container_plan(
         plan.mount("none", path, "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
     if program.tty:
         plan.add(Op.TTY, *size)
-    _rlimits(plan, spec)
+    _rlimits(plan, spec.ulimits)
     _identity(plan, program)
     return plan.argv(program.argv)
 
@@ -210,15 +211,22 @@ def _mounts(plan: Plan, rootfs: RootFs, files: Sequence[PlannedFile | GuestProgr
 
 
 def exec_plan(
-    *, process: str, base: int, container_process: str, program: Program, size: tuple[int, int] = (24, 80)
+    *,
+    process: str,
+    base: int,
+    container_process: str,
+    program: Program,
+    limits: Sequence[Ulimit] = (),
+    size: tuple[int, int] = (24, 80),
 ) -> Plan:
-    """Give the START plan of an additional process in a running container."""
+    """Give the START plan of an additional process in a running container, under the container's ``limits``."""
     plan = Plan()
     plan.add(Op.PROCESS, process)
     plan.add(Op.STREAMS, base, "open")
     plan.add(Op.JOIN, container_process)
     if program.tty:
         plan.add(Op.TTY, *size)
+    _rlimits(plan, limits)
     _identity(plan, program)
     return plan.argv(program.argv)
 
@@ -258,14 +266,17 @@ def _kernel_file_systems(plan: Plan) -> None:
     plan.mount("mqueue", f"{IN_ROOT}/dev/mqueue", "mqueue", safe)
 
 
-def _rlimits(plan: Plan, spec: ContainerSpec) -> None:
-    given = {limit.name.lower(): limit for limit in spec.ulimits}
+def _rlimits(plan: Plan, limits: Sequence[Ulimit]) -> None:
+    given = {limit.name.lower(): limit for limit in limits}
     for name, limit in given.items():
         if name not in _RLIMITS:
             raise InvalidInput(f"unknown ulimit {name}", resolution="one of " + ", ".join(_RLIMITS))
-        plan.add(Op.RLIMIT, _RLIMITS[name], limit.soft, limit.hard)
+        soft, hard = limit.soft, limit.hard
+        if name == "nofile":  # the kernel refuses more than fs.nr_open, also when it is called unlimited
+            soft, hard = (MAX_NOFILE if value < 0 else value for value in (soft, hard))
+        plan.add(Op.RLIMIT, _RLIMITS[name], soft, hard)
     if "nofile" not in given:
-        plan.add(Op.RLIMIT, _RLIMITS["nofile"], DEFAULT_NOFILE, DEFAULT_NOFILE)
+        plan.add(Op.RLIMIT, _RLIMITS["nofile"], MAX_NOFILE, MAX_NOFILE)
 
 
 def _identity(plan: Plan, program: Program) -> None:

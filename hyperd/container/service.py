@@ -310,6 +310,18 @@ class ContainerService(ContainerLooks):
         process.exited(code)
         return True
 
+    def ran_out(self, vm_id: str, ident: str) -> None:
+        """Take an OOM event (loop's thread): the kernel killed something in a container for want of memory."""
+        process = self._by_ident.get((vm_id, ident))
+        found = [key for key, value in tuple(self._processes.items()) if value is process]
+        if process is not None and found:
+            with contextlib.suppress(RuntimeError):  # shutting down
+                self._workers.submit(self._tell_oom, found[0])
+
+    def _tell_oom(self, container_id: str) -> None:
+        with contextlib.suppress(NotFound):
+            self.tell("oom", self.records.get(container_id))
+
     def vm_gone(self, vm_id: str, pod_id: str, *, code: int = KILLED) -> None:
         """Settle the containers of a VM that is gone: they ended with this code unless they had ended before."""
         for key in [key for key in tuple(self._by_ident) if key[0] == vm_id]:

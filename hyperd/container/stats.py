@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hyperd.agent.client import AgentClient
@@ -13,6 +13,19 @@ VM_SCOPE = "vm"
 MAX_COUNTERS = 65_536
 MAX_DIGITS = 20  # of an unsigned 64-bit number
 _NIC = ("rx_bytes", "rx_packets", "rx_errors", "rx_dropped", "tx_bytes", "tx_packets", "tx_errors", "tx_dropped")
+TCP_STATES = {
+    "established": "Established",
+    "syn_sent": "SynSent",
+    "syn_recv": "SynRecv",
+    "fin_wait1": "FinWait1",
+    "fin_wait2": "FinWait2",
+    "time_wait": "TimeWait",
+    "close": "Close",
+    "close_wait": "CloseWait",
+    "last_ack": "LastAck",
+    "listen": "Listen",
+    "closing": "Closing",
+}
 Counters = Mapping[str, int]
 
 
@@ -27,9 +40,16 @@ def guest_counters(agent: AgentClient) -> dict[str, dict[str, int]]:
     return dict(found)
 
 
-def cpu_object(*, total: int, user: int, system: int, load: int = 0) -> dict[str, Any]:
-    """Give ``CpuStats``: times in ns, ``load`` in thousandths."""
-    usage = {"total": total, "per_cpu_usage": [], "user": user, "system": system}
+def cpu_object(
+    *, total: int, user: int, system: int, load: int = 0, per_cpu: Sequence[int] | None = None
+) -> dict[str, Any]:
+    """Give ``CpuStats``: times in ns, ``load`` in thousandths; ``per_cpu`` None where nobody knows."""
+    usage = {
+        "total": total,
+        "per_cpu_usage": None if per_cpu is None else list(per_cpu),
+        "user": user,
+        "system": system,
+    }
     return {"usage": usage, "load_average": load}
 
 
@@ -75,23 +95,34 @@ def block_object(disks: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def network_object(interfaces: Mapping[str, Counters]) -> dict[str, Any]:
-    """Give ``NetworkStats`` of interfaces by name, from the pod's point of view."""
+def network_object(interfaces: Mapping[str, Counters], guest: Counters) -> dict[str, Any]:
+    """Give ``NetworkStats`` of interfaces by name, from the pod's point of view; TCP as the guest counts it."""
     rows = [
         {"name": name, **{key: counters.get(key, 0) for key in _NIC}} for name, counters in sorted(interfaces.items())
     ]
-    return {"interfaces": rows, "tcp": None, "tcp6": None}
+    return {"interfaces": rows, "tcp": _connections(guest, "tcp"), "tcp6": _connections(guest, "tcp6")}
 
 
-def container_object(container_id: str, name: str, counters: Counters, when: str) -> dict[str, Any]:
-    """Give ``ContainerStats`` of a running container."""
+def _connections(guest: Counters, family: str) -> dict[str, int] | None:
+    if f"{family}.listen" not in guest:
+        return None
+    return {shown: guest.get(f"{family}.{name}", 0) for name, shown in TCP_STATES.items()}
+
+
+def container_object(container_id: str, name: str, counters: Counters, when: str, *, cpus: int = 0) -> dict[str, Any]:
+    """Give ``ContainerStats`` of a running container; ``cpus``: of its guest.
+
+    A control group does not count by CPU, so that is known of a guest with one CPU only. The network is the pod's.
+    """
+    total = counters.get("cpu.usage_usec", 0) * 1000
     usage = counters.get("memory.current", 0)
     io = {key: counters.get(f"io.{key}", 0) for key in ("read_bytes", "write_bytes", "reads", "writes")}
     return {
         "id": container_id,
         "name": name,
         "cpu": cpu_object(
-            total=counters.get("cpu.usage_usec", 0) * 1000,
+            total=total,
+            per_cpu=[total] if cpus == 1 else None,
             user=counters.get("cpu.user_usec", 0) * 1000,
             system=counters.get("cpu.system_usec", 0) * 1000,
         ),

@@ -10,7 +10,7 @@ from typing import Any
 from hyperd.container.plan import Program
 from hyperd.container.states import ContainerState, phase
 from hyperd.db.models import ContainerRow
-from hyperd.pod.model import ContainerSpec, VolumeRef
+from hyperd.pod.model import ContainerSpec, PortSpec, VolumeRef, parse_ports
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,21 @@ def container_status(row: ContainerRow) -> dict[str, Any]:
     return status
 
 
+def _ports(published: PortSpec) -> list[dict[str, Any]]:
+    """Give ``ContainerPort`` objects, whose ports are numbers; host port 0 = not published."""
+    inner = parse_ports(published.container_port)
+    outer = parse_ports(published.host_port) if published.host_port else range(0)
+    return [
+        {
+            "name": "",
+            "hostPort": outer[index] if len(outer) == len(inner) else 0,
+            "containerPort": port,
+            "protocol": published.protocol,
+        }
+        for index, port in enumerate(inner)
+    ]
+
+
 def container_object(
     row: ContainerRow, spec: ContainerSpec, program: Program | None, volumes: Sequence[VolumeRef]
 ) -> dict[str, Any]:
@@ -71,10 +86,7 @@ def container_object(
         "tty": program.tty if program else bool(spec.tty),
         "commands": list(spec.command),
         "args": list(program.argv) if program else [],
-        "ports": [
-            {"name": "", "hostPort": port.host_port, "containerPort": port.container_port, "protocol": port.protocol}
-            for port in spec.ports
-        ],
+        "ports": [port for published in spec.ports for port in _ports(published)],
         "env": [{"env": key, "value": value} for key, value in env.items()],
         "volumeMounts": [{"name": ref.volume, "mountPath": ref.path, "readOnly": ref.read_only} for ref in volumes],
         "labels": dict(spec.labels),

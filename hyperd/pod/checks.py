@@ -18,6 +18,12 @@ _SYSCTL = re.compile(r"[A-Za-z0-9_-]+(?:[./][A-Za-z0-9_-]+)+")
 Check = Callable[[str], None]
 
 
+class Verbatim(str):
+    """A message that begins as the original daemon's did: the path of the field comes after it, not before."""
+
+    __slots__ = ()
+
+
 def _require(good: bool, message: str) -> None:
     if not good:
         raise ValidationError(message)

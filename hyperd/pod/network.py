@@ -102,6 +102,20 @@ class PodNetwork:
                 raise
             log.info("pod.ports_added", pod=pod_id, ports=[str(mapping) for mapping in set(mappings) - had])
 
+    def note_ports(self, pod_id: str, rules: Sequence[PortSpec]) -> None:
+        """Publish more ports of a pod; for one that does not run they are noted, for its start.
+
+        On failure nothing has changed. Errors: as for ``add_ports``.
+        """
+        with self._locks.locked(pod_id, "change its port mappings"):
+            state, before = self._spec(pod_id)
+            if state in WITH_VM:
+                self.add_ports(pod_id, rules)
+                return
+            after = replace(before, portmappings=tuple(dict.fromkeys((*rules, *before.portmappings))))
+            views.port_mappings(after)  # is refused here rather than at the start
+            self._records.update(pod_id, spec=dump_pod(after))
+
     def delete_ports(self, pod_id: str, rules: Sequence[PortSpec]) -> None:
         """Take published ports back: by protocol and container port, and by host port where the rule has one.
 

@@ -289,7 +289,7 @@ class PortSchema(Wire):
         data["protocol"] = data.get("protocol", "").lower() or "tcp"
         if data["protocol"] not in ("tcp", "udp"):
             # The original's spelling of the message.
-            raise ValidationError(f"unrecongnized protocol {data['protocol']}", "protocol")
+            raise ValidationError(checks.Verbatim(f"unrecongnized protocol {data['protocol']}"), "protocol")
         return self.builds(**data)
 
 

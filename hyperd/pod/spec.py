@@ -17,8 +17,10 @@ from typing import Any, cast
 from marshmallow import ValidationError
 
 from hyperd.errors import InvalidInput
+from hyperd.pod.checks import Verbatim
 from hyperd.pod.model import (
     MAX_EXPANDED_PORTS,
+    MAX_NOFILE,
     ContainerSpec,
     FileRef,
     FileSpec,
@@ -59,6 +61,7 @@ __all__ = [
     "dump_container",
     "dump_pod",
     "dump_services",
+    "granted_memory",
     "parse_container",
     "parse_pod",
     "parse_portmappings",
@@ -68,7 +71,8 @@ __all__ = [
 
 DEFAULT_VCPU = 1
 DEFAULT_MEMORY = 128  # MiB
-MIN_MEMORY = 28  # MiB
+MIN_MEMORY = 28  # MiB, as documented for the original
+GUEST_MEMORY = 48  # MiB that a guest needs; who asks for less gets as much
 MAX_HOSTNAME = 63
 MAX_SERVICES = 256
 VOLUME_FORMATS = ("", "raw", "qcow2", "vdi", "vfs", "rbd", "nas")
@@ -91,16 +95,25 @@ def parse_pod(data: object, *, default_vcpu: int = DEFAULT_VCPU, default_memory:
 
     """
     spec = cast("PodSpec", _load(_POD, data))
-    size = Resource(vcpu=spec.resource.vcpu or default_vcpu, memory=spec.resource.memory or default_memory)
+    memory = granted_memory(spec.resource.memory or default_memory)
+    size = Resource(vcpu=spec.resource.vcpu or default_vcpu, memory=memory)
     spec = replace(spec, resource=size, containers=tuple(_named_volumes(container) for container in spec.containers))
     _check_pod(spec)
     return spec
+
+
+def granted_memory(asked: int) -> int:
+    """Give the memory of a VM of which so much was asked, MiB. Errors: InvalidInput for less than the original took."""
+    if asked < MIN_MEMORY:
+        raise InvalidInput(f"resource.memory: must be at least {MIN_MEMORY} (MiB)")
+    return max(asked, GUEST_MEMORY)
 
 
 def parse_container(data: object) -> ContainerSpec:
     """Read and check a container that is added to a pod, whose volumes and files it may name. Errors: InvalidInput."""
     spec = _named_volumes(cast("ContainerSpec", _load(_CONTAINER, data)))
     _check_container(0, spec)
+    _check_ports(spec.ports)
     return spec
 
 
@@ -144,6 +157,8 @@ def _load(schema: Wire, data: object) -> object:
         return schema.load(cast("Any", data))
     except ValidationError as error:
         path, message = _first(error.messages)
+        if isinstance(message, Verbatim):
+            raise InvalidInput(message, details=path) from None
         raise InvalidInput(f"{path}: {message}" if path else f"the specification {message}") from None
 
 
@@ -159,7 +174,7 @@ def _first(messages: object) -> tuple[str, str]:
             path += f"[{key}]"
         elif key != "_schema":
             path += ("." if path else "") + str(key)[:80]
-    return path, str(messages)
+    return path, messages if isinstance(messages, str) else str(messages)
 
 
 def _named_volumes(spec: ContainerSpec) -> ContainerSpec:
@@ -179,8 +194,6 @@ def _unique(values: Iterable[Hashable], brief: str) -> None:
 
 
 def _check_pod(spec: PodSpec) -> None:
-    if spec.resource.memory < MIN_MEMORY:
-        raise InvalidInput(f"resource.memory: must be at least {MIN_MEMORY} (MiB)")
     # The default, the pod's id, is not checked: an id may have characters that a hostname may not.
     if spec.hostname != spec.id[:MAX_HOSTNAME]:
         _check_hostname(spec.hostname)
@@ -289,6 +302,8 @@ def _check_container(index: int, spec: ContainerSpec) -> None:
     for limit in spec.ulimits:
         if limit.hard >= 0 and (limit.soft > limit.hard or limit.soft < 0):
             raise InvalidInput(f"{where}, ulimit {limit.name}: the soft limit is above the hard one")
+        if limit.name == "nofile" and max(limit.hard, limit.soft) > MAX_NOFILE:
+            raise InvalidInput(f"{where}, ulimit nofile: at most {MAX_NOFILE}")
     _unique((limit.name for limit in spec.ulimits), f"{where}, ulimits are not unique")
 
 

@@ -72,14 +72,15 @@ class PodStats:
                 user=outer.cpu_user,
                 system=outer.cpu_system,
                 load=guest.get("load.1", 0) * 10,
+                per_cpu=outer.per_cpu or None,
             ),
             "block": block_object(_disks(vm, outer)),
             "memory": _memory(guest, outer),
-            "network": network_object(_interfaces(guest) or outer.network),
+            "network": network_object(_interfaces(guest) or outer.network, guest),
             "filesystem": _filesystem(vm, outer),
             "timestamp": when,
             "container_stats": [
-                container_object(container.id, container.name, inner[name], when)
+                container_object(container.id, container.name, inner[name], when, cpus=guest.get("cpu.count", 0))
                 for container in self._containers.of_pod(pod_id)
                 if container.state in LIVE and (name := ident(container.id, container.run_count)) in inner
             ],

@@ -7,7 +7,7 @@ for the quick tests, ``hyperd.vm.fake``. All methods may be called from any thre
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -174,6 +174,7 @@ class VmStats:
     cpu_user: int
     cpu_system: int
     memory_rss: int
+    per_cpu: Sequence[int] = ()  # of the virtual CPUs; empty where the hypervisor does not tell
     block: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     network: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 

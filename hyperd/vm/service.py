@@ -64,8 +64,8 @@ class VmService(Plugs):
     Args:
         boot_files: gives kernel and initramfs; asked at every boot, so that a guest built later is used.
 
-    ``on_exit`` (loop's thread), ``on_gone`` (a thread of this service) and ``outfitter`` are set by the services above
-    before ``open``.
+    ``on_exit``, ``on_oom`` (loop's thread), ``on_gone`` (a thread of this service) and ``outfitter`` are set by the
+    services above before ``open``.
 
     """
 
@@ -93,6 +93,7 @@ class VmService(Plugs):
         self.outfitter: Outfitter = PlainOutfitter()
         self._stall = StallWatch(driver, running=self._should_run, path=config.root)
         self.on_exit: Callable[[str, str, int], None] = lambda _vm, _process, _code: None
+        self.on_oom: Callable[[str, str], None] = lambda _vm, _process: None
         self.on_gone: Callable[[Vm], None] = lambda _vm: None
 
     def open(self) -> None:
@@ -386,6 +387,7 @@ class VmService(Plugs):
             control=rundir / "control.sock",
             stream=rundir / "stream.sock",
             on_exit=lambda process, code: self.on_exit(vm_id, process, code),
+            on_oom=lambda process: self.on_oom(vm_id, process),
             on_lost=lambda: self._gone.put(vm_id),
         )
         vm = Vm(id=vm_id, vcpu=vcpu, memory=memory, rundir=rundir, agent=agent, pod_id=pod_id, created_at=time.time())

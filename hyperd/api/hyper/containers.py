@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from flask import Response, g
@@ -15,6 +16,7 @@ from hyperd.api.context import engine, may_fetch
 from hyperd.api.hyper.routes import blueprint
 from hyperd.build.commit import CommitOrder
 from hyperd.errors import ImageNotFound, InvalidInput, NotAlive, NotFound, Timeout
+from hyperd.pod.model import ContainerSpec
 from hyperd.pod.schema import IDENTIFIER
 from hyperd.pod.spec import parse_container
 from hyperd.registry.reference import Reference
@@ -45,11 +47,25 @@ def create_container() -> Response:
     spec = parse_container(params.body_json("the container"))
     check_image(spec.image, "image")
     try:
-        return answers.env({"ID": engine().containers.create(pod_id, spec, may_fetch=may_fetch())}, 201)
+        return answers.env({"ID": _created(pod_id, spec)}, 201)
     except ImageNotFound:
         raise
     except NotFound as error:
         raise NotAlive(error.brief, details=error.details, resolution=error.resolution) from error
+
+
+def _created(pod_id: str, spec: ContainerSpec) -> str:
+    """Make a container; the ports it publishes become the pod's, as at the pod's creation."""
+    ports = tuple(port for port in spec.ports if port.host_port)
+    containers = engine().containers
+    ident = containers.create(pod_id, replace(spec, ports=()), may_fetch=may_fetch())
+    if ports:
+        try:
+            engine().pods.net.note_ports(pod_id, ports)
+        except BaseException:
+            containers.remove(ident)
+            raise
+    return ident
 
 
 @blueprint.post("/container/start")

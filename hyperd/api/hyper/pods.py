@@ -13,6 +13,8 @@ from hyperd.api.hyper.routes import blueprint
 from hyperd.errors import Conflict, ImageNotFound, NotFound
 from hyperd.pod.spec import parse_pod
 
+OVERRIDE = frozenset({"yes", "true"})
+
 
 def _pod_id() -> str:
     return params.needed("podId", "podName", "pod")
@@ -30,6 +32,7 @@ def create() -> Response:
     """Define a pod. Its only 404 is a missing image: clients pull and try again on it."""
     defaults = engine().config.hypervisor
     spec = parse_pod(_pod_json(), default_vcpu=defaults.default_vcpu, default_memory=defaults.default_memory)
+    engine().system.check_vcpu(spec.resource.vcpu)
     for index, container in enumerate(spec.containers):
         check_image(container.image, f"containers[{index}].image")
     try:
@@ -86,7 +89,7 @@ def stats() -> Response:
 def labels() -> Response:
     """Set labels; existing ones only with ``override``."""
     pod_id = _pod_id()
-    engine().pods.set_labels(pod_id, params.json_map("labels"), override=params.strict_flag("override"))
+    engine().pods.set_labels(pod_id, params.json_map("labels"), override=params.strict_flag("override", words=OVERRIDE))
     return answers.code(pod_id, 201)
 
 

@@ -8,7 +8,7 @@ from hyperd.api import answers, params
 from hyperd.api.context import engine
 from hyperd.api.hyper.routes import blueprint
 from hyperd.pod.schema import MAX_MEMORY, MAX_VCPU
-from hyperd.pod.spec import MIN_MEMORY
+from hyperd.pod.spec import MIN_MEMORY, granted_memory
 
 
 @blueprint.post("/vm/create")
@@ -16,7 +16,8 @@ def create_vm() -> Response:
     """Boot an idle VM; with ``async`` do not wait for it."""
     defaults = engine().config.hypervisor
     vcpu = params.number("cpu", low=1, high=MAX_VCPU, default=defaults.default_vcpu)
-    memory = params.number("mem", low=MIN_MEMORY, high=MAX_MEMORY, default=defaults.default_memory)
+    memory = granted_memory(params.number("mem", low=MIN_MEMORY, high=MAX_MEMORY, default=defaults.default_memory))
+    engine().system.check_vcpu(vcpu)
     return answers.code(engine().vms.create(vcpu=vcpu, memory=memory, wait=not params.flag("async")))
 
 

@@ -49,6 +49,8 @@ _DISK_COUNTERS = (
 _BLOCK_ENTRY = thing(name=TEXT, type=TEXT, source=TEXT, major=COUNT, minor=COUNT, stat=thing(Read=COUNT, Write=COUNT))
 _FAULTS = thing(pgfault=COUNT, pgmajfault=COUNT)
 _NULL: Schema = {"type": "null"}
+_TCP_STATES = "Established SynSent SynRecv FinWait1 FinWait2 TimeWait Close CloseWait LastAck Listen Closing"
+_CONNECTIONS = thing(**dict.fromkeys(_TCP_STATES.split(), COUNT))
 
 ANSWERS: dict[str, Schema] = {
     "Code": _CODE,
@@ -129,7 +131,7 @@ ANSWERS: dict[str, Schema] = {
         ),
     ),
     "CpuStats": thing(
-        usage=thing(total=COUNT, per_cpu_usage=many(COUNT), user=COUNT, system=COUNT),
+        usage=thing(total=COUNT, per_cpu_usage=maybe(many(COUNT)), user=COUNT, system=COUNT),
         load_average={"type": "integer", "description": "thousandths, over a minute"},
     ),
     "MemoryStats": thing(
@@ -145,7 +147,9 @@ ANSWERS: dict[str, Schema] = {
         io_time_recursive=_NULL,
         sectors_recursive=_NULL,
     ),
-    "NetworkStats": thing(interfaces=many(thing(name=TEXT, **_NIC_COUNTERS)), tcp=_NULL, tcp6=_NULL),
+    "NetworkStats": thing(
+        interfaces=many(thing(name=TEXT, **_NIC_COUNTERS)), tcp=maybe(_CONNECTIONS), tcp6=maybe(_CONNECTIONS)
+    ),
     "ContainerStats": thing(
         id=TEXT,
         name=TEXT,

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "stats.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -87,6 +88,37 @@ static void put_network(struct writer *w) {
   }
 }
 
+/* Sockets by state (include/net/tcp_states.h); the tables are long where there are many, so they are read in pieces. */
+static void put_tcp(struct writer *w, const char *path, const char *prefix) {
+  static const char *const NAMES[] = {NULL,        "established", "syn_sent",   "syn_recv", "fin_wait1", "fin_wait2",
+                                      "time_wait", "close",       "close_wait", "last_ack", "listen",    "closing"};
+  enum { STATES = sizeof NAMES / sizeof NAMES[0], MAX_TABLE = 16 << 20 };
+  uint64_t counts[STATES] = {0};
+  size_t kept = 0, total = 0;
+  char name[32];
+  cleanup_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0)
+    return;
+  for (ssize_t got; total < MAX_TABLE && (got = read(fd, text + kept, sizeof text - 1 - kept)) > 0; total += (size_t)got) {
+    char *rest = text, *end;
+    text[kept + (size_t)got] = 0;
+    for (; (end = strchr(rest, '\n')); rest = end + 1) {
+      unsigned state;
+      *end = 0;
+      if (sscanf(rest, " %*u: %*[0-9A-F]:%*x %*[0-9A-F]:%*x %x", &state) == 1 && state < STATES)
+        counts[state]++;
+    }
+    kept = strlen(rest);
+    memmove(text, rest, kept);
+    if (kept == sizeof text - 1)
+      kept = 0;
+  }
+  for (unsigned i = 1; i < STATES; i++) {
+    snprintf(name, sizeof name, "%s.%s", prefix, NAMES[i]);
+    stat_put(w, "vm", name, counts[i]);
+  }
+}
+
 static void put_block(struct writer *w) {
   static const char *const NAMES[] = {"reads", "read_bytes", "writes", "write_bytes"};
   char name[64], device[32];
@@ -115,6 +147,8 @@ void stats_vm(struct writer *w) {
   put_memory(w);
   put_load(w);
   put_network(w);
+  put_tcp(w, "/proc/net/tcp", "tcp");
+  put_tcp(w, "/proc/net/tcp6", "tcp6");
   put_block(w);
 }
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from hyperd.vm.driver import VmStats
 
+MAX_CPUS = 256
 _NS = 1_000_000_000
 # libvirt's names (virConnectGetAllDomainStats) and ours.
 _BLOCK = {
@@ -30,7 +31,7 @@ def vm_stats(*, pid: int | None, flat: Mapping[str, Any], luns: Mapping[str, int
 
     Args:
         pid: of QEMU on this host; None leaves CPU and memory at 0.
-        flat: libvirt's statistics, such as ``block.0.rd.bytes``.
+        flat: libvirt's statistics, such as ``block.0.rd.bytes``; ``vcpu.0.time`` in ns.
         luns: libvirt's target name to LUN. The keys of ``block`` are LUNs as text, those of ``network`` tap devices.
 
     """
@@ -41,6 +42,7 @@ def vm_stats(*, pid: int | None, flat: Mapping[str, Any], luns: Mapping[str, int
         cpu_user=user,
         cpu_system=system,
         memory_rss=rss,
+        per_cpu=[int(flat[f"vcpu.{n}.time"]) for n in range(MAX_CPUS) if f"vcpu.{n}.time" in flat],
         block={str(luns[name]): values for name, values in disks.items() if name in luns},
         network=_group(flat, "net", _NETWORK),
     )

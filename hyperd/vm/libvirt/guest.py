@@ -96,11 +96,10 @@ class Guest:
                 raise
 
     def counters(self) -> dict[str, Any]:
-        """Return libvirt's statistics of block devices and NICs, flat, with libvirt's names."""
+        """Return libvirt's statistics of CPUs, block devices and NICs, flat, with libvirt's names."""
+        kinds = libvirt.VIR_DOMAIN_STATS_VCPU | libvirt.VIR_DOMAIN_STATS_BLOCK | libvirt.VIR_DOMAIN_STATS_INTERFACE
         found = call(
-            lambda: self._connection.domainListGetStats(
-                [self._domain], libvirt.VIR_DOMAIN_STATS_BLOCK | libvirt.VIR_DOMAIN_STATS_INTERFACE, 0
-            ),
+            lambda: self._connection.domainListGetStats([self._domain], kinds, 0),
             timeout=GUEST_TIMEOUT,
             brief=self._brief("No counters of"),
         )
