@@ -8,13 +8,11 @@ both tables are replaced as a whole, so what the kernel has does not drift from 
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from hyperd.errors import HostFault, InvalidInput
-
-_TIMEOUT = 30.0  # seconds; nft waits for the kernel only
+from hyperd.errors import InvalidInput
+from hyperd.network import nft
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,23 +248,9 @@ class Ruleset:
                 yield f"{entry.host_port} : {entry.address} . {entry.container_port}"
 
 
-def apply(text: str) -> None:
-    """Have nft carry out a text in one transaction: all of it or nothing. Errors: HostFault."""
-    try:
-        done = subprocess.run(
-            ["nft", "-f", "-"], input=text, capture_output=True, text=True, timeout=_TIMEOUT, check=False
-        )
-    except FileNotFoundError as error:
-        raise HostFault("nft is not installed", resolution="apt-get install nftables") from error
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise HostFault("nft could not be run", details=str(error)) from error
-    if done.returncode:
-        raise HostFault("the nftables rules were refused", details=done.stderr.strip()[:2000])
-
-
 def remove(table: str) -> None:
     """Remove both tables; absent ones are fine. Errors: HostFault."""
-    apply(_removal(table) + "\n")
+    nft.apply(_removal(table) + "\n")
 
 
 def check_table(name: str) -> str:

@@ -21,7 +21,7 @@ from hyperd.db.models import AddressRow, PortRow
 from hyperd.db.session import Database
 from hyperd.errors import Busy, Conflict, HostFault, HyperError, InvalidInput
 from hyperd.event.bus import EventBus
-from hyperd.network import fixed, flows, guards, ports, ruleset
+from hyperd.network import fixed, flows, guards, nft, ports, ruleset
 from hyperd.network.addresses import AddressPool, check_ifname, derived_mac, rows_of
 from hyperd.network.bridge import Bridge, host_addresses
 from hyperd.network.fixed import NicWish
@@ -390,12 +390,12 @@ class NetworkService:
         change = wanted.change_from(self._applied) if self._applied and not force else None
         if change:
             try:
-                ruleset.apply(change)
+                nft.apply(change)
             except HostFault as error:
                 log.warning("tables differ from what was written, writing them anew", error=str(error))
                 change = None
         if change is None:
-            ruleset.apply(wanted.render())
+            nft.apply(wanted.render())
         self._applied = wanted
 
     def _allow_hairpin(self, owners: Collection[str]) -> None:

@@ -20,7 +20,7 @@ from support.netns import Namespace, ask_tcp, ask_udp, ip, serve_tcp, serve_udp
 from hyperd.config import NetworkConfig
 from hyperd.db.session import Database
 from hyperd.errors import Busy, Conflict, HostFault, InvalidInput
-from hyperd.network import ruleset
+from hyperd.network import nft, ruleset
 from hyperd.network.service import Lease, NetworkService, PortMapping
 
 pytestmark = pytest.mark.root
@@ -389,7 +389,7 @@ def test_conflicts_name_the_port_and_change_nothing(site: Site) -> None:
 
 def test_refused_rules_leave_no_row(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     _, lease = site.pod("web")
-    monkeypatch.setattr(ruleset, "apply", _refuse)
+    monkeypatch.setattr(nft, "apply", _refuse)
     port = free_port()
     with pytest.raises(HostFault):
         site.network.publish("web", address_of(lease), [PortMapping("tcp", port, 80)])
@@ -492,17 +492,17 @@ import os, signal
 from pathlib import Path
 from hyperd.config import NetworkConfig
 from hyperd.db.session import Database
-from hyperd.network import ruleset
+from hyperd.network import nft
 from hyperd.network.service import NetworkService, PortMapping
 network = NetworkService(config={site.config!r}, database=Database(Path({str(site.database.path)!r})))
 network.open()
 lease = network.allocate("kept")
 network.publish("kept", lease.cidr.split("/")[0], [PortMapping("tcp", {free_port()}, 80)])
-apply = ruleset.apply
+apply = nft.apply
 def last(text):
     apply(text)
     os.kill(os.getpid(), signal.SIGKILL)  # the tables are written, the row is not committed
-ruleset.apply = last
+nft.apply = last
 network.allocate("half")
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
@@ -630,3 +630,24 @@ def test_lease_tells_the_mtu_and_name_servers(tmp_path: Path, stack: ExitStack) 
     lease = site.network.allocate("a")
     assert (lease.mtu, lease.dns) == (1400, ("192.0.2.53",))
     assert Path("/sys/class/net", site.config.bridge, "mtu").read_text(encoding="ascii").strip() == "1400"
+
+
+@pytest.mark.parametrize("way", ["library", "command"])
+def test_nftables_by_the_library_and_by_the_command(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nft, "_context", [])
+    monkeypatch.setattr(nft, "_failed", [])
+    if way == "command":
+        monkeypatch.setattr(nft, "LIBRARY", "no-such-library.so")
+    name = f"hyt{secrets.token_hex(4)}"
+    listing = ["nft", "list", "table", "ip", name]
+    nft.apply(f"table ip {name} {{\n set one {{\n type ipv4_addr\n }}\n}}\n")
+    try:
+        with pytest.raises(HostFault, match="refused") as caught:
+            nft.apply(f"add element ip {name} one {{ 10.0.0.1 }}\nadd element ip {name} none {{ 10.0.0.2 }}\n")
+        assert "none" in caught.value.details
+        assert "10.0.0.1" not in subprocess.check_output(listing, text=True)  # all of it or nothing
+        nft.apply(f"add element ip {name} one {{ 10.0.0.3 }}\n")
+        assert "10.0.0.3" in subprocess.check_output(listing, text=True)
+    finally:
+        nft.apply(f"delete table ip {name}\n")
+    assert bool(nft._context) == (way == "library")
