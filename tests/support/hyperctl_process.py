@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import pty
+import select
+import struct
 import subprocess
 import sys
+import termios
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,6 +53,29 @@ class Runner:
             check=False,
             timeout=PATIENCE,
         )
+
+    def on_terminal(self, *words: str) -> tuple[int, bytes]:
+        """Run it on a terminal of 40 rows and 100 columns; give its exit status and what it showed."""
+        outer, inner = pty.openpty()
+        fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+        argv = [HYPERCTL, *words]
+        with subprocess.Popen(
+            argv, stdin=inner, stdout=inner, stderr=inner, env=self.environment, cwd=self.home, start_new_session=True
+        ) as process:
+            os.close(inner)
+            shown, deadline = b"", time.monotonic() + PATIENCE
+            try:
+                while time.monotonic() < deadline:
+                    if select.select([outer], [], [], 1.0)[0]:
+                        shown += os.read(outer, 65536)
+            except OSError:  # EIO: nobody has the terminal open any more
+                code = process.wait(PATIENCE)
+            else:
+                process.kill()
+                raise AssertionError(f"hyperctl {words} does not end: {shown!r}")
+            finally:
+                os.close(outer)
+        return code, shown
 
     @contextlib.contextmanager
     def start(self, *words: str, stdin: int = subprocess.DEVNULL) -> Iterator[subprocess.Popen[bytes]]:

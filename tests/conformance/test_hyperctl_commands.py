@@ -1,0 +1,385 @@
+"""Every command of hyperctl, with every option, against a real daemon with real VMs.
+
+A scenario is a list of command lines with their exit status and what they print, as the reference has it (hyperd-api.md
+4; docs/hyperctl.md tells where ours differs on purpose). ``test_every_command_and_option_is_driven`` holds the list
+against hyperctl's own table of commands: one that is added there needs a line here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from support.hyperctl_process import Runner
+from support.registry import RegistryServer, busybox_tar
+from vm.conftest import Host, launch
+
+from hyperctl import verbs
+from hyperctl.command import Command, Group
+
+pytestmark = [pytest.mark.vm, pytest.mark.registry]
+
+CID, IID = "[0-9a-f]{64}", "[0-9a-f]{12}"
+PATIENCE = 20.0  # seconds for what comes by itself
+REFUSED = "hyperctl ERROR: Error from daemon's response: "
+
+
+@dataclass
+class Step:
+    """One command line; @IMAGE, @REGISTRY and the named groups of earlier ones are replaced in it.
+
+    Args:
+        line: as typed behind `hyperctl`.
+        out: regular expression for the whole of stdout; a group (?P<VM>...) is @VM in later lines.
+        code: exit status.
+        err: regular expression for the whole of stderr.
+        stdin: what is given to it.
+        tty: run it on a terminal of 40 rows and 100 columns, whose picture is compared with ``out``.
+        again: until it prints ``out``, for at most 20 seconds.
+
+    """
+
+    line: str
+    out: str = ""
+    code: int = 0
+    err: str = ""
+    stdin: bytes = b""
+    tty: bool = False
+    again: bool = False
+
+
+def table(*headings: str, rows: str = "") -> str:
+    """Give a pattern for a table; cells of a row are separated by two spaces in it."""
+    lines = "".join(f"{line.replace('  ', ' {3,}')}\n" for line in rows.splitlines())
+    return " +".join(map(re.escape, headings)) + "\n" + lines
+
+
+POD = [
+    Step(
+        "run -d --name full --cpu 1 --memory 160 --env A=b --env C=d=e --label k=v --publish 34100:1300 "
+        "--publish udp:34101:1301 -v ./vol:/mnt:ro -v /data --workdir /tmp --log-driver json-file "
+        "--log-opt max-size=1m --restart never --read-only --entrypoint /bin/sh @IMAGE "
+        "-c 'echo $A $C; pwd; echo err >&2; sleep 1000'",
+        r"POD id is full\nTime to run a POD is \d+ ms\n",
+    ),
+    Step(
+        "list", table("POD ID", "POD Name", "VM name", "Status", rows=r"full  full  (?P<VM>vm-[A-Za-z]{10})  running")
+    ),
+    Step("list pod -m @VM", table("POD ID", "POD Name", "VM name", "Status", rows=r"full  full  vm-\w{10}  running")),
+    Step(
+        "list -p full container",
+        table("Container ID", "Name", "POD ID", "Status", rows=f"(?P<CONTAINER>{CID})  full  full  running"),
+    ),
+    Step("list vm", table("VM name", "Status", rows=r"vm-[A-Za-z]{10}  associated")),
+    Step("list -q", "full\n"),
+    Step("list --format '{{.ID}} {{.Status}}'", "full running\n"),
+    Step("list foo", code=255, err="hyperctl ERROR: Can not support foo list!\n"),
+    Step("exec full sh -c 'cat; echo err >&2; exit 37'", "in\n", 37, "err\n", stdin=b"in\n"),
+    Step("exec -t full sh -c 'stty size; exit 5'", "40 100\r\n", 5, tty=True),
+    Step("exec -d full sleep 1"),
+    Step("exec -m full /sbin/busybox sh -c 'echo aaa; exit 3'", "aaa\n"),
+    Step("exec full sh -c 'kill -9 $$'", code=137),
+    Step("exec @CONTAINER touch /mnt/x", code=1, err=".*Read-only file system\n"),
+    Step("exec nosuch true", code=255, err=f"{REFUSED}.*\n"),
+    Step("logs full", "b d=e\n/tmp\n", err="err\n", again=True),
+    Step("logs --tail 1 -t --since 1600000000 full", "", err=r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z err\n"),
+    Step("logs nosuch", code=255, err=f"{REFUSED}.*\n"),
+    Step(
+        "ports ls full",
+        table("Protocol", "Host Ports", "Container Ports", rows="tcp  34100  1300\nudp  34101  1301"),
+    ),
+    Step("ports add -p tcp:34102:1302 full"),
+    Step("ports ls --format '{{.HostPort}}:{{.ContainerPort}}' full", "(?s).*34102:1302.*"),
+    Step("ports delete -p tcp:34102:1302 full"),
+    Step("ports ls --format '{{.HostPort}}' full", "34100\n34101\n"),
+    Step("ports ls nosuch", code=255, err="hyperctl ERROR: pod nosuch not found\n"),
+    Step("stats full", table("NAME", "CPU", "MEMORY", "NET IN", "NET OUT", "DISK READ", "DISK WRITE") + "full (?s:.*)"),
+    Step("stats --format '{{.Name}}' full", "full\nfull\n"),
+    Step("pause full"),
+    Step("list --format '{{.Status}}'", "paused\n"),
+    Step("unpause full"),
+    Step("restart full", r"Successfully restarted the Pod\(full\)\n"),
+    Step("stop full", "Successfully shutdown the POD: full!\n"),
+    Step("list", table("POD ID", "POD Name", "VM name", "Status", rows="full  full {20,}failed")),
+    Step("stop nosuch", code=255, err="fail to stop pod nosuch: .*\n"),
+    Step("start full", r"Successfully started the Pod\(full\)\n"),
+    Step("start nosuch", code=255, err=f"{REFUSED}.*\n"),
+    Step("kill -p full"),
+    Step("rm full", r"Pod\(full\) is successfully deleted!\n"),
+    Step("rm full", code=255, err=r"Pod\(full\) delete failed: .*\n"),
+]
+
+CONTAINERS = [
+    Step("run -d --name full @IMAGE sh", r"POD id is full\nTime to run a POD is \d+ ms\n"),
+    Step(
+        "create -c --name second --env A=b --restart never full @IMAGE sh -c 'echo hello-log; sleep 1000'",
+        f"Container ID is {CID}\n",
+    ),
+    Step("create -c -p c.json full", f"Container ID is {CID}\n"),
+    Step("create -c nosuch @IMAGE true", code=255, err=f"{REFUSED}.*\n"),
+    Step("start -c second", "Successfully started container second\n"),
+    Step("start -c extra", "Successfully started container extra\n"),
+    Step("logs second", "hello-log\n", again=True),
+    Step("restart -c -t 0 second", "Successfully restarted container second\n"),
+    Step("kill -s TERM second"),
+    Step("kill second"),
+    Step(
+        "list container -p full --format '{{.Name}} {{.Status}}'",
+        "full running\nsecond failed\nextra running\n",
+        again=True,
+    ),
+    Step("kill -s NOSUCH second", code=255, err="hyperctl ERROR: Invalid signal: NOSUCH\n"),
+    Step("logs -f second", "hello-log\nhello-log\n"),
+    Step("stop -c extra"),
+    Step("rm -c extra", "container extra is successfully deleted!\n"),
+    Step("rm -c nosuch", code=255, err="container nosuch delete failed: .*\n"),
+    Step("attach full", "from stdin\n", 3, stdin=b"echo from stdin; exit 3\n"),
+    Step(
+        "commit -a me -m msg -c 'ENV Z=1' -p full @REGISTRY/user/committed:v1",
+        r"sha256:(?P<COMMITTED>[0-9a-f]{64})\n",
+    ),
+    Step("images --no-trunc --format '{{.ID}}' @REGISTRY/user/committed", "@COMMITTED\n"),
+    Step("commit full", r"sha256:(?P<NAMELESS>[0-9a-f]{64})\n"),
+    Step("rm full", r"Pod\(full\) is successfully deleted!\n"),
+    Step("run --rm @REGISTRY/user/committed:v1 sh -c 'echo $Z'", "1\n"),
+    Step("rmi @REGISTRY/user/committed:v1 @NAMELESS", r"(Image\(\S+\) is successful to be deleted!\n){2}"),
+]
+
+CREATE = [
+    Step(
+        "create --name cpod --cpu 1 --memory 128 --env A=b --label k=v --publish 34110:80 -v /data --workdir /tmp "
+        "--log-driver json-file --log-opt max-file=2 --restart onFailure --read-only --entrypoint /bin/sh @IMAGE "
+        "-c 'sleep 1000'",
+        "Pod ID is cpod\n",
+    ),
+    Step("create --name cpod @IMAGE true", code=255, err=f"{REFUSED}pod name cpod has already in use\n"),
+    Step("list --format '{{.Name}} {{.Status}}'", "cpod pending\n"),
+    Step("start cpod", r"Successfully started the Pod\(cpod\)\n"),
+    Step("exec cpod sh -c 'echo $A; pwd'", "b\n/tmp\n"),
+    Step("create -t --name terminal @IMAGE tty", "Pod ID is terminal\n"),
+    Step("create -y -p pod", "Pod ID is filepod\n"),
+    Step("rm cpod terminal filepod", r"(Pod\(\w+\) is successfully deleted!\n){3}"),
+    Step("create", code=255, err="hyperctl ERROR: an image is needed, or --podfile\n"),
+    Step("run -p pod.yaml", r"POD id is filepod\nTime to run a POD is \d+ ms\n"),
+    Step("rm filepod", r"Pod\(filepod\) is successfully deleted!\n"),
+    Step("run -a --rm -y -p pod", "from a file\n"),
+    Step("run --rm @IMAGE sh -c 'echo out; echo err >&2; exit 17'", "out\n", 17, "err\n"),
+    Step("run --rm @IMAGE cat", "through\n", stdin=b"through\n"),
+    Step("run -t --rm @IMAGE sh -c 'stty size; echo tty; exit 9'", "40 100\r\ntty\r\n", 9, tty=True),
+    Step("run -t --rm @IMAGE true", code=255, err=".*terminal.*\n"),
+    Step("run -d --link a:b @IMAGE true", code=255, err="(?s).*No such option '--link'.*"),
+    Step("list -q"),
+]
+
+IMAGES = [
+    Step(
+        "pull @REGISTRY/other",
+        r"(?s)Using default tag: latest\n.*Status: Downloaded newer image for @REGISTRY/other:latest\n",
+    ),
+    Step("pull @REGISTRY/nosuch:latest", code=255, err="(?s)hyperctl ERROR: .*not found.*"),
+    Step(
+        "images @REGISTRY/other",
+        table(
+            *("REPOSITORY", "TAG", "IMAGE ID", "CREATED", "VIRTUAL SIZE"),
+            rows=rf"@REGISTRY/other  latest  (?P<IMAGE_ID>{IID})  \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d  [\d.]+ [kM]B",
+        ),
+    ),
+    Step("images -a -q @REGISTRY/other", f"{IID}\n"),
+    Step("images --no-trunc -q @REGISTRY/other", "@IMAGE_ID[0-9a-f]{52}\n"),
+    Step("images --format '{{.Repository}}:{{.Tag}}' @REGISTRY/other", "@REGISTRY/other:latest\n"),
+    Step("inspect @REGISTRY/other", r'(?s)\[\n.*"Id": "sha256:@IMAGE_ID.*\]\n'),
+    Step("history @REGISTRY/other", table("IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT") + "@IMAGE_ID(?s:.*)"),
+    Step("history -q --no-trunc @REGISTRY/other", "(?s)@IMAGE_ID[0-9a-f]{52}\n.*"),
+    Step("history --format '{{json .ID}}' @REGISTRY/other", '(?s)"@IMAGE_ID[0-9a-f]{52}"\n.*'),
+    Step(
+        "search --limit 2 @REGISTRY/bus",
+        table("NAME", "DESCRIPTION", "STARS", "OFFICIAL", rows="busybox {3,}0 +"),
+    ),
+    Step("search --format '{{.Name}}' @REGISTRY/bus", "busybox\n"),
+    Step("tag @REGISTRY/other @REGISTRY/user/pushed:1"),
+    Step("push @REGISTRY/user/pushed:1", r"(?s)The push refers to .*1: digest: sha256:[0-9a-f]{64} size: \d+\n"),
+    Step("push busybox", code=255, err='hyperctl ERROR: You cannot push a "root" repository.*\n'),
+    Step("save -o images.tar @REGISTRY/user/pushed:1"),
+    Step("save -o none.tar nosuch:latest", code=255, err=f"{REFUSED}No such image: nosuch:latest\n"),
+    Step("save -o oci.tar -f oci -r @REGISTRY/user/pushed:1=one @REGISTRY/user/pushed:1"),
+    Step("rmi -f --no-prune @REGISTRY/user/pushed:1", r"Image\(\S+\) is successful to be deleted!\n"),
+    Step("rmi nosuch", code=255, err=r"Image\(nosuch\) delete failed: .*\n"),
+    Step("load -i images.tar", "Loaded image: @REGISTRY/user/pushed:1\n"),
+    Step("load -i oci.tar -n named:1", "Loaded image: named:1\n"),
+    Step("load -i oci.tar -r referred:1=one", "Loaded image: referred:1\n"),
+    Step("load", code=255, err="hyperctl ERROR: .*\n", stdin=b"no archive"),
+    Step('import -c \'CMD ["echo", "imported"]\' -m new rootfs.tar team/imported:1', "(?s).*sha256:[0-9a-f]{64}\n"),
+    Step("run --rm team/imported:1", "imported\n"),
+    Step(
+        "image df", table("IMAGE", "IMAGE ID", "ON DISK", "SHARED", "UNIQUE", "CONTAINERS") + "(?s:.*)Reclaimable: .*\n"
+    ),
+    Step("image df --no-trunc --format '{{.ID}}'", f"({CID}\n)+"),
+    Step("rmi named:1 referred:1 @REGISTRY/user/pushed:1", r"(Image\(\S+\) is successful to be deleted!\n){3}"),
+    Step("image prune -a --label nosuch=1 --until 1", "Total reclaimed space: 0 B\n"),
+    Step("image prune", r"(?s).*Total reclaimed space: [\d.]+ \w+\n"),
+    Step("rmi team/imported:1 @REGISTRY/other", r"(Image\(\S+\) is successful to be deleted!\n){2}"),
+]
+
+BUILD = [
+    Step(
+        "build -t team/built:1 --build-arg WORD=deep --label k=v --target last --no-cache --pull ctx",
+        r"(?s)Step 1/\d.*Successfully built [0-9a-f]{12}\nSuccessfully tagged team/built:1\n",
+    ),
+    Step("build -q -f ctx/other.Dockerfile -t team/built:2 ctx", "sha256:[0-9a-f]{64}\n"),
+    Step("run --rm team/built:1 cat /said", "deep\n"),
+    Step("build nodir", code=255, err="hyperctl ERROR: nodir is not a directory\n"),
+    Step("rmi team/built:1 team/built:2", r"(Image\(\S+\) is successful to be deleted!\n){2}"),
+]
+
+SYSTEM = [
+    Step(
+        "info",
+        r"Images: \d+\nContainers: 0\nPODs: 0\nStorage Driver: (?s:.*)\nExecution Driver: libvirt\nTotal (?s:.*)",
+    ),
+    Step("info --format '{{.Pods}} {{.ExecutionDriver}}'", "0 libvirt\n"),
+    Step("version", r"The hyperctl version is \d+\.\d+\.\d+\n"),
+    Step("version --format '{{.Version}}'", r"\d+\.\d+\.\d+\n"),
+    Step("help", "(?s)Usage: hyperctl .*"),
+    Step("help run", "(?s)Usage: hyperctl run .*Examples:.*"),
+    Step("help --man list", r"(?s)\.TH HYPERCTL.*"),
+    Step("help --man-pages man"),
+    Step("completion bash", "(?s).*complete .*hyperctl\n"),
+    Step("nosuch", code=1, err="hyperctl: 'nosuch' is not a hyperctl command. See 'hyperctl --help'.\n"),
+    Step("vm create --cpu 1 --memory 96", r"New VM id is (?P<IDLE>vm-[A-Za-z]{10})\n"),
+    Step("list vm --format '{{.ID}} {{.Status}}'", "@IDLE idle\n"),
+    Step("vm rm @IDLE", r"VM\(@IDLE\) is successfully deleted!\n"),
+    Step("vm rm @IDLE", code=255, err=r"VM\(@IDLE\) delete failed: .*\n"),
+    Step("events --since 1600000000 --until 1600000001"),
+    Step(
+        "events -f type=vm --since 1600000000 --until @NOW --format '{{.Type}} {{.Action}}'",
+        "(vm boot\nvm gone\n)+",
+    ),
+    Step("login -u u -p p -e e@x @REGISTRY", "WARNING: login credentials saved in .*/config.json\nLogin Succeeded\n"),
+    Step("logout @REGISTRY", "Remove login credentials for @REGISTRY\n"),
+    Step("logout @REGISTRY", "Not logged in to @REGISTRY\n"),
+    Step("login -u u --password-stdin @REGISTRY", "(?s).*Login Succeeded\n", stdin=b"p\n"),
+]
+SCENARIOS = {
+    "pod": POD,
+    "containers": CONTAINERS,
+    "create": CREATE,
+    "images": IMAGES,
+    "build": BUILD,
+    "system": SYSTEM,
+}
+
+
+def commands() -> dict[str, Command]:
+    """hyperctl's own table: every command, those of groups with their group's name."""
+    found: dict[str, Command] = {}
+    for verb in verbs.VERBS:
+        one = verbs.load(verb)
+        inner = {f"{verb} {name}": sub for name, sub in one.commands.items()} if isinstance(one, Group) else {verb: one}
+        found.update(inner)
+    return found
+
+
+def driven(line: str) -> tuple[str, set[str]]:
+    """Give the command of a line and the fields of its options that the line gives."""
+    known, words = commands(), shlex.split(line)
+    size = 2 if " ".join(words[:2]) in known else 1
+    name, rest = " ".join(words[:size]), words[size:]
+    if name not in known:
+        return name, set()
+    options = {spelled: option for option in known[name].options for spelled in option.names}
+    fields: set[str] = set()
+    while rest:
+        word = rest.pop(0)
+        option = options.get(word)
+        if option is None:
+            if known[name].own_options_first:
+                break
+            continue
+        fields.add(option.field)
+        if not option.flag:
+            rest.pop(0)
+    return name, fields
+
+
+def test_every_command_and_option_is_driven():
+    seen: dict[str, set[str]] = {}
+    for step in (step for steps in SCENARIOS.values() for step in steps):
+        name, fields = driven(step.line)
+        seen.setdefault(name, set()).update(fields)
+    missing = {
+        name: sorted({option.field for option in command.options} - seen.get(name, set()))
+        for name, command in commands().items()
+    }
+    assert sorted(set(commands()) - set(seen)) == []
+    assert {name: fields for name, fields in missing.items() if fields} == {}
+
+
+def fill(text: str, known: dict[str, str], change: Callable[[str], str] = str) -> str:
+    """Replace @NAMES."""
+    return re.sub("@([A-Z_]+)", lambda match: change(known[match[1]]), text)
+
+
+def play(step: Step, hyperctl: Runner, known: dict[str, str]) -> None:
+    """Do a step and compare; what its pattern names becomes known."""
+    known["NOW"] = str(int(time.time()) + 1)
+    words = shlex.split(fill(step.line, known))
+    out, err = fill(step.out, known, re.escape), fill(step.err, known, re.escape)
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        if step.tty:
+            code, shown = hyperctl.on_terminal(*words)
+            said, complained = shown.decode(), ""
+        else:
+            done = hyperctl(*words, stdin=step.stdin)
+            code, said, complained = done.returncode, done.stdout.decode(), done.stderr.decode()
+        found = re.fullmatch(out, said)
+        if found and code == step.code and re.fullmatch(err, complained):
+            known.update(found.groupdict())
+            return
+        assert step.again, (step.line, code, said, complained)
+        assert time.monotonic() < deadline, (step.line, code, said, complained)
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def host(registry: RegistryServer) -> Iterator[Host]:
+    daemon, one = launch(registry, config="stop_grace = 1\n")
+    with daemon:
+        yield one
+        assert "internal_error" not in daemon.log()
+
+
+@pytest.fixture
+def home(host: Host, tmp_path: Path) -> Path:
+    """A home with the files that the lines name."""
+    image = host.image
+    (tmp_path / "c.json").write_text(json.dumps({"name": "extra", "image": image, "command": ["sleep", "1000"]}))
+    text = f"id: filepod\ncontainers:\n- name: fp1\n  image: {image}\n  command: [sh, -c, echo from a file]\n"
+    (tmp_path / "pod").write_text(text)
+    (tmp_path / "pod.yaml").write_text(text)
+    (tmp_path / "rootfs.tar").write_bytes(busybox_tar())
+    context = tmp_path / "ctx"
+    context.mkdir()
+    dockerfile = f"FROM {image} AS last\nARG WORD\nRUN echo $WORD > /said\nFROM last\nRUN false\n"
+    (context / "Dockerfile").write_text(dockerfile)
+    (context / "other.Dockerfile").write_text(f"FROM {image}\nENV A=b\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_scenario(host, home, registry, name):
+    hyperctl = Runner(host.daemon.host, home)
+    known = {"IMAGE": f"{host.image}:latest", "REGISTRY": registry.host}
+    try:
+        for step in SCENARIOS[name]:
+            play(step, hyperctl, known)
+    finally:
+        for pod in host.ok("list", "-q").split():
+            host.ok("rm", pod)
+    host.assert_clean()
