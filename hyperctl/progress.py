@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+
+from hyperctl import output
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, TextIO
+
+_DONE = {"Pull complete", "Already exists", "Pushed", "Layer already exists"}
 
 
 def show(lines: Iterable[dict[str, Any]], file: TextIO) -> None:
@@ -14,10 +19,10 @@ def show(lines: Iterable[dict[str, Any]], file: TextIO) -> None:
 
     Args:
         lines: the daemon's lines.
-        file: where to print; bars only when it is a terminal.
+        file: where to print; bars only when it is a terminal that can draw over what it shows.
 
     """
-    if file.isatty():
+    if file.isatty() and os.environ.get("TERM", "dumb") != "dumb":
         _bars(lines, file)
     else:
         _plain(lines, file)
@@ -44,13 +49,13 @@ def _text(line: dict[str, Any]) -> str:
 
 def _bars(lines: Iterable[dict[str, Any]], file: TextIO) -> None:
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
     columns = (
         TextColumn("{task.fields[layer]}", markup=False),
         TextColumn("{task.fields[status]}", markup=False),
         BarColumn(),
-        DownloadColumn(),
+        TextColumn("{task.fields[size]}", markup=False),
     )
     layers: dict[str, TaskID] = {}
     with Progress(*columns, console=Console(file=file)) as bars:
@@ -61,16 +66,20 @@ def _bars(lines: Iterable[dict[str, Any]], file: TextIO) -> None:
                 bars.console.print(_text(line), end="", markup=False, highlight=False, soft_wrap=True)
                 continue
             if name not in layers:
-                layers[name] = bars.add_task("", total=None, layer=name, status=status)
+                layers[name] = bars.add_task(
+                    "", total=None, layer=output.clean(name), status=output.clean(status), size=""
+                )
+            bars.update(layers[name], status=output.clean(status))
             total, current = detail.get("total"), detail.get("current")
             if isinstance(total, int) and total > 0 and isinstance(current, int):
-                bars.update(layers[name], status=status, total=total, completed=current)
-            else:
-                bars.update(layers[name], status=status)
-            if status in {"Pull complete", "Already exists", "Pushed", "Layer already exists"}:
+                size = f"{output.human_size(current)}/{output.human_size(total)}"
+                bars.update(layers[name], total=total, completed=current, size=size)
+            if status in _DONE:
                 _full(bars, layers[name])
 
 
 def _full(bars: Any, layer: Any) -> None:
-    total = bars.tasks[bars.task_ids.index(layer)].total or 1
-    bars.update(layer, total=total, completed=total)
+    """Fill a bar; of a layer that nothing was moved for no size is known."""
+    total = bars.tasks[bars.task_ids.index(layer)].total
+    size = output.human_size(total) if total else ""
+    bars.update(layer, total=total or 1, completed=total or 1, size=size)

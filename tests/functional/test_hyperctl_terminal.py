@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import pty
+import re
 import signal
 import struct
 import subprocess
@@ -71,8 +72,10 @@ class Terminal:
 def terminal(fake: FakeHyperd, tmp_path: Path) -> Iterator[type[Terminal]]:
     made: list[Terminal] = []
 
-    def make(*words: str) -> Terminal:
-        made.append(Terminal(Runner(fake.address, tmp_path), *words))
+    def make(*words: str, **environment: str) -> Terminal:
+        runner = Runner(fake.address, tmp_path)
+        runner.environment.update(environment)
+        made.append(Terminal(runner, *words))
         return made[-1]
 
     yield make
@@ -194,24 +197,39 @@ def test_attach_with_a_terminal(fake, terminal):
     assert window.end() == 2
 
 
-def test_pull_draws_bars(fake, terminal):
+COLOUR = re.compile(rb"\x1b\[[0-9;]*[1-9][0-9;]*m")
+
+
+@pytest.mark.parametrize(
+    ("environment", "bars", "colours"),
+    [
+        ({"TERM": "xterm"}, True, True),
+        ({"TERM": "xterm", "NO_COLOR": "1"}, True, False),
+        ({"TERM": "dumb"}, False, False),
+    ],
+)
+def test_pull_draws_bars(fake, terminal, environment, bars, colours):
     fake.on(
         "POST",
         "/image/create",
         lines(
             {"status": "Pulling from library/busybox", "id": "latest"},
+            {"status": "Already exists", "progressDetail": {}, "id": "aaaaaaaaaaaa"},
             {"status": "Downloading", "progressDetail": {"current": 50, "total": 1000}, "id": "3f57d9401f8d"},
             {"status": "Pull complete", "progressDetail": {}, "id": "3f57d9401f8d"},
             {"status": "Status: [bold]Downloaded[/bold] newer image"},
         ),
     )
-    window = terminal("pull", "busybox")
+    window = terminal("pull", "busybox", **environment)
     assert window.end() == 0
     assert b"latest: Pulling from library/busybox" in window.seen
     assert b"3f57d9401f8d" in window.seen
     assert b"Pull complete" in window.seen
-    assert b"1.0/1.0 kB" in window.seen
     assert b"Status: [bold]Downloaded[/bold] newer image" in window.seen
+    assert bool(COLOUR.search(window.seen)) == colours
+    shown = COLOUR.sub(b"", window.seen).replace(b"\x1b[0m", b"")
+    assert ("\N{BOX DRAWINGS HEAVY HORIZONTAL} 1 kB".encode() in shown) == bars
+    assert b"1/1" not in shown
 
 
 def test_login_asks_and_does_not_echo_the_password(fake, terminal):
