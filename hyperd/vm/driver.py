@@ -238,6 +238,9 @@ class VmDriver(ABC):
     def resume(self, vm_id: str) -> None:
         """Let the CPUs run again; fine for a running VM. Errors: NotFound, DriverError."""
 
+    def yield_cpu(self, vm_id: str, *, yields: bool) -> None:  # noqa: B027 - a driver need not do it
+        """Let a VM have only the CPU time that others leave, or as much as others. Best effort: never fails."""
+
     @abstractmethod
     def attach_disk(self, vm_id: str, disk: DiskSpec) -> None:
         """Hot-plug a disk. After: the guest sees it soon (it waits for it). On failure: not attached.

@@ -7,13 +7,10 @@ deleted after it is gone, so a daemon that dies in between leaves nothing nobody
 from __future__ import annotations
 
 import contextlib
-import os
-import random
 import shutil
-import string
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -32,7 +29,6 @@ from hyperd.vm.driver import DiskSpec, NicSpec, PowerState, VmDriver, VmEvent, V
 from hyperd.vm.model import (
     ASSOCIATED,
     BOOTING,
-    HEALTH_TIMEOUT,
     IDLE,
     MAX_LUN,
     NO_FILES,
@@ -46,19 +42,15 @@ from hyperd.vm.model import (
     VmView,
     last_words,
 )
-from hyperd.vm.plugs import Plugs, disk_of
-from hyperd.vm.pool import SPARE_DISKS, Outfitter, PlainOutfitter, VmPool
+from hyperd.vm.plugs import disk_of
+from hyperd.vm.pool import SPARE_DISKS, VmPool
+from hyperd.vm.pooling import Pooling, new_id
 from hyperd.vm.stall import StallWatch
 
 log = structlog.get_logger(__name__)
 
 
-def new_id() -> str:
-    """Give an id for a VM."""
-    return "vm-" + "".join(random.choices(string.ascii_letters, k=10))
-
-
-class VmService(Plugs):
+class VmService(Pooling):
     """See the module's docstring.
 
     Args:
@@ -84,13 +76,10 @@ class VmService(Plugs):
         self._config = config
         self._relay = relay
         self._boot_files = boot_files
-        self._vms: dict[str, Vm] = {}
-        self._lock = threading.RLock()
         self._gone: SimpleQueue[str] = SimpleQueue()
         self._thread = threading.Thread(target=self._watch, name="vm-events", daemon=True)
         shape = config.hypervisor
         self.pool = VmPool(self, size=shape.pool, vcpu=shape.default_vcpu, memory=shape.default_memory)
-        self.outfitter: Outfitter = PlainOutfitter()
         self._stall = StallWatch(driver, running=self._should_run, path=config.root)
         self.on_exit: Callable[[str, str, int], None] = lambda _vm, _process, _code: None
         self.on_oom: Callable[[str, str], None] = lambda _vm, _process: None
@@ -283,73 +272,6 @@ class VmService(Plugs):
         """Seconds a boot may take."""
         return self._config.hypervisor.boot_timeout
 
-    def pooled(self) -> int:
-        """Count the VMs of the pool."""
-        with self._lock:
-            return sum(vm.state == POOLED for vm in self._vms.values())
-
-    def boot_pooled(self, *, vcpu: int, memory: int) -> None:
-        """Boot a VM and pause it for the pool. On failure nothing is left. Errors: as for ``boot``."""
-        vm_id = new_id()
-        try:
-            outfit = self.outfitter.make(vm_id)
-            vm = self.boot(
-                vcpu=vcpu,
-                memory=memory,
-                scratch=outfit.scratch,
-                disks=outfit.layers,
-                nics=outfit.nics,
-                hidden=True,
-                vm_id=vm_id,
-            )
-        except BaseException:
-            self.outfitter.drop(vm_id)
-            raise
-        try:
-            vm.spare_disk = str(outfit.scratch or "")
-            self.outfitter.dress(vm)
-            self._driver.pause(vm.id)
-        except BaseException:
-            self.destroy(vm)
-            raise
-        vm.state, vm.hidden = POOLED, False
-        self.save(vm)
-        log.info("vm.pooled", vm=vm.id)
-
-    def prune_pool(self) -> None:
-        """Switch off the VMs of the pool whose image was removed."""
-        with self._lock:
-            stale = [vm for vm in self._vms.values() if vm.state == POOLED and not all(map(os.path.exists, vm.layers))]
-            for vm in stale:
-                vm.state = BOOTING  # nobody is given it any more
-                vm.hidden = True
-        for vm in stale:
-            self.destroy(vm)
-
-    def take(self, pod_id: str, *, vcpu: int, memory: int, layers: Collection[Path] = ()) -> Vm | None:
-        """Give a paused VM of the pool to a pod, or None when none has that size.
-
-        ``wake`` it then. ``layers``: one that was prepared with these is the best.
-        """
-        wanted = {str(path) for path in layers}
-        with self._lock:
-            fitting = [vm for vm in self._vms.values() if vm.state == POOLED and (vm.vcpu, vm.memory) == (vcpu, memory)]
-            vm = max(fitting, key=lambda vm: vm.layers.keys() == wanted, default=None)
-            if vm is None:
-                return None
-            vm.pod_id, vm.state = pod_id, ASSOCIATED
-        self.pool.taken()
-        self.save(vm)
-        return vm
-
-    def wake(self, vm: Vm) -> None:
-        """Let a VM of the pool run and check that its agent is well. Errors: DriverError, AgentError, Timeout."""
-        self._driver.resume(vm.id)
-        if not vm.connected:
-            vm.agent.connect(fresh=False, timeout=HEALTH_TIMEOUT)
-            vm.connected = True
-        vm.agent.request(Method.PING, timeout=HEALTH_TIMEOUT)
-
     def pause(self, vm: Vm) -> None:
         """Stop the VM's CPUs. Errors: DriverError."""
         with vm.lock:
@@ -414,6 +336,8 @@ class VmService(Plugs):
             foreign_files=files.foreign,
         )
         self._driver.create(spec)
+        if vm.hidden and not vm.pod_id:
+            self._driver.yield_cpu(vm.id, yields=True)  # it is for the pool, where nobody waits for it
         created = time.monotonic()
         try:
             vm.agent.connect(fresh=True, timeout=self._config.hypervisor.boot_timeout)

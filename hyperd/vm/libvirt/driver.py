@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ log = structlog.get_logger(__name__)
 _DEATH_TIMEOUT = 20.0
 # The guest kernel's CONFIG_NR_CPUS.
 _KERNEL_CPUS = 64
+# nice(2) of a VM that boots for the pool while others work.
+_YIELDING = 15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,6 +302,18 @@ class LibvirtDriver(VmDriver):
             except (Conflict, DriverError):  # libvirt refuses what is so already
                 if guest.state() is not wanted:
                     raise
+
+    def yield_cpu(self, vm_id: str, *, yields: bool) -> None:
+        with self._lock:
+            vm = self._vms.get(vm_id)
+        if vm is None or vm.pid is None or os.geteuid() != 0:
+            return  # who is not root could never take it back
+        nice = _YIELDING if yields else 0
+        with contextlib.suppress(OSError):  # it has just ended
+            for task in Path(f"/proc/{vm.pid}/task").iterdir():
+                os.setpriority(os.PRIO_PROCESS, int(task.name), nice)
+        with contextlib.suppress(OSError):  # where the kernel groups tasks by session, that is what counts
+            Path(f"/proc/{vm.pid}/autogroup").write_text(str(nice))
 
     def attach_disk(self, vm_id: str, disk: DiskSpec) -> None:
         self._guest(vm_id).attach(designer.disk(disk))
