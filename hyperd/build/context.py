@@ -23,11 +23,13 @@ from hyperd.image.tarstream import BLOCK, DIRECTORY, FILE, HARDLINK, SYMLINK, En
 from hyperd.image.whiteout import normalise
 
 MAX_FILES = 500_000
+MAX_HELD = 256 * 2**20  # bytes of memory for names, links and what is known of each file
+_NODE_COST = 400  # of that for each file beyond its name
 MAX_LINKS = 40  # symbolic links on the way to one file
 _PIECE = 1 << 18
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Node:
     """One file of the context. ``offset`` and ``size``: where its bytes lie. ``digest``: of them."""
 
@@ -67,6 +69,7 @@ class Context:
         self.directory = data.parent
         self.max_bytes = max_bytes
         self._size = 0
+        self._held = 0
         self.nodes: dict[str, Node] = {}
         with disk_errors():
             self._file: BinaryIO = data.open("w+b")
@@ -88,7 +91,7 @@ class Context:
             name = normalise(entry.name).decode("utf-8", "surrogateescape")
             if name:
                 self._parents(name)
-                self.nodes[name] = self._node(entry, reader)
+                self._put(name, self._node(entry, reader))
 
     def add_file(self, name: str, chunks: Iterator[bytes], *, mode: int = 0o644, mtime: int = 0) -> Node:
         """Keep one file, whether under a name or (empty) for the caller alone. Errors: TooLarge, OutOfSpace."""
@@ -100,7 +103,7 @@ class Context:
         )
         if name:
             self._parents(name)
-            self.nodes[name] = node
+            self._put(name, node)
         return node
 
     def ignore(self, rules: Ignore) -> None:
@@ -208,7 +211,13 @@ class Context:
             known = self.nodes.get(name)
             if known is not None and known.kind == DIRECTORY:
                 return
-            self.nodes[name] = Node(kind=DIRECTORY, mode=0o755)
+            self._put(name, Node(kind=DIRECTORY, mode=0o755))
+
+    def _put(self, name: str, node: Node) -> None:
+        self._held += _NODE_COST + len(name) + len(node.link)
+        if self._held > MAX_HELD:
+            raise TooLarge(f"the names in the build context take more than {MAX_HELD} bytes")
+        self.nodes[name] = node
 
     def _node(self, entry: Entry, reader: TarReader) -> Node:
         plain = Node(kind=entry.kind, mode=entry.mode & 0o7777, mtime=entry.mtime)

@@ -55,7 +55,9 @@ class Notes:
     opaque: set[bytes] = field(default_factory=set)
 
     def describe(self, entry: Entry, name: bytes) -> None:
-        """Note a directory's entry."""
+        """Note a directory's entry, unless there are too many already."""
+        if len(self.described) > MAX_NOTED:
+            return
         xattrs = tuple(sorted(entry.xattrs.items()))
         self.described[name] = Attributes(entry.mode, entry.uid, entry.gid, entry.mtime, xattrs)
 

@@ -16,6 +16,7 @@ from hyperd.errors import InvalidInput, TooLarge
 
 BLOCK = 512
 MAX_META = 2**20  # bytes of one pax header or long name
+_ALL_META = 4 * 2**20  # bytes of all of them before one member
 MAX_PATH = 4096  # PATH_MAX, Linux
 MAX_XATTR = 65536  # XATTR_SIZE_MAX, Linux
 _READ = 256 * 1024
@@ -72,6 +73,7 @@ class TarReader:
         self._padding = 0
         self._count = 0
         self._max = max_entries
+        self._meta_left = 0
 
     def __iter__(self) -> Iterator[Entry]:
         """Give the members; the data of one is lost once the next is asked for.
@@ -100,13 +102,14 @@ class TarReader:
     def _next(self) -> Entry | None:
         pax: dict[bytes, bytes] = {}
         long_name = long_link = None
+        self._meta_left = _ALL_META
         while True:
             header = self._header()
             if header is None:
                 return None
             self._count += 1
             if self._count > self._max:
-                raise TooLarge(f"more than {self._max} members in a layer")
+                raise TooLarge(f"more than {self._max} members in an archive")
             fields = _HEADER.unpack(header)
             kind = fields[7]
             if kind in (b"x", b"X"):
@@ -176,7 +179,8 @@ class TarReader:
 
     def _meta(self, fields: tuple[bytes, ...]) -> bytes:
         size = _number(fields[4])
-        if size > MAX_META:
+        self._meta_left -= size
+        if size > MAX_META or self._meta_left < 0:
             raise TooLarge(f"a header of a layer has more than {MAX_META} bytes")
         return self._exactly(_padded(size))[:size]
 

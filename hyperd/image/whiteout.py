@@ -30,6 +30,9 @@ MAX_COMPONENT = 255  # NAME_MAX, Linux
 MAX_IDS = 60_000  # squashfs has a table of 65,536 user and group ids
 MAX_HOPS = 40  # symbolic links in one path, as Linux
 MAX_XATTRS = 128  # of one file
+MAX_HELD = 256 * 2**20  # bytes of memory for the names and attributes of a layer
+# What each costs beyond its bytes, measured: a name as a number, a directory with and without an entry, a planned member.
+_NAME_COST, _ENTRY_COST, _BARE_COST, _NODE_COST = 100, 450, 250, 450
 _OPAQUE = b".wh..wh..opq"
 _PREFIX = b".wh."
 _META = b".wh..wh."
@@ -56,6 +59,7 @@ class Limits:
 
     max_bytes: int
     total: int = 0
+    held: int = 0
     ids: set[int] = field(default_factory=set)
 
     def count(self, entry: Entry) -> None:
@@ -72,6 +76,19 @@ class Limits:
         self.ids.add(entry.gid)
         if len(self.ids) > MAX_IDS:
             raise TooLarge(f"a layer has more than {MAX_IDS} users and groups")
+        for key, value in entry.xattrs.items():
+            self.hold(len(key) + len(value) + _NAME_COST)
+
+    def hold(self, size: int) -> None:
+        """Count memory that stays taken until the layer is done.
+
+        Raises:
+            TooLarge: the bound is passed.
+
+        """
+        self.held += size
+        if self.held > MAX_HELD:
+            raise TooLarge(f"the names and attributes of a layer take more than {MAX_HELD} bytes")
 
 
 def normalise(name: bytes) -> bytes:
@@ -106,14 +123,16 @@ def filter_layer(reader: TarReader, write: Write, limits: Limits) -> Notes:
         InvalidInput, TooLarge: it is hostile or damaged.
 
     """
-    return _OnePass(write).run(_checked(reader, limits), reader)
+    return _OnePass(write, limits).run(_checked(reader, limits), reader)
 
 
 class _OnePass:
-    def __init__(self, write: Write) -> None:
+    def __init__(self, write: Write, limits: Limits) -> None:
         self._write = write
+        self._limits = limits
         self._dirs: dict[bytes, Entry | None] = {b"": None}
-        self._files: set[bytes] = set()
+        # Hashes take a third of the names' memory. Two names with one hash only make a plan necessary.
+        self._files: set[int] = set()
         self._whiteouts: set[bytes] = set()
         self._opaque: set[bytes] = set()
 
@@ -122,6 +141,7 @@ class _OnePass:
             parent, mark = _whiteout_of(entry)
             self._ensure(parent)
             if mark is not None:
+                self._limits.hold(_NAME_COST + len(mark))
                 (self._opaque.add if mark == parent else self._whiteouts.add)(mark)
             elif entry.kind == DIRECTORY:
                 self._add_directory(entry)
@@ -131,28 +151,32 @@ class _OnePass:
 
     def _ensure(self, path: bytes) -> None:
         while path not in self._dirs:
-            if path in self._files:
+            if hash(path) in self._files:
                 raise Untidy
+            self._limits.hold(_BARE_COST + len(path))
             self._dirs[path] = None
             path = path.rpartition(b"/")[0]
 
     def _add_directory(self, entry: Entry) -> None:
-        if entry.name in self._files:
+        if hash(entry.name) in self._files:
             raise Untidy
+        self._limits.hold(_ENTRY_COST + len(entry.name))
         if (old := self._dirs.get(entry.name)) is not None:
             entry.xattrs = {**old.xattrs, **entry.xattrs}
         self._dirs[entry.name] = entry
 
     def _add_file(self, entry: Entry, reader: TarReader) -> None:
-        if entry.name in self._files or entry.name in self._dirs:
+        number = hash(entry.name)
+        if number in self._files or entry.name in self._dirs:
             raise Untidy
-        if entry.kind == HARDLINK and entry.link not in self._files:
+        if entry.kind == HARDLINK and hash(entry.link) not in self._files:
             raise Untidy
-        self._files.add(entry.name)
+        self._limits.hold(_NAME_COST)
+        self._files.add(number)
         _emit(entry, reader, self._write)
 
     def _finish(self) -> Notes:
-        notes = Notes(hidden=self._whiteouts - self._files)
+        notes = Notes(hidden={name for name in self._whiteouts if hash(name) not in self._files})
         self._opaque.update(notes.hidden & self._dirs.keys())
         for name in notes.hidden - self._dirs.keys():
             if not _is_covered(name, self._opaque):
@@ -322,7 +346,8 @@ def plan_layer(reader: TarReader, limits: Limits) -> Plan:
     root = _Node(-1, children={})
     for index, entry in enumerate(_checked(reader, limits)):
         parent_name, mark = _whiteout_of(entry)
-        parent = _descend(root, parent_name)
+        limits.hold(_NODE_COST + 2 * len(entry.name) + len(entry.link))
+        parent = _descend(root, parent_name, limits)
         base = entry.name.rpartition(b"/")[2]
         if mark is not None and mark == parent_name:
             parent.opaque = True
@@ -357,7 +382,7 @@ def _place(root: _Node, parent: _Node, base: bytes, index: int, entry: Entry) ->
 
 def _link_target(root: _Node, entry: Entry) -> _Node:
     directory, _, base = entry.link.rpartition(b"/")
-    parent = _descend(root, directory, make=False)
+    parent = _descend(root, directory)
     target = (parent.children or {}).get(base)
     if target is None or target.children is not None:
         raise InvalidInput(
@@ -367,8 +392,11 @@ def _link_target(root: _Node, entry: Entry) -> _Node:
     return target
 
 
-def _descend(root: _Node, path: bytes, *, make: bool = True) -> _Node:
-    """Find a directory as a chrooted process would: symbolic links are followed inside the layer."""
+def _descend(root: _Node, path: bytes, limits: Limits | None = None) -> _Node:
+    """Find a directory as a chrooted process would: symbolic links are followed inside the layer.
+
+    With ``limits`` missing directories are made.
+    """
     todo = [part for part in reversed(path.split(b"/")) if part]
     trail, hops, own = [root], 0, len(todo)
     while todo:
@@ -381,7 +409,8 @@ def _descend(root: _Node, path: bytes, *, make: bool = True) -> _Node:
             continue
         children = trail[-1].children
         node = None if children is None else children.get(part)
-        if node is None and make and mine and children is not None:
+        if node is None and limits is not None and mine and children is not None:
+            limits.hold(_NODE_COST + len(path))
             node = children[part] = _Node(-1, children={})
         if node is not None and node.link is not None and hops < MAX_HOPS:
             hops += 1

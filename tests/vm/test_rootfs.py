@@ -76,6 +76,11 @@ def without(word: str, files: Files) -> Files:
     return {name: [one for one in words if not one.startswith(word)] for name, words in files.items()}
 
 
+def files_of(files: Files) -> Files:
+    """Leave directories out: podman shows those that only a lower layer describes otherwise, and its own root."""
+    return {name: words for name, words in files.items() if not words[0].startswith("4")}
+
+
 def compare(got: Files, want: Files) -> None:
     given = {name.encode() for name in GIVEN}
     extra = {name for name in got.keys() - want.keys() if name not in given}
@@ -129,7 +134,7 @@ CASES = {
     "root": ROOT,
     "links across layers": SPLIT_LINKS,
 }
-NOT_PODMANS = {"duplicates-on-base"}  # which refuses names that come twice
+NOT_PODMANS = {"duplicates-on-base", "large"}  # it refuses names that come twice, and is slow
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -159,7 +164,7 @@ def see_both_ways(  # noqa: PLR0917 - what every test here has
         # overlayfs counts the links of a file in its own layer: as podman's overlay, not as one directory tree
         compare(without("links=", got), without("links=", umoci))
         if case not in NOT_PODMANS:
-            compare(got, podman)
+            compare(files_of(got), files_of(podman))
         if len(tars) == 1:
             compare(got, umoci)
 
@@ -174,3 +179,19 @@ def test_127_layers(host: Host, registry: RegistryServer, tool: Path, tmp_path: 
             layer.append(directory("d", mode=0o700 + number, uid=number))
         layers.append(layer)
     see_both_ways(host, registry, tool, tmp_path, "", [layer_tar(members) for members in layers])
+
+
+def test_a_file_of_more_than_4_gib_with_holes(host: Host, registry: RegistryServer, tool: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    with (source / "large").open("wb") as file:
+        for offset in (0, 2**31 - 3, 2**32 - 5000, 2**32 + 700_000):
+            file.seek(offset)
+            file.write(b"data at %d" % offset * 1000)
+        file.truncate(2**32 + 2**20)
+    words = ["tar", "--sparse", "--format=posix", "-C", str(source), "-cf", "-", "large"]
+    tar = subprocess.run(words, capture_output=True, check=True).stdout
+    assert len(tar) < 2**20
+    see_both_ways(
+        host, registry, tool, tmp_path, "large", [layer_tar([directory("etc")]), tar, layer_tar([member("x")])]
+    )
