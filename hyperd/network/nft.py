@@ -16,16 +16,16 @@ from hyperd.errors import HostFault
 LIBRARY = "libnftables.so.1"
 _TIMEOUT = 30.0  # seconds; nft waits for the kernel only
 _lock = threading.Lock()
-_context: list[tuple[Any, int]] = []  # the library and its one context, when it was loaded; it is not thread safe
+_library: list[Any] = []  # when it was loaded
 _failed: list[str] = []  # why it was not
 
 
 def apply(text: str) -> None:
     """Carry out a text in one transaction: all of it or nothing. Errors: HostFault."""
     with _lock:
-        if not _context and not _failed:
+        if not _library and not _failed:
             _load()
-        complaint = _by_library(text) if _context else _by_command(text)
+        complaint = _by_library(_library[0], text) if _library else _by_command(text)
     if complaint:
         raise HostFault("the nftables rules were refused", details=complaint[:2000])
 
@@ -35,6 +35,8 @@ def _load() -> None:
         library = ctypes.CDLL(LIBRARY)
         library.nft_ctx_new.restype = ctypes.c_void_p
         library.nft_ctx_new.argtypes = [ctypes.c_uint32]
+        library.nft_ctx_free.argtypes = [ctypes.c_void_p]
+        library.nft_ctx_free.restype = None
         library.nft_ctx_buffer_error.argtypes = [ctypes.c_void_p]
         library.nft_ctx_get_error_buffer.argtypes = [ctypes.c_void_p]
         library.nft_ctx_get_error_buffer.restype = ctypes.c_char_p
@@ -42,18 +44,22 @@ def _load() -> None:
     except (OSError, AttributeError) as error:
         _failed.append(str(error))
         return
+    _library.append(library)
+
+
+def _by_library(library: Any, text: str) -> str:
+    # A context for each text: one that stays keeps half a megabyte for every table of the host.
     context = library.nft_ctx_new(0)
-    if not context or library.nft_ctx_buffer_error(context):
-        _failed.append("no context")
-        return
-    _context.append((library, context))
-
-
-def _by_library(text: str) -> str:
-    library, context = _context[0]
-    failed = library.nft_run_cmd_from_buffer(context, text.encode())
-    said = library.nft_ctx_get_error_buffer(context)  # also empties the buffer for the next text
-    return (said or b"").decode("utf-8", "replace").strip() or "no reason given" if failed else ""
+    if not context:
+        return "no memory"
+    try:
+        if library.nft_ctx_buffer_error(context):
+            return "no memory"
+        failed = library.nft_run_cmd_from_buffer(context, text.encode())
+        said = library.nft_ctx_get_error_buffer(context)
+        return (said or b"").decode("utf-8", "replace").strip() or "no reason given" if failed else ""
+    finally:
+        library.nft_ctx_free(context)
 
 
 def _by_command(text: str) -> str:

@@ -634,7 +634,7 @@ def test_lease_tells_the_mtu_and_name_servers(tmp_path: Path, stack: ExitStack) 
 
 @pytest.mark.parametrize("way", ["library", "command"])
 def test_nftables_by_the_library_and_by_the_command(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nft, "_context", [])
+    monkeypatch.setattr(nft, "_library", [])
     monkeypatch.setattr(nft, "_failed", [])
     if way == "command":
         monkeypatch.setattr(nft, "LIBRARY", "no-such-library.so")
@@ -650,4 +650,4 @@ def test_nftables_by_the_library_and_by_the_command(way: str, monkeypatch: pytes
         assert "10.0.0.3" in subprocess.check_output(listing, text=True)
     finally:
         nft.apply(f"delete table ip {name}\n")
-    assert bool(nft._context) == (way == "library")
+    assert bool(nft._library) == (way == "library")
