@@ -61,6 +61,9 @@ def run(config: Path | None, options: Mapping[str, Any]) -> int:
         options: those of the command line that win over the file, as ``configfile.load`` takes them.
 
     """
+    from hyperd import memory
+
+    memory.prepare()
     import structlog
 
     from hyperd import configfile, logsetup, server

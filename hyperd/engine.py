@@ -18,7 +18,7 @@ from hyperd.container.locks import PodLocks
 from hyperd.container.records import ContainerRecords
 from hyperd.container.service import ContainerService
 from hyperd.container.volumes import PodVolumes
-from hyperd.db.migrate import migrate
+from hyperd.db.migrate import migrate_apart
 from hyperd.db.session import Database
 from hyperd.errors import HostFault, HyperError, InvalidInput, NotAlive
 from hyperd.event.bus import EventBus
@@ -108,7 +108,7 @@ class Engine:
         config.root.mkdir(parents=True, exist_ok=True)
         self.database = database = Database(config.root / "hyper.db")
         stack.callback(database.close)
-        migrate(database)
+        migrate_apart(database)
         self.relay = Relay()
         stack.callback(self.relay.stop)
         self.relay.start()

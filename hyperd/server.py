@@ -29,7 +29,7 @@ from gunicorn.http import message as gunicorn_message
 from gunicorn.http import wsgi as gunicorn_wsgi
 from gunicorn.workers import gthread
 
-from hyperd import __version__, logsetup, tlsfront
+from hyperd import __version__, logsetup, memory, tlsfront
 from hyperd.app import create_app
 from hyperd.config import Config
 from hyperd.errors import Conflict, HostFault, HyperError
@@ -204,6 +204,7 @@ def serve(
         cfg = settings(config)
         worker = _Worker(1, os.getppid(), list(listeners.sockets), _App(create_app(engine)), 0, cfg, _Log(cfg))
         worker.on_hangup = Reloader(engine, notifier, reload, context).ask
+        memory.settle()
         log.info("server.ready", version=__version__, pid=os.getpid(), root=str(config.root))
         notifier.tell(READY)
         worker.init_process()
