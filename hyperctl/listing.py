@@ -111,7 +111,7 @@ def _templated(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], for
 
 def _checked(form: str) -> str:
     if "{{" not in form:
-        raise UsageProblem(f"'{form}' is no format: use table, json or a template such as '{{{{.ID}}}}'")
+        raise UsageProblem(f"'{form}' is no format: use json or a template such as '{{{{.ID}}}}'")
     return form
 
 

@@ -81,6 +81,8 @@ def _verbs(words: tuple[str, ...]) -> list[tuple[str, str]]:
 
 
 def _of_daemon(kind: str, app: App) -> list[tuple[str, str]]:
+    if kind == "any":
+        return [pair for one in ("pod", "container", "image") for pair in _of_daemon(one, app)]
     if kind in {"pod", "vm"}:
         return [(row[0], row[-1]) for row in app.client.list_items(kind)]
     if kind == "container":

@@ -2,7 +2,7 @@ r"""`--format` templates: the part of Go's text/template that listings need, as 
 
     {{.Name}} is {{.Status}}          a field, as the table shows it
     {{json .}} {{json .Size}}         a row or a field as JSON
-    {{upper .Status}} {{lower .Name}}
+    {{upper .Status}} {{lower .Name}} {{index .Names 0}}
     table {{.Name}}\t{{.Status}}      with headings, in columns
 
 `\t` and `\n` stand for a tab and a line's end.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _ACTION = re.compile(r"\{\{\s*(.*?)\s*\}\}", re.DOTALL)
-_INSIDE = re.compile(r"(?:(json|upper|lower)\s+)?(\.|(?:\.\w+)+)")
+_INSIDE = re.compile(r"(?:(json|upper|lower|index)\s+)?(\.|(?:\.\w+)+)(?:\s+(\d{1,9}))?")
 _ESCAPES = {"\\t": "\t", "\\n": "\n", "\\\\": "\\"}
 
 
@@ -50,9 +50,10 @@ class Template:
                 self._parts.append(part)
                 continue
             match = _INSIDE.fullmatch(part)
-            if match is None:
+            if match is None or (match[1] == "index") != bool(match[3]):
                 raise UsageProblem(f"'{{{{{part}}}}}' is not understood: use {{{{.Field}}}} or {{{{json .Field}}}}")
-            self._parts.append((match[1] or "", tuple(match[2].split(".")[1:]) if match[2] != "." else ()))
+            path = tuple(match[2].split(".")[1:]) if match[2] != "." else ()
+            self._parts.append((match[1] or "", path + ((match[3],) if match[3] else ())))
 
     def fields(self) -> list[str]:
         """Give the fields that are named, first steps only."""
@@ -80,7 +81,7 @@ class Template:
                 out += compact(value)
                 continue
             text = texts[path[0]](value) if len(path) == 1 and path[0] in texts else _plain(value)
-            if function:
+            if function in {"upper", "lower"}:
                 text = text.upper() if function == "upper" else text.lower()
             out += output.clean(text)
         return out
@@ -88,6 +89,9 @@ class Template:
 
 def _follow(row: Any, path: tuple[str, ...]) -> Any:
     for step in path:
+        if isinstance(row, list) and step.isdecimal() and int(step) < len(row):
+            row = row[int(step)]
+            continue
         if not isinstance(row, dict) or step not in row:
             known = f": use {', '.join(map(str, row))}" if isinstance(row, dict) else ""
             raise UsageProblem(f"there is no field .{'.'.join(path)} to print{known}")

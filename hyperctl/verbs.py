@@ -21,7 +21,7 @@ VERBS = {
     "images": ("images", "List images"),
     "import": ("imagetools", "Make an image of a root file system"),
     "info": ("system", "Show what the daemon says about itself"),
-    "inspect": ("imagetools", "Show everything that is known of images"),
+    "inspect": ("inspect", "Show everything that is known of pods, containers or images"),
     "kill": ("lifecycle", "Send a signal to containers or pods"),
     "list": ("lists", "List pods, containers or VMs"),
     "load": ("archives", "Load images from a tar"),

@@ -1,8 +1,7 @@
-"""`tag`, `history`, `inspect`, `search`, `import` and `image`."""
+"""`tag`, `history`, `search`, `import` and `image`."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 
@@ -31,13 +30,6 @@ def tag_command(app: App, *, image: str, target: str) -> None:
     """Give an image a further name; another image that had the name loses it."""
     name, tag = images.split_tag(target)
     app.client.call("POST", "/image/tag", {"imageId": image, "repo": name, "tag": tag}).read()
-
-
-@command("inspect", Argument("names", "IMAGE...", many=True, complete="image"), examples=("hyperctl inspect busybox",))
-def inspect_command(app: App, *, names: tuple[str, ...]) -> None:
-    """Print everything that is known of images, as JSON."""
-    found = [app.client.value("GET", "/image/inspect", {"imageId": name}) for name in names]
-    output.say(json.dumps(found, indent=4))
 
 
 @command(

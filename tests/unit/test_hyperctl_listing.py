@@ -56,8 +56,8 @@ def test_json_is_one_document_also_without_rows(capsys):
 
 
 def test_objects_through_templates(capsys):
-    show_one({"a": {"b": [1, "x"]}, "c": "text"}, "{{.a.b}} {{.c}} {{json .c}}")
-    assert capsys.readouterr().out == '[1,"x"] text "text"\n'
+    show_one({"a": {"b": [1, "x"]}, "c": "text"}, "{{.a.b}} {{.c}} {{json .c}} {{index .a.b 1}}{{json .a.b}}")
+    assert capsys.readouterr().out == '[1,"x"] text "text" x[1,"x"]\n'
     show_one({"a": 1}, "json")
     assert json.loads(capsys.readouterr().out) == {"a": 1}
 
@@ -69,10 +69,16 @@ def test_forms_that_are_none(form, rows):
         show(COLUMNS, rows, form)
 
 
-@pytest.mark.parametrize("template", ["{{.a.b}}", "{{.x}}"])
+@pytest.mark.parametrize("template", ["{{.a.b}}", "{{.x}}", "{{index .l 1}}", "{{index .a 0}}"])
 def test_fields_that_are_not_there(template):
     with pytest.raises(UsageProblem, match="there is no field"):
-        Template(template).fill({"a": 1}, {})
+        Template(template).fill({"a": 1, "l": [0]}, {})
+
+
+@pytest.mark.parametrize("template", ["{{index .a}}", "{{upper .a 1}}", "{{.a 1}}", "{{}}", "{{a}}", "{{json}}"])
+def test_templates_that_are_none(template):
+    with pytest.raises(UsageProblem, match="is not understood"):
+        Template(template)
 
 
 LISTINGS = {"list", "images", "history", "search", "image df", "ports ls", "stats", "info", "version", "events"}
