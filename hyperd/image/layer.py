@@ -33,8 +33,8 @@ _BUFFER = 2**18
 _LITTLE_ROOM = 4 * 2**20  # bytes free below which a failed write is taken for a full disk
 _STDERR_LIMIT = 4096
 _MEMORY = 2 * 2**30  # bytes of address space; a million files take tar2sqfs 600 MB
-# The guest's kernel holds about ten blocks of every mounted layer in memory: with the default of 128 KiB an image of 127
-# layers took 130 MB of it, now 45. Layers are 3 % larger.
+# The guest's kernel holds about ten blocks of every mounted layer in memory: with the default of 128 KiB 127 layers
+# took 130 MB of it, now 45. Layers are 3 % larger.
 _BLOCK_SIZE = "32768"
 
 _T = TypeVar("_T")

@@ -30,8 +30,10 @@ MAX_COMPONENT = 255  # NAME_MAX, Linux
 MAX_IDS = 60_000  # squashfs has a table of 65,536 user and group ids
 MAX_HOPS = 40  # symbolic links in one path, as Linux
 MAX_XATTRS = 128  # of one file
+MAX_RECORDS = 2**16  # bytes of all of them; tar2sqfs takes no larger header
+_RECORD = 24  # bytes of a record beyond name and value
 MAX_HELD = 256 * 2**20  # bytes of memory for the names and attributes of a layer
-# What each costs beyond its bytes, measured: a name as a number, a directory with and without an entry, a planned member.
+# Of that beyond its own bytes, measured: a name as a number, a directory with and without an entry, a planned member.
 _NAME_COST, _ENTRY_COST, _BARE_COST, _NODE_COST = 100, 450, 250, 450
 _OPAQUE = b".wh..wh..opq"
 _PREFIX = b".wh."
@@ -239,7 +241,7 @@ def _is_whiteout(name: bytes) -> bool:
 
 
 def _check_xattrs(entry: Entry) -> None:
-    if len(entry.xattrs) > MAX_XATTRS or any(len(v) > tarstream.MAX_XATTR for v in entry.xattrs.values()):
+    if len(entry.xattrs) > MAX_XATTRS or sum(len(k) + len(v) + _RECORD for k, v in entry.xattrs.items()) > MAX_RECORDS:
         raise TooLarge("a file in a layer has too many or too large attributes", details=repr(entry.name[:200]))
     for key in list(entry.xattrs):
         if not key.startswith(_KEPT_XATTRS) or key.startswith(_STEERING):
@@ -382,8 +384,10 @@ def _place(root: _Node, parent: _Node, base: bytes, index: int, entry: Entry) ->
 
 def _link_target(root: _Node, entry: Entry) -> _Node:
     directory, _, base = entry.link.rpartition(b"/")
-    parent = _descend(root, directory)
-    target = (parent.children or {}).get(base)
+    try:
+        target = (_descend(root, directory).children or {}).get(base)
+    except InvalidInput:
+        target = None
     if target is None or target.children is not None:
         raise InvalidInput(
             "a hard link in a layer points to nothing or to a directory",

@@ -1,0 +1,165 @@
+"""Hostile archives, and the four ways into a daemon: pull, load, import, the context of a build."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import re
+import urllib.parse
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from support.daemon import HyperdLauncher
+from support.faulty import FaultyRegistry
+from support.registry import Layer, digest_of, layer_tar, member
+
+WAYS = ("pull", "load", "import", "build")
+BLOCK = 512
+
+
+def header(name: bytes, *, size: bytes = b"", kind: bytes = b"0", link: bytes = b"") -> bytes:
+    """Write a ustar header by hand; ``size`` is the raw field."""
+    block = name.ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2 + (size or b"00000000000\0").ljust(12, b"\0")
+    block += b"00000000000\0" + b" " * 8 + kind + link.ljust(100, b"\0") + b"ustar\x0000"
+    block = block.ljust(BLOCK, b"\0")
+    return block[:148] + b"%06o\0 " % sum(block) + block[156:]
+
+
+def base256(value: int) -> bytes:
+    """Write a number as GNU tar does when octal digits do not suffice."""
+    data = bytearray((value % 2**96).to_bytes(12, "big"))
+    data[0] |= 0x80
+    return bytes(data)
+
+
+def many(count: int, *, again: bool = False) -> Iterator[bytes]:
+    """Give an archive of empty files, a piece at a time; with ``again`` the first one comes twice."""
+    block = header(b"d0000000/f0000000")
+    plain, rest = sum(block) - sum(block[148:156]) + 8 * 0x20, block[156:]
+    digits = sum(b"00000000000000")
+    for start in range(0, count, 1000):
+        pieces = []
+        for number in range(start, min(start + 1000, count)):
+            words = b"%07d%07d" % (number // 1000, number)
+            checksum = plain - digits + sum(words)
+            pieces.append(b"d%b/f%b" % (words[:7], words[7:]) + block[17:148] + b"%06o\0 " % checksum + rest)
+        yield b"".join(pieces)
+    yield (block if again else b"") + bytes(2 * BLOCK)
+
+
+def packed(pieces: Iterator[bytes]) -> bytes:
+    """Compress an archive by gzip without having all of it."""
+    out = io.BytesIO()
+    with gzip.GzipFile(fileobj=out, mode="wb", compresslevel=1, mtime=0) as file:
+        for piece in pieces:
+            file.write(piece)
+    return out.getvalue()
+
+
+def bomb(size: int) -> bytes:
+    """Give an archive of one file of zeros, compressed a thousand times."""
+
+    def pieces() -> Iterator[bytes]:
+        yield header(b"zeros", size=b"%011o\0" % size)
+        for _ in range(size >> 20):
+            yield bytes(2**20)
+        yield bytes(2 * BLOCK)
+
+    return packed(pieces())
+
+
+def deep(count: int) -> bytes:
+    """Give an archive whose every member lies two thousand directories deep."""
+    return layer_tar([member(f"{number}/" + "a/" * 2000 + "f") for number in range(count)])
+
+
+def attributes(count: int) -> Iterator[bytes]:
+    """Give an archive whose every member has sixty thousand bytes of attributes."""
+    record = b"60000 SCHILY.xattr.user.a=".ljust(59_999, b"x") + b"\n"
+    meta = header(b"x", size=b"%011o\0" % len(record), kind=b"x") + record + bytes(-len(record) % BLOCK)
+    for number in range(count):
+        yield meta + header(b"%d" % number)
+    yield bytes(2 * BLOCK)
+
+
+def diff_id_of(blob: bytes) -> str:
+    """Give the diff_id of a layer without having all of it in memory."""
+    if not blob.startswith(b"\x1f\x8b"):
+        return digest_of(blob)
+    digest, unpacker = hashlib.sha256(), zlib.decompressobj(31)
+    data = blob
+    while data and not unpacker.eof:
+        digest.update(unpacker.decompress(data, 2**20))
+        data = unpacker.unconsumed_tail
+    digest.update(unpacker.flush())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def docker_archive(layer: bytes, diff_id: str) -> bytes:
+    """Wrap a layer into an archive of images."""
+    config = json.dumps({"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": [diff_id]}})
+    manifest = json.dumps([{"Config": "c.json", "RepoTags": ["hostile:t"], "Layers": ["l.tar"]}])
+    return layer_tar(
+        [member("manifest.json", manifest.encode()), member("c.json", config.encode()), member("l.tar", layer)]
+    )
+
+
+class Gate:
+    """Sends layers into a daemon.
+
+    Args:
+        daemon: with the fake driver.
+        registry: for pulls.
+
+    """
+
+    def __init__(self, daemon: HyperdLauncher, registry: FaultyRegistry) -> None:
+        self.daemon = daemon
+        self.registry = registry
+
+    def send(self, way: str, blob: bytes, *, diff_id: str = "", timeout: float = 110.0) -> str:
+        """Send a layer (or context), possibly compressed; give what the daemon said, errors included."""
+        diff_id = diff_id or ("sha256:" + "0" * 64)
+        if way == "pull":
+            layer = Layer(b"", blob=blob)
+            self.registry.add("t", [layer], config={"rootfs": {"type": "layers", "diff_ids": [diff_id]}})
+            return self._post("/image/create", b"", timeout, imageName=f"{self.registry.host}/some/image:t")
+        if way == "load":
+            return self._post("/image/load", docker_archive(blob, diff_id), timeout)
+        if way == "import":
+            return self._post("/image/create", blob, timeout, fromSrc="-", repo="hostile", tag="t")
+        return self._post("/image/build", blob, timeout, t="hostile:t")
+
+    def _post(self, path: str, body: bytes, timeout: float, **query: str) -> str:
+        target = f"{path}?{urllib.parse.urlencode(query)}"
+        headers = {"Content-Type": "application/tar"}
+        code, _, text = self.daemon.request("POST", target, body=body, headers=headers, timeout=timeout)
+        return f"{code} {text.decode(errors='replace')}"
+
+    def stored(self) -> list[str]:
+        """Give the files in the daemon's image store and what builds keep."""
+        root = self.daemon.root
+        return sorted(
+            str(p.relative_to(root))
+            for d in ("images", "pods", "builds")
+            for p in root.glob(f"{d}/**/*")
+            if p.is_file()
+        )
+
+    def remove(self) -> None:
+        """Remove all images."""
+        for image in self.daemon.json("GET", "/images/df")["Images"]:
+            self.daemon.request("DELETE", "/image", imageId=image["Id"], force="yes")
+
+    def memory(self) -> int:
+        """Give the daemon's highest use of memory since ``forget``, bytes."""
+        status = Path(f"/proc/{self.daemon.pid}/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) * 1024  # type: ignore[index]
+
+    def forget(self) -> int:
+        """Begin a new measurement of memory; give what is used now, bytes."""
+        Path(f"/proc/{self.daemon.pid}/clear_refs").write_text("5")
+        return self.memory()
