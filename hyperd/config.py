@@ -101,6 +101,10 @@ class LogConfig:
     syslog_address: str = ""  # empty = /dev/log
     syslog_facility: str = "daemon"
     syslog_format: str = "rfc3164"
+    syslog_tls_ca_cert: str = ""  # paths, for tcp+tls addresses; empty = the host's authorities
+    syslog_tls_cert: str = ""
+    syslog_tls_key: str = ""
+    syslog_tls_skip_verify: bool = False
     tag: str = "{{.ID}}"
     journal_socket: Path = Path("/run/systemd/journal/socket")
 

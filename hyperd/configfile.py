@@ -263,9 +263,13 @@ def _ini_log(path: Path, options: dict[str, str]) -> dict[str, Any]:
     for key, name in (("max-size", "max_size"), ("max-file", "max_file")):
         if options.get(key):
             log[name] = parse_size(options.pop(key), f"{path}: [Log] {key}")
-    for key in ("syslog-address", "syslog-facility", "syslog-format", "tag"):
+    texts = ("syslog-address", "syslog-facility", "syslog-format", "tag")
+    files = ("syslog-tls-ca-cert", "syslog-tls-cert", "syslog-tls-key")
+    for key in (*texts, *files):
         if options.get(key):
             log[key.replace("-", "_")] = options.pop(key)
+    if options.get("syslog-tls-skip-verify"):
+        log["syslog_tls_skip_verify"] = options.pop("syslog-tls-skip-verify").strip().lower() in {"1", "true"}
     if options.get("PodLogPrefix"):
         log["directory"] = Path(options.pop("PodLogPrefix"))
     if options.get("PodIdInPath"):

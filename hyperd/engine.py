@@ -99,7 +99,9 @@ class Engine:
             except HyperError as error:
                 log.error("pod.not_stopped", pod=pod_id, error=str(error))
 
-        names = [view.id for view in self.pods.views() if view.status in {"running", "paused"}]
+        running = [view.id for view in self.pods.views() if view.status in {"running", "paused"}]
+        # Also those that their policy would start again: by the next daemon.
+        names = {*running, *(row.pod_id for row in self.containers.records.awaiting_restart())}
         with ThreadPoolExecutor(STOP_THREADS, thread_name_prefix="stop-all") as pool:
             list(pool.map(stop, names))
 

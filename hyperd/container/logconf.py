@@ -7,24 +7,36 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from hyperd.config import Config
 from hyperd.errors import InvalidInput, NotSupported
 from hyperd.pod.model import ContainerSpec, PodSpec
+from hyperd.stream.channels import Address, TlsFiles
 from hyperd.stream.logformats import FACILITIES, FORMATS, Origin, expand_tag
-from hyperd.stream.remotelog import Address
 
 OPTIONS: Mapping[str, frozenset[str]] = {
     "json-file": frozenset({"max-size", "max-file"}),
     "none": frozenset(),
-    "syslog": frozenset({"syslog-address", "syslog-facility", "syslog-format", "tag"}),
+    "syslog": frozenset(
+        {
+            "syslog-address",
+            "syslog-facility",
+            "syslog-format",
+            "syslog-tls-ca-cert",
+            "syslog-tls-cert",
+            "syslog-tls-key",
+            "syslog-tls-skip-verify",
+            "tag",
+        }
+    ),
     "journald": frozenset({"tag"}),
 }
 LOCAL_SYSLOG = "/dev/log"
 SYSLOG_PORT = 514
+SYSLOG_TLS_PORT = 6514  # RFC 5425, 4.1
 DEFAULT_TAG = "{{.ID}}"
 MAX_TAG = 128
 _SIZE = re.compile(r"(\d{1,15})([kmg]?)b?", re.IGNORECASE)
@@ -74,7 +86,7 @@ def log_settings(config: Config, pod: PodSpec, pod_id: str, container_id: str, s
         return LogSettings(
             driver=driver,
             path=path,
-            address=parse_address(options["syslog-address"]),
+            address=_with_tls(parse_address(options["syslog-address"]), options),
             facility=_facility(options["syslog-facility"]),
             form=_form(options["syslog-format"]),
             tag=_tag(options["tag"]),
@@ -86,8 +98,13 @@ def log_settings(config: Config, pod: PodSpec, pod_id: str, container_id: str, s
 
 
 def check_receiver(settings: LogSettings) -> None:
-    """Refuse a local receiver that this host does not have. Errors: NotSupported."""
+    """Refuse a local receiver that this host does not have, and certificates that cannot be used.
+
+    Errors: NotSupported, InvalidInput.
+    """
     address = settings.address
+    if address is not None and address.tls is not None:
+        address.tls.context()
     if address is None or address.kind != "unix":
         return
     if not Path(address.path).is_socket():
@@ -106,27 +123,45 @@ def parse_size(text: str) -> int:
 
 
 def parse_address(text: str) -> Address:
-    """Read ``unix:///path``, ``udp://host[:port]``, ``tcp://host[:port]``; empty = the local one. Errors: InvalidInput.
+    """Read ``unix:///path``, ``udp://``, ``tcp://`` or ``tcp+tls://host[:port]``; empty = the local one.
 
-    NotSupported for TLS.
+    Errors: InvalidInput.
     """
     if not text:
         return Address(kind="unix", path=LOCAL_SYSLOG)
     try:
         parts = urlsplit(text)
-        host, port = parts.hostname or "", parts.port or SYSLOG_PORT
+        usual = SYSLOG_TLS_PORT if parts.scheme == "tcp+tls" else SYSLOG_PORT
+        host, port = parts.hostname or "", parts.port or usual
     except ValueError as error:
         raise InvalidInput(f"bad log option syslog-address {text[:100]!r}", details=str(error)) from None
-    if parts.scheme == "tcp+tls":
-        raise NotSupported("syslog over TLS is not supported", resolution="let a local syslog daemon forward it")
     if parts.scheme in ("unix", "unixgram") and parts.path.startswith("/"):
         return Address(kind="unix", path=parts.path)
-    if parts.scheme in ("udp", "tcp") and host and parts.path in ("", "/"):
+    if parts.scheme in ("udp", "tcp", "tcp+tls") and host and parts.path in ("", "/"):
         return Address(kind=parts.scheme, host=host, port=port)
     raise InvalidInput(
         f"bad log option syslog-address {text[:100]!r}",
-        resolution="unix:///path, udp://host:port or tcp://host:port",
+        resolution="unix:///path, udp://host:port, tcp://host:port or tcp+tls://host:port",
     )
+
+
+def _with_tls(address: Address, options: Mapping[str, str]) -> Address:
+    """Add what TLS needs, which is checked whether the address uses it or not. Errors: InvalidInput."""
+    paths: dict[str, Path | None] = {}
+    for name in ("ca-cert", "cert", "key"):
+        text = options[f"syslog-tls-{name}"]
+        if text and not text.startswith("/"):
+            raise InvalidInput(f"bad log option syslog-tls-{name} {text[:100]!r}", resolution="an absolute path")
+        paths[name] = Path(text) if text else None
+    if (paths["cert"] is None) != (paths["key"] is None):
+        raise InvalidInput("the log options syslog-tls-cert and syslog-tls-key belong together")
+    skip = options["syslog-tls-skip-verify"]
+    if skip not in ("true", "false", "1", "0", ""):
+        raise InvalidInput(f"bad log option syslog-tls-skip-verify {skip[:40]!r}", resolution="true or false")
+    if address.kind != "tcp+tls":
+        return address
+    files = TlsFiles(ca=paths["ca-cert"], cert=paths["cert"], key=paths["key"], skip_verify=skip in ("true", "1"))
+    return replace(address, tls=files)
 
 
 def _defaults(config: Config) -> dict[str, str]:
@@ -137,6 +172,10 @@ def _defaults(config: Config) -> dict[str, str]:
         "syslog-address": log.syslog_address,
         "syslog-facility": log.syslog_facility,
         "syslog-format": log.syslog_format,
+        "syslog-tls-ca-cert": log.syslog_tls_ca_cert,
+        "syslog-tls-cert": log.syslog_tls_cert,
+        "syslog-tls-key": log.syslog_tls_key,
+        "syslog-tls-skip-verify": "true" if log.syslog_tls_skip_verify else "false",
         "tag": log.tag,
     }
 

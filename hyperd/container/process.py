@@ -110,6 +110,7 @@ class GuestProcess:
         self._cut_off = cut_off
         self._on_finished = on_finished
         self._settled = False
+        self.heir: GuestProcess | None = None  # the container's next run, which has this one's clients
 
     def start(self, agent: AgentClient, base: int, plan: Plan) -> None:
         """Start it in the guest; from a service's thread.
@@ -186,6 +187,7 @@ class GuestProcess:
     def hand_on(self, heir: GuestProcess) -> None:
         """Give the clients (and the followers of the log) to the container's next run. Loop thread."""
         sessions = tuple(self.sessions)
+        self.heir = heir
         self.hub.keeping = False
         self.hub.leave()
         self.sessions.clear()
@@ -258,6 +260,8 @@ class AttachSession:
         """Nothing is held before run()."""
 
     async def _serve(self, sock: socket.socket, early: bytes, *, chunked: bool) -> None:
+        while self.process.heir is not None:  # it was restarted since this session was asked for
+            self.process = self.process.heir
         client = self._client = ClientConnection(self.process.relay, chunked=chunked)
         client.on_closed = self._left
         if self._stdin:

@@ -2,7 +2,7 @@
 
 When a run ends, the time of the next one is decided in the same transaction that notes the end, so a restart that is
 due while no daemon runs happens after the next start. Each restart waits twice as long as the one before, until a run
-has lasted.
+has lasted. A VM that ends by itself ends its containers: the first of them that is due brings the pod up in a new VM.
 """
 
 from __future__ import annotations
@@ -47,21 +47,28 @@ def next_delay(last: float, ran: float) -> float:
     return min(2 * last, LONGEST_DELAY)
 
 
-def decide(row: ContainerRow, pod: PodRow, *, ran: float | None = None) -> None:
-    """Note in the row of a container that has just ended when it starts again, if it does.
-
-    ``ran``: seconds of the last run, None = as the row says.
-    """
+def decide(row: ContainerRow, pod: PodRow) -> None:
+    """Note in the row of a container that has just ended when it starts again, if it does."""
     wanted = policy(row.spec, pod.spec)
     again = wanted == "always" or (wanted == "onFailure" and row.exit_code != 0)
     if not again or row.killed or pod.state not in ("running", "paused"):
         row.restart_at = None
         return
     now = time.time()
-    if ran is None:
-        ran = (row.finished_at or now) - (row.started_at or now)
+    _put_off(row, (row.finished_at or now) - (row.started_at or now))
+
+
+def decide_again(row: ContainerRow, _pod: PodRow) -> None:
+    """Put a restart off that could not be made, unless somebody has ended it meanwhile."""
+    if row.killed:
+        row.restart_at = None
+    else:
+        _put_off(row, 0.0)
+
+
+def _put_off(row: ContainerRow, ran: float) -> None:
     row.restart_delay = next_delay(row.restart_delay, ran)
-    row.restart_at = now + row.restart_delay
+    row.restart_at = time.time() + row.restart_delay
 
 
 class Restarts:
@@ -70,6 +77,9 @@ class Restarts:
     Args:
         start: starts a container in its VM, the pod's lock is held (``ContainerService.start_in``).
         stop: ends one that was killed while it was started.
+
+    ``revive`` is set by the pods' service before ``open``: it brings a pod up whose VM is gone (its lock is held) and
+    gives the new VM.
 
     """
 
@@ -91,6 +101,7 @@ class Restarts:
         self._events = events
         self._start = start
         self._stop = stop
+        self.revive: Callable[[str], Vm | None] = lambda _pod_id: None
         self._workers = ThreadPoolExecutor(4, thread_name_prefix="restart")
         self._cancel: Callable[[], None] = lambda: None
 
@@ -137,8 +148,7 @@ class Restarts:
         except Busy:
             self._later(BUSY_DELAY, container_id, due)
         except HyperError as error:
-            log.warning("container.restart_failed", container=container_id, error=str(error))
-            self._try_again(container_id)
+            log.warning("container.restart_given_up", container=container_id, error=str(error))
         except Exception:
             log.exception("container.restart_broken", container=container_id)
 
@@ -149,12 +159,18 @@ class Restarts:
             if row.restart_at != due or row.state in LIVE:
                 return
             vm = self._vms.of_pod(pod_id)
-            if vm is None:
-                self._records.update(container_id, restart_at=None)
-                return
-            if vm.state == PAUSED:
+            if vm is not None and vm.state == PAUSED:
                 return  # see _on_event
-            self._start(vm, container_id)
+            try:
+                vm = vm or self.revive(pod_id)
+                if vm is None:
+                    self._records.update(container_id, restart_at=None)
+                    return
+                self._start(vm, container_id)
+            except HyperError as error:
+                log.warning("container.restart_failed", container=container_id, error=str(error))
+                self._try_again(container_id)
+                return
             row = self._records.get(container_id)
             log.info("container.restarted", container=container_id, name=row.name, count=row.restart_count)
             self._events.publish(
@@ -164,7 +180,7 @@ class Restarts:
                 self._stop(container_id)
 
     def _try_again(self, container_id: str) -> None:
-        """Put off a restart that could not be made."""
-        row = self._records.postpone(container_id, lambda row, pod: decide(row, pod, ran=0.0))
+        """Put off a restart that could not be made (the pod's lock is held)."""
+        row = self._records.postpone(container_id, decide_again)
         if row is not None:
             self.schedule(row)

@@ -294,7 +294,11 @@ class ContainerService(ContainerLooks):
             require_running(self._vms.of_pod(row.pod_id), row.pod_id).agent.resize(process.ident, rows, columns)
 
     def process_ident(self, row: ContainerRow) -> str:
-        """Give the agent's name of a running container. Errors: NotAlive."""
+        """Give the agent's name of a running container; a start under way is waited for. Errors: NotAlive."""
+        if row.state != ContainerState.RUNNING:
+            # A pod is running before all of its containers are: its start holds the lock until they are.
+            with self._locks.locked(row.pod_id, "see whether a container runs"):
+                row = self.records.get(row.id)
         process = self._processes.get(row.id)
         if process is None or row.state != ContainerState.RUNNING:
             raise NotAlive(f"the container {row.name} is not running")
@@ -322,19 +326,32 @@ class ContainerService(ContainerLooks):
         with contextlib.suppress(NotFound):
             self.tell("oom", self.records.get(container_id))
 
-    def vm_gone(self, vm_id: str, pod_id: str, *, code: int = KILLED) -> None:
-        """Settle the containers of a VM that is gone: they ended with this code unless they had ended before."""
+    def vm_gone(self, vm_id: str, pod_id: str, *, code: int = KILLED, by_itself: bool = False) -> None:
+        """Settle the containers of a VM that is gone: they ended with this code unless they had ended before.
+
+        ``by_itself``: nobody wanted that; their policies decide whether they run again. Else nothing does.
+        """
         for key in [key for key in tuple(self._by_ident) if key[0] == vm_id]:
             process = self._by_ident.pop(key, None)
             if process is not None:
-                self._let_go(process)
+                if not by_itself:
+                    self._let_go(process)
                 self._relay.soon(process.abandon, code)
                 process.finished.wait(KILL_WAIT)
         for row in self.records.of_pod(pod_id):
+            ended = row
             if row.state in LIVE:
-                self.records.finish(row.id, run=row.run_count, exit_code=code)
-            self._end_restarts(row.id, killed=row.killed)
-            self._processes.pop(row.id, None)
+                decision = decide if by_itself else None
+                ended = self.records.finish(row.id, run=row.run_count, exit_code=code, decide=decision) or row
+            if not by_itself or ended.restart_at is None:
+                self._end_restarts(row.id, killed=row.killed)
+                self._processes.pop(row.id, None)
+
+    def end_restarts(self, pod_id: str) -> None:
+        """Let nothing of a pod be started again by its policy until the API does."""
+        for row in self.records.of_pod(pod_id):
+            if row.restart_at is not None:
+                self._end_restarts(row.id)
 
     def adopt(self, vm: Vm, states: dict[str, ProcessState]) -> None:
         """Join the containers of a VM that outlived the last daemon."""
@@ -373,9 +390,9 @@ class ContainerService(ContainerLooks):
         )
         # Clients stay until the record says that it ended, and what comes next: they ask for the exit code then.
         process.hub.keeping = True
+        self._processes[row.id] = process  # before clients come over: followers of the log look here then
         if before is not None and before.hub.keeping:
             self._relay.soon(before.hand_on, process)
-        self._processes[row.id] = process
         return process
 
     def _submit(self, container_id: str, run: int, process: GuestProcess) -> None:

@@ -70,7 +70,7 @@ class Recovery:
             # Half made: nobody was told that it runs.
             if vm is not None:
                 self._vms.destroy(vm)
-            self._containers.vm_gone("", pod_id)
+            self._containers.vm_gone("", pod_id, by_itself=True)  # a start by a policy is made again
             self._network.release(pod_id)
             self._records.change(pod_id, PodState.STOPPED, outcome="failed", reason="the daemon ended during the start")
         elif state == PodState.STOPPING:
@@ -83,7 +83,7 @@ class Recovery:
     def _running(self, pod_id: str, state: PodState) -> None:
         vm = self._vms.of_pod(pod_id)
         if vm is None:
-            self._containers.vm_gone("", pod_id)
+            self._containers.vm_gone("", pod_id, by_itself=True)
             self._network.release(pod_id)
             self._records.change(pod_id, PodState.STOPPED, outcome="failed", reason="its VM ended while no daemon ran")
             return
@@ -106,7 +106,7 @@ class Recovery:
             vm = self._vms.of_pod(pod_id)
             if vm is not None:
                 self._vms.destroy(vm)
-            self._containers.vm_gone("", pod_id)
+            self._containers.vm_gone("", pod_id, by_itself=True)
             self._network.release(pod_id)
             self._records.update(
                 pod_id, state=PodState.STOPPED, outcome="failed", reason="it could not be joined again"

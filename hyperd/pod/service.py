@@ -71,6 +71,7 @@ class PodService:
         self._vms = vms
         self._locks = locks
         self._events = events
+        containers.restarts.revive = self.revive
         self.net = PodNetwork(records=records, network=network, vms=vms, locks=locks)
         self.ready = ReadyVms(
             config=config,
@@ -154,6 +155,7 @@ class PodService:
             row = self.records.get(pod_id)
             state = PodState(row.state)
             if state not in (*WITH_VM, PodState.STOPPING):
+                self._containers.end_restarts(pod_id)
                 return
             vm = self._vms.of_pod(pod_id)
             if state == PodState.PAUSED and vm is not None:
@@ -268,8 +270,8 @@ class PodService:
 
     # -- what happens by itself
 
-    def vm_gone(self, vm: Vm) -> None:
-        """A pod's VM ended without being told to: the pod is stopped and failed."""
+    def vm_gone(self, vm: Vm, by_itself: bool) -> None:
+        """A pod's VM ended: the pod is stopped and failed; if it did so by itself the containers' policies count."""
         self._execs.vm_gone(vm.id)
         if not vm.pod_id:
             return
@@ -280,17 +282,26 @@ class PodService:
                 state = PodState(self.records.get(vm.pod_id).state)
             except NotFound:
                 return
-            self._containers.vm_gone(vm.id, vm.pod_id)
+            self._containers.vm_gone(vm.id, vm.pod_id, by_itself=by_itself)
             if state in WITH_VM:
+                reason = "the VM ended by itself" if by_itself else "the VM was removed"
                 self._network.release(vm.pod_id)
-                self.records.change(
-                    vm.pod_id,
-                    PodState.STOPPED,
-                    outcome="failed",
-                    reason="the VM ended by itself",
-                    finished_at=time.time(),
-                )
-                self._tell("die", vm.pod_id, self.records.get(vm.pod_id).labels, reason="the VM ended by itself")
+                now = time.time()
+                self.records.change(vm.pod_id, PodState.STOPPED, outcome="failed", reason=reason, finished_at=now)
+                self._tell("die", vm.pod_id, self.records.get(vm.pod_id).labels, reason=reason)
+
+    def revive(self, pod_id: str) -> Vm | None:
+        """Give a stopped pod a VM again for a container whose policy wants it (the lock is held); None = no more.
+
+        Errors: as for ``start``; the pod is stopped as before then.
+        """
+        row = self.records.get(pod_id)
+        if row.state != PodState.STOPPED:
+            return None
+        vm = self._raise_vm(parse_pod(row.spec), "")
+        log.info("pod.revived", pod=pod_id, vm=vm.id)
+        self._tell("start", pod_id, row.labels, vm=vm.id, by="policy")
+        return vm
 
     def adopt(self, vm: Vm) -> None:
         """Join a pod whose VM outlived the last daemon. Errors: AgentError."""
@@ -436,6 +447,7 @@ class PodService:
     def _hard_stop(self, pod_id: str) -> None:
         with self._locks.locked(pod_id, "kill"):
             if PodState(self.records.get(pod_id).state) not in WITH_VM:
+                self._containers.end_restarts(pod_id)
                 return
             vm = self._vms.of_pod(pod_id)
             self.records.change(pod_id, PodState.STOPPING)

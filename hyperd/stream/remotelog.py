@@ -9,15 +9,15 @@ guest sends again what was not safe: every line arrives once or twice, not never
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
-import socket
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
 
+from hyperd.errors import HyperError
+from hyperd.stream.channels import Address, Channel, connect
 from hyperd.stream.logs import split_lines
 from hyperd.stream.relay import Relay
 
@@ -39,19 +39,6 @@ class Entry:
     time_ns: int
     end: int
     partial: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Address:
-    """Where lines go: ``kind`` unix (a path) or udp, tcp (host and port)."""
-
-    kind: str
-    path: str = ""
-    host: str = ""
-    port: int = 0
-
-    def __str__(self) -> str:
-        return f"unix://{self.path}" if self.kind == "unix" else f"{self.kind}://{self.host}:{self.port}"
 
 
 class RemoteLog:
@@ -88,7 +75,7 @@ class RemoteLog:
         self._down_since: float | None = None
         self._unsaid = 0
         self._finished = False
-        self._sock: socket.socket | None = None
+        self._channel: Channel | None = None
         self._task: asyncio.Task[None] | None = None
 
     def __str__(self) -> str:
@@ -139,7 +126,7 @@ class RemoteLog:
             entry = self._queue[0]
             try:
                 await asyncio.wait_for(self._send(self._encode(entry)), SEND_TIMEOUT)
-            except (OSError, TimeoutError) as error:
+            except (OSError, TimeoutError, HyperError) as error:
                 self._disconnect()
                 if isinstance(error, OSError) and error.errno == errno.EMSGSIZE:
                     self._drop_first()
@@ -155,14 +142,9 @@ class RemoteLog:
             self._close()
 
     async def _send(self, message: bytes) -> None:
-        loop = self.relay.loop
-        if self._sock is None:
-            self._sock = await connect(self.address)
-        sock = self._sock
-        if sock.type == socket.SOCK_STREAM:
-            _check_peer(sock)
-            message += b"\n"
-        await loop.sock_sendall(sock, message)
+        if self._channel is None:
+            self._channel = await connect(self.address)
+        await self._channel.send(message)
 
     def _worked(self) -> None:
         if self._down_since is not None:
@@ -220,52 +202,6 @@ class RemoteLog:
         self._disconnect()
 
     def _disconnect(self) -> None:
-        if self._sock is not None:
-            self._sock.close()
-            self._sock = None
-
-
-async def connect(address: Address) -> socket.socket:
-    """Connect to a receiver. Errors: OSError."""
-    loop = asyncio.get_running_loop()
-    if address.kind == "unix":
-        return await _connect_unix(address.path)
-    kind = socket.SOCK_DGRAM if address.kind == "udp" else socket.SOCK_STREAM
-    failure: OSError = OSError(f"{address.host} has no address")
-    for family, _, protocol, _, where in await loop.getaddrinfo(address.host, address.port, type=kind):
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.setblocking(False)
-            await loop.sock_connect(sock, where)
-        except OSError as error:
-            sock.close()
-            failure = error
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            return sock
-    raise failure
-
-
-async def _connect_unix(path: str) -> socket.socket:
-    """Connect as datagram socket, which syslog's and the journal's are, else as stream."""
-    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
-        sock = socket.socket(socket.AF_UNIX, kind)
-        try:
-            sock.setblocking(False)
-            sock.connect(path)
-        except OSError as error:
-            sock.close()
-            if kind == socket.SOCK_STREAM or error.errno != errno.EPROTOTYPE:
-                raise
-        else:
-            return sock
-    raise AssertionError
-
-
-def _check_peer(sock: socket.socket) -> None:
-    """Notice a receiver that has closed: what would be written now would be lost without an error."""
-    with contextlib.suppress(BlockingIOError):
-        if not sock.recv(4096, socket.MSG_DONTWAIT):
-            raise ConnectionResetError(errno.ECONNRESET, "the receiver has closed the connection")
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None

@@ -83,7 +83,7 @@ class VmService(Pooling):
         self._stall = StallWatch(driver, running=self._should_run, path=config.root)
         self.on_exit: Callable[[str, str, int], None] = lambda _vm, _process, _code: None
         self.on_oom: Callable[[str, str], None] = lambda _vm, _process: None
-        self.on_gone: Callable[[Vm], None] = lambda _vm: None
+        self.on_gone: Callable[[Vm, bool], None] = lambda _vm, _by_itself: None
 
     def open(self) -> None:
         """Find the VMs of an earlier daemon again; switch off what no row names and what was half made."""
@@ -227,7 +227,7 @@ class VmService(Pooling):
         owner = vm.pod_id
         self.destroy(vm)
         if owner:
-            self.on_gone(vm)
+            self.on_gone(vm, False)
 
     def destroy(self, vm: Vm) -> None:
         """Switch a VM off at once and forget it; nothing of it is left but the files of its disks."""
@@ -414,7 +414,7 @@ class VmService(Pooling):
             try:
                 log.warning("vm.gone", vm=vm_id, pod=vm.pod_id)
                 self.destroy(vm)
-                self.on_gone(vm)
+                self.on_gone(vm, True)
                 self.pool.taken()
             except Exception:
                 log.exception("vm.clean_up_failed", vm=vm_id)

@@ -327,6 +327,23 @@ def test_exec(daemon, image, pods):
     assert daemon.json("GET", "/exitcode", container=container, exec=exec_id) == 9
 
 
+def test_exec_waits_for_a_start_under_way(daemon, image, pods):
+    """A pod runs before its last container does: who has seen that it runs may use all of them."""
+    for _ in range(3):
+        pod_id = pods(*[["sleep", "1000"]] * 8, image=image)
+        last = daemon.json("GET", "/pod/info", podName=pod_id)["spec"]["containers"][-1]["containerID"]
+        starter = threading.Thread(target=daemon.json, args=("POST", "/pod/start"), kwargs={"podId": pod_id})
+        starter.start()
+        while next(row[-1] for row in rows(daemon, "pod") if row[0] == pod_id) != "running":
+            pass
+        assert daemon.json("POST", "/exec/create", status=201, container=last, command='["true"]')
+        starter.join()
+    stopped = pods(["true"], image=image)
+    assert (
+        daemon.request("POST", "/exec/create", container=first_container(daemon, stopped), command='["true"]')[0] == 412
+    )
+
+
 def test_exec_with_a_terminal(daemon, image, pods):
     pod_id = pods(["sleep", "1000"], image=image)
     daemon.json("POST", "/pod/start", podId=pod_id)

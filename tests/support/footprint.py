@@ -7,13 +7,12 @@ import json
 import re
 import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from tests.support.daemon import HyperdLauncher
-
-PER_POD = ("addresses", "ports", "pods", "containers", "execs", "vms", "nft_elements", "taps", "qemu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +21,7 @@ class Footprint:
 
     rss: int
     pss: int
-    descriptors: int
+    descriptors: int  # without those of the database, whose connections are kept for later
     threads: int
     addresses: int  # rows of the database
     ports: int
@@ -39,10 +38,14 @@ class Footprint:
     def __str__(self) -> str:
         return " ".join(f"{field.name}={getattr(self, field.name)}" for field in fields(self))
 
+    def changed(self, before: Footprint) -> bool:
+        """Tell whether anything but memory differs."""
+        return bool(self.grown(before) or before.grown(self))
+
     def grown(self, before: Footprint) -> dict[str, int]:
-        """Give what is more (or less) than before, memory left out."""
+        """Give what is more than before, memory left out."""
         now, then = asdict(self), asdict(before)
-        return {key: now[key] - then[key] for key in now if key not in ("rss", "pss") and now[key] != then[key]}
+        return {key: now[key] - then[key] for key in now if key not in ("rss", "pss") and now[key] > then[key]}
 
 
 def footprint(daemon: HyperdLauncher) -> Footprint:
@@ -52,7 +55,7 @@ def footprint(daemon: HyperdLauncher) -> Footprint:
     return Footprint(
         rss=_kib(process / "smaps_rollup", "Rss"),
         pss=_kib(process / "smaps_rollup", "Pss"),
-        descriptors=len(list((process / "fd").iterdir())),
+        descriptors=_descriptors(process, daemon.root / "hyper.db"),
         threads=len(list((process / "task").iterdir())),
         addresses=rows["addresses"],
         ports=rows["ports"],
@@ -68,6 +71,19 @@ def footprint(daemon: HyperdLauncher) -> Footprint:
     )
 
 
+def settled(daemon: HyperdLauncher, *, seconds: float = 60.0) -> Footprint:
+    """Count when the pool is full and nothing has changed for a second, or after so many seconds."""
+    deadline = time.monotonic() + seconds
+    before: Footprint | None = None
+    while True:
+        now = footprint(daemon)
+        full = now.qemu == daemon.pool and daemon.log().count("vm.pooled") >= daemon.pool
+        if time.monotonic() > deadline or (full and before is not None and not now.changed(before)):
+            return now
+        before = now
+        time.sleep(1.0)
+
+
 def qemu_processes(daemon: HyperdLauncher) -> list[int]:
     """Give the ids of the QEMU processes of a daemon."""
     found = []
@@ -78,6 +94,14 @@ def qemu_processes(daemon: HyperdLauncher) -> list[int]:
                 if b"qemu-system" in command.partition(b"\0")[0] and f"{daemon.root}/".encode() in command:
                     found.append(int(entry.name))
     return found
+
+
+def _descriptors(process: Path, database: Path) -> int:
+    count = 0
+    for entry in (process / "fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            count += not str(entry.readlink()).startswith(str(database))
+    return count
 
 
 def _kib(path: Path, key: str) -> int:

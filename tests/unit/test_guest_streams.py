@@ -115,9 +115,10 @@ def test_input_with_gaps_repeats_and_too_much(host: Host) -> None:
     assert host.finish("g", base) == (0, b"abcdefg", b"")
 
 
-def test_more_input_than_the_window_is_cut_at_the_window(host: Host) -> None:
-    base = host.new_base()
-    host.start(host.program("g", base, stdin="open").argv(["sh", "-c", "sleep 0.3; cat"]))
+def test_more_input_than_the_window_is_cut_at_the_window(host: Host, tmp_path: Path) -> None:
+    base, go = host.new_base(), tmp_path / "go"
+    script = f"until [ -e {go} ]; do sleep 0.05; done; cat"  # nothing is read before all has been sent
+    host.start(host.program("g", base, stdin="open").argv(["sh", "-c", script]))
     chunk = bytes(MAX_CHUNK)
     for turn in range(8):
         host.send_stream(data_frame(base, turn * MAX_CHUNK, chunk))
@@ -126,6 +127,7 @@ def test_more_input_than_the_window_is_cut_at_the_window(host: Host) -> None:
     assert WINDOW <= received < 8 * MAX_CHUNK
     host.pump(lambda: host.input_acks.get(base, (0, False))[0] == received)
     host.send_stream(offset_frame(FrameType.EOF, base, received))
+    go.touch()
     assert host.finish("g", base) == (0, bytes(received), b"")
 
 

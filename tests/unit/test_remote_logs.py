@@ -19,10 +19,11 @@ from hyperd.container.logconf import check_receiver, log_settings, parse_address
 from hyperd.errors import InvalidInput, NotSupported
 from hyperd.pod.model import ContainerSpec, LogSpec, PodSpec
 from hyperd.stream import remotelog
+from hyperd.stream.channels import Address
 from hyperd.stream.hub import OutputHub
 from hyperd.stream.logformats import Origin, expand_tag, journal, syslog_3164, syslog_5424
 from hyperd.stream.relay import Relay
-from hyperd.stream.remotelog import Address, Entry, RemoteLog
+from hyperd.stream.remotelog import Entry, RemoteLog
 from tests.support.until import until
 
 T = 1_700_000_000_123_456_789
@@ -143,6 +144,10 @@ def test_where_log_files_are():
         ("syslog", {"syslog-facility": "tea"}, "syslog-facility"),
         ("syslog", {"syslog-format": "rfc1"}, "syslog-format"),
         ("syslog", {"tag": "{{.Secret}}"}, "unknown word"),
+        ("syslog", {"syslog-tls-ca-cert": "ca.pem"}, "bad log option syslog-tls-ca-cert 'ca.pem'"),
+        ("syslog", {"syslog-tls-key": "/k"}, "belong together"),
+        ("syslog", {"syslog-tls-skip-verify": "perhaps"}, "syslog-tls-skip-verify"),
+        ("journald", {"syslog-tls-ca-cert": "/ca.pem"}, "unknown log option"),
         ("journald", {"tag": "x" * 200}, "tag"),
     ],
 )
@@ -154,8 +159,6 @@ def test_bad_options_are_refused(kind, options, word):
 def test_what_is_not_supported_is_said():
     with pytest.raises(NotSupported, match="splunk"):
         settings("splunk")
-    with pytest.raises(NotSupported, match="TLS"):
-        settings("syslog", {"syslog-address": "tcp+tls://h:1"})
     with pytest.raises(NotSupported, match="/no/such/socket"):
         check_receiver(settings("journald", config=LogConfig(journal_socket=Path("/no/such/socket"))))
     check_receiver(settings("syslog", {"syslog-address": "udp://192.0.2.1:9"}))
