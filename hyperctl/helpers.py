@@ -84,7 +84,7 @@ def servers(name: str) -> list[str]:
     status, said = _call(name, "list", "")
     if status:
         raise _failed(name, "list", said)
-    return list(_object(name, said or "{}"))
+    return list(_object(name, said)) if said not in {"", "null"} else []
 
 
 def _call(name: str, operation: str, given: str) -> tuple[int, str]:
