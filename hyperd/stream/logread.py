@@ -7,19 +7,19 @@ import contextlib
 import io
 import os
 import socket
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from json import loads
 from pathlib import Path
 
 from hyperd.stream.connection import ClientConnection
 from hyperd.stream.frames import STDERR, STDOUT, stdcopy
+from hyperd.stream.jsonlines import Entry, last_lines, outputs, parse, whole_blocks
 from hyperd.stream.logs import LogWriter
 from hyperd.stream.relay import Relay
 
-BATCH = 262_144
+LINES = 512  # written at a time
+NUMBERS = {"stdout": STDOUT, "stderr": STDERR}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,21 +39,6 @@ class LogQuery:
     timestamps: bool = False
     since: float | None = None
     tail: int | None = None
-
-
-@dataclass(frozen=True)
-class _Entry:
-    stream: str
-    time: str
-    text: bytes
-
-
-def _parse(line: bytes) -> _Entry | None:
-    try:
-        entry = loads(line)
-        return _Entry(entry["stream"], entry["time"], entry["log"].encode("utf-8", "surrogateescape"))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
 
 
 def _seconds(text: str) -> float:
@@ -126,20 +111,24 @@ class LogSession:
                     writer.listeners.discard(self._changed.set)
 
     async def _backlog(self, client: ClientConnection, files: list[io.BufferedReader]) -> None:
-        lines: Iterator[bytes] = (line for file in files for line in _whole_lines(file))
-        if self.query.tail is not None:
-            wanted = (line for line in lines if self._wanted(line) is not None)
-            lines = iter(deque(wanted, maxlen=self.query.tail))
-        batch = bytearray()
-        for line in lines:
-            batch += self._format(self._wanted(line))
-            if len(batch) >= BATCH:
-                client.write(bytes(batch))
-                batch.clear()
-                await client.drain()
-                if client.closed:
-                    return
-        client.write(bytes(batch))
+        for block in self._blocks(files):
+            client.write(self._shown(block))
+            await client.drain()
+            await asyncio.sleep(0)  # other streams have their turn
+            if client.closed:
+                return
+
+    def _blocks(self, files: list[io.BufferedReader]) -> Iterator[bytes]:
+        """Give the lines to begin with in blocks; the newest file is left behind its last line."""
+        if self.query.tail is None:
+            yield from (block for file in files for block in whole_blocks(file))
+            return
+        found: list[bytes] = []
+        for file in reversed(files):
+            left = self.query.tail - len(found)
+            found[:0] = last_lines(file, left, lambda line: self._wanted(line) is not None)
+        for at in range(0, len(found), LINES):
+            yield b"".join(found[at : at + LINES])
 
     async def _follow(
         self,
@@ -150,9 +139,9 @@ class LogSession:
         while not client.closed:
             self._changed.clear()
             finished = self._live() is None
-            batch = b"".join(self._format(self._wanted(line)) for line in _whole_lines(current))
-            if batch:
-                client.write(batch)
+            block = next(whole_blocks(current), b"")
+            if block:
+                client.write(self._shown(block))
                 await client.drain()
                 continue
             if _rotated(current, self.path):
@@ -163,33 +152,34 @@ class LogSession:
                 return
             await self._changed.wait()
 
-    def _wanted(self, line: bytes) -> _Entry | None:
-        entry = _parse(line)
-        if entry is None or not {"stdout": self.query.stdout, "stderr": self.query.stderr}.get(entry.stream, False):
+    def _shown(self, block: bytes) -> bytes:
+        """Give what the client gets of a block of whole lines."""
+        if self.query.timestamps or self.query.since is not None:
+            return b"".join(self._format(self._wanted(line)) for line in io.BytesIO(block))
+        parts = [(stream, text) for stream, text in outputs(block) if self._asked(stream)]
+        if self.tty:
+            return b"".join(text for _, text in parts)
+        return b"".join(stdcopy(NUMBERS[stream], text) for stream, text in parts)
+
+    def _asked(self, stream: str) -> bool:
+        return {"stdout": self.query.stdout, "stderr": self.query.stderr}.get(stream, False)
+
+    def _wanted(self, line: bytes) -> Entry | None:
+        entry = parse(line)
+        if entry is None or not self._asked(entry.stream):
             return None
         if self.query.since is not None and _seconds(entry.time) < self.query.since:
             return None
         return entry
 
-    def _format(self, entry: _Entry | None) -> bytes:
+    def _format(self, entry: Entry | None) -> bytes:
         if entry is None:
             return b""
         text = entry.text
         if self.query.timestamps and self._at_line_start[entry.stream]:
             text = entry.time.encode() + b" " + text
         self._at_line_start[entry.stream] = entry.text.endswith(b"\n")
-        return text if self.tty else stdcopy(STDOUT if entry.stream == "stdout" else STDERR, text)
-
-
-def _whole_lines(file: io.BufferedReader | io.BytesIO) -> Iterator[bytes]:
-    """Give the whole lines from where the file stands; leave it before an unfinished one."""
-    while True:
-        position = file.tell()
-        line = file.readline()
-        if not line.endswith(b"\n"):
-            file.seek(position)
-            return
-        yield line
+        return text if self.tty else stdcopy(NUMBERS[entry.stream], text)
 
 
 def _rotated(file: io.BufferedReader | io.BytesIO, path: Path) -> bool:

@@ -12,6 +12,7 @@ import contextlib
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import accumulate
 from json import loads
 from json.encoder import encode_basestring_ascii
 from pathlib import Path
@@ -32,6 +33,11 @@ def now_text(nanoseconds: int) -> str:
 
 def split_lines(text: bytes) -> tuple[list[bytes], bytes]:
     """Split output into whole lines (pieces of very long ones) and what is left of the last."""
+    last = text.rfind(b"\n") + 1
+    lines = text[:last].split(b"\n")
+    lines.pop()  # behind the last newline
+    if len(text) - last < MAX_LINE and max(map(len, lines), default=0) < MAX_LINE:
+        return [line + b"\n" for line in lines], text[last:]
     pieces: list[bytes] = []
     at = 0
     while at < len(text):
@@ -45,6 +51,27 @@ def split_lines(text: bytes) -> tuple[list[bytes], bytes]:
         pieces.append(text[at:stop])
         at = stop
     return pieces, text[at:]
+
+
+def json_lines(pieces: list[bytes], *, tail: str, end: int) -> bytes:
+    """Write pieces of output as lines of JSON.
+
+    Args:
+        pieces: as ``split_lines`` gives them.
+        tail: what follows the text in each line, up to the value of ``end``.
+        end: offset behind what was written before.
+
+    """
+    ends = list(accumulate(map(len, pieces), initial=end))[1:]
+    # All texts in one go, where the ends of the lines can be told from what is inside them afterwards.
+    blob = b"".join(pieces)
+    if b"\\" not in blob and blob.count(b"\n") == len(pieces):
+        texts = encode_basestring_ascii(blob.decode("utf-8", "surrogateescape"))[1:].split("\\n")
+        texts.pop()
+        rest = f'\\n"{tail}'
+        return "".join([f'{{"log":"{text}{rest}{at}}}\n' for text, at in zip(texts, ends, strict=True)]).encode("ascii")
+    texts = [encode_basestring_ascii(piece.decode("utf-8", "surrogateescape")) for piece in pieces]
+    return "".join([f'{{"log":{text}{tail}{at}}}\n' for text, at in zip(texts, ends, strict=True)]).encode("ascii")
 
 
 class LogWriter(Protocol):
@@ -135,11 +162,8 @@ class JsonFileLog:
         if self.max_size and os.fstat(self._fd).st_size >= self.max_size:
             self._rotate()
         tail = f',"stream":"{stream}","time":"{now_text(time_ns)}","run":{self.run},"end":'
-        lines = []
-        for piece in pieces:
-            end += len(piece)
-            lines.append(f'{{"log":{encode_basestring_ascii(piece.decode("utf-8", "surrogateescape"))}{tail}{end}}}\n')
-        blob = "".join(lines).encode("ascii")
+        blob = json_lines(pieces, tail=tail, end=end)
+        end += sum(map(len, pieces))
         size = os.fstat(self._fd).st_size
         try:
             written = 0

@@ -1,0 +1,124 @@
+"""Reading lines of Docker's json-file form quickly: by blocks where they are plain, one by one where they are not.
+
+In a line that ``hyperd.stream.logs`` (or Docker) has written a quotation mark or a newline of the output is escaped, so
+what stands between two quotation marks followed by the next key is the text, whatever a guest has printed.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from json import loads
+from typing import BinaryIO
+
+BLOCK = 262_144  # bytes
+_START, _STDERR = b'{"log":"', b'","stream":"stderr",'
+# What lies between the texts of two lines of a stream.
+_END = r'","stream":"%s","time":"[^"]*"(?:,"run":\d+,"end":\d+)?\}\n(?:\{"log":")?'
+_ENDS = {name: re.compile((_END % name).encode()) for name in ("stdout", "stderr")}
+# A line without escapes, but for the newline at its end.
+_PLAIN = re.compile(rb'\{"log":"([^"\\]*)(\\n)?","stream":"(stdout|stderr)","time":"([^"\\]*)"(?:,"[a-z]+":\d+)*\}\n')
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a log: ``time`` as RFC 3339, ``text`` as the container has written it."""
+
+    stream: str
+    time: str
+    text: bytes
+
+
+def parse(line: bytes) -> Entry | None:
+    """Read one line; None for what is none."""
+    found = _PLAIN.fullmatch(line)
+    if found is not None:
+        text, newline, stream, time = found.groups()
+        return Entry(stream.decode(), time.decode(), text + b"\n" if newline else text)
+    try:
+        entry = loads(line)
+        return Entry(entry["stream"], entry["time"], entry["log"].encode("utf-8", "surrogateescape"))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def outputs(block: bytes) -> Iterator[tuple[str, bytes]]:
+    """Give what stands in a block of whole lines, as (stream, text), neighbours of one stream in one piece."""
+    for stream in _ENDS:
+        text = _text(block, stream)
+        if text is not None:
+            yield stream, text
+            return
+    lines = block.split(b"\n")
+    lines.pop()
+    for stderr, group in groupby(lines, lambda line: _STDERR in line):
+        part = [line + b"\n" for line in group]
+        stream = "stderr" if stderr else "stdout"
+        text = _text(b"".join(part), stream)
+        if text is not None:
+            yield stream, text
+        else:
+            yield from ((entry.stream, entry.text) for entry in map(parse, part) if entry is not None)
+
+
+def _text(block: bytes, stream: str) -> bytes | None:
+    """Give the output in a block whose lines are all of this stream; None when they are not."""
+    count = block.count(b"\n")
+    if not block.startswith(_START):
+        return None
+    pieces = _ENDS[stream].split(block[len(_START) :])
+    if len(pieces) != count + 1:
+        return None
+    try:
+        text: str = loads(b'"%s"' % b"".join(pieces))
+        return text.encode("utf-8", "surrogateescape")
+    except ValueError:
+        return None
+
+
+def whole_blocks(file: BinaryIO) -> Iterator[bytes]:
+    """Give the whole lines from where the file stands, in blocks; leave it before an unfinished line."""
+    size = BLOCK
+    while True:
+        position = file.tell()
+        block = file.read(size)
+        end = block.rfind(b"\n") + 1
+        if end:
+            file.seek(position + end)
+            yield block[:end]
+            size = BLOCK
+        else:
+            file.seek(position)
+            if len(block) < size:
+                return
+            size *= 2  # a very long line
+
+
+def last_lines(file: BinaryIO, count: int, wanted: Callable[[bytes], bool]) -> list[bytes]:
+    """Give the last lines that are wanted, oldest first, reading from the end; leave the file behind its last line."""
+    found: deque[bytes] = deque()
+    at = file.seek(0, io.SEEK_END)
+    stop: int | None = None
+    rest = b""
+    while at > 0 and (stop is None or len(found) < count):
+        size = min(BLOCK, at)
+        at -= size
+        file.seek(at)
+        block = file.read(size)
+        if stop is None:
+            end = block.rfind(b"\n") + 1
+            if not end and at:
+                continue  # still inside an unfinished last line
+            stop, block = at + end, block[:end]
+        lines = (block + rest).split(b"\n")
+        rest = lines.pop(0) + b"\n" if at else b""  # its beginning is in the block before
+        lines.pop()
+        for line in reversed(lines):
+            if len(found) < count and wanted(line + b"\n"):
+                found.appendleft(line + b"\n")
+    file.seek(stop or 0)
+    return list(found)
