@@ -44,6 +44,8 @@ _LATE = ("virtio_scsi", "sd_mod", "virtio_net", "squashfs", "overlay", "ext4")
 # Loaded when a pod needs them (op MODULES), by the name of their list.
 _ON_DEMAND = {"services": ("ip_vs", "ip_vs_rr"), "nfs": ("nfsv4", "nfsv3")}
 _OPTIONAL = ("virtiofs", "9p", "9pnet_virtio", "virtio_balloon", "virtio_rng")
+# Disks are looked for when a plan names one (the driver tells a kernel that has this built in on its command line).
+_PARAMETERS = {"scsi_mod": "scan=manual"}
 # Names by which busybox can be called directly; its shell knows all its others.
 _APPLETS = (
     "ash cat chmod chown cp date dd df dmesg du echo env false find free grep head hostname id ifconfig ip kill ln ls "
@@ -240,5 +242,9 @@ def _module_entries(tree: ModuleTree) -> list[cpio.Entry]:
     every = dict.fromkeys(name for names in lists.values() for name in names)
     entries = [cpio.file(f"lib/modules/{name}.ko", tree.path(name).read_bytes()) for name in every]
     for path, names in lists.items():
-        entries.append(cpio.file(path, "".join(f"/lib/modules/{name}.ko\n" for name in names).encode()))
+        entries.append(cpio.file(path, "".join(map(_module_line, names)).encode()))
     return entries
+
+
+def _module_line(name: str) -> str:
+    return f"/lib/modules/{name}.ko {_PARAMETERS.get(name, '')}".rstrip() + "\n"

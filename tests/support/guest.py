@@ -17,7 +17,7 @@ from support.agent import Host, Memory
 
 FAST_CMDLINE = (
     "console=ttyS0 quiet panic=-1 no_timer_check noapictimer noreplace-smp mitigations=off cryptomgr.notests "
-    "rcupdate.rcu_expedited=1 8250.nr_uarts=1"
+    "rcupdate.rcu_expedited=1 8250.nr_uarts=1 scsi_mod.scan=manual"
 )
 
 

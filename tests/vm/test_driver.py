@@ -158,6 +158,12 @@ def wait_in_guest(host: Host, condition: str) -> None:
     shell(host, f"for i in $(seq 200); do if {condition}; then exit 0; fi; sleep 0.05; done; exit 1")
 
 
+def find_disk(host: Host, lun: int) -> None:
+    """Let the guest look for a disk of its boot, as the agent does for `lun:N`; it is told of those that come later."""
+    shell(host, f"echo 0 0 {lun} > /sys/class/scsi_host/host0/scan")
+    wait_in_guest(host, f"[ -e {SCSI % lun} ]")
+
+
 def tap_exists(name: str) -> bool:
     return Path(f"/sys/class/net/{name}").exists()
 
@@ -236,7 +242,7 @@ def test_disks_at_boot_and_later(driver: DriverProcess, root: Path, files: Guest
     spec = make_spec(root, files, disks=(first,))
     driver.call("create", spec)
     with agent(spec) as host:
-        wait_in_guest(host, f"[ -e {SCSI % 0} ]")
+        find_disk(host, 0)
         assert shell(host, f"head -n1 /dev/$(ls {SCSI % 0})") == "first disk\n"
         shell(host, f"echo written > /dev/$(ls {SCSI % 0}); sync")
         driver.call("attach_disk", spec.vm_id, second)

@@ -20,9 +20,11 @@ static void mount_one(const char *type, const char *target, unsigned long flags,
     logf_("mount %s: %s", target, strerror(errno));
 }
 
-static void load_module(const char *path) {
+/* A line of a list: path, and after a space parameters. */
+static void load_module(char *line) {
+  const char *path = strsep(&line, " ");
   cleanup_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0 || (syscall(SYS_finit_module, fd, "", 0) < 0 && errno != EEXIST))
+  if (fd < 0 || (syscall(SYS_finit_module, fd, line ? line : "", 0) < 0 && errno != EEXIST))
     logf_("module %s: %s", path, strerror(errno));
   unlink(path); /* its memory is needed more elsewhere */
 }

@@ -29,6 +29,18 @@ static int find_lun(uint64_t lun, char *out, size_t size) {
   return found;
 }
 
+/* The kernel looks for disks when it is told to (scsi_mod.scan=manual): asking all 256 targets of the controller takes long. */
+static void scan_lun(uint64_t lun) {
+  char path[64], text[32];
+  snprintf(path, sizeof path, "/sys/class/scsi_device/0:0:0:%llu", (unsigned long long)lun);
+  if (access(path, F_OK) == 0)
+    return;
+  cleanup_fd int fd = open("/sys/class/scsi_host/host0/scan", O_WRONLY | O_CLOEXEC);
+  int size = snprintf(text, sizeof text, "0 0 %llu", (unsigned long long)lun);
+  if (fd >= 0)
+    (void)!write(fd, text, (size_t)size);
+}
+
 /* `lun:N` becomes the block device's path once the kernel has found it; other sources stay. */
 static int resolve_source(const char *source, char *out, size_t size) {
   uint64_t lun;
@@ -46,6 +58,7 @@ static int resolve_source(const char *source, char *out, size_t size) {
       errno = ENODEV;
       return -1;
     }
+    scan_lun(lun);
     wait = wait < 10000 ? wait * 5 / 4 : wait;
   }
   return 0;
