@@ -78,7 +78,7 @@ def _understand(arguments: list[str]) -> tuple[App, Command, dict[str, Any]] | N
     verb, *words = words
     found = verbs.load(verb)
     if isinstance(found, Group):
-        found = found.commands.get(words[0]) if words else None
+        found = found.commands.get(words[0].lower()) if words else None
         words = words[1:]
     if found is None:
         return None

@@ -44,6 +44,12 @@ class _ClickCommand(click.Command):
                 formatter.write(f"  {example}\n")
 
 
+class _Number(click.IntRange):
+    """A number; click's own name for it reads badly in messages."""
+
+    name = "number"
+
+
 def _option(option: Option) -> click.Option:
     more: dict[str, Any] = {}
     if option.flag:
@@ -54,7 +60,7 @@ def _option(option: Option) -> click.Option:
     if option.choices:
         more.update(type=click.Choice(option.choices), metavar=None)
     elif isinstance(option.default, int) and not option.flag:
-        more["type"] = click.IntRange(min=option.minimum)
+        more["type"] = _Number(min=option.minimum)
     return click.Option([*option.names, option.field], help=option.text, shell_complete=_offers(option), **more)
 
 
@@ -80,6 +86,13 @@ def _argument(argument: Argument) -> click.Argument:
     return click.Argument([argument.field], **more)
 
 
+class _Inner(click.Group):
+    """A verb's own verbs, in any case of their letters, as the verbs are."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, cmd_name.lower())
+
+
 class _Verbs(click.Group):
     """All commands, each loaded when it is called and not before."""
 
@@ -90,7 +103,7 @@ class _Verbs(click.Group):
         found = verbs.load(cmd_name)
         if isinstance(found, Group):
             inner: dict[str, click.Command] = {name: _ClickCommand(one) for name, one in found.commands.items()}
-            return click.Group(found.name, inner, help=found.text)
+            return _Inner(found.name, inner, help=found.text)
         return _ClickCommand(found) if found is not None else None
 
     def resolve_command(
@@ -155,6 +168,9 @@ def run(arguments: list[str]) -> int | None:
     except UnknownCommand as error:
         output.complain(error.message)
         return 1
+    except click.exceptions.NoArgsIsHelpError as error:  # a group without the rest
+        output.say(error.format_message())
+        return 0
     except click.ClickException as error:
         output.error(error.format_message())
         if isinstance(error, click.UsageError) and error.ctx:

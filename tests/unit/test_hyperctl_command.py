@@ -101,6 +101,24 @@ def test_the_first_page_names_every_verb(capsys):
     assert capsys.readouterr().out == text
 
 
+@pytest.mark.parametrize("verb", ["ports", "image", "vm"])
+def test_a_group_alone_shows_its_help(verb):
+    done = hyperctl(verb)
+    assert (done.returncode, done.stdout.startswith(f"Usage: hyperctl {verb} ")) == (0, True)
+    assert "ERROR" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [["ports", "LS", "-h"], ["Ports", "ls", "--help"], ["LIST", "-h"]])
+def test_the_case_of_commands_does_not_matter(words):
+    done = hyperctl(*words)
+    assert (done.returncode, done.stdout.startswith("Usage: hyperctl ")) == (0, True)
+    assert "Cannot connect" in hyperctl("VM", "RM", "x").stderr
+
+
+def test_a_number_that_is_none():
+    assert "'x' is not a valid number." in hyperctl("run", "--memory", "x", "busybox").stderr
+
+
 def hyperctl(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     code = (
         "import sys; from hyperctl.cli import main; status = main(sys.argv[1:]);"
