@@ -52,6 +52,8 @@ class RegistryConfig:
     parallel_layers: int = 3
     max_layer_bytes: int = 20 * 2**30
     timeout: float = 30.0
+    min_rate: int = 1024  # bytes a second that a transfer makes at least, 0 = none
+    min_rate_seconds: float = 60.0  # of waiting, of which that is the average
 
 
 @dataclass(frozen=True, kw_only=True)

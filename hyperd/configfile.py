@@ -318,6 +318,8 @@ def check(config: Config) -> None:
     _between("hypervisor.pool", config.hypervisor.pool, 0, 32)
     _between("registry.parallel_layers", config.registry.parallel_layers, 1, 32)
     _between("registry.timeout", config.registry.timeout, 1, 3600)
+    _between("registry.min_rate", config.registry.min_rate, 0, 2**30)
+    _between("registry.min_rate_seconds", config.registry.min_rate_seconds, 1, 3600)
     _between("log.max_size", config.log.max_size, 0, 2**50)
     _between("log.max_file", config.log.max_file, 1, 1000)
     if config.log.directory is not None and not config.log.directory.is_absolute():

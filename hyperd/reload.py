@@ -25,6 +25,8 @@ RELOADABLE = frozenset(
         "registry.parallel_layers",
         "registry.max_layer_bytes",
         "registry.timeout",
+        "registry.min_rate",
+        "registry.min_rate_seconds",
         "images.signatures",
         "log.driver",
         "log.max_size",

@@ -31,6 +31,7 @@ from hyperd.image.trim import Trimmer
 from hyperd.image.work import Workers
 from hyperd.registry.auth import AuthConfig, TokenCache
 from hyperd.registry.client import RegistryClient, watched
+from hyperd.registry.pace import Pace
 from hyperd.registry.reference import Reference
 from hyperd.registry.transport import Stop, Transport
 
@@ -325,7 +326,8 @@ class ImageService:
             if response.status != 200:
                 raise InvalidInput(f"{url[:200]} cannot be had", details=f"status code {response.status}")
             size = response.headers.get("Content-Length", "")
-            yield int(size) if size.isdigit() else -1, watched(response, cancelled)
+            pace = Pace(self._transport.config, url.split("/")[2])
+            yield int(size) if size.isdigit() else -1, watched(response, cancelled, pace)
 
     def adding(self, *, keep_unused: bool = False) -> Intake:
         """Give a ``with`` block in which layers and then images of them are added; half of it does not stay.

@@ -15,6 +15,7 @@ from urllib3.response import BaseHTTPResponse
 
 from hyperd.errors import Cancelled, Forbidden, HyperError, ImageNotFound, RegistryError, Timeout, Unauthorized
 from hyperd.registry.auth import DEFAULT_LIFETIME, AuthConfig, Challenge, TokenCache, parse_challenges
+from hyperd.registry.pace import Pace, TooSlow
 from hyperd.registry.transport import MAX_ERROR_BODY, Body, Stop, Transport
 
 log = structlog.get_logger(__name__)
@@ -23,6 +24,7 @@ MAX_MANIFEST = 4 * 2**20
 MAX_TOKEN_ANSWER = 2**20
 CHUNK = 256 * 1024
 ATTEMPTS = 5  # requests without a byte of progress before a transfer is given up
+SLOW_ATTEMPTS = 2  # of a transfer that is too slow: another connection may lead to another server
 _BACKOFF = 0.25  # seconds before the second attempt; doubles
 _MAX_WAIT = 30.0  # seconds a Retry-After may ask for
 _RETRY = frozenset({408, 429, 500, 502, 503, 504})
@@ -121,7 +123,7 @@ class RegistryClient:
             Unauthorized, Forbidden, Timeout, Cancelled: as ``manifest``.
 
         """
-        position, failures = offset, 0
+        position, failures, slow = offset, 0, 0
         while position < size:
             try:
                 for chunk in self._blob_once(digest, position, size):
@@ -129,8 +131,8 @@ class RegistryClient:
                     failures = 0
                     yield chunk
             except (RegistryError, Timeout) as exc:
-                failures += 1
-                if failures >= ATTEMPTS or isinstance(exc, FinalError):
+                failures, slow = failures + 1, slow + isinstance(exc, TooSlow)
+                if failures >= ATTEMPTS or slow >= SLOW_ATTEMPTS or isinstance(exc, FinalError):
                     raise
                 log.info("blob-interrupted", host=self.host, digest=digest, position=position, error=str(exc))
                 self._pause(failures, exc)
@@ -160,7 +162,7 @@ class RegistryClient:
     def _fetch(self, url: str, headers: Mapping[str, str], *, limit: int) -> tuple[bytes, Mapping[str, str]]:
         def once() -> tuple[bytes, Mapping[str, str]]:
             with self._request(url, headers) as response:
-                return _read(response, limit, self.host), response.headers
+                return self._read(response, limit), response.headers
 
         return self._patiently(once)
 
@@ -185,8 +187,8 @@ class RegistryClient:
         headers = {"Range": f"bytes={position}-"} if position else {}
         with self._blob_request(digest, headers) as response:
             skip = _check_range(response, position, size, self.host)
-            left = size - position
-            while chunk := response.read1(CHUNK):
+            left, pace = size - position, self._pace()
+            while chunk := pace.read(response, CHUNK):
                 if skip:
                     dropped = min(skip, len(chunk))
                     skip -= dropped
@@ -199,6 +201,9 @@ class RegistryClient:
             self._stop.check()
         if left:
             raise RegistryError(f"{self.host} sent too little of {digest}", details=f"{left} of {size} bytes missing")
+
+    def _pace(self) -> Pace:
+        return Pace(self._transport.config, self.host)
 
     @contextmanager
     def _blob_request(self, digest: str, headers: Mapping[str, str]) -> Iterator[BaseHTTPResponse]:
@@ -238,7 +243,7 @@ class RegistryClient:
                 self._check_status(response)
                 yield response
                 return
-            response.read(MAX_ERROR_BODY)
+            self._pace().head(response, MAX_ERROR_BODY)
             challenges = parse_challenges(", ".join(response.headers.getlist("WWW-Authenticate")))
         self._challenge = self._choose(challenges)
         sent.update(self._authorization(base, again=True))
@@ -313,14 +318,20 @@ class RegistryClient:
             url += ("&" if parts.query else "?") + urlencode([*query.items(), *scopes])
         with self._transport.request(method, url, headers=headers, body=body, stop=self._stop) as response:
             self._check_status(response)
-            return _parse_token(_read(response, MAX_TOKEN_ANSWER, self.host), self.host)
+            return _parse_token(self._read(response, MAX_TOKEN_ANSWER), self.host)
+
+    def _read(self, response: BaseHTTPResponse, limit: int) -> bytes:
+        body = self._pace().head(response, limit + 1)
+        if len(body) > limit:
+            raise FinalError(f"{self.host} sent an answer of more than {limit} bytes")
+        return body
 
     def _check_status(self, response: BaseHTTPResponse) -> None:
         status = response.status
         if 200 <= status < 300:
             return
         details = f"status code {status}"
-        if message := _error_text(response.read(MAX_ERROR_BODY)):
+        if message := _error_text(self._pace().head(response, MAX_ERROR_BODY)):
             details += f", {message}"
         if status == 401:
             raise self._unauthorized(details)
@@ -338,14 +349,15 @@ class RegistryClient:
         return Unauthorized(f"{who} {self.host}", details=details, resolution="log in to the registry")
 
 
-def watched(response: BaseHTTPResponse, cancelled: Callable[[], bool]) -> Iterator[bytes]:
+def watched(response: BaseHTTPResponse, cancelled: Callable[[], bool], pace: Pace) -> Iterator[bytes]:
     """Give the bytes of an answer.
 
     Raises:
         Cancelled: ``cancelled`` said yes between two pieces.
+        TooSlow: they come too slowly.
 
     """
-    while chunk := response.read1(CHUNK):
+    while chunk := pace.read(response, CHUNK):
         if cancelled():
             raise Cancelled("the transfer was cancelled")
         yield chunk
@@ -380,13 +392,6 @@ def _check_range(response: BaseHTTPResponse, position: int, size: int, host: str
     if not sent.startswith(f"bytes {position}-") or sent.rpartition("/")[2] not in {str(size), "*"}:
         raise FinalError(f"{host} sent another range than asked for", details=sent[:100])
     return 0
-
-
-def _read(response: BaseHTTPResponse, limit: int, host: str) -> bytes:
-    body = response.read(limit + 1)
-    if len(body) > limit:
-        raise FinalError(f"{host} sent an answer of more than {limit} bytes")
-    return body
 
 
 def _parse_token(body: bytes, host: str) -> tuple[str, float]:

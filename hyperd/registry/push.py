@@ -191,10 +191,11 @@ class PushClient(RegistryClient):
 
     def _body(self, blob: Outgoing, position: int) -> Callable[[], Iterator[bytes]]:
         def pieces() -> Iterator[bytes]:
-            sent = position
+            sent, pace = position, self._pace()
             for piece in blob.open_at(position):
                 self._stop.check()
-                yield piece
+                with pace.waiting(len(piece)):
+                    yield piece
                 sent += len(piece)
                 blob.progress(sent)
 

@@ -21,6 +21,7 @@ from urllib3.util import make_headers
 import hyperd
 from hyperd.config import RegistryConfig
 from hyperd.errors import Cancelled, InvalidInput, RegistryError, Timeout
+from hyperd.registry.pace import Pace
 from hyperd.registry.proxies import ProxySettings, is_loopback, parse_address, split_host
 
 log = structlog.get_logger(__name__)
@@ -211,7 +212,7 @@ class Transport:
             try:
                 with stop.watching(response), _translated(url, stop):
                     if response.status in _REDIRECTS and response.headers.get("Location"):
-                        response.read(MAX_ERROR_BODY)
+                        Pace(self.config, _host(url)).head(response, MAX_ERROR_BODY)
                         target = self._redirected(url, response.headers["Location"])
                         if _origin(target) != _origin(url):
                             sent.pop("Authorization", None)

@@ -618,3 +618,49 @@ def test_removal_needs_nothing_of_the_registry(host: Host, registry: FaultyRegis
         host.service.get(image.id)
     with pytest.raises((ImageNotFound, Conflict)):
         host.service.remove(image.id)
+
+
+@pytest.mark.parametrize("where", ["manifest", "blob", "error", "token"])
+def test_a_registry_that_drips_is_given_up(tmp_path: Path, registry: FaultyRegistry, where: str) -> None:
+    _, (digest,) = registry.add("t", [noise(1_000_000)])
+    dripped = []
+
+    def drip(handler: Any, status: int = 200) -> None:
+        dripped.append(handler.path)
+        handler.send_response(status)
+        handler.send_header("Content-Length", "1000000")
+        handler.end_headers()
+        for _ in range(1000):
+            handler.wfile.write(b"x")
+            time.sleep(0.01)
+
+    def fault(handler: Any, path: str) -> bool:
+        if where == "token" and "Authorization" not in handler.headers and not path.startswith("/token"):
+            send(handler, b"", status=401, WWW_Authenticate=f'Bearer realm="http://{registry.host}/token"')
+            return True
+        hit = {"manifest": "/manifests/", "blob": digest, "error": "/manifests/", "token": "/token"}[where]
+        if hit in path:
+            drip(handler, 400 if where == "error" else 200)
+        return hit in path
+
+    registry.fault = fault
+    host = Host(tmp_path / "impatient", min_rate=10_000, min_rate_seconds=0.2)
+    started = time.monotonic()
+    with pytest.raises(Timeout, match="is too slow") as caught:
+        host.pull(registry)
+    assert time.monotonic() - started < 4
+    assert "at least 10000 a second are wanted" in caught.value.details
+    assert len(dripped) == (2 if where == "blob" else 1)  # another connection may lead to another server
+    host.close()
+
+
+def test_slow_is_what_the_registry_is_not_this_host(tmp_path: Path, registry: FaultyRegistry) -> None:
+    registry.add("t", [noise(3_000_000)])
+    on_blobs(lambda handler, body: send_blob(handler, body, pace=0.005, piece=65536), registry)
+    host = Host(tmp_path / "patient", min_rate=1_000_000, min_rate_seconds=0.1)
+
+    def reluctant(line: dict[str, Any]) -> None:
+        time.sleep(0.02)
+
+    assert host.pull(registry, progress=reluctant).layers
+    host.close()
