@@ -387,6 +387,9 @@ class TransientError(RegistryError):
 def _check_range(response: BaseHTTPResponse, position: int, size: int, host: str) -> int:
     """Give the number of bytes to leave out."""
     if not position or response.status == 200:
+        length = response.headers.get("Content-Length", str(size))
+        if response.status == 200 and length != str(size):
+            raise FinalError(f"{host} has a blob of another size than its manifest says", details=f"{length} bytes")
         return position
     sent = response.headers.get("Content-Range", "")
     if not sent.startswith(f"bytes {position}-") or sent.rpartition("/")[2] not in {str(size), "*"}:

@@ -664,3 +664,111 @@ def test_slow_is_what_the_registry_is_not_this_host(tmp_path: Path, registry: Fa
 
     assert host.pull(registry, progress=reluctant).layers
     host.close()
+
+
+def test_a_token_that_runs_out_in_the_middle_of_a_layer(host: Host, registry: FaultyRegistry) -> None:
+    _, (digest,) = registry.add("t", [noise(1_000_000)])
+    given: list[str] = []
+    good = {"t1"}
+
+    def fault(handler: Any, path: str) -> bool:
+        if path.startswith("/token"):
+            given.append(f"t{len(given) + 1}")
+            good.add(given[-1])
+            send(handler, json.dumps({"token": given[-1], "expires_in": 300}).encode())
+        elif handler.headers.get("Authorization", "").removeprefix("Bearer ") not in good:
+            send(handler, b"", status=401, WWW_Authenticate=f'Bearer realm="http://{registry.host}/token"')
+        elif digest in path and len(given) == 1:
+            good.clear()
+            send_blob(handler, registry.blobs[digest], cut=400_000)
+        else:
+            return False
+        return True
+
+    registry.fault = fault
+    assert host.pull(registry).layers
+    assert given == ["t1", "t2"]
+    sent = [(h.get("Authorization"), h.get("Range")) for _, path, h in registry.requests if digest in path]
+    assert sent == [("Bearer t1", None), ("Bearer t1", "bytes=400000-"), ("Bearer t2", "bytes=400000-")]
+
+
+def test_the_time_that_a_busy_registry_asks_for_is_waited(host: Host, registry: FaultyRegistry) -> None:
+    _, (digest,) = registry.add("t", [noise(1000)])
+    times: list[float] = []
+
+    def fault(handler: Any, path: str) -> bool:
+        if digest not in path:
+            return False
+        times.append(time.monotonic())
+        if len(times) == 1:
+            send(handler, b"", status=429, Retry_After="1")
+        return len(times) == 1
+
+    registry.fault = fault
+    assert host.pull(registry).layers
+    assert 1.0 <= times[1] - times[0] < 5.0
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize(("said", "words"), [(-100, "sent too much"), (100, "sent too little")])
+def test_a_registry_that_lies_about_a_size(
+    host: Host, registry: FaultyRegistry, said: int, words: str, told: bool
+) -> None:
+    _, (digest,) = registry.add("t", [noise(100_000)])
+    raw, media_type = registry.manifests["t"]
+    manifest = json.loads(raw)
+    manifest["layers"][0]["size"] += said
+    registry.add_manifest("t", json.dumps(manifest).encode(), media_type)
+
+    def without_length(handler: Any, body: bytes) -> None:
+        handler.send_response(200)
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        handler.wfile.write(body)
+        handler.close_connection = True
+
+    if not told:
+        on_blobs(without_length, registry, digest)
+    with pytest.raises(RegistryError, match="of another size than its manifest says" if told else words):
+        host.pull(registry)
+    assert host.service.count() == 0
+    assert registry.count(digest) <= client_module.ATTEMPTS
+
+
+def test_a_registry_that_sends_another_range(host: Host, registry: FaultyRegistry) -> None:
+    _, (digest,) = registry.add("t", [noise(100_000)])
+
+    def wrong(handler: Any, body: bytes) -> None:
+        if handler.headers.get("Range"):
+            send(handler, body[:50_000], status=206, Content_Range=f"bytes 0-49999/{len(body)}")
+        else:
+            send(handler, body, cut=50_000)
+
+    on_blobs(wrong, registry, digest)
+    with pytest.raises(RegistryError, match="another range"):
+        host.pull(registry)
+    assert host.service.count() == 0
+
+
+def test_a_mirror_does_not_get_the_credentials_of_the_registry(tmp_path: Path, registry: FaultyRegistry) -> None:
+    registry.add("t", [noise(1000)])
+    asked = 'Basic realm="x"'
+    refused: list[str] = []
+
+    def fault(handler: Any, path: str) -> bool:
+        if "/manifests/" in path and "Authorization" not in handler.headers:
+            refused.append(path)
+            send(handler, b"", status=401, WWW_Authenticate=asked)
+            return True
+        return False
+
+    registry.fault = fault
+    host = Host(tmp_path / "mirrored", mirrors=(f"http://{registry.host}",))
+    hub = AuthConfig(username="u", password="p", serveraddress="https://index.docker.io/v1/")
+    with pytest.raises(HyperError):  # Docker Hub itself cannot be reached here
+        host.service.pull(f"{NAME}:t", auth=hub, progress=lambda _line: None)
+    assert refused
+    assert not any("Authorization" in headers for _, _, headers in registry.requests)
+    own = AuthConfig(username="u", password="p", serveraddress=f"http://{registry.host}")
+    assert host.service.pull(f"{NAME}:t", auth=own, progress=lambda _line: None).layers
+    host.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -237,3 +238,31 @@ def test_names_that_cannot_be_pushed(make: Make, plain: RegistryServer) -> None:
         push(service, f"{plain.host}/not/here@sha256:{'0' * 64}")
     with pytest.raises(InvalidInput):
         push(service, "a/NO")
+
+
+@pytest.mark.parametrize("auth", ["basic", "token"])
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_round_trip_with_skopeo(make: Make, plain: RegistryServer, tmp_path: Path, auth: str, tls: bool) -> None:
+    """Pulled here, pushed there behind a password, taken from there by skopeo and by another daemon."""
+    pushed = plain.push("round/trip", "t", [Layer(LOWER), Layer(UPPER, "zstd")], oci=True)
+    with RegistryServer(tls=tls, auth=auth) as server:
+        service = make(ca_file=server.ca_file)
+        image = pull(service, f"{plain.host}/round/trip:t")
+        name = f"{server.host}/round/trip:t"
+        service.tag(image.id, name)
+        push(service, name, auth=JANE)
+        access = ["--src-creds", f"{USER}:{PASSWORD}"]
+        if server.ca_file is not None:
+            (tmp_path / "certificates").mkdir()
+            shutil.copy(server.ca_file, tmp_path / "certificates/ca.crt")
+            access += ["--src-cert-dir", str(tmp_path / "certificates")]
+        else:
+            access += ["--src-tls-verify=false"]
+        copy = tmp_path / "copy"
+        skopeo("copy", "--preserve-digests", *access, f"docker://{name}", f"dir:{copy}")
+        assert digest_of((copy / "manifest.json").read_bytes()) == pushed.digest
+        for digest, layer in zip(pushed.layers, (Layer(LOWER), Layer(UPPER, "zstd")), strict=True):
+            assert (copy / digest.removeprefix("sha256:")).read_bytes() == layer.packed
+        elsewhere = pull(make(ca_file=server.ca_file), name, auth=JANE)
+        assert (elsewhere.id, elsewhere.diff_ids) == (image.id, image.diff_ids)
+        assert elsewhere.digests == (f"{server.host}/round/trip@{pushed.digest}",)
