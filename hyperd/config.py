@@ -135,7 +135,7 @@ class Config:
     runtime_dir: Path | None = None  # sockets of VMs; None = <root>/run; short, a socket's path has 107 bytes
     hosts: tuple[str, ...] = (DEFAULT_HOST,)
     socket_mode: int = 0o660
-    socket_group: str = ""
+    socket_group: str = ""  # empty = hyper if there is one
     log_level: str = "info"
     log_format: str = "logfmt"  # logfmt | json | console
     on_exit: str = "leave"  # leave | stop: what SIGTERM does with the pods

@@ -19,6 +19,7 @@ log = structlog.get_logger(__name__)
 BACKLOG = 2048
 FIRST_FD = 3  # sd_listen_fds(3)
 DEFAULT_TCP, DEFAULT_TLS = ("localhost", 2375), ("localhost", 2376)
+DEFAULT_GROUP = "hyper"
 MAX_PATH = 107  # bytes of sun_path without its NUL, unix(7)
 
 
@@ -38,7 +39,7 @@ class Listeners:
 
         Args:
             hosts: the addresses.
-            mode, group: permission bits and owning group of unix sockets; an empty group leaves it.
+            mode, group: permission bits and owning group of unix sockets; an empty group is ``hyper`` if there is one.
             inner: the unix socket that connects the TLS front with the HTTP server: TCP is TLS then. None = plain.
 
         Errors: InvalidInput (bad address), Conflict (somebody answers there), HostFault. Nothing stays bound then.
@@ -175,7 +176,10 @@ def remove_stale(path: Path) -> None:
 
 
 def _group_id(name: str) -> int | None:
+    """Give a group's number; without a name that of ``hyper`` where root's daemon finds it. None = leave it."""
     if not name:
+        with contextlib.suppress(KeyError):
+            return grp.getgrnam(DEFAULT_GROUP).gr_gid if os.geteuid() == 0 else None
         return None
     try:
         return int(name) if name.isdigit() else grp.getgrnam(name).gr_gid

@@ -13,6 +13,7 @@ from hyperd.agent.client import ProcessState
 from hyperd.agent.plan import Op, Plan
 from hyperd.config import Config
 from hyperd.container import names
+from hyperd.container.discarded import Discarded
 from hyperd.container.files import Files
 from hyperd.container.locks import PodLocks
 from hyperd.container.logconf import LogSettings, check_receiver, log_settings
@@ -31,7 +32,6 @@ from hyperd.image.service import ImageService
 from hyperd.pod.model import ContainerSpec, PodSpec
 from hyperd.stream.logread import LogQuery, LogSession
 from hyperd.stream.relay import Relay
-from hyperd.vm import guestfs
 from hyperd.vm.model import Vm, require_running
 from hyperd.vm.service import VmService
 
@@ -58,6 +58,7 @@ class ContainerService(ContainerLooks):
     ) -> None:
         self._config = config
         self.files = Files(config)
+        self.discarded = Discarded(config.root / "pods")
         self.volumes = volumes
         self._relay = relay
         super().__init__(records=records, images=images, vms=vms)
@@ -129,9 +130,7 @@ class ContainerService(ContainerLooks):
         with self._locks.locked(row.pod_id, "remove a container"):
             self._stop(row.id, grace=self._config.stop_grace)
             vm = self._vms.of_pod(row.pod_id)
-            if vm is not None and vm.state == "associated":
-                with contextlib.suppress(HyperError):
-                    vm.agent.run(Plan().add(Op.REMOVE, guestfs.container_dir(row.id)))
+            self.discarded.remove(vm, row.pod_id, row.id)
             self.discard(row)
 
     def discard(self, row: ContainerRow) -> None:

@@ -391,6 +391,9 @@ class PodService:
                     undo.callback(self._vms.destroy, vm)
                     vm.entering = guestfs.enter(netplan.guest_setup(spec, leases))
             self._network.plugged(spec.id)
+            if self._containers.discarded.noted(spec.id, [row.id for row in rows]):
+                self._vms.enter(vm)
+                self._containers.discarded.clear(vm, [row.id for row in rows])
             if spec.services:
                 self._vms.enter(vm)
                 self.net.balance(vm, spec, leases)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from hyperd.vm.guestfs import SCRATCH
 from tests.support.events import EventReader, past_events
 from tests.support.until import until
 from tests.vm.conftest import Host, launch
@@ -113,6 +114,10 @@ def test_containers_in_a_stopped_pod_and_names(host: Host):
     assert [row.split(":")[1] for row in rows] == ["first"]
     host.daemon.json("POST", "/pod/start", podId="shelf")
     assert host.ok("exec", "first", "echo", "y") == "y\n"
+    # What the removed one had written went at the start: nobody could reach the pod's disk before.
+    written = host.ok("exec", "-m", "shelf", "/sbin/busybox", "ls", f"{SCRATCH}/containers").split()
+    assert written == [info(host, "first")["container"]["containerID"]]
+    assert list((host.daemon.root / "pods" / "shelf" / "removed").iterdir()) == []
     host.ok("rm", "shelf")
     host.assert_clean()
 

@@ -1,0 +1,162 @@
+"""VMs that end by themselves: what their pods' restart policies make of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.events import past_events
+from tests.support.footprint import qemu_processes
+from tests.support.until import until
+from tests.vm.conftest import Host, launch
+from tests.vm.test_lifecycle import client, info, make, restarts
+
+pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(240)]
+
+RUN = "echo x >> /n; sync; echo run $(cat /n | wc -l); sleep 1000"  # said when it is on the pod's disk
+
+
+def pod_state(host: Host, name: str) -> str:
+    row = host.daemon.json("GET", "/list", item="pod", pod=name)["podData"][0]
+    return str(row.rsplit(":", 1)[1])
+
+
+def vm_of(host: Host) -> int:
+    (pid,) = qemu_processes(host.daemon)
+    return pid
+
+
+def crash(host: Host) -> None:
+    pid = vm_of(host)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def test_a_killed_vm_comes_back_with_what_shall_run(host: Host):
+    began = time.time()
+    make(
+        host,
+        {
+            "id": "phoenix",
+            "restartPolicy": "always",
+            "containers": [
+                {"name": "ph-a", "command": ["sh", "-c", RUN]},
+                {"name": "ph-f", "command": ["sleep", "1000"], "restartPolicy": "onFailure"},
+                {"name": "ph-n", "command": ["sleep", "1000"], "restartPolicy": "never"},
+                {"name": "ph-0", "command": ["true"], "restartPolicy": "onFailure"},
+            ],
+        },
+    )
+    assert host.daemon.json("GET", "/exitcode", container="ph-0") == 0
+    until(lambda: host.ok("logs", "ph-a") == "run 1\n")
+    with client(host, "logs", "-f", "ph-a") as follower, client(host, "attach", "ph-a") as attached:
+        assert follower.stdout.readline() == b"run 1\n"
+        for run in (1, 2):
+            crash(host)
+            until(lambda run=run: restarts(host, "ph-a") == run)
+            assert follower.stdout.readline() == b"run %d\n" % (run + 1)  # the pod's disk is the same
+        assert attached.stdout.readline().startswith(b"run ")
+        until(lambda: restarts(host, "ph-f") == 2)
+        assert pod_state(host, "phoenix") == "running"
+        assert [info(host, name)["status"]["phase"] for name in ("ph-a", "ph-f", "ph-n", "ph-0")] == [
+            "running",
+            "running",
+            "failed",
+            "succeeded",
+        ]
+        assert host.daemon.json("GET", "/exitcode", container="ph-n") == 137
+        assert host.ok("exec", "ph-a", "echo", host.address("phoenix")).startswith("10.213.")
+        host.ok("stop", "phoenix")
+        assert follower.wait(20) == 0
+    told = [
+        (event["Type"], event["Action"], event["Actor"]["Attributes"].get("by"))
+        for event in past_events(host.daemon, since=began)
+        if (event["Type"], event["Action"]) in {("pod", "die"), ("pod", "start"), ("container", "restart")}
+    ]
+    assert told[:3] == [("pod", "start", None), ("pod", "die", None), ("pod", "start", "policy")]
+    assert told.count(("pod", "start", "policy")) == told.count(("pod", "die", None)) == 2
+    assert told.count(("container", "restart", "policy")) == 4
+    time.sleep(1)
+    assert qemu_processes(host.daemon) == []
+    host.ok("rm", "phoenix")
+    host.assert_clean()
+
+
+def test_a_guest_that_panics_comes_back(host: Host):
+    make(
+        host, {"id": "panic", "restartPolicy": "onFailure", "containers": [{"name": "pa", "command": ["sleep", "99"]}]}
+    )
+    before = vm_of(host)
+    host.ctl("exec", "-m", "panic", "/sbin/busybox", "sh", "-c", "echo c > /proc/sysrq-trigger")
+    until(lambda: restarts(host, "pa") == 1 and info(host, "pa")["status"]["phase"] == "running")
+    assert vm_of(host) != before
+    assert host.ok("exec", "pa", "echo", "back") == "back\n"
+    host.ok("rm", "panic")
+
+
+def test_without_a_policy_and_by_the_apis_wish_nothing_comes_back(host: Host):
+    make(host, {"id": "mortal", "containers": [{"name": "mo", "command": ["sleep", "1000"]}]})
+    crash(host)
+    until(lambda: pod_state(host, "mortal") == "failed")
+    make(
+        host, {"id": "always", "restartPolicy": "always", "containers": [{"name": "al", "command": ["sleep", "1000"]}]}
+    )
+    host.ok("vm", "rm", host.daemon.json("GET", "/list", item="vm")["vmData"][0].split(":")[0])
+    until(lambda: pod_state(host, "always") == "failed")
+    time.sleep(1)
+    assert qemu_processes(host.daemon) == []
+    host.ok("rm", "mortal", "always")
+    host.assert_clean()
+
+
+@contextmanager
+def listening(port: int = 0) -> Iterator[int]:
+    """Hold a TCP port on every address of this host; give it."""
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("", port))
+        taken.listen()
+        yield int(taken.getsockname()[1])
+
+
+def test_a_vm_that_dies_while_no_daemon_runs(registry):
+    """It comes back as soon as that can be; until somebody says that it shall not."""
+    with listening() as port:
+        daemon, host = launch(registry)
+    with daemon:
+        pod = {
+            "id": "outlive",
+            "restartPolicy": "always",
+            "containers": [{"name": "ol", "command": ["sleep", "1000"]}],
+            "portmappings": [{"containerPort": "80", "hostPort": str(port), "protocol": "tcp"}],
+        }
+        make(host, pod)
+        for end in ("free", "stop"):
+            daemon.kill()
+            crash(host)
+            daemon.log_path.write_text("")
+            with listening(port):
+                daemon.start()
+                until(lambda: daemon.log().count("container.restart_failed") >= 3)  # again and again, ever later
+                assert pod_state(host, "outlive") == "failed"
+                assert info(host, "ol")["status"]["waiting"] == {"reason": "Restarting"}
+                if end == "stop":
+                    host.ok("stop", "outlive")
+            if end == "free":
+                until(lambda: info(host, "ol")["status"]["phase"] == "running", 60)
+                assert pod_state(host, "outlive") == "running"
+                assert host.ok("exec", "ol", "echo", "back") == "back\n"
+        time.sleep(3)
+        assert pod_state(host, "outlive") == "failed"
+        assert info(host, "ol")["status"]["waiting"] == {}
+        host.ok("start", "outlive")
+        assert host.ok("exec", "ol", "echo", "again") == "again\n"
+        host.ok("rm", "outlive")
+        host.assert_clean()
