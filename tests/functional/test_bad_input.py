@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.daemon import HyperdLauncher
-from support.pods import WRONG_VALUES, changed, wrong_types
+from support.pods import ORIGINAL_ERRORS, WRONG_VALUES, changed, wrong_types
 from support.registry import Layer, RegistryServer, busybox_tar
 
 pytestmark = pytest.mark.root
@@ -66,6 +66,20 @@ def test_every_field_with_every_wrong_type(daemon):
 @pytest.mark.parametrize(("path", "value", "word"), WRONG_VALUES, ids=[f"{p}={v!r}"[:50] for p, v, _ in WRONG_VALUES])
 def test_every_wrong_value(daemon, path, value, word):
     refused(daemon.request("POST", "/pod/create", body=changed(path, value)), 400, word)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"), ORIGINAL_ERRORS, ids=[entry[2][:50] for entry in ORIGINAL_ERRORS]
+)
+def test_messages_of_the_original(daemon, path, value, message):
+    answer = daemon.request("POST", "/pod/create", body=changed(path, value))
+    refused(answer, 400)
+    assert answer[2].decode().startswith(message)
+    status, headers, body = daemon.request(
+        "POST", "/pod/create", body=changed(path, value), headers={"Accept": "application/json"}
+    )
+    assert (status, headers["Content-Type"]) == (400, "application/json")
+    assert json.loads(body)["message"].startswith(message)
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,51 @@ def wrong_types() -> list[tuple[str, Any]]:
     return out
 
 
+# What the original daemon says of a pod that breaks its rules; messages begin so. A file's ``detail`` does not help.
+ORIGINAL_ERRORS: list[tuple[str, Any, str]] = [
+    ("hostname", "x" * 64, "Hostname exceeds the maximum length 63"),
+    ("hostname", "web." + "x" * 60, "Hostname exceeds the maximum length 63"),
+    ("hostname", "Upper.case", "Hostname should fullfil the pattern"),
+    (
+        "interfaces",
+        [{"gateway": "10.0.0.1"}, {}, {"gateway": "10.0.0.2"}],
+        "in interface 2, Other interface already configured Gateway",
+    ),
+    (
+        "interfaces",
+        [{"bridge": "br0"}],
+        "if configured a bridge, must specify the IP address",
+    ),
+    ("volumes", [*FULL["volumes"], {"name": "shared"}], "Volumes name does not unique"),
+    ("files", [*FULL["files"], {"name": "motd"}], "Files name does not unique"),
+    (
+        "services",
+        [{**FULL["services"][0], "protocol": protocol} for protocol in ("tcp", "TCP")],
+        "Services IP:Port@Protocol combination does not unique",
+    ),
+    ("containers[0].volumes[1].volume", "shared", "in container 0, volume source are not unique"),
+    (
+        "containers[0].envs",
+        [{"env": "A", "value": "1"}, {"env": "B"}, {"env": "A", "value": "2"}],
+        "in container 0, environment name are not unique",
+    ),
+    (
+        "containers[0].files[0]",
+        {"path": "/f", "filename": "other", "detail": {"name": "other", "content": "x"}},
+        "in container 0, file other does not exist in file list.",
+    ),
+    ("containers[0].files[0].perm", "0648", "in container 0, the permission 0648 only accept Octal digital in string"),
+    ("containers[0].files[0].perm", "rw", "in container 0, the permission rw only accept Octal digital in string"),
+    ("containers[0].volumes[0].volume", "other", "in container 0, volume other does not exist in volume list."),
+    ("volumes[0].cache", "hot", "in volume 0, does not support cache hot."),
+    ("volumes[0].format", "floppy", "in volume 0, volume does not support driver floppy."),
+    ("dns", ["192.0.2.1", "one.two"], "incorrect dns one.two."),
+    ("portmappings[0].protocol", "sctp", "unrecongnized protocol sctp"),
+    ("services[0].protocol", "icmp", "unrecongnized protocol icmp"),
+    ("containers[0].ports[0].protocol", "sctp", "unrecongnized protocol sctp"),
+    ("portmappings[0].hostPort", "3000-3005", "port range mismatch"),
+]
+
 LONG = "x" * 5000
 WRONG_VALUES: list[tuple[str, Any, str]] = [
     ("id", "with space", "id"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from typing import Any
 
 import pytest
@@ -51,6 +52,9 @@ def test_statistics_tell_the_busy_container_from_the_idle_one(host: Host):
     assert (
         total(second) - total(first) > 200_000_000
     )  # a guest that waits for the host counts that, too; the host does not
+    (only,) = second["cpu"]["usage"]["per_cpu_usage"]
+    assert 0 < only <= total(second)
+    assert busy["cpu"]["usage"]["per_cpu_usage"] == [total(busy)]  # of a guest with one CPU that is known
     # Memory: bytes, within the VM's; what the guest has is more than what its containers use.
     assert 0 < second["memory"]["working_set"] <= second["memory"]["usage"] < 160 * 2**20
     assert 0 < busy["memory"]["usage"] < second["memory"]["usage"]
@@ -61,8 +65,20 @@ def test_statistics_tell_the_busy_container_from_the_idle_one(host: Host):
     host.assert_clean()
 
 
+def sockets(host: Host, pod: str, state: str) -> int:
+    network = stats(host, pod)["network"]
+    return int(network["tcp"][state]) + int(network["tcp6"][state])
+
+
 def test_network_disk_and_pause(host: Host):
-    one, two = host.pod("one", "nc -l -p 7000 > /dev/null; sleep 1000"), host.pod("two", "sleep 1000")
+    listen = "nc -l -p 7001 -e sleep 1000 & nc -l -p 7000 > /dev/null; sleep 1000"
+    one, two = host.pod("one", listen), host.pod("two", "sleep 1000")
+    until(lambda: sockets(host, one, "Listen") == 2)
+    assert sockets(host, one, "Established") == 0
+    with socket.create_connection((host.address(one), 7001), timeout=20):
+        until(lambda: sockets(host, one, "Established") == 1)
+        assert sockets(host, one, "Listen") == 1
+    until(lambda: sockets(host, one, "CloseWait") == 1)  # the program does not look at it
     before = stats(host, one)
     send = f"dd if=/dev/zero bs=64k count=32 2>/dev/null | nc {host.address(one)} 7000"
     until(lambda: host.ctl("exec", two, "sh", "-c", send).returncode == 0)
@@ -84,6 +100,7 @@ def test_network_disk_and_pause(host: Host):
     host.ok("pause", one)
     paused = stats(host, one)  # what the host knows
     assert paused["container_stats"] == []
+    assert paused["network"]["tcp"] is None
     assert total(paused) >= total(after)
     host.ok("unpause", one)
     assert [entry["name"] for entry in stats(host, one)["container_stats"]] == [one]
