@@ -114,7 +114,7 @@ TESTED_BY = {
     "services[].hosts[].hostPort": SERVICES,
     "portmappings[].containerPort": PORTS,
     "portmappings[].hostPort": PORTS,
-    "portmappings[].protocol": PORTS,
+    "portmappings[].protocol": "test_network.py::test_ports_come_and_go_while_the_pod_runs",
     "portmappingWhiteLists.internalNetworks[]": LISTS,
     "portmappingWhiteLists.externalNetworks[]": LISTS,
     "dns[]": NAMES,

@@ -177,7 +177,7 @@ def test_ports_of_a_container_are_the_pods(host: Host, start: Any) -> None:
     first = {
         "name": "first",
         "image": host.image,
-        "command": ["sh", "-c", answer.format(80, "one") + " & nc -u -l -p 53 > /got & sleep 1000"],
+        "command": ["sh", "-c", answer.format(80, "one") + " & sleep 1000"],
         "ports": [{"containerPort": 80, "hostPort": tcp, "protocol": "TCP"}, {"containerPort": 8080}],
     }
     mapping = {"containerPort": "53", "hostPort": str(udp), "protocol": "udp"}
@@ -214,9 +214,6 @@ def test_ports_of_a_container_are_the_pods(host: Host, start: Any) -> None:
 
     until(lambda: heard(tcp) == b"one\n")
     until(lambda: heard(later) == b"two\n")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.sendto(b"datagram\n", ("127.0.0.1", udp))
-        until(lambda: sh(host, "first", "cat /got") == ["datagram"])
 
 
 def test_names_of_interfaces_and_servers(host: Host, start: Any) -> None:
