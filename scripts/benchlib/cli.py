@@ -16,7 +16,8 @@ from typing import Any
 from support.daemon import PROJECT
 from support.registry import Layer, RegistryServer, busybox_tar
 
-from benchlib import host, report
+from benchlib import host, plot, report
+from benchlib.crowd import AttachesScenario, DensityScenario, TogetherScenario
 from benchlib.idle import MemoryScenario
 from benchlib.images import ImagesScenario
 from benchlib.podman import Podman
@@ -31,11 +32,15 @@ ALL: dict[str, Callable[[Context], Scenario]] = {
     **SCENARIOS,
     "warm": WarmScenario,
     "memory": MemoryScenario,
+    "attaches": AttachesScenario,
+    "together": TogetherScenario,
+    "density": DensityScenario,
     "images": ImagesScenario,
 }
 # Rounds, and seconds after which no further round begins.
 QUICK, FULL = (3, 90.0), (15, 840.0)
 DOCUMENT = PROJECT / "docs/performance.md"
+PLOT = PROJECT / "docs/performance.svg"
 RESULTS = PROJECT / "benchmarks"
 
 
@@ -212,3 +217,5 @@ def publish(results: dict[str, Any], *, readme: bool) -> None:
         if wanted:
             done = report.write_between(path, text)
             say(f"{path.name}: {'table written' if done else 'no marks for the table, left alone'}")
+    PLOT.write_text(plot.svg(results), encoding="utf-8")
+    say(f"{PLOT.name}: plot written")

@@ -16,6 +16,17 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
+def spent_children(pid: int) -> float:
+    """Give the CPU time of the children that a process has waited for, in seconds. Errors: OSError."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[13]) + int(fields[14])) / _TICKS
+
+
+def threads(pid: int) -> int:
+    """Count a process's threads. Errors: OSError when it is gone."""
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
 def memory(pid: int) -> tuple[float, float]:
     """Give resident and proportional memory of a process in MiB. Errors: OSError when it is gone."""
     values = {}

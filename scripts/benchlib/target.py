@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import http.client
 import io
 import json
@@ -11,7 +12,8 @@ import subprocess
 import sys
 import time
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -77,6 +79,17 @@ class Target:
             if self._connection is not None:
                 self._connection.close()
             self.daemon.close(check=False)
+
+    @contextmanager
+    def apart(self) -> Iterator[Self]:
+        """Give the same target with a connection of its own, for another thread."""
+        other = copy.copy(self)
+        other._connection = None
+        try:
+            yield other
+        finally:
+            if other._connection is not None:
+                other._connection.close()
 
     def ctl(self, *words: str) -> bytes:
         """Run hyperctl, which must succeed; give its output. Errors: RequestFailed."""
