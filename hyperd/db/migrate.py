@@ -46,7 +46,7 @@ def migrate_apart(database: Database) -> None:
     if current_version(database) == HEAD:
         return
     code = f"from hyperd.db.migrate import _main; _main({str(database.path)!r})"
-    path = os.pathsep.join(part or os.getcwd() for part in sys.path)
+    path = os.pathsep.join(part or str(Path.cwd()) for part in sys.path)
     try:
         done = subprocess.run(
             [sys.executable, "-c", code],
@@ -57,6 +57,10 @@ def migrate_apart(database: Database) -> None:
             check=False,
         )
         reason = done.stderr[-1000:].strip() if done.returncode else ""
+    except OSError as error:  # Python does not know where it is, or may not be run a second time
+        log.warning("db.migrated_here", program=sys.executable, error=str(error))
+        migrate(database)
+        return
     except subprocess.TimeoutExpired:
         reason = f"not done within {TIMEOUT} s"
     if reason:
