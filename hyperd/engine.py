@@ -203,6 +203,8 @@ class Engine:
         self._stack.callback(self.execs.close)
         self._stack.callback(self.containers.close)
         self._stack.callback(self.vms.close)
+        self._stack.callback(self.commits.close)
+        self._stack.callback(self.builds.close)
         self.vms.open()
         Recovery(
             root=self.config.root,

@@ -173,6 +173,7 @@ class Build:
         image = {key: value for key, value in state.draft.image.items() if key != "rootfs"}
         draft = ImageDraft({**image, "config": state.draft.config, "history": []}, escape=self._file.escape)
         draft.history = [dict(entry) for entry in state.draft.history]
+        draft.arguments = dict(state.draft.arguments)  # Docker: child stages inherit what was declared
         return StageState(draft=draft, layers=list(state.layers), key=state.key, base=state.base)
 
     def _from_image(self, name: str) -> StageState:

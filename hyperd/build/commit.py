@@ -18,6 +18,7 @@ from hyperd.agent.client import AgentClient
 from hyperd.agent.frames import Method
 from hyperd.agent.plan import MS_NOATIME, MS_RDONLY, Plan
 from hyperd.build import guest
+from hyperd.build.closing import Closing
 from hyperd.build.config import ImageDraft, apply_changes
 from hyperd.config import Config
 from hyperd.container.locks import PodLocks
@@ -78,6 +79,11 @@ class CommitService:
         self._images = images
         self._vms = vms
         self._locks = locks
+        self._closing = Closing()
+
+    def close(self) -> None:
+        """End the commits that run; they leave nothing."""
+        self._closing.close()
 
     def commit(self, order: CommitOrder, *, cancelled: Callable[[], bool] = lambda: False) -> str:
         """Make an image of a container; give its id.
@@ -87,9 +93,14 @@ class CommitService:
             InvalidInput: a bad name, change or configuration.
             NotAlive: its pod is paused.
             AgentError, DriverError, Timeout, OutOfSpace, TooLarge: the guest's or the host's part; nothing stays.
-            Cancelled: the caller left.
+            Cancelled: the caller left, or the daemon ends.
+            Busy: the daemon is ending.
 
         """
+        with self._closing.during(cancelled) as ended:
+            return self._commit(order, ended)
+
+    def _commit(self, order: CommitOrder, cancelled: Callable[[], bool]) -> str:
         row = self._containers.records.find(order.container)
         tags = [f"{order.repository}:{order.tag}" if order.tag else order.repository] if order.repository else []
         for tag in tags:

@@ -12,6 +12,7 @@ import structlog
 
 from hyperd.build.build import Build
 from hyperd.build.cache import StepCache
+from hyperd.build.closing import Closing
 from hyperd.build.context import Context
 from hyperd.build.order import BuildOrder, Line, Reporter
 from hyperd.build.remote import load_remote
@@ -41,6 +42,11 @@ class BuildService:
         self._services = services
         self._root = services.config.root / "builds"
         self._cache = StepCache(self._root / "cache")
+        self._closing = Closing()
+
+    def close(self) -> None:
+        """End the builds that run; they leave nothing."""
+        self._closing.close()
 
     def recover(self) -> None:
         """Remove what an earlier daemon's builds left."""
@@ -74,7 +80,15 @@ class BuildService:
             else:
                 context.load(body)
             held = stack.pop_all()
-            return PreparedBuild(self._services, cache=self._cache, order=order, name=name, context=context, held=held)
+            return PreparedBuild(
+                self._services,
+                cache=self._cache,
+                order=order,
+                name=name,
+                context=context,
+                held=held,
+                closing=self._closing,
+            )
 
 
 class PreparedBuild:
@@ -89,6 +103,7 @@ class PreparedBuild:
         name: str,
         context: Context,
         held: ExitStack,
+        closing: Closing,
     ) -> None:
         self._services = services
         self._cache = cache
@@ -96,6 +111,7 @@ class PreparedBuild:
         self._name = name
         self._context = context
         self._held = held
+        self._closing = closing
 
     def close(self) -> None:
         """Remove the context. Calling it twice is fine."""
@@ -113,11 +129,17 @@ class PreparedBuild:
             HyperError: a RUN step failed.
             ImageNotFound, RegistryError, Unauthorized: a base image.
             AgentError, DriverError, OutOfSpace, Timeout: the guest's or the host's part.
-            Cancelled: the client left. Nothing stays then; after other failures the steps that were done stay cached.
+            Cancelled: the client left, or the daemon ends. Nothing stays then; after other failures the steps that were
+                done stay cached.
+            Busy: the daemon is ending.
 
         """
+        with self._held, self._closing.during(cancelled) as ended:
+            return self._run(progress, ended)
+
+    def _run(self, progress: Callable[[Line], None], cancelled: Callable[[], bool]) -> str:
         failure: HyperError | None = None
-        with self._held, ExitStack() as stack:
+        with ExitStack() as stack:
             workshop = self._workshop(cancelled)
             intake = stack.enter_context(self._services.images.adding(keep_unused=True))
             stack.callback(workshop.close)

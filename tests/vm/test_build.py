@@ -5,7 +5,6 @@ from __future__ import annotations
 import bz2
 import gzip
 import hashlib
-import http.server
 import io
 import json
 import lzma
@@ -15,65 +14,18 @@ import stat
 import subprocess
 import tarfile
 import tempfile
-import threading
 import time
-import urllib.parse
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.builds import build, built, context, send, show, web
 from tests.support.registry import RegistryServer
 from tests.support.until import until
 from tests.vm.conftest import Host
 
 pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(240)]
-
-
-def context(files: Mapping[str, str | bytes | tarfile.TarInfo]) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as archive:
-        for name, content in files.items():
-            if isinstance(content, tarfile.TarInfo):
-                content.name = name
-                archive.addfile(content)
-                continue
-            data = content.encode() if isinstance(content, str) else content
-            info = tarfile.TarInfo(name)
-            info.size, info.mode, info.mtime = len(data), 0o755 if name.endswith(".sh") else 0o644, 1_500_000_000
-            archive.addfile(info, io.BytesIO(data))
-    return out.getvalue()
-
-
-def send(host: Host, data: bytes, **query: Any) -> tuple[int, Any, bytes]:
-    target = "/image/build?" + urllib.parse.urlencode(query, doseq=True)
-    return host.daemon.request("POST", target, body=data, headers={"Content-Type": "application/tar"}, timeout=200)
-
-
-def build(host: Host, files: Mapping[str, Any] | bytes, **query: Any) -> list[dict[str, Any]]:
-    """Build; give the progress lines."""
-    code, _, text = send(host, files if isinstance(files, bytes) else context(files), **query)
-    assert code == 200, text
-    return [json.loads(line) for line in text.splitlines()]
-
-
-def said(lines: list[dict[str, Any]]) -> str:
-    return "".join(line.get("stream", "") for line in lines)
-
-
-def built(host: Host, files: Mapping[str, Any] | bytes, **query: Any) -> str:
-    """Build, which must succeed; give what was said."""
-    lines = build(host, files, **query)
-    assert "error" not in lines[-1], lines
-    return said(lines)
-
-
-def show(host: Host, image: str, *words: str) -> str:
-    done = host.ctl("run", "--rm", image, *words)
-    assert done.returncode == 0, done
-    return done.stdout.decode()
 
 
 def test_a_dockerfile_becomes_an_image_and_is_cached(host: Host):
@@ -200,30 +152,6 @@ def test_compressed_contexts_and_local_archives(host: Host, pack):
     built(host, pack(context(files)), t="made/add", dockerfile="other/Build")
     assert show(host, "made/add", "sh", "-c", "cat /data/in/archive; stat -c %s /kept") == f"yes\n{len(inner)}\n"
     host.ok("rmi", "made/add")
-
-
-@contextmanager
-def web(content: Mapping[str, bytes]) -> Iterator[str]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            data = content.get(self.path)
-            self.send_response(404 if data is None else 200)
-            self.send_header("Content-Length", str(len(data or b"")))
-            self.end_headers()
-            self.wfile.write(data or b"")
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def test_remote_contexts_and_downloads(host: Host):

@@ -303,12 +303,12 @@ static int read_options(const struct unpack_options *o) {
     *group++ = 0;
   if (users_owner(u.root, *user ? user : "0", false, &u.uid) < 0)
     return tool_failed("no user %s in /etc/passwd", user);
-  u.gid = u.uid; /* as Docker: a user without a group means the group of the same number */
+  u.gid = u.uid; /* as Docker: a number without a group means the group of the same number, */
   if (group && users_owner(u.root, group, true, &u.gid) < 0)
     return tool_failed("no group %s in /etc/group", group);
   uint64_t number;
-  if (!group && !parse_u64(user, 10, UINT32_MAX - 1, &number) && users_owner(u.root, user, true, &u.gid) < 0)
-    return tool_failed("no group %s in /etc/group", user);
+  if (!group && !parse_u64(user, 10, UINT32_MAX - 1, &number))
+    u.gid = users_main_group(u.root, user); /* a name that user's group */
   return 0;
 }
 

@@ -130,6 +130,13 @@ int users_owner(int root_fd, const char *text, bool group, uint32_t *out) {
   return 0;
 }
 
+uint32_t users_main_group(int root_fd, const char *user) {
+  struct identity who;
+  struct search s = {.name = user, .out = &who};
+  each_line(root_fd, "/etc/passwd", see_user, &s);
+  return s.found ? who.gid : 0;
+}
+
 int users_lookup(const struct step *step, struct identity *out, struct err *e) {
   char user[256];
   const char *spec = step ? step->args[0].text : "0";

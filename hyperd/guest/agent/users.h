@@ -18,3 +18,5 @@ struct identity {
 int users_lookup(const struct step *step, struct identity *out, struct err *e);
 /* The number of an owner: a number, or a name in the /etc/passwd or /etc/group below root_fd; -1 = no such name. */
 int users_owner(int root_fd, const char *text, bool group, uint32_t *out);
+/* The group that the /etc/passwd below root_fd gives a user; 0 = it has no such user. */
+uint32_t users_main_group(int root_fd, const char *user);
