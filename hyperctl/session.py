@@ -6,8 +6,21 @@ from contextlib import suppress
 
 from hyperctl import terminal
 from hyperctl.api.client import Client
-from hyperctl.api.errors import HyperctlError
+from hyperctl.api.errors import ApiError, HyperctlError
 from hyperctl.api.streams import Stream
+
+
+def first_container(client: Client, pod: str, refusal: ApiError) -> str:
+    """Give the id of a pod's first container, for a name that is no container's.
+
+    Raises:
+        ApiError: it is no pod's either, or the pod has no container; the refusal is raised again.
+
+    """
+    rows = client.list_items("container", pod=pod)
+    if not rows:
+        raise refusal
+    return rows[0][0]
 
 
 def send_size(client: Client, container: str, exec_id: str = "") -> None:

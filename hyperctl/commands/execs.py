@@ -6,7 +6,7 @@ from typing import Any
 
 from hyperctl import session, terminal
 from hyperctl.api.client import Client
-from hyperctl.api.errors import HyperctlError
+from hyperctl.api.errors import HyperctlError, NotFound
 from hyperctl.command import App, Argument, Option, command
 
 TYPE_CHECKING = False
@@ -33,7 +33,7 @@ _POD = "pod-"  # generated pod ids contain it, and the original goes by that
 def exec_command(app: App, *, tty: bool, vm: bool, detach: bool, name: str, words: tuple[str, ...]) -> int:
     """Run a command in a container and end with its exit code.
 
-    The id of a pod (pod-...) means its first container. With -m there is no exit code.
+    The name of a pod means its first container, unless a container has that name. With -m there is no exit code.
     """
     client, arguments = app.client, list(words)
     if vm:
@@ -43,7 +43,11 @@ def exec_command(app: App, *, tty: bool, vm: bool, detach: bool, name: str, word
     if tty and not detach:
         terminal.require_terminal()
     container = _container_of(client, name) if _POD in name else name
-    exec_id = client.create_exec(container, arguments, tty=tty)
+    try:
+        exec_id = client.create_exec(container, arguments, tty=tty)
+    except NotFound as error:
+        container = session.first_container(client, name, error)
+        exec_id = client.create_exec(container, arguments, tty=tty)
     if tty:
         session.send_size(client, container, exec_id)
     with client.start_exec(container, exec_id) as stream:
@@ -72,7 +76,10 @@ def attach_command(app: App, *, name: str) -> int:
     if _POD in name:
         container = _first(client.pod_info(name).get("spec"))
     else:
-        container = client.container_info(name).get("container")
+        try:
+            container = client.container_info(name).get("container")
+        except NotFound as error:
+            container = client.container_info(session.first_container(client, name, error)).get("container")
     if not isinstance(container, dict) or not container.get("containerID"):
         raise HyperctlError(f"cannot find the container {name}")
     container_id, tty = str(container["containerID"]), bool(container.get("tty"))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from hyperctl import session
+from hyperctl.api.errors import NotFound
 from hyperctl.api.streams import STDOUT, Demultiplexer, write_all
 from hyperctl.command import App, Argument, Option, command
 
 
 @command(
     "logs",
-    Argument("container", "CONTAINER", complete="container"),
+    Argument("container", "CONTAINER|POD", complete="container"),
     Option("-f", "--follow", flag=True, text="Go on as output comes."),
     Option("--since", metavar="TIME", text="Only what is younger: unix seconds or RFC 3339."),
     Option("-t", "--timestamps", flag=True, text="Put the time before every line."),
@@ -20,8 +22,12 @@ from hyperctl.command import App, Argument, Option, command
     ),
 )
 def logs_command(app: App, *, container: str, follow: bool, since: str, timestamps: bool, tail: str) -> None:
-    """Show the output a container has left, stdout and stderr apart."""
-    found = app.client.container_info(container).get("container")
+    """Show the output a container has left, stdout and stderr apart; of a pod, its first container's."""
+    try:
+        found = app.client.container_info(container).get("container")
+    except NotFound as error:
+        container = session.first_container(app.client, container, error)
+        found = app.client.container_info(container).get("container")
     tty = bool(isinstance(found, dict) and found.get("tty"))
     answer = app.client.logs(container, follow=follow, since=since, tail=tail, timestamps=timestamps)
     frames = Demultiplexer()

@@ -171,8 +171,12 @@ CREATE = [
     Step("rm cpod terminal filepod", r"(Pod\(\w+\) is successfully deleted!\n){3}"),
     Step("create", code=255, err="hyperctl ERROR: an image is needed, or --podfile\n"),
     Step("run -p pod.yaml", r"POD id is filepod\nTime to run a POD is \d+ ms\n"),
+    Step("logs filepod", "from a file\n", again=True),
     Step("rm filepod", r"Pod\(filepod\) is successfully deleted!\n"),
     Step("run -a --rm -y -p pod", "from a file\n"),
+    Step("run -p sleeper.yml", r"POD id is sleeper\n.*\n"),
+    Step("exec sleeper echo in its first container", "in its first container\n"),
+    Step("rm sleeper", r"Pod\(sleeper\) is successfully deleted!\n"),
     Step("run --rm @IMAGE sh -c 'echo out; echo err >&2; exit 17'", "out\n", 17, "err\n"),
     Step("run --rm @IMAGE cat", "through\n", stdin=b"through\n"),
     Step("run -t --rm @IMAGE sh -c 'stty size; echo tty; exit 9'", "40 100\r\ntty\r\n", 9, tty=True),
@@ -367,6 +371,8 @@ def home(host: Host, tmp_path: Path) -> Path:
     text = f"id: filepod\ncontainers:\n- name: fp1\n  image: {image}\n  command: [sh, -c, echo from a file]\n"
     (tmp_path / "pod").write_text(text)
     (tmp_path / "pod.yaml").write_text(text)
+    sleeper = text.replace("filepod", "sleeper").replace("echo from a file", "sleep 1000")
+    (tmp_path / "sleeper.yml").write_text(sleeper)
     (tmp_path / "rootfs.tar").write_bytes(busybox_tar())
     context = tmp_path / "ctx"
     context.mkdir()

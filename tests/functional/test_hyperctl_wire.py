@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.fake_hyperd import FakeHyperd, Reply, lines, ok, refuse
+from support.fake_hyperd import FakeHyperd, Hijack, Reply, lines, ok, refuse
 from support.hyperctl_process import CID, CODE, Runner
 
 IMAGE = "3f57d9401f8d42f986df300f0c69192fc41da28ccc8d797829467780db3dd741"
@@ -494,3 +494,23 @@ def test_save_to_a_file_leaves_nothing_after_a_failure(fake, hyperctl, tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert hyperctl("save", "-o", "s.tar", "busybox").returncode == 0
     assert (tmp_path / "s.tar").read_bytes() == b"whole"
+
+
+@pytest.mark.parametrize("verb", ["logs", "attach", "exec"])
+def test_the_name_of_a_pod_means_its_first_container(fake, hyperctl, verb):
+    """Only when no container has the name; the first refusal is what is said when it is no pod's either."""
+    refusal = refuse(404, "cannot find container web")
+    fake.on("GET", "/container/info", refusal, ok({"container": {"containerID": CID}}))
+    fake.on("POST", "/exec/create", refusal, ok("exec-a", 201))
+    fake.on("GET", "/list", ok({"item": "container", "cData": [f"{CID}:c1:web:running", f"{IMAGE}:c2:web:running"]}))
+    fake.on("GET", "/container/logs", Reply(content_type="text/plain", pieces=[b"\1\0\0\0\0\0\0\2hi"]))
+    fake.on("POST", "/attach", Hijack(lambda talk: talk.out(b"hi"))).on("GET", "/exitcode", ok(0))
+    fake.on("POST", "/exec/start", Hijack(lambda talk: talk.out(b"hi")))
+    done = hyperctl(verb, "web", *(["true"] if verb == "exec" else []))
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"hi", b"")
+    assert "GET /v1.1.0/list?item=container&pod=web" in fake.requests
+    assert fake.exchanges[-1].parameters["container"] == [CID]
+    fake.on("GET", "/container/info", refusal).on("POST", "/exec/create", refusal)
+    fake.on("GET", "/list", ok({"item": "container", "cData": []}))
+    done = hyperctl(verb, "web", *(["true"] if verb == "exec" else []))
+    assert (done.returncode, b"cannot find container web" in done.stderr) == (255, True)
