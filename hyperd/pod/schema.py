@@ -41,6 +41,7 @@ class Text(fields.String):
         {
             "invalid": "must be a string",
             "null": "must be a string",
+            "required": "is missing",
         }
     )
 
@@ -71,6 +72,7 @@ class Whole(fields.Integer):
         {
             "invalid": "must be an integer",
             "too_large": "is too large",
+            "required": "is missing",
         }
     )
 
@@ -127,6 +129,8 @@ class Table(fields.Dict):
 
 class Port(fields.Field[str]):
     """A port or a range as text; ``numbers``: a JSON integer is taken too (container ports)."""
+
+    default_error_messages = _messages({"required": "is missing"})
 
     def __init__(self, *, numbers: bool = False, **options: Any) -> None:
         super().__init__(**options)
@@ -233,7 +237,7 @@ class VolumeRefSchema(Wire):
     """containers[].volumes[]."""
 
     builds = model.VolumeRef
-    path = Text(checks.mount_path, required=True, error_messages={"required": "is missing"})
+    path = Text(checks.mount_path, required=True)
     volume = Text(checks.optional(checks.pattern(IDENTIFIER, "a volume name")))
     read_only = Flag(data_key="readOnly")
     detail = one(VolumeSchema, allow_none=True)
@@ -243,7 +247,7 @@ class FileRefSchema(Wire):
     """containers[].files[]; the permission is checked with the pod's other rules."""
 
     builds = model.FileRef
-    path = Text(checks.mount_path, required=True, error_messages={"required": "is missing"})
+    path = Text(checks.mount_path, required=True)
     filename = Text(limit=255)
     perm = Text(limit=16)
     user = Text(checks.account)
@@ -279,7 +283,7 @@ class PortSchema(Wire):
     """portmappings[]."""
 
     builds = model.PortSpec
-    container_port = Port(data_key="containerPort", required=True, error_messages={"required": "is missing"})
+    container_port = Port(data_key="containerPort", required=True)
     host_port = Port(data_key="hostPort")
     protocol = Text(limit=32)
 
@@ -296,9 +300,7 @@ class PortSchema(Wire):
 class ContainerPortSchema(PortSchema):
     """containers[].ports[]: numbers on the wire."""
 
-    container_port = Port(
-        numbers=True, data_key="containerPort", required=True, error_messages={"required": "is missing"}
-    )
+    container_port = Port(numbers=True, data_key="containerPort", required=True)
     host_port = Port(numbers=True, data_key="hostPort")
 
 
@@ -317,7 +319,7 @@ class EnvSchema(Wire):
     """containers[].envs[]."""
 
     builds = dict
-    env = Text(checks.env_name, required=True, limit=MAX_ARGUMENT, error_messages={"required": "is missing"})
+    env = Text(checks.env_name, required=True, limit=MAX_ARGUMENT)
     value = Text(limit=MAX_ARGUMENT, load_default="")
 
 
@@ -327,7 +329,7 @@ class ContainerSchema(Wire):
     builds = model.ContainerSpec
     name = Text(checks.optional(checks.pattern(re.compile(f"/?(?:{IDENTIFIER.pattern})"), "a container name")))
     id = Text(checks.optional(checks.pattern(IDENTIFIER, "an id")))
-    image = Text(checks.not_blank, limit=1024, required=True, error_messages={"required": "is missing"})
+    image = Text(checks.not_blank, limit=1024, required=True)
     command = Many(Text(limit=MAX_ARGUMENT), limit=MAX_TEXT)
     entrypoint = Many(Text(limit=MAX_ARGUMENT), limit=MAX_TEXT)
     workdir = Text(checks.optional(checks.guest_path))
