@@ -17,6 +17,8 @@ SPARE_NICS = 2
 CONTROL_PORT = "hyperd.control.0"
 STREAM_PORT = "hyperd.stream.0"
 
+CONSOLE_LOG = "console.log"  # in a VM's rundir
+
 
 class PowerState(StrEnum):
     """What the hypervisor says about a VM."""
@@ -143,7 +145,7 @@ class VmSpec:
     @property
     def console_log(self) -> Path:
         """What the guest's kernel and agent print."""
-        return self.rundir / "console.log"
+        return self.rundir / CONSOLE_LOG
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from hyperd.db.session import Database
 from hyperd.errors import AgentError, Conflict, HyperError, InvalidInput, NotFound
 from hyperd.event.bus import EventBus
 from hyperd.stream.relay import Relay
-from hyperd.vm.driver import DiskSpec, NicSpec, PowerState, VmDriver, VmEvent, VmSpec
+from hyperd.vm.driver import CONSOLE_LOG, DiskSpec, NicSpec, PowerState, VmDriver, VmEvent, VmSpec
 from hyperd.vm.model import (
     ASSOCIATED,
     BOOTING,
@@ -412,7 +412,8 @@ class VmService(Pooling):
             if vm is None or vm.ending:
                 continue
             try:
-                log.warning("vm.gone", vm=vm_id, pod=vm.pod_id)
+                words = last_words(vm.rundir / CONSOLE_LOG)
+                log.warning("vm.gone", vm=vm_id, pod=vm.pod_id, last_words=words)
                 self.destroy(vm)
                 self.on_gone(vm, True)
                 self.pool.taken()

@@ -29,7 +29,7 @@ FLOORS = (
     {"registry", "db", "guest"},
     {"agent", "tlsfront"},
     {
-        *("stream", "event", "capabilities", "configfile", "listeners", "logsetup", "notify", "reload"),
+        *("stream", "event", "capabilities", "configfile", "listeners", "logsetup", "memory", "notify", "reload"),
         "pod specification",
     },
     {"config", "publickeys"},
@@ -37,7 +37,7 @@ FLOORS = (
     {""},  # hyperd/__init__.py: the version
 )
 # The pod's specification is values that many floors read; its modules know nothing of the services above them.
-SPECIFICATION = {f"hyperd.pod.{name}" for name in ("model", "checks", "schema", "spec")}
+SPECIFICATION = {f"hyperd.pod.{name}" for name in ("model", "checks", "schema", "spec", "stored")}
 # Who alone may import what: the engine chooses the driver, the application mounts the API.
 ONLY_BY = {
     "hyperd.vm.libvirt": {"hyperd.engine", "hyperd.vm.libvirt"},
