@@ -55,6 +55,10 @@ class ReadyVms:
         self._image = records.newest_image()  # what the next pod will probably use
         events.subscribe(self._hear)
 
+    def reconfigure(self, config: Config) -> None:
+        """Use another size of disks from now on."""
+        self._config = config
+
     # -- before a pod is known
 
     def make(self, vm_id: str) -> Outfit:
@@ -128,7 +132,7 @@ class ReadyVms:
         Gives what has to be done in the guest. Errors: OutOfSpace, DriverError.
         """
         plan = Plan()
-        if not scratch.exists() and vm.spare_disk:
+        if not scratch.exists() and vm.spare_disk and Path(vm.spare_disk).stat().st_size == self._config.scratch_size:
             check_space(scratch)
             scratch.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             os.link(vm.spare_disk, scratch)

@@ -86,6 +86,7 @@ class PodService:
     def reconfigure(self, config: Config) -> None:
         """Use other defaults and limits from now on."""
         self._config = config
+        self.ready.reconfigure(config)
 
     # -- commands
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import time
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemon import HyperdLauncher
+from tests.support.registry import Layer, RegistryServer, busybox_tar, layer_tar, member
 from tests.vm.conftest import GUEST, HYPERCTL, Host
 from tests.vm.test_pods import until
 
@@ -69,11 +72,103 @@ def test_pods_take_the_ready_vm_and_share_nothing(pooled: Host):
         assert abs(clock - time.time()) < 5
         assert pooled.ok("exec", name, "hostname").strip() == name
         seen.append((*lines, mac, pooled.address(name)))
-        until(lambda n=number: boots(pooled) >= n + 2, 60)
-        time.sleep(0.5)
+        refilled(pooled)
     for one, two in zip(*seen, strict=True):
         assert one != two
     pooled.ok("rm", "p0", "p1")
+
+
+def waiting(host: Host) -> str:
+    """Id of the VM that waits, empty when there is none."""
+    with contextlib.closing(sqlite3.connect(host.daemon.root / "hyper.db")) as database:
+        found = database.execute("SELECT id FROM vms WHERE state = 'pooled'").fetchall()
+    return found[0][0] if found else ""
+
+
+def refilled(host: Host, old: str = "") -> None:
+    """Wait until a VM is ready for the next pod; the old one does not count."""
+    until(lambda: waiting(host) not in {"", old}, 60)
+
+
+def opened(host: Host, pod: str) -> set[str]:
+    """Files that the QEMU of a pod has open."""
+    vm = host.daemon.json("GET", "/pod/info", podName=pod)["vm"]
+    pid = subprocess.check_output(["pgrep", "-f", f"qemu-system.*guest={vm},.*{host.daemon.root}/"]).split()[0]
+    found = set()
+    for link in Path(f"/proc/{pid.decode()}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.add(str(link.readlink()))
+    return {path for path in found if str(host.daemon.root) in path}
+
+
+def test_a_pod_of_another_image_sees_nothing_of_the_expected_one(pooled: Host, registry: RegistryServer):
+    pooled.pod("first", "sleep 1000")  # the next VM is made ready for this image
+    refilled(pooled)
+    registry.push("other", "latest", [Layer(busybox_tar()), Layer(layer_tar([member("only/here", b"other\n")]))])
+    other = f"{registry.host}/other"
+    pooled.ok("pull", other)
+    before = boots(pooled)
+    pooled.pod("same", "sleep 1000")
+    assert boots(pooled) == before
+    mine = {path for path in opened(pooled, "same") if "/images/" in path}
+    refilled(pooled)
+    before = boots(pooled)
+    pooled.ok("run", "-d", "--name", "second", other, "sh", "-c", "cat /only/here; sleep 1000")
+    assert boots(pooled) == before
+    until(lambda: pooled.ok("logs", "second") == "other\n")
+    others = {path for path in opened(pooled, "second") if "/images/" in path}
+    assert len(mine) == 1
+    assert others >= mine  # the common layer
+    refilled(pooled)  # ready for the other image now, of which a layer is not the next pod's
+    before = boots(pooled)
+    pooled.pod("third", "ls /only 2>&1; sleep 1000")
+    assert boots(pooled) == before
+    assert {path for path in opened(pooled, "third") if "/images/" in path} == mine
+    until(lambda: "No such file" in pooled.ok("logs", "third"))
+    pooled.ok("rm", "first", "same", "second", "third")
+
+
+def test_a_ready_vm_whose_image_was_removed_is_replaced(pooled: Host, registry: RegistryServer):
+    registry.push("brief", "latest", [Layer(layer_tar([member("brief", b"x")])), Layer(busybox_tar())])
+    image = f"{registry.host}/brief"
+    pooled.ok("pull", image)
+    pooled.ok("run", "-d", "--name", "brief", image, "sleep", "1000")
+    refilled(pooled)
+    old = waiting(pooled)
+    pooled.ok("rm", "brief")
+    pooled.ok("rmi", image)
+    refilled(pooled, old)
+    assert pooled.ok("run", "--rm", pooled.image, "echo", "well") == "well\n"
+
+
+def test_a_pod_keeps_its_disk_and_no_other_gets_it(pooled: Host):
+    pooled.ok("run", "-d", "--name", "keeps", pooled.image, "sh", "-c", "cat /note; sleep 1000")
+    pooled.ok("exec", "keeps", "sh", "-c", "echo mine > /note")
+    pooled.ok("stop", "keeps")
+    refilled(pooled)
+    before = boots(pooled)
+    pooled.ok("start", "keeps")
+    assert boots(pooled) == before
+    until(lambda: "mine\n" in pooled.ok("logs", "keeps"))
+    refilled(pooled)
+    name = pooled.pod("other", "cat /note 2>&1; sleep 1000")
+    until(lambda: "No such file" in pooled.ok("logs", name))
+    pooled.daemon.restart(kill=True)
+    assert pooled.ok("exec", "keeps", "cat", "/note") == "mine\n"
+    pooled.ok("rm", "keeps", "other")
+    until(lambda: not list((pooled.daemon.root / "pods").iterdir()))
+    assert len(list((pooled.daemon.root / "pool").iterdir())) <= 1
+
+
+def test_a_ready_vm_that_does_not_answer_is_never_given_away(pooled: Host):
+    (pid,) = host_left(pooled)
+    os.kill(int(pid), signal.SIGSTOP)
+    before = boots(pooled)
+    name = pooled.pod("sound", "sleep 1000")
+    assert boots(pooled) > before
+    assert pooled.ok("exec", name, "echo", "well") == "well\n"
+    until(lambda: not Path(f"/proc/{pid}").exists(), 60)
+    pooled.ok("rm", name)
 
 
 def test_a_pod_of_another_size_boots_its_own(pooled: Host):

@@ -40,7 +40,7 @@ log = structlog.get_logger(__name__)
 _DEATH_TIMEOUT = 20.0
 # The guest kernel's CONFIG_NR_CPUS.
 _KERNEL_CPUS = 64
-# nice(2) of a VM that boots for the pool: a third of the share of others. Less, and it hardly ever boots on a busy host.
+# nice(2) of a VM that boots for the pool: a third of the share of others. With less it never boots on a busy host.
 _YIELDING = 5
 
 
