@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import stat
@@ -421,12 +422,22 @@ def test_an_image_for_a_container_of_a_running_pod(host: Host, pods: Any, place:
     assert host.ok("logs", "late-2") == "late\n"
 
 
-def test_the_containers_cache_mode_is_the_pods_disks(host: Host, pods: Any) -> None:
-    pods("cache", containers=[{"cache": "writeback"}, {"cache": "writethrough"}])
+@pytest.mark.parametrize(
+    ("modes", "past_the_host", "guest_waits"),
+    [(("writeback", "writethrough"), False, True), (("none",), True, False), (("directsync", "off"), True, True)],
+)
+def test_the_containers_cache_mode_is_the_pods_disks(
+    host: Host, pods: Any, modes: tuple[str, ...], past_the_host: bool, guest_waits: bool
+) -> None:
+    pods("cache", containers=[{"cache": mode} for mode in modes])
     (pid,) = host.left()["qemu"]
-    words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
-    assert b"scratch.img" in words
-    sh(host, "cache", "echo x > /f; cat /f")
+    words = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8").split("\0")
+    options = [json.loads(word) for word in words if word.startswith("{")]
+    (disk,) = [found for found in options if found.get("filename", "").endswith("/scratch.img")]
+    assert disk["cache"] == {"direct": past_the_host, "no-flush": False}
+    (device,) = [found for found in options if found["driver"] == "scsi-hd" and found["lun"] == 0]
+    assert device["write-cache"] == ("off" if guest_waits else "on")
+    assert sh(host, "cache", "echo x > /f; cat /f") == "x\n"
 
 
 def test_an_idle_vm_gives_images_back_and_gets_no_host_directory(host: Host, pods: Any, place: Path) -> None:
