@@ -131,7 +131,7 @@ class ContainerRecords:
             with self._db.session() as session:
                 session.add(row)
         except IntegrityError as error:
-            raise Conflict(f"container name {spec.name} has already been taken") from error
+            raise self._taken(spec.name) from error
         return row
 
     def update(self, container_id: str, **values: Any) -> ContainerRow | None:
@@ -143,8 +143,14 @@ class ContainerRecords:
                     for key, value in values.items():
                         setattr(row, key, value)
         except IntegrityError as error:
-            raise Conflict(f"container name {values.get('name')} has already been taken") from error
+            raise self._taken(str(values.get("name"))) from error
         return row
+
+    def _taken(self, name: str) -> Conflict:
+        """Say whose a name is, as the original did."""
+        with self._db.reading() as session:
+            holder = session.scalar(select(ContainerRow.pod_id).where(ContainerRow.name == name))
+        return Conflict(f"container name {name} has already taken by pod {holder or '(just removed)'}")
 
     def starting(self, row: ContainerRow, *, run: int, base: int, again: bool) -> None:
         """Note that a run begins, whose streams have these numbers; ``again``: by the restart policy."""

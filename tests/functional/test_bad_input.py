@@ -82,6 +82,16 @@ def test_messages_of_the_original(daemon, path, value, message):
     assert json.loads(body)["message"].startswith(message)
 
 
+def test_names_in_use(daemon, registry):
+    taken = {"image": f"{registry.host}/busybox", "name": "good-c"}
+    answer = daemon.request("POST", "/pod/create", body={"id": "other", "containers": [taken]})
+    refused(answer, 409, "container name good-c has already taken by pod good\n")
+    refused(
+        daemon.request("POST", "/container/create", body=taken, podId="good"), 409, "has already taken by pod good\n"
+    )
+    refused(daemon.request("POST", "/pod/create", body={"id": "good"}), 409, "pod name good has already in use\n")
+
+
 @pytest.mark.parametrize(
     ("body", "word"),
     [
