@@ -14,6 +14,7 @@ from pathlib import Path
 
 # NICs that can be plugged into a VM that booted without.
 SPARE_NICS = 2
+RESUME_TIMEOUT = 45.0  # seconds; longer than libvirt's own wait for a busy domain, 30
 CONTROL_PORT = "hyperd.control.0"
 STREAM_PORT = "hyperd.stream.0"
 
@@ -237,8 +238,8 @@ class VmDriver(ABC):
         """Stop the VM's CPUs. A paused VM stays as it is. Errors: NotFound, DriverError."""
 
     @abstractmethod
-    def resume(self, vm_id: str) -> None:
-        """Let the CPUs run again; fine for a running VM. Errors: NotFound, DriverError."""
+    def resume(self, vm_id: str, *, timeout: float = RESUME_TIMEOUT) -> None:
+        """Let the CPUs run again, within ``timeout`` seconds; fine for a running VM. Errors: NotFound, DriverError."""
 
     def yield_cpu(self, vm_id: str, *, yields: bool) -> None:  # noqa: B027 - a driver need not do it
         """Let a VM have only the CPU time that others leave, or as much as others. Best effort: never fails."""

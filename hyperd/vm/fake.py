@@ -15,6 +15,7 @@ import structlog
 
 from hyperd.errors import Conflict, DriverError, NotFound
 from hyperd.vm.driver import (
+    RESUME_TIMEOUT,
     DiskSpec,
     HypervisorInfo,
     NicSpec,
@@ -106,7 +107,7 @@ class FakeDriver(VmDriver):
         vm = self._vm("pause", vm_id)
         self._call(self._switch(vm, PowerState.PAUSED))
 
-    def resume(self, vm_id: str) -> None:
+    def resume(self, vm_id: str, *, timeout: float = RESUME_TIMEOUT) -> None:  # noqa: ARG002
         """Let agent and programs go on."""
         vm = self._vm("resume", vm_id)
         self._call(self._switch(vm, PowerState.RUNNING))

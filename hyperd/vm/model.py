@@ -124,6 +124,7 @@ class Vm:
     ending: bool = False
     hidden: bool = False
     connected: bool = True
+    waking: bool = False  # taken from the pool, and not answering yet
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def free_lun(self) -> int:

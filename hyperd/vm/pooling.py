@@ -110,15 +110,16 @@ class Pooling(Plugs):
             vm = max(fitting, key=lambda vm: vm.layers.keys() == wanted, default=None)
             if vm is None:
                 return None
-            vm.pod_id, vm.state = pod_id, ASSOCIATED
+            vm.pod_id, vm.state, vm.waking = pod_id, ASSOCIATED, True
         self.pool.taken()
         self.save(vm)
         return vm
 
     def wake(self, vm: Vm) -> None:
         """Let a VM of the pool run and check that its agent is well. Errors: DriverError, AgentError, Timeout."""
-        self._driver.resume(vm.id)
+        self._driver.resume(vm.id, timeout=HEALTH_TIMEOUT)
         if not vm.connected:
             vm.agent.connect(fresh=False, timeout=HEALTH_TIMEOUT)
             vm.connected = True
         vm.agent.request(Method.PING, timeout=HEALTH_TIMEOUT)
+        vm.waking = False

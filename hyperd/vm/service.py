@@ -400,7 +400,9 @@ class VmService(Pooling):
 
     def _should_run(self) -> list[str]:
         with self._lock:
-            return [vm.id for vm in self._vms.values() if vm.state in (ASSOCIATED, IDLE) and not vm.ending]
+            return [
+                vm.id for vm in self._vms.values() if vm.state in (ASSOCIATED, IDLE) and not (vm.ending or vm.waking)
+            ]
 
     def _on_event(self, event: VmEvent) -> None:
         self._gone.put(event.vm_id)

@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 PROGRAM = "/sbin/hyper-agent"
 PREFIX = "tool-"
 WINDOW = 262_144  # bytes a guest may send unacknowledged (docs/protocol.md)
+AHEAD = 2 * 2**20  # bytes that are taken although nobody has used those before them
 SIGKILL = 9
 _STDOUT, _STDERR = 1, 2
 _POLL = 0.25  # seconds between two looks at ``cancelled``
@@ -90,7 +91,9 @@ class GuestTool:
         self._cancelled = cancelled
         self._news = threading.Condition()
         self._queue: deque[tuple[int, bytes]] = deque()
+        self._queued = 0  # bytes
         self._received = {_STDOUT: 0, _STDERR: 0}
+        self._used = {_STDOUT: 0, _STDERR: 0}
         self._acknowledged = {_STDOUT: 0, _STDERR: 0}
         self._ended: set[int] = set()
         self._errors = bytearray()
@@ -132,13 +135,13 @@ class GuestTool:
                     self._wait()
                 pieces = list(self._queue)
                 self._queue.clear()
+                self._queued = 0
             if not pieces:
                 break
-            done: dict[int, int] = {}
             for stream, data in pieces:
-                done[stream] = done.get(stream, 0) + len(data)
+                self._used[stream] += len(data)
             # Before they are used: the guest sends the next window meanwhile.
-            self._agent.relay.soon(self._consumed, done)
+            self._agent.relay.soon(self._acknowledge, dict(self._used))
             yield from (data for _, data in pieces)
         if self._exited and self._code is None:
             raise AgentError("the guest went away")
@@ -189,12 +192,16 @@ class GuestTool:
         with self._news:
             if stream == _STDOUT or self._merged:
                 self._queue.append((stream, data))
+                self._queued += len(data)
             else:
                 self._errors += data
                 del self._errors[: -2 * _STDERR_LIMIT]
             self._news.notify_all()
-        if stream == _STDERR and not self._merged:
-            self._consumed({stream: len(data)})
+            waiting = self._queued
+        # A guest that waits for another thread here is a slow one: some windows are taken in advance, in large steps.
+        ahead = waiting <= AHEAD and self._received[stream] - self._acknowledged[stream] >= WINDOW // 4
+        if ahead or (stream == _STDERR and not self._merged):
+            self._acknowledge({stream: self._received[stream]})
 
     def eof(self, stream: int, offset: int) -> None:  # noqa: ARG002
         """Take the end of stdout (1) or stderr (2)."""
@@ -202,10 +209,11 @@ class GuestTool:
             self._ended.add(stream)
             self._news.notify_all()
 
-    def _consumed(self, sizes: dict[int, int]) -> None:
-        for stream, size in sizes.items():
-            self._acknowledged[stream] += size
-            self._agent.acknowledge(self._base, stream, self._acknowledged[stream])
+    def _acknowledge(self, offsets: dict[int, int]) -> None:
+        for stream, offset in offsets.items():
+            if offset > self._acknowledged[stream]:
+                self._acknowledged[stream] = offset
+                self._agent.acknowledge(self._base, stream, offset)
 
     def _end(self, code: int | None) -> None:
         with self._news:

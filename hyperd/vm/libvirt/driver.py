@@ -17,6 +17,7 @@ from hyperd.config import HypervisorConfig
 from hyperd.errors import Conflict, DriverError, HyperError, InvalidInput, NotFound, Timeout
 from hyperd.guest.image import find_guest
 from hyperd.vm.driver import (
+    RESUME_TIMEOUT,
     DiskSpec,
     HypervisorInfo,
     NicSpec,
@@ -293,9 +294,9 @@ class LibvirtDriver(VmDriver):
         guest = self._guest(vm_id)
         self._switch(guest, guest.pause, PowerState.PAUSED)
 
-    def resume(self, vm_id: str) -> None:
+    def resume(self, vm_id: str, *, timeout: float = RESUME_TIMEOUT) -> None:
         guest = self._guest(vm_id)
-        self._switch(guest, guest.resume, PowerState.RUNNING)
+        self._switch(guest, lambda: guest.resume(timeout=timeout), PowerState.RUNNING)
 
     def _switch(self, guest: Guest, switch: Callable[[], None], wanted: PowerState) -> None:
         with self._lock:

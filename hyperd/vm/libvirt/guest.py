@@ -59,9 +59,9 @@ class Guest:
         """Stop the CPUs."""
         call(self._domain.suspend, timeout=GUEST_TIMEOUT, brief=self._brief("Cannot pause"))
 
-    def resume(self) -> None:
-        """Let the CPUs run; fine when they do."""
-        call(self._domain.resume, timeout=GUEST_TIMEOUT, brief=self._brief("Cannot resume"))
+    def resume(self, *, timeout: float) -> None:
+        """Let the CPUs run, within ``timeout`` seconds; fine when they do."""
+        call(self._domain.resume, timeout=timeout, brief=self._brief("Cannot resume"))
 
     def destroy(self) -> None:
         """Stop the domain and free what libvirt made for it; fine when it has gone."""
