@@ -37,9 +37,8 @@ def setup(level: str, fmt: str = "logfmt") -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # Libraries are interesting only when something is wrong. pyroute2 sets its own level when it is loaded, but not
-    # those of its parts.
-    for name in ("alembic", "urllib3", "pyroute2.netlink", "pyroute2.iproute", "sqlalchemy", "asyncio"):
+    # Libraries are interesting only when something is wrong.
+    for name in ("alembic", "urllib3", "sqlalchemy", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

@@ -1,23 +1,31 @@
-"""The host bridge that the pods' taps are plugged into (rtnetlink through pyroute2).
-
-pyroute2 is imported inside the functions: it costs 0.2 s, which no command but the daemon should pay.
-"""
+"""The host bridge that the pods' taps are plugged into (rtnetlink(7))."""
 
 from __future__ import annotations
 
+import socket
+import struct
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from ipaddress import IPv4Interface, IPv4Network
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from ipaddress import IPv4Interface
 from pathlib import Path
-from typing import Any
 
 import structlog
 
 from hyperd.errors import Conflict, HostFault
+from hyperd.network.netlink import CREATE, EXCLUSIVE, NESTED, Netlink, attribute, attributes
 
 log = structlog.get_logger(__name__)
 
 _SYSCTL = Path("/proc/sys/net")
+# <linux/rtnetlink.h>, <linux/if_link.h>, <linux/if_addr.h>
+_NEWLINK, _DELLINK, _GETLINK, _SETLINK, _NEWADDR, _GETADDR = 16, 17, 18, 19, 20, 22
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_PROTINFO, _IFLA_LINKINFO = 1, 3, 4, 12, 18
+_INFO_KIND, _INFO_DATA, _BR_FORWARD_DELAY, _BRPORT_MODE = 1, 2, 1, 4
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_LABEL = 1, 2, 3
+_AF_BRIDGE, _IFF_UP = 7, 1
+_LINK = struct.Struct("=BxHiII")  # family, type, index, flags, which flags to change
+_ADDRESS = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
 
 
 class Bridge:
@@ -51,25 +59,27 @@ class Bridge:
             self._check_overlap(netlink)
             index = self._index(netlink)
             if index is None:
-                netlink.link("add", ifname=self.name, kind="bridge", address=self.mac, br_forward_delay=0)
-                index = netlink.link_lookup(ifname=self.name)[0]
+                index = self._make(netlink)
                 log.info("bridge made", bridge=self.name, address=str(self.address))
             self._ensure_address(netlink, index)
-            netlink.link("set", index=index, mtu=self.mtu, state="up")
+            up = _LINK.pack(socket.AF_UNSPEC, 0, index, _IFF_UP, _IFF_UP)
+            netlink.ask(_NEWLINK, up + attribute(_IFLA_MTU, struct.pack("=I", self.mtu)))
         self._switches()
 
     def current_mac(self) -> str:
         """Give the address the bridge really has: it may have been there before. Errors: HostFault."""
         with _netlink() as netlink:
             index = self._index(netlink)
-            return str(netlink.get_links(index)[0].get_attr("IFLA_ADDRESS")) if index is not None else self.mac
+            if index is None:
+                return self.mac
+            return _link(netlink, index).get(_IFLA_ADDRESS, b"").hex(":")
 
     def remove(self) -> None:
         """Remove the bridge; its ports are only unplugged. An absent bridge is fine. Errors: HostFault."""
         with _netlink() as netlink:
             index = self._index(netlink)
             if index is not None:
-                netlink.link("del", index=index)
+                netlink.ask(_DELLINK, _LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0))
                 log.info("bridge removed", bridge=self.name)
 
     def allow_hairpin(self, taps: Iterable[str]) -> None:
@@ -78,29 +88,39 @@ class Bridge:
         A pod that connects to a port of the host which it has published itself needs this when the kernel has
         br_netfilter: the address is then translated inside the bridge already. Errors: HostFault.
         """
+        hairpin = attribute(_IFLA_PROTINFO | NESTED, attribute(_BRPORT_MODE, b"\1"))
         with _netlink() as netlink:
             for tap in taps:
-                for index in netlink.link_lookup(ifname=tap):
-                    netlink.brport("set", index=index, mode=1)
+                index = _index_of(tap)
+                if index is not None:
+                    netlink.ask(_SETLINK, _LINK.pack(_AF_BRIDGE, 0, index, 0, 0) + hairpin)
 
-    def _index(self, netlink: Any) -> int | None:
-        found: list[int] = list(netlink.link_lookup(ifname=self.name))
-        if not found:
+    def _make(self, netlink: Netlink) -> int:
+        kind = attribute(_INFO_KIND, b"bridge")
+        data = attribute(_INFO_DATA | NESTED, attribute(_BR_FORWARD_DELAY, struct.pack("=I", 0)))
+        body = (
+            _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0),
+            attribute(_IFLA_IFNAME, self.name.encode() + b"\0"),
+            attribute(_IFLA_ADDRESS, bytes.fromhex(self.mac.replace(":", ""))),
+            attribute(_IFLA_LINKINFO | NESTED, kind, data),
+        )
+        netlink.ask(_NEWLINK, b"".join(body), flags=CREATE | EXCLUSIVE)
+        return socket.if_nametoindex(self.name)
+
+    def _index(self, netlink: Netlink) -> int | None:
+        index = _index_of(self.name)
+        if index is None:
             return None
-        info = netlink.get_links(found[0])[0].get_attr("IFLA_LINKINFO")
-        kind = info.get_attr("IFLA_INFO_KIND") if info else None
-        if kind != "bridge":
+        info = attributes(_link(netlink, index).get(_IFLA_LINKINFO, b""))
+        if info.get(_INFO_KIND, b"").rstrip(b"\0") != b"bridge":
             raise Conflict(
                 f"{self.name} exists and is not a bridge",
                 resolution="choose another name for [network] bridge",
             )
-        return found[0]
+        return index
 
-    def _ensure_address(self, netlink: Any, index: int) -> None:
-        present = [
-            IPv4Interface(f"{entry.get_attr('IFA_ADDRESS')}/{entry['prefixlen']}")
-            for entry in netlink.get_addr(family=2, index=index)
-        ]
+    def _ensure_address(self, netlink: Netlink, index: int) -> None:
+        present = [entry.interface for entry in _addresses(netlink) if entry.index == index]
         if self.address in present:
             return
         if present:
@@ -109,15 +129,17 @@ class Bridge:
                 details=", ".join(map(str, present)),
                 resolution=f"set [network] subnet to the bridge's, choose another, or: ip link del {self.name}",
             )
-        netlink.addr("add", index=index, address=str(self.address.ip), prefixlen=self.address.network.prefixlen)
+        packed = self.address.ip.packed
+        head = _ADDRESS.pack(socket.AF_INET, self.address.network.prefixlen, 0, 0, index)
+        body = head + attribute(_IFA_LOCAL, packed) + attribute(_IFA_ADDRESS, packed)
+        netlink.ask(_NEWADDR, body, flags=CREATE | EXCLUSIVE)
 
-    def _check_overlap(self, netlink: Any) -> None:
-        for entry in netlink.get_addr(family=2):
-            label = str(entry.get_attr("IFA_LABEL") or entry["index"])
-            used = IPv4Network(f"{entry.get_attr('IFA_ADDRESS')}/{entry['prefixlen']}", strict=False)
-            if label.split(":", maxsplit=1)[0] != self.name and used.overlaps(self.address.network):
+    def _check_overlap(self, netlink: Netlink) -> None:
+        for entry in _addresses(netlink):
+            used = entry.interface.network
+            if entry.label.split(":", maxsplit=1)[0] != self.name and used.overlaps(self.address.network):
                 raise Conflict(
-                    f"subnet {self.address.network} is in use on {label}",
+                    f"subnet {self.address.network} is in use on {entry.label}",
                     details=str(used),
                     resolution="choose another [network] subnet",
                 )
@@ -132,21 +154,50 @@ class Bridge:
         _sysctl(f"ipv6/conf/{self.name}/disable_ipv6", "1", optional=True)
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """An IPv4 address of the host. ``label`` is the name of its interface, or its index where it has none."""
+
+    index: int
+    label: str
+    interface: IPv4Interface
+
+
 def host_addresses() -> list[str]:
     """Give every IPv4 address of the host itself. Errors: HostFault."""
     with _netlink() as netlink:
-        return [str(entry.get_attr("IFA_ADDRESS")) for entry in netlink.get_addr(family=2)]
+        return [str(entry.interface.ip) for entry in _addresses(netlink)]
+
+
+def _addresses(netlink: Netlink) -> list[_Entry]:
+    found = []
+    for message in netlink.dump(_GETADDR, _ADDRESS.pack(socket.AF_INET, 0, 0, 0, 0)):
+        family, prefix, _, _, index = _ADDRESS.unpack_from(message)
+        values = attributes(message[_ADDRESS.size :])
+        address = values.get(_IFA_ADDRESS) or values.get(_IFA_LOCAL)
+        if family == socket.AF_INET and address is not None:
+            label = values.get(_IFA_LABEL, b"").rstrip(b"\0").decode("utf-8", "replace") or str(index)
+            found.append(_Entry(index, label, IPv4Interface((address, prefix))))
+    return found
+
+
+def _index_of(name: str) -> int | None:
+    with suppress(OSError):
+        return socket.if_nametoindex(name)
+    return None
+
+
+def _link(netlink: Netlink, index: int) -> dict[int, bytes]:
+    message = netlink.get(_GETLINK, _LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0))
+    return attributes(message[_LINK.size :])
 
 
 @contextmanager
-def _netlink() -> Iterator[Any]:
-    from pyroute2 import IPRoute
-    from pyroute2.netlink.exceptions import NetlinkError
-
+def _netlink() -> Iterator[Netlink]:
     try:
-        with IPRoute() as netlink:
+        with Netlink() as netlink:
             yield netlink
-    except (NetlinkError, OSError) as error:
+    except OSError as error:
         raise HostFault(
             "the network bridge could not be set up", details=str(error), resolution="run hyperd as root"
         ) from error

@@ -1,4 +1,4 @@
-"""Forgetting connections that the kernel tracks (nfnetlink_conntrack through pyroute2).
+"""Forgetting connections that the kernel tracks (<linux/netfilter/nfnetlink_conntrack.h>).
 
 Address translation is decided by a connection's first packet. A UDP client that keeps sending would therefore be
 sent to a pod that is gone, or past a pod that has just come.
@@ -7,46 +7,62 @@ sent to a pod that is gone, or past a pod that has just come.
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Iterable
-from itertools import islice
-from typing import Any
 
 import structlog
+
+from hyperd.network.netlink import NESTED, NETFILTER, Netlink, attribute, attributes
 
 log = structlog.get_logger(__name__)
 
 _LIMIT = 4096  # entries of one address; more would keep the caller waiting
 
 
+_GET, _DELETE = 1 << 8 | 1, 1 << 8 | 2
+_ORIG, _REPLY, _FILTER = 1, 2, 25
+_TUPLE_IP, _TUPLE_PROTO, _IP_SOURCE, _PROTO_NUMBER, _PROTO_PORT = 1, 2, 1, 1, 3
+# Which parts of a tuple the kernel compares (since Linux 5.8).
+_BY_SOURCE, _BY_PROTO, _BY_PORT = 1 << 0, 1 << 3, 1 << 5
+_HEAD = struct.pack("=BBH", socket.AF_INET, 0, 0)
+
+
 def forget_addresses(addresses: Iterable[str]) -> None:
     """Forget every connection to these pod addresses. Best effort: failures are logged."""
     for address in addresses:
-        _forget(reply={"saddr": address})
+        wanted = {(_TUPLE_IP, _IP_SOURCE): socket.inet_aton(address)}
+        _forget(_REPLY, wanted, compare=_BY_SOURCE, what=address)
 
 
 def forget_udp(ports: Iterable[int]) -> None:
     """Forget what is sent to these UDP ports, of this host or through it. Best effort: failures are logged."""
     for port in ports:
-        _forget(orig={"proto": socket.IPPROTO_UDP, "dport": port})
+        wanted = {
+            (_TUPLE_PROTO, _PROTO_NUMBER): bytes([socket.IPPROTO_UDP]),
+            (_TUPLE_PROTO, _PROTO_PORT): struct.pack("!H", port),
+        }
+        _forget(_ORIG, wanted, compare=_BY_PROTO | _BY_PORT, what=f"udp {port}")
 
 
-def _forget(*, orig: dict[str, Any] | None = None, reply: dict[str, Any] | None = None) -> None:
-    from pyroute2 import NFCTSocket
-    from pyroute2.netlink.exceptions import NetlinkError
-    from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple
-
-    wanted = NFCTAttrTuple(**(orig or reply or {}))
-    attribute = "CTA_TUPLE_ORIG" if orig else "CTA_TUPLE_REPLY"
+def _forget(side: int, wanted: dict[tuple[int, int], bytes], *, compare: int, what: str) -> None:
+    outer = next(iter(wanted))[0]
+    inner = [attribute(kind, value) for (_, kind), value in wanted.items()]
+    flags = attribute(side, struct.pack("=I", compare))
+    question = _HEAD + attribute(side | NESTED, attribute(outer | NESTED, *inner)) + attribute(_FILTER | NESTED, flags)
     try:
-        with NFCTSocket() as tracker:
-            entries = tracker.dump(**{"tuple_orig" if orig else "tuple_reply": wanted})
-            # Some kernels ignore the filter for replies, so the answer is checked.
-            mine = [e for e in islice(entries, _LIMIT) if wanted.nla_eq(socket.AF_INET, e.get_attr(attribute))]
-            for entry in mine:
-                original = NFCTAttrTuple.from_netlink(socket.AF_INET, entry.get_attr("CTA_TUPLE_ORIG"))
+        with Netlink(NETFILTER) as tracker:
+            # Some kernels ignore the filter, so the answer is checked.
+            found = (attributes(message[len(_HEAD) :]) for message in tracker.dump(_GET, question))
+            mine = [entry[_ORIG] for entry in found if _ORIG in entry and _fits(entry.get(side, b""), wanted)]
+            for original in mine[:_LIMIT]:
                 try:
-                    tracker.entry("del", tuple_orig=original)
-                except NetlinkError as error:
-                    log.debug("connection already gone", flow=str(original), error=str(error))
-    except (NetlinkError, OSError) as error:
-        log.warning("connections not forgotten", filter=str(wanted), error=str(error))
+                    tracker.ask(_DELETE, _HEAD + attribute(_ORIG | NESTED, original))
+                except OSError as error:
+                    log.debug("connection already gone", error=str(error))
+    except OSError as error:
+        log.warning("connections not forgotten", filter=what, error=str(error))
+
+
+def _fits(flow: bytes, wanted: dict[tuple[int, int], bytes]) -> bool:
+    parts = attributes(flow)
+    return all(attributes(parts.get(outer, b"")).get(kind) == value for (outer, kind), value in wanted.items())
