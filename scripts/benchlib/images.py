@@ -1,9 +1,10 @@
-"""Images: pull, push, save and load of one image of real files, beside podman and skopeo in the same rounds."""
+"""Images beside podman and skopeo in the same rounds: pull, push, save, load of real files; commit and build."""
 
 from __future__ import annotations
 
 import gzip
 import io
+import os
 import shutil
 import tarfile
 import tempfile
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from support.registry import Layer, RegistryServer
 
-from benchlib.podman import Podman
+from benchlib.podman import LIMITS, Podman
 from benchlib.scenarios import Context, Scenario
 from benchlib.target import wall
 
@@ -21,6 +22,9 @@ from benchlib.target import wall
 QUICK_SIZE, FULL_SIZE, LAYERS = 120_000_000, 500_000_000, 4
 SOURCES = ("/usr/lib", "/usr/bin", "/usr/share")
 REPOSITORY = "bench/large"
+CHANGED = 48  # MB that are new in a container that is committed, and in a context that is built
+_FILL = f"dd if=/dev/urandom of=/new bs=1M count={CHANGED} 2>/dev/null"
+_DOCKERFILE = "FROM {image}\nCOPY data /data\nRUN touch /one\nRUN touch /two\n"
 
 
 class ImagesScenario(Scenario):
@@ -38,11 +42,16 @@ class ImagesScenario(Scenario):
         size = QUICK_SIZE if self.context.quick else FULL_SIZE
         self._registry.push(REPOSITORY, "t", layers(size), oci=True)
         self._image = f"{self._registry.host}/{REPOSITORY}:t"
+        self._context = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="hyctx", dir="/tmp"))
+        Path(self._context, "Dockerfile").write_text(_DOCKERFILE.format(image=self.target.image), encoding="utf-8")
+        Path(self._context, "data").write_bytes(os.urandom(CHANGED * 10**6))
 
     def round(self) -> None:
         self._ours()
+        self._ours_made()
         if self.context.podman is not None:
             self._podman(self.context.podman)
+            self._podman_made(self.context.podman)
         if shutil.which("skopeo"):
             self._skopeo()
 
@@ -87,6 +96,27 @@ class ImagesScenario(Scenario):
             self.samples.add(f"images.load{key}.podman", wall(podman.command("load", "-q", "-i", archive + key)))
         podman.run("rmi", "-f", self._image)
         self._clear()
+
+    def _ours_made(self) -> None:
+        container = self.target.create("committed", ("sleep", "1000"))
+        self.target.start("committed")
+        self.target.execute(container, ("sh", "-c", _FILL))
+        self.samples.add("images.commit", wall(self.target.command("commit", container, "made/commit:t")))
+        self.target.remove("committed")
+        self.samples.add(
+            "images.build", wall(self.target.command("build", "--no-cache", "-t", "made/build:t", self._context))
+        )
+        self.target.ctl("rmi", "made/commit:t", "made/build:t")
+        self.target.api("POST", "/images/prune")
+
+    def _podman_made(self, podman: Podman) -> None:
+        podman.run("run", "-d", "--name", "committed", *LIMITS, self.target.image, "sleep", "1000")
+        podman.run("exec", "committed", "sh", "-c", _FILL)
+        self.samples.add("images.commit.podman", wall(podman.command("commit", "-q", "committed", "made/commit:t")))
+        podman.run("rm", "-f", "-t", "0", "committed")
+        words = ("build", "-q", "--no-cache", "--layers", "--isolation", "chroot", "-t", "made/build:t", self._context)
+        self.samples.add("images.build.podman", wall(podman.command(*words)))
+        podman.run("rmi", "-f", "made/commit:t", "made/build:t")
 
     def _skopeo(self) -> None:
         with RegistryServer() as empty:

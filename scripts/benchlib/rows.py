@@ -122,6 +122,14 @@ ROWS = (
     Row(key="images.save.oci", title="save, OCI layout", unit="s", peers=(("images.save.oci.podman", "podman save"),)),
     Row(key="images.load.oci", title="load of it", unit="s", peers=(("images.load.oci.podman", "podman load"),)),
     Row(
+        key="images.commit", title="commit of a running container with 48 MB of new data", unit="s",
+        peers=(("images.commit.podman", "podman commit"),),
+    ),
+    Row(
+        key="images.build", title="build: COPY of 48 MB, two RUNs", unit="s",
+        peers=(("images.build.podman", "podman build"),),
+    ),
+    Row(
         key="images.daemon.peak", title="daemon, its most memory until then", unit="MiB",
         goal="≤ 150 MiB", limit=150,
     ),

@@ -178,16 +178,18 @@ static int write_levels(struct level *level) {
 
 /* `size` bytes from `offset` on; what a file lost meanwhile is zeros. */
 static int write_content(int fd, uint64_t offset, uint64_t size) {
-  static char data[TAR_BUFFER];
   while (size) {
-    size_t want = size < sizeof data ? (size_t)size : sizeof data;
+    size_t want;
+    char *data = tar_room(&want);
+    if (!data)
+      return -1;
+    want = size < want ? (size_t)size : want;
     ssize_t count = RETRY(pread(fd, data, want, (off_t)offset));
     if (count < 0)
       return -1;
     if (count == 0)
       memset(data, 0, (size_t)(count = (ssize_t)want));
-    if (tar_write(data, (size_t)count) < 0)
-      return -1;
+    tar_added((size_t)count);
     offset += (uint64_t)count;
     size -= (uint64_t)count;
   }

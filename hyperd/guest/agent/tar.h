@@ -30,6 +30,8 @@ struct tar_member {
 };
 
 /* Output to stdout through a buffer. */
+char *tar_room(size_t *size); /* where more can be put by hand, at least one byte; NULL: errno */
+void tar_added(size_t size);
 int tar_write(const void *data, size_t size);
 int tar_flush(void);
 int tar_pad(uint64_t size);

@@ -32,6 +32,15 @@ int tar_flush(void) {
   return write_all(1, buffer, size);
 }
 
+char *tar_room(size_t *size) {
+  if (used == sizeof buffer && tar_flush() < 0)
+    return NULL;
+  *size = sizeof buffer - used;
+  return buffer + used;
+}
+
+void tar_added(size_t size) { used += size; }
+
 int tar_write(const void *data, size_t size) {
   const char *at = data;
   while (size) {
