@@ -45,7 +45,7 @@ def test_the_loopback_interface_and_its_address():
 
 def test_the_kernels_refusal_is_an_error():
     with Netlink() as netlink:
-        with pytest.raises(OSError) as caught:
+        with pytest.raises(OSError, match="No such device") as caught:
             netlink.get(GETLINK, LINK.pack(0, 0, 2**31 - 1, 0, 0))
         assert caught.value.errno == errno.ENODEV
         index = socket.if_nametoindex("lo")
