@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from zlib import adler32
 
 from hyperd.errors import InvalidInput, TooLarge
 
@@ -189,7 +190,7 @@ class TarReader:
         if not header or not header.strip(b"\0"):
             return None
         checksum = _number(header[148:156])
-        if sum(header) - sum(header[148:156]) + 256 != checksum:
+        if _sum(header) - sum(header[148:156]) + 256 != checksum:
             raise InvalidInput("a layer is not a tar archive or is damaged", details="bad header checksum")
         return header
 
@@ -375,7 +376,12 @@ def _block(entry: Entry, size: int) -> bytes:
         _field(entry.minor, 8),
         b"",
     )
-    return b"%b%06o\0 %b" % (header[:148], sum(header), header[156:])
+    return b"%b%06o\0 %b" % (header[:148], _sum(header), header[156:])
+
+
+def _sum(block: bytes) -> int:
+    """Add up the bytes of a block as ``sum``, but faster: half of Adler-32 is that, exact for 256 bytes."""
+    return (adler32(block[:256]) & 0xFFFF) + (adler32(block[256:]) & 0xFFFF) - 2
 
 
 def _field(value: int, width: int) -> bytes:
