@@ -184,7 +184,10 @@ class Waiting:
             status, kind = HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain; charset=utf-8"
             body = f"internal error (see the daemon's log, request {self._request_id})\n"
             if isinstance(self._failure, HyperError):
-                status, body = HTTPStatus(self._failure.status), f"{self._failure}\n"
+                # 499, for a client that has left, is no status of HTTP; it is seen when the daemon ends, too.
+                known = self._failure.status in HTTPStatus._value2member_map_
+                status = HTTPStatus(self._failure.status) if known else HTTPStatus.SERVICE_UNAVAILABLE
+                body = f"{self._failure}\n"
             else:
                 log.error("api.internal_error", request=self._request_id, exc_info=self._failure)
         data = body.encode("utf-8", "replace")

@@ -261,11 +261,16 @@ class LibvirtDriver(VmDriver):
         with self._lock:
             vm = self._vms.get(vm_id)
         pid = vm.pid if vm else read_pid(pidfile) if pidfile else None
+        # Of an earlier daemon that was killed while it started QEMU. When the process is not QEMU's, there is none, and
+        # libvirt may look for its monitor for longer than anybody should wait.
+        stray = vm is None and pid is not None
+        if vm is None and pid is not None:
+            reaper.watch(pid, vm_id)
         killed = pid is not None and reaper.kill(pid)
         if killed and pid is not None and not reaper.wait(pid, _DEATH_TIMEOUT):
             raise Timeout(f"Cannot destroy VM {vm_id}", details=f"QEMU, process {pid}, does not end after SIGKILL")
         forgetting = self._forget(host, vm_id)
-        if not killed:
+        if not killed and not stray:
             forgetting.result(_DEATH_TIMEOUT)
         for path in sockets:
             Path(path).unlink(missing_ok=True)
