@@ -435,7 +435,7 @@ def test_the_containers_cache_mode_is_the_pods_disks(
     options = [json.loads(word) for word in words if word.startswith("{")]
     (disk,) = [found for found in options if found.get("filename", "").endswith("/scratch.img")]
     assert disk["cache"] == {"direct": past_the_host, "no-flush": False}
-    (device,) = [found for found in options if found["driver"] == "scsi-hd" and found["lun"] == 0]
+    (device,) = [found for found in options if found.get("driver") == "scsi-hd" and found["lun"] == 0]
     assert device["write-cache"] == ("off" if guest_waits else "on")
     assert sh(host, "cache", "echo x > /f; cat /f") == "x\n"
 
