@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from hyperd.build.grammar import MAX_DOCKERFILE
+from hyperd.build.mountflags import parse_mount
 from hyperd.errors import HostFault, InvalidInput, NotSupported, TooLarge
 
 MAX_INSTRUCTIONS = 2000
@@ -43,6 +44,12 @@ _SHAPES: dict[str, tuple[int, int, frozenset[str]]] = {
     "VOLUME": (1, 9999, frozenset()),
     "WORKDIR": (1, 1, frozenset()),
 }
+# Flags of BuildKit, with the only value that means what happens here anyway.
+_BUILDKIT: dict[str, dict[str, str]] = {
+    "ADD": {"checksum": "", "keep-git-dir": "false", "unpack": "", "exclude": ""},
+    "COPY": {"parents": "false", "exclude": ""},
+    "RUN": {"network": "default", "security": "sandbox", "device": ""},
+}
 _NOT_IN_ONBUILD = frozenset({"FROM", "MAINTAINER", "ONBUILD"})
 
 
@@ -64,6 +71,7 @@ class Instruction:
         flags: ``--name=value`` by name; a flag without a value has ``true``.
         text: as written, lines joined. line: its number, from 1.
         trigger: what ONBUILD is to run later.
+        mounts: values of ``--mount``, the only flag that comes several times.
 
     """
 
@@ -75,6 +83,7 @@ class Instruction:
     line: int = 0
     heredocs: tuple[Heredoc, ...] = ()
     trigger: str = ""
+    mounts: tuple[str, ...] = ()
 
     @property
     def shown(self) -> str:
@@ -196,6 +205,7 @@ def _checked(entry: dict[str, object]) -> Instruction:
         line=number if isinstance(number, int) else 0,
         heredocs=_heredocs(text, heredocs),
         trigger=_trigger(text) if verb == "ONBUILD" else "",
+        mounts=tuple(str(flag).partition("=")[2] for flag in raw_flags if str(flag).startswith("--mount=")),
     )
     _check(instruction)
     return instruction
@@ -238,15 +248,19 @@ def _check(instruction: Instruction) -> None:
         raise _wrong(instruction, f"{verb} requires at least {least} argument{'s' if least != 1 else ''}")
     if count > most:
         raise _wrong(instruction, f"{verb} takes at most {most} argument{'s' if most != 1 else ''}")
-    for name in instruction.flags:
+    for name, value in instruction.flags.items():
+        if name in _BUILDKIT.get(verb, {}) and value != _BUILDKIT[verb][name]:
+            raise NotSupported(
+                f"Dockerfile line {instruction.line}: {verb} --{name}={value[:40]} is not supported",
+                resolution="leave it out",
+            )
         if name not in flags:
             raise _wrong(instruction, f"unknown flag: {name}")
     if verb == "SHELL" and not instruction.exec_form:
         raise _wrong(instruction, "SHELL requires the arguments to be in JSON form")
-    if verb == "RUN" and (unknown := instruction.flags.keys() & {"mount", "network", "security"}):
-        raise NotSupported(
-            f"Dockerfile line {instruction.line}: RUN --{min(unknown)} is not supported", resolution="leave it out"
-        )
+    for text in instruction.mounts:
+        if "$" not in text:  # else when its variables are known
+            parse_mount(text, line=instruction.line)
 
 
 def _check_trigger(instruction: Instruction) -> None:

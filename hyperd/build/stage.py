@@ -9,6 +9,7 @@ import structlog
 from hyperd.build.cache import chain
 from hyperd.build.copying import Copying
 from hyperd.build.dockerfile import Instruction
+from hyperd.build.mounts import Mounting
 from hyperd.build.state import Bench, StageState, Tools
 from hyperd.container.plan import DEFAULT_PATH, Program
 from hyperd.errors import Cancelled, HyperError, InvalidInput
@@ -73,19 +74,24 @@ class StageRunner(Bench):
             tty=False,
         )
 
+        mounting = Mounting(self, instruction.mounts, line=instruction.line)
+
         def work(directory: str) -> None:
             tools.reporter.say(f" ---> Running in {key[:12]}")
-            code = tools.workshop.run(program, self.state.layers, directory, tools.reporter.output)
+            volumes, files = mounting.prepare(directory)
+            code = tools.workshop.run(
+                program, self.state.layers, directory, tools.reporter.output, volumes=volumes, files=files
+            )
             if code:
                 shown = " ".join(argv)
                 raise HyperError(f"The command '{shown[:1000]}' returned a non-zero code: {code}")
             if tools.remove:
                 tools.reporter.say(f" ---> Removed intermediate container {key[:12]}")
 
-        key = chain(self.state.key, "RUN", argv, counted)
+        key = chain(self.state.key, "RUN", argv, counted, *mounting.identity)
         prefix = "".join(f"{name}={value} " for name, value in counted.items())
         shown = f"|{len(counted)} {prefix}" if counted else ""
-        self.make(key, shown + " ".join(argv), work)
+        self.make(key, shown + " ".join(argv), work, points=mounting.targets)
 
     def _run_argv(self, instruction: Instruction) -> list[str]:
         """Give what RUN runs; of here-documents the shell makes what it can, a lone one is the script."""

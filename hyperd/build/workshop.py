@@ -18,9 +18,10 @@ from hyperd.agent.client import AgentClient
 from hyperd.agent.plan import Op, Plan
 from hyperd.build import guest
 from hyperd.config import Config
-from hyperd.container.plan import Program, RootFs, container_plan
+from hyperd.container.plan import GuestProgram, Program, RootFs, container_plan
 from hyperd.container.process import exit_code_of
 from hyperd.container.states import SETUP_FAILED
+from hyperd.container.volumes import Mounted
 from hyperd.errors import AgentError
 from hyperd.image.service import ImageService
 from hyperd.network.service import NetworkService
@@ -79,6 +80,7 @@ class Workshop:
         self._cancelled = cancelled
         self._vm: Vm | None = None
         self._steps = 0
+        self.caches: dict[str, str] = {}  # of RUN --mount=type=cache: name to directory
 
     def close(self) -> None:
         """Take everything away."""
@@ -132,7 +134,16 @@ class Workshop:
         plan.mount("overlay", guestfs.ROOTFS, "overlay", 0, options).add(Op.OPENROOT, guestfs.ROOTFS)
         self.agent.run(plan.mkdir(path))
 
-    def run(self, program: Program, layers: Sequence[Below], work: str, say: Callable[[bytes], None]) -> int:
+    def run(
+        self,
+        program: Program,
+        layers: Sequence[Below],
+        work: str,
+        say: Callable[[bytes], None],
+        *,
+        volumes: Sequence[Mounted] = (),
+        files: Sequence[GuestProgram] = (),
+    ) -> int:
         """Run a program over layers; give its exit code (126 and 127 as a shell has them).
 
         Args:
@@ -140,15 +151,21 @@ class Workshop:
             layers: bottom first.
             work: from ``begin``.
             say: takes its output, stdout and stderr mixed.
+            volumes, files: what is mounted besides.
 
         Raises:
             AgentError: it could not be set up, or the guest is gone. Cancelled.
 
         """
         ident, base = new_name(), self.agent.new_base()
-        rootfs = RootFs(container_id=work.rpartition("/")[2], layers=self.lower(layers))
+        rootfs = RootFs(container_id=work.rpartition("/")[2], layers=self.lower(layers), volumes=volumes)
         plan = container_plan(
-            process=ident, base=base, spec=ContainerSpec(name=ident, image=""), program=program, rootfs=rootfs
+            process=ident,
+            base=base,
+            spec=ContainerSpec(name=ident, image=""),
+            program=program,
+            rootfs=rootfs,
+            files=files,
         )
         with GuestTool(self.agent, ident=ident, base=base, merged=True, cancelled=self._cancelled) as tool:
             try:

@@ -16,6 +16,7 @@ from hyperd.build.context import Context, digest_of
 from hyperd.build.dockerfile import parse_dockerfile, parse_instructions
 from hyperd.build.expand import expand, expand_text
 from hyperd.build.ignore import Ignore, matching
+from hyperd.build.mountflags import Mount, parse_mount
 from hyperd.errors import HyperError, InvalidInput, NotSupported, TooLarge
 
 
@@ -69,11 +70,39 @@ def test_bad_dockerfiles(text: str) -> None:
         parse_dockerfile(text.encode())
 
 
-def test_what_needs_buildkit_is_named() -> None:
-    with pytest.raises(NotSupported, match="--mount"):
-        parse_dockerfile(b"FROM a\nRUN --mount=type=cache,target=/x true")
+@pytest.mark.parametrize(
+    "line",
+    [
+        "RUN --mount=type=secret,id=x true",
+        "RUN --mount=type=ssh true",
+        "RUN --network=host true",
+        "RUN --security=insecure true",
+        "COPY --parents a b",
+        "ADD --checksum=sha256:0 a b",
+    ],
+)
+def test_what_needs_buildkit_is_named(line: str) -> None:
+    with pytest.raises(NotSupported, match=r"Dockerfile line 2: .*--"):
+        parse_dockerfile(f"FROM a\n{line}".encode())
+
+
+def test_dockerfiles_are_bounded() -> None:
     with pytest.raises(TooLarge):
         parse_dockerfile(b"FROM a\n" + b"RUN true\n" * 200_000)
+
+
+def test_mounts() -> None:
+    (run,) = parse_instructions("RUN --mount=type=cache,dst=/a --mount=target=/b,rw,from=x true")
+    assert run.mounts == ("type=cache,dst=/a", "target=/b,rw,from=x")
+    assert parse_mount('"target=/a, b",source=x', line=1) == Mount(
+        kind="bind", target="/a, b", read_only=True, options={"target": "/a, b", "source": "x"}
+    )
+    assert not parse_mount("type=bind,target=/a,readwrite=true", line=1).read_only
+    assert not parse_mount("type=cache,target=/a,ro=false", line=1).read_only
+    assert parse_mount("type=cache,target=/a,readonly", line=1).read_only
+    for bad in ("", "target", "target=", "target=/,x", "target=/a,mode=8", "type=cache,target=/a,uid=-1", "ro,ro"):
+        with pytest.raises(HyperError):
+            parse_mount(bad, line=1)
 
 
 VARIABLES = {"A": "1", "EMPTY": "", "WORD": "two words", "Q": '"'}

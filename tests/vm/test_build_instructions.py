@@ -378,3 +378,50 @@ def test_git_repositories_as_contexts(host: Host, tmp_path: Path):
         assert code == 400, (bad, text)
     assert not list((host.daemon.root / "builds").glob("build-*"))
     host.ok("rmi", "made/git")
+
+
+MOUNTS = """FROM {image} AS tools
+RUN mkdir -p /tools/deep && echo tool > /tools/deep/run && ln -s deep/run /tools/link && chown -R 5:6 /tools/deep
+FROM {image}
+ARG WHERE=/cache
+RUN --mount=type=cache,target=$WHERE,mode=0750,uid=7,gid=8 stat -c 'cache %a %u %g' /cache; echo kept > /cache/x
+RUN --mount=target=/ctx --mount=type=bind,source=one.txt,dst=/files/one,rw cat /ctx/dir/two /files/one; echo more >> \\
+ /files/one; wc -l /files/one; touch /ctx/no 2>&1; echo
+RUN --mount=type=bind,from=tools,source=/tools,target=/t --mount=from=tools,src=tools/deep/run,target=/r <<EOF
+stat -c 'stage %n %u %g' /t/deep/run; cat /t/link /r; touch /t/no || true
+EOF
+RUN --mount=type=tmpfs,target=/scratch/mem,size=64k --mount=type=cache,id=/cache,dst=/other,readonly \\
+ grep -c /scratch/mem /proc/mounts; cat /other/x; dd if=/dev/zero of=/scratch/mem/big bs=1k count=100 2>&1 | tail -1
+RUN ls -d /cache /ctx /files /t /r /other /scratch 2>&1 | sed 's/^/left: /'; cat /cache/x 2>&1
+"""
+
+
+def test_mounts_of_steps(host: Host):
+    files = {"Dockerfile": MOUNTS.replace("{image}", host.image), "one.txt": "one\n", "dir/two": "two\n"}
+    said = built(host, files, t="made/mounts")
+    for words in (
+        "cache 750 7 8\n",
+        "two\none\n2 /files/one\ntouch: /ctx/no: Read-only file system\n",
+        "stage /t/deep/run 5 6\ntool\ntool\ntouch: /t/no: Read-only file system\n",
+        "1\nkept\n64+0 records out\n",
+        "cat: can't open '/cache/x': No such file or directory\n",
+    ):
+        assert words in said, said
+    assert "left: ls: /cache: No such file" in said  # a mount point alone is no part of a layer
+    assert "Running in" not in built(host, files, t="made/mounts")
+    assert built(host, {**files, "dir/three": "3"}, t="made/mounts").count("Using cache") == 2
+    for bad, status in (
+        ("type=secret,id=x", 501), ("type=ssh", 501), ("type=odd,target=/x", 501), ("type=cache", 400),
+        ("type=cache,target=/", 400), ("type=cache,target=/x,sharing=odd", 400), ("target=/x,size=1", 501),
+        ("type=cache,target=/x,from=y", 501), ("type=tmpfs,target=/x,size=many", 400),
+        ("type=cache,target=/x,mode=9", 400), ("type=cache,target=/x,target=/y", 400),
+    ):  # fmt: skip
+        code, _, text = send(host, context({"Dockerfile": f"FROM {host.image}\nRUN --mount={bad} true\n"}))
+        assert code == status, (bad, text)
+    for bad in ("RUN --network=none true", "RUN --security=insecure true", "COPY --parents a b", "COPY --exclude=x a b",
+                "ADD --checksum=sha256:0 a b", "RUN --device=x true"):  # fmt: skip
+        code, _, text = send(host, context({"Dockerfile": f"FROM {host.image}\n{bad}\n"}))
+        assert (code, b"line 2" in text, b"not supported" in text) == (501, True, True), (bad, text)
+    assert "ok\n" in built(host, {"Dockerfile": f"FROM {host.image}\nRUN --network=default echo ok\n"}, t="made/mounts")
+    host.ok("rmi", "made/mounts")
+    host.assert_clean()

@@ -261,10 +261,10 @@ class LibvirtDriver(VmDriver):
         with self._lock:
             vm = self._vms.get(vm_id)
         pid = vm.pid if vm else read_pid(pidfile) if pidfile else None
-        # Of an earlier daemon that was killed while it started QEMU. When the process is not QEMU's, there is none, and
-        # libvirt may look for its monitor for longer than anybody should wait.
-        stray = vm is None and pid is not None
-        if vm is None and pid is not None:
+        # Of an earlier daemon that was killed while it started QEMU. Without a process that is QEMU's there is nothing
+        # to end, but libvirt may look for a monitor for longer than anybody should wait.
+        stray = vm is None and pidfile is not None and host.embedded
+        if stray and pid is not None:
             reaper.watch(pid, vm_id)
         killed = pid is not None and reaper.kill(pid)
         if killed and pid is not None and not reaper.wait(pid, _DEATH_TIMEOUT):
