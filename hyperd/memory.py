@@ -12,7 +12,7 @@ import sys
 
 # <malloc.h>
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-ARENAS = 2
+ARENAS = 1  # instead of up to eight for each CPU
 LARGE = 128 * 1024  # bytes; blocks from here on are mapped for themselves and go back to the kernel when freed
 # Imported by structlog for colours in tracebacks when it is there (hyperctl brings it): 4 MB the daemon has no use for.
 _UNWANTED = ("rich",)
