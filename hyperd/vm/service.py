@@ -414,7 +414,7 @@ class VmService(Pooling):
             if vm is None or vm.ending:
                 continue
             try:
-                words = last_words(vm.rundir / CONSOLE_LOG)
+                words = " / ".join(last_words(vm.rundir / CONSOLE_LOG).splitlines())
                 log.warning("vm.gone", vm=vm_id, pod=vm.pod_id, last_words=words)
                 self.destroy(vm)
                 self.on_gone(vm, True)
