@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from support.registry import Layer, RegistryServer
+from support.registry import Layer, RegistryServer, busybox_tar
 
 from benchlib.podman import LIMITS, Podman
 from benchlib.scenarios import Context, Scenario
@@ -42,8 +42,18 @@ class ImagesScenario(Scenario):
         size = QUICK_SIZE if self.context.quick else FULL_SIZE
         self._registry.push(REPOSITORY, "t", layers(size), oci=True)
         self._image = f"{self._registry.host}/{REPOSITORY}:t"
+        self._prepare_context()
+
+    def _prepare_context(self) -> None:
+        # podman builds on images that have a history only
+        history = {"history": [{"created": "2024-05-06T07:08:09Z", "created_by": "busybox"}]}
+        self._registry.push("bench/base", "t", [Layer(busybox_tar())], config=history)
+        base = f"{self._registry.host}/bench/base:t"
+        self.target.ctl("pull", base)
+        if self.context.podman is not None:
+            self.context.podman.pull(base)
         self._context = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="hyctx", dir="/tmp"))
-        Path(self._context, "Dockerfile").write_text(_DOCKERFILE.format(image=self.target.image), encoding="utf-8")
+        Path(self._context, "Dockerfile").write_text(_DOCKERFILE.format(image=base), encoding="utf-8")
         Path(self._context, "data").write_bytes(os.urandom(CHANGED * 10**6))
 
     def round(self) -> None:

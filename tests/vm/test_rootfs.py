@@ -16,6 +16,7 @@ from tests.functional.test_layer_rootfs import CORPUS
 from tests.support.oracles import PodmanStore
 from tests.support.registry import Layer, RegistryServer, directory, layer_tar, member
 from tests.support.rootfs import umoci_view
+from tests.support.until import until
 from tests.vm.conftest import Host
 
 pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.root, pytest.mark.timeout(240)]
@@ -195,3 +196,18 @@ def test_a_file_of_more_than_4_gib_with_holes(host: Host, registry: RegistryServ
     see_both_ways(
         host, registry, tool, tmp_path, "large", [layer_tar([directory("etc")]), tar, layer_tar([member("x")])]
     )
+
+
+def test_a_root_that_a_container_changes(host: Host) -> None:
+    pod = host.pod("rooted", "chmod 1731 / && chown 5:6 / && echo done; sleep 1000")
+    until(lambda: "done" in host.ok("logs", pod))
+    host.ok("commit", pod, "made/rooted:t")
+    assert host.ok("run", "--rm", "made/rooted:t", "stat", "-c", "%a %u %g", "/") == "1731 5 6\n"
+    host.ok("stop", pod)
+    host.ok("start", pod)
+    host.ok("exec", pod, "chmod", "700", "/")  # the container's own from now on
+    host.ok("stop", pod)
+    host.ok("commit", pod, "made/rooted:t")
+    assert host.ok("run", "--rm", "made/rooted:t", "stat", "-c", "%a %u %g", "/") == "700 5 6\n"
+    host.ok("rm", pod)
+    host.ok("rmi", "made/rooted:t")
