@@ -43,9 +43,7 @@ def _mounted(plan: Plan, lower: Sequence[str], work: str = "") -> Plan:
     return plan.mount("overlay", guestfs.ROOTFS, "overlay", 0 if work else MS_RDONLY, overlay_of(lower, work=work))
 
 
-def packed(
-    agent: AgentClient, *, upper: str, lower: Sequence[str], cancelled: Cancel, points: Sequence[str] = ()
-) -> Iterator[bytes]:
+def packed(agent: AgentClient, *, upper: str, lower: Sequence[str], cancelled: Cancel) -> Iterator[bytes]:
     """Give an upper directory as the tar of a layer.
 
     Args:
@@ -53,14 +51,13 @@ def packed(
         upper: path in the guest.
         lower: the directories below it, bottom first.
         cancelled: asked while something is waited for.
-        points: further mount points, which are left out when nothing else was done to them.
 
     Raises:
         AgentError: the guest refuses or is gone. Cancelled: it was asked for.
 
     """
     plan, ident, base = _tool_plan(agent)
-    _mounted(plan, lower).argv([PROGRAM, "--pack", upper, guestfs.ROOTFS, *MOUNT_POINTS, *points])
+    _mounted(plan, lower).argv([PROGRAM, "--pack", upper, guestfs.ROOTFS, *MOUNT_POINTS])
     with GuestTool(agent, ident=ident, base=base, cancelled=cancelled) as tool:
         tool.start(plan)
         tool.feed(())

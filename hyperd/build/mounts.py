@@ -63,11 +63,6 @@ class Mounting:
                 self._find(index, mount)
 
     @property
-    def targets(self) -> list[str]:
-        """Where they are mounted, without a slash at the beginning."""
-        return [target.lstrip("/") for target in self._targets.values()]
-
-    @property
     def identity(self) -> list[object]:
         """What the step's key has of them; what is in a cache does not count."""
         found: list[object] = []

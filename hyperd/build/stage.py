@@ -91,7 +91,7 @@ class StageRunner(Bench):
         key = chain(self.state.key, "RUN", argv, counted, *mounting.identity)
         prefix = "".join(f"{name}={value} " for name, value in counted.items())
         shown = f"|{len(counted)} {prefix}" if counted else ""
-        self.make(key, shown + " ".join(argv), work, points=mounting.targets)
+        self.make(key, shown + " ".join(argv), work)
 
     def _run_argv(self, instruction: Instruction) -> list[str]:
         """Give what RUN runs; of here-documents the shell makes what it can, a lone one is the script."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from hyperd.build import guest
@@ -78,16 +78,8 @@ class Bench:
 
     # -- steps that change files
 
-    def make(self, key: str, created_by: str, work: Callable[[str], None], *, points: Sequence[str] = ()) -> None:
-        """Take a step's layer from the cache, or make it.
-
-        Args:
-            key: all that it depends on.
-            created_by: for the history.
-            work: fills the upper directory it is given.
-            points: mount points of the step, which are no part of its layer.
-
-        """
+    def make(self, key: str, created_by: str, work: Callable[[str], None]) -> None:
+        """Take a step's layer from the cache, or make it: ``work`` fills the upper directory it is given."""
         state, tools = self.state, self.tools
         found = None if self._cache_broken else tools.cache.find(key, tools.intake)
         if found is not None:
@@ -95,14 +87,14 @@ class Bench:
             made = Below(diff_id=found) if found else None
         else:
             self._cache_broken = True
-            made = self._make(work, points)
+            made = self._make(work)
             tools.cache.note(key, made.diff_id if made else "")
         if made is not None:
             state.layers.append(made)
         state.key = key
         state.draft.add_history(created_by, empty=made is None)
 
-    def _make(self, work: Callable[[str], None], points: Sequence[str]) -> Below | None:
+    def _make(self, work: Callable[[str], None]) -> Below | None:
         tools = self.tools
         directory = tools.workshop.begin()
         upper = tools.workshop.upper()
@@ -112,7 +104,6 @@ class Bench:
             upper=upper,
             lower=tools.workshop.lower(self.state.layers),
             cancelled=tools.cancelled,
-            points=points,
         )
         layer = guest.add_layer(tools.intake, stream)
         return None if layer is None else Below(diff_id=layer.diff_id, upper=upper)

@@ -179,7 +179,14 @@ class Workshop:
             tool.feed(())
             for piece in tool.output():
                 say(piece)
-            return tool.wait()
+            code = tool.wait()
+        if points := [*(volume.path for volume in volumes), *(file.target for file in files)]:
+            # What was made only to mount something on it is no part of the step; nothing else can be there.
+            plan = Plan().add(Op.OPENROOT, f"{work}/upper")
+            for point in points:
+                plan.add(Op.REMOVE, point)
+            self.agent.run(plan)
+        return code
 
     def _path(self, diff_id: str) -> Path:
         return self._services.images.layer_path(diff_id)
