@@ -14,8 +14,9 @@ from hyperd.network.service import Lease, NetworkService
 from hyperd.pod import netplan, views
 from hyperd.pod.model import PodSpec, PortSpec, ServiceSpec, parse_ports
 from hyperd.pod.records import PodRecords
-from hyperd.pod.spec import dump_pod, parse_pod
+from hyperd.pod.spec import dump_pod
 from hyperd.pod.states import WITH_VM, PodState
+from hyperd.pod.stored import stored_pod
 from hyperd.vm import ipvs
 from hyperd.vm.model import Vm, require_running
 from hyperd.vm.service import VmService
@@ -192,7 +193,7 @@ class PodNetwork:
             row = self._records.get(pod_id)
         except NotFound as error:
             raise NotFound(f"Pod {pod_id} not found") from error
-        return PodState(row.state), parse_pod(row.spec)
+        return PodState(row.state), stored_pod(row.spec)
 
     def _with_vm(self, pod_id: str) -> PodSpec:
         state, spec = self._spec(pod_id)

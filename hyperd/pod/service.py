@@ -31,8 +31,9 @@ from hyperd.pod.network import PodNetwork
 from hyperd.pod.ready import ReadyVms
 from hyperd.pod.records import PodRecords
 from hyperd.pod.scratch import make_scratch
-from hyperd.pod.spec import dump_pod, parse_pod
+from hyperd.pod.spec import dump_pod
 from hyperd.pod.states import WITH_VM, PodState, list_word
+from hyperd.pod.stored import stored_pod
 from hyperd.pod.views import PodView
 from hyperd.vm import guestfs
 from hyperd.vm.model import HostFiles, Vm, require_running
@@ -133,7 +134,7 @@ class PodService:
         with self._locks.locked(pod_id, "start"):
             row = self.records.get(pod_id)
             state = PodState(row.state)
-            spec = parse_pod(row.spec)
+            spec = stored_pod(row.spec)
             if state == PodState.PAUSED:
                 raise NotAlive(f"the pod {pod_id} is paused", resolution="unpause it")
             if state == PodState.RUNNING:
@@ -251,7 +252,7 @@ class PodService:
         described = [self._containers.describe(container) for container in containers]
         vm = self._vms.of_pod(pod_id)
         leases = self._network.leases(pod_id) if vm else []
-        spec = parse_pod(row.spec)
+        spec = stored_pod(row.spec)
         return views.pod_info(
             row,
             spec,
@@ -299,7 +300,7 @@ class PodService:
         row = self.records.get(pod_id)
         if row.state != PodState.STOPPED:
             return None
-        vm = self._raise_vm(parse_pod(row.spec), "")
+        vm = self._raise_vm(stored_pod(row.spec), "")
         log.info("pod.revived", pod=pod_id, vm=vm.id)
         self._tell("start", pod_id, row.labels, vm=vm.id, by="policy")
         return vm
