@@ -91,10 +91,14 @@ class VmPool:
         if self.size:
             self._thread.start()
 
-    def close(self) -> None:
-        """Stop filling."""
+    def end(self) -> None:
+        """Begin nothing more; returns at once."""
         self._closed.set()
         self._wake.set()
+
+    def close(self) -> None:
+        """Stop filling."""
+        self.end()
         if self._thread.is_alive():
             self._thread.join(self._vms.boot_timeout)
 

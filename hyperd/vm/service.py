@@ -110,6 +110,10 @@ class VmService(Pooling):
 
     def close(self) -> None:
         """Let go of every VM; they run on, but for those of the pool."""
+        self.pool.end()
+        for vm in self.all():
+            if vm.hidden and vm.state == BOOTING:
+                vm.agent.close()  # its boot for the pool need not be waited for: it fails, and leaves nothing
         self.pool.close()
         self._stall.close()
         with self._lock:
