@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import io
+import json
 import stat
 import tarfile
 
@@ -219,4 +220,30 @@ def test_a_vm_that_dies_in_a_commit_leaves_nothing(host: Host):
     until(lambda: sorted((host.daemon.root / "images").rglob("*")) == files)
     assert host.ctl("run", "--rm", "made/never").returncode != 0
     host.ok("rm", name)
+    host.assert_clean()
+
+
+def test_all_parameters_by_either_name_of_stopped_and_of_new_containers(host: Host):
+    host.daemon.json("POST", "/pod/create", body={"id": "new", "containers": [{"name": "new-c", "image": host.image}]})
+    changes = ["ENV N=1", 'CMD ["echo", "made"]', "HEALTHCHECK --retries=2 CMD true", "ONBUILD RUN x", "STOPSIGNAL 9"]
+    image = commit(host, "new-c", repo="made/params", tag="new", author="A <a@x>", message="why", pause="no",
+                   change=json.dumps(changes))  # fmt: skip
+    whole = host.daemon.json("GET", "/image/inspect", imageId="made/params:new")
+    assert (whole["Author"], whole["Comment"], whole["Id"]) == ("A <a@x>", "why", image)
+    config = whole["Config"]
+    assert (config["Cmd"], config["StopSignal"], config["OnBuild"]) == (["echo", "made"], "9", ["RUN x"])
+    assert config["Healthcheck"] == {"Test": ["CMD-SHELL", "true"], "Retries": 2}
+    assert len(whole["RootFS"]["Layers"]) == 1
+    host.ok("rm", "new")
+    assert host.ctl("run", "--rm", "made/params:new").stdout == b"made\n"
+    name = host.pod("halted", "echo kept > /kept; sleep 1000")
+    until(lambda: host.ctl("exec", name, "cat", "/kept").stdout == b"kept\n")
+    host.ok("stop", name)
+    image = commit(host, name, repo="made/params", comment="stopped", author="B", pause="1",
+                   changes=json.dumps(['CMD ["cat", "/kept"]', "LABEL a=b"]))  # fmt: skip
+    whole = host.daemon.json("GET", "/image/inspect", imageId=image)
+    assert (whole["Author"], whole["Comment"], whole["Config"]["Labels"]) == ("B", "stopped", {"a": "b"})
+    host.ok("rm", name)
+    assert host.ctl("run", "--rm", "made/params").stdout == b"kept\n"
+    host.ok("rmi", "made/params", "made/params:new")
     host.assert_clean()
