@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import socket
@@ -16,12 +17,13 @@ from typing import Self
 from benchlib.procs import cpu_seconds
 from hyperd.agent import frames
 from hyperd.vm.driver import CONTROL_PORT, STREAM_PORT
+from hyperd.vm.libvirt.tsc import TscClock
 
 TIMEOUT = 60.0
 # As hyperd's for one CPU under TCG; the floor must not win by a worse kernel command line, nor lose.
 CMDLINE = (
     "console=ttyS0 quiet panic=-1 mitigations=off cryptomgr.notests rcupdate.rcu_expedited=1 8250.nr_uarts=1"
-    " no_timer_check noreplace-smp noapictimer"
+    " no_timer_check noreplace-smp noapictimer scsi_mod.scan=manual"
 )
 _FIRMWARE = ("/usr/share/qemu/qboot.rom", "/usr/share/qemu-firmware/qboot.rom")
 # No ACPI tables, no PCI: the least that boots. The timer chip stays, the command line above needs it.
@@ -35,6 +37,12 @@ class Boot:
 
     wall: float
     cpu: float
+
+
+@functools.cache
+def _cmdline() -> str:
+    khz = TscClock().khz()
+    return f"{CMDLINE} tsc_early_khz={khz}" if khz else CMDLINE
 
 
 class RawVm:
@@ -116,7 +124,7 @@ class RawVm:
         words += ["-accel", "tcg,tb-size=64", "-cpu", "max,la57=off,erms=off,fsrm=off", "-m", str(memory)]
         words += ["-nodefaults", "-no-user-config", "-display", "none"]
         words += ["-no-reboot", *(("-bios", firmware) if firmware else ())]
-        words += ["-kernel", str(kernel), "-initrd", str(initrd), "-append", CMDLINE]
+        words += ["-kernel", str(kernel), "-initrd", str(initrd), "-append", _cmdline()]
         words += ["-serial", f"file:{self.directory}/console"]
         words += ["-device", "virtio-serial-device" if micro else "virtio-serial-pci,addr=2"]
         for number, (name, file) in enumerate(((CONTROL_PORT, "control"), (STREAM_PORT, "stream")), start=1):
