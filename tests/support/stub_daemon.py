@@ -185,7 +185,8 @@ class StubEngine:
         self.events = EventBus()
         self.system = SimpleNamespace(
             check_vcpu=lambda count: None,
-            info=lambda: {"Pods": 0, "ID": os.getpid(), "Containers": 0}, version=lambda: {"Version": "x", "ID": 1}
+            info=lambda: {"Pods": 0, "ID": os.getpid(), "Containers": 0},
+            version=lambda: {"Version": "x", "ID": 1},
         )
 
     def reconfigure(self, config) -> None:

@@ -129,7 +129,10 @@ def _verdict(guest: ProbeGuest) -> Choice:
     took = time.monotonic() - started
     if proof:
         return Choice(accelerator="kvm", reason=f"a guest booted with it in {took:.2f} s")
-    return Choice(accelerator="tcg", reason=f"{KVM_DEVICE} exists, but no guest booted with it within {took:.0f} s")
+    how = "QEMU gave up" if took < DEADLINE else "nothing was heard of it"
+    return Choice(
+        accelerator="tcg", reason=f"{KVM_DEVICE} exists, but no guest booted with it: {how} after {took:.1f} s"
+    )
 
 
 def boots(guest: ProbeGuest, *, accelerator: str, deadline: float) -> bool:
