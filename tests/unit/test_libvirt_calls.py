@@ -122,7 +122,7 @@ def test_life_of_a_guest(connection: libvirt.virConnect) -> None:
     assert guest.state() is PowerState.PAUSED
     with pytest.raises(DriverError):  # QEMU's driver calls it an invalid operation, the test driver an internal error
         guest.pause()
-    guest.resume()
+    guest.resume(timeout=5)
     assert guest.state() is PowerState.RUNNING
     assert guest.describe().root == ""
     guest.destroy()
