@@ -125,9 +125,9 @@ def test_more_input_than_the_window_is_cut_at_the_window(host: Host, tmp_path: P
     host.pump(lambda: not host.stream.queue)
     received = int(host.states()["g"][4])
     assert WINDOW <= received < 8 * MAX_CHUNK
+    go.touch()
     host.pump(lambda: host.input_acks.get(base, (0, False))[0] == received)
     host.send_stream(offset_frame(FrameType.EOF, base, received))
-    go.touch()
     assert host.finish("g", base) == (0, bytes(received), b"")
 
 
