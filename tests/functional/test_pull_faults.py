@@ -331,8 +331,9 @@ def test_cancelling_is_quick_even_when_the_registry_is_silent(host: Host, regist
     def fault(handler: Any, path: str) -> bool:
         if f"/{where}s/" not in path or (where == "blob" and len(registry.blobs[path.rpartition("/")[2]]) < 10_000):
             return False
+        size = len(registry.blobs[path.rpartition("/")[2]]) if where == "blob" else 1_000_000
         handler.send_response(200)
-        handler.send_header("Content-Length", "1000000")
+        handler.send_header("Content-Length", str(size))
         handler.end_headers()
         handler.wfile.write(b"x" * 10)
         handler.wfile.flush()
@@ -628,7 +629,7 @@ def test_a_registry_that_drips_is_given_up(tmp_path: Path, registry: FaultyRegis
     def drip(handler: Any, status: int = 200) -> None:
         dripped.append(handler.path)
         handler.send_response(status)
-        handler.send_header("Content-Length", "1000000")
+        handler.send_header("Content-Length", str(len(registry.blobs[digest]) if where == "blob" else 1_000_000))
         handler.end_headers()
         for _ in range(1000):
             handler.wfile.write(b"x")
