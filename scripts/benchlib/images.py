@@ -108,16 +108,17 @@ class ImagesScenario(Scenario):
         self._clear()
 
     def _ours_made(self) -> None:
-        container = self.target.create("committed", ("sleep", "1000"))
-        self.target.start("committed")
-        self.target.execute(container, ("sh", "-c", _FILL))
-        self.samples.add("images.commit", wall(self.target.command("commit", container, "made/commit:t")))
-        self.target.remove("committed")
-        self.samples.add(
-            "images.build", wall(self.target.command("build", "--no-cache", "-t", "made/build:t", self._context))
-        )
+        with self.target.apart() as target:  # a connection of long ago would be closed by now
+            container = target.create("committed", ("sleep", "1000"))
+            target.start("committed")
+            target.execute(container, ("sh", "-c", _FILL))
+            self.samples.add("images.commit", wall(target.command("commit", container, "made/commit:t")))
+        words = ("build", "--no-cache", "-t", "made/build:t", self._context)
+        self.samples.add("images.build", wall(self.target.command(*words)))
+        self.target.ctl("rm", "committed")
         self.target.ctl("rmi", "made/commit:t", "made/build:t")
-        self.target.api("POST", "/images/prune")
+        with self.target.apart() as target:
+            target.api("POST", "/images/prune")
 
     def _podman_made(self, podman: Podman) -> None:
         podman.run("run", "-d", "--name", "committed", *LIMITS, self.target.image, "sleep", "1000")
