@@ -43,6 +43,7 @@ from hyperd.stream.relay import Relay
 log = structlog.get_logger(__name__)
 
 CONNECT_PAUSE = 0.005
+GREETING_TIMEOUT = 3.0  # seconds for a guest that has answered before
 REQUEST_TIMEOUT = 30.0
 
 
@@ -113,6 +114,9 @@ class _Port(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing():
             raise AgentError("the connection to the guest's agent is gone")
         self._transport.write(data)
+
+    def disown(self) -> None:
+        self._on_lost = lambda: None
 
     def close(self) -> None:
         if self._transport is not None:
@@ -300,14 +304,34 @@ class AgentClient:
 
     async def _connect(self, *, fresh: bool) -> None:
         try:
-            self._control = await self._open(self._paths[0], fresh=fresh, on_frame=self._on_control)
-            self._stream = await self._open(self._paths[1], fresh=fresh, on_frame=self._on_stream)
-            self.boot_id = await self._control.ready
-            await self._stream.ready
+            while True:
+                try:
+                    # A guest that goes on after a pause can miss the host that came meanwhile: it is told again.
+                    await asyncio.wait_for(self._greet(fresh=fresh), None if fresh else GREETING_TIMEOUT)
+                except TimeoutError:
+                    log.warning("agent.silent", vm=self.name)
+                    await self._drop_ports()
+                else:
+                    return
         except BaseException:
             self._lost = True
             self._close()
             raise
+
+    async def _greet(self, *, fresh: bool) -> None:
+        self._control = await self._open(self._paths[0], fresh=fresh, on_frame=self._on_control)
+        self._stream = await self._open(self._paths[1], fresh=fresh, on_frame=self._on_stream)
+        self.boot_id = await self._control.ready
+        await self._stream.ready
+
+    async def _drop_ports(self) -> None:
+        """Close the ports without anybody taking it for the guest's end."""
+        for port in (self._control, self._stream):
+            if port is not None:
+                port.disown()
+                port.close()
+        self._control = self._stream = None
+        await asyncio.sleep(CONNECT_PAUSE)
 
     async def _open(self, path: Path, *, fresh: bool, on_frame: Callable[[Frame], None]) -> _Port:
         def make() -> _Port:
