@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import socket
 import threading
@@ -64,15 +65,17 @@ def building(host: Host, dockerfile: str, *, cut: int = 0) -> Iterator[Callable[
         client.sendall(head.encode() + data[: len(data) - cut])
 
         def read() -> None:
-            while piece := client.recv(65536):
-                seen.extend(piece)
+            with contextlib.suppress(ConnectionError):  # the daemon is killed in the middle
+                while piece := client.recv(65536):
+                    seen.extend(piece)
 
         reader = threading.Thread(target=read)
         reader.start()
         try:
             yield lambda: bytes(seen)
         finally:
-            client.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
             reader.join()
 
 
@@ -136,11 +139,14 @@ def test_a_good_end_ends_builds_and_commits(host: Host):
         assert host.daemon.stop() == 0
         assert b'"error"' in seen() or not seen().endswith(b"0\r\n\r\n")
     client.join()
-    assert set((host.daemon.root / "images").rglob("*")) == files
+    finished = codes == [200]  # on a quick machine, within the time that requests under way are given
+    assert finished or set((host.daemon.root / "images").rglob("*")) == files
     assert list((host.daemon.root / "pods").glob("build-*")) == []
     host.daemon.start()
     check(host)
-    assert codes != [200]
+    assert bool(names(host)) == finished
+    if finished:
+        host.ok("rmi", "made/never")
     host.ok("rm", "busy")
     host.assert_clean()
 
