@@ -23,6 +23,7 @@ from support.daemon import PROJECT, HyperdLauncher, UnixConnection
 
 HYPERCTL = str(Path(sys.executable).with_name("hyperctl"))
 TIMEOUT = 120.0
+FRESH = 2.0  # seconds that a connection is used again after; the daemon keeps idle ones somewhat longer
 _OPENED = re.compile(r"event=hypervisor\.open accelerator=(\w+)")
 _BOOTED = re.compile(r"event=vm\.booted .*create_ms=(\d+) ready_ms=(\d+)")
 _FRAME_HEADER = 8
@@ -59,6 +60,7 @@ class Target:
         text = self.daemon.config_path.read_text().replace('log_level = "debug"', 'log_level = "info"')
         self.daemon.config_path.write_text(text)
         self._connection: UnixConnection | None = None
+        self._used = 0.0
         self.daemon.start()
         self.ctl("pull", image)
 
@@ -107,6 +109,9 @@ class Target:
 
     def api(self, method: str, path: str, *, body: object = None, **query: str | int) -> Any:
         """Ask over the connection that is kept alive; give the decoded answer. Errors: RequestFailed, OSError."""
+        if self._connection is not None and time.monotonic() - self._used > FRESH:
+            self._connection.close()  # the daemon has closed it by now, or is about to
+            self._connection = None
         if self._connection is None:
             self._connection = UnixConnection(self.daemon.socket, TIMEOUT)
         target = f"{path}?{urllib.parse.urlencode(query)}" if query else path
@@ -116,6 +121,7 @@ class Target:
             self._connection.request(method, target, body=data, headers=headers)
             answer = self._connection.getresponse()
             text = answer.read()
+            self._used = time.monotonic()
         except (OSError, http.client.HTTPException):
             self._connection.close()
             self._connection = None
