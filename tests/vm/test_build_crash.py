@@ -170,7 +170,7 @@ def test_killed_in_a_commit(host: Host, stopped: bool):
         assert names(host) == []
     if stopped:
         host.ok("start", "big")
-    before = host.ok("exec", "big", "cat", "/count")
+    before = until(lambda: host.ctl("exec", "big", "cat", "/count").stdout.decode())
     until(lambda: host.ok("exec", "big", "cat", "/count") != before)  # it is not frozen
     image = host.daemon.json("POST", "/container/commit", container="big", repo="made/big", pause="1")["ID"]
     sums = [
