@@ -170,7 +170,8 @@ def test_killed_in_a_commit(host: Host, stopped: bool):
         assert names(host) == []
     if stopped:
         host.ok("start", "big")
-    before = until(lambda: host.ctl("exec", "big", "cat", "/count").stdout.decode())
+    until(lambda: host.ctl("exec", "big", "cat", "/count").stdout)
+    before = host.ok("exec", "big", "cat", "/count")
     until(lambda: host.ok("exec", "big", "cat", "/count") != before)  # it is not frozen
     image = host.daemon.json("POST", "/container/commit", container="big", repo="made/big", pause="1")["ID"]
     sums = [
