@@ -180,13 +180,16 @@ class Workshop:
             for piece in tool.output():
                 say(piece)
             code = tool.wait()
-        if points := [*(volume.path for volume in volumes), *(file.target for file in files)]:
-            # What was made only to mount something on it is no part of the step; nothing else can be there.
+        self._remove_points(work, [*(volume.path for volume in volumes), *(file.target for file in files)])
+        return code
+
+    def _remove_points(self, work: str, points: Sequence[str]) -> None:
+        """Take away what was made only to mount something on it: it is no part of the step, and nothing is in it."""
+        if points:
             plan = Plan().add(Op.OPENROOT, f"{work}/upper")
             for point in points:
                 plan.add(Op.REMOVE, point)
             self.agent.run(plan)
-        return code
 
     def _path(self, diff_id: str) -> Path:
         return self._services.images.layer_path(diff_id)

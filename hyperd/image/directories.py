@@ -12,6 +12,7 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from hyperd.image import tarstream
 from hyperd.image.tarstream import BLOCK, DIRECTORY, Entry
@@ -125,10 +126,18 @@ def with_parents(paths: Iterable[bytes]) -> set[bytes]:
     """Give paths and all directories above them."""
     found: set[bytes] = {b""}
     for path in paths:
-        while path and path not in found:
-            found.add(path)
-            path = path.rpartition(b"/")[0]  # noqa: PLW2901 - climbing
+        for name in chain([path], above(path)):
+            if name in found:
+                break
+            found.add(name)
     return found
+
+
+def above(path: bytes) -> Iterator[bytes]:
+    """Give the directories above a path, the nearest first, the root last; of the root none."""
+    while path:
+        path = path.rpartition(b"/")[0]
+        yield path
 
 
 def shown(path: bytes, layers: Sequence[Notes]) -> Attributes:
@@ -136,9 +145,9 @@ def shown(path: bytes, layers: Sequence[Notes]) -> Attributes:
     return _lower(path, layers, len(layers)) or Attributes()
 
 
-def _is_top(path: bytes, above: Sequence[Notes]) -> bool:
+def _is_top(path: bytes, higher: Sequence[Notes]) -> bool:
     """Whether no layer above describes or hides a directory."""
-    return not any(path in notes.described or _hides(notes, path) for notes in above)
+    return not any(path in notes.described or _hides(notes, path) for notes in higher)
 
 
 def _lower(path: bytes, layers: Sequence[Notes], number: int) -> Attributes | None:
@@ -154,13 +163,7 @@ def _lower(path: bytes, layers: Sequence[Notes], number: int) -> Attributes | No
 
 
 def _hides(notes: Notes, path: bytes) -> bool:
-    if path in notes.hidden:
-        return True
-    while path:
-        path = path.rpartition(b"/")[0]
-        if path in notes.hidden or path in notes.opaque:
-            return True
-    return False
+    return path in notes.hidden or any(name in notes.hidden or name in notes.opaque for name in above(path))
 
 
 def _text(data: bytes) -> str:

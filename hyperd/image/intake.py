@@ -193,22 +193,14 @@ class Intake:
 
         """
         rows = [self._described(layer) for layer in layers]
+        diff_ids = [row.diff_id for row in rows]
         if len(rows) > manifests.MAX_LAYERS:
             raise TooLarge(f"an image can have {manifests.MAX_LAYERS} layers", details=f"{len(rows)} were asked for")
         if not blob:
-            rootfs = {"type": "layers", "diff_ids": [row.diff_id for row in rows]}
-            config = {"architecture": manifests.host_architecture(), "os": "linux", **config, "rootfs": rootfs}
-            blob = json.dumps(config, separators=(",", ":"), ensure_ascii=False).encode()
-        if len(blob) > manifests.MAX_CONFIG:
-            raise TooLarge(f"an image's configuration has more than {manifests.MAX_CONFIG} bytes")
-        try:
-            named = manifests.diff_ids(config, len(rows))
-        except RegistryError as exc:
-            raise InvalidInput("an image's configuration does not fit its layers", details=exc.details) from exc
-        if named != tuple(row.diff_id for row in rows):
-            raise InvalidInput("an image's configuration does not fit its layers")
+            config, blob = _configuration(config, diff_ids)
+        _check_configuration(config, blob, diff_ids)
         image_id = "sha256:" + hashlib.sha256(blob).hexdigest()
-        with self._trimmer.trimmed(named) as trim, self._store.lock:
+        with self._trimmer.trimmed(diff_ids) as trim, self._store.lock:
             self._catalog.add_image(
                 NewImage(
                     id=image_id,
@@ -239,6 +231,24 @@ class Intake:
         if self._catalog.layer_size(layer) < 0:
             raise Conflict("an image cannot be added without its layers", details=layer[:100])
         return self._provenance.origin(layer)
+
+
+def _configuration(config: Mapping[str, Any], diff_ids: Sequence[str]) -> tuple[dict[str, Any], bytes]:
+    """Complete a configuration that was made here; give it and its bytes."""
+    rootfs = {"type": "layers", "diff_ids": list(diff_ids)}
+    whole = {"architecture": manifests.host_architecture(), "os": "linux", **config, "rootfs": rootfs}
+    return whole, json.dumps(whole, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _check_configuration(config: Mapping[str, Any], blob: bytes, diff_ids: Sequence[str]) -> None:
+    if len(blob) > manifests.MAX_CONFIG:
+        raise TooLarge(f"an image's configuration has more than {manifests.MAX_CONFIG} bytes")
+    try:
+        named = manifests.diff_ids(config, len(diff_ids))
+    except RegistryError as exc:
+        raise InvalidInput("an image's configuration does not fit its layers", details=exc.details) from exc
+    if list(named) != list(diff_ids):
+        raise InvalidInput("an image's configuration does not fit its layers")
 
 
 class _Recorder:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 
 from hyperd.errors import InvalidInput, TooLarge
 from hyperd.image import tarstream
-from hyperd.image.directories import Notes
+from hyperd.image.directories import Notes, above
 from hyperd.image.tarstream import CHAR, DIRECTORY, FILE, HARDLINK, SYMLINK, Entry, TarReader
 
 MAX_COMPONENT = 255  # NAME_MAX, Linux
@@ -432,11 +432,7 @@ def _descend(root: _Node, path: bytes, limits: Limits | None = None) -> _Node:
 
 def _is_covered(name: bytes, opaque: Container[bytes]) -> bool:
     """Whether a name lies in an opaque directory: a whiteout there hides nothing, and overlayfs would list it."""
-    while name:
-        name = name.rpartition(b"/")[0]
-        if name in opaque:
-            return True
-    return False
+    return any(directory in opaque for directory in above(name))
 
 
 def _collect(root: _Node, plan: Plan) -> None:

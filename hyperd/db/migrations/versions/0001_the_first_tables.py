@@ -1,4 +1,8 @@
-"""The first tables."""
+"""The first tables.
+
+Longer than functions are here, and it stays so: Alembic wrote it, it was released, and what a released version did to
+databases is never changed. The lines down to ``depends_on`` are what Alembic asks of every version.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signatures that were checked."""
+"""Signatures that were checked. The lines down to ``depends_on`` are what Alembic asks of every version."""
 
 from __future__ import annotations
 
