@@ -136,14 +136,17 @@ def mapping_of(row: PortRow) -> PortMapping:
 
 
 def reserve(session: Session, owner: str, address: str, mappings: Sequence[PortMapping]) -> list[PortMapping]:
-    """Write rows for checked mappings and set the pod's address in all rows of the pod.
+    """Write rows for checked mappings, and set the address that all ports of the pod lead to.
+
+    An empty address leaves those that the pod has where they lead; the new ones lead nowhere yet then.
 
     Returns the mappings that are new. Errors: Conflict when another pod has the port, or the same pod with another
     target; TooLarge.
     """
     own = {(row.protocol, row.host_port): row for row in rows(session, owner)}
-    for row in own.values():
-        row.address = address
+    if address:
+        for row in own.values():
+            row.address = address
     new: list[PortMapping] = []
     for mapping in mappings:
         holder = session.get(PortRow, (mapping.protocol, mapping.host_port))

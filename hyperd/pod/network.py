@@ -35,46 +35,44 @@ class PodNetwork:
         self._vms = vms
         self._locks = locks
 
-    def reserve(self, spec: PodSpec) -> tuple[PodSpec, list[Lease]]:
-        """Reserve addresses and ports; give the specification with the ports that were chosen.
+    def choose(self, spec: PodSpec) -> PodSpec:
+        """Reserve free host ports where the specification leaves them open; give it with those ports. Errors: Busy."""
+        return replace(spec, portmappings=self._chosen(spec.id, spec.portmappings))
+
+    def reserve(self, spec: PodSpec) -> list[Lease]:
+        """Reserve addresses and ports, which are chosen by then.
 
         Errors: Conflict, InvalidInput, Busy, HostFault; what was reserved by then is given back by the caller.
         """
         leases = self._network.reserve(spec.id, netplan.wishes(spec), netplan.guard(spec))
         netplan.guest_setup(spec, leases)  # is refused here rather than at the start
-        return self.publish(spec, leases), leases
+        self._publish(spec, leases)
+        return leases
 
     def book(self, spec: PodSpec) -> PodSpec:
         """Reserve what a pod asks for by name, before its start; an address that may be any comes with the VM.
 
         Gives the specification with the ports that were chosen. Errors: as for ``reserve``.
         """
+        spec = self.choose(spec)
         if not netplan.any_address(spec):
-            return self.reserve(spec)[0]
-        spec = replace(spec, portmappings=self._chosen(spec.id, spec.portmappings))
+            self.reserve(spec)
+            return spec
         mappings = views.port_mappings(spec)
         if mappings:
             self._network.book(spec.id, mappings)
         return spec
 
     def take_over(self, spec: PodSpec, vm: Vm) -> list[Lease]:
-        """Give the pod the address that a VM of the pool was prepared with, and its ports.
+        """Give the pod the address that a VM of the pool was prepared with, and its ports, which are chosen by then.
 
         Errors: Conflict, HostFault; what was reserved by then is given back by the caller.
         """
         leases = self._network.transfer(vm.id, spec.id)
         if not leases:
             raise Conflict(f"the VM {vm.id} has no address")
-        self.publish(spec, leases)
+        self._publish(spec, leases)
         return leases
-
-    def publish(self, spec: PodSpec, leases: Sequence[Lease]) -> PodSpec:
-        """Lead the pod's ports to its address; give the specification with the ports that were chosen."""
-        spec = replace(spec, portmappings=self._chosen(spec.id, spec.portmappings))
-        mappings = views.port_mappings(spec)
-        if mappings:
-            self._network.publish(spec.id, netplan.target_address(leases), mappings)
-        return spec
 
     # -- published ports
 
@@ -179,9 +177,7 @@ class PodNetwork:
             _, spec = self._spec(vm.pod_id)
             leases = self._network.leases(vm.pod_id)
             self._unpublish_others(spec)
-            mappings = views.port_mappings(spec)
-            if mappings:
-                self._network.publish(vm.pod_id, netplan.target_address(leases), mappings)
+            self._publish(spec, leases)
             self.balance(vm, spec, leases)
         except HyperError as error:
             log.error("pod.network_not_restored", pod=vm.pod_id, error=str(error))
@@ -203,6 +199,12 @@ class PodNetwork:
                 resolution="start the pod first",
             )
         return spec
+
+    def _publish(self, spec: PodSpec, leases: Sequence[Lease]) -> None:
+        """Lead the pod's ports to its address."""
+        mappings = views.port_mappings(spec)
+        if mappings:
+            self._network.publish(spec.id, netplan.target_address(leases), mappings)
 
     def _chosen(self, pod_id: str, rules: Sequence[PortSpec]) -> tuple[PortSpec, ...]:
         """Reserve free host ports for the rules that leave them open. Errors: Busy."""

@@ -376,6 +376,7 @@ class PodService:
         """Bring the pod's VM up, network and disks included."""
         with self._starting(spec.id) as undo:
             undo.callback(self._network.release, spec.id)
+            noted, spec = spec, self.net.choose(spec)  # rules may have been added since the pod was made
             scratch = self.scratch(spec.id)
             rows = self._containers.records.of_pod(spec.id)
             layers = [layer.path for row in rows for layer in self._images.get(row.image_id).layers]
@@ -387,7 +388,7 @@ class PodService:
                     vm, leases = found
                     undo.callback(self._vms.destroy, vm)
                 else:
-                    spec, leases = self.net.reserve(spec)
+                    leases = self.net.reserve(spec)
                     make_scratch(scratch, self._config.scratch_size)
                     vm = self._new_vm(spec, files, vm_id=vm_id, scratch=scratch, layers=layers, leases=leases)
                     undo.callback(self._vms.destroy, vm)
@@ -399,8 +400,9 @@ class PodService:
             if spec.services:
                 self._vms.enter(vm)
                 self.net.balance(vm, spec, leases)
+            news = {} if spec == noted else {"spec": dump_pod(spec)}
             self.records.change(
-                spec.id, PodState.RUNNING, started_at=time.time(), finished_at=None, outcome="", reason=""
+                spec.id, PodState.RUNNING, started_at=time.time(), finished_at=None, outcome="", reason="", **news
             )
             return vm
 

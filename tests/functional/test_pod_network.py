@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from support.daemon import HyperdLauncher
 from support.netns import ip
+from support.registry import Layer, RegistryServer, busybox_tar
 
 pytestmark = pytest.mark.root
 
@@ -129,6 +131,51 @@ def test_automatic_ports_are_chosen_at_once_and_stay(pods: Pods) -> None:
     assert pods.change(pod, "add", rule(85)) == (204, "")
     assert len({row[1] for row in pods.ports(pod)}) == 5
     assert held(int(pods.ports(pod)[0][1]))
+
+
+@pytest.fixture
+def image(daemon: HyperdLauncher) -> Iterator[str]:
+    with RegistryServer() as registry:
+        registry.push("busybox", "latest", [Layer(busybox_tar())])
+        name = f"{registry.host}/busybox"
+        assert daemon.request("POST", "/image/create", imageName=name)[0] == 200
+        yield name
+
+
+@pytest.mark.registry
+def test_automatic_ports_of_a_later_container_are_chosen_at_the_start(pods: Pods, image: str) -> None:
+    pod = pods.create("a", start=False, portmappings=[rule(79)])
+    first = pods.ports(pod)[0]
+    container = {"name": "c", "image": image, "ports": [rule(80, "35200-35210")]}
+    pods.daemon.json("POST", "/container/create", podId=pod, status=201, body=container)
+    assert pods.ports(pod) == [("tcp", "35200-35210", "80"), first]
+    pods.daemon.json("POST", "/pod/start", podId=pod)
+    chosen = pods.ports(pod)
+    assert 35200 <= int(chosen[0][1]) <= 35210
+    assert chosen[1] == first
+    assert held(int(chosen[0][1]))
+    pods.daemon.json("POST", "/pod/stop", podId=pod)
+    pods.daemon.restart(kill=True)
+    assert pods.ports(pod) == chosen
+    pods.daemon.json("POST", "/pod/start", podId=pod)
+    assert pods.ports(pod) == chosen
+
+
+def led(daemon: HyperdLauncher) -> str:
+    """Give the packet filter's map of published ports."""
+    words = ["nft", "list", "map", "ip", daemon.table, "tcp_ports"]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+
+def test_published_ports_stay_open_when_more_are_refused(pods: Pods) -> None:
+    port = free_port()
+    pods.create("a", portmappings=[rule(80, port)])
+    pod = pods.create("b", portmappings=[rule(80)])
+    before = led(pods.daemon)
+    assert f"{port} : " in before
+    assert f"{pods.ports(pod)[0][1]} : " in before
+    assert pods.change(pod, "add", rule(81), rule(82, port))[0] == 409
+    assert led(pods.daemon) == before
 
 
 def test_a_full_range_is_told(pods: Pods) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import time
@@ -126,6 +127,32 @@ def test_a_pod_of_another_image_sees_nothing_of_the_expected_one(pooled: Host, r
     assert {path for path in opened(pooled, "third") if "/images/" in path} == mine
     until(lambda: "No such file" in pooled.ok("logs", "third"))
     pooled.ok("rm", "first", "same", "second", "third")
+
+
+def test_a_ready_vm_answers_on_ports_that_are_chosen_when_it_is_taken(pooled: Host):
+    daemon = pooled.daemon
+    daemon.json("POST", "/pod/create", status=201, body={"id": "later"})
+    script = "while true; do echo heard | nc -l -p 80; done"
+    port = {"containerPort": "80", "hostPort": "35300-35310", "protocol": "tcp"}
+    container = {"name": "c", "image": pooled.image, "command": ["sh", "-c", script], "ports": [port]}
+    daemon.json("POST", "/container/create", podId="later", status=201, body=container)
+    before = boots(pooled)
+    pooled.ok("start", "later")
+    assert boots(pooled) == before, "the pod waited for a kernel"
+    shown = pooled.ok("ports", "ls", "--format", "{{.HostPort}}:{{.ContainerPort}}", "later")
+    chosen = int(shown.removesuffix(":80\n"))
+    assert 35300 <= chosen <= 35310
+    until(lambda: heard(chosen))
+    daemon.restart(kill=True)
+    assert pooled.ok("ports", "ls", "--format", "{{.HostPort}}:{{.ContainerPort}}", "later") == shown
+    until(lambda: heard(chosen))
+    pooled.ok("rm", "later")
+
+
+def heard(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+        return client.recv(16) == b"heard\n"
+    return False
 
 
 def test_a_ready_vm_whose_image_was_removed_is_replaced(pooled: Host, registry: RegistryServer):
