@@ -25,7 +25,7 @@ HYPERCTL = str(Path(sys.executable).with_name("hyperctl"))
 TIMEOUT = 120.0
 FRESH = 2.0  # seconds that a connection is used again after; the daemon keeps idle ones somewhat longer
 _OPENED = re.compile(r"event=hypervisor\.open accelerator=(\w+)")
-_BOOTED = re.compile(r"event=vm\.booted .*create_ms=(\d+) ready_ms=(\d+)")
+_BOOTED = re.compile(r"event=vm\.booted vm=(\S+) create_ms=(\d+) ready_ms=(\d+)")
 _FRAME_HEADER = 8
 
 
@@ -189,10 +189,17 @@ class Target:
         """Count the VMs that were ever made ready for the pool."""
         return self.daemon.log().count("event=vm.pooled")
 
-    def boot_times(self) -> list[tuple[float, float]]:
-        """Give (libvirt's create, create to the agent's WELCOME) of every VM that booted, in seconds, from the log."""
-        found = _BOOTED.findall(self.daemon.log())
-        return [(int(create) / 1e3, (int(ready) - int(create)) / 1e3) for create, ready in found]
+    def vm_of(self, pod: str) -> str:
+        """Give the id of a running pod's VM. Errors: RequestFailed when it has none."""
+        for row in self.api("GET", "/list", item="vm")["vmData"]:
+            vm_id, owner, _ = row.split(":")
+            if owner == pod:
+                return vm_id
+        raise RequestFailed(f"the pod {pod} has no VM")
+
+    def boot_times(self, vm_id: str) -> tuple[float, float] | None:
+        """Give (libvirt's create, create to the agent's WELCOME) of a VM, in seconds; None if it did not boot."""
+        return boot_times(self.daemon.log()).get(vm_id)
 
     def _head(self, link: socket.socket, path: str) -> bytes:
         data = b""
@@ -208,6 +215,11 @@ class Target:
         if b"transfer-encoding: chunked" in head.lower():
             raise RequestFailed(f"{path}: a chunked answer to a request that ends its connection")
         return rest
+
+
+def boot_times(log: str) -> dict[str, tuple[float, float]]:
+    """Read from a daemon's log, by VM, what ``Target.boot_times`` gives."""
+    return {vm: (int(create) / 1e3, (int(ready) - int(create)) / 1e3) for vm, create, ready in _BOOTED.findall(log)}
 
 
 def _read_stream(link: socket.socket, early: bytes) -> Received:
