@@ -124,8 +124,10 @@ def test_a_receiver_that_closes_is_noticed_and_the_next_one_gets_the_line(relay,
             write(relay, log, b"line %d\n" % number)
             with receiver.accepted() as connection:
                 assert frame(connection) == b"<30>line %d" % number
-                with contextlib.suppress(OSError):
-                    connection.unwrap() if number else None
+                if number:  # with a goodbye, which nobody answers
+                    connection.setblocking(False)
+                    with contextlib.suppress(ssl.SSLWantReadError):
+                        connection.unwrap()
         in_loop(relay, log.finish)
 
 
