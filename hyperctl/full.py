@@ -37,7 +37,7 @@ class _ClickCommand(click.Command):
             return []
         return super().shell_complete(ctx, incomplete)
 
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
         """Write the examples, one on a line, never wrapped."""
         with formatter.section("Examples"):
             for example in self.examples:
@@ -96,10 +96,10 @@ class _Inner(click.Group):
 class _Verbs(click.Group):
     """All commands, each loaded when it is called and not before."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
         return sorted(verbs.VERBS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
         found = verbs.load(cmd_name)
         if isinstance(found, Group):
             inner: dict[str, click.Command] = {name: _ClickCommand(one) for name, one in found.commands.items()}

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _MISSING = "credentials not found"  # what every helper says, whatever it adds
-_TOKEN = "<token>"  # noqa: S105 - as a user name: the secret is an identity token
+# No password: the user name that says that the secret is an identity token ("Credential helper protocol" of Docker's
+# documentation of `docker login`).
+_TOKEN = "<token>"  # noqa: S105
 
 
 class HelperProblem(UsageProblem):

@@ -21,7 +21,8 @@ _UNWANTED = ("rich",)
 def prepare() -> None:
     """Set the limits; to be called before threads are started and the large libraries are imported."""
     for name in _UNWANTED:
-        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # Python's way to say that there is no such module
+        # None = there is no such module (Python's language reference, 5.3.1); typeshed does not know.
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # glibc
         for parameter, value in ((_M_ARENA_MAX, ARENAS), (_M_MMAP_THRESHOLD, LARGE), (_M_TRIM_THRESHOLD, LARGE)):

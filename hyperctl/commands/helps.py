@@ -17,7 +17,7 @@ from hyperctl.command import App, Argument, Option, command
         "hyperctl help --man-pages /usr/local/share/man/man1",
     ),
 )
-def help_command(app: App, *, words: tuple[str, ...], man: bool, man_pages: str) -> int:  # noqa: ARG001
+def help_command(_app: App, *, words: tuple[str, ...], man: bool, man_pages: str) -> int:
     """Show the help of hyperctl, or of a command."""
     if man or man_pages:
         from hyperctl import manual
@@ -41,7 +41,7 @@ def help_command(app: App, *, words: tuple[str, ...], man: bool, man_pages: str)
         "hyperctl completion fish > ~/.config/fish/completions/hyperctl.fish",
     ),
 )
-def completion_command(app: App, *, shell: str) -> None:  # noqa: ARG001
+def completion_command(_app: App, *, shell: str) -> None:
     """Print a script that completes commands, options, and names of pods, containers and images in your shell."""
     from hyperctl import completion
 

@@ -43,7 +43,7 @@ def login_command(app: App, *, server: str, username: str, password: str, passwo
     Argument("server", "[SERVER]", default=credentials.DEFAULT_SERVER, complete="server"),
     examples=("hyperctl logout registry.example.com:5000",),
 )
-def logout_command(app: App, *, server: str) -> None:  # noqa: ARG001
+def logout_command(_app: App, *, server: str) -> None:
     """Forget the credentials of a registry."""
     if credentials.forget(server):
         output.say(f"Remove login credentials for {server}")

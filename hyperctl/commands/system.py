@@ -53,7 +53,7 @@ def _memory(kibibytes: Any) -> str:
 
 
 @command("version", FORMAT, examples=("hyperctl version", "hyperctl version --format '{{.Version}}'"))
-def version_command(app: App, *, form: str) -> None:  # noqa: ARG001
+def version_command(_app: App, *, form: str) -> None:
     """Show the version of hyperctl; the daemon is not asked."""
     if form != "table":
         show_one({"Version": __version__}, form)

@@ -113,11 +113,11 @@ class UserNetwork(NetworkService):
         """Give the pod's lease; it has one NIC."""
         return self.leases(pod_id)[0] if index == 0 else None
 
-    def has_address(self, pod_id: str) -> bool:  # noqa: ARG002
+    def has_address(self, pod_id: str) -> bool:  # noqa: ARG002 - every pod has the same one
         """Give False: the one address needs no reserving."""
         return False
 
-    def transfer(self, owner: str, new_owner: str) -> list[Lease]:  # noqa: ARG002 - addresses belong to nobody
+    def transfer(self, owner: str, new_owner: str) -> list[Lease]:  # noqa: ARG002 - nobody owns the address
         """Give the pod's lease; the NIC keeps the MAC that it was made with."""
         return self.leases(new_owner)
 
@@ -134,7 +134,7 @@ class UserNetwork(NetworkService):
             _delete(session, rows)
         self._tell("unpublish", pod_id, dropped)
 
-    def publish(self, pod_id: str, address: str, mappings: Sequence[PortMapping]) -> None:  # noqa: ARG002 - fixed
+    def publish(self, pod_id: str, address: str, mappings: Sequence[PortMapping]) -> None:  # noqa: ARG002 - it is ADDRESS
         """Lead ports of the host to a pod: at once if it runs, else when it is plugged. On failure nothing has changed.
 
         Errors: Conflict, InvalidInput, TooLarge, HostFault.
