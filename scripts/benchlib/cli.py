@@ -70,6 +70,7 @@ class Run:
             target = stack.enter_context(Target(image, guest))
             self.log = target.troubles
             podman = self._podman(stack, image)
+            accelerator = target.accelerator()
             context = Context(
                 target=target,
                 samples=self.samples,
@@ -77,8 +78,8 @@ class Run:
                 kernel=files.kernel,
                 initrd=files.initrd,
                 quick=self._quick,
+                accelerator=accelerator,
             )
-            accelerator = target.accelerator()
             self._rounds({name: ALL[name](context) for name in self._names})
         return {
             "format": report.FORMAT,

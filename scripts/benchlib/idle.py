@@ -6,7 +6,6 @@ import time
 
 from benchlib.podman import LIMITS, Podman
 from benchlib.procs import cpu_seconds, find, memory, qemus
-from benchlib.rawboot import RawVm
 from benchlib.scenarios import SLEEP, Scenario
 
 SETTLE = 3.0  # seconds for a started guest to become quiet
@@ -28,7 +27,7 @@ class MemoryScenario(Scenario):
         for pod in pods:
             self.target.create(pod, SLEEP)
             self.target.start(pod)
-        with RawVm(self.context.kernel, self.context.initrd, machine="microvm") as raw:
+        with self.context.raw("microvm") as raw:
             raw.boot()
             time.sleep(SETTLE)
             self._measure(raw.pid)

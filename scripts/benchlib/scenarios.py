@@ -33,7 +33,12 @@ class Context:
     kernel: Path
     initrd: Path
     quick: bool
+    accelerator: str = "tcg"
     scratch: dict[str, int] = field(default_factory=dict)
+
+    def raw(self, machine: str) -> RawVm:
+        """Give a guest in raw QEMU, with kernel and accelerator of the pods; the caller closes it."""
+        return RawVm(self.kernel, self.initrd, machine=machine, accelerator=self.accelerator)
 
     def name(self) -> str:
         """Give a pod's name that was not used before."""
@@ -64,7 +69,7 @@ class BootScenario(Scenario):
 
     def round(self) -> None:
         for machine in ("microvm", "q35"):
-            with RawVm(self.context.kernel, self.context.initrd, machine=machine) as raw:
+            with self.context.raw(machine) as raw:
                 took = raw.boot()
             self.samples.add(f"boot.{machine}", took.wall)
             self.samples.add(f"boot.{machine}.cpu", took.cpu)
