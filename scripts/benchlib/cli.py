@@ -40,7 +40,7 @@ ALL: dict[str, Callable[[Context], Scenario]] = {
 }
 # Rounds, and seconds after which no further round begins.
 QUICK, FULL = (3, 90.0), (15, 840.0)
-DOCUMENT = PROJECT / "docs/performance.md"
+DOCUMENT = PROJECT / report.DOCUMENT
 PLOT = PROJECT / "docs/performance.svg"
 RESULTS = PROJECT / "benchmarks"
 
@@ -216,10 +216,9 @@ def measure(options: argparse.Namespace) -> int:
 
 def publish(results: dict[str, Any], *, readme: bool) -> None:
     """Put the table between the marks of the documents."""
-    text = report.table(results)
-    for path, wanted in ((DOCUMENT, True), (PROJECT / "README.md", readme)):
+    for path, document, wanted in ((DOCUMENT, "", True), (PROJECT / "README.md", report.DOCUMENT, readme)):
         if wanted:
-            done = report.write_between(path, text)
+            done = report.write_between(path, report.table(results, document=document))
             say(f"{path.name}: {'table written' if done else 'no marks for the table, left alone'}")
     PLOT.write_text(plot.svg(results), encoding="utf-8")
     say(f"{PLOT.name}: plot written")

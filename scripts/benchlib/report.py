@@ -11,6 +11,8 @@ from benchlib.rows import ROWS, Row
 
 FORMAT = 1
 _HEAD = "| what | median | quartiles (n) | beside | ratio | wanted |\n|---|---:|---:|---|---:|---|"
+# Where the reasons of missed goals are explained, seen from the project's root.
+DOCUMENT = "docs/performance.md"
 _SCALE = {"ms": 1000.0}
 
 
@@ -43,23 +45,38 @@ def met(row: Row, summaries: Mapping[str, Mapping[str, float]]) -> bool | None:
     return value >= row.limit if row.more else value <= row.limit
 
 
-def line(row: Row, summaries: Mapping[str, Mapping[str, float]]) -> str:
-    """Write one line of the table."""
+def anchor(heading: str) -> str:
+    """Give a heading's anchor, as GitHub makes them."""
+    kept = "".join(letter for letter in heading.lower() if letter.isalnum() or letter in " -_")
+    return "#" + kept.replace(" ", "-")
+
+
+def verdict(row: Row, summaries: Mapping[str, Mapping[str, float]], *, document: str = DOCUMENT) -> str:
+    """Write a line's goal, whether it is met, and if it is missed the reason that is known."""
+    done = met(row, summaries)
+    if done is None:
+        return row.goal
+    if done:
+        return f"{row.goal}: yes"
+    text = f"{row.goal}: **no**"
+    return f"{text}: {row.reason[0]} ([more]({document}{anchor(row.reason[1])}))" if row.reason else text
+
+
+def line(row: Row, summaries: Mapping[str, Mapping[str, float]], *, document: str = DOCUMENT) -> str:
+    """Write one line of the table; ``document`` is the path to docs/performance.md, empty in itself."""
     own = summaries[row.key]
     peers = [(title, summaries[key]) for key, title in row.peers if key in summaries]
     beside = "<br>".join(f"{title} {number(peer['median'], row.unit)}" for title, peer in peers)
     ratios = "<br>".join(ratio(own["median"], peer["median"]) for _, peer in peers)
-    verdict = {True: f"{row.goal}: yes", False: f"{row.goal}: **no**", None: row.goal}[met(row, summaries)]
     spread = f"{number(own['low'], row.unit)}-{number(own['high'], row.unit)} ({own['n']:g})"
-    return (
-        f"| {row.title} | {number(own['median'], row.unit)} {row.unit} | {spread} | {beside} | {ratios} | {verdict} |"
-    )
+    wanted = verdict(row, summaries, document=document)
+    return f"| {row.title} | {number(own['median'], row.unit)} {row.unit} | {spread} | {beside} | {ratios} | {wanted} |"
 
 
-def table(results: Mapping[str, Any]) -> str:
-    """Write the whole table with the run's circumstances."""
+def table(results: Mapping[str, Any], *, document: str = DOCUMENT) -> str:
+    """Write the whole table with the run's circumstances; ``document`` as for ``line``."""
     summaries, host = results["summaries"], results["host"]
-    lines = [_HEAD, *(line(row, summaries) for row in ROWS if row.key in summaries)]
+    lines = [_HEAD, *(line(row, summaries, document=document) for row in ROWS if row.key in summaries)]
     machine = f"{host['cpus']} CPUs, {host['memory_gib']} GiB, {host['system']}, {host['qemu']}"
     guest = f"accelerator {results['accelerator']}, guest kernel {results['kernel']}"
     load = f"load average {results['load'][0]} before and {results['load'][1]} after"
