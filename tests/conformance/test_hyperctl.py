@@ -23,6 +23,7 @@ import pytest
 from support.daemon import HyperdLauncher
 from support.hyperctl_process import HYPERCTL, PATIENCE, Runner
 from support.registry import PASSWORD, USER, Layer, RegistryServer, busybox_tar
+from support.until import until
 
 pytestmark = [pytest.mark.root, pytest.mark.registry]
 
@@ -130,10 +131,7 @@ def full(ctl: Ctl) -> Ctl:
 
 def status(ctl: Ctl, container: str, wanted: str) -> None:
     """Wait until a container has a status."""
-    deadline = time.monotonic() + 20
-    while (seen := {row[1]: row[3] for row in ctl.rows("list", "container")}.get(container)) != wanted:
-        assert time.monotonic() < deadline, seen
-        time.sleep(0.05)
+    until(lambda: [row[3] for row in ctl.rows("list", "container") if row[1] == container] == [wanted])
 
 
 # -- general
@@ -208,10 +206,8 @@ def test_run_detached_with_many_options(ctl):
     text = ctl.ok(*options.split(), "echo $A $C; pwd; sleep 1000")
     assert re.fullmatch(r"POD id is full\nTime to run a POD is \d+ ms\n", text)
     assert ctl.rows("ports", "ls", "full") == [["tcp", "34000", "1300"], ["udp", "34001", "1301"]]
-    deadline = time.monotonic() + 10
-    while (text := ctl.ok("logs", "full")).count("\n") < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert text.startswith("b d=e\n")
+    until(lambda: ctl.ok("logs", "full").count("\n") == 2)
+    assert ctl.ok("logs", "full").startswith("b d=e\n")
     info = ctl.daemon.json("GET", "/pod/info", podName="full")
     assert (info["spec"]["memory"], info["spec"]["labels"]) == (160, {"k": "v"})
 

@@ -18,6 +18,7 @@ import pytest
 from conformance.original import HEAD_101, HIJACK, PLAIN, Done, Original, RefusedError, command_line, frames
 from support.daemon import HyperdLauncher
 from support.registry import PASSWORD, USER, Layer, RegistryServer, busybox_tar
+from support.until import until
 
 pytestmark = [pytest.mark.root, pytest.mark.registry]
 
@@ -42,10 +43,7 @@ def full(client: Original, image: str) -> Original:
 
 
 def wait_for(question, wanted: object) -> None:
-    deadline = time.monotonic() + 20
-    while (seen := question()) != wanted:
-        assert time.monotonic() < deadline, seen
-        time.sleep(0.02)
+    until(lambda: question() == wanted, tell=question)
 
 
 # -- the emulator itself, against the record

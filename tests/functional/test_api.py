@@ -8,12 +8,12 @@ import signal
 import socket
 import struct
 import threading
-import time
 from datetime import UTC, datetime
 
 import pytest
 from support.daemon import HyperdLauncher
 from support.registry import Layer, RegistryServer, busybox_tar
+from support.until import until
 
 pytestmark = pytest.mark.root
 
@@ -72,12 +72,7 @@ def rows(daemon, item: str, **query: str) -> list[list[str]]:
 
 
 def wait_status(daemon, item: str, status: str) -> None:
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        if {row[-1] for row in rows(daemon, item)} == {status}:
-            return
-        time.sleep(0.02)
-    raise AssertionError(rows(daemon, item))
+    until(lambda: {row[-1] for row in rows(daemon, item)} == {status}, tell=lambda: rows(daemon, item))
 
 
 class Stream:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from support.daemon import PROJECT, HyperdLauncher
+from support.until import until
 
 STUB = [sys.executable, str(Path(__file__).parents[1] / "support" / "stub_daemon.py")]
 
@@ -73,14 +74,27 @@ def test_socket_has_mode_and_goes_with_the_daemon(daemon):
     assert "engine closed" in daemon.log()
 
 
+def polled(daemon: HyperdLauncher) -> int:
+    """Count the connections that hold no thread of the daemon, as its epoll knows them; -1 while they change."""
+    process = Path(f"/proc/{daemon.pid}")
+    connected = {row.split()[6] for row in Path("/proc/net/unix").read_text().splitlines() if row.split()[5] == "03"}
+    try:
+        infos = [info.read_text() for info in (process / "fdinfo").iterdir()]
+        waiting = re.findall(r"^tfd: +(\d+)", "".join(infos), re.MULTILINE)
+        return len({str((process / "fd" / number).stat().st_ino) for number in waiting} & connected)
+    except FileNotFoundError:
+        return -1
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
 def test_signals_end_it_cleanly(daemon, number):
     daemon.start()
+    until(lambda: polled(daemon) == 0)
     # Neither a kept-alive connection nor one that never said anything holds it up (gunicorn's own: 2 s and 10 s).
     with daemon.connection() as connection, contextlib.closing(daemon.raw()):
         connection.request("GET", "/_ping")
         assert connection.getresponse().read() == b"OK"
-        time.sleep(0.5)  # the silent one has gone back to the poller
+        until(lambda: polled(daemon) == 2)
         started = time.monotonic()
         daemon.process.send_signal(number)
         assert daemon.wait_exit() == 0
@@ -95,7 +109,7 @@ def test_a_request_under_way_is_answered_before_the_end(daemon):
         idle.request("GET", "/_ping")
         idle.getresponse().read()
         busy.request("GET", "/container/info?container=slow")
-        time.sleep(0.5)
+        until((daemon.root / "slow-begun").exists)
         daemon.process.send_signal(signal.SIGTERM)
         assert idle.sock.recv(1) == b""  # at once: the slow one is still being worked on
         assert select.select([busy.sock], [], [], 0)[0] == []
@@ -184,10 +198,7 @@ def test_a_deaf_systemd_is_no_error(daemon):
 
 
 def wait_log(daemon: HyperdLauncher, word: str, count: int = 1) -> str:
-    deadline = time.monotonic() + 20
-    while daemon.log().count(word) < count:
-        assert time.monotonic() < deadline, daemon.log()
-        time.sleep(0.02)
+    until(lambda: daemon.log().count(word) >= count, tell=daemon.log)
     return daemon.log()
 
 

@@ -11,7 +11,6 @@ import re
 import socket
 import tarfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from support.daemon import HyperdLauncher
 from support.hyperctl_process import Runner
 from support.oracles import skopeo
 from support.registry import Layer, RegistryServer, digest_of, directory, layer_tar, member
+from support.until import until
 
 pytestmark = [pytest.mark.root, pytest.mark.registry]
 
@@ -73,13 +73,6 @@ def lines(body: bytes) -> list[dict[str, Any]]:
 def names_in(archive: bytes) -> list[str]:
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         return tar.getnames()
-
-
-def wait_until(what: Any, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_the_way_of_an_image(daemon: HyperdLauncher, ctl: Runner, registry: RegistryServer, tmp_path: Path) -> None:
@@ -267,8 +260,8 @@ def test_a_client_that_leaves_while_it_sends(daemon: HyperdLauncher, ctl: Runner
     inner = layer_tar([member("l.tar", NOISE), member("m.tar", NOISE)])
     before = daemon.log().count("the client left while it sent")
     half_sent(daemon, path, inner[: len(inner) - 700_000], chunked=chunked)
-    wait_until(lambda: daemon.log().count("the client left while it sent") > before)
-    wait_until(lambda: stored(daemon) == [])
+    until(lambda: daemon.log().count("the client left while it sent") > before)
+    until(lambda: stored(daemon) == [])
     assert images(daemon) == {}
 
 
@@ -278,7 +271,7 @@ def test_a_client_that_leaves_while_it_gets(daemon: HyperdLauncher, ctl: Runner)
         sock.connect(str(daemon.socket))
         sock.sendall(b"GET /images/save?names=big:1 HTTP/1.1\r\nHost: x\r\n\r\n")
         assert sock.recv(12) == b"HTTP/1.1 200"
-    wait_until(lambda: "work=save" in daemon.log() or '"work": "save"' in daemon.log())
+    until(lambda: "work=save" in daemon.log() or '"work": "save"' in daemon.log())
     ok(ctl, "rmi", "big:1")  # nothing holds it any more
     assert stored(daemon) == []
 
@@ -289,7 +282,7 @@ def test_a_load_that_was_killed_leaves_nothing(daemon: HyperdLauncher, ctl: Runn
         sock.connect(str(daemon.socket))
         sock.sendall(b"POST /image/load HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n")
         sock.sendall(inner[:2_000_000])
-        wait_until(lambda: any(name.startswith("tmp/") for name in stored(daemon)))
+        until(lambda: any(name.startswith("tmp/") for name in stored(daemon)))
         daemon.restart(kill=True)
     assert stored(daemon) == []
 

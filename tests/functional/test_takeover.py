@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.daemon import HyperdLauncher
+from support.until import until
 
 STUB = Path(__file__).parents[1] / "support" / "stub_daemon.py"
 HEAD = (
@@ -225,10 +226,7 @@ def test_pull_is_cancelled_when_the_client_leaves(daemon):
     with daemon.raw() as sock:
         sock.sendall(b"POST /image/create?imageName=endless HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
         assert sock.recv(4096).startswith(b"HTTP/1.1 200 OK")
-    deadline = time.monotonic() + 20
-    while not mark.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert mark.exists()
+    until(mark.exists)
 
 
 @pytest.mark.parametrize("name", ["quick", "slow"])
@@ -257,15 +255,12 @@ def test_waits_hold_no_thread(daemon):
 
 
 def test_wait_ends_when_the_client_leaves(daemon):
-    mark = daemon.root / "wait-cancelled"
+    mark, seen = daemon.root / "wait-cancelled", len(daemon.log())
     with daemon.raw() as sock:
         sock.sendall(b"GET /exitcode?container=endless HTTP/1.1\r\nHost: x\r\n\r\n")
-        time.sleep(1.5)  # it is taken over after a second
+        until(lambda: "path=/exitcode status=101" in daemon.log()[seen:])  # it is taken over after a second
         assert not mark.exists()
-    deadline = time.monotonic() + 20
-    while not mark.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert mark.exists()
+    until(mark.exists)
 
 
 def test_sigterm_ends_at_once_with_streams_open():

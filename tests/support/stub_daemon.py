@@ -100,6 +100,7 @@ class StubContainers:
         if name == "missing":
             raise NotFound("The container (missing) can not be found")
         if name == "slow":
+            self.directory.joinpath("slow-begun").touch()
             time.sleep(2.0)
         return {"container": {"containerID": name}, "status": {}}
 

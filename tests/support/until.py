@@ -9,10 +9,12 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T], seconds: float = 30.0) -> T:
-    """Wait until something is true; give it."""
+def until(
+    condition: Callable[[], T], seconds: float = 30.0, *, tell: Callable[[], object] = lambda: "did not happen in time"
+) -> T:
+    """Wait until something is true; give it. ``tell``: what to say when it is not."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
-        assert time.monotonic() < deadline, "did not happen in time"
+        assert time.monotonic() < deadline, tell()
         time.sleep(0.02)
     return found
