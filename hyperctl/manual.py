@@ -10,7 +10,7 @@ import click
 
 from hyperctl import __version__, full, verbs
 from hyperctl.api.errors import UsageProblem
-from hyperctl.command import Command, Group, Option
+from hyperctl.command import Command, Option
 
 _ENVIRONMENT = (
     ("HYPER_HOST", "The daemon, where -H does not name one."),
@@ -46,18 +46,14 @@ def page(name: str) -> str:
     if name == "hyperctl":
         return _front()
     verb = name.removeprefix("hyperctl-")
-    found = verbs.load(verb)
-    if found is None:
+    commands = verbs.commands(verb)
+    if not commands:
         raise UsageProblem(f"there is no command {verb}")
-    lines = _head(f"hyperctl-{found.name}", verbs.VERBS[found.name][1])
-    if isinstance(found, Group):
-        commands = [(f"{found.name} {one.name}", one) for one in found.commands.values()]
-    else:
-        commands = [(found.name, found)]
+    lines = _head(f"hyperctl-{verb.lower()}", verbs.VERBS[verb.lower()][1])
     lines += [".SH SYNOPSIS"]
-    for index, (words, command) in enumerate(commands):
+    for index, (words, command) in enumerate(commands.items()):
         lines += [*([".br"] if index else []), *_synopsis(words, command)]
-    for words, command in commands:
+    for words, command in commands.items():
         lines += [".SH DESCRIPTION" if len(commands) == 1 else f".SH {_text(f'hyperctl {words}').upper()}"]
         lines += _body(command, deep=len(commands) > 1)
     return "\n".join([*lines, ".SH SEE ALSO", r"\fBhyperctl\fR(1)", ""])

@@ -48,6 +48,14 @@ VERBS = {
 }
 
 
+def commands(verb: str) -> dict[str, Command]:
+    """Give the commands of a verb by their words, `rm` or `image prune`; none when there is no such verb."""
+    found = load(verb)
+    if isinstance(found, Group):
+        return {f"{found.name} {name}": one for name, one in found.commands.items()}
+    return {} if found is None else {found.name: found}
+
+
 def load(verb: str) -> Command | Group | None:
     """Give the command of a verb, in any case of its letters; None when there is no such verb."""
     verb = verb.lower()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 
-from hyperctl import credentials, images, output, progress
+from hyperctl import credentials, images, output, progress, uploads
 from hyperctl.api.client import compact
 from hyperctl.api.client import progress as progress_lines
 from hyperctl.api.errors import UsageProblem
@@ -16,8 +15,6 @@ from hyperctl.command import App, Argument, Option, command
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import BinaryIO
-
-_PIECE = 1 << 18
 
 
 @command(
@@ -117,26 +114,17 @@ def load_command(app: App, *, source: str, name: str, references: tuple[str, ...
     if not source:
         _load(app, sys.stdin.buffer, name, references)
         return
-    try:
-        file = open(source, "rb")  # noqa: SIM115 - the error belongs to the opening alone
-    except OSError as error:
-        raise UsageProblem(f"cannot read {source}: {error.strerror}") from error
-    with file:
+    with uploads.opened(source) as file:
         _load(app, file, name, references)
 
 
 def _load(app: App, file: BinaryIO, name: str, references: tuple[str, ...]) -> None:
-    answer = app.client.load(_pieces(file), name=name, references=_references(references))
+    answer = app.client.load(uploads.pieces(file), name=name, references=_references(references))
     if answer.headers.get("content-type", "").partition(";")[0].strip() == "application/json":
         progress.show(progress_lines(answer), sys.stdout)
         return
     for piece in answer.pieces():
         write_all(STDOUT, piece)
-
-
-def _pieces(file: BinaryIO) -> Iterator[bytes]:
-    while piece := file.read(_PIECE):
-        yield piece
 
 
 def _references(texts: tuple[str, ...]) -> dict[str, str]:

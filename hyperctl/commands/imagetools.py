@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from hyperctl import credentials, images, output, progress
+from hyperctl import credentials, images, output, progress, uploads
 from hyperctl.api.client import compact
 from hyperctl.api.client import progress as progress_lines
-from hyperctl.api.errors import ProtocolError, UsageProblem
+from hyperctl.api.errors import ProtocolError
 from hyperctl.command import App, Argument, Group, Option, command
 from hyperctl.listing import FORMAT, NO_TRUNC, Column, refuse_both, show
 
@@ -16,7 +16,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, BinaryIO
 
-_PIECE = 1 << 18
 _SHORT = 12
 
 
@@ -119,17 +118,13 @@ def import_command(app: App, *, source: str, repository: str, change: tuple[str,
     if source == "-":
         _send(app, parameters, sys.stdin.buffer)
         return
-    try:
-        file = open(source, "rb")  # noqa: SIM115 - the error belongs to the opening alone
-    except OSError as error:
-        raise UsageProblem(f"cannot read {source}: {error.strerror}") from error
-    with file:
+    with uploads.opened(source) as file:
         _send(app, parameters, file)
 
 
 def _send(app: App, parameters: dict[str, str], file: BinaryIO) -> None:
     headers = {"Content-Type": "application/x-tar"}
-    answer = app.client.call("POST", "/image/create", parameters, body=_pieces(file), headers=headers)
+    answer = app.client.call("POST", "/image/create", parameters, body=uploads.pieces(file), headers=headers)
     progress.show(progress_lines(answer), sys.stdout)
 
 
@@ -201,8 +196,3 @@ def _size(row: dict[str, Any], key: str) -> str:
 
 def _human(value: object) -> str:
     return output.human_size(value) if isinstance(value, int) else "?"
-
-
-def _pieces(file: BinaryIO) -> Iterator[bytes]:
-    while piece := file.read(_PIECE):
-        yield piece

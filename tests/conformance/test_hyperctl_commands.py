@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 from support.hyperctl_process import Runner
 from support.registry import RegistryServer, busybox_tar
+from support.until import until
 from vm.conftest import Host, launch
 
 from hyperctl import verbs
-from hyperctl.command import Command, Group
 
 pytestmark = [pytest.mark.vm, pytest.mark.registry]
 
@@ -283,30 +283,23 @@ SCENARIOS = {
 }
 
 
-def commands() -> dict[str, Command]:
-    """hyperctl's own table: every command, those of groups with their group's name."""
-    found: dict[str, Command] = {}
-    for verb in verbs.VERBS:
-        one = verbs.load(verb)
-        inner = {f"{verb} {name}": sub for name, sub in one.commands.items()} if isinstance(one, Group) else {verb: one}
-        found.update(inner)
-    return found
+COMMANDS = {words: one for verb in verbs.VERBS for words, one in verbs.commands(verb).items()}
 
 
 def driven(line: str) -> tuple[str, set[str]]:
     """Give the command of a line and the fields of its options that the line gives."""
-    known, words = commands(), shlex.split(line)
-    size = 2 if " ".join(words[:2]) in known else 1
+    words = shlex.split(line)
+    size = 2 if " ".join(words[:2]) in COMMANDS else 1
     name, rest = " ".join(words[:size]), words[size:]
-    if name not in known:
+    if name not in COMMANDS:
         return name, set()
-    options = {spelled: option for option in known[name].options for spelled in option.names}
+    options = {spelled: option for option in COMMANDS[name].options for spelled in option.names}
     fields: set[str] = set()
     while rest:
         word = rest.pop(0)
         option = options.get(word)
         if option is None:
-            if known[name].own_options_first:
+            if COMMANDS[name].own_options_first:
                 break
             continue
         fields.add(option.field)
@@ -322,9 +315,9 @@ def test_every_command_and_option_is_driven():
         seen.setdefault(name, set()).update(fields)
     missing = {
         name: sorted({option.field for option in command.options} - seen.get(name, set()))
-        for name, command in commands().items()
+        for name, command in COMMANDS.items()
     }
-    assert sorted(set(commands()) - set(seen)) == []
+    assert sorted(set(COMMANDS) - set(seen)) == []
     assert {name: fields for name, fields in missing.items() if fields} == {}
 
 
@@ -338,21 +331,26 @@ def play(step: Step, hyperctl: Runner, known: dict[str, str]) -> None:
     known["NOW"] = str(int(time.time()) + 1)
     words = shlex.split(fill(step.line, known))
     out, err = fill(step.out, known, re.escape), fill(step.err, known, re.escape)
-    deadline = time.monotonic() + PATIENCE
-    while True:
+    seen: list[object] = []
+
+    def fits() -> bool:
         if step.tty:
             code, shown = hyperctl.on_terminal(*words)
             said, complained = shown.decode(), ""
         else:
             done = hyperctl(*words, stdin=step.stdin)
             code, said, complained = done.returncode, done.stdout.decode(), done.stderr.decode()
+        seen[:] = [step.line, code, said, complained]
         found = re.fullmatch(out, said)
-        if found and code == step.code and re.fullmatch(err, complained):
-            known.update(found.groupdict())
-            return
-        assert step.again, (step.line, code, said, complained)
-        assert time.monotonic() < deadline, (step.line, code, said, complained)
-        time.sleep(0.1)
+        if not (found and code == step.code and re.fullmatch(err, complained)):
+            return False
+        known.update(found.groupdict())
+        return True
+
+    if step.again:
+        until(fits, PATIENCE, tell=lambda: seen)
+    else:
+        assert fits(), seen
 
 
 @pytest.fixture(scope="module")

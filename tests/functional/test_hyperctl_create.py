@@ -4,23 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
-from support.fake_hyperd import FakeHyperd, lines, ok, refuse
-from support.hyperctl_process import CID, CODE, Runner
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeHyperd]:
-    with FakeHyperd() as server:
-        yield server
-
-
-@pytest.fixture
-def hyperctl(fake: FakeHyperd, tmp_path: Path) -> Runner:
-    return Runner(fake.address, tmp_path)
+from support.fake_hyperd import lines, ok, refuse
+from support.hyperctl_process import CID, CODE
 
 
 def test_run_detached_with_every_option(fake, hyperctl, tmp_path):

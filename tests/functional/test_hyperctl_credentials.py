@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from support.credential_helper import CredentialHelper, docker_config
 from support.fake_hyperd import Exchange, FakeHyperd, lines, ok, refuse
-from support.hyperctl_process import Runner
 
 HUB = "https://index.docker.io/v1/"
 
 
 @pytest.fixture
-def fake() -> Iterator[FakeHyperd]:
-    with FakeHyperd() as server:
-        server.on("POST", "/auth", ok({"Status": "Login Succeeded"}))
-        server.on("POST", "/image/create", lines({"status": "ok"}))
-        server.on("POST", "/image/build", lines({"stream": "ok\n"}))
-        yield server
-
-
-@pytest.fixture
-def hyperctl(fake: FakeHyperd, tmp_path: Path) -> Runner:
-    return Runner(fake.address, tmp_path)
+def fake(fake: FakeHyperd) -> FakeHyperd:
+    fake.on("POST", "/auth", ok({"Status": "Login Succeeded"}))
+    fake.on("POST", "/image/create", lines({"status": "ok"}))
+    fake.on("POST", "/image/build", lines({"stream": "ok\n"}))
+    return fake
 
 
 def sent(exchange: Exchange, name: str = "x-registry-auth") -> object:

@@ -9,23 +9,10 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from support.fake_hyperd import FakeHyperd, Hijack, Reply, Talk, frame, ok, refuse
-from support.hyperctl_process import CID, HYPERCTL, Runner, attached_run
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeHyperd]:
-    with FakeHyperd() as server:
-        yield server
-
-
-@pytest.fixture
-def hyperctl(fake: FakeHyperd, tmp_path: Path) -> Runner:
-    return Runner(fake.address, tmp_path)
+from support.hyperctl_process import CID, HYPERCTL, attached_run
 
 
 def test_run_attached_keeps_the_streams_apart_and_gives_the_exit_code(fake, hyperctl):

@@ -19,12 +19,6 @@ from support.fake_hyperd import FakeHyperd, Hijack, Reply, Talk, lines, ok, refu
 from support.hyperctl_process import CID, HYPERCTL, Runner, attached_run
 
 
-@pytest.fixture
-def fake() -> Iterator[FakeHyperd]:
-    with FakeHyperd() as server:
-        yield server
-
-
 class Terminal:
     """hyperctl as the foreground process of a terminal of 40 rows and 100 columns."""
 

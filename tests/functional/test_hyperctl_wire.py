@@ -6,25 +6,12 @@ import base64
 import json
 import os
 import socket
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from support.fake_hyperd import FakeHyperd, Hijack, Reply, lines, ok, refuse
-from support.hyperctl_process import CID, CODE, Runner
+from support.hyperctl_process import CID, CODE
 
 IMAGE = "3f57d9401f8d42f986df300f0c69192fc41da28ccc8d797829467780db3dd741"
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeHyperd]:
-    with FakeHyperd() as server:
-        yield server
-
-
-@pytest.fixture
-def hyperctl(fake: FakeHyperd, tmp_path: Path) -> Runner:
-    return Runner(fake.address, tmp_path)
 
 
 def columns(*cells: str) -> str:

@@ -12,19 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperctl import full, verbs
-from hyperctl.command import App, Argument, Command, Group, Option, command, understand
+from hyperctl.command import App, Argument, Option, command, understand
 
-
-def all_commands() -> dict[str, Command]:
-    found: dict[str, Command] = {}
-    for verb in verbs.VERBS:
-        one = verbs.load(verb)
-        inner = {f"{verb} {name}": sub for name, sub in one.commands.items()} if isinstance(one, Group) else {verb: one}
-        found.update(inner)
-    return found
-
-
-COMMANDS = all_commands()
+COMMANDS = {words: one for verb in verbs.VERBS for words, one in verbs.commands(verb).items()}
 WORDS = st.sampled_from(
     ["a", "b", "-", "--", "", "9", "0", "x=y", "-z", "--nope", "never", "KILL", "-5", "--rm=1", "007"]
 )

@@ -9,35 +9,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from support.daemon import HyperdLauncher
-from support.registry import Layer, RegistryServer, busybox_tar
+from support.registry import Layer, busybox_tar
 from support.until import until
 
 pytestmark = [pytest.mark.root, pytest.mark.registry]
 
 Create = Callable[..., str]
-
-
-@pytest.fixture(scope="module")
-def registry() -> Iterator[RegistryServer]:
-    with RegistryServer() as server:
-        server.push("busybox", "latest", [Layer(busybox_tar())])
-        server.push("busybox", "old", [Layer(busybox_tar())])
-        yield server
-
-
-@pytest.fixture(scope="module")
-def daemon(registry: RegistryServer) -> Iterator[HyperdLauncher]:
-    with HyperdLauncher(config="stop_grace = 1\n") as launcher:
-        launcher.start()
-        yield launcher
-        assert "internal_error" not in launcher.log()
-
-
-@pytest.fixture(scope="module")
-def image(daemon: HyperdLauncher, registry: RegistryServer) -> str:
-    name = f"{registry.host}/busybox"
-    assert daemon.request("POST", "/image/create", imageName=name)[0] == 200
-    return name
 
 
 @pytest.fixture
@@ -221,9 +198,10 @@ def test_labels_ports_and_pause_outlive_the_daemon(daemon, create):
     assert daemon.json("GET", "/pod/lasting/portmappings") == before
 
 
-def test_a_name_without_a_tag_is_one_image(daemon, image):
+def test_a_name_without_a_tag_is_one_image(daemon, registry, image):
     """The original pulled every tag of the repository, and each twice."""
-    status, _, body = daemon.request("POST", "/image/create", imageName=image)
+    registry.push("busybox", "old", [Layer(busybox_tar())])
+    status, _, body = daemon.request("POST", "/image/create", imageName=image.removesuffix(":latest"))
     lines = [json.loads(line) for line in body.splitlines() if line.strip()]
     assert status == 200
     assert [line["id"] for line in lines if line.get("status", "").startswith("Pulling from")] == ["latest"]
