@@ -19,11 +19,12 @@ from support.registry import Layer, RegistryServer, busybox_tar
 
 from benchlib import host, plot, report
 from benchlib.crowd import AttachesScenario, DensityScenario, TogetherScenario
+from benchlib.distro import DistroScenario
 from benchlib.idle import MemoryScenario
 from benchlib.images import ImagesScenario
 from benchlib.podman import Podman
 from benchlib.samples import Samples
-from benchlib.scenarios import SCENARIOS, Context, Scenario
+from benchlib.scenarios import SCENARIOS, Context, NotThere, Scenario
 from benchlib.target import Target
 from benchlib.warm import WarmScenario
 from hyperd.errors import HyperError
@@ -32,6 +33,7 @@ from hyperd.guest.image import find_guest
 ALL: dict[str, Callable[[Context], Scenario]] = {
     **SCENARIOS,
     "warm": WarmScenario,
+    "distro": DistroScenario,
     "memory": MemoryScenario,
     "attaches": AttachesScenario,
     "together": TogetherScenario,
@@ -70,6 +72,7 @@ class Run:
             target = stack.enter_context(Target(image, guest))
             self.log = target.troubles
             podman = self._podman(stack, image)
+            target.warm_up()
             accelerator = target.accelerator()
             context = Context(
                 target=target,
@@ -129,6 +132,10 @@ class Run:
         """One scenario that fails must not cost the others."""
         try:
             step()
+        except NotThere as error:
+            self.missing.append(str(error))
+            say(f"{name}: missing: {error}")
+            return False
         except Exception as error:
             text = " ".join(str(error)[:300].split())
             self.failures.append(f"{name}: {type(error).__name__}: {text}")

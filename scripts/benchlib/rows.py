@@ -67,9 +67,39 @@ ROWS = (
     Row(key="start.cpu.daemon", title="… CPU time of the daemon", unit="ms"),
     Row(key="start.api.create", title="… of it: pod create", unit="ms"),
     Row(key="start.phase.libvirt", title="… of it: libvirt makes the domain", unit="ms"),
-    Row(key="start.phase.boot", title="… of it: guest boots to WELCOME", unit="ms", peers=(_FLOOR,)),
+    Row(key="start.phase.boot", title="… of it: until the guest's agent is ready", unit="ms", peers=(_FLOOR,)),
+    Row(
+        key="boots.api", title="cold start at the API where the kernel has to boot (`templates = false`)", unit="ms",
+        peers=(_FLOOR, ("boot.q35", "raw q35"), ("start.podman", "podman run -d")),
+        goal="≤ 1.4 x floor", limit=1.4, relative=True, reason=_COLD,
+    ),
+    Row(key="boots.cpu.qemu", title="… CPU time of QEMU until then", unit="ms", peers=(_FLOOR_CPU,)),
+    Row(key="boots.phase.libvirt", title="… of it: libvirt makes the domain", unit="ms"),
+    Row(key="boots.phase.boot", title="… of it: guest boots to WELCOME", unit="ms", peers=(_FLOOR,)),
     Row(
         key="start.ctl", title="`hyperctl run -d`, cold", unit="ms", peers=(_FLOOR, ("start.podman", "podman run -d")),
+    ),
+    Row(
+        key="distro.ports", title="the distribution's kernel: raw QEMU q35 with the agent's ports alone", unit="ms",
+        peers=(_FLOOR,),
+    ),
+    Row(
+        key="distro.q35", title="… raw QEMU q35 with a pod's devices", unit="ms",
+        peers=(("distro.ports", "with the ports alone"),),
+    ),
+    Row(
+        key="distro.api", title="… cold start at the API", unit="ms",
+        peers=(("distro.ports", "its raw boot"), ("distro.q35", "with a pod's devices")),
+        goal="≤ 1.3 x its raw boot", limit=1.3, relative=True, reason=_COLD,
+    ),
+    Row(
+        key="distro.boots.api", title="… the same where the kernel has to boot", unit="ms",
+        peers=(("distro.ports", "its raw boot"), ("distro.q35", "with a pod's devices")),
+        goal="≤ 1.3 x its raw boot", limit=1.3, relative=True, reason=_COLD,
+    ),
+    Row(
+        key="distro.boots.cpu.qemu", title="… … CPU time of QEMU until then", unit="ms",
+        peers=(("distro.ports.cpu", "its raw boot"), ("distro.q35.cpu", "with a pod's devices")),
     ),
     Row(
         key="warm.api", title="warm start at the API: pod create to container started, VM from the pool", unit="ms",

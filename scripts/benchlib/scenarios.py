@@ -11,16 +11,20 @@ from pathlib import Path
 
 from benchlib import httpload
 from benchlib.podman import LIMITS, Podman
-from benchlib.procs import cpu_seconds, qemus
+from benchlib.procs import cpu_seconds
 from benchlib.rawboot import RawVm
 from benchlib.samples import Samples
-from benchlib.target import Received, Target, piped, wall
+from benchlib.target import HAS_TEMPLATES, Received, Target, piped, wall
 
 SLEEP = ("sleep", "3600")
 # Pods in the list; they are defined and do not run, so that the figure is the daemon's alone.
 LISTED_PODS = 50
 # Text, not zeros: both logs of the peers escape or cut by lines.
 LINE = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-"
+
+
+class NotThere(RuntimeError):
+    """Something that a scenario needs is not installed or not built: it is missing, and nothing has failed."""
 
 
 @dataclass
@@ -75,14 +79,55 @@ class BootScenario(Scenario):
             self.samples.add(f"boot.{machine}.cpu", took.cpu)
 
 
+def cold_start(target: Target, samples: Samples, name: str, key: str) -> None:
+    """Make and start a pod at the API.
+
+    Args:
+        target: the daemon. samples: get what it took.
+        name: of the pod, which runs then.
+        key: of the samples: ``KEY.api``, ``KEY.api.create``, ``KEY.cpu.qemu`` and ``KEY.cpu.daemon``; of its VM alone
+            ``KEY.phase.libvirt`` and ``KEY.phase.boot``.
+
+    """
+    before = cpu_seconds(target.daemon.pid)
+    with samples.timed(f"{key}.api"):
+        with samples.timed(f"{key}.api.create"):
+            target.create(name, SLEEP)
+        target.start(name)
+    samples.add(f"{key}.cpu.daemon", cpu_seconds(target.daemon.pid) - before)
+    vm_id = target.vm_of(name)
+    samples.add(f"{key}.cpu.qemu", target.guest_seconds(vm_id))
+    phases = target.boot_times(vm_id)
+    if phases is not None:
+        samples.add(f"{key}.phase.libvirt", phases[0])
+        samples.add(f"{key}.phase.boot", phases[1])
+
+
 class StartScenario(Scenario):
-    """A pod's life, cold: by hyperctl and at the API; the same with podman."""
+    """A pod's life, cold: by hyperctl and at the API; the same with podman. And where the kernel has to boot."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._booting: Target | None = None
+
+    def prepare(self) -> None:
+        if HAS_TEMPLATES:
+            self._booting = Target(self.target.image, self.target.guest, templates=False)
+            self._booting.warm_up()
 
     def round(self) -> None:
         self._hyperctl()
         self._api()
+        if self._booting is not None:
+            name = self.context.name()
+            cold_start(self._booting, self.samples, name, "boots")
+            self._booting.remove(name)
         if self.context.podman is not None:
             self._podman(self.context.podman)
+
+    def finish(self) -> None:
+        if self._booting is not None:
+            self._booting.close()
 
     def _hyperctl(self) -> None:
         name = self.context.name()
@@ -90,18 +135,8 @@ class StartScenario(Scenario):
         self.samples.add("rm.ctl", wall(self.target.command("rm", name)))
 
     def _api(self) -> None:
-        name, daemon = self.context.name(), self.target.daemon.pid
-        before, others = cpu_seconds(daemon), set(qemus(self.target.daemon.directory))
-        with self.samples.timed("start.api"):
-            with self.samples.timed("start.api.create"):
-                self.target.create(name, SLEEP)
-            self.target.start(name)
-        self.samples.add("start.cpu.daemon", cpu_seconds(daemon) - before)
-        self.samples.add("start.cpu.qemu", sum(map(cpu_seconds, set(qemus(self.target.daemon.directory)) - others)))
-        phases = self.target.boot_times(self.target.vm_of(name))
-        if phases is not None:  # of this start alone: others of the same daemon boot side by side
-            self.samples.add("start.phase.libvirt", phases[0])
-            self.samples.add("start.phase.boot", phases[1])
+        name = self.context.name()
+        cold_start(self.target, self.samples, name, "start")
         with self.samples.timed("stop.api"):
             self.target.api("POST", "/pod/stop", podId=name)
         self.target.start(name)

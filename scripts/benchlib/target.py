@@ -14,18 +14,23 @@ import time
 import urllib.parse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
 from support.daemon import PROJECT, HyperdLauncher, UnixConnection
 
+from benchlib.procs import cpu_seconds, find
+from hyperd.config import HypervisorConfig
+
 HYPERCTL = str(Path(sys.executable).with_name("hyperctl"))
 TIMEOUT = 120.0
 FRESH = 2.0  # seconds that a connection is used again after; the daemon keeps idle ones somewhat longer
+HAS_TEMPLATES = any(field.name == "templates" for field in fields(HypervisorConfig))
+TEMPLATE_TIMEOUT = 30.0
 _OPENED = re.compile(r"event=hypervisor\.open accelerator=(\w+)")
-_BOOTED = re.compile(r"event=vm\.booted vm=(\S+) create_ms=(\d+) ready_ms=(\d+)")
+_BOOTED = re.compile(r"event=vm\.booted vm=(\S+).*? create_ms=(\d+) ready_ms=(\d+)")
 _FRAME_HEADER = 8
 
 
@@ -49,15 +54,18 @@ class Target:
         image: reference of the image; pulled at once.
         guest: directory of kernel and initramfs.
         pool: VMs that wait ready; 0 = every start is cold.
+        templates: VMs go on from the memory of one that has booted, where the daemon can do that.
 
     """
 
-    def __init__(self, image: str, guest: Path, *, pool: int = 0) -> None:
+    def __init__(self, image: str, guest: Path, *, pool: int = 0, templates: bool = True) -> None:
         self.image = image
         self.guest = guest
         # The launcher asks for debug messages, which nobody runs with.
         self.daemon = HyperdLauncher(driver="libvirt", guest=guest, pool=pool)
         text = self.daemon.config_path.read_text().replace('log_level = "debug"', 'log_level = "info"')
+        if not templates and HAS_TEMPLATES:
+            text = text.replace("[hypervisor]\n", "[hypervisor]\ntemplates = false\n")
         self.daemon.config_path.write_text(text)
         self._connection: UnixConnection | None = None
         self._used = 0.0
@@ -185,6 +193,15 @@ class Target:
         """Give the lines of the daemon's log that are no request's."""
         return [line for line in self.daemon.log().splitlines() if "event=request" not in line]
 
+    def warm_up(self) -> None:
+        """Start a pod and remove it, and wait for the template that the daemon makes of its VM, if it does."""
+        self.create("warm-up", ("sleep", "3600"))
+        self.start("warm-up")
+        self.remove("warm-up")
+        until = time.monotonic() + TEMPLATE_TIMEOUT
+        while HAS_TEMPLATES and "event=template." not in self.daemon.log() and time.monotonic() < until:
+            time.sleep(0.1)
+
     def pooled(self) -> int:
         """Count the VMs that were ever made ready for the pool."""
         return self.daemon.log().count("event=vm.pooled")
@@ -197,8 +214,12 @@ class Target:
                 return vm_id
         raise RequestFailed(f"the pod {pod} has no VM")
 
+    def guest_seconds(self, vm_id: str) -> float:
+        """Give the CPU time that a VM's QEMU has taken, in seconds."""
+        return sum(map(cpu_seconds, find("qemu-system-", f"{self.daemon.directory}/", vm_id)))
+
     def boot_times(self, vm_id: str) -> tuple[float, float] | None:
-        """Give (libvirt's create, create to the agent's WELCOME) of a VM, in seconds; None if it did not boot."""
+        """Give (libvirt's create, then until the agent is ready) of a VM, in seconds; None if there was nothing."""
         return boot_times(self.daemon.log()).get(vm_id)
 
     def _head(self, link: socket.socket, path: str) -> bytes:

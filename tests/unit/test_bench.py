@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LOG = """\
 timestamp=2026-01-02T03:04:05.000001Z level=info event=vm.created vm=vm-one vcpu=1 memory=128 paused=false
 timestamp=2026-01-02T03:04:05.000002Z level=info event=vm.booted vm=vm-one create_ms=120 ready_ms=700
-timestamp=2026-01-02T03:04:05.000003Z level=info event=vm.booted vm=vm-two create_ms=500 ready_ms=3000
+timestamp=2026-01-02T03:04:05.000003Z level=info event=vm.booted vm=vm-two template=true create_ms=500 ready_ms=3000
 timestamp=2026-01-02T03:04:05.000004Z level=info event=vm.pooled vm=vm-three
 """
 
