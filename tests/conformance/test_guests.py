@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 from conformance.original import PLAIN, Done, Original, RefusedError, command_line, progress
 from support.registry import RegistryServer
+from support.until import until
 from vm.conftest import Host, launch
 
 pytestmark = [pytest.mark.vm, pytest.mark.registry]
@@ -51,6 +52,7 @@ def test_one_pod_through_everything(client, host):
     spec = {"name": "second", "image": host.image, "command": ["sh", "-c", "echo hello-log; sleep 1000"]}
     client.create_container("full", spec)
     client.container("start", "second")
+    until(lambda: client.logs("second").out)
     client.container("kill", "second", ("signal", "9"))
     assert client._exit_code("second", "", tty=False) == 137
     assert client.logs("second").out == b"hello-log\n"

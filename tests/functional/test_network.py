@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -334,39 +334,31 @@ def test_pod_cannot_poison_arp(
     # RFC 826: hardware type 1, protocol 0x0800, lengths 6 and 4, reply, sender, target.
     arp = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 2) + mac + address + b"\xff" * 6 + address
     frame = b"\xff" * 6 + bytes.fromhex(macs[frame_sender].replace(":", "")) + b"\x08\x06" + arp
+    assert _arrives(frame, 0x0806, bad, watcher) is passes
+
+
+def _arrives(frame: bytes, kind: int, sender: Namespace, watcher: Namespace) -> bool:
+    """Send a frame of an EtherType; tell whether the watcher gets it within half a second."""
     with (
-        watcher.socket(socket.SOCK_RAW, socket.AF_PACKET, socket.htons(0x0806)) as ear,
-        bad.socket(socket.SOCK_RAW, socket.AF_PACKET, socket.htons(0x0806)) as mouth,
+        watcher.socket(socket.SOCK_RAW, socket.AF_PACKET, socket.htons(kind)) as ear,
+        sender.socket(socket.SOCK_RAW, socket.AF_PACKET, socket.htons(kind)) as mouth,
     ):
-        ear.bind(("eth0", 0x0806))
-        mouth.bind(("eth0", 0x0806))
+        ear.bind(("eth0", kind))
+        mouth.bind(("eth0", kind))
         ear.settimeout(0.5)
         mouth.send(frame)
-        assert _frame_arrives(ear, frame) is passes
-
-
-def _frame_arrives(ear: socket.socket, frame: bytes) -> bool:
-    try:
-        while True:
-            if ear.recv(2048)[: len(frame)] == frame:
-                return True
-    except TimeoutError:
-        return False
+        with suppress(TimeoutError):
+            while True:
+                if ear.recv(2048)[: len(frame)] == frame:
+                    return True
+    return False
 
 
 def test_pod_cannot_advertise_an_ipv6_router(site: Site) -> None:
     bad, lease = site.pod("bad")
     watcher, _ = site.pod("watcher")
     frame = b"\xff" * 6 + bytes.fromhex(lease.mac.replace(":", "")) + b"\x86\xdd" + bytes(60)
-    with (
-        watcher.socket(socket.SOCK_RAW, socket.AF_PACKET, socket.htons(0x86DD)) as ear,
-        bad.socket(socket.SOCK_RAW, socket.AF_PACKET, socket.htons(0x86DD)) as mouth,
-    ):
-        ear.bind(("eth0", 0x86DD))
-        mouth.bind(("eth0", 0x86DD))
-        ear.settimeout(0.5)
-        mouth.send(frame)
-        assert not _frame_arrives(ear, frame)
+    assert not _arrives(frame, 0x86DD, bad, watcher)
 
 
 def test_conflicts_name_the_port_and_change_nothing(site: Site) -> None:
