@@ -19,8 +19,8 @@ from hyperd.errors import InvalidInput, TooLarge
 from hyperd.image import tarstream
 from hyperd.image.compression import decompressed
 from hyperd.image.layer import disk_errors
+from hyperd.image.members import normalise
 from hyperd.image.tarstream import BLOCK, DIRECTORY, FILE, HARDLINK, SYMLINK, Entry, TarReader
-from hyperd.image.whiteout import normalise
 
 MAX_FILES = 500_000
 MAX_HELD = 256 * 2**20  # bytes of memory for names, links and what is known of each file

@@ -14,8 +14,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
+from hyperd.errors import TooLarge
 from hyperd.image import tarstream
-from hyperd.image.tarstream import BLOCK, DIRECTORY, Entry
+from hyperd.image.tarstream import DIRECTORY, Entry
 
 MAX_NOTED = 100_000  # directories of one layer; beyond that nothing is noted of it
 _LEVEL = 3
@@ -47,6 +48,7 @@ class Notes:
         bare: directories without one.
         hidden: names whose lower layers are hidden altogether.
         opaque: directories whose lower content is hidden.
+        links: names that are hard links to files of lower layers, and those files' names.
 
     """
 
@@ -54,6 +56,7 @@ class Notes:
     bare: set[bytes] = field(default_factory=set)
     hidden: set[bytes] = field(default_factory=set)
     opaque: set[bytes] = field(default_factory=set)
+    links: dict[bytes, bytes] = field(default_factory=dict)
 
     def describe(self, entry: Entry, name: bytes) -> None:
         """Note a directory's entry, unless there are too many already."""
@@ -63,22 +66,32 @@ class Notes:
         self.described[name] = Attributes(entry.mode, entry.uid, entry.gid, entry.mtime, xattrs)
 
     def pack(self) -> bytes:
-        """Give the notes as bytes, or of a layer with too many directories empty ones."""
-        if len(self.described) + len(self.bare) + len(self.hidden) > MAX_NOTED:
+        """Give the notes as bytes, or of a layer with too many directories empty ones.
+
+        Raises:
+            TooLarge: links cannot be left out.
+
+        """
+        if len(self.described) + len(self.bare) + len(self.hidden) + len(self.links) > MAX_NOTED:
+            if self.links:
+                raise TooLarge(
+                    f"a layer with hard links to lower layers has more than {MAX_NOTED} directories and links"
+                )
             return b""
         described = [
             [_text(name), a.mode, a.uid, a.gid, a.mtime, [[_text(key), _text(value)] for key, value in a.xattrs]]
             for name, a in self.described.items()
         ]
         names = [sorted(map(_text, names)) for names in (self.bare, self.hidden, self.opaque)]
-        return zlib.compress(json.dumps([described, *names], separators=(",", ":")).encode(), _LEVEL)
+        links = [{_text(name): _text(target) for name, target in self.links.items()}] if self.links else []
+        return zlib.compress(json.dumps([described, *names, *links], separators=(",", ":")).encode(), _LEVEL)
 
     @classmethod
     def unpack(cls, data: bytes) -> Notes:
         """Read what ``pack`` wrote."""
         if not data:
             return cls()
-        described, bare, hidden, opaque = json.loads(zlib.decompress(data))
+        described, bare, hidden, opaque, *links = json.loads(zlib.decompress(data))
         return cls(
             {
                 _bytes(name): Attributes(
@@ -89,6 +102,7 @@ class Notes:
             set(map(_bytes, bare)),
             set(map(_bytes, hidden)),
             set(map(_bytes, opaque)),
+            {_bytes(name): _bytes(target) for one in links for name, target in one.items()},
         )
 
 
@@ -113,13 +127,12 @@ def inherited(layers: Sequence[Notes]) -> dict[bytes, Attributes]:
 
 
 def directories_tar(directories: dict[bytes, Attributes]) -> Iterator[bytes]:
-    """Write a tar of directories alone; those above them are in it, too, as somebody else wants them."""
+    """Write directories to a tar, without its end; those above them are in it, too, as somebody else wants them."""
     for path in sorted(directories):
         a = directories[path]
         name = (path or b".") + b"/"
         entry = Entry(name, DIRECTORY, mode=a.mode, uid=a.uid, gid=a.gid, mtime=a.mtime, xattrs=dict(a.xattrs))
         yield tarstream.pack(entry)
-    yield bytes(2 * BLOCK)
 
 
 def with_parents(paths: Iterable[bytes]) -> set[bytes]:
@@ -147,22 +160,23 @@ def shown(path: bytes, layers: Sequence[Notes]) -> Attributes:
 
 def _is_top(path: bytes, higher: Sequence[Notes]) -> bool:
     """Whether no layer above describes or hides a directory."""
-    return not any(path in notes.described or _hides(notes, path) for notes in higher)
+    return not any(path in notes.described or hides(notes, path) for notes in higher)
 
 
 def _lower(path: bytes, layers: Sequence[Notes], number: int) -> Attributes | None:
     """Give what the layers below ``number`` say of a directory; None when they do not have it."""
-    if number < len(layers) and _hides(layers[number], path):
+    if number < len(layers) and hides(layers[number], path):
         return None
     for notes in reversed(layers[:number]):
         if path in notes.described:
             return notes.described[path]
-        if _hides(notes, path):
+        if hides(notes, path):
             return None
     return None
 
 
-def _hides(notes: Notes, path: bytes) -> bool:
+def hides(notes: Notes, path: bytes) -> bool:
+    """Whether a layer hides what lower layers have at a path."""
     return path in notes.hidden or any(name in notes.hidden or name in notes.opaque for name in above(path))
 
 

@@ -22,8 +22,9 @@ import structlog
 from hyperd.errors import HostFault, InvalidInput, OutOfSpace
 from hyperd.image.compression import decompressed
 from hyperd.image.directories import Notes
+from hyperd.image.members import Limits
 from hyperd.image.tarstream import BLOCK, TarReader
-from hyperd.image.whiteout import Limits, Untidy, Write, filter_layer, filter_planned, plan_layer
+from hyperd.image.whiteout import Untidy, Write, filter_layer, filter_planned, plan_layer
 
 log = structlog.get_logger(__name__)
 

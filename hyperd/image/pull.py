@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from hyperd.config import RegistryConfig
-from hyperd.errors import Cancelled, HyperError, OutOfSpace, RegistryError
+from hyperd.errors import Cancelled, HyperError, InvalidInput, OutOfSpace, RegistryError, TooLarge
 from hyperd.image import manifest as manifests
 from hyperd.image.catalog import Catalog, NewImage, NewLayer
 from hyperd.image.fetch import LayerFetch
@@ -187,21 +187,21 @@ class Puller:
             log.warning("image-for-other-machine", image=str(job.reference), architecture=config["architecture"])
         pins = {*diff_ids, *(layer.digest for layer in manifest.layers)}
         with self._store.pinned(pins):
-            try:
-                self._fetch_layers(job, client, manifest, diff_ids)
-            except OutOfSpace:
-                self._drop(job.touched, pins)
-                raise
             image_id = manifest.config.digest
             layers = [
                 NewLayer(diff_id=diff_id, blob=layer.digest, media_type=layer.media_type)
                 for diff_id, layer in zip(diff_ids, manifest.layers, strict=True)
             ]
             created = created_at(config)
-            with self._trimmer.trimmed(diff_ids) as trim:
-                self._catalog.add_image(
-                    NewImage(id=image_id, blob=blob, config=config, layers=layers, created_at=created, trim=trim)
-                )
+            try:
+                self._fetch_layers(job, client, manifest, diff_ids)
+                with self._trimmer.trimmed(diff_ids) as trim:
+                    self._catalog.add_image(
+                        NewImage(id=image_id, blob=blob, config=config, layers=layers, created_at=created, trim=trim)
+                    )
+            except (InvalidInput, TooLarge, OutOfSpace):  # another try would end as this one
+                self._drop(job.touched, pins)
+                raise
             self._provenance.add_manifest(image_id, raw)
             self._catalog.set_name(job.reference, image_id, digest=top.digest)
         return image_id
@@ -267,7 +267,7 @@ class Puller:
                     self._flights.land(layer.digest)
 
     def _drop(self, diff_ids: set[str], own_pins: set[str]) -> None:
-        """Remove finished layers of a pull that failed for want of room, unless another one needs them."""
+        """Remove finished layers of a pull that failed for good, unless another one needs them."""
         with self._store.lock:
             spare = {digest for digest in own_pins if self._store.pin_count(digest) > 1}
             layers, blobs = self._catalog.drop_layers(diff_ids, spare=spare)

@@ -66,7 +66,7 @@ class ImageInfo:
         digests: ``repository@sha256:...``, familiar.
         parent: id of the image it was built from here.
         diff_ids: of all its layers, bottom first, as its configuration names them. ``layers`` can have fewer (an opaque
-            root hides the others) and one more on top, which this host made (``hyperd.image.directories``).
+            root hides the others) and one more on top, which this host made (``hyperd.image.trim``).
 
     """
 
@@ -124,11 +124,11 @@ class ImageService:
             "provenance": self._provenance,
             "workers": self._workers,
         }
-        self._trimmer = Trimmer(store=self._store, catalog=self._catalog)
-        self._puller, self._pusher = (
-            Puller(store=self._store, trimmer=self._trimmer, signatures=self._signatures, **parts),
-            Pusher(packer=self._packer, **parts),
+        self._trimmer = Trimmer(
+            store=self._store, catalog=self._catalog, packer=self._packer, max_bytes=self._max_layer
         )
+        self._puller = Puller(store=self._store, trimmer=self._trimmer, signatures=self._signatures, **parts)
+        self._pusher = Pusher(packer=self._packer, **parts)
         self._saver = Saver(catalog=self._catalog, packer=self._packer)
         self._loader = Loader(
             catalog=self._catalog, provenance=self._provenance, adding=self.adding, max_layer=self._max_layer

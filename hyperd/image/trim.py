@@ -1,25 +1,35 @@
-"""The layer that an image gets on top when overlayfs would show directories otherwise than they should be."""
+"""The layer that an image gets on top when overlayfs would show directories otherwise than they should be.
+
+It also has the files of lower layers that hard links point to.
+"""
 
 from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import structlog
 
 from hyperd.errors import HostFault
+from hyperd.image import hardlinks
 from hyperd.image.catalog import Catalog
 from hyperd.image.directories import Attributes, Notes, directories_tar, inherited, shown, with_parents
-from hyperd.image.layer import build_layer
+from hyperd.image.layer import MAX_ENTRIES, BuiltLayer, build_layer, disk_errors
+from hyperd.image.packing import Packer
 from hyperd.image.store import ImageStore, size_of
+from hyperd.image.tarstream import BLOCK, TarReader
 
 log = structlog.get_logger(__name__)
 
-MAX_BYTES = 2**30
-_NOT_A_DIRECTORY = re.compile(rb'(?:file|slink|nod|pipe|sock) (?:"((?:[^"\\]|\\.)*)"|(\S+)) ')
+_CHUNK = 256 * 1024
+# Of one line; a name with a blank or a quote is quoted, and of what is in it only quotes are escaped.
+_NOT_A_DIRECTORY = re.compile(rb'(?:file|slink|nod|pipe|sock) (?:"(.*?)"|([^" ][^ ]*)) 0[0-7]* \d+ \d+')
+
+_Links = dict[int, dict[int, list[bytes]]]  # names of files to copy, by the number of their layer and of their member
 
 
 class Trimmer:
@@ -28,12 +38,16 @@ class Trimmer:
     Args:
         store: the files.
         catalog: the rows.
+        packer: reads layers.
+        max_bytes: bound of an uncompressed layer.
 
     """
 
-    def __init__(self, *, store: ImageStore, catalog: Catalog) -> None:
+    def __init__(self, *, store: ImageStore, catalog: Catalog, packer: Packer, max_bytes: int) -> None:
         self._store = store
         self._catalog = catalog
+        self._packer = packer
+        self._max_bytes = max_bytes
 
     @contextmanager
     def trimmed(self, diff_ids: Sequence[str]) -> Iterator[str]:
@@ -42,16 +56,18 @@ class Trimmer:
         It stays while the block runs; the image is added inside.
 
         Raises:
+            InvalidInput, TooLarge: a hard link points to nothing; the links need too much.
             OutOfSpace, HostFault: this host's part.
 
         """
-        directories = self._directories(diff_ids)
+        notes = [Notes.unpack(data) for data in self._catalog.directory_notes(diff_ids)]
+        links = self._links(diff_ids, notes)
+        directories = self._directories(diff_ids, notes, links)
         if not directories:
             yield ""
             return
-        tar = b"".join(directories_tar(directories))
-        with self._store.new_file() as (file, path):
-            built = build_layer(lambda: iter([tar]), file, max_bytes=MAX_BYTES)
+        with self._store.new_file() as (tar, _), self._store.new_file() as (file, path):
+            built = self._build(tar, file, directories, {diff_ids[number]: links[number] for number in links})
             with self._store.lock, self._store.pinned([built.diff_id]):
                 target = self._store.layer_path(built.diff_id)
                 if size_of(target) < 0 or self._catalog.layer_size(built.diff_id) < 0:
@@ -64,15 +80,69 @@ class Trimmer:
                     layers, blobs = self._catalog.drop_layers([built.diff_id])  # when no image was made of it
                     self._store.remove_layers(layers, blobs)
 
-    def _directories(self, diff_ids: Sequence[str]) -> dict[bytes, Attributes]:
-        notes = [Notes.unpack(data) for data in self._catalog.directory_notes(diff_ids)]
-        found = inherited(notes)
-        if not found:
+    def _build(
+        self,
+        tar: BinaryIO,
+        output: BinaryIO,
+        directories: dict[bytes, Attributes],
+        files: dict[str, dict[int, list[bytes]]],
+    ) -> BuiltLayer:
+        with disk_errors():
+            tar.writelines(directories_tar(directories))
+            for diff_id, names in files.items():
+                hardlinks.copy(self._reader(diff_id), names, tar.write, max_bytes=self._max_bytes)
+            tar.write(bytes(2 * BLOCK))
+        return build_layer(lambda: _content(tar), output, max_bytes=self._max_bytes)
+
+    def _links(self, diff_ids: Sequence[str], notes: Sequence[Notes]) -> _Links:
+        if not any(one.links for one in notes):
             return {}
-        wanted = with_parents(found)
-        for diff_id, one in zip(diff_ids[1:], notes[1:], strict=True):
-            one.hidden.update(_non_directories(self._store.layer_path(diff_id), wanted))
-        return {path: shown(path, notes) for path in with_parents(inherited(notes))}
+        files = self._find_files(diff_ids, notes, hardlinks.link_names(notes))
+        found = {
+            number: hardlinks.members(self._reader(diff_ids[number]), wanted, max_bytes=self._max_bytes)
+            for number, wanted in hardlinks.sources(notes, files).items()
+        }
+        self._find_files(diff_ids, notes, (name for ones in found.values() for own, _ in ones.values() for name in own))
+        return {
+            number: {
+                index: sorted(links.union(name for name in own if hardlinks.visible(name, number, notes)))
+                for index, (own, links) in ones.items()
+            }
+            for number, ones in found.items()
+        }
+
+    def _directories(self, diff_ids: Sequence[str], notes: Sequence[Notes], links: _Links) -> dict[bytes, Attributes]:
+        found = inherited(notes)
+        if not found and not links:
+            return {}
+        self._find_files(diff_ids, notes, found)
+        names = [name for ones in links.values() for own in ones.values() for name in own]
+        return {path: shown(path, notes) for path in with_parents([*inherited(notes), *names]).difference(names)}
+
+    def _find_files(self, diff_ids: Sequence[str], notes: Sequence[Notes], names: Iterable[bytes]) -> list[set[bytes]]:
+        """Find which of the names, or of what is above them, layers have as files; these hide what lies below."""
+        wanted, found = with_parents(names), []
+        for diff_id, one in zip(diff_ids, notes, strict=True):
+            files = (
+                set(_non_directories(self._store.layer_path(diff_id), wanted)) - one.hidden
+            )  # whiteouts are no files
+            one.hidden |= files
+            found.append(files)
+        return found
+
+    def _reader(self, diff_id: str) -> Callable[[], TarReader]:
+        def read() -> TarReader:
+            pieces = self._packer.read_tar(diff_id)
+            return TarReader(lambda: next(pieces, b""), max_entries=MAX_ENTRIES)
+
+        return read
+
+
+def _content(file: BinaryIO) -> Iterator[bytes]:
+    with disk_errors():
+        file.seek(0)
+        while chunk := file.read(_CHUNK):
+            yield chunk
 
 
 def _non_directories(image: Path, names: Collection[bytes]) -> Iterator[bytes]:

@@ -7,40 +7,29 @@ What is done (OCI image-spec, layer.md; Linux Documentation/filesystems/overlayf
 - a whiteout in an opaque directory hides nothing and is dropped;
 - ``.wh..wh..opq`` becomes ``trusted.overlay.opaque=y`` on its directory; other ``.wh..wh.*`` names are aufs' own and
   dropped;
-- names are normalised, directories come last and once (an opaque mark may be met after its directory);
-- what no container may bring is dropped: ``trusted.overlay.*`` attributes (they steer overlayfs), attributes that
-  squashfs cannot hold.
+- directories come last and once (an opaque mark may be met after its directory).
 
 A layer where a name occurs twice, or where something lies below a symbolic link, is rare and cannot be done in one
 pass: ``filter_layer`` raises ``Untidy``, then ``plan_layer`` plays the whole layer through in memory as Docker would
-apply it (the last one wins) and ``filter_planned`` writes what is left in the end.
+apply it (the last one wins) and ``filter_planned`` writes what is left in the end. A hard link to a file that only a
+lower layer can have becomes an empty file and a note (``hyperd.image.hardlinks``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 
-from hyperd.errors import InvalidInput, TooLarge
+from hyperd.errors import InvalidInput
 from hyperd.image import tarstream
 from hyperd.image.directories import Notes, above
+from hyperd.image.members import NAME_COST, OPAQUE, PREFIX, Limits, checked
 from hyperd.image.tarstream import CHAR, DIRECTORY, FILE, HARDLINK, SYMLINK, Entry, TarReader
 
-MAX_COMPONENT = 255  # NAME_MAX, Linux
-MAX_IDS = 60_000  # squashfs has a table of 65,536 user and group ids
 MAX_HOPS = 40  # symbolic links in one path, as Linux
-MAX_XATTRS = 128  # of one file
-MAX_RECORDS = 2**16  # bytes of all of them; tar2sqfs takes no larger header
-_RECORD = 24  # bytes of a record beyond name and value
-MAX_HELD = 256 * 2**20  # bytes of memory for the names and attributes of a layer
-# Of that beyond its own bytes, measured: a name as a number, a directory with and without an entry, a planned member.
-_NAME_COST, _ENTRY_COST, _BARE_COST, _NODE_COST = 100, 450, 250, 450
-_OPAQUE = b".wh..wh..opq"
-_PREFIX = b".wh."
-_META = b".wh..wh."
+# Of memory beyond its own bytes, measured: a directory with and without an entry, a planned member.
+_ENTRY_COST, _BARE_COST, _NODE_COST = 450, 250, 450
 _OPAQUE_XATTR = b"trusted.overlay.opaque"
-_KEPT_XATTRS = (b"user.", b"trusted.", b"security.")  # what squashfs can hold
-_STEERING = (b"trusted.overlay.", b"user.overlay.")
 _ZEROS = memoryview(bytes(64 * 1024))
 
 Write = Callable[[bytes | memoryview], object]
@@ -48,73 +37,6 @@ Write = Callable[[bytes | memoryview], object]
 
 class Untidy(Exception):
     """The layer cannot be done in one pass."""
-
-
-@dataclass
-class Limits:
-    """Bounds of one layer, and what was counted so far.
-
-    Args:
-        max_bytes: sum of the files' sizes, holes included.
-
-    """
-
-    max_bytes: int
-    total: int = 0
-    held: int = 0
-    ids: set[int] = field(default_factory=set)
-
-    def count(self, entry: Entry) -> None:
-        """Add an entry.
-
-        Raises:
-            TooLarge: a bound is passed.
-
-        """
-        self.total += entry.real_size
-        if self.total > self.max_bytes:
-            raise TooLarge(f"the files of a layer have more than {self.max_bytes} bytes")
-        self.ids.add(entry.uid)
-        self.ids.add(entry.gid)
-        if len(self.ids) > MAX_IDS:
-            raise TooLarge(f"a layer has more than {MAX_IDS} users and groups")
-        for key, value in entry.xattrs.items():
-            self.hold(len(key) + len(value) + _NAME_COST)
-
-    def hold(self, size: int) -> None:
-        """Count memory that stays taken until the layer is done.
-
-        Raises:
-            TooLarge: the bound is passed.
-
-        """
-        self.held += size
-        if self.held > MAX_HELD:
-            raise TooLarge(f"the names and attributes of a layer take more than {MAX_HELD} bytes")
-
-
-def normalise(name: bytes) -> bytes:
-    """Give a member's path from the root, without a slash at either end; empty for the root itself.
-
-    Raises:
-        InvalidInput: it leaves the root by ``..`` or is too long for Linux.
-
-    """
-    if len(name) > tarstream.MAX_PATH:
-        raise InvalidInput("a path in a layer is too long", details=f"{len(name)} bytes")
-    parts: list[bytes] = []
-    for part in name.split(b"/"):
-        if part in (b"", b"."):
-            continue
-        if part == b"..":
-            if not parts:
-                raise InvalidInput("a path in a layer leaves the root", details=repr(name[:200]))
-            parts.pop()
-        elif len(part) > MAX_COMPONENT:
-            raise InvalidInput("a file name in a layer is too long", details=f"{len(part)} bytes")
-        else:
-            parts.append(part)
-    return b"/".join(parts)
 
 
 def filter_layer(reader: TarReader, write: Write, limits: Limits) -> Notes:
@@ -125,7 +47,7 @@ def filter_layer(reader: TarReader, write: Write, limits: Limits) -> Notes:
         InvalidInput, TooLarge: it is hostile or damaged.
 
     """
-    return _OnePass(write, limits).run(_checked(reader, limits), reader)
+    return _OnePass(write, limits).run(checked(reader, limits), reader)
 
 
 class _OnePass:
@@ -143,7 +65,7 @@ class _OnePass:
             parent, mark = _whiteout_of(entry)
             self._ensure(parent)
             if mark is not None:
-                self._limits.hold(_NAME_COST + len(mark))
+                self._limits.hold(NAME_COST + len(mark))
                 (self._opaque.add if mark == parent else self._whiteouts.add)(mark)
             elif entry.kind == DIRECTORY:
                 self._add_directory(entry)
@@ -173,7 +95,7 @@ class _OnePass:
             raise Untidy
         if entry.kind == HARDLINK and hash(entry.link) not in self._files:
             raise Untidy
-        self._limits.hold(_NAME_COST)
+        self._limits.hold(NAME_COST)
         self._files.add(number)
         _emit(entry, reader, self._write)
 
@@ -194,70 +116,14 @@ class _OnePass:
         return notes
 
 
-def _checked(reader: TarReader, limits: Limits) -> Iterator[Entry]:
-    """Normalise and check every member."""
-    for entry in reader:
-        if entry.kind not in (FILE, DIRECTORY):
-            _check_special(entry)
-        else:
-            entry.link = b""
-        entry.name = normalise(entry.name)
-        if _META in entry.name and _is_aufs(entry.name):
-            continue
-        if not entry.name and entry.kind != DIRECTORY:
-            raise InvalidInput("a layer's root is not a directory")
-        entry.mtime = min(max(entry.mtime, 0), 2**32 - 1)  # squashfs has unsigned 32 bits
-        if entry.uid >= 2**32 - 1 or entry.gid >= 2**32 - 1:
-            raise InvalidInput("a user or group id in a layer is too large", details=repr(entry.name[:200]))
-        if entry.xattrs:
-            _check_xattrs(entry)
-        limits.count(entry)
-        yield entry
-
-
-def _check_special(entry: Entry) -> None:
-    if entry.kind == HARDLINK:
-        entry.link = normalise(entry.link)
-        entry.xattrs = {}
-    elif entry.kind == SYMLINK:
-        if not 0 < len(entry.link) < tarstream.MAX_PATH:
-            raise InvalidInput("a symbolic link in a layer has a bad target", details=repr(entry.name[:200]))
-    elif entry.major >= 1 << 12 or entry.minor >= 1 << 20:
-        raise InvalidInput("a device in a layer has a bad number", details=repr(entry.name[:200]))
-    if entry.kind == CHAR and entry.major == entry.minor == 0 and not _is_whiteout(entry.name):
-        # overlayfs would take it for a whiteout; let it be one, cleanly.
-        head, slash, base = entry.name.rstrip(b"/").rpartition(b"/")
-        entry.name = head + slash + _PREFIX + base
-    if entry.kind not in (HARDLINK, SYMLINK):
-        entry.link = b""
-
-
-def _is_aufs(name: bytes) -> bool:
-    return any(part.startswith(_META) and part != _OPAQUE for part in name.split(b"/"))
-
-
-def _is_whiteout(name: bytes) -> bool:
-    return name.rpartition(b"/")[2].startswith(_PREFIX)
-
-
-def _check_xattrs(entry: Entry) -> None:
-    if len(entry.xattrs) > MAX_XATTRS or sum(len(k) + len(v) + _RECORD for k, v in entry.xattrs.items()) > MAX_RECORDS:
-        raise TooLarge("a file in a layer has too many or too large attributes", details=repr(entry.name[:200]))
-    for key in list(entry.xattrs):
-        if not key.startswith(_KEPT_XATTRS) or key.startswith(_STEERING):
-            del entry.xattrs[key]
-        elif b"\0" in key or b"=" in key or len(key) > MAX_COMPONENT or key in _KEPT_XATTRS:
-            raise InvalidInput("a file in a layer has a bad attribute", details=repr(entry.name[:200]))
-
-
 def _whiteout_of(entry: Entry) -> tuple[bytes, bytes | None]:
     """Give the parent and what is marked: None for a plain member, the parent for opaque, else the hidden name."""
     parent, slash, base = entry.name.rpartition(b"/")
-    if not base.startswith(_PREFIX):
+    if not base.startswith(PREFIX):
         return parent, None
-    if base == _OPAQUE:
+    if base == OPAQUE:
         return parent, parent
-    hidden = base[len(_PREFIX) :]
+    hidden = base[len(PREFIX) :]
     if hidden in (b"", b".", b".."):
         raise InvalidInput("a layer has a bad whiteout", details=repr(entry.name[:200]))
     return parent, parent + slash + hidden
@@ -313,6 +179,7 @@ class _Node:
 
     index: int  # of the member that made it, -1 for a directory that no member names
     link: bytes | None = None  # of a symbolic link
+    below: bytes | None = None  # of a hard link to a file of a lower layer: that file's name
     children: dict[bytes, _Node] | None = None  # of a directory
     hidden: set[bytes] | None = None
     opaque: bool = False
@@ -346,7 +213,7 @@ def plan_layer(reader: TarReader, limits: Limits) -> Plan:
 
     """
     root = _Node(-1, children={})
-    for index, entry in enumerate(_checked(reader, limits)):
+    for index, entry in enumerate(checked(reader, limits)):
         parent_name, mark = _whiteout_of(entry)
         limits.hold(_NODE_COST + 2 * len(entry.name) + len(entry.link))
         parent = _descend(root, parent_name, limits)
@@ -356,7 +223,7 @@ def plan_layer(reader: TarReader, limits: Limits) -> Plan:
         elif mark is not None:
             if parent.hidden is None:
                 parent.hidden = set()
-            parent.hidden.add(base[len(_PREFIX) :])
+            parent.hidden.add(base[len(PREFIX) :])
         elif not entry.name:
             root.index = index
         else:
@@ -377,23 +244,41 @@ def _place(root: _Node, parent: _Node, base: bytes, index: int, entry: Entry) ->
         else:
             children[base] = _Node(index, children={})
     elif entry.kind == HARDLINK:
-        children[base] = _link_target(root, entry)
+        children[base] = _link_target(root, entry, index)
     else:
         children[base] = _Node(index, link=entry.link if entry.kind == SYMLINK else None)
 
 
-def _link_target(root: _Node, entry: Entry) -> _Node:
+def _link_target(root: _Node, entry: Entry, index: int) -> _Node:
     directory, _, base = entry.link.rpartition(b"/")
     try:
         target = (_descend(root, directory).children or {}).get(base)
     except InvalidInput:
         target = None
+    if target is None and entry.link != entry.name and _may_be_below(root, entry.link):
+        return _Node(index, below=entry.link)
     if target is None or target.children is not None:
-        raise InvalidInput(
-            "a hard link in a layer points to nothing or to a directory",
-            details=f"{entry.name[:200]!r} to {entry.link[:200]!r}",
-        )
+        raise no_link_target(entry.name, entry.link)
     return target
+
+
+def no_link_target(name: bytes, target: bytes) -> InvalidInput:
+    """Make the error for a hard link that cannot be."""
+    return InvalidInput(
+        "a hard link in a layer points to nothing or to a directory", details=f"{name[:200]!r} to {target[:200]!r}"
+    )
+
+
+def _may_be_below(root: _Node, path: bytes) -> bool:
+    """Whether a file that this layer does not have can be one of a lower layer: nothing here hides or replaces it."""
+    node: _Node | None = root
+    for part in path.split(b"/"):
+        if node is None:
+            break
+        if node.children is None or node.opaque or part in (node.hidden or ()):
+            return False
+        node = node.children.get(part)
+    return True
 
 
 def _descend(root: _Node, path: bytes, limits: Limits | None = None) -> _Node:
@@ -441,6 +326,8 @@ def _collect(root: _Node, plan: Plan) -> None:
         name, node = todo.pop()
         if node.index >= 0:
             plan.names.setdefault(node.index, []).append(name)
+        if node.below is not None:
+            plan.notes.links[name] = node.below
         if node.children is None:
             continue
         if node.index < 0:
@@ -470,7 +357,7 @@ def filter_planned(reader: TarReader, plan: Plan, write: Write, limits: Limits) 
 
     """
     links: list[Entry] = []
-    for index, entry in enumerate(_checked(reader, limits)):
+    for index, entry in enumerate(checked(reader, limits)):
         names = plan.names.get(index)
         if not names:
             continue
@@ -478,6 +365,9 @@ def filter_planned(reader: TarReader, plan: Plan, write: Write, limits: Limits) 
         if entry.kind == DIRECTORY:
             plan.notes.describe(entry, names[0])
             _emit_directory(entry, write, opaque=names[0] in plan.opaque)
+        elif entry.kind == HARDLINK:  # to a file of a lower layer: hyperd.image.hardlinks
+            write(tarstream.pack(Entry(names[0], FILE, mode=0)))
+            links += [Entry(name, HARDLINK, link=names[0]) for name in names[1:]]
         else:
             _emit(entry, reader, write)
             links += [Entry(name, HARDLINK, link=names[0]) for name in names[1:]]

@@ -82,7 +82,8 @@ CONTEXTS = {
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", AIMED)
 def test_the_host_is_untouched(gate: Gate, canary: Path, kind: str, way: str) -> None:
-    said = gate.send(way, aimed(kind, canary))
+    data = aimed(kind, canary)
+    said = gate.send(way, data, diff_id=digest_of(data))
     words = AIMED[kind]
     assert (CONTEXTS.get(words, words) if way == "build" else words) in said
     assert gate.stored() == []
@@ -128,7 +129,7 @@ ODD: dict[str, tuple[bytes, str, str]] = {
 @pytest.mark.parametrize("name", ODD)
 def test_odd_numbers_and_links_are_refused(gate: Gate, name: str, way: str) -> None:
     data, layer, context = ODD[name]
-    said = gate.send(way, data)
+    said = gate.send(way, data, diff_id=digest_of(data))
     assert (context if way == "build" and context else layer) in said
     assert gate.stored() == []
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import CalledProcessError
 
 import pytest
 from hypothesis import Phase, given, settings
@@ -15,6 +17,7 @@ from support.rootfs import describe, overlaid, umoci_view
 
 from hyperd.config import Config
 from hyperd.db.session import Database
+from hyperd.errors import InvalidInput
 from hyperd.image.directories import Attributes, Notes, inherited
 from hyperd.image.service import ImageInfo, ImageService
 
@@ -99,6 +102,67 @@ CORPUS: dict[str, list[Members]] = {
 }
 
 
+ODD = 'a "b\\'
+
+
+def link(name: str, target: str) -> tuple[tarfile.TarInfo, bytes]:
+    return member(name, type=tarfile.LNKTYPE, linkname=target)
+
+
+def base() -> Members:
+    return [
+        directory("d", mode=0o711, uid=3),
+        member("d/a", b"one", mode=0o4750, uid=5, mtime=7, pax_headers=XATTR),
+        link("d/b", "d/a"),
+        link("c", "d/a"),
+        member("s", type=tarfile.SYMTYPE, linkname="nowhere"),
+        member("n", type=tarfile.CHRTYPE, devmajor=1, devminor=3),
+        member(ODD, b"odd"),
+        member("large", b"x" * 300_000),
+    ]
+
+
+# Hard links to files that only lower layers have.
+LINKS: dict[str, list[Members]] = {
+    "one": [base(), [link("d/x", "d/a")]],
+    "in a directory of its own": [base(), [directory("new", mode=0o700), link("new/x", "large"), link("o/p/x", "c")]],
+    "of every kind": [base(), [link("x", "s"), link("y", "n"), link("z", ODD), link(f"d/{ODD}x", ODD), link("s", "n")]],
+    "through two layers": [base(), [link("x", "d/a")], [link("y", "x")], [link("z", "y"), member("x", b"new")]],
+    "to what two layers have": [base(), [member("d/a", b"two")], [link("x", "d/a"), link("y", "d/b")]],
+    "over a file": [base(), [link("d/a", "large")], [link("large", "d/b")]],
+    "over a directory": [base(), [link("d", "large")], [directory("d"), member("d/n", b"n")]],
+    "over a directory that stays away": [base(), [link("d", "large")]],
+    "then the file goes": [base(), [link("x", "d/a"), member("d/.wh.a")], [member(".wh.c")]],
+    "then the file is another one": [base(), [link("x", "d/a"), member("d/a", b"new")]],
+    "then the link goes": [base(), [link("d/x", "d/a")], [member("d/.wh.x")]],
+    "then its directory goes": [base(), [link("d/x", "d/a"), link("y", "c")], [member(".wh.d")]],
+    "then its directory is emptied": [base(), [link("d/x", "d/a")], [member("d/.wh..wh..opq"), member("d/n", b"")]],
+    "then it is a directory": [base(), [link("x", "d/a")], [member(".wh.x")], [directory("x"), member("x/f", b"")]],
+    "then it is a file": [
+        base(),
+        [link("x", "d/a"), link(ODD + "x", "c")],
+        [member("x", b"2"), member(ODD + "x", b"2")],
+    ],
+    "then everything goes": [base(), [link("x", "d/a")], [member(".wh..wh..opq"), member("f", b"f")]],
+    "in a circle": [[*base(), member("x", b"x")], [link("x", "large"), link("large", "x")]],
+    "the same layer twice": [base(), [link("x", "d/a")], [member("d/a", b"two")], [link("x", "d/a")]],
+    "and directories": [described(), [link("tmp/x", "lib/x"), *FILES_ONLY]],
+}
+NOTHING: dict[str, list[Members]] = {
+    "in the first layer": [[link("x", "y")]],
+    "that comes later": [[link("x", "y"), member("y")]],
+    "anywhere": [base(), [link("x", "y")]],
+    "but itself": [base(), [link("c", "c")]],
+    "but a directory": [base(), [link("x", "d")]],
+    "but a directory that no layer describes": [FILES_ONLY, [link("x", "home/jane")]],
+    "below a file": [base(), [link("x", "c/d")]],
+    "any more": [base(), [member(".wh.c")], [link("x", "c")]],
+    "any more, it was made a directory": [base(), [member(".wh.c")], [directory("c")], [link("x", "c")]],
+    "any more, its directory is gone": [base(), [member(".wh.d")], [link("x", "d/a")]],
+    "any more, its directory was emptied": [base(), [member("d/.wh..wh..opq")], [link("x", "d/a")]],
+}
+
+
 @pytest.fixture
 def images(tmp_path: Path) -> Iterator[ImageService]:
     database = Database(tmp_path / "db")
@@ -138,6 +202,37 @@ def test_a_container_sees_what_umoci_unpacks(images: ImageService, tmp_path: Pat
     assert image.diff_ids == tuple(map(digest_of, tars))
 
 
+@pytest.mark.root
+@pytest.mark.parametrize("name", LINKS)
+def test_hard_links_to_files_of_lower_layers(images: ImageService, tmp_path: Path, name: str) -> None:
+    compare(images, [layer_tar(members) for members in LINKS[name]], tmp_path)
+
+
+@pytest.mark.parametrize("name", NOTHING)
+def test_hard_links_to_nothing(images: ImageService, tmp_path: Path, name: str) -> None:
+    tars = [layer_tar(members) for members in NOTHING[name]]
+    with pytest.raises(CalledProcessError):
+        umoci_view(tars, tmp_path)
+    with pytest.raises(InvalidInput, match="points to nothing or to a directory"):
+        made(images, tars)
+    assert images.list(all_images=True) == []
+
+
+def test_one_layer_with_links_above_two_others(images: ImageService) -> None:
+    """A link is to what lies below it in its own image, and goes with that image."""
+    upper = layer_tar([link("x", "f")])
+    found = {}
+    for text in (b"one", b"two"):
+        image = made(images, [layer_tar([member("f", text)]), upper], text.decode())
+        top = subprocess.run(["rdsquashfs", "-c", "x", image.layers[-1].path], capture_output=True, check=True)
+        found[text] = (top.stdout, image.layers[1])
+    assert found == {b"one": (b"one", found[b"two"][1]), b"two": (b"two", found[b"one"][1])}
+    assert len(files(images)) == 5
+    for name in ("one", "two"):
+        images.remove(name)
+    assert files(images) == []
+
+
 NAMES = ["a", "b", "c"]
 PATHS = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map("/".join)
 ENTRIES = st.one_of(
@@ -145,6 +240,7 @@ ENTRIES = st.one_of(
     st.tuples(st.just("file"), PATHS, st.just(0)),
     st.tuples(st.just("hide"), PATHS, st.just(0)),
     st.tuples(st.just("opaque"), PATHS, st.just(0)),
+    st.tuples(st.just("link"), PATHS, st.integers(0, 99)),
 )
 
 
@@ -154,10 +250,10 @@ def above(path: str) -> list[str]:
     return ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
 
 
-def members_of(entries: list[tuple[str, str, int]], alive: set[str]) -> Members:
+def members_of(entries: list[tuple[str, str, int]], alive: set[str], links: set[str]) -> Members:
     """A layer as tools write it: only what is there (``alive``) is hidden, whiteouts come first.
 
-    No name is a directory here and a file there: files end with ``.f``.
+    No name is a directory here and a file there: files end with ``.f``. ``links`` are files that links can point to.
     """
     found: dict[str, tuple[tarfile.TarInfo, bytes]] = {}
     hidden = {path for kind, path, _ in entries if kind == "hide" and path in alive}
@@ -168,6 +264,8 @@ def members_of(entries: list[tuple[str, str, int]], alive: set[str]) -> Members:
     cleared = {path for kind, path, _ in entries if kind == "opaque" and path in alive}
     cleared = {path for path in cleared if not (hidden | cleared) & set(above(path)[:-1])}
     made: set[str] = set()
+    gone = {path for path in alive | links if hidden & set(above(path)) or cleared & set(above(path)[:-1])}
+    targets = sorted(links - gone)
     for kind, path, mode in entries:
         if hidden & set(above(path)):
             continue
@@ -175,14 +273,17 @@ def members_of(entries: list[tuple[str, str, int]], alive: set[str]) -> Members:
             found[path] = directory(path, mode=mode, uid=mode % 7)
             made |= set(above(path))
         elif kind == "file":
-            found[f"{path}.f"] = member(f"{path}.f", b"x")
+            found[f"{path}.f"] = member(f"{path}.f", f"{path} {len(links)}".encode())
+            made |= set(above(path)[:-1])
+        elif kind == "link" and targets and targets[mode % len(targets)] != f"{path}.f":
+            found[f"{path}.f"] = link(f"{path}.f", targets[mode % len(targets)])
             made |= set(above(path)[:-1])
         elif kind == "opaque" and path in cleared:
             found[f"{path}/.wh..wh..opq"] = member(f"{path}/.wh..wh..opq")
-    gone = {path for path in alive if hidden & set(above(path))}
-    gone |= {path for path in alive if cleared & set(above(path)[:-1])}
     alive -= gone
     alive |= made
+    links -= gone
+    links |= {name for name in found if name.endswith(".f")}
     return sorted(found.values(), key=lambda pair: (".wh." not in pair[0].name, pair[0].name))
 
 
@@ -196,8 +297,9 @@ def test_any_layers(layers: list[list[tuple[str, str, int]]]) -> None:
         database.create_all()
         service = ImageService(config=Config(), database=database, root=work / "images", in_use=lambda _image: [])
         alive: set[str] = set()
+        links: set[str] = set()
         try:
-            compare(service, [layer_tar(members_of(entries, alive)) for entries in layers], work)
+            compare(service, [layer_tar(members_of(entries, alive, links)) for entries in layers], work)
         finally:
             service.close()
             database.close()

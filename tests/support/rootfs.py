@@ -96,6 +96,7 @@ def describe(root: Path, *, count_links: bool) -> dict[bytes, tuple[object, ...]
     top = root.stat()
     found[b""] = (stat.S_IFDIR, stat.S_IMODE(top.st_mode), top.st_uid, top.st_gid, attributes(top_name))
     for where, names, files in os.walk(top_name):
+        names.sort()
         for name in sorted(names + files):
             path = where + b"/" + name
             shown = path[len(top_name) + 1 :]

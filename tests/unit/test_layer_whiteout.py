@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from support.registry import directory, layer_tar, member
 
 from hyperd.errors import InvalidInput, TooLarge
+from hyperd.image.members import Limits, normalise
 from hyperd.image.tarstream import Entry, TarReader
-from hyperd.image.whiteout import Limits, Untidy, filter_layer, filter_planned, normalise, plan_layer
+from hyperd.image.whiteout import Untidy, filter_layer, filter_planned, plan_layer
 
 Members = list[tuple[tarfile.TarInfo, bytes]]
 OPAQUE = "SCHILY.xattr.trusted.overlay.opaque"
@@ -182,13 +183,31 @@ def test_the_last_one_wins(name: str) -> None:
     assert seen(planned(data)) == want
 
 
+def test_links_to_lower_layers_are_noted() -> None:
+    links = [("a", "b"), ("d/c", "d/x"), ("e", "a"), ("gone", "b")]
+    members = [member(name, type=tarfile.LNKTYPE, linkname=target) for name, target in links]
+    data = layer_tar([directory("d"), *members, member("b", b"later"), member("gone", b"file"), member(".wh.f")])
+    with pytest.raises(Untidy):
+        one_pass(data)
+    plan = plan_layer(reader(data), limits())
+    assert plan.notes.links == {b"a": b"b", b"e": b"b", b"d/c": b"d/x"}
+    placeholders = dict.fromkeys(("a", "e", "d/c"), "file ")
+    assert seen(planned(data)) == {**placeholders, "d": "dir", "b": "file later", "gone": "file file", "f": "whiteout"}
+
+
 HOSTILE: dict[str, Members] = {
     "leaves the root": [member("../etc/passwd")],
     "leaves the root later": [member("a/../../b")],
     "link leaves the root": [member("a", type=tarfile.LNKTYPE, linkname="../b")],
-    "link to nothing": [member("a", type=tarfile.LNKTYPE, linkname="b")],
+    "link to itself": [member("a", type=tarfile.LNKTYPE, linkname="a")],
+    "link below a file": [member("b", b"1"), member("a", type=tarfile.LNKTYPE, linkname="b/c")],
+    "link below a symbolic link": [
+        member("b", type=tarfile.SYMTYPE, linkname="c"),
+        member("a", type=tarfile.LNKTYPE, linkname="b/d"),
+    ],
+    "link to what the layer hides": [member(".wh.b"), member("a", type=tarfile.LNKTYPE, linkname="b")],
+    "link below what the layer hides": [member("b/.wh..wh..opq"), member("a", type=tarfile.LNKTYPE, linkname="b/c/d")],
     "link to a directory": [directory("b"), member("a", type=tarfile.LNKTYPE, linkname="b")],
-    "link to a later one": [member("a", type=tarfile.LNKTYPE, linkname="b"), member("b")],
     "long component": [member("a" * 256)],
     "long path": [member("/".join(["a" * 250] * 17))],
     "root is a file": [member(".")],

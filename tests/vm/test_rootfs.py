@@ -130,12 +130,19 @@ SPLIT_LINKS = [
     [member("d/a", b"two"), member("d/x", type=tarfile.LNKTYPE, linkname="d/a"), member("d/.wh.c")],
     [directory("e"), member("e/a", b"one"), member("d/b", type=tarfile.LNKTYPE, linkname="e/a")],
 ]
+LINKS_BELOW = [
+    [directory("d", mode=0o711), member("d/a", b"one", mode=0o750, uid=3), member("large", b"x" * 300_000)],
+    [member(name, type=tarfile.LNKTYPE, linkname=target) for name, target in (("new/x", "d/a"), ("d/y", "large"))],
+    [member("d/a", b"two"), member("z", type=tarfile.LNKTYPE, linkname="new/x")],
+]
 CASES = {
     **{name: CORPUS[name] for name in ("one", "three", "duplicates-on-base", "empty")},
     "root": ROOT,
     "links across layers": SPLIT_LINKS,
+    "links to lower layers": LINKS_BELOW,
 }
-NOT_PODMANS = {"duplicates-on-base", "large"}  # it refuses names that come twice, and is slow
+# It refuses names that come twice and links to files of lower layers, and is slow.
+NOT_PODMANS = {"duplicates-on-base", "links to lower layers", "large"}
 
 
 @pytest.mark.parametrize("case", CASES)
