@@ -27,6 +27,8 @@ class HypervisorConfig:
     default_vcpu: int = 1
     default_memory: int = 128
     pool: int = 1  # VMs of the default size booted and paused ahead of time
+    templates: bool = True  # VMs go on from the memory of one that has booted (emulated ones only)
+    template_dir: Path | None = None  # where that is kept; None = <root>/templates
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,6 +54,7 @@ class Op(IntEnum):
     FILE = 41
     COPYUP = 42
     LIKE = 43
+    MAC = 44
 
 
 class Plan:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from hyperd.errors import NotSupported
+
 # NICs that can be plugged into a VM that booted without.
 SPARE_NICS = 2
 RESUME_TIMEOUT = 45.0  # seconds; longer than libvirt's own wait for a busy domain, 30
@@ -102,6 +104,28 @@ class ShareSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Template:
+    """A guest that has booted and waits for its first host, kept as files that clones share copy-on-write.
+
+    Args:
+        directory: holds the files, readable and writable for the hypervisor, though nobody changes them.
+
+    """
+
+    directory: Path
+
+    @property
+    def memory(self) -> Path:
+        """The guest's memory, as long as that."""
+        return self.directory / "memory"
+
+    @property
+    def state(self) -> Path:
+        """CPUs and devices, in the hypervisor's own format."""
+        return self.directory / "state"
+
+
+@dataclass(frozen=True, kw_only=True)
 class VmSpec:
     """Everything needed to boot a VM.
 
@@ -117,6 +141,8 @@ class VmSpec:
         foreign_files: the hypervisor must be able to open and change files of any owner, because a share or a disk
             is not hyperd's own.
         paused: start with the CPUs stopped.
+        template: go on from it instead of booting: ``template_key`` must be that of the VM it was made of. The guest
+            then still has that VM's MAC address, clock and random numbers.
 
     """
 
@@ -132,6 +158,7 @@ class VmSpec:
     shares: tuple[ShareSpec, ...] = ()
     foreign_files: bool = False
     paused: bool = False
+    template: Template | None = None
 
     @property
     def control_socket(self) -> Path:
@@ -224,6 +251,20 @@ class VmDriver(ABC):
         being ready.
         On failure: no process, tap, socket or domain is left. Errors: DriverError; Conflict if the id exists.
         """
+
+    def template_key(self, spec: VmSpec) -> str:  # noqa: ARG002 - there are drivers that make none
+        """Name what VMs that are made of one template have in common, as a hexadecimal digest.
+
+        Disks, the MAC address, the tap and the directory may differ. Empty: such a VM cannot be made of a template.
+        """
+        return ""
+
+    def make_template(self, spec: VmSpec, template: Template) -> None:
+        """Boot a VM without disks until its agent waits, and keep it as a template; the VM is switched off then.
+
+        After a failure the VM is gone, files may be left. Errors: DriverError, Timeout, NotSupported.
+        """
+        raise NotSupported(f"The VM driver cannot make a template of {spec.vm_id}", details=str(template.directory))
 
     @abstractmethod
     def destroy(self, vm_id: str) -> None:

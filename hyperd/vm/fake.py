@@ -20,6 +20,7 @@ from hyperd.vm.driver import (
     HypervisorInfo,
     NicSpec,
     PowerState,
+    Template,
     VmDriver,
     VmEvent,
     VmEventKind,
@@ -92,6 +93,16 @@ class FakeDriver(VmDriver):
         for disk in spec.disks:
             self._check_disk(disk)
         self._call(self._create(spec))
+
+    def template_key(self, spec: VmSpec) -> str:
+        """Tell VMs by their size and number of NICs."""
+        return "" if spec.shares else f"{spec.vcpu:04x}{spec.memory:08x}{len(spec.nics):02x}"
+
+    def make_template(self, spec: VmSpec, template: Template) -> None:  # noqa: ARG002 - its VM would be like any other
+        """Write files that say what they are."""
+        self._maybe_fail("make_template")
+        for file in (template.memory, template.state):
+            file.write_text("of a fake VM\n")
 
     def destroy(self, vm_id: str) -> None:
         """Drop the VM and everything it runs."""

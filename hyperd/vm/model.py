@@ -20,6 +20,7 @@ BOOTING, IDLE, ASSOCIATED, PAUSED, POOLED = "booting", "idle", "associated", "pa
 # What of a VM is in its row.
 KEPT = ("disks", "layers", "nics", "services", "services_sure", "shares", "volumes", "images", "spare_disk")
 HEALTH_TIMEOUT = 5.0
+CLONE_TIMEOUT = 15.0  # for the agent of a VM that goes on from a template; milliseconds on an idle machine
 
 
 @dataclass(frozen=True, kw_only=True)

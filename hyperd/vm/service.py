@@ -11,6 +11,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -25,10 +26,12 @@ from hyperd.db.session import Database
 from hyperd.errors import AgentError, Conflict, HyperError, InvalidInput, NotFound
 from hyperd.event.bus import EventBus
 from hyperd.stream.relay import Relay
-from hyperd.vm.driver import CONSOLE_LOG, DiskSpec, NicSpec, PowerState, VmDriver, VmEvent, VmSpec
+from hyperd.vm import templates
+from hyperd.vm.driver import CONSOLE_LOG, NicSpec, PowerState, Template, VmDriver, VmEvent, VmSpec
 from hyperd.vm.model import (
     ASSOCIATED,
     BOOTING,
+    CLONE_TIMEOUT,
     IDLE,
     MAX_LUN,
     NO_FILES,
@@ -46,6 +49,7 @@ from hyperd.vm.plugs import disk_of
 from hyperd.vm.pool import SPARE_DISKS, VmPool
 from hyperd.vm.pooling import Pooling, new_id
 from hyperd.vm.stall import StallWatch
+from hyperd.vm.templates import Templates, UnfitTemplate
 
 log = structlog.get_logger(__name__)
 
@@ -80,6 +84,8 @@ class VmService(Pooling):
         self._thread = threading.Thread(target=self._watch, name="vm-events", daemon=True)
         shape = config.hypervisor
         self.pool = VmPool(self, size=shape.pool, vcpu=shape.default_vcpu, memory=shape.default_memory)
+        directory = shape.template_dir or config.root / templates.DIRECTORY
+        self._templates = Templates(driver, directory, run=config.run, enabled=shape.templates)
         self._stall = StallWatch(driver, running=self._should_run, path=config.root)
         self.on_exit: Callable[[str, str, int], None] = lambda _vm, _process, _code: None
         self.on_oom: Callable[[str, str], None] = lambda _vm, _process: None
@@ -98,7 +104,7 @@ class VmService(Pooling):
         for row in rows.values():
             if row.id not in states or row.state == BOOTING or not self._adopt(row, states[row.id]):
                 self._erase(row.id)
-        for directory in self._config.run.glob("vm-*"):
+        for directory in (*self._config.run.glob("vm-*"), *self._config.run.glob(f"{templates.PREFIX}*")):
             if directory.name not in self._vms:
                 shutil.rmtree(directory, ignore_errors=True)
         kept = {vm.spare_disk for vm in self._vms.values()}
@@ -114,6 +120,7 @@ class VmService(Pooling):
         for vm in self.all():
             if vm.hidden and vm.state == BOOTING:
                 vm.agent.close()  # its boot for the pool need not be waited for: it fails, and leaves nothing
+        self._templates.close()
         self.pool.close()
         self._stall.close()
         with self._lock:
@@ -141,7 +148,7 @@ class VmService(Pooling):
         hidden: bool = False,
         vm_id: str = "",
     ) -> Vm:
-        """Boot a VM and wait for its agent.
+        """Boot a VM, or go on from a template, and wait for its agent.
 
         Args:
             vcpu: number of CPUs. memory: MiB.
@@ -154,26 +161,31 @@ class VmService(Pooling):
         On failure nothing is left. Errors: DriverError, AgentError, Timeout, Conflict, InvalidInput (too many layers).
 
         """
-        vm_id = vm_id or new_id()
         luns = {str(path): number for number, path in enumerate(dict.fromkeys(disks), start=1)}
         if len(luns) > MAX_LUN:
             raise InvalidInput(f"{len(luns)} layers are more than a VM can have ({MAX_LUN})")
-        all_disks = dict(luns)
         if scratch is not None:
-            all_disks[str(scratch)] = SCRATCH_LUN
-        vm = self._new(vm_id, vcpu=vcpu, memory=memory, pod_id=pod_id)
-        vm.disks, vm.nics, vm.hidden = all_disks, [nic.mac for nic in nics], hidden
+            luns[str(scratch)] = SCRATCH_LUN
+
+        def attempt() -> Vm:
+            vm = self._new(vm_id or new_id(), vcpu=vcpu, memory=memory, pod_id=pod_id)
+            vm.disks, vm.nics, vm.hidden = luns, [nic.mac for nic in nics], hidden
+            try:
+                self.save(vm)
+                vm.shares = dict(files.known)
+                self._power_on(vm, nics, files)
+                vm.state = ASSOCIATED if pod_id else BOOTING if hidden else IDLE
+                self.save(vm)
+            except BaseException:
+                self.destroy(vm)
+                raise
+            return vm
+
         try:
-            self.save(vm)
-            vm.shares = dict(files.known)
-            specs = [disk_of(path, lun, files.cache, scratch=lun == SCRATCH_LUN) for path, lun in all_disks.items()]
-            self._power_on(vm, specs, nics, files)
-            vm.state = ASSOCIATED if pod_id else BOOTING if hidden else IDLE
-            self.save(vm)
-        except BaseException:
-            self.destroy(vm)
-            raise
-        return vm
+            return attempt()
+        except UnfitTemplate as error:
+            log.warning("vm.boots_instead", error=str(error))
+            return attempt()
 
     def create(self, *, vcpu: int = 1, memory: int = 128, wait: bool = True) -> str:
         """Boot an idle VM that a pod may be started on; give its id.
@@ -321,44 +333,66 @@ class VmService(Pooling):
             self._vms[vm_id] = vm
         return vm
 
-    def _power_on(
-        self, vm: Vm, disks: Sequence[DiskSpec], nics: Sequence[NicSpec], files: HostFiles = NO_FILES
-    ) -> None:
-        boot = self._boot_files()
+    def _power_on(self, vm: Vm, nics: Sequence[NicSpec], files: HostFiles = NO_FILES) -> None:
+        spec = self._spec(vm, nics, files)
         vm.rundir.mkdir(mode=0o700)
         started = time.monotonic()
-        spec = VmSpec(
+        # For the pool, where nobody waits, one is made first.
+        template = self._templates.make(spec) if vm.hidden else self._templates.find(spec)
+        created = self._boot_kernel(vm, spec) if template is None else self._go_on(vm, spec, template)
+        ready = time.monotonic()
+        times = {"create_ms": round((created - started) * 1e3), "ready_ms": round((ready - started) * 1e3)}
+        log.info("vm.booted", vm=vm.id, template=template is not None, **times)
+        self._events.publish("vm", "boot", vm.id, podID=vm.pod_id or None, **times)
+        if template is None:
+            self._templates.want(spec)
+
+    def _spec(self, vm: Vm, nics: Sequence[NicSpec], files: HostFiles) -> VmSpec:
+        boot = self._boot_files()
+        return VmSpec(
             vm_id=vm.id,
             vcpu=vm.vcpu,
             memory=vm.memory,
             kernel=boot.kernel,
             initrd=boot.initrd,
             rundir=vm.rundir,
-            disks=tuple(disks),
+            disks=tuple(disk_of(path, lun, files.cache, scratch=lun == SCRATCH_LUN) for path, lun in vm.disks.items()),
             nics=tuple(nics),
             shares=files.shares,
             foreign_files=files.foreign,
         )
+
+    def _create(self, vm: Vm, spec: VmSpec) -> float:
         self._driver.create(spec)
         if vm.hidden and not vm.pod_id:
             self._driver.yield_cpu(vm.id, yields=True)  # it is for the pool, where nobody waits for it
-        created = time.monotonic()
+        return time.monotonic()
+
+    def _boot_kernel(self, vm: Vm, spec: VmSpec) -> float:
+        created = self._create(vm, spec)
         try:
-            vm.agent.connect(fresh=True, timeout=self._config.hypervisor.boot_timeout)
+            vm.agent.connect(fresh=True, timeout=self.boot_timeout)
         except HyperError as error:
             raise AgentError(
                 f"the VM {vm.id} did not come up",
                 details=f"{error}; last words: {last_words(spec.console_log)}",
                 resolution="see the VM's console log; is the guest built for this host?",
             ) from error
-        ready = time.monotonic()
-        times = {"create_ms": round((created - started) * 1e3), "ready_ms": round((ready - started) * 1e3)}
-        log.info("vm.booted", vm=vm.id, **times)
-        self._events.publish("vm", "boot", vm.id, podID=vm.pod_id or None, **times)
+        return created
+
+    def _go_on(self, vm: Vm, spec: VmSpec, template: Template) -> float:
+        try:
+            created = self._create(vm, replace(spec, template=template))
+            vm.agent.connect(fresh=True, timeout=CLONE_TIMEOUT)
+            vm.agent.run(templates.renew(spec.nics), timeout=CLONE_TIMEOUT)
+        except HyperError as error:
+            self._templates.reject(template)
+            raise UnfitTemplate(f"the VM {vm.id} did not go on from its template", details=str(error)) from error
+        return created
 
     def _boot_later(self, vm: Vm) -> None:
         try:
-            self._power_on(vm, (), ())
+            self._power_on(vm, ())
             vm.state = IDLE
             self.save(vm)
         except HyperError as error:

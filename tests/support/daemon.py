@@ -53,6 +53,7 @@ class HyperdLauncher:
     Args:
         driver: ``fake`` or ``libvirt``.
         guest: directory of kernel and initramfs (libvirt).
+        templates: directory of templates of VMs; None = one beside the guest, for all daemons of all tests.
         config: further lines of the TOML file; keys before the first section are top-level ones.
         command: what to run instead of ``python -m hyperd.cli`` (it gets the same options).
 
@@ -63,6 +64,7 @@ class HyperdLauncher:
         *,
         driver: str = "fake",
         guest: Path | None = None,
+        templates: Path | None = None,
         config: str = "",
         pool: int = 0,
         command: Sequence[str] = (),
@@ -81,7 +83,9 @@ class HyperdLauncher:
         self.bridge = f"hyt{self._slot}"
         self.subnet = f"10.213.{self._slot}.0/24"
         self.table = f"hyperd_test_{self._slot}"
-        self._write_config(driver, guest, config)
+        if templates is None and guest is not None:
+            templates = guest.parent / "templates"
+        self._write_config(driver, guest, templates, config)
 
     def __enter__(self) -> Self:
         return self
@@ -267,7 +271,7 @@ class HyperdLauncher:
                     words = ["nft", "delete", "table", table["family"], table["name"]]
                     subprocess.run(words, capture_output=True, check=False)
 
-    def _write_config(self, driver: str, guest: Path | None, extra: str) -> None:
+    def _write_config(self, driver: str, guest: Path | None, templates: Path | None, extra: str) -> None:
         top, mark, sections = extra.partition("[")
         lines = [
             top,
@@ -276,6 +280,7 @@ class HyperdLauncher:
             f'driver = "{driver}"',
             f"pool = {self.pool}",
             f'guest_dir = "{guest or ""}"',
+            f'template_dir = "{templates or ""}"',
             "[network]",
             f'bridge = "{self.bridge}"',
             f'subnet = "{self.subnet}"',

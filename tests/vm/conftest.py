@@ -70,12 +70,14 @@ class Host:
         own = "\n".join(re.findall(rf"^table \S+ {self.daemon.table}\S* \{{.*?^\}}", rules, re.MULTILINE | re.DOTALL))
         prefix = self.daemon.subnet.rsplit(".", 1)[0]
         addresses = set(re.findall(rf"{re.escape(prefix)}\.\d+", own)) - {f"{prefix}.0", f"{prefix}.1", f"{prefix}.255"}
-        qemu = subprocess.run(["pgrep", "-f", f"qemu-system.*{self.daemon.root}/"], capture_output=True, check=False)
+        # Not the one that a template is being made of, which is nobody's.
+        pattern = f"qemu-system.*guest=vm-.*{self.daemon.root}/"
+        qemu = subprocess.run(["pgrep", "-f", pattern], capture_output=True, check=False)
         return {
-            "taps": [link["ifname"] for link in links if link.get("ifname")],
+            "taps": [link["ifname"] for link in links if link.get("ifname") and not link["ifname"].startswith("tm-")],
             "addresses": sorted(addresses),
             "qemu": qemu.stdout.decode().split(),
-            "sockets": [str(path) for path in (self.daemon.root / "run").glob("*")],
+            "sockets": [str(path) for path in (self.daemon.root / "run").glob("[!t]*")],
             "disks": [str(path) for path in (self.daemon.root / "pods").glob("*")],
             "pods": self.daemon.json("GET", "/list", item="pod")["podData"],
             "vms": self.daemon.json("GET", "/list", item="vm")["vmData"],

@@ -99,6 +99,22 @@ static int resolve_target(const struct plan *plan, const char *target, char *out
   return 0;
 }
 
+/* A VM that goes on from another's memory has the other's DMI tables: containers get the UUID that the host has written. */
+static int mount_own_uuid(struct plan *plan, const char *sys) {
+  static const char own[] = "/run/product_uuid";
+  char path[MAX_PATH_TEXT], target[MAX_PATH_TEXT];
+  cleanup_fd int held = -1;
+  if (access(own, F_OK) < 0)
+    return 0;
+  if ((size_t)snprintf(path, sizeof path, "%s/devices/virtual/dmi/id/product_uuid", sys) >= sizeof path)
+    return errno = ENAMETOOLONG, -1;
+  if (resolve_target(plan, path, target, sizeof target, &held) < 0 || access(target, F_OK) < 0)
+    return errno == ENOENT ? 0 : -1; /* a kernel without DMI */
+  if (mount(own, target, NULL, MS_BIND, NULL) < 0)
+    return -1;
+  return 0;
+}
+
 int op_mount(struct plan *plan, const struct step *step, struct err *e) {
   char source[MAX_PATH_TEXT], target[MAX_PATH_TEXT];
   uint64_t flags;
@@ -113,6 +129,8 @@ int op_mount(struct plan *plan, const struct step *step, struct err *e) {
   if (resolve_target(plan, step->args[1].text, target, sizeof target, &held) < 0)
     return step_failed(step, errno, e);
   if (mount(source, target, *type ? type : NULL, (unsigned long)flags, *data ? data : NULL) < 0)
+    return step_failed(step, errno, e);
+  if (strcmp(type, "sysfs") == 0 && mount_own_uuid(plan, step->args[1].text) < 0)
     return step_failed(step, errno, e);
   return 0;
 }

@@ -4,6 +4,8 @@
 #include <linux/ip_vs.h>
 #include <linux/random.h>
 #include <net/if.h>
+#include <net/if_arp.h>
+#include <netinet/ether.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -49,6 +51,9 @@ int op_entropy(struct plan *plan, const struct step *step, struct err *e) {
   cleanup_fd int fd = open("/dev/urandom", O_WRONLY | O_CLOEXEC);
   if (fd < 0 || ioctl(fd, RNDADDENTROPY, &pool) < 0)
     return err_reason(e, errno, "ENTROPY");
+  /* Added bytes are only used at the generator's next turn, up to a minute later; a clone of a VM needs others at once. */
+  if (ioctl(fd, RNDRESEEDCRNG) < 0 && errno != ENODATA) /* not seeded yet: the bytes will be part of it */
+    return err_reason(e, errno, "ENTROPY");
   return 0;
 }
 
@@ -85,6 +90,20 @@ int op_link(struct plan *plan, const struct step *step, struct err *e) {
       return step_failed(step, ENODEV, e);
   bool rename = *wanted && strcmp(wanted, name) != 0;
   return net_link_set(index, rename ? wanted : NULL, (uint32_t)mtu, true) < 0 ? step_failed(step, errno, e) : 0;
+}
+
+int op_mac(struct plan *plan, const struct step *step, struct err *e) {
+  (void)plan;
+  struct ifreq request = {0};
+  struct ether_addr address;
+  if (!ether_aton_r(step->args[1].text, &address))
+    return step_failed(step, EINVAL, e);
+  if (!find_link(step->args[0].text, request.ifr_name))
+    return step_failed(step, ENODEV, e);
+  request.ifr_hwaddr.sa_family = ARPHRD_ETHER;
+  memcpy(request.ifr_hwaddr.sa_data, &address, sizeof address);
+  cleanup_fd int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  return fd < 0 || ioctl(fd, SIOCSIFHWADDR, &request) < 0 ? step_failed(step, errno, e) : 0;
 }
 
 int op_linkdown(struct plan *plan, const struct step *step, struct err *e) {

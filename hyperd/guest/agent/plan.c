@@ -58,6 +58,7 @@ const struct op OPS[] = {
     [41] = {"FILE", 5, 5, 0, op_file},
     [42] = {"COPYUP", 2, 2, 0, op_copyup},
     [43] = {"LIKE", 2, 2, 0, op_like},
+    [44] = {"MAC", 2, 2, 0, op_mac},
 };
 const unsigned OP_COUNT = sizeof OPS / sizeof OPS[0];
 

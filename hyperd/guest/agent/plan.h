@@ -98,7 +98,7 @@ step_fn op_mkdir, op_write, op_symlink, op_mknod, op_remove, op_openroot;       
 step_fn op_append, op_file;                                                         /* ops_files.c */
 step_fn op_copyup, op_like;                                                         /* ops_copy.c */
 step_fn op_mount, op_umount, op_pivot;                                              /* ops_mount.c */
-step_fn op_hostname, op_time, op_entropy, op_link, op_linkdown, op_addr, op_route;  /* ops_system.c */
+step_fn op_hostname, op_time, op_entropy, op_link, op_mac, op_linkdown, op_addr, op_route;  /* ops_system.c */
 step_fn op_local, op_ipvs, op_modules;                                           /* ops_system.c */
 step_fn op_unshare, op_join, op_cgroup;                                             /* ops_namespace.c */
 step_fn op_rlimit, op_user, op_caps, op_nnp, op_seccomp, op_cwd, op_env, op_argv, op_umask, op_tty; /* ops_program.c */

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 
 METADATA_NS = "https://hyperd.invalid/domain/1"
 _METADATA_TAG = f"{{{METADATA_NS}}}vm"
-
+# libvirt's "QEMU driver": "Pass-through of arbitrary QEMU commands".
+QEMU_NS = "http://libvirt.org/schemas/domain/qemu/1.0"
 
 ET.register_namespace("hyperd", METADATA_NS)
+ET.register_namespace("qemu", QEMU_NS)
 
 
 def _sub(parent: ET.Element, tag: str, text: str = "", **attributes: str) -> ET.Element:
@@ -199,7 +201,10 @@ class Cpu:
 
 @dataclass(frozen=True, kw_only=True)
 class Domain:
-    """A ``<domain>``. Sizes in MiB; ``root`` is kept in the metadata and tells whose VM it is."""
+    """A ``<domain>``. Sizes in MiB; ``root`` is kept in the metadata and tells whose VM it is.
+
+    ``emulator_args``: words of QEMU's command line that libvirt has no element for.
+    """
 
     virt_type: str
     name: str
@@ -223,6 +228,7 @@ class Domain:
     balloon_address: PciAddress | None = None
     disabled_timers: tuple[str, ...] = ()
     shared_memory: bool = False
+    emulator_args: tuple[str, ...] = ()
 
     def element(self) -> ET.Element:
         """Return the XML element."""
@@ -241,6 +247,10 @@ class Domain:
             _sub(node, action, "destroy")
         self._add_devices(_sub(node, "devices"))
         _sub(node, "seclabel", type="none")
+        if self.emulator_args:
+            passed = _sub(node, f"{{{QEMU_NS}}}commandline")
+            for word in self.emulator_args:
+                _sub(passed, f"{{{QEMU_NS}}}arg", value=word)
         return node
 
     def xml(self) -> str:

@@ -22,13 +22,14 @@ from hyperd.vm.driver import (
     HypervisorInfo,
     NicSpec,
     PowerState,
+    Template,
     VmDriver,
     VmEvent,
     VmEventKind,
     VmSpec,
     VmStats,
 )
-from hyperd.vm.libvirt import accel, counters, designer
+from hyperd.vm.libvirt import accel, clone, config, counters, designer
 from hyperd.vm.libvirt.calls import Task
 from hyperd.vm.libvirt.guest import Guest
 from hyperd.vm.libvirt.host import Capabilities, Host
@@ -77,6 +78,7 @@ class LibvirtDriver(VmDriver):
         self._host: Host | None = None
         self._reaper: Reaper | None = None
         self._platform = designer.Platform(accelerator="tcg", root=str(self._root))
+        self._machine = ("", Path())  # versions, and QEMU's program
 
     def open(self) -> HypervisorInfo:
         if self._host is not None:
@@ -101,6 +103,7 @@ class LibvirtDriver(VmDriver):
         try:
             version = host.version(next(iter(known.values())).emulator)
             choice = self._choose(known, version)
+            self._machine = (version, Path(known[choice.accelerator].emulator))
             self._platform = designer.Platform(
                 accelerator=choice.accelerator,
                 root=str(self._root),
@@ -199,8 +202,48 @@ class LibvirtDriver(VmDriver):
         self._listeners.append(listener)
 
     def create(self, spec: VmSpec) -> None:
-        host, reaper = self._opened()
         domain = designer.domain(spec, self._platform)
+        template = spec.template
+        if template is None:
+            self._create(spec, domain, paused=spec.paused)
+            return
+
+        def go_on(guest: Guest) -> None:
+            clone.load(guest, template)
+            if not spec.paused:
+                guest.resume(timeout=RESUME_TIMEOUT)
+
+        self._create(spec, clone.clone_domain(domain, template), paused=True, then=go_on)
+
+    def template_key(self, spec: VmSpec) -> str:
+        host, _ = self._opened()
+        # Elsewhere QEMU may be another user, and its files another host's.
+        if not host.embedded or spec.shares or self._platform.accelerator != "tcg":
+            return ""
+        version, emulator = self._machine
+        files = [spec.kernel, spec.initrd, emulator, *filter(Path.is_file, [Path(self._platform.firmware)])]
+        return clone.template_key(spec, self._platform, version=version, files=files)
+
+    def make_template(self, spec: VmSpec, template: Template) -> None:
+        domain = clone.template_domain(designer.domain(spec, self._platform), template)
+
+        host, _ = self._opened()
+
+        def save(guest: Guest) -> None:
+            pidfile = host.pidfile(spec.vm_id)
+            pid = read_pid(pidfile) if pidfile else None
+            if pid is not None:
+                _set_nice(pid, _YIELDING)
+            clone.save(guest, template, pid=pid)
+
+        self._create(spec, domain, paused=False, then=save)
+        self.destroy(spec.vm_id)
+
+    def _create(
+        self, spec: VmSpec, domain: config.Domain, *, paused: bool, then: Callable[[Guest], None] = lambda _guest: None
+    ) -> None:
+        """Start a domain and do what is left to do with it; on failure nothing of it is left."""
+        host, reaper = self._opened()
         sockets = tuple(channel.path for channel in domain.channels)
         pidfile = host.pidfile(spec.vm_id)
         with self._lock:
@@ -212,13 +255,14 @@ class LibvirtDriver(VmDriver):
                 raise Conflict(f"VM {spec.vm_id} exists already")
             try:
                 with reaper.expecting(pidfile, spec.vm_id) if pidfile else contextlib.nullcontext():
-                    host.create(
+                    guest = host.create(
                         domain.xml(),
-                        paused=spec.paused,
+                        paused=paused,
                         foreign_files=spec.foreign_files,
                         timeout=self._settings.boot_timeout,
                         late=lambda: self._erase(spec.vm_id, sockets),
                     )
+                then(guest)
                 self._remember(host, spec.vm_id, sockets)
             except BaseException:
                 try:
@@ -318,12 +362,7 @@ class LibvirtDriver(VmDriver):
             vm = self._vms.get(vm_id)
         if vm is None or vm.pid is None or os.geteuid() != 0:
             return  # who is not root could never take it back
-        nice = _YIELDING if yields else 0
-        with contextlib.suppress(OSError):  # it has just ended
-            for task in Path(f"/proc/{vm.pid}/task").iterdir():
-                os.setpriority(os.PRIO_PROCESS, int(task.name), nice)
-        with contextlib.suppress(OSError):  # where the kernel groups tasks by session, that is what counts
-            Path(f"/proc/{vm.pid}/autogroup").write_text(str(nice))
+        _set_nice(vm.pid, _YIELDING if yields else 0)
 
     def attach_disk(self, vm_id: str, disk: DiskSpec) -> None:
         self._guest(vm_id).attach(designer.disk(disk))
@@ -423,3 +462,12 @@ class LibvirtDriver(VmDriver):
                 listener(told)
             except Exception:
                 log.exception("vm.listener_failed", vm=told.vm_id)
+
+
+def _set_nice(pid: int, nice: int) -> None:
+    """Set the nice(2) value of a process, as far as that is possible."""
+    with contextlib.suppress(OSError):  # it has just ended
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            os.setpriority(os.PRIO_PROCESS, int(task.name), nice)
+    with contextlib.suppress(OSError):  # where the kernel groups tasks by session, that is what counts
+        Path(f"/proc/{pid}/autogroup").write_text(str(nice))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 import libvirt
 import libvirt_qemu
 
-from hyperd.errors import Conflict, NotFound
+from hyperd.errors import Conflict, DriverError, NotFound
 from hyperd.vm.driver import PowerState
 from hyperd.vm.libvirt import config
 from hyperd.vm.libvirt.calls import call
@@ -118,6 +120,30 @@ class Guest:
             brief=self._brief("QEMU's monitor refused a command of"),
         )
         return said
+
+    def command(self, execute: str, *, files: Sequence[int] = (), **arguments: object) -> Any:
+        """Give a command to QEMU's monitor for programs (QMP) and return what it returns.
+
+        Args:
+            execute: the command's name.
+            files: descriptors that go with it (``getfd``).
+            arguments: the command's, with ``_`` for ``-`` in their names.
+
+        Errors: DriverError also when QEMU refuses it.
+
+        """
+        words = {name.replace("_", "-"): value for name, value in arguments.items()}
+        text = json.dumps({"execute": execute, "arguments": words})
+        brief = self._brief(f"QEMU's monitor refused {execute} of")
+        said = call(
+            lambda: libvirt_qemu.qemuMonitorCommandWithFiles(self._domain, text, list(files), 0)[0],
+            timeout=GUEST_TIMEOUT,
+            brief=brief,
+        )
+        answer = json.loads(said)
+        if "error" in answer:
+            raise DriverError(brief, details=str(answer["error"].get("desc", "")))
+        return answer.get("return")
 
     def _brief(self, what: str) -> str:
         return f"{what} VM {self.name}"

@@ -1,0 +1,170 @@
+"""Templates: a booted guest kept as files, and VMs that go on from it instead of booting.
+
+The guest's memory is a file that clones map privately, so that they share every page they have not written to. CPUs
+and devices are QEMU's migration stream without the memory (``x-ignore-shared``), read back by ``-incoming``. libvirt
+knows nothing of it: to it a clone is a VM that was started with its CPUs stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import structlog
+
+from hyperd.errors import DriverError, Timeout
+from hyperd.vm.driver import Template, VmSpec
+from hyperd.vm.libvirt import config, designer
+from hyperd.vm.libvirt.guest import Guest
+
+log = structlog.get_logger(__name__)
+
+# Name of the memory in QEMU, and so in the stream.
+_MEMORY = "template"
+# Seconds. Reading a state takes 10 ms on an idle machine.
+LOAD_TIMEOUT = 20.0
+SAVE_TIMEOUT = 60.0
+_POLL = 0.002
+# A guest is at rest when QEMU has used less than this much CPU (seconds) in an interval (seconds).
+_REST_CPU, _REST_INTERVAL, _REST_TIMEOUT = 0.011, 0.1, 10.0
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_NOBODYS_NIC = "52:54:00:00:00:00"
+
+
+def template_key(spec: VmSpec, platform: designer.Platform, *, version: str, files: Iterable[Path]) -> str:
+    """Return the digest of everything a template and its clones have in common.
+
+    Args:
+        spec: of any of them.
+        platform: of the host.
+        version: of hypervisor and library.
+        files: what the guest and the emulated machine are made of; a changed one makes another template.
+
+    A template does not outlive the host's boot: what was being written when the power failed may be anything.
+
+    """
+    nics = tuple(replace(nic, mac=_NOBODYS_NIC, tap="tap", bridge=nic.bridge and "bridge") for nic in spec.nics)
+    common = replace(spec, vm_id="vm", rundir=Path("/"), disks=(), nics=nics, paused=False, foreign_files=False)
+    domain = designer.domain(replace(common, template=None), replace(platform, root=""))
+    digest = hashlib.sha256(domain.xml().encode())
+    for path in files:
+        info = path.stat()
+        digest.update(f"{path} {info.st_dev} {info.st_ino} {info.st_size} {info.st_mtime_ns}\n".encode())
+    digest.update(version.encode() + _BOOT_ID.read_bytes())
+    return digest.hexdigest()[:40]
+
+
+def template_domain(domain: config.Domain, template: Template) -> config.Domain:
+    """Return the domain whose guest becomes a template."""
+    return _on_file(domain, template, shared=True)
+
+
+def clone_domain(domain: config.Domain, template: Template) -> config.Domain:
+    """Return the domain that goes on from a template."""
+    made = _on_file(domain, template, shared=False)
+    return replace(made, emulator_args=(*made.emulator_args, "-incoming", "defer"))
+
+
+def _on_file(domain: config.Domain, template: Template, *, shared: bool) -> config.Domain:
+    """Let a file be the guest's memory.
+
+    No balloon: with it a guest could have pages discarded, which QEMU does by making holes in the file, under all
+    clones.
+    """
+    memory = (
+        f"memory-backend-file,id={_MEMORY},size={domain.memory}M,mem-path={_escaped(template.memory)}"
+        f",share={'on' if shared else 'off'}"
+    )
+    return replace(
+        domain,
+        balloon_address=None,
+        emulator_args=("-object", memory, "-machine", f"memory-backend={_MEMORY}"),
+    )
+
+
+def _escaped(path: Path) -> str:
+    return str(path).replace(",", ",,")  # QEMU's rule for values of options
+
+
+def save(guest: Guest, template: Template, *, pid: int | None) -> None:
+    """Stop a guest that is at rest and write its state. It cannot go on afterwards.
+
+    Args:
+        guest: booted with ``template_domain``; nobody has spoken to its agent.
+        template: where the state goes.
+        pid: of its QEMU.
+
+    Errors: DriverError, Timeout.
+
+    """
+    _wait(lambda: _listens(guest), "the agent opens its ports", SAVE_TIMEOUT)
+    if pid is not None:
+        _rest(pid)
+    guest.pause()
+    _ignore_memory(guest)
+    with template.state.open("wb") as file:
+        guest.command("getfd", files=[file.fileno()], fdname="state")
+        guest.command("migrate", uri="fd:state")
+        _wait(lambda: _saved(guest), "the state is written", SAVE_TIMEOUT)
+        os.fsync(file.fileno())
+
+
+def load(guest: Guest, template: Template) -> None:
+    """Give a VM that was started with ``clone_domain`` and stopped CPUs the template's state.
+
+    Errors: DriverError, Timeout.
+    """
+    _ignore_memory(guest)
+    # Or else the host would tell the network of a MAC address that is the template's.
+    guest.command("migrate-set-parameters", announce_rounds=0)
+    with template.state.open("rb") as file:
+        guest.command("getfd", files=[file.fileno()], fdname="state")
+        guest.command("migrate-incoming", uri="fd:state")
+    _wait(lambda: guest.command("query-status")["status"] != "inmigrate", "the state is read", LOAD_TIMEOUT)
+
+
+def _ignore_memory(guest: Guest) -> None:
+    guest.command("migrate-set-capabilities", capabilities=[{"capability": "x-ignore-shared", "state": True}])
+
+
+def _listens(guest: Guest) -> bool:
+    ports = [port for port in guest.command("query-chardev") if port["label"].startswith("charchannel")]
+    return bool(ports) and all(port["frontend-open"] for port in ports)
+
+
+def _saved(guest: Guest) -> bool:
+    status = guest.command("query-migrate")
+    if status.get("status") in {"failed", "cancelled"}:
+        raise DriverError("QEMU could not save a VM's state", details=str(status.get("error-desc", "")))
+    return bool(status.get("status") == "completed")
+
+
+def _rest(pid: int) -> None:
+    """Wait until a guest has nothing to do; what it is busy with each clone would do again."""
+    end = time.monotonic() + _REST_TIMEOUT
+    used = _cpu(pid)
+    while time.monotonic() < end:
+        time.sleep(_REST_INTERVAL)  # the interval that is measured
+        before, used = used, _cpu(pid)
+        if used - before < _REST_CPU:
+            return
+
+
+def _cpu(pid: int) -> float:
+    """Return the CPU time a process has used, seconds (proc(5), ``schedstat`` of its threads)."""
+    total = 0
+    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        total += int(path.read_text().split()[0])
+    return total / 1e9
+
+
+def _wait(ready: Callable[[], bool], what: str, timeout: float) -> None:
+    end = time.monotonic() + timeout
+    while not ready():
+        if time.monotonic() >= end:
+            raise Timeout(f"Waited {timeout:g} s until {what}", details="QEMU or the guest hangs")
+        time.sleep(_POLL)

@@ -1,0 +1,211 @@
+"""Templates of VMs: a guest is booted once for each shape of VM, and later ones go on from where it stood.
+
+A template is made of a VM that nobody has used, so there is nothing of anybody's in it. What must differ between VMs
+is renewed in each before anything else runs there (``renew``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import string
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from queue import SimpleQueue
+
+import structlog
+
+from hyperd.agent.plan import Op, Plan
+from hyperd.errors import DriverError, HyperError
+from hyperd.vm.driver import NicSpec, Template, VmDriver, VmSpec
+
+log = structlog.get_logger(__name__)
+
+DIRECTORY = "templates"  # below the daemon's root
+PREFIX = "tm-"  # of the names of VMs that templates are made of
+# Each is the memory that a guest has used when it has booted: 40 MiB of one with 128 MiB.
+MAX_TEMPLATES = 4
+# MiB. A clone cannot give memory back to the host (``hyperd.vm.libvirt.clone``), which should cost little.
+MAX_MEMORY = 512
+# After so many that were of no use the daemon boots its VMs until it is started again.
+MAX_UNFIT = 3
+# Seconds after a VM has booted; the pod it is for starts meanwhile.
+_DELAY = 0.7
+_ENTROPY = 64
+_GIVE_UP = 20.0
+# The agent puts it where containers read the UUID of the machine's DMI tables.
+_OWN_UUID = "/run/product_uuid"
+
+
+class UnfitTemplate(DriverError):
+    """A VM could not go on from a template, which is gone now."""
+
+
+class Templates:
+    """Keeps templates as files, and makes those that are wanted in a thread of its own.
+
+    Args:
+        driver: runs the VMs.
+        directory: several daemons may share it.
+        run: gets the sockets of the VM a template is made of, whose paths must be short.
+        enabled: False = there are none.
+
+    """
+
+    def __init__(self, driver: VmDriver, directory: Path, *, run: Path, enabled: bool) -> None:
+        self._driver = driver
+        self._directory = directory
+        self._run = run
+        self._enabled = enabled
+        self._unfit = 0
+        self._lock = threading.Lock()
+        self._making = threading.Lock()
+        self._wanted: SimpleQueue[VmSpec | None] = SimpleQueue()
+        self._asked: set[str] = set()
+        self._closed = threading.Event()
+        self._vm = ""  # the one that a template is being made of
+        self._thread: threading.Thread | None = None
+
+    def find(self, spec: VmSpec) -> Template | None:
+        """Give the template a VM can go on from, if there is one."""
+        key = self._key(spec)
+        template = Template(directory=self._directory / key)
+        if not key or not template.state.is_file():
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(template.directory)  # the one that was not used for longest goes first
+        return template
+
+    def want(self, spec: VmSpec) -> None:
+        """Let a template be made soon for VMs like this one, unless there is one or it was tried before."""
+        key = self._key(spec)
+        with self._lock:
+            if not key or key in self._asked or self._closed.is_set():
+                return
+            self._asked.add(key)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="vm-templates", daemon=True)
+                self._thread.start()
+        self._wanted.put(spec)
+
+    def make(self, spec: VmSpec) -> Template | None:
+        """Give a template for a VM, made now if there is none; None when that does not work."""
+        key = self._key(spec)
+        if not key:
+            return None
+        with self._making:
+            found = self.find(spec)
+            if found is not None or self._closed.is_set():
+                return found
+            with self._lock:
+                self._asked.add(key)
+            try:
+                return self._make(spec, key)
+            except (HyperError, OSError) as error:
+                log.warning("template.failed", error=str(error))
+                return None
+
+    def reject(self, template: Template) -> None:
+        """Remove a template that is of no use; too many of them end the making."""
+        shutil.rmtree(template.directory, ignore_errors=True)
+        with self._lock:
+            self._unfit += 1
+            self._asked.discard(template.directory.name)
+        log.warning("template.unfit", key=template.directory.name, count=self._unfit)
+
+    def close(self) -> None:
+        """Make no more; one that is being made is given up."""
+        self._closed.set()
+        self._wanted.put(None)
+        if self._vm:
+            with contextlib.suppress(HyperError):
+                self._driver.destroy(self._vm)
+        if self._thread is not None:
+            self._thread.join(_GIVE_UP)
+
+    def _key(self, spec: VmSpec) -> str:
+        if not self._enabled or self._unfit >= MAX_UNFIT or spec.memory > MAX_MEMORY:
+            return ""
+        try:
+            return self._driver.template_key(spec)
+        except OSError:
+            return ""  # the kernel is being replaced
+
+    def _work(self) -> None:
+        while (spec := self._wanted.get()) is not None:
+            if not self._closed.wait(_DELAY):
+                self.make(spec)
+
+    def _make(self, spec: VmSpec, key: str) -> Template:
+        started = time.monotonic()
+        self._tidy()
+        self._check_space(spec)
+        self._vm = PREFIX + "".join(random.choices(string.ascii_letters, k=8))
+        part, rundir = self._directory / f".part-{os.getpid()}-{key}", self._run / self._vm
+        try:
+            part.mkdir(mode=0o700)
+            rundir.mkdir(mode=0o700)
+            self._driver.make_template(_nobodys(spec, self._vm, rundir), Template(directory=part))
+            with contextlib.suppress(OSError):  # another daemon was quicker
+                part.rename(self._directory / key)
+        finally:
+            self._vm = ""
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.rmtree(rundir, ignore_errors=True)
+        log.info("template.made", key=key, ms=round((time.monotonic() - started) * 1e3))
+        return Template(directory=self._directory / key)
+
+    def _check_space(self, spec: VmSpec) -> None:
+        """Refuse to fill a file system. Errors: DriverError."""
+        free = shutil.disk_usage(self._directory).free
+        if free < 2 * spec.memory << 20:
+            raise DriverError("There is too little space for a template of a VM", details=f"{free} bytes are free")
+
+    def _tidy(self) -> None:
+        """Remove what daemons that died left half-made, and templates that were not used for long."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for part in self._directory.glob(".part-*"):
+            maker = part.name.split("-")[1]
+            if maker == str(os.getpid()) or not Path("/proc", maker).exists():
+                shutil.rmtree(part, ignore_errors=True)
+        kept = sorted(self._directory.glob("[0-9a-f]*"), key=_used, reverse=True)
+        for old in kept[MAX_TEMPLATES - 1 :]:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _nobodys(spec: VmSpec, vm_id: str, rundir: Path) -> VmSpec:
+    """Describe the VM that a template for others is made of."""
+    nics = tuple(
+        replace(nic, mac=_mac(number), tap=f"{vm_id}-{number}" if nic.tap else "")
+        for number, nic in enumerate(spec.nics)
+    )
+    plain = replace(spec, vm_id=vm_id, rundir=rundir, disks=(), nics=nics, template=None)
+    return replace(plain, foreign_files=False, paused=False)
+
+
+def renew(nics: Sequence[NicSpec]) -> Plan:
+    """Give the plan that makes a clone a VM of its own: clock, random numbers, the machine's UUID, MAC addresses."""
+    now = time.time_ns()
+    plan = Plan().add(Op.TIME, now // 10**9, now % 10**9).add(Op.ENTROPY, os.urandom(_ENTROPY))
+    plan.write(_OWN_UUID, f"{uuid.uuid4()}\n", 0o400)
+    for number, nic in enumerate(nics):
+        plan.add(Op.MAC, _mac(number), nic.mac)
+    return plan
+
+
+def _mac(number: int) -> str:
+    """Give the MAC address of a template's NIC: one that no pod has, from QEMU's own range."""
+    return f"52:54:00:00:00:{number + 1:02x}"
+
+
+def _used(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -1,0 +1,184 @@
+"""Clones of a VM that has booted: each is a VM of its own; what is wrong with a template is no pod's problem."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemon import HyperdLauncher
+from tests.support.registry import RegistryServer
+from tests.support.until import until
+from tests.vm.conftest import GUEST, Host
+
+pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(180)]
+
+# What no two VMs may share, and the clock.
+IDENTITY = """
+cat /sys/class/dmi/id/product_uuid /proc/sys/kernel/random/boot_id /sys/class/net/eth0/address
+head -c 16 /dev/urandom | od -An -tx8
+cat /proc/sys/kernel/random/uuid
+date +%s
+"""
+
+
+@pytest.fixture
+def cloning(registry: RegistryServer, tmp_path: Path) -> Iterator[Host]:
+    """A daemon that has no template yet."""
+    with HyperdLauncher(driver="libvirt", guest=GUEST, templates=tmp_path / "t") as daemon:
+        daemon.start()
+        host = Host(daemon, f"{registry.host}/busybox")
+        host.ok("pull", host.image)
+        yield host
+        for row in daemon.json("GET", "/list", item="pod")["podData"]:
+            host.ctl("rm", row.split(":")[0])
+        daemon.stop()
+        assert subprocess.run(["pgrep", "-f", f"qemu-system.*{daemon.root}/"], check=False).returncode == 1
+
+
+def templates(tmp_path: Path) -> list[Path]:
+    return [path for path in (tmp_path / "t").glob("[0-9a-f]*") if (path / "state").is_file()]
+
+
+def made(host: Host, tmp_path: Path) -> Path:
+    """Boot once, so that there is a template; give its directory."""
+    host.ok("run", "--rm", host.image, "true")
+    until(lambda: templates(tmp_path), 60, tell=lambda: host.daemon.log()[-3000:])
+    return templates(tmp_path)[0]
+
+
+def booted(host: Host, *, template: bool) -> int:
+    return sum(
+        f"template={str(template).lower()}" in line for line in host.daemon.log().splitlines() if "=vm.booted" in line
+    )
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_clones_share_nothing_that_tells_them_apart(cloning: Host, tmp_path: Path) -> None:
+    made(cloning, tmp_path)
+    assert (booted(cloning, template=False), booted(cloning, template=True)) == (1, 0)
+    pods = [cloning.pod(f"clone{number}", "sleep 1000") for number in range(3)]
+    assert (booted(cloning, template=False), booted(cloning, template=True)) == (1, 3)
+    shown = [cloning.ok("exec", pod, "sh", "-c", IDENTITY).split() for pod in pods]
+    for number, values in enumerate(zip(*shown, strict=True)):
+        if number < len(shown[0]) - 1:
+            assert len(set(values)) == len(pods), values
+    for *_, clock in shown:
+        assert abs(int(clock) - time.time()) < 15
+    # Each is reachable with its own address, from the others too.
+    addresses = [cloning.address(pod) for pod in pods]
+    assert "1 packets received" in cloning.ok("exec", pods[0], "ping", "-c1", "-W5", addresses[1])
+    assert "1 packets received" in cloning.ok("exec", pods[2], "ping", "-c1", "-W5", addresses[0])
+
+
+def test_what_a_clone_writes_stays_its_own(cloning: Host, tmp_path: Path) -> None:
+    memory = made(cloning, tmp_path) / "memory"
+    before = digest(memory)
+    cloning.pod("writer", "tr '\\0' x </dev/zero | head -c 40000000 > /dev/shm/a; touch /dev/shm/done; sleep 1000")
+    cloning.pod("other", "sleep 1000")
+    until(lambda: cloning.ctl("exec", "writer", "test", "-e", "/dev/shm/done").returncode == 0, 60)
+    assert cloning.ok("exec", "other", "ls", "/dev/shm") == ""
+    # Freed memory, too, must not come back as holes in what all share.
+    cloning.ok("exec", "writer", "rm", "/dev/shm/a")
+    assert digest(memory) == before
+    assert booted(cloning, template=True) == 2
+    assert memory.stat().st_size == 128 << 20
+
+
+def test_clones_share_the_memory_that_they_do_not_change(cloning: Host, tmp_path: Path) -> None:
+    made(cloning, tmp_path)
+    for number in range(2):
+        cloning.pod(f"small{number}", "sleep 1000")
+    pids = subprocess.check_output(["pgrep", "-f", f"qemu-system.*{cloning.daemon.root}/"], text=True).split()
+    assert len(pids) == 2
+    for pid in pids:
+        ours = [line for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if f"{tmp_path}/t/" in line]
+        assert ours, "the guest's memory is not the template's"
+        assert all(line.split()[1] == "rw-p" for line in ours)  # private: what is written is copied
+
+
+@pytest.mark.parametrize("part", ["state", "memory"])
+def test_a_template_that_is_broken_is_replaced_and_the_pod_runs(cloning: Host, tmp_path: Path, part: str) -> None:
+    template = made(cloning, tmp_path)
+    with (template / part).open("r+b") as file:
+        file.truncate(0)
+        file.truncate((128 << 20) if part == "memory" else 100_000)
+    assert cloning.ok("run", "--rm", cloning.image, "echo", "runs") == "runs\n"
+    log = cloning.daemon.log()
+    assert "template.unfit" in log
+    assert "vm.boots_instead" in log
+    until(lambda: templates(tmp_path), 60)
+    assert cloning.ok("run", "--rm", cloning.image, "echo", "again") == "again\n"
+    assert booted(cloning, template=True) == 1
+    cloning.assert_clean()
+
+
+def test_a_size_gets_its_own_template_and_a_big_one_none(cloning: Host, tmp_path: Path) -> None:
+    made(cloning, tmp_path)
+    run = ("run", "--rm", "--memory", "160", cloning.image, "sh", "-c", "grep MemTotal /proc/meminfo")
+    first = cloning.ok(*run)
+    until(lambda: len(templates(tmp_path)) == 2, 60)
+    assert cloning.ok(*run) == first
+    assert booted(cloning, template=True) == 1
+    cloning.ok("run", "--rm", "--memory", "600", cloning.image, "true")
+    cloning.ok("run", "--rm", "--memory", "600", cloning.image, "true")
+    assert booted(cloning, template=True) == 1
+
+
+def test_two_cpus_go_on_too(cloning: Host, tmp_path: Path) -> None:
+    run = ("run", "--rm", "--cpu", "2", cloning.image, "sh", "-c", "nproc; sleep 0.2; date +%s")
+    cloning.ok(*run)
+    until(lambda: templates(tmp_path), 60)
+    cpus, clock = cloning.ok(*run).split()
+    assert cpus == "2"
+    assert abs(int(clock) - time.time()) < 15
+    assert booted(cloning, template=True) == 1
+
+
+def test_a_daemon_killed_while_it_makes_one_leaves_nothing(registry: RegistryServer, tmp_path: Path) -> None:
+    with HyperdLauncher(driver="libvirt", guest=GUEST, templates=tmp_path / "t") as daemon:
+        daemon.start()
+        host = Host(daemon, f"{registry.host}/busybox")
+        host.ok("pull", host.image)
+        host.ok("run", "--rm", host.image, "true")
+        pattern = f"qemu-system.*guest=tm-.*{tmp_path}/"
+        until(lambda: subprocess.run(["pgrep", "-f", pattern], capture_output=True, check=False).returncode == 0)
+        daemon.restart(kill=True)
+        until(lambda: subprocess.run(["pgrep", "-f", pattern], capture_output=True, check=False).returncode == 1)
+        host.ok("run", "--rm", host.image, "true")
+        until(lambda: templates(tmp_path), 60)
+        assert not list((tmp_path / "t").glob(".part-*"))
+        host.assert_clean()
+
+
+def test_a_pod_of_a_clone_survives_the_daemon_and_the_template(cloning: Host, tmp_path: Path) -> None:
+    template = made(cloning, tmp_path)
+    cloning.pod("lasting", "echo here; sleep 1000")
+    for file in template.iterdir():
+        file.unlink()
+    cloning.daemon.restart(kill=True)
+    assert cloning.ok("exec", "lasting", "cat", "/etc/hostname").strip()
+    assert "here" in cloning.ok("logs", "lasting")
+    cloning.ok("pause", "lasting")
+    cloning.ok("unpause", "lasting")
+    assert cloning.ok("exec", "lasting", "echo", "well") == "well\n"
+
+
+def test_templates_can_be_switched_off(registry: RegistryServer, tmp_path: Path) -> None:
+    with HyperdLauncher(driver="libvirt", guest=GUEST, templates=tmp_path / "t") as daemon:
+        text = daemon.config_path.read_text().replace("[hypervisor]", "[hypervisor]\ntemplates = false")
+        daemon.config_path.write_text(text)
+        daemon.start()
+        host = Host(daemon, f"{registry.host}/busybox")
+        host.ok("pull", host.image)
+        host.ok("run", "--rm", host.image, "true")
+        host.ok("run", "--rm", host.image, "true")
+        assert booted(host, template=False) == 2
+        assert not (tmp_path / "t").exists()
