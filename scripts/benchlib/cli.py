@@ -90,6 +90,7 @@ class Run:
             "accelerator": accelerator,
             "kernel": files.kernel.name,
             "rounds": self.rounds,
+            "quick": self._quick,
             "load": [before, host.load()],
             "missing": self.missing,
             "failures": self.failures,
@@ -116,7 +117,7 @@ class Run:
         try:
             for number in range(self._wanted):
                 if time.monotonic() - started > self._limit:
-                    self.failures.append(f"only {number} of {self._wanted} rounds fitted into {self._limit:g} s")
+                    say(f"only {number} of {self._wanted} rounds fitted into {self._limit:g} s")
                     break
                 for name, scenario in list(ready.items()):
                     say(f"round {number + 1}/{self._wanted} {name}")
@@ -159,6 +160,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("subset", nargs="*", metavar="SUBSET", help=f"of {', '.join(ALL)} (default: all)")
     made.add_argument("--quick", action="store_true", help="fewer rounds: under 3 minutes on a quiet machine")
     made.add_argument("--rounds", type=int, help=f"default {FULL[0]}, with --quick {QUICK[0]}")
+    made.add_argument("--limit", type=float, metavar="SECONDS", help="begin no further round after that")
     made.add_argument(
         "--output", type=Path, metavar="FILE", help="where the JSON goes (default benchmarks/results-<time>.json)"
     )
@@ -208,7 +210,12 @@ def measure(options: argparse.Namespace) -> int:
     rounds, limit = QUICK if options.quick else FULL
     for name in ("hyperd", "hyperctl"):  # as an installation has them: else every start would compile them
         compileall.compile_dir(PROJECT / name, quiet=2)
-    run = Run(names=options.subset or list(ALL), quick=options.quick, rounds=options.rounds or rounds, limit=limit)
+    run = Run(
+        names=options.subset or list(ALL),
+        quick=options.quick,
+        rounds=options.rounds or rounds,
+        limit=limit if options.limit is None else options.limit,
+    )
     results = run.measure(options.guest.resolve())
     stamp = results["host"]["when"].replace(":", "").replace("-", "")
     output = options.output or RESULTS / f"results-{stamp}.json"

@@ -32,11 +32,13 @@ class DistroScenario(Scenario):
             raise NotThere("the distribution's kernel (scripts/build-guest --kernel distro)")
         # hyperd takes the minimal kernel where there is one.
         self._directory = Path(tempfile.mkdtemp(prefix="hydis", dir="/tmp"))
+        own = self._directory / "guest"
+        own.mkdir()
         for name in names:
-            (self._directory / name).symlink_to(guest / name)
+            (own / name).symlink_to(guest / name)
         for key, templates in (("distro", True), ("distro.boots", False)):
             if templates or HAS_TEMPLATES:
-                self._targets[key] = Target(self.target.image, self._directory, templates=templates)
+                self._targets[key] = Target(self.target.image, own, templates=templates)
                 self._targets[key].warm_up()
 
     def round(self) -> None:

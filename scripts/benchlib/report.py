@@ -110,8 +110,14 @@ def load_results(path: Path) -> dict[str, Any]:
 
 
 def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Write new beside old. A change is marked when the quartiles of the two runs do not overlap and over 10 %."""
-    lines = ["| what | old | new | new/old | |", "|---|---:|---:|---:|---|"]
+    """Write new beside old, and how each stands beside its peer, which is what to look at on another machine.
+
+    A change is marked when the quartiles of the two runs do not overlap and it is over 10 %.
+    """
+    lines = [
+        "| what | old | new | new/old | beside | old ratio | new ratio | |",
+        "|---|---:|---:|---:|---|---:|---:|---|",
+    ]
     for row in ROWS:
         before, after = old["summaries"].get(row.key), new["summaries"].get(row.key)
         if before is None or after is None or not before["median"]:
@@ -122,5 +128,25 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         if apart and abs(change - 1) > 0.1:
             mark = "better" if (change > 1) == row.more else "**worse**"
         values = f"{number(before['median'], row.unit)} | {number(after['median'], row.unit)} {row.unit}"
-        lines.append(f"| {row.title} | {values} | {change:.2f} | {mark} |")
-    return "\n".join(lines)
+        lines.append(f"| {row.title} | {values} | {change:.2f} | {_ratios(row, old, new)} | {mark} |")
+    if len(lines) == 2:
+        lines = ["The two runs have no line in common."]
+    return "\n".join([*lines, "", *_differences(old, new)]).rstrip()
+
+
+def _ratios(row: Row, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    for key, title in row.peers[:1]:
+        if key in old["summaries"] and key in new["summaries"]:
+            both = (ratio(run["summaries"][row.key]["median"], run["summaries"][key]["median"]) for run in (old, new))
+            return f"{title} | {' | '.join(both)}"
+    return " | | "
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Say in what else the two runs differ, beside what they measure."""
+    pairs = [(name, old["host"].get(name), new["host"].get(name)) for name in ("cpu", "cpus", "memory_gib", "qemu")]
+    pairs += [(name, old.get(name), new.get(name)) for name in ("accelerator", "kernel")]
+    lines = [f"Different {name}: {one} and {other}." for name, one, other in pairs if one != other]
+    if bool(old.get("quick")) != bool(new.get("quick")):
+        lines.append("Only one was made with --quick: lines that say so measured less there.")
+    return [*lines, f"Load average before: {old['load'][0]} and {new['load'][0]}."]

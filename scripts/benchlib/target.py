@@ -31,6 +31,7 @@ HAS_TEMPLATES = any(field.name == "templates" for field in fields(HypervisorConf
 TEMPLATE_TIMEOUT = 30.0
 _OPENED = re.compile(r"event=hypervisor\.open accelerator=(\w+)")
 _BOOTED = re.compile(r"event=vm\.booted vm=(\S+).*? create_ms=(\d+) ready_ms=(\d+)")
+_TEMPLATE = re.compile(r"event=(template\.|vm\.booted .*template=true)")  # one was made, or was there
 _FRAME_HEADER = 8
 
 
@@ -64,7 +65,8 @@ class Target:
         # The launcher asks for debug messages, which nobody runs with.
         self.daemon = HyperdLauncher(driver="libvirt", guest=guest, pool=pool)
         text = self.daemon.config_path.read_text().replace('log_level = "debug"', 'log_level = "info"')
-        if not templates and HAS_TEMPLATES:
+        self._templates = templates and HAS_TEMPLATES
+        if HAS_TEMPLATES and not templates:
             text = text.replace("[hypervisor]\n", "[hypervisor]\ntemplates = false\n")
         self.daemon.config_path.write_text(text)
         self._connection: UnixConnection | None = None
@@ -199,7 +201,7 @@ class Target:
         self.start("warm-up")
         self.remove("warm-up")
         until = time.monotonic() + TEMPLATE_TIMEOUT
-        while HAS_TEMPLATES and "event=template." not in self.daemon.log() and time.monotonic() < until:
+        while self._templates and not _TEMPLATE.search(self.daemon.log()) and time.monotonic() < until:
             time.sleep(0.1)
 
     def pooled(self) -> int:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from benchlib import report
@@ -56,3 +60,69 @@ def test_anchors_are_githubs() -> None:
 
 def test_lines_are_told_apart() -> None:
     assert len({row.key for row in ROWS}) == len(ROWS)
+
+
+def results(**medians: float) -> dict[str, Any]:
+    host = {"cpus": 2, "memory_gib": 24, "cpu": "x", "qemu": "y"}
+    summaries = {name.replace("_", "."): summary(median) for name, median in medians.items()}
+    return {
+        "format": report.FORMAT, "host": host, "accelerator": "tcg", "kernel": "k", "load": [0.1, 0.2],
+        "summaries": summaries,
+    }  # fmt: skip
+
+
+def test_comparison_gives_ratios_and_marks_what_changed() -> None:
+    old = results(rm_api=0.1, rm_podman=0.2, stop_api=0.1, list_rate=1000.0, exec_api=0.02)
+    new = results(rm_api=0.2, rm_podman=0.4, stop_api=0.104, list_rate=2000.0, ping_p50=0.001)
+    lines = {line.split(" | ")[0].strip("| "): line for line in report.compare(old, new).splitlines()}
+    assert lines["rm of a running pod at the API"].endswith(
+        "| 100 | 200 ms | 2.00 | podman rm -f | 0.50 | 0.50 | **worse** |"
+    )
+    assert lines["stop of a running pod"].endswith("| 100 | 104 ms | 1.04 |  | |  |  |")
+    assert lines["… requests with 8 clients"].endswith("| better |")
+    assert not any("exec" in line or "_ping`, one client" in line for line in lines)
+
+
+def test_comparison_says_when_machines_differ() -> None:
+    old, new = results(rm_api=0.1), results(stop_api=0.1)
+    new["host"]["cpus"], new["quick"] = 4, True
+    text = report.compare(old, new)
+    assert "no line in common" in text
+    assert "Different cpus: 2 and 4." in text
+    assert "--quick" in text
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": 0, "summaries": {}}'])
+def test_comparison_with_what_is_no_result(text: str, tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text(text)
+    with pytest.raises(report.BadResults):
+        report.load_results(tmp_path / "r.json")
+
+
+def test_committed_results_can_be_compared() -> None:
+    files = sorted((ROOT / "benchmarks").glob("results-*.json"))
+    assert files
+    for file in files:
+        assert "better" not in report.compare(report.load_results(file), report.load_results(file))
+
+
+def bench(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "scripts/bench", *map(str, words)],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def test_comparison_fails_for_no_figure_but_for_a_bad_file(tmp_path: Path) -> None:
+    old, new, bad = tmp_path / "old", tmp_path / "new", tmp_path / "bad"
+    old.write_text(json.dumps(results(rm_api=0.1)))
+    new.write_text(json.dumps(results(rm_api=9.0)))
+    bad.write_text("{")
+    worse = bench("--compare", old, new)
+    assert (worse.returncode, worse.stderr) == (0, "")
+    assert "**worse**" in worse.stdout
+    for files in ((old, bad), (bad, old), (old, tmp_path / "none")):
+        done = bench("--compare", *files)
+        assert done.returncode == 2
+        assert done.stderr.startswith("bench: ")
+        assert "Traceback" not in done.stderr
