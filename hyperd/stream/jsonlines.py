@@ -15,8 +15,11 @@ from itertools import groupby
 from json import loads
 from typing import BinaryIO
 
+from hyperd.stream.jsonblocks import MARK, START, decode_block
+
 BLOCK = 262_144  # bytes
-_START, _STDERR = b'{"log":"', b'","stream":"stderr",'
+FEW = 8  # lines of a write on average, from which on it pays to look at each write
+_STDERR = b'","stream":"stderr",'
 # What lies between the texts of two lines of a stream.
 _END = r'","stream":"%s","time":"[^"]*"(?:,"run":\d+,"end":\d+)?\}\n(?:\{"log":")?'
 _ENDS = {name: re.compile((_END % name).encode()) for name in ("stdout", "stderr")}
@@ -48,6 +51,30 @@ def parse(line: bytes) -> Entry | None:
 
 def outputs(block: bytes) -> Iterator[tuple[str, bytes]]:
     """Give what stands in a block of whole lines, as (stream, text), neighbours of one stream in one piece."""
+    for stream, group in groupby(_pieces(block), lambda piece: piece[0]):
+        yield stream, b"".join(text for _, text in group)
+
+
+def _pieces(block: bytes) -> Iterator[tuple[str, bytes]]:
+    if block.count(MARK) * FEW > block.count(b"\n"):
+        yield from _single(block)
+        return
+    at = 0
+    while at < len(block):
+        mark = block.find(MARK, at)
+        start = len(block) if mark < 0 else max(at, block.rfind(b"\n", at, mark) + 1)
+        if start > at:
+            piece = decode_block(block[at:start])
+            yield from _single(block[at:start]) if piece is None else (piece,)
+        at = len(block) if mark < 0 else block.find(b"\n", mark) + 1
+        if at > start:
+            entry = parse(block[start:at])
+            if entry is not None:
+                yield entry.stream, entry.text
+
+
+def _single(block: bytes) -> Iterator[tuple[str, bytes]]:
+    """Give what stands in a block of lines that have little in common."""
     for stream in _ENDS:
         text = _text(block, stream)
         if text is not None:
@@ -68,9 +95,9 @@ def outputs(block: bytes) -> Iterator[tuple[str, bytes]]:
 def _text(block: bytes, stream: str) -> bytes | None:
     """Give the output in a block whose lines are all of this stream; None when they are not."""
     count = block.count(b"\n")
-    if not block.startswith(_START):
+    if not block.startswith(START):
         return None
-    pieces = _ENDS[stream].split(block[len(_START) :])
+    pieces = _ENDS[stream].split(block[len(START) :])
     if len(pieces) != count + 1:
         return None
     try:

@@ -1,8 +1,9 @@
 """Container logs in Docker's json-file form, with exact bytes and resumable offsets.
 
 A line is ``{"log": text, "stream": "stdout", "time": RFC 3339, "run": n, "end": offset}``: Docker's three keys plus
-the number of the container's run and the offset in that run's stream just behind the text. After a crash the last
-lines tell which bytes are on disk, so the guest sends again from there: no hole, nothing twice. Bytes that are no
+the number of the container's run and the offset in that run's stream just behind the text. These two stand in the first
+line of what is written at once; the lines behind it follow it without a hole. After a crash they tell which
+bytes are on disk, so the guest sends again from there: nothing is missing, nothing there twice. Bytes that are no
 UTF-8 become lone surrogates (PEP 383), which JSON can carry and which give the same bytes back.
 """
 
@@ -13,14 +14,12 @@ import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import accumulate
-from json import loads
 from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import Protocol
 
-import structlog
-
-log = structlog.get_logger(__name__)
+from hyperd.stream.jsonblocks import encode_block
+from hyperd.stream.logresume import offsets, torn
 
 MAX_LINE = 16_384  # Docker cuts longer lines in pieces, too
 
@@ -53,8 +52,18 @@ def split_lines(text: bytes) -> tuple[list[bytes], bytes]:
     return pieces, text[at:]
 
 
+def has_long_line(text: bytes) -> bool:
+    """Tell whether ``split_lines`` would cut a line of this text in pieces."""
+    at = 0
+    while len(text) - at >= MAX_LINE:
+        at = text.rfind(b"\n", at, at + MAX_LINE) + 1
+        if not at:
+            return True
+    return False
+
+
 def json_lines(pieces: list[bytes], *, tail: str, end: int) -> bytes:
-    """Write pieces of output as lines of JSON.
+    """Write pieces of output, with or without a newline at their end, as lines of JSON that all say where they stand.
 
     Args:
         pieces: as ``split_lines`` gives them.
@@ -63,13 +72,6 @@ def json_lines(pieces: list[bytes], *, tail: str, end: int) -> bytes:
 
     """
     ends = list(accumulate(map(len, pieces), initial=end))[1:]
-    # All texts in one go, where the ends of the lines can be told from what is inside them afterwards.
-    blob = b"".join(pieces)
-    if b"\\" not in blob and blob.count(b"\n") == len(pieces):
-        texts = encode_basestring_ascii(blob.decode("utf-8", "surrogateescape"))[1:].split("\\n")
-        texts.pop()
-        rest = f'\\n"{tail}'
-        return "".join([f'{{"log":"{text}{rest}{at}}}\n' for text, at in zip(texts, ends, strict=True)]).encode("ascii")
     texts = [encode_basestring_ascii(piece.decode("utf-8", "surrogateescape")) for piece in pieces]
     return "".join([f'{{"log":{text}{tail}{at}}}\n' for text, at in zip(texts, ends, strict=True)]).encode("ascii")
 
@@ -131,18 +133,26 @@ class JsonFileLog:
 
         Errors: OSError (disk full); the log is then as before and the same bytes may be given again.
         """
-        end = self.persisted.get(stream, 0)
-        pieces, rest = split_lines(self._partial.get(stream, b"") + data)
-        if pieces:
-            end = self._append(stream, pieces, end, time_ns)
+        rest = self._partial.get(stream, b"")
+        text = rest + data if rest else data
+        if has_long_line(text):
+            pieces, rest = split_lines(text)
+            self._append_pieces(stream, pieces, time_ns)
+        else:
+            last = text.rfind(b"\n") + 1
+            whole, rest = text[:last], text[last:]
+            if whole:
+                end, time = self.persisted.get(stream, 0), now_text(time_ns)
+                self._append(*encode_block(whole, stream=stream, time=time, run=self.run, end=end))
+                self.persisted[stream] = end + last
         self._partial[stream] = rest
-        self.persisted[stream] = end
+        self.persisted.setdefault(stream, 0)
 
     def flush(self, stream: str, time_ns: int) -> None:
         """Write what is left of a last line without a newline. Errors: OSError as for write."""
         rest = self._partial.get(stream, b"")
         if rest:
-            self.persisted[stream] = self._append(stream, [rest], self.persisted.get(stream, 0), time_ns)
+            self._append_pieces(stream, [rest], time_ns)
             self._partial[stream] = b""
 
     def finish(self) -> None:
@@ -158,22 +168,26 @@ class JsonFileLog:
         for listener in tuple(self.listeners):
             listener()
 
-    def _append(self, stream: str, pieces: list[bytes], end: int, time_ns: int) -> int:
-        if self.max_size and os.fstat(self._fd).st_size >= self.max_size:
-            self._rotate()
+    def _append_pieces(self, stream: str, pieces: list[bytes], time_ns: int) -> None:
+        end = self.persisted.get(stream, 0)
         tail = f',"stream":"{stream}","time":"{now_text(time_ns)}","run":{self.run},"end":'
-        blob = json_lines(pieces, tail=tail, end=end)
-        end += sum(map(len, pieces))
+        self._append(json_lines(pieces, tail=tail, end=end))
+        self.persisted[stream] = end + sum(map(len, pieces))
+
+    def _append(self, *parts: bytes | memoryview) -> None:
         size = os.fstat(self._fd).st_size
+        if self.max_size and size >= self.max_size:
+            self._rotate()
+            size = 0
         try:
-            written = 0
-            while written < len(blob):
-                written += os.write(self._fd, blob[written:])
+            for part in parts:
+                written = 0
+                while written < len(part):
+                    written += os.write(self._fd, part[written:] if written else part)
         except OSError:
             os.ftruncate(self._fd, size)
             raise
         self.notify()
-        return end
 
     def _rotate(self) -> None:
         for number in range(self.max_file - 1, 0, -1):
@@ -188,21 +202,8 @@ class JsonFileLog:
 
     def _recover(self) -> None:
         """Cut a torn last line and find the offsets of this run that are on disk."""
-        for path in (self.path, Path(f"{self.path}.1")):
-            try:
-                lines = path.read_bytes().splitlines(keepends=True)
-            except FileNotFoundError:
-                continue
-            if path == self.path and lines and not lines[-1].endswith(b"\n"):
-                os.ftruncate(self._fd, sum(map(len, lines[:-1])))
-                lines.pop()
-            for line in reversed(lines):
-                try:
-                    entry = loads(line)
-                    if entry.get("run") != self.run:
-                        return
-                    self.persisted.setdefault(str(entry["stream"]), int(entry["end"]))
-                except (ValueError, KeyError, AttributeError):
-                    log.warning("log.bad_line", path=str(path))
-                if len(self.persisted) == 2:
-                    return
+        with self.path.open("rb") as file:
+            size = torn(file)
+        if size is not None:
+            os.ftruncate(self._fd, size)
+        self.persisted.update(offsets([self.path, Path(f"{self.path}.1")], self.run))

@@ -1,0 +1,103 @@
+"""Many lines of output as Docker's json-file lines and back, a whole block at a time.
+
+What one write of a log has taken are lines of one stream and one time, so the same bytes stand between any two texts:
+a block is encoded by one replacement of its newlines, and decoded by jumping over that many bytes at each of them.
+"""
+
+from __future__ import annotations
+
+import re
+from json import JSONDecoder
+from json.encoder import encode_basestring_ascii
+
+START = b'{"log":"'
+MARK = b',"run":'  # no text of a container can hold it: a quotation mark is escaped there
+_PLAIN = bytes(code for code in range(0x20, 0x7F) if code not in b'\\"') + b"\n"
+_ASCII = bytes(range(0x80))
+# The backslash first: what stands for the others has one.
+_ESCAPES = [
+    (bytes([code]), encode_basestring_ascii(chr(code))[1:-1].encode())
+    for code in (0x5C, *(code for code in range(0x80) if code not in _PLAIN and code != 0x5C))
+]
+_USUAL = [(b'\\"', b'"'), (b"\\t", b"\t"), (b"\\u001b", b"\x1b"), (b"\\r", b"\r")]
+_LOOSE = JSONDecoder(strict=False)  # newlines may stand in a string as they are
+_TAIL = re.compile(rb'\\n","stream":"(stdout|stderr)","time":"[^"\\]*"\}\n')
+
+
+def escape(text: bytes) -> bytes:
+    """Give text as it stands in a JSON string (RFC 8259, 7), but newlines as they are.
+
+    UTF-8 stays as it is; in a text that has other bytes each of them becomes a lone surrogate (PEP 383).
+    """
+    odd = text.translate(None, _PLAIN)
+    if not odd:
+        return text
+    if not odd.isascii():
+        try:
+            text.decode()
+        except UnicodeDecodeError:
+            return _escape_any(text)
+    for code, escaped in _ESCAPES:
+        if code in odd:
+            text = text.replace(code, escaped)
+    return text
+
+
+def _escape_any(text: bytes) -> bytes:
+    escaped = encode_basestring_ascii(text.decode("utf-8", "surrogateescape"))[1:-1]
+    # Pairs of backslashes out of the way: then a backslash before an n is a newline's.
+    return escaped.replace("\\\\", "\0").replace("\\n", "\n").replace("\0", "\\\\").encode("ascii")
+
+
+def unescape(text: bytes) -> bytes:
+    """Do the opposite of ``escape``. Errors: ValueError."""
+    if b"\\" not in text:
+        if b'"' in text:
+            raise ValueError("a quotation mark that is not escaped")
+        return text
+    short = text.replace(b"\\\\", b"\0")
+    if text.count(b"\0") or short.count(b'"') != short.count(b'\\"'):
+        raise ValueError("a character that is not escaped")
+    for escaped, plain in _USUAL:
+        short = short.replace(escaped, plain)
+    if b"\\" not in short:
+        return short.replace(b"\0", b"\\")
+    decoded: str = _LOOSE.decode('"' + text.decode() + '"')
+    return decoded.encode("utf-8", "surrogateescape")
+
+
+def encode_block(text: bytes, *, stream: str, time: str, run: int, end: int) -> tuple[bytes, memoryview]:
+    """Write whole lines of output as lines of JSON; the first one says where it stands.
+
+    Args:
+        text: ends with a newline. time: RFC 3339.
+        run: number of the container's run. end: offset of the text in that run's stream.
+
+    Returns:
+        two pieces that belong one behind the other, so that nothing large is copied once more.
+
+    """
+    at = text.index(b"\n")
+    tail = b'\\n","stream":"%s","time":"%s"' % (stream.encode(), time.encode())
+    first = b"".join((START, escape(text[:at]), tail, b'%s%d,"end":%d}\n' % (MARK, run, end + at + 1)))
+    if at + 1 == len(text):
+        return first, memoryview(b"")
+    rest = escape(text[at + 1 :]).replace(b"\n", tail + b"}\n" + START)
+    return first + START, memoryview(rest)[: -len(START)]
+
+
+def decode_block(lines: bytes) -> tuple[str, bytes] | None:
+    """Give (stream, text) of lines that differ in nothing but their text; None when they are not such lines."""
+    last = lines.find(b"\n") + 1
+    found = _TAIL.fullmatch(lines, lines.rfind(b'\\n","stream":"', 0, last), last)
+    if found is None or not lines.startswith(START) or not lines.endswith(found[0]):
+        return None
+    body, between = lines[len(START) : -len(found[0])], found[0] + START
+    text = b"\n".join(re.split(rb'(?s)\\n",.{%d}' % (len(between) - 4), body))
+    # Has it jumped over anything else? Writing it again is quicker than looking at each.
+    if text.replace(b"\n", between) != body:
+        return None
+    try:
+        return found[1].decode(), unescape(text) + b"\n"
+    except ValueError:
+        return None
