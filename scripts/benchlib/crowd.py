@@ -12,10 +12,9 @@ from pathlib import Path
 
 from benchlib import httpload
 from benchlib.procs import cpu_seconds, memory, qemus, spent_children, threads
+from benchlib.rest import at_rest
 from benchlib.scenarios import SLEEP, Scenario
 from benchlib.target import TIMEOUT, RequestFailed, Target
-
-SETTLE = 3.0  # seconds
 
 
 class AttachesScenario(Scenario):
@@ -28,12 +27,12 @@ class AttachesScenario(Scenario):
         pod, daemon = self.context.name(), self.target.daemon
         container = self.target.create(pod, ("sh", "-c", "read line; echo $line; exec sleep 3600"))
         self.target.start(pod)
-        time.sleep(SETTLE)
+        at_rest([daemon.pid])
         before, running = memory(daemon.pid)[0], threads(daemon.pid)
         clients: list[socket.socket] = []
         try:
             clients.extend(_attach(daemon.socket, container) for _ in range(wanted))
-            time.sleep(SETTLE)
+            at_rest([daemon.pid])
             per = 1000 / wanted
             self.samples.add("attaches.memory", (memory(daemon.pid)[0] - before) * per)
             self.samples.add("attaches.threads", (threads(daemon.pid) - running) * per)
@@ -78,29 +77,29 @@ class DensityScenario(Scenario):
         full, seconds = (4, 6.0) if self.context.quick else (40, 20.0)
         with Target(self.target.image, self.target.guest) as target:
             pid = target.daemon.pid
-            time.sleep(SETTLE)
+            at_rest([pid])
             self.samples.add("density.daemon.none.rss", memory(pid)[0])
             names = [self.context.name() for _ in range(full)]
             for number, name in enumerate(names, start=1):
                 target.create(name, SLEEP)
                 target.start(name)
                 if number == full // 2:
-                    time.sleep(SETTLE)
+                    at_rest([pid])
                     self.samples.add("density.daemon.rss", memory(pid)[0])
-            time.sleep(2 * SETTLE)
+            at_rest([pid, *qemus(target.daemon.directory)])
             self._idle(target, seconds)
             _, times = httpload.run(target.daemon.socket, "/list?item=pod", clients=1, seconds=2.0)
             self.samples.add("density.list", statistics.median(times))
             for name in names:
                 target.remove(name)
-            time.sleep(SETTLE)
+            at_rest([pid])
             self.samples.add("density.daemon.after.rss", memory(pid)[0])
 
     def _idle(self, target: Target, seconds: float) -> None:
         guests, pid = qemus(target.daemon.directory), target.daemon.pid
         everyone = [pid, *guests]
         before, started = {one: cpu_seconds(one) for one in everyone}, time.monotonic()
-        time.sleep(seconds)
+        time.sleep(seconds)  # not a wait: idle CPU is CPU time over a span, which must be long beside a clock tick
         took = time.monotonic() - started
         spent = {one: 100 * (cpu_seconds(one) - before[one]) / took for one in everyone}
         self.samples.add("density.daemon.cpu", spent[pid])

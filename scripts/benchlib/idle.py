@@ -6,9 +6,8 @@ import time
 
 from benchlib.podman import LIMITS, Podman
 from benchlib.procs import cpu_seconds, find, memory, qemus
+from benchlib.rest import at_rest
 from benchlib.scenarios import SLEEP, Scenario
-
-SETTLE = 3.0  # seconds for a started guest to become quiet
 
 
 class MemoryScenario(Scenario):
@@ -29,7 +28,7 @@ class MemoryScenario(Scenario):
             self.target.start(pod)
         with self.context.raw("microvm") as raw:
             raw.boot()
-            time.sleep(SETTLE)
+            at_rest([daemon.pid, raw.pid, *qemus(daemon.directory)])
             self._measure(raw.pid)
         for pod in pods:
             self.target.remove(pod)
@@ -42,7 +41,7 @@ class MemoryScenario(Scenario):
         everyone = [daemon.pid, raw, *guests]
         before = {pid: cpu_seconds(pid) for pid in everyone}
         started = time.monotonic()
-        time.sleep(self._seconds)
+        time.sleep(self._seconds)  # not a wait: idle CPU is CPU time over a span, long beside a clock tick
         took = time.monotonic() - started
         percent = {pid: 100 * (cpu_seconds(pid) - before[pid]) / took for pid in everyone}
         for key, pids in (("daemon", [daemon.pid]), ("raw", [raw]), ("qemu", guests)):
@@ -58,9 +57,11 @@ class MemoryScenario(Scenario):
             podman.run("run", "-d", "--name", name, *LIMITS, self.target.image, *SLEEP).decode().strip()
             for name in names
         ]
-        time.sleep(1.0)
-        for name, ident in zip(names, idents, strict=True):
-            inside = int(podman.run("inspect", "-f", "{{.State.Pid}}", name))
-            pids = [inside, *find("conmon", ident)]
-            self.samples.add("memory.podman.pss", sum(memory(pid)[1] for pid in pids))
+        pids = {
+            name: [int(podman.run("inspect", "-f", "{{.State.Pid}}", name)), *find("conmon", ident)]
+            for name, ident in zip(names, idents, strict=True)
+        }
+        at_rest([pid for each in pids.values() for pid in each])
+        for name, each in pids.items():
+            self.samples.add("memory.podman.pss", sum(memory(pid)[1] for pid in each))
             podman.run("rm", "-f", "-t", "0", name)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 
+from benchlib.procs import qemus
+from benchlib.rest import at_rest
 from benchlib.scenarios import SLEEP, Scenario
 from benchlib.target import Target, wall
 
 REFILL_TIMEOUT = 60.0
-SETTLE = 1.2  # longer than the pool waits after a VM has gone, so that no refill falls into a measurement
 
 
 class WarmScenario(Scenario):
@@ -43,4 +44,4 @@ class WarmScenario(Scenario):
                 raise RuntimeError(f"the pool is empty for {REFILL_TIMEOUT:g} s")
             time.sleep(0.1)
         self._taken += 1
-        time.sleep(SETTLE)
+        at_rest([self._warm.daemon.pid, *qemus(self._warm.daemon.directory)])

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from benchlib import report
+from benchlib import report, rest
+from benchlib.rest import alike, at_rest
 from benchlib.rows import ROWS, Row
 from benchlib.target import boot_times
 
@@ -126,3 +129,37 @@ def test_comparison_fails_for_no_figure_but_for_a_bad_file(tmp_path: Path) -> No
         assert done.returncode == 2
         assert done.stderr.startswith("bench: ")
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ((100.0, 0.0), (100.0, 0.01), True),
+        ((100.0, 0.0), (100.2, 0.02), True),
+        ((100.0, 0.0), (101.0, 0.0), False),
+        ((100.0, 0.50), (100.0, 0.45), True),
+        ((100.0, 0.50), (100.0, 0.10), False),
+        ((6000.0, 0.1), (6010.0, 0.1), True),
+    ],
+)
+def test_windows_that_are_alike(one: tuple[float, float], other: tuple[float, float], same: bool) -> None:
+    assert alike(one, other) is same
+
+
+def test_rest_is_waited_for_and_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+
+    def grows(until: int) -> Callable[[int], float]:
+        def look(pid: int) -> float:
+            looks.append(pid)
+            return float(min(len(looks), until))
+
+        return look
+
+    monkeypatch.setattr(rest, "WINDOW", 0.001)
+    monkeypatch.setattr(rest, "resident", grows(5))
+    assert at_rest([os.getpid()])
+    assert len(looks) == 5 + rest.ALIKE
+    looks.clear()
+    monkeypatch.setattr(rest, "resident", grows(1 << 30))
+    assert not at_rest([os.getpid()], most=0.05)
