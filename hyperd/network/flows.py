@@ -18,7 +18,6 @@ log = structlog.get_logger(__name__)
 
 _LIMIT = 4096  # entries of one address; more would keep the caller waiting
 
-
 _GET, _DELETE = 1 << 8 | 1, 1 << 8 | 2
 _ORIG, _REPLY, _FILTER = 1, 2, 25
 _TUPLE_IP, _TUPLE_PROTO, _IP_SOURCE, _PROTO_NUMBER, _PROTO_PORT = 1, 2, 1, 1, 3

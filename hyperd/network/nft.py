@@ -9,28 +9,31 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import threading
+from functools import cache
 from typing import Any
+
+import structlog
 
 from hyperd.errors import HostFault
 
 LIBRARY = "libnftables.so.1"
 _TIMEOUT = 30.0  # seconds; nft waits for the kernel only
 _lock = threading.Lock()
-_library: list[Any] = []  # when it was loaded
-_failed: list[str] = []  # why it was not
+log = structlog.get_logger(__name__)
 
 
 def apply(text: str) -> None:
     """Carry out a text in one transaction: all of it or nothing. Errors: HostFault."""
     with _lock:
-        if not _library and not _failed:
-            _load()
-        complaint = _by_library(_library[0], text) if _library else _by_command(text)
+        library = _library()
+        complaint = _by_command(text) if library is None else _by_library(library, text)
     if complaint:
         raise HostFault("the nftables rules were refused", details=complaint[:2000])
 
 
-def _load() -> None:
+@cache
+def _library() -> Any | None:
+    """Load the library, once; None where that cannot be."""
     try:
         library = ctypes.CDLL(LIBRARY)
         library.nft_ctx_new.restype = ctypes.c_void_p
@@ -42,9 +45,9 @@ def _load() -> None:
         library.nft_ctx_get_error_buffer.restype = ctypes.c_char_p
         library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
     except (OSError, AttributeError) as error:
-        _failed.append(str(error))
-        return
-    _library.append(library)
+        log.info("nft.by_command", reason=str(error))
+        return None
+    return library
 
 
 def _by_library(library: Any, text: str) -> str:

@@ -130,6 +130,14 @@ def rows(session: Session, owner: str = "") -> Sequence[PortRow]:
     return session.scalars(query.filter_by(owner=owner) if owner else query).all()
 
 
+def delete(session: Session, gone: Iterable[PortRow]) -> list[PortMapping]:
+    """Delete rows; give what they said."""
+    gone = list(gone)
+    for row in gone:
+        session.delete(row)
+    return [mapping_of(row) for row in gone]
+
+
 def mapping_of(row: PortRow) -> PortMapping:
     """Give a row's value object."""
     return PortMapping(row.protocol, row.host_port, row.container_port)

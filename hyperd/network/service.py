@@ -193,24 +193,19 @@ class NetworkService:
         Errors: Busy when there is no such run.
         """
         with self._lock:
-            held: list[PortMapping] = []
 
-            def work(session: Session) -> int:
+            def work(session: Session, held: list[PortMapping]) -> int:
                 for first in ports.free_runs(session, protocol, len(inner), outer):
                     wanted = [PortMapping(protocol, first + step, port) for step, port in enumerate(inner)]
                     try:
-                        held[:] = self._holder.hold(wanted)
+                        held += self._holder.hold(wanted)
                     except Conflict:
                         continue
                     ports.reserve(session, pod_id, "", wanted)
                     return first
                 raise Busy(f"no {len(inner)} free {protocol} ports of the host", details=f"{outer.start}-{outer[-1]}")
 
-            try:
-                return self._change(work)
-            except BaseException:
-                self._holder.drop(held)
-                raise
+            return self._change_ports(work)
 
     def lease(self, pod_id: str, *, index: int = 0) -> Lease | None:
         """Give what a pod's NIC has, None when nothing."""
@@ -239,7 +234,7 @@ class NetworkService:
 
             def work(session: Session) -> tuple[list[str], list[PortMapping]]:
                 guards.put(session, pod_id, None)
-                return self._pool.release(session, pod_id), _delete(session, ports.rows(session, pod_id))
+                return self._pool.release(session, pod_id), ports.delete(session, ports.rows(session, pod_id))
 
             addresses, dropped = self._change(work)
             self._finish_release(addresses, dropped)
@@ -254,16 +249,11 @@ class NetworkService:
         """
         wanted = ports.check(mappings)
         with self._lock:
-            held: list[PortMapping] = []
 
-            def work(session: Session) -> None:
-                held.extend(self._holder.hold(ports.reserve(session, pod_id, "", wanted)))
+            def work(session: Session, held: list[PortMapping]) -> None:
+                held += self._holder.hold(ports.reserve(session, pod_id, "", wanted))
 
-            try:
-                self._change(work)
-            except BaseException:
-                self._holder.drop(held)
-                raise
+            self._change_ports(work)
 
     def publish(self, pod_id: str, address: str, mappings: Sequence[PortMapping]) -> None:
         """Lead ports of the host to a pod, beside those it already has; the pod's ports all lead to ``address`` then.
@@ -278,18 +268,13 @@ class NetworkService:
         with self._lock:
             with self._database.session() as session:
                 before = {row.address for row in ports.rows(session, pod_id)} - {target, ""}
-            held: list[PortMapping] = []
 
-            def work(session: Session) -> list[PortMapping]:
+            def work(session: Session, held: list[PortMapping]) -> list[PortMapping]:
                 new = ports.reserve(session, pod_id, target, wanted)
-                held.extend(self._holder.hold(new))
+                held += self._holder.hold(new)
                 return new
 
-            try:
-                new = self._change(work)
-            except BaseException:
-                self._holder.drop(held)
-                raise
+            new = self._change_ports(work)
         self._allow_hairpin({pod_id})
         flows.forget_addresses(before)
         flows.forget_udp(mapping.host_port for mapping in new if mapping.protocol == "udp")
@@ -312,7 +297,7 @@ class NetworkService:
 
             def work(session: Session) -> list[PortMapping]:
                 rows = ports.rows(session, pod_id)
-                return _delete(session, [r for r in rows if mappings is None or ports.mapping_of(r) in mappings])
+                return ports.delete(session, [r for r in rows if mappings is None or ports.mapping_of(r) in mappings])
 
             dropped = self._change(work)
             self._holder.drop(dropped)
@@ -350,13 +335,22 @@ class NetworkService:
                 gone = self._pool.prune(session, pod_ids)
                 stale = [row for row in ports.rows(session) if row.owner not in pod_ids]
                 guards.prune(session, pod_ids)
-                return [row.address for row in gone], _delete(session, stale)
+                return [row.address for row in gone], ports.delete(session, stale)
 
             self._applied = None
             addresses, dropped = self._change(work)
             if addresses or dropped:
                 log.info("rows of gone pods dropped", addresses=addresses, ports=[str(port) for port in dropped])
             self._finish_release(addresses, dropped)
+
+    def _change_ports(self, work: Callable[[Session, list[PortMapping]], T]) -> T:
+        """Change rows and tables as ``_change``; the ports that the work notes in its list are let go on a failure."""
+        held: list[PortMapping] = []
+        try:
+            return self._change(lambda session: work(session, held))
+        except BaseException:
+            self._holder.drop(held)
+            raise
 
     def _change(self, work: Callable[[Session], T]) -> T:
         """Change rows and tables together: both or none."""
@@ -446,12 +440,6 @@ def _stations(rows: Sequence[AddressRow]) -> list[ruleset.Station]:
         for owner, bridge, tap, mac in sorted(nics)
         for address in sorted(places[owner, bridge])
     ]
-
-
-def _delete(session: Session, rows: Sequence[PortRow]) -> list[PortMapping]:
-    for row in rows:
-        session.delete(row)
-    return [ports.mapping_of(row) for row in rows]
 
 
 def _forward(row: PortRow) -> ruleset.Forward:

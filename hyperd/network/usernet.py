@@ -16,7 +16,6 @@ import structlog
 from sqlalchemy.orm import Session
 
 from hyperd.config import NetworkConfig
-from hyperd.db.models import PortRow
 from hyperd.db.session import Database
 from hyperd.errors import Conflict, HyperError, NotSupported
 from hyperd.event.bus import EventBus
@@ -128,10 +127,8 @@ class UserNetwork(NetworkService):
     def release(self, pod_id: str) -> None:
         """Give back the ports of a pod; its VM, which listened on them, is gone."""
         with self._lock, self._database.session() as session:
-            rows = ports.rows(session, pod_id)
-            dropped = [ports.mapping_of(row) for row in rows]
+            dropped = ports.delete(session, ports.rows(session, pod_id))
             self._holder.drop(dropped)
-            _delete(session, rows)
         self._tell("unpublish", pod_id, dropped)
 
     def publish(self, pod_id: str, address: str, mappings: Sequence[PortMapping]) -> None:  # noqa: ARG002 - it is ADDRESS
@@ -169,7 +166,7 @@ class UserNetwork(NetworkService):
                     self._forwarder.unforward(pod_id, mapping)
             self._holder.drop(dropped)
             with self._database.session() as session:
-                _delete(session, [row for row in ports.rows(session, pod_id) if ports.mapping_of(row) in dropped])
+                ports.delete(session, [row for row in ports.rows(session, pod_id) if ports.mapping_of(row) in dropped])
         self._tell("unpublish", pod_id, dropped)
 
     def dns_servers(self) -> tuple[str, ...]:
@@ -179,9 +176,8 @@ class UserNetwork(NetworkService):
     def reconcile(self, pod_ids: Collection[str]) -> None:
         """Drop the ports of pods that do not exist."""
         with self._lock, self._database.session() as session:
-            stale = [row for row in ports.rows(session) if row.owner not in pod_ids]
-            self._holder.drop([ports.mapping_of(row) for row in stale])
-            _delete(session, stale)
+            stale = (row for row in ports.rows(session) if row.owner not in pod_ids)
+            self._holder.drop(ports.delete(session, stale))
 
     def _open_ports(self, pod_id: str, mappings: Sequence[PortMapping], opened: list[PortMapping]) -> None:
         """Open those that QEMU does not hold yet, and note them in ``opened``."""
@@ -209,15 +205,10 @@ class UserNetwork(NetworkService):
                     log.warning("port stays open", pod=pod_id, port=str(mapping), error=str(error))
         self._holder.drop(new)
         with self._database.session() as session:
-            _delete(session, [row for row in ports.rows(session, pod_id) if ports.mapping_of(row) in new])
+            ports.delete(session, [row for row in ports.rows(session, pod_id) if ports.mapping_of(row) in new])
 
     def _write(self, session: Session, *, force: bool = False) -> None:
         """Write no tables: there are none."""
 
     def _allow_hairpin(self, owners: Collection[str]) -> None:
         """Do nothing: there is no bridge."""
-
-
-def _delete(session: Session, rows: Sequence[PortRow]) -> None:
-    for row in rows:
-        session.delete(row)
