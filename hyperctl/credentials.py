@@ -48,7 +48,10 @@ def find(server: str) -> dict[str, str]:
         UsageProblem: the file is there and not readable.
 
     """
-    data = _read()
+    return _find(_read(), server)
+
+
+def _find(data: dict[str, Any], server: str) -> dict[str, str]:
     auths, name = _auths(data), _helper(data, server)
     if name:
         try:
@@ -71,13 +74,13 @@ def everything() -> dict[str, dict[str, str]]:
 
     """
     data = _read()
-    servers = dict.fromkeys([*_auths(data), *_helpers(data)])
+    servers = _named(data)
     if name := _store(data):
         try:
             servers.update(dict.fromkeys(helpers.servers(name)))
         except helpers.HelperProblem as error:
             output.complain(f"WARNING: {error}")
-    found = {server: find(server) for server in servers}
+    found = {server: _find(data, server) for server in servers}
     return {server: auth for server, auth in found.items() if auth}
 
 
@@ -88,8 +91,7 @@ def known() -> list[str]:
         UsageProblem: the file is broken.
 
     """
-    data = _read()
-    return list(dict.fromkeys([*_auths(data), *_helpers(data)]))
+    return list(_named(_read()))
 
 
 def keep(auth: dict[str, str]) -> str:
@@ -158,6 +160,11 @@ def _spellings(auths: Mapping[str, Any], server: str) -> list[str]:
 def _helpers(data: dict[str, Any]) -> dict[str, Any]:
     found = data.get("credHelpers")
     return found if isinstance(found, dict) else {}
+
+
+def _named(data: dict[str, Any]) -> dict[str, None]:
+    """Give the servers that the file names, in order."""
+    return dict.fromkeys([*_auths(data), *_helpers(data)])
 
 
 def _store(data: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _TABLE = "table "
+_SHORT = 12
 
 FORMAT = Option(
     "--format",
@@ -40,6 +41,11 @@ class Column:
         self.field = field
         self.text = text
         self.hidden = hidden
+
+
+def identity(*, no_trunc: bool) -> Callable[[str], str]:
+    """Give how ids are printed: whole, or their first twelve letters, which are enough to name an image."""
+    return str if no_trunc else lambda text: text[:_SHORT]
 
 
 def show(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], form: str) -> None:
@@ -78,9 +84,20 @@ def show_one(value: Mapping[str, Any], form: str) -> None:
 
         output.say(json.dumps(value, indent=4))
     else:
-        from hyperctl.template import Template
+        output.say(single(form)(value))
 
-        output.say(Template(_checked(form)).fill(value, {}))
+
+def single(form: str) -> Callable[[Mapping[str, Any]], str]:
+    """Give what makes a text of an object by a template.
+
+    Raises:
+        UsageProblem: it is no template; or, when it is used, names a field that is not there.
+
+    """
+    from hyperctl.template import Template
+
+    template = Template(_checked(form))
+    return lambda value: template.fill(value, {})
 
 
 def refuse_both(quiet: bool, form: str) -> None:

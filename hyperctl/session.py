@@ -6,15 +6,15 @@ from contextlib import suppress
 
 from hyperctl import terminal
 from hyperctl.api.client import Client
-from hyperctl.api.errors import ApiError, HyperctlError
+from hyperctl.api.errors import HyperctlError
 from hyperctl.api.streams import Stream
 
 
-def first_container(client: Client, pod: str, refusal: ApiError) -> str:
-    """Give the id of a pod's first container, for a name that is no container's.
+def first_container(client: Client, pod: str, refusal: HyperctlError) -> str:
+    """Give the id of a pod's first container.
 
     Raises:
-        ApiError: it is no pod's either, or the pod has no container; the refusal is raised again.
+        HyperctlError: the refusal; there is no such pod, or it has no container.
 
     """
     rows = client.list_items("container", pod=pod)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from hyperctl import session, terminal
-from hyperctl.api.client import Client
 from hyperctl.api.errors import HyperctlError, NotFound
 from hyperctl.command import App, Argument, Option, command
 
@@ -42,7 +39,9 @@ def exec_command(app: App, *, tty: bool, vm: bool, detach: bool, name: str, word
         return 0
     if tty and not detach:
         terminal.require_terminal()
-    container = _container_of(client, name) if _POD in name else name
+    container = name
+    if _POD in name:
+        container = session.first_container(client, name, HyperctlError(f"cannot find a container in the pod {name}"))
     try:
         exec_id = client.create_exec(container, arguments, tty=tty)
     except NotFound as error:
@@ -56,13 +55,6 @@ def exec_command(app: App, *, tty: bool, vm: bool, detach: bool, name: str, word
         if not session.converse(stream, client, container=container, exec_id=exec_id, tty=tty):
             return 0
     return client.exit_code(container, exec_id)
-
-
-def _container_of(client: Client, pod: str) -> str:
-    rows = client.list_items("container", pod=pod)
-    if not rows:
-        raise HyperctlError(f"cannot find a container in the pod {pod}")
-    return rows[0][0]
 
 
 @command(

@@ -8,13 +8,11 @@ from hyperctl import images, output
 from hyperctl.api.errors import ProtocolError
 from hyperctl.command import App, Argument, Option, command
 from hyperctl.commands.lifecycle import for_each
-from hyperctl.listing import FORMAT, NO_TRUNC, Column, refuse_both, show
+from hyperctl.listing import FORMAT, NO_TRUNC, Column, identity, refuse_both, show
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
-
-_SHORT = 12
 
 
 @command(
@@ -37,17 +35,15 @@ def images_command(app: App, *, repository: str, all_images: bool, quiet: bool, 
     rows = [_fields(row) for row in app.client.images(all_images=all_images, quiet=quiet)]
     rows = [row for row in rows if not repository or row["Repository"] == repository]
 
-    def identity(text: str) -> str:
-        return text if no_trunc else text[:_SHORT]
-
+    shown = identity(no_trunc=no_trunc)
     if quiet:
         for row in rows:
-            output.say(identity(row["ID"]))
+            output.say(shown(row["ID"]))
         return
     columns = (
         Column("REPOSITORY", "Repository"),
         Column("TAG", "Tag"),
-        Column("IMAGE ID", "ID", identity),
+        Column("IMAGE ID", "ID", shown),
         Column("CREATED", "Created", output.moment),
         Column("VIRTUAL SIZE", "Size", output.human_size),
     )

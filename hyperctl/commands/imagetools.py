@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 
 from hyperctl import credentials, images, output, progress, uploads
 from hyperctl.api.client import compact
 from hyperctl.api.client import progress as progress_lines
 from hyperctl.api.errors import ProtocolError
 from hyperctl.command import App, Argument, Group, Option, command
-from hyperctl.listing import FORMAT, NO_TRUNC, Column, refuse_both, show
+from hyperctl.listing import FORMAT, NO_TRUNC, Column, identity, refuse_both, show
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, BinaryIO
-
-_SHORT = 12
 
 
 @command(
@@ -45,13 +42,13 @@ def history_command(app: App, *, image: str, quiet: bool, no_trunc: bool, form: 
     found = _rows(app.client.value("GET", "/image/history", {"imageId": image}))
     keys = ("Created", "CreatedBy", "Size", "Comment")
     rows = [{"ID": _id(row), **{key: row.get(key, "") for key in keys}} for row in found]
-    identity = _cut(no_trunc=no_trunc)
+    shown = identity(no_trunc=no_trunc)
     if quiet:
         for row in rows:
-            output.say(identity(row["ID"]))
+            output.say(shown(row["ID"]))
         return
     columns = (
-        Column("IMAGE", "ID", identity),
+        Column("IMAGE", "ID", shown),
         Column("CREATED", "Created", output.moment),
         Column("CREATED BY", "CreatedBy"),
         Column("SIZE", "Size", _human),
@@ -160,7 +157,7 @@ def _df(app: App, *, no_trunc: bool, form: str) -> None:
     ]
     columns = (
         Column("IMAGE", "Names", lambda names: ", ".join(map(str, names)) or "<none>"),
-        Column("IMAGE ID", "ID", _cut(no_trunc=no_trunc)),
+        Column("IMAGE ID", "ID", identity(no_trunc=no_trunc)),
         Column("ON DISK", "DiskSize", _human),
         Column("SHARED", "SharedSize", _human),
         Column("UNIQUE", "UniqueSize", _human),
@@ -184,10 +181,6 @@ def _rows(value: object) -> list[dict[str, Any]]:
 
 def _id(row: dict[str, Any]) -> str:
     return str(row.get("Id", "")).removeprefix("sha256:")
-
-
-def _cut(*, no_trunc: bool) -> Callable[[str], str]:
-    return str if no_trunc else lambda text: text[:_SHORT]
 
 
 def _size(row: dict[str, Any], key: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hyperctl import output
 from hyperctl.api.errors import ApiError, HyperctlError, ProtocolError
 from hyperctl.command import App, Argument, Option, command
-from hyperctl.listing import show_one
+from hyperctl.listing import single
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,8 +42,9 @@ def inspect_command(app: App, *, names: tuple[str, ...], kind: str, form: str) -
 
         output.say(json.dumps(found, indent=4))
         return
+    text = single(form)
     for one in found:
-        show_one(one, form)
+        output.say(text(one))
 
 
 def _find(app: App, name: str, kinds: list[str]) -> dict[str, Any]:

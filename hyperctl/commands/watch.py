@@ -5,7 +5,7 @@ from __future__ import annotations
 from hyperctl import output
 from hyperctl.api.errors import UsageProblem
 from hyperctl.command import App, Argument, Option, command
-from hyperctl.listing import FORMAT, Column, show, show_one
+from hyperctl.listing import FORMAT, Column, show, show_one, single
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,13 +32,10 @@ def events_command(app: App, *, filters: tuple[str, ...], since: str, until: str
 
     from hyperctl.template import compact
 
+    # JSON one on a line: there is no end to wait for. A bad template is told before anything has happened.
+    text = _line if form == "table" else compact if form == "json" else single(form)
     for event in app.client.events(filters=_filters(filters), since=since, until=until):
-        if form == "table":
-            output.say(_line(event))
-        elif form == "json":
-            output.say(compact(event))  # one on a line: there is no end to wait for
-        else:
-            show_one(event, form)
+        output.say(text(event))
         sys.stdout.flush()
 
 

@@ -359,6 +359,8 @@ BAD_LINES = [
     (["push", "busybox"], 'You cannot push a "root" repository.'),
     (["login", "-u", "a"], "username and password are needed"),
     (["completion", "tcsh"], "there is no completion for tcsh"),
+    (["events", "--format", "foo"], "'foo' is no format"),
+    (["events", "--format", "{{a b}}"], "'{{a b}}' is not understood"),
 ]
 
 

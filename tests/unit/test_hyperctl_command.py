@@ -141,6 +141,7 @@ def test_ordinary_commands_load_nothing_heavy(words):
         "inspect",
         "email",
         "ssl",
+        "typing",
         "hyperd",
     }
     modules = loaded(hyperctl(*words.split()))
