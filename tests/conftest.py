@@ -1,13 +1,17 @@
-"""What holds for all tests: their order, and that those which need root say so instead of being skipped."""
+"""What holds for all tests: their order, that those which need root say so instead of being skipped, a database."""
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from hyperd.db.session import Database
 
 # Examples are judged by what they show, not by a clock: this may run on a loaded machine.
 settings.register_profile("hyperd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -35,3 +39,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     needs = [name for name in ("root", "vm") if item.get_closest_marker(name)]
     if needs and os.geteuid() != 0:
         pytest.fail(f"tests marked {needs[0]} make bridges, VMs or nftables tables: run them as root", pytrace=False)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    """A database with empty tables."""
+    with closing(Database(tmp_path / "hyper.db")) as made:
+        made.create_all()
+        yield made

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 from backports import zstd
+from support.images import image_service, image_services
 from support.oracles import PodmanStore, run, skopeo
 from support.registry import Layer, RegistryServer, digest_of, directory, layer_tar, member
 
 from hyperd.config import Config, RegistryConfig
-from hyperd.db.session import Database
 from hyperd.errors import Cancelled, ImageNotFound, InvalidInput, NotSupported, OutOfSpace, TooLarge
 from hyperd.image.service import ImageInfo, ImageService
 
@@ -38,22 +38,8 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Callable[..., ImageService]]:
     """Make image services, each on a store of its own."""
-    made: list[tuple[ImageService, Database]] = []
-
-    def start(**settings: Any) -> ImageService:
-        root = tmp_path / f"host{len(made)}"
-        root.mkdir()
-        database = Database(root / "db")
-        database.create_all()
-        config = Config(registry=RegistryConfig(**{"max_layer_bytes": 2**26, **settings}))
-        service = ImageService(config=config, database=database, root=root / "images", in_use=lambda _image: [])
-        made.append((service, database))
-        return service
-
-    yield start
-    for service, database in made:
-        service.close()
-        database.close()
+    with image_services(tmp_path) as start:
+        yield lambda **settings: start(Config(registry=RegistryConfig(**{"max_layer_bytes": 2**26, **settings})))
 
 
 @pytest.fixture
@@ -431,15 +417,11 @@ def test_a_full_disk(tmp_path: Path) -> None:
     root.mkdir(parents=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=10m", "none", root], check=True)
     try:
-        database = Database(tmp_path / "db")
-        database.create_all()
-        service = ImageService(config=Config(), database=database, root=root, in_use=lambda _image: [])
-        with pytest.raises(OutOfSpace):
-            load(service, archive_of(*docker_archive(("l.tar", LOWER), ("m.tar", noise))))
-        assert (store_files(service), service.disk_usage()["layers"]) == ([], 0)
-        assert load(service, archive_of(*docker_archive(("l.tar", LOWER))))[0]
-        service.close()
-        database.close()
+        with image_service(tmp_path) as service:
+            with pytest.raises(OutOfSpace):
+                load(service, archive_of(*docker_archive(("l.tar", LOWER), ("m.tar", noise))))
+            assert (store_files(service), service.disk_usage()["layers"]) == ([], 0)
+            assert load(service, archive_of(*docker_archive(("l.tar", LOWER))))[0]
     finally:
         subprocess.run(["umount", root], check=True)
 

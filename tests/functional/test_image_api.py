@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import gzip
-import http.server
 import io
 import json
 import random
 import re
 import socket
 import tarfile
-import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from support.hyperctl_process import Runner
 from support.oracles import skopeo
 from support.registry import Layer, RegistryServer, digest_of, directory, layer_tar, member
 from support.until import until
+from support.web import serving, web
 
 pytestmark = [pytest.mark.root, pytest.mark.registry]
 
@@ -124,28 +124,10 @@ def test_import_and_what_is_told(daemon: HyperdLauncher, ctl: Runner, tmp_path: 
     assert images(daemon) == {}
 
 
-class _File(http.server.BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        if self.path != "/root.tar":
-            self.send_error(404)
-            return
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(NOISE)))
-        self.end_headers()
-        self.wfile.write(NOISE)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
-def web() -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _File) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+def url() -> Iterator[str]:
+    with web({"/root.tar": NOISE}) as address:
+        yield address
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -161,12 +143,12 @@ def test_bodies_larger_than_json_may_be(daemon: HyperdLauncher, ctl: Runner, chu
     assert daemon.json("GET", "/image/inspect", imageId="large")["Size"] == len(tar)
 
 
-def test_import_from_the_web(daemon: HyperdLauncher, ctl: Runner, web: str) -> None:
-    said = ok(ctl, "import", f"{web}/root.tar", "from/web").splitlines()
-    assert said[0] == f"Downloading from {web}/root.tar"
+def test_import_from_the_web(daemon: HyperdLauncher, ctl: Runner, url: str) -> None:
+    said = ok(ctl, "import", f"{url}/root.tar", "from/web").splitlines()
+    assert said[0] == f"Downloading from {url}/root.tar"
     assert images(daemon) == {"from/web:latest": said[-1].removeprefix("sha256:")}
-    for url, status in ((f"{web}/none", 400), ("http://127.0.0.1:1/x", 502), ("ftp://x/y", 400)):
-        assert daemon.request("POST", "/image/create", fromSrc=url)[0] == status
+    for source, status in ((f"{url}/none", 400), ("http://127.0.0.1:1/x", 502), ("ftp://x/y", 400)):
+        assert daemon.request("POST", "/image/create", fromSrc=source)[0] == status
 
 
 def test_search(daemon: HyperdLauncher, ctl: Runner, registry: RegistryServer) -> None:
@@ -178,20 +160,12 @@ def test_search(daemon: HyperdLauncher, ctl: Runner, registry: RegistryServer) -
 
 
 def test_a_registry_without_search(daemon: HyperdLauncher) -> None:
-    class Nothing(http.server.BaseHTTPRequestHandler):
+    class Nothing(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_error(200 if self.path == "/v2/" else 404)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Nothing) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        host = f"127.0.0.1:{server.server_address[1]}"
-        status, _, body = daemon.request("GET", "/images/search", term=f"{host}/x")
-        server.shutdown()
-        thread.join()
+    with serving(Nothing) as url:
+        status, _, body = daemon.request("GET", "/images/search", term=f"{url.removeprefix('http://')}/x")
     assert (status, b"cannot be searched" in body) == (501, True)
 
 

@@ -12,11 +12,10 @@ from subprocess import CalledProcessError
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from support.images import image_service
 from support.registry import Layer, RegistryServer, digest_of, directory, layer_tar, member
 from support.rootfs import describe, overlaid, umoci_view
 
-from hyperd.config import Config
-from hyperd.db.session import Database
 from hyperd.errors import InvalidInput
 from hyperd.image.directories import Attributes, Notes, inherited
 from hyperd.image.service import ImageInfo, ImageService
@@ -165,12 +164,8 @@ NOTHING: dict[str, list[Members]] = {
 
 @pytest.fixture
 def images(tmp_path: Path) -> Iterator[ImageService]:
-    database = Database(tmp_path / "db")
-    database.create_all()
-    service = ImageService(config=Config(), database=database, root=tmp_path / "images", in_use=lambda _image: [])
-    yield service
-    service.close()
-    database.close()
+    with image_service(tmp_path) as service:
+        yield service
 
 
 def made(images: ImageService, tars: list[bytes], *tags: str) -> ImageInfo:
@@ -292,17 +287,10 @@ def members_of(entries: list[tuple[str, str, int]], alive: set[str], links: set[
 @given(st.lists(st.lists(ENTRIES, min_size=2, max_size=8), min_size=2, max_size=4))
 def test_any_layers(layers: list[list[tuple[str, str, int]]]) -> None:
     with tempfile.TemporaryDirectory(prefix="hy", dir="/tmp") as name:
-        work = Path(name)
-        database = Database(work / "db")
-        database.create_all()
-        service = ImageService(config=Config(), database=database, root=work / "images", in_use=lambda _image: [])
         alive: set[str] = set()
         links: set[str] = set()
-        try:
-            compare(service, [layer_tar(members_of(entries, alive, links)) for entries in layers], work)
-        finally:
-            service.close()
-            database.close()
+        with image_service(Path(name)) as service:
+            compare(service, [layer_tar(members_of(entries, alive, links)) for entries in layers], Path(name))
 
 
 def test_the_layer_on_top_comes_and_goes_with_its_images(images: ImageService) -> None:

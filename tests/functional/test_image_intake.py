@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 from backports import zstd
+from support.images import image_service
 from support.registry import digest_of, directory, layer_tar, member
 
 from hyperd.config import Config, RegistryConfig
-from hyperd.db.session import Database
 from hyperd.errors import Cancelled, Conflict, InvalidInput, NotSupported, OutOfSpace, TooLarge
 from hyperd.image.service import ImageService
 from hyperd.image.store import ImageStore
@@ -24,19 +24,9 @@ TAR = layer_tar([directory("d"), member("d/f", b"content")])
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    made = Database(tmp_path / "db")
-    made.create_all()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def images(tmp_path: Path, database: Database) -> Iterator[ImageService]:
-    config = Config(registry=RegistryConfig(max_layer_bytes=2**24))
-    service = ImageService(config=config, database=database, root=tmp_path / "images", in_use=lambda _image: [])
-    yield service
-    service.close()
+def images(tmp_path: Path) -> Iterator[ImageService]:
+    with image_service(tmp_path, Config(registry=RegistryConfig(max_layer_bytes=2**24))) as service:
+        yield service
 
 
 def files(tmp_path: Path) -> list[str]:

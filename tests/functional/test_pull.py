@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.images import image_services
 from support.registry import (
     OCI_MANIFEST,
     PASSWORD,
@@ -22,7 +23,6 @@ from support.registry import (
 )
 
 from hyperd.config import Config, RegistryConfig
-from hyperd.db.session import Database
 from hyperd.errors import ImageNotFound, InvalidInput, NotSupported, RegistryError, Unauthorized
 from hyperd.image.service import ImageService
 from hyperd.registry.auth import AuthConfig
@@ -37,22 +37,8 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """Make image services, each on a store of its own."""
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
         monkeypatch.delenv(name, raising=False)
-    made: list[tuple[ImageService, Database]] = []
-
-    def start(**settings: Any) -> ImageService:
-        root = tmp_path / str(len(made))
-        root.mkdir()
-        database = Database(root / "db")
-        database.create_all()
-        config = Config(registry=RegistryConfig(**settings))
-        service = ImageService(config=config, database=database, root=root / "images", in_use=lambda _image: [])
-        made.append((service, database))
-        return service
-
-    yield start
-    for service, database in made:
-        service.close()
-        database.close()
+    with image_services(tmp_path) as start:
+        yield lambda **settings: start(Config(registry=RegistryConfig(**settings)))
 
 
 @pytest.fixture(scope="module")

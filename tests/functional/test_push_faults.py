@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 from support.faulty import FaultyRegistry, send, upload
+from support.images import image_service
 from support.registry import PASSWORD, USER, RegistryServer, digest_of, layer_tar, member
 
 from hyperd.config import Config, RegistryConfig
-from hyperd.db.session import Database
 from hyperd.errors import Cancelled, Forbidden, HostFault, RegistryError, Timeout, Unauthorized
 from hyperd.image.service import ImageInfo, ImageService
 from hyperd.registry import client as client_module
@@ -31,13 +31,8 @@ SMALL = layer_tar([member("small", b"s" * 1000)])
 @pytest.fixture
 def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ImageService]:
     monkeypatch.setattr(client_module, "_BACKOFF", 0.01)
-    database = Database(tmp_path / "db")
-    database.create_all()
-    config = Config(registry=RegistryConfig(timeout=5.0))
-    service = ImageService(config=config, database=database, root=tmp_path / "images", in_use=lambda _image: [])
-    yield service
-    service.close()
-    database.close()
+    with image_service(tmp_path, Config(registry=RegistryConfig(timeout=5.0))) as service:
+        yield service
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import pytest
 from support.cosign import attach, new_key, payload, public_file, refer, referrers, signature_manifest, signed_for
 from support.daemon import PROJECT, HyperdLauncher
 from support.faulty import FaultyRegistry, send
+from support.images import image_services
 from support.registry import (
     OCI_INDEX,
     Layer,
@@ -28,7 +29,6 @@ from support.registry import (
 from support.until import until
 
 from hyperd.config import Config, ImagesConfig, SignatureConfig, SignatureRule
-from hyperd.db.session import Database
 from hyperd.errors import ImageNotFound, RegistryError
 from hyperd.image.service import ImageService
 from hyperd.image.signature import Flaw, SignatureRefused
@@ -52,24 +52,14 @@ def key() -> Any:
 @pytest.fixture
 def make(tmp_path: Path, key: Any) -> Iterator[Make]:
     """Make image services; what begins with the given prefix must be signed by ``key``."""
-    made: list[tuple[ImageService, Database]] = []
     path = public_file(key, tmp_path / "key.pub")
+    with image_services(tmp_path) as begin:
 
-    def start(prefix: str = "", *more: SignatureRule) -> ImageService:
-        root = tmp_path / f"store{len(made)}"
-        root.mkdir()
-        database = Database(root / "db")
-        database.create_all()
-        rules = (SignatureRule(prefix=prefix, require=(path,)), *more) if prefix else ()
-        config = Config(images=ImagesConfig(signatures=SignatureConfig(rule=rules)))
-        service = ImageService(config=config, database=database, root=root / "images", in_use=lambda _image: [])
-        made.append((service, database))
-        return service
+        def start(prefix: str = "", *more: SignatureRule) -> ImageService:
+            rules = (SignatureRule(prefix=prefix, require=(path,)), *more) if prefix else ()
+            return begin(Config(images=ImagesConfig(signatures=SignatureConfig(rule=rules))))
 
-    yield start
-    for service, database in made:
-        service.close()
-        database.close()
+        yield start
 
 
 def policy(prefix: str, *keys: Path) -> Config:
@@ -159,12 +149,18 @@ def test_signatures_that_refer_to_an_image(make: Make, registry: RegistryServer,
     pull(service, f"{name}:t")
 
 
+def with_signature(server: FaultyRegistry, key: Any) -> tuple[str, str, bytes, list[bytes]]:
+    """Add an image, and the blobs of a signature; give its name and digest, the signature's manifest and blobs."""
+    digest, _ = server.add("t", [Layer(layer_tar([member("f")]))])
+    name = f"{server.host}/some/repo"
+    manifest, blobs = signature_manifest([signed_for(key, digest, name)])
+    server.blobs |= {digest_of(blob): blob for blob in blobs}
+    return name, digest, manifest, blobs
+
+
 def test_the_list_of_referrers_is_asked_for(make: Make, key: Any) -> None:
     with FaultyRegistry() as server:
-        digest, _ = server.add("t", [Layer(layer_tar([member("f")]))])
-        name = f"{server.host}/some/repo"
-        manifest, blobs = signature_manifest([signed_for(key, digest, name)])
-        server.blobs |= {digest_of(blob): blob for blob in blobs}
+        name, _, manifest, _ = with_signature(server, key)
         server.add_manifest("unnamed", manifest, "application/vnd.oci.image.manifest.v1+json")
         answer: list[tuple[int, bytes]] = []
 
@@ -196,10 +192,7 @@ def test_the_list_of_referrers_is_asked_for(make: Make, key: Any) -> None:
 
 def test_a_registry_that_fails_lets_nothing_in(make: Make, key: Any) -> None:
     with FaultyRegistry() as server:
-        digest, _ = server.add("t", [Layer(layer_tar([member("f")]))])
-        name = f"{server.host}/some/repo"
-        manifest, blobs = signature_manifest([signed_for(key, digest, name)])
-        server.blobs |= {digest_of(blob): blob for blob in blobs}
+        name, digest, manifest, blobs = with_signature(server, key)
         server.add_manifest(f"{digest.replace(':', '-')}.sig", manifest, "application/vnd.oci.image.manifest.v1+json")
         service = make(server.host)
         wrong = [b""]

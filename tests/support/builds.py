@@ -1,15 +1,12 @@
-"""Builds in tests: contexts as tars, sending them, what is said, what the image has, a web server with files."""
+"""Builds in tests: contexts as tars, sending them, what is said, what the image has."""
 
 from __future__ import annotations
 
-import http.server
 import io
 import json
 import tarfile
-import threading
 import urllib.parse
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from tests.vm.conftest import Host
@@ -57,27 +54,3 @@ def show(host: Host, image: str, *words: str) -> str:
     done = host.ctl("run", "--rm", image, *words)
     assert done.returncode == 0, done
     return done.stdout.decode()
-
-
-@contextmanager
-def web(content: Mapping[str, bytes]) -> Iterator[str]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            data = content.get(self.path)
-            self.send_response(404 if data is None else 200)
-            self.send_header("Content-Length", str(len(data or b"")))
-            self.end_headers()
-            self.wfile.write(data or b"")
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

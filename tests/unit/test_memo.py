@@ -11,15 +11,6 @@ from sqlalchemy import delete, select, update
 from hyperd.api.lists import ListBodies
 from hyperd.db.memo import Memo
 from hyperd.db.models import ContainerRow, ExecRow, PodRow
-from hyperd.db.session import Database
-
-
-@pytest.fixture
-def database(tmp_path):
-    database = Database(tmp_path / "hyper.db")
-    database.create_all()
-    yield database
-    database.close()
 
 
 def pod(name="p", state="pending"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Iterator
 from contextlib import closing
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -16,14 +15,6 @@ from hypothesis import strategies as st
 from hyperd.db.session import Database
 from hyperd.errors import Busy, Conflict, InvalidInput
 from hyperd.network.addresses import AddressPool, check_ifname, derived_mac
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(tmp_path / "hyper.db")
-    database.create_all()
-    yield database
-    database.close()
 
 
 def take(database: Database, pool: AddressPool, owner: str, **wanted: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -12,14 +11,6 @@ from hyperd.db.session import Database
 from hyperd.errors import Conflict, InvalidInput, TooLarge
 from hyperd.network import ports
 from hyperd.network.ports import PortHolder, PortMapping
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(tmp_path / "hyper.db")
-    database.create_all()
-    yield database
-    database.close()
 
 
 @pytest.fixture

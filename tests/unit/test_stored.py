@@ -5,21 +5,12 @@ from __future__ import annotations
 import pytest
 
 from hyperd.container.records import ContainerRecords
-from hyperd.db.session import Database
 from hyperd.errors import NotFound
 from hyperd.pod import stored
 from hyperd.pod.records import PodRecords
 from hyperd.pod.spec import dump_pod, parse_container, parse_pod
 
 POD = {"id": "p", "containers": [{"name": "a", "image": "busybox"}], "labels": {"x": "1"}}
-
-
-@pytest.fixture
-def database(tmp_path):
-    database = Database(tmp_path / "hyper.db")
-    database.create_all()
-    yield database
-    database.close()
 
 
 def test_a_stored_specification_is_read_once_and_equals_the_fresh_one():

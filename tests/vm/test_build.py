@@ -20,9 +20,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.builds import build, built, context, send, show, web
+from tests.support.builds import build, built, context, send, show
 from tests.support.registry import RegistryServer
 from tests.support.until import until
+from tests.support.web import web
 from tests.vm.conftest import Host
 
 pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(240)]

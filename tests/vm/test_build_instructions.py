@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import gzip
-import http.server
 import json
 import os
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.builds import build, built, context, send, show, web
+from tests.support.builds import build, built, context, send, show
+from tests.support.web import serving, web
 from tests.vm.conftest import Host
 
 pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(240)]
@@ -301,7 +301,7 @@ def test_ignore_files_of_a_dockerfile_and_of_a_context(host: Host):
 def git_server(root: Path) -> Iterator[str]:
     """Serve the repositories below a directory as git's own web server does (gitprotocol-http)."""
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.answer()
 
@@ -327,18 +327,8 @@ def git_server(root: Path) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(content)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(Handler) as url:
+        yield url
 
 
 def repository(image: str, work: Path, bare: Path) -> None:
