@@ -43,6 +43,7 @@ from hyperd.stream.relay import Relay
 log = structlog.get_logger(__name__)
 
 CONNECT_PAUSE = 0.005
+REACH_TIMEOUT = 5.0
 GREETING_TIMEOUT = 3.0  # seconds for a guest that has answered before
 REQUEST_TIMEOUT = 30.0
 
@@ -163,8 +164,18 @@ class AgentClient:
         self._watchers: dict[str, Callable[[int | None], None]] = {}
         self._lost = False
 
+    def reach(self) -> None:
+        """Connect both ports of a VM that stands still, before it is resumed; ``connect`` then waits for its agent.
+
+        A host that went away while the VM was paused is still there for QEMU (7.2). If the guest then writes before
+        another one comes, QEMU stops taking what it writes, and begins again only when a host leaves.
+
+        Errors: Timeout, AgentError.
+        """
+        self.relay.call(self._reach(fresh=False), timeout=REACH_TIMEOUT, what=f"the agent's port of {self.name}")
+
     def connect(self, *, fresh: bool, timeout: float) -> None:
-        """Connect both ports and wait for the agent.
+        """Connect both ports (those that ``reach`` has not) and wait for the agent.
 
         Args:
             fresh: nobody was connected to this VM before.
@@ -306,7 +317,7 @@ class AgentClient:
         try:
             while True:
                 try:
-                    # A guest that goes on after a pause can miss the host that came meanwhile: it is told again.
+                    # Somebody else may have resumed the VM (see reach): then the port goes on when we have left it.
                     await asyncio.wait_for(self._greet(fresh=fresh), None if fresh else GREETING_TIMEOUT)
                 except TimeoutError:
                     log.warning("agent.silent", vm=self.name)
@@ -318,11 +329,17 @@ class AgentClient:
             self._close()
             raise
 
+    async def _reach(self, *, fresh: bool) -> tuple[_Port, _Port]:
+        if self._control is None:
+            self._control = await self._open(self._paths[0], fresh=fresh, on_frame=self._on_control)
+        if self._stream is None:
+            self._stream = await self._open(self._paths[1], fresh=fresh, on_frame=self._on_stream)
+        return self._control, self._stream
+
     async def _greet(self, *, fresh: bool) -> None:
-        self._control = await self._open(self._paths[0], fresh=fresh, on_frame=self._on_control)
-        self._stream = await self._open(self._paths[1], fresh=fresh, on_frame=self._on_stream)
-        self.boot_id = await self._control.ready
-        await self._stream.ready
+        control, stream = await self._reach(fresh=fresh)
+        self.boot_id = await control.ready
+        await stream.ready
 
     async def _drop_ports(self) -> None:
         """Close the ports without anybody taking it for the guest's end."""

@@ -117,6 +117,8 @@ class Pooling(Plugs):
 
     def wake(self, vm: Vm) -> None:
         """Let a VM of the pool run and check that its agent is well. Errors: DriverError, AgentError, Timeout."""
+        if not vm.connected:
+            vm.agent.reach()
         self._driver.resume(vm.id, timeout=HEALTH_TIMEOUT)
         if not vm.connected:
             vm.agent.connect(fresh=False, timeout=HEALTH_TIMEOUT)

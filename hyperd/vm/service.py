@@ -301,6 +301,8 @@ class VmService(Pooling):
         Errors: DriverError, AgentError.
         """
         with vm.lock:
+            if not vm.connected:
+                vm.agent.reach()
             self._driver.resume(vm.id)
             vm.state = ASSOCIATED if vm.pod_id else IDLE
             self.save(vm)
@@ -419,14 +421,14 @@ class VmService(Pooling):
         vm.spare_disk = row.detail.get("spare_disk", "")
         vm.shares, vm.volumes = dict(row.detail.get("shares", {})), dict(row.detail.get("volumes", {}))
         vm.images = {name: (path, bool(ro)) for name, (path, ro) in row.detail.get("images", {}).items()}
-        if power == PowerState.PAUSED:
-            if vm.state not in (PAUSED, POOLED):
-                # Stopped by something else than us (a full disk): let it go on.
-                self._driver.resume(vm.id)
-            else:
-                vm.connected = False
-                return True
+        if power == PowerState.PAUSED and vm.state in (PAUSED, POOLED):
+            vm.connected = False
+            return True
         try:
+            if power == PowerState.PAUSED:
+                # Stopped by something else than us (a full disk): let it go on.
+                vm.agent.reach()
+                self._driver.resume(vm.id)
             vm.agent.connect(fresh=False, timeout=RECONNECT_TIMEOUT)
         except HyperError as error:
             log.error("vm.not_adopted", vm=vm.id, error=str(error))

@@ -69,8 +69,8 @@ class Vm:
         driver.create(self.spec)
         self.client = self.connect(fresh=True)
 
-    def connect(self, *, fresh: bool) -> AgentClient:
-        client = AgentClient(
+    def agent_client(self) -> AgentClient:
+        return AgentClient(
             self.relay,
             name="vm-test",
             control=self.spec.control_socket,
@@ -78,6 +78,9 @@ class Vm:
             on_exit=self.exited,
             on_lost=lambda: None,
         )
+
+    def connect(self, *, fresh: bool) -> AgentClient:
+        client = self.agent_client()
         client.connect(fresh=fresh, timeout=WAIT)
         return client
 
@@ -220,6 +223,18 @@ def test_paused_vm_answers_after_resume_only(vm):
     vm.driver.resume("vm-test")
     thread.join(WAIT)
     assert len(answers) == 1
+
+
+def test_a_paused_vm_is_reached_before_it_goes_on(vm):
+    vm.client.request(Method.PING)
+    vm.driver.pause("vm-test")
+    vm.client.close()
+    vm.client = vm.agent_client()
+    vm.client.reach()
+    vm.client.reach()  # a resume that failed is tried again
+    vm.driver.resume("vm-test")
+    vm.client.connect(fresh=False, timeout=WAIT)
+    vm.client.request(Method.PING)
 
 
 def test_shutdown_ends_programs_and_is_told(vm):

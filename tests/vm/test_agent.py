@@ -19,9 +19,11 @@ import pytest
 from support.agent import AgentRefusal, Host, Memory
 from support.guest import FAST_CMDLINE, Guest
 
+from hyperd.agent import client
 from hyperd.agent.frames import Method
 from hyperd.agent.plan import MNT_DETACH, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, Op, Plan
 from hyperd.guest.image import GuestFiles, build_guest, find_guest
+from hyperd.stream.relay import Relay
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
 
@@ -365,6 +367,53 @@ def test_a_paused_guest_goes_on_where_it_was(guest: Guest, host: Host) -> None:
         host.ask(Method.PING, timeout=0.5)
     guest.qmp("cont")
     assert host.finish("p", base) == (0, b"after\n", b"")
+
+
+def test_hosts_that_go_and_come_while_a_guest_is_paused(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """QEMU misses that they go; who comes before the guest goes on is heard, and who comes later is in the end."""
+    silences: list[str] = []
+    monkeypatch.setattr(client.log, "warning", lambda event, **_: silences.append(event))
+    monkeypatch.setattr(client, "GREETING_TIMEOUT", 1.0)
+    relay = Relay()
+    relay.start()
+    memory = Memory()
+    with guest.connect(memory=memory) as host:
+        base = host.new_base()
+        host.start(host.program("ticks", base).argv(["/sbin/busybox", "sh", "-c", "while echo; do usleep 2000; done"]))
+    try:
+        for early in (True, True, False, True):
+            with guest.connect(memory=memory) as host:
+                host.resume(base)
+                host.turn(0.1)
+                guest.qmp("stop")
+            agent = agent_of(guest, relay)
+            if early:
+                agent.reach()
+            guest.qmp("cont")
+            time.sleep(0.1)
+            agent.connect(fresh=False, timeout=20)
+            assert agent.boot_id == host.boot_id
+            assert silences == ([] if early else ["agent.silent"])
+            silences.clear()
+            agent.close()
+        with guest.connect(memory=memory) as host:
+            host.ask(Method.SIGNAL, "ticks", 9, "one")
+            host.resume(base)
+            host.pump(lambda: host.ended(base))
+            host.ask(Method.FORGET, "ticks")
+    finally:
+        relay.stop()
+
+
+def agent_of(guest: Guest, relay: Relay) -> client.AgentClient:
+    return client.AgentClient(
+        relay,
+        name="vm-test",
+        control=guest.control,
+        stream=guest.stream,
+        on_exit=lambda _process, _code: None,
+        on_lost=lambda: None,
+    )
 
 
 def test_an_idle_guest_with_no_host_does_nothing(guest: Guest) -> None:

@@ -98,6 +98,18 @@ def test_a_paused_pod_stays_paused(own: Host):
     own.ok("rm", name)
 
 
+def test_a_pod_that_writes_at_once_after_a_pause_is_met_at_once(own: Host):
+    name = own.pod("busy", "while true; do echo tick; usleep 2000; done")
+    for daemons in (1, 2, 1):
+        own.ok("pause", name)
+        for _ in range(daemons):
+            own.daemon.restart(kill=True)
+        own.ok("unpause", name)
+        assert own.ok("exec", name, "echo", "awake") == "awake\n"
+    assert "agent.silent" not in own.daemon.log()
+    own.ok("rm", name)
+
+
 @pytest.mark.parametrize("moment", [0.02, 0.1, 0.3, 0.6, 0.9, 1.2, 1.5, 1.8, 2.2])
 def test_killed_in_the_middle_of_a_run(own: Host, moment):
     client = own.background("run", "--name", "victim", own.image, "sh", "-c", "echo hi; sleep 1000")
