@@ -51,6 +51,7 @@ FIRST_DATA_TIMEOUT = 0.25  # seconds until a new connection that says nothing wa
 RECEIVE_TIMEOUT = 60  # seconds a client may stop in the middle of a request
 MAX_CONNECTIONS = 10_000
 MAX_REQUEST_LINE = 2**20  # bytes: /pod/create?podArgs= carries a whole pod
+HEAVY = {("vm", "gone"), ("image", "pull"), ("image", "push"), ("image", "load")}  # events; builds have VMs, too
 MAX_HEADER = 2**16  # bytes: X-Registry-Config carries a table of credentials
 
 
@@ -197,6 +198,7 @@ def serve(
         engine = make_engine(config)
         stack.callback(engine.close)
         engine.open()
+        _trim_after_bursts(engine, stack)
         if context is not None and inner is not None:
             front = tlsfront.TlsFront(context, inner)
             stack.callback(front.close)
@@ -212,6 +214,13 @@ def serve(
         log.info("server.stopping", threads=threading.active_count(), on_exit=engine.config.on_exit)
         if engine.config.on_exit == "stop":
             engine.stop_pods()
+
+
+def _trim_after_bursts(engine: Engine, stack: contextlib.ExitStack) -> None:
+    """Give memory back to the kernel some seconds after something has ended that takes much of it."""
+    trimmer = memory.Trimmer()
+    stack.callback(trimmer.close)
+    engine.events.subscribe(lambda event: trimmer.ask() if (event.type, event.action) in HEAVY else None)
 
 
 class Reloader:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -19,7 +19,6 @@ from hyperd.agent.frames import Method
 from hyperd.agent.plan import MS_NOATIME, MS_RDONLY, Plan
 from hyperd.build import guest
 from hyperd.build.closing import Closing
-from hyperd.build.config import ImageDraft, apply_changes
 from hyperd.config import Config
 from hyperd.container.locks import PodLocks
 from hyperd.container.plan import cgroup
@@ -33,6 +32,9 @@ from hyperd.pod.model import ContainerSpec
 from hyperd.vm import guestfs
 from hyperd.vm.model import Vm, require_running
 from hyperd.vm.service import VmService
+
+if TYPE_CHECKING:
+    from hyperd.build.config import ImageDraft  # with it come Dockerfiles: imported by the first commit
 
 log = structlog.get_logger(__name__)
 
@@ -123,6 +125,8 @@ class CommitService:
         return made.id
 
     def _draft(self, order: CommitOrder, row: ContainerRow, image: ImageInfo) -> ImageDraft:
+        from hyperd.build.config import ImageDraft, apply_changes
+
         draft = ImageDraft(image.config)
         own_config(draft.config, self._containers.records.spec(row))
         merge_body(draft.config, order.body or {})

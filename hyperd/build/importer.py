@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from hyperd.build.config import ImageDraft, apply_changes
 from hyperd.errors import Cancelled, InvalidInput
 from hyperd.image.progress import bar
 from hyperd.image.service import ImageService
+
+if TYPE_CHECKING:
+    from hyperd.build.config import ImageDraft  # with it come Dockerfiles: imported by the first import
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +52,8 @@ class Importer:
             InvalidInput, TooLarge: a bad name or change.
 
         """
+        from hyperd.build.config import ImageDraft, apply_changes
+
         if order.name:
             self._images.taggable(order.name)
         draft = ImageDraft()

@@ -7,18 +7,20 @@ import shutil
 import string
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import structlog
 
-from hyperd.build.build import Build
 from hyperd.build.cache import StepCache
 from hyperd.build.closing import Closing
-from hyperd.build.context import Context
 from hyperd.build.order import BuildOrder, Line, Reporter
-from hyperd.build.remote import load_remote
 from hyperd.build.workshop import Services, Workshop
 from hyperd.errors import Cancelled, HyperError
 from hyperd.image.layer import disk_errors
+
+if TYPE_CHECKING:
+    # What reads contexts and Dockerfiles is imported by the first build: half a megabyte that most daemons never need.
+    from hyperd.build.context import Context
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +67,9 @@ class BuildService:
             InvalidInput, NotSupported, TooLarge, OutOfSpace, Timeout: the names or the context; nothing stays.
 
         """
+        from hyperd.build.context import Context
+        from hyperd.build.remote import load_remote
+
         for tag in order.tags:
             self._services.images.taggable(tag)
         name = "build-" + "".join(random.choices(string.ascii_lowercase, k=10))
@@ -138,6 +143,8 @@ class PreparedBuild:
             return self._run(progress, ended)
 
     def _run(self, progress: Callable[[Line], None], cancelled: Callable[[], bool]) -> str:
+        from hyperd.build.build import Build
+
         failure: HyperError | None = None
         with ExitStack() as stack:
             workshop = self._workshop(cancelled)

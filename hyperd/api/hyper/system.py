@@ -24,7 +24,9 @@ def version() -> Response:
 @blueprint.get("/metrics")
 def prometheus() -> Response:
     """Give the daemon's metrics."""
-    text, content_type = metrics().render(request.headers.get("Accept", ""))
+    from hyperd.api import exposition  # a megabyte, which nobody needs who is not watched
+
+    text, content_type = exposition.render(metrics(), engine(), accept=request.headers.get("Accept", ""))
     return Response(text, content_type=content_type)
 
 
