@@ -8,9 +8,10 @@ import socket
 import statistics
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from benchlib import httpload
+from benchlib import host, httpload
 from benchlib.procs import cpu_seconds, memory, qemus, spent_children, threads
 from benchlib.rest import at_rest
 from benchlib.scenarios import SLEEP, Scenario
@@ -71,22 +72,24 @@ def _wait_for(client: socket.socket, word: bytes) -> bytes:
 
 
 class DensityScenario(Scenario):
-    """Forty idle pods (with ``--quick`` four): the daemon's memory with twenty, CPU of each, the list's speed."""
+    """Forty idle pods (with ``--quick`` four): memory with half of them and with all, CPU of each, the list's speed."""
 
     def finish(self) -> None:
         full, seconds = (4, 6.0) if self.context.quick else (40, 20.0)
         with Target(self.target.image, self.target.guest) as target:
+            target.warm_up()
             pid = target.daemon.pid
             at_rest([pid])
             self.samples.add("density.daemon.none.rss", memory(pid)[0])
+            available = host.available()
             names = [self.context.name() for _ in range(full)]
             for number, name in enumerate(names, start=1):
                 target.create(name, SLEEP)
                 target.start(name)
-                if number == full // 2:
-                    at_rest([pid])
-                    self.samples.add("density.daemon.rss", memory(pid)[0])
+                if number in (1, full // 2):
+                    self._part(target, "one" if number == 1 else "half")
             at_rest([pid, *qemus(target.daemon.directory)])
+            self.samples.add("density.host", (available - host.available()) / full)
             self._idle(target, seconds)
             _, times = httpload.run(target.daemon.socket, "/list?item=pod", clients=1, seconds=2.0)
             self.samples.add("density.list", statistics.median(times))
@@ -94,6 +97,15 @@ class DensityScenario(Scenario):
                 target.remove(name)
             at_rest([pid])
             self.samples.add("density.daemon.after.rss", memory(pid)[0])
+
+    def _part(self, target: Target, key: str) -> None:
+        """Measure memory while only some of the pods run: what they share is divided among them."""
+        guests = qemus(target.daemon.directory)
+        at_rest([target.daemon.pid, *guests])
+        if key == "half":
+            self.samples.add("density.daemon.rss", memory(target.daemon.pid)[0])
+        for guest in guests:
+            self.samples.add(f"density.{key}.pss", memory(guest)[1])
 
     def _idle(self, target: Target, seconds: float) -> None:
         guests, pid = qemus(target.daemon.directory), target.daemon.pid
@@ -112,31 +124,55 @@ class TogetherScenario(Scenario):
     """Eight pods asked for at once (with ``--quick`` four), beside the CPU time that they take over all CPUs."""
 
     def round(self) -> None:
-        names = [self.context.name() for _ in range(4 if self.context.quick else 8)]
+        names = self._names()
         daemon = self.target.daemon
         before, others = cpu_seconds(daemon.pid) + spent_children(daemon.pid), set(qemus(daemon.directory))
-        failures: list[Exception] = []
-
-        def start(name: str) -> None:
-            try:
-                with self.target.apart() as link:
-                    link.create(name, SLEEP)
-                    link.start(name)
-            except Exception as error:
-                failures.append(error)
-
-        workers = [threading.Thread(target=start, args=(name,)) for name in names]
-        started = time.monotonic()
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-        took = time.monotonic() - started
+        took = start_together(self.target, names)
         spent = cpu_seconds(daemon.pid) + spent_children(daemon.pid) - before
         spent += sum(map(cpu_seconds, set(qemus(daemon.directory)) - others))
         for name in names:
             self.target.remove(name)
-        if failures:
-            raise failures[0]
         self.samples.add("together.wall", took)
         self.samples.add("together.cpu", spent / (os.cpu_count() or 1))
+
+    def finish(self) -> None:
+        """Do the same where one VM waits in the pool: the others must not wait until it is full again."""
+        with Target(self.target.image, self.target.guest, pool=1) as target:
+            for _ in range(1 if self.context.quick else 3):
+                names = self._names()
+                target.wait_pooled(len(target.pooled()) + 1)
+                at_rest([target.daemon.pid, *qemus(target.daemon.directory)])
+                ready = set(target.pooled())
+                self.samples.add("together.pool.wall", start_together(target, names))
+                refilled = set(target.pooled()) - ready
+                waited = [name for name in names if target.vm_of(name) in refilled]
+                self.samples.add("together.pool.waited", len(waited))
+                for name in names:
+                    target.remove(name)
+
+    def _names(self) -> list[str]:
+        return [self.context.name() for _ in range(4 if self.context.quick else 8)]
+
+
+def start_together(target: Target, names: Sequence[str]) -> float:
+    """Create and start pods at the same moment; give the seconds until the last one runs. Errors: the first one's."""
+    failures: list[Exception] = []
+
+    def start(name: str) -> None:
+        try:
+            with target.apart() as link:
+                link.create(name, SLEEP)
+                link.start(name)
+        except Exception as error:
+            failures.append(error)
+
+    workers = [threading.Thread(target=start, args=(name,)) for name in names]
+    started = time.monotonic()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    took = time.monotonic() - started
+    if failures:
+        raise failures[0]
+    return took

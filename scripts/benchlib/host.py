@@ -49,6 +49,12 @@ def load() -> float:
     return round(os.getloadavg()[0], 2)
 
 
+def available() -> float:
+    """Give the memory that could be had without swapping, in MiB (proc(5), MemAvailable)."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) / 1024
+
+
 def _cpu_model() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):

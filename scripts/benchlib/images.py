@@ -40,7 +40,8 @@ class ImagesScenario(Scenario):
         """Fill a registry of our own."""
         self._registry = self._stack.enter_context(RegistryServer())
         size = QUICK_SIZE if self.context.quick else FULL_SIZE
-        self._registry.push(REPOSITORY, "t", layers(size), oci=True)
+        # busybox, so that there is something to run
+        self._registry.push(REPOSITORY, "t", [*layers(size), Layer(busybox_tar())], oci=True)
         self._image = f"{self._registry.host}/{REPOSITORY}:t"
         self._prepare_context()
 
@@ -74,7 +75,10 @@ class ImagesScenario(Scenario):
 
     def _ours(self) -> None:
         archive = self._directory / "ours.tar"
-        self.samples.add("images.pull", wall(self.target.command("pull", self._image)))
+        pulled = wall(self.target.command("pull", self._image))
+        self.samples.add("images.pull", pulled)
+        ran = wall(self.target.command("run", "--rm", self._image, "true"))
+        self.samples.add("images.runnable", pulled + ran)
         with RegistryServer() as empty:
             copy = f"{empty.host}/{REPOSITORY}:t"
             self.target.ctl("tag", self._image, copy)
@@ -93,7 +97,10 @@ class ImagesScenario(Scenario):
 
     def _podman(self, podman: Podman) -> None:
         archive = str(self._directory / "podman.tar")
-        self.samples.add("images.pull.podman", wall(podman.command("pull", "-q", "--tls-verify=false", self._image)))
+        pulled = wall(podman.command("pull", "-q", "--tls-verify=false", self._image))
+        self.samples.add("images.pull.podman", pulled)
+        ran = wall(podman.command("run", "--rm", *LIMITS, self._image, "true"))
+        self.samples.add("images.runnable.podman", pulled + ran)
         with RegistryServer() as empty:
             copy = f"{empty.host}/{REPOSITORY}:t"
             words = ("push", "-q", "--tls-verify=false", self._image, f"docker://{copy}")
@@ -130,10 +137,12 @@ class ImagesScenario(Scenario):
         podman.run("rmi", "-f", "made/commit:t", "made/build:t")
 
     def _skopeo(self) -> None:
+        words = ["skopeo", "--insecure-policy", "copy", "-q", "--src-tls-verify=false", "--dest-tls-verify=false"]
+        words += [f"docker://{self._image}"]
+        self.samples.add("images.pull.skopeo", wall([*words, f"dir:{self._directory}/pulled"]))
+        shutil.rmtree(self._directory / "pulled")
         with RegistryServer() as empty:
-            words = ["skopeo", "--insecure-policy", "copy", "-q", "--src-tls-verify=false", "--dest-tls-verify=false"]
-            words += [f"docker://{self._image}", f"docker://{empty.host}/{REPOSITORY}:t"]
-            self.samples.add("images.copy.skopeo", wall(words))
+            self.samples.add("images.copy.skopeo", wall([*words, f"docker://{empty.host}/{REPOSITORY}:t"]))
 
     def _clear(self) -> None:
         for path in self._directory.iterdir():

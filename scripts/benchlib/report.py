@@ -21,8 +21,10 @@ class BadResults(ValueError):
 
 
 def number(value: float, unit: str) -> str:
-    """Write a value (times are given in seconds) for people."""
+    """Write a value (times are given in seconds, counts have no unit) for people."""
     scaled = value * _SCALE.get(unit, 1.0)
+    if not unit:  # a count
+        return f"{scaled:,.4g}"
     digits = 0 if scaled >= 100 else 1 if scaled >= 10 else 2
     return f"{scaled:,.{digits}f}"
 
@@ -70,7 +72,8 @@ def line(row: Row, summaries: Mapping[str, Mapping[str, float]], *, document: st
     ratios = "<br>".join(ratio(own["median"], peer["median"]) for _, peer in peers)
     spread = f"{number(own['low'], row.unit)}-{number(own['high'], row.unit)} ({own['n']:g})"
     wanted = verdict(row, summaries, document=document)
-    return f"| {row.title} | {number(own['median'], row.unit)} {row.unit} | {spread} | {beside} | {ratios} | {wanted} |"
+    value = f"{number(own['median'], row.unit)} {row.unit}".rstrip()
+    return f"| {row.title} | {value} | {spread} | {beside} | {ratios} | {wanted} |"
 
 
 def table(results: Mapping[str, Any], *, document: str = DOCUMENT) -> str:

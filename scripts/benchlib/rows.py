@@ -128,7 +128,15 @@ ROWS = (
         key="rm.api", title="rm of a running pod at the API", unit="ms", peers=(("rm.podman", "podman rm -f"),),
         goal="≤ podman", limit=1.0, relative=True,
     ),
-    Row(key="rm.ctl", title="`hyperctl rm` of a running pod", unit="ms", peers=(("rm.podman", "podman rm -f"),)),
+    Row(
+        key="rm.ctl", title="`hyperctl rm` of a running pod", unit="ms", peers=(("rm.podman", "podman rm -f"),),
+        goal="≤ podman", limit=1.0, relative=True,
+    ),
+    Row(
+        key="rm.left", title="… left of its VM, tap, disks and rules when rm answers", unit="",
+        peers=(("rm.made", "things that were there"),), goal="nothing", limit=0,
+    ),
+    Row(key="rm.libvirt", title="… until libvirt's own notes of it are gone, too", unit="ms"),
     Row(
         key="list.ctl", title="`hyperctl list`", unit="ms", peers=(("list.python", "python3 -c pass"),),
         goal="≤ 3 x python", limit=3.0, relative=True,
@@ -162,7 +170,12 @@ ROWS = (
     ),
     Row(
         key="images.pull", title="pull of an image of 500 MB (120 MB with --quick), ready to run", unit="s",
-        peers=(("images.pull.podman", "podman pull"),), goal="≤ podman", limit=1.0, relative=True,
+        peers=(("images.pull.podman", "podman pull"), ("images.pull.skopeo", "skopeo copy to a directory")),
+        goal="≤ podman", limit=1.0, relative=True,
+    ),
+    Row(
+        key="images.runnable", title="… and `run --rm IMAGE true` of it", unit="s",
+        peers=(("images.runnable.podman", "podman pull and run --rm"),), goal="≤ podman", limit=1.0, relative=True,
     ),
     Row(
         key="images.push", title="its push to an empty registry", unit="s",
@@ -189,6 +202,13 @@ ROWS = (
         peers=(("together.cpu", "CPU seconds / CPUs"),), goal="≤ 1.3 x that", limit=1.3, relative=True,
     ),
     Row(
+        key="together.pool.wall", title="… the same with one VM in the pool", unit="ms",
+        peers=(("together.wall", "no pool"),),
+    ),
+    Row(
+        key="together.pool.waited", title="… pods that waited for the pool to refill", unit="", goal="nobody", limit=0,
+    ),
+    Row(
         key="attaches.memory", title="1,000 idle attaches: memory of the daemon", unit="MiB", goal="≤ 60 MiB",
         limit=60,
     ),
@@ -203,9 +223,11 @@ ROWS = (
         key="density.cpu", title="40 idle pods: CPU of each (4 with --quick)", unit="%", goal="≤ 1 %", limit=1.0,
     ),
     Row(
-        key="density.pss", title="… memory of each one's QEMU (PSS)", unit="MiB", goal="≤ 100 MiB", limit=100,
+        key="density.pss", title="… memory of each one's QEMU (PSS)", unit="MiB",
+        peers=(("density.half.pss", "with 20"), ("density.one.pss", "with one")), goal="≤ 100 MiB", limit=100,
         reason=_QEMU,
     ),
+    Row(key="density.host", title="… memory that the host has less for each (MemAvailable)", unit="MiB"),
     Row(key="density.daemon.cpu", title="… CPU of the daemon", unit="%"),
     Row(
         key="density.list", title="… `GET /list?item=pod`, one client", unit="ms", goal="≤ 1.5 ms", limit=1.5,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchlib import httpload
+from benchlib.left import KINDS, free_port, libvirts, seconds_until_gone, traces
 from benchlib.podman import LIMITS, Podman
 from benchlib.procs import cpu_seconds
 from benchlib.rawboot import RawVm
@@ -111,6 +112,24 @@ class StartScenario(Scenario):
         self._api()
         if self.context.podman is not None:
             self._podman(self.context.podman)
+
+    def finish(self) -> None:
+        """Look what is there once ``rm`` has answered. Errors: RuntimeError naming it."""
+        for _ in range(1 if self.context.quick else 3):
+            name = self.context.name()
+            before, files = traces(self.target), libvirts(self.target)
+            self.target.create(name, SLEEP, ports={free_port(): 80})
+            self.target.start(name)
+            made = traces(self.target) - before
+            if {trace.split()[0] for trace in made} != set(KINDS):
+                raise RuntimeError(f"a running pod is not seen: {', '.join(sorted(made))}")
+            self.target.remove(name)
+            left = traces(self.target) - before
+            self.samples.add("rm.left", len(left))
+            self.samples.add("rm.made", len(made))
+            self.samples.add("rm.libvirt", seconds_until_gone(self.target, files))
+            if left:
+                raise RuntimeError(f"rm has answered and left {', '.join(sorted(left))}")
 
     def _hyperctl(self) -> None:
         name = self.context.name()

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -29,9 +29,11 @@ TIMEOUT = 120.0
 FRESH = 2.0  # seconds that a connection is used again after; the daemon keeps idle ones somewhat longer
 HAS_TEMPLATES = any(field.name == "templates" for field in fields(HypervisorConfig))
 TEMPLATE_TIMEOUT = 30.0
+REFILL_TIMEOUT = 60.0
 _OPENED = re.compile(r"event=hypervisor\.open accelerator=(\w+)")
 _BOOTED = re.compile(r"event=vm\.booted vm=(\S+).*? create_ms=(\d+) ready_ms=(\d+)")
 _TEMPLATE = re.compile(r"event=(template\.|vm\.booted .*template=true)")  # one was made, or was there
+_POOLED = re.compile(r"event=vm\.pooled vm=(\S+)")
 _FRAME_HEADER = 8
 
 
@@ -140,10 +142,22 @@ class Target:
             raise RequestFailed(f"{method} {path}: {answer.status} {text[:300].decode(errors='replace')}")
         return json.loads(text) if text.strip() else None
 
-    def create(self, name: str, command: Sequence[str]) -> str:
-        """Define a pod of one container, which gets the name ``<pod>-c``; give the container's name."""
+    def create(self, name: str, command: Sequence[str], *, ports: Mapping[int, int] | None = None) -> str:
+        """Define a pod of one container, which gets the name ``<pod>-c``; give the container's name.
+
+        Args:
+            name: of the pod. command: of the container.
+            ports: TCP ports of the host, and which of the container's each leads to.
+
+        """
         container = {"name": f"{name}-c", "image": self.image, "command": list(command)}
-        self.api("POST", "/pod/create", body={"id": name, "containers": [container]})
+        pod: dict[str, Any] = {"id": name, "containers": [container]}
+        if ports:
+            pod["portmappings"] = [
+                {"hostPort": str(host), "containerPort": str(inside), "protocol": "tcp"}
+                for host, inside in ports.items()
+            ]
+        self.api("POST", "/pod/create", body=pod)
         return f"{name}-c"
 
     def start(self, name: str) -> None:
@@ -204,9 +218,17 @@ class Target:
         while self._templates and not _TEMPLATE.search(self.daemon.log()) and time.monotonic() < until:
             time.sleep(0.1)
 
-    def pooled(self) -> int:
-        """Count the VMs that were ever made ready for the pool."""
-        return self.daemon.log().count("event=vm.pooled")
+    def pooled(self) -> list[str]:
+        """Give the ids of the VMs that were ever made ready for the pool."""
+        return _POOLED.findall(self.daemon.log())
+
+    def wait_pooled(self, count: int) -> None:
+        """Wait until so many VMs were made ready for the pool in all. Errors: RuntimeError."""
+        until = time.monotonic() + REFILL_TIMEOUT
+        while len(self.pooled()) < count:
+            if time.monotonic() > until:
+                raise RuntimeError(f"the pool is empty for {REFILL_TIMEOUT:g} s")
+            time.sleep(0.1)
 
     def vm_of(self, pod: str) -> str:
         """Give the id of a running pod's VM. Errors: RequestFailed when it has none."""

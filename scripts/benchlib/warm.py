@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 from benchlib.procs import qemus
 from benchlib.rest import at_rest
 from benchlib.scenarios import SLEEP, Scenario
 from benchlib.target import Target, wall
-
-REFILL_TIMEOUT = 60.0
 
 
 class WarmScenario(Scenario):
@@ -38,10 +34,6 @@ class WarmScenario(Scenario):
 
     def _wait(self) -> None:
         """Wait until a VM is ready for the next start, and the machine is quiet again."""
-        until = time.monotonic() + REFILL_TIMEOUT
-        while self._warm.pooled() <= self._taken:
-            if time.monotonic() > until:
-                raise RuntimeError(f"the pool is empty for {REFILL_TIMEOUT:g} s")
-            time.sleep(0.1)
         self._taken += 1
+        self._warm.wait_pooled(self._taken)
         at_rest([self._warm.daemon.pid, *qemus(self._warm.daemon.directory)])

@@ -61,6 +61,27 @@ def test_anchors_are_githubs() -> None:
     assert report.anchor("Where a cold start's time goes") == "#where-a-cold-starts-time-goes"
 
 
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (0.0123, "ms", "12.3"),
+        (1.5, "ms", "1,500"),
+        (0.0, "", "0"),
+        (2.0, "", "2"),
+        (0.5, "", "0.5"),
+        (99.99, "MiB", "100.0"),
+    ],
+)
+def test_numbers(value: float, unit: str, text: str) -> None:
+    assert report.number(value, unit) == text
+
+
+def test_goal_of_nothing_is_met_by_nothing_only() -> None:
+    row = next(row for row in ROWS if row.key == "rm.left")
+    assert report.verdict(row, {"rm.left": summary(0)}).endswith(": yes")
+    assert "**no**" in report.verdict(row, {"rm.left": summary(1)})
+
+
 def test_lines_are_told_apart() -> None:
     assert len({row.key for row in ROWS}) == len(ROWS)
 
