@@ -5,23 +5,15 @@ The VMs only pretend here; ``test_guests.py`` repeats the commands where the gue
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import pty
 import re
-import select
-import struct
-import subprocess
-import termios
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from support.daemon import HyperdLauncher
-from support.hyperctl_process import HYPERCTL, PATIENCE, Runner
+from support.hyperctl_process import Runner
 from support.registry import PASSWORD, USER, Layer, RegistryServer, busybox_tar
 from support.until import until
 
@@ -80,35 +72,6 @@ class Ctl:
         """Give a listing's cells without its headings."""
         lines = self.ok(*words).splitlines()[1:]
         return [re.split(r" {3,}", line.rstrip()) for line in lines]
-
-    def terminal(self, *words: str, type_: bytes = b"") -> tuple[int, bytes]:
-        """Run a command on a terminal of 40 rows and 100 columns; give its exit status and what it showed."""
-        outer, inner = pty.openpty()
-        fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
-        with subprocess.Popen(
-            [HYPERCTL, *words],
-            stdin=inner,
-            stdout=inner,
-            stderr=inner,
-            env=self.run.environment,
-            start_new_session=True,
-        ) as process:
-            os.close(inner)
-            shown, typed = b"", False
-            deadline = time.monotonic() + PATIENCE
-            while time.monotonic() < deadline:
-                if type_ and not typed and b"ready" in shown:
-                    os.write(outer, type_)
-                    typed = True
-                if not select.select([outer], [], [], 1.0)[0]:
-                    continue
-                try:
-                    shown += os.read(outer, 65536)
-                except OSError:  # EIO: nobody has the terminal open any more
-                    break
-            code = process.wait(PATIENCE)
-        os.close(outer)
-        return code, shown
 
 
 @pytest.fixture
@@ -181,13 +144,13 @@ def test_run_with_stdin(ctl):
 
 
 def test_run_on_a_terminal(ctl):
-    code, shown = ctl.terminal("run", "-t", "--rm", ctl.image, "sh", "-c", "stty size; exit 9")
+    code, shown = ctl.run.on_terminal("run", "-t", "--rm", ctl.image, "sh", "-c", "stty size; exit 9")
     assert (code, shown) == (9, b"40 100\r\n")
 
 
 def test_run_on_a_terminal_and_leave(ctl):
     words = ["run", "-t", "--name", "kept", ctl.image, "sh", "-c", "echo ready; sleep 1000"]
-    code, shown = ctl.terminal(*words, type_=b"\x10\x11")
+    code, shown = ctl.run.on_terminal(*words, typed=b"\x10\x11")
     assert (code, shown) == (0, b"ready\r\n")
     assert ctl.rows("list")[0][3] == "running"
 
@@ -331,7 +294,7 @@ def test_exec(full):
     assert (done.returncode, done.stdout, done.stderr) == (37, b"in\n", b"err\n")
     assert full.ok("exec", "-d", "full", "sleep", "1") == ""
     assert full.ok("exec", "-m", "full", "echo", "in the vm") == "in the vm\n"
-    assert full.terminal("exec", "-t", "full", "sh", "-c", "stty size; exit 5") == (5, b"40 100\r\n")
+    assert full.run.on_terminal("exec", "-t", "full", "sh", "-c", "stty size; exit 5") == (5, b"40 100\r\n")
     assert full.fails("exec", "nosuch", "true").startswith(REFUSED)
 
 

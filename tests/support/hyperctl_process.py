@@ -54,8 +54,14 @@ class Runner:
             timeout=PATIENCE,
         )
 
-    def on_terminal(self, *words: str) -> tuple[int, bytes]:
-        """Run it on a terminal of 40 rows and 100 columns; give its exit status and what it showed."""
+    def on_terminal(self, *words: str, typed: bytes = b"") -> tuple[int, bytes]:
+        """Run it on a terminal of 40 rows and 100 columns; give its exit status and what it showed.
+
+        Args:
+            words: the command line.
+            typed: on the terminal, as soon as it shows `ready`.
+
+        """
         outer, inner = pty.openpty()
         fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
         argv = [HYPERCTL, *words]
@@ -68,6 +74,9 @@ class Runner:
                 while time.monotonic() < deadline:
                     if select.select([outer], [], [], 1.0)[0]:
                         shown += os.read(outer, 65536)
+                    if typed and b"ready" in shown:
+                        os.write(outer, typed)
+                        typed = b""
             except OSError:  # EIO: nobody has the terminal open any more
                 code = process.wait(PATIENCE)
             else:
