@@ -15,16 +15,19 @@ from itertools import groupby
 from json import loads
 from typing import BinaryIO
 
-from hyperd.stream.jsonblocks import MARK, START, decode_block
+from hyperd.stream.jsonblocks import CHUNK, MARK, START, decode_block
 
-BLOCK = 262_144  # bytes
-FEW = 8  # lines of a write on average, from which on it pays to look at each write
+BLOCK = CHUNK
+SAMPLE = 8192  # bytes of a block that tell what the others are like
+FEW = 3  # writes in them up to which it pays to look at each
 _STDERR = b'","stream":"stderr",'
 # What lies between the texts of two lines of a stream.
-_END = r'","stream":"%s","time":"[^"]*"(?:,"run":\d+,"end":\d+)?\}\n(?:\{"log":")?'
+_END = r'","stream":"%s","time":"[^"]*"(?:,\t?"run":\d+,"end":\d+)?\}\n(?:\{"log":")?'
 _ENDS = {name: re.compile((_END % name).encode()) for name in ("stdout", "stderr")}
 # A line without escapes, but for the newline at its end.
-_PLAIN = re.compile(rb'\{"log":"([^"\\]*)(\\n)?","stream":"(stdout|stderr)","time":"([^"\\]*)"(?:,"[a-z]+":\d+)*\}\n')
+_PLAIN = re.compile(
+    rb'\{"log":"([^"\\]*)(\\n)?","stream":"(stdout|stderr)","time":"([^"\\]*)"(?:,\t?"[a-z]+":\d+)*\}\n'
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def outputs(block: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def _pieces(block: bytes) -> Iterator[tuple[str, bytes]]:
-    if block.count(MARK) * FEW > block.count(b"\n"):
+    if block.count(MARK, 0, SAMPLE) > FEW:
         yield from _single(block)
         return
     at = 0

@@ -8,13 +8,13 @@ from typing import BinaryIO
 
 import structlog
 
-from hyperd.stream.jsonblocks import MARK
 from hyperd.stream.jsonlines import outputs
 
 log = structlog.get_logger(__name__)
 
 BLOCK = 262_144  # bytes read at a time, more than any line has
 STREAMS = ("stdout", "stderr")
+MARK = b'"run":'  # of a line that says where it stands; no text can hold it
 
 
 def torn(file: BinaryIO) -> int | None:

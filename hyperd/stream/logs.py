@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from itertools import accumulate
 from json.encoder import encode_basestring_ascii
@@ -143,7 +143,7 @@ class JsonFileLog:
             whole, rest = text[:last], text[last:]
             if whole:
                 end, time = self.persisted.get(stream, 0), now_text(time_ns)
-                self._append(*encode_block(whole, stream=stream, time=time, run=self.run, end=end))
+                self._append(encode_block(whole, stream=stream, time=time, run=self.run, end=end))
                 self.persisted[stream] = end + last
         self._partial[stream] = rest
         self.persisted.setdefault(stream, 0)
@@ -171,10 +171,10 @@ class JsonFileLog:
     def _append_pieces(self, stream: str, pieces: list[bytes], time_ns: int) -> None:
         end = self.persisted.get(stream, 0)
         tail = f',"stream":"{stream}","time":"{now_text(time_ns)}","run":{self.run},"end":'
-        self._append(json_lines(pieces, tail=tail, end=end))
+        self._append([json_lines(pieces, tail=tail, end=end)])
         self.persisted[stream] = end + sum(map(len, pieces))
 
-    def _append(self, *parts: bytes | memoryview) -> None:
+    def _append(self, parts: Iterable[bytes | memoryview]) -> None:
         size = os.fstat(self._fd).st_size
         if self.max_size and size >= self.max_size:
             self._rotate()

@@ -72,7 +72,6 @@ def test_the_lines_behind_the_first_are_decoded_as_one(text, stream):
         b'{"log":"b","stream":"stdout","time":"%s"}\n' % TIME.encode(),
         b'{"log":"b\\n","stream":"stdout","time":"%s","attrs":{}}\n' % TIME.encode(),
         b'{"log":"un"escaped\\n","stream":"stdout","time":"%s"}\n' % TIME.encode(),
-        b'{"log":"zero\0back\\\\slash\\n","stream":"stdout","time":"%s"}\n' % TIME.encode(),
         b'{"log":"\\q\\n","stream":"stdout","time":"%s"}\n' % TIME.encode(),
         b"\n",
         b"\0\0\n",
