@@ -55,13 +55,23 @@ class PodNetwork:
         Gives the specification with the ports that were chosen. Errors: as for ``reserve``.
         """
         spec = self.choose(spec)
+        self._book(spec)
+        return spec
+
+    def book_again(self, spec: PodSpec) -> None:
+        """Reserve the same after a start that failed and has given it back; what is gone by then is logged."""
+        try:
+            self._book(spec)
+        except HyperError as error:
+            log.warning("pod.not_booked", pod=spec.id, error=str(error))
+
+    def _book(self, spec: PodSpec) -> None:
         if not netplan.any_address(spec):
             self.reserve(spec)
-            return spec
+            return
         mappings = views.port_mappings(spec)
         if mappings:
             self._network.book(spec.id, mappings)
-        return spec
 
     def take_over(self, spec: PodSpec, vm: Vm) -> list[Lease]:
         """Give the pod the address that a VM of the pool was prepared with, and its ports, which are chosen by then.

@@ -360,21 +360,23 @@ class PodService:
         return replace(spec, id=pod_id, hostname=hostname, containers=containers, portmappings=ports)
 
     @contextmanager
-    def _starting(self, pod_id: str) -> Iterator[ExitStack]:
+    def _starting(self, spec: PodSpec) -> Iterator[ExitStack]:
         """Note the pod as starting; on a failure run the undo steps and put the state back."""
-        before = self.records.change(pod_id, PodState.STARTING)
+        before = self.records.change(spec.id, PodState.STARTING)
         with ExitStack() as undo:
             try:
                 yield undo
             except BaseException:
                 undo.close()
-                self.records.change(pod_id, before if before == PodState.PENDING else PodState.STOPPED)
+                if before == PodState.PENDING:
+                    self.net.book_again(spec)
+                self.records.change(spec.id, before)
                 raise
             undo.pop_all()
 
     def _raise_vm(self, spec: PodSpec, vm_id: str) -> Vm:
         """Bring the pod's VM up, network and disks included."""
-        with self._starting(spec.id) as undo:
+        with self._starting(spec) as undo:
             undo.callback(self._network.release, spec.id)
             noted, spec = spec, self.net.choose(spec)  # rules may have been added since the pod was made
             scratch = self.scratch(spec.id)

@@ -161,6 +161,23 @@ def test_automatic_ports_of_a_later_container_are_chosen_at_the_start(pods: Pods
     assert pods.ports(pod) == chosen
 
 
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_start_that_fails_leaves_a_new_pod_its_reservations(pods: Pods, fixed: bool) -> None:
+    port, address = free_port(), f"10.213.{pods.daemon.subnet.split('.')[2]}.77/24"
+    interfaces = [{"ip": address}] if fixed else []
+    pod = pods.create("a", start=False, portmappings=[rule(80, port), rule(81)], interfaces=interfaces)
+    before = pods.ports(pod)
+    status, _, body = pods.daemon.request("POST", "/pod/start", podId=pod, vmId="vm-none")
+    assert status == 404, body
+    assert pods.daemon.json("GET", "/list", item="pod")["podData"] == ["a:a::pending"]
+    assert held(port)
+    assert pods.refused("b", portmappings=[rule(80, port)])[0] == 409
+    if fixed:
+        assert pods.refused("b", interfaces=interfaces)[0] == 409
+    pods.daemon.json("POST", "/pod/start", podId=pod)
+    assert pods.ports(pod) == before
+
+
 def led(daemon: HyperdLauncher) -> str:
     """Give the packet filter's map of published ports."""
     words = ["nft", "list", "map", "ip", daemon.table, "tcp_ports"]
