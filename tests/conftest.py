@@ -7,9 +7,11 @@ import signal
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadFileScheduling
 
 from hyperd.db.session import Database
 
@@ -19,6 +21,9 @@ settings.load_profile("hyperd")
 
 # What a shell runs in its background ignores SIGINT, and programs pass that on: those tested here would, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Files whose pods publish the same ports of the host: one after the other, where files run side by side (``-n``).
+SAME_PORTS = ("tests/conformance/test_wire.py", "tests/conformance/test_replay.py")
 
 ORDER = ("unit", "functional", "vm", "conformance", "perf")
 _HERE = Path(__file__).parent
@@ -32,6 +37,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return ORDER.index(parts[0]) if parts[0] in ORDER else len(ORDER)
 
     items.sort(key=place)
+
+
+class Scheduling(LoadFileScheduling):
+    """With ``-n``: a worker runs whole files, so that one daemon serves all tests of a file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "same ports" if file in SAME_PORTS else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    """Give pytest-xdist what hands out the tests."""
+    return Scheduling(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
