@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.agent import Host, Memory, Output
+from support.agent import TIMEOUT, Host, Memory, Output
 from support.hosted import HostedAgent, hosted_agent
 
-from hyperd.agent.frames import CLOSED, MAX_CHUNK, WINDOW, FrameType, Method, data_frame, offset_frame
+from hyperd.agent.frames import CLOSED, MAX_CHUNK, WINDOW, FrameType, Method, data_frame, decode_records, offset_frame
 
 pytestmark = pytest.mark.root
 
@@ -100,6 +101,49 @@ def test_a_host_that_wants_no_more_holds_nobody_up(host: Host) -> None:
     code, _, err = host.finish("d", base)
     assert (code, err) == (0, b"done\n")
     assert host.memory.outputs[base + 1].final == 3_000_003
+
+
+def test_a_host_that_wants_no_more_of_what_waits_gets_no_early_end(host: Host, tmp_path: Path) -> None:
+    """The stream port is full, so the output that is dropped then has not been sent yet."""
+    gates = fill, write, end = [tmp_path / name for name in ("fill", "write", "end")]
+    wait_fill, wait_write, wait_end = (f"until [ -e {gate} ]; do sleep 0.02; done" for gate in gates)
+    large = [host.new_base() for _ in range(3)]
+    for base in large:
+        host.start(
+            host.program(f"large{base}", base).argv(["sh", "-c", f"{wait_fill}; head -c {WINDOW + 1} /dev/zero"])
+        )
+    small = host.new_base()
+    host.start(host.program("small", small).argv(["sh", "-c", f"{wait_write}; echo on; {wait_end}; echo more"]))
+
+    def until(done: Callable[[dict[str, list[int]]], bool]) -> None:
+        """Ask for the outputs' (acknowledged, produced) without reading the stream port."""
+        deadline = time.monotonic() + TIMEOUT
+        while True:
+            ident = host.post(Method.LIST)
+            while ident not in host.answers:
+                assert time.monotonic() < deadline
+                host.control.flush()
+                if select.select([host.control.socket], [], [], 0.5)[0]:
+                    host.control.read()
+                host._sort()
+            records = decode_records(host.answers.pop(ident).payload)
+            if done({record.args[0].decode(): [int(number) for number in record.args[6:8]] for record in records}):
+                return
+
+    fill.touch()
+    until(lambda states: all(states[f"large{base}"][1] == WINDOW for base in large))
+    write.touch()
+    until(lambda states: states["small"] == [0, 3])
+    host.send_stream(offset_frame(FrameType.ACK, small + 1, 0, flags=CLOSED))
+    host.stream.flush()
+    until(lambda states: states["small"] == [3, 3])
+    host.memory.outputs[small + 1] = Output(unwanted=True)
+    for base in large:
+        assert len(host.finish(f"large{base}", base)[1]) == WINDOW + 1
+    assert host.memory.outputs[small + 1].final is None
+    end.touch()
+    assert host.finish("small", small)[0] == 0
+    assert host.memory.outputs[small + 1].final == 8
 
 
 def test_input_with_gaps_repeats_and_too_much(host: Host) -> None:

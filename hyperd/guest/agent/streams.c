@@ -234,14 +234,16 @@ static size_t write_frame(struct stream *s, uint8_t *out) {
 }
 
 static size_t refill(struct port *p) {
-  struct stream *s = TAILQ_FIRST(&tx_list);
-  if (!s)
-    return 0;
-  TAILQ_REMOVE(&tx_list, s, tx_link);
-  s->in_tx = false;
-  size_t size = write_frame(s, p->tx);
-  want_tx(s);
-  return size;
+  for (struct stream *s; (s = TAILQ_FIRST(&tx_list));) {
+    TAILQ_REMOVE(&tx_list, s, tx_link);
+    s->in_tx = false;
+    if (!something_to_send(s))
+      continue; /* what waited is not wanted any more: this is not the end of the stream */
+    size_t size = write_frame(s, p->tx);
+    want_tx(s);
+    return size;
+  }
+  return 0;
 }
 
 static void greet(struct port *port) {
@@ -274,13 +276,13 @@ static struct stream *find(uint32_t id) {
 
 static void on_data(struct stream *s, uint64_t offset, const uint8_t *data, size_t size) {
   uint64_t received = s->ring.end;
-  s->ack_due = true; /* at the latest now the host learns where we are */
   if (!s->closed && !s->ended && offset <= received && size > received - offset) {
     size_t known = (size_t)(received - offset);
     buffered += ring_put(&s->ring, data + known, size - known);
-    s->ack_due = false;
     want_work(s);
+    return;
   }
+  s->ack_due = true; /* at the latest now the host learns where we are */
   want_tx(s);
 }
 
