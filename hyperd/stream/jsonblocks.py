@@ -12,10 +12,10 @@ from json import JSONDecoder
 from json.encoder import encode_basestring_ascii
 
 START = b'{"log":"'
-# White space (RFC 8259, 2) before the keys that only a first line has, so that one byte tells it from the others: no text
+# White space (RFC 8259, 2) before the keys that only a first line has, so that one byte tells it from others: no text
 # can hold it as it is.
 MARK = b"\t"
-# Bytes that are worked on at once: what is much larger does not stay in the caches, and from 128 KiB on glibc maps it for
+# Bytes that are worked on at once: what is larger does not stay in the caches, and from 128 KiB on glibc maps it for
 # itself each time (hyperd.memory), which costs more than all the rest.
 CHUNK = 65_536
 SAMPLE = 4096
