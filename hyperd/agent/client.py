@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import itertools
 import os
 from collections.abc import Callable, Coroutine, Sequence
@@ -163,6 +164,8 @@ class AgentClient:
         self._inputs: dict[int, GuestInput] = {}
         self._watchers: dict[str, Callable[[int | None], None]] = {}
         self._lost = False
+        self._own = False  # booted by this daemon, and so of its version
+        self._knows: dict[int, bool] = {}
 
     def reach(self) -> None:
         """Connect both ports of a VM that stands still, before it is resumed; ``connect`` then waits for its agent.
@@ -203,16 +206,16 @@ class AgentClient:
 
     def run(self, plan: Plan, *, timeout: float = REQUEST_TIMEOUT) -> None:
         """Carry out a plan in the guest. Errors: AgentError for the first step that failed, Timeout."""
-        self._call(self.async_request(Method.RUN, plan.encode()), timeout, "RUN")
+        self._call(self._carry_out(Method.RUN, plan), timeout, "RUN")
 
     def start(self, plan: Plan, *, timeout: float = REQUEST_TIMEOUT) -> None:
         """Start a process; returns when its program runs. Errors: AgentError, Timeout."""
-        self._call(self.async_request(Method.START, plan.encode()), timeout, "START")
+        self._call(self._carry_out(Method.START, plan), timeout, "START")
 
     async def async_start(self, plan: Plan) -> None:
         """Start a process, from the loop's thread. Errors: AgentError, also when the agent stays silent."""
         try:
-            await asyncio.wait_for(self.async_request(Method.START, plan.encode()), REQUEST_TIMEOUT)
+            await asyncio.wait_for(self._carry_out(Method.START, plan), REQUEST_TIMEOUT)
         except TimeoutError as error:
             raise AgentError(f"the agent of {self.name} did not answer within {REQUEST_TIMEOUT:g} s") from error
 
@@ -310,10 +313,32 @@ class AgentClient:
         finally:
             self._pending.pop(ident, None)
 
+    async def _carry_out(self, method: Method, plan: Plan) -> list[Record]:
+        if self._own:
+            return await self.async_request(method, plan.encode())
+        newer = plan.newer()
+        for op in newer - self._knows.keys():
+            self._knows[op] = await self._ask_whether_known(op)
+        unknown = {op for op in newer if not self._knows[op]}
+        return await self.async_request(method, plan.without(unknown).encode())
+
+    async def _ask_whether_known(self, op: int) -> bool:
+        """Agents look at a plan's shape before they begin: a step without its arguments does nothing."""
+        try:
+            await self.async_request(Method.RUN, encode_records([(op, ())]))
+        except AgentError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOSYS):
+                raise
+            if error.errno == errno.ENOSYS:
+                log.info("agent.older", vm=self.name, op=op)
+                return False
+        return True
+
     def _call(self, coroutine: Coroutine[Any, Any, list[Record]], timeout: float, what: str) -> list[Record]:
         return self.relay.call(coroutine, timeout=timeout, what=f"the agent of {self.name} ({what})")
 
     async def _connect(self, *, fresh: bool) -> None:
+        self._own = fresh
         try:
             while True:
                 try:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import IntEnum
 
 from hyperd.agent.frames import encode_records
+
+Arguments = tuple[str | bytes | int, ...]
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 0x1, 0x2, 0x4, 0x8
 MS_REMOUNT, MS_NOATIME, MS_BIND, MS_REC = 0x20, 0x400, 0x1000, 0x4000
@@ -57,16 +59,36 @@ class Op(IntEnum):
     MAC = 44
 
 
+# What agents booted by earlier versions of the daemon do not know, and what comes closest there.
+SUBSTITUTES: Mapping[int, Callable[[Plan, Arguments], object]] = {
+    Op.LIKE: lambda plan, args: plan.mkdir(str(args[0])),
+}
+
+
 class Plan:
     """An ordered list of steps; the methods append one step and return the plan."""
 
     def __init__(self) -> None:
-        self.steps: list[tuple[int, tuple[str | bytes | int, ...]]] = []
+        self.steps: list[tuple[int, Arguments]] = []
 
     def add(self, op: Op, *args: str | bytes | int) -> Plan:
         """Append a step with its arguments as they are."""
         self.steps.append((op, args))
         return self
+
+    def newer(self) -> set[int]:
+        """Give the ops that an older agent may not know and can do without."""
+        return {op for op, _ in self.steps if op in SUBSTITUTES}
+
+    def without(self, unknown: Collection[int]) -> Plan:
+        """Give the plan with other steps in place of those with these ops."""
+        plan = Plan()
+        for op, args in self.steps:
+            if op in unknown:
+                SUBSTITUTES[op](plan, args)
+            else:
+                plan.steps.append((op, args))
+        return plan
 
     def encode(self) -> bytes:
         """Give the payload of a RUN or START request."""

@@ -130,7 +130,8 @@ class FakeAgent:
         directory: working directory of the programs.
         on_poweroff: called when the agent would switch the VM off.
 
-    ``plans`` holds every plan that came; ``faults`` makes the next request of a method fail with an errno.
+    ``plans`` holds every plan that came; ``faults`` makes the next request of a method fail with an errno;
+    ``unknown`` are ops of plans that an older agent does not know.
 
     """
 
@@ -139,6 +140,7 @@ class FakeAgent:
         self.paused = False
         self.plans: list[list[Record]] = []
         self.faults: dict[Method, int] = {}
+        self.unknown: set[int] = set()
         self._paths = {"control": control, "stream": stream}
         self._directory = directory
         self._on_poweroff = on_poweroff
@@ -259,11 +261,20 @@ class FakeAgent:
         uptime = int((time.monotonic() - self._started) * 1000)
         return [(0, ("fake", uptime, platform.release(), 131072, 65536))]
 
+    def _check_shape(self, records: Sequence[Record]) -> None:
+        for record in records:
+            if record.op in self.unknown:
+                raise RefusedError(errno.ENOSYS)
+            if record.op == Op.LIKE and len(record.args) != 2:
+                raise RefusedError(errno.EINVAL)
+
     def _do_run(self, records: Sequence[Record]) -> Answer:
+        self._check_shape(records)
         self.plans.append(list(records))
         return []
 
     def _do_start(self, records: Sequence[Record]) -> Answer:
+        self._check_shape(records)
         self.plans.append(list(records))
         ops = {record.op: [arg.decode("utf-8", "surrogateescape") for arg in record.args] for record in records}
         words = [arg for record in records if record.op == Op.ENV for arg in record.args]

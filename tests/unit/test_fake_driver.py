@@ -18,6 +18,7 @@ from hyperd.agent.input import GuestInput
 from hyperd.agent.plan import Op, Plan
 from hyperd.errors import AgentError, Conflict, DriverError, NotFound
 from hyperd.stream.relay import Relay
+from hyperd.vm import guestfs
 from hyperd.vm.driver import DiskSpec, PowerState, VmEvent, VmEventKind, VmSpec
 from hyperd.vm.fake import FakeDriver
 
@@ -235,6 +236,48 @@ def test_a_paused_vm_is_reached_before_it_goes_on(vm):
     vm.driver.resume("vm-test")
     vm.client.connect(fresh=False, timeout=WAIT)
     vm.client.request(Method.PING)
+
+
+def upper_plan() -> Plan:
+    return guestfs.make_upper(Plan(), "/w", ["/l1", "/l2"])
+
+
+def test_an_agent_of_an_earlier_version_gets_steps_that_it_knows(vm):
+    agent = vm.driver.vms["vm-test"].agent
+    agent.unknown.add(Op.LIKE)
+    vm.client.close()
+    vm.client = vm.connect(fresh=False)
+    for _ in range(2):
+        vm.client.run(upper_plan())
+    older = [(Op.MKDIR, (b"/w/work", b"700")), (Op.MKDIR, (b"/w/upper", b"755"))]
+    assert [[(step.op, step.args) for step in plan] for plan in agent.plans] == [older, older]
+    sink, _ = vm.start("p", ["true"])
+    sink.wait(1, 2)
+    plan = upper_plan().add(Op.PROCESS, "q").add(Op.STREAMS, 100, "null").env({"PATH": "/usr/bin:/bin"})
+    vm.client.start(plan.argv(["true"]))
+    assert [step.op for step in agent.plans[-1]][:2] == [Op.MKDIR, Op.MKDIR]
+
+
+def test_an_agent_of_this_version_gets_every_step(vm):
+    agent = vm.driver.vms["vm-test"].agent
+    vm.client.run(upper_plan())
+    vm.client.close()
+    vm.client = vm.connect(fresh=False)
+    vm.client.run(upper_plan())
+    assert [[step.op for step in plan] for plan in agent.plans] == [[Op.MKDIR, Op.LIKE]] * 2
+
+
+def test_what_an_agent_knows_is_asked_again_when_it_was_too_busy_to_say(vm):
+    agent = vm.driver.vms["vm-test"].agent
+    agent.unknown.add(Op.LIKE)
+    vm.client.close()
+    vm.client = vm.connect(fresh=False)
+    agent.faults[Method.RUN] = errno.EAGAIN
+    with pytest.raises(AgentError) as caught:
+        vm.client.run(upper_plan())
+    assert caught.value.errno == errno.EAGAIN
+    vm.client.run(upper_plan())
+    assert [[step.op for step in plan] for plan in agent.plans] == [[Op.MKDIR, Op.MKDIR]]
 
 
 def test_shutdown_ends_programs_and_is_told(vm):
