@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -19,6 +19,10 @@ from hyperd.image import tarstream
 from hyperd.image.tarstream import DIRECTORY, Entry
 
 MAX_NOTED = 100_000  # directories of one layer; beyond that nothing is noted of it
+MAX_NOTED_BYTES = 16 * 2**20  # the same for their names and attributes
+MAX_HELD = 256 * 2**20  # bytes of memory for what the layers of one image say
+# Of that beyond their own bytes, measured: a name, a note of it, one with attributes.
+_NAME_COST, _NOTE_COST, _ENTRY_COST = 150, 100, 350
 _LEVEL = 3
 _LATIN = "latin-1"  # bytes as text and back, whatever they are
 
@@ -72,11 +76,11 @@ class Notes:
             TooLarge: links cannot be left out.
 
         """
-        if len(self.described) + len(self.bare) + len(self.hidden) + len(self.links) > MAX_NOTED:
+        groups = (self.described, self.bare, self.hidden, self.links)
+        size = sum(len(name) for names in groups for name in names) + self._xattrs
+        if sum(map(len, groups)) > MAX_NOTED or size > MAX_NOTED_BYTES:
             if self.links:
-                raise TooLarge(
-                    f"a layer with hard links to lower layers has more than {MAX_NOTED} directories and links"
-                )
+                raise TooLarge("a layer with hard links to lower layers has too many directories and links")
             return b""
         described = [
             [_text(name), a.mode, a.uid, a.gid, a.mtime, [[_text(key), _text(value)] for key, value in a.xattrs]]
@@ -105,21 +109,91 @@ class Notes:
             {_bytes(name): _bytes(target) for one in links for name, target in one.items()},
         )
 
+    def of(self, names: Mapping[bytes, bytes]) -> Notes:
+        """Give what concerns some names, which are shared."""
+        bare, hidden, opaque = (
+            {names[name] for name in found if name in names} for found in (self.bare, self.hidden, self.opaque)
+        )
+        described = {names[name]: attributes for name, attributes in self.described.items() if name in names}
+        return Notes(described, bare, hidden, opaque, self.links)
+
+    @property
+    def cost(self) -> int:
+        """The bytes of memory it takes, without the names."""
+        notes = len(self.bare) + len(self.hidden) + len(self.opaque) + len(self.links)
+        return notes * _NOTE_COST + len(self.described) * _ENTRY_COST + self._xattrs
+
+    @property
+    def _xattrs(self) -> int:
+        return sum(len(key) + len(value) for one in self.described.values() for key, value in one.xattrs)
+
+
+class Chain:
+    """What the layers of one image say of the directories and links that matter.
+
+    Args:
+        packed: the layers' notes, bottom first.
+        more: names that matter besides.
+
+    ``hidden`` of its ``layers`` has everything that a layer hides, not only the topmost names of it.
+
+    Raises:
+        TooLarge: it would take too much memory.
+
+    """
+
+    def __init__(self, packed: Sequence[bytes], more: Iterable[bytes] = ()) -> None:
+        self._held = 0
+        names: dict[bytes, bytes] = {}
+        self._add(names, more)
+        for number, data in enumerate(packed):
+            notes = Notes.unpack(data)
+            self._add(names, chain(notes.bare if number else (), notes.links, notes.links.values()))
+        self.names = sorted(names)  # with all directories above them, which come first
+        self.layers: list[Notes] = []
+        for data in packed:
+            self.layers.append(Notes.unpack(data).of(names))
+            self.hide(len(self.layers) - 1)
+
+    def hide(self, number: int, files: Iterable[bytes] = ()) -> None:
+        """Note what layer ``number`` has as something else than a directory: that hides all below it."""
+        notes = self.layers[number]
+        notes.hidden.update(files)
+        for name in self.names:
+            parent = name.rpartition(b"/")[0]
+            if name and (parent in notes.hidden or parent in notes.opaque):
+                notes.hidden.add(name)
+        self._hold(notes.cost)
+
+    def _add(self, names: dict[bytes, bytes], more: Iterable[bytes]) -> None:
+        for name in more:
+            for one in chain([name], above(name)):
+                if one in names:
+                    break
+                self._hold(len(one) + _NAME_COST)
+                names[one] = one
+
+    def _hold(self, size: int) -> None:
+        self._held += size
+        if self._held > MAX_HELD:
+            raise TooLarge(f"the directories of an image's layers take more than {MAX_HELD} bytes")
+
 
 def inherited(layers: Sequence[Notes]) -> dict[bytes, Attributes]:
     """Give the directories that overlayfs would show otherwise than they should be.
 
     Args:
-        layers: bottom first.
+        layers: of a ``Chain``, bottom first.
 
     """
     found: dict[bytes, Attributes] = {}
     seen: set[bytes] = set()
-    for number in range(len(layers) - 1, -1, -1):
-        for path in layers[number].bare:
-            if path in seen or not _is_top(path, layers[number + 1 :]):
-                continue
+    for number in range(len(layers) - 1, 0, -1):
+        higher = layers[number + 1 :]
+        for path in layers[number].bare - seen:
             seen.add(path)
+            if not _is_top(path, higher):
+                continue
             attributes = _lower(path, layers, number)
             if attributes is not None and not attributes.plain:
                 found[path] = attributes
@@ -160,24 +234,19 @@ def shown(path: bytes, layers: Sequence[Notes]) -> Attributes:
 
 def _is_top(path: bytes, higher: Sequence[Notes]) -> bool:
     """Whether no layer above describes or hides a directory."""
-    return not any(path in notes.described or hides(notes, path) for notes in higher)
+    return not any(path in notes.described or path in notes.hidden for notes in higher)
 
 
 def _lower(path: bytes, layers: Sequence[Notes], number: int) -> Attributes | None:
     """Give what the layers below ``number`` say of a directory; None when they do not have it."""
-    if number < len(layers) and hides(layers[number], path):
+    if number < len(layers) and path in layers[number].hidden:
         return None
     for notes in reversed(layers[:number]):
         if path in notes.described:
             return notes.described[path]
-        if hides(notes, path):
+        if path in notes.hidden:
             return None
     return None
-
-
-def hides(notes: Notes, path: bytes) -> bool:
-    """Whether a layer hides what lower layers have at a path."""
-    return path in notes.hidden or any(name in notes.hidden or name in notes.opaque for name in above(path))
 
 
 def _text(data: bytes) -> str:

@@ -7,10 +7,10 @@ notes what it points to; the layer that the image gets on top has the file, unde
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 
-from hyperd.image.directories import Notes, hides
+from hyperd.image.directories import Notes
 from hyperd.image.members import Limits
 from hyperd.image.tarstream import TarReader
 from hyperd.image.whiteout import Plan, Write, filter_planned, no_link_target, plan_layer
@@ -19,20 +19,12 @@ Open = Callable[[], TarReader]
 Names = dict[bytes, set[bytes]]  # of links, by a file's name in its own layer
 
 
-def link_names(layers: Sequence[Notes]) -> Iterator[bytes]:
-    """Give all names that matter for ``sources``: of links and of what they point to."""
-    for notes in layers:
-        for name, target in notes.links.items():
-            yield name
-            yield target
-
-
 def sources(layers: Sequence[Notes], files: Sequence[AbstractSet[bytes]]) -> dict[int, Names]:
     """Find the files that links point to: by the number of the layer that has the file.
 
     Args:
-        layers: bottom first; ``hidden`` has the layers' files, too.
-        files: which of ``link_names`` each layer has as something else than a directory.
+        layers: of a ``Chain``, bottom first, which knows ``files``.
+        files: which of the chain's names each layer has as something else than a directory.
 
     Raises:
         InvalidInput: a link points to nothing or to a directory.
@@ -59,7 +51,7 @@ def _source(
         if file in files[below]:
             further = notes.links.get(file)
             return (below, file) if further is None else _source(further, below, layers, files)
-        if file in notes.described or file in notes.bare or hides(notes, file):
+        if file in notes.described or file in notes.bare or file in notes.hidden:
             return None
     return None
 
@@ -67,7 +59,7 @@ def _source(
 def visible(name: bytes, number: int, layers: Sequence[Notes]) -> bool:
     """Whether nothing above layer ``number`` hides or replaces a file of it."""
     higher = layers[number + 1 :]
-    return not any(name in notes.described or name in notes.bare or hides(notes, name) for notes in higher)
+    return not any(name in notes.described or name in notes.bare or name in notes.hidden for notes in higher)
 
 
 def members(read: Open, wanted: Names, *, max_bytes: int) -> dict[int, tuple[set[bytes], set[bytes]]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -17,7 +17,7 @@ import structlog
 from hyperd.errors import HostFault
 from hyperd.image import hardlinks
 from hyperd.image.catalog import Catalog
-from hyperd.image.directories import Attributes, Notes, directories_tar, inherited, shown, with_parents
+from hyperd.image.directories import Attributes, Chain, directories_tar, inherited, shown, with_parents
 from hyperd.image.layer import MAX_ENTRIES, BuiltLayer, build_layer, disk_errors
 from hyperd.image.packing import Packer
 from hyperd.image.store import ImageStore, size_of
@@ -60,9 +60,7 @@ class Trimmer:
             OutOfSpace, HostFault: this host's part.
 
         """
-        notes = [Notes.unpack(data) for data in self._catalog.directory_notes(diff_ids)]
-        links = self._links(diff_ids, notes)
-        directories = self._directories(diff_ids, notes, links)
+        directories, links = self._needed(diff_ids)
         if not directories:
             yield ""
             return
@@ -94,40 +92,44 @@ class Trimmer:
             tar.write(bytes(2 * BLOCK))
         return build_layer(lambda: _content(tar), output, max_bytes=self._max_bytes)
 
-    def _links(self, diff_ids: Sequence[str], notes: Sequence[Notes]) -> _Links:
-        if not any(one.links for one in notes):
-            return {}
-        files = self._find_files(diff_ids, notes, hardlinks.link_names(notes))
+    def _needed(self, diff_ids: Sequence[str]) -> tuple[dict[bytes, Attributes], _Links]:
+        """Give the directories and files that the layer on top has; both can be empty."""
+        packed = self._catalog.directory_notes(diff_ids)
+        chain = Chain(packed)
+        links: _Links = {}
+        if any(one.links for one in chain.layers):
+            chain, links = self._links(diff_ids, packed, chain)
+        elif inherited(chain.layers):
+            self._find_files(diff_ids, chain)
+        else:
+            return {}, {}
+        names = [name for ones in links.values() for own in ones.values() for name in own]
+        wanted = [*inherited(chain.layers), *names]
+        directories = with_parents(wanted).difference(names) if wanted else ()
+        return {path: shown(path, chain.layers) for path in directories}, links
+
+    def _links(self, diff_ids: Sequence[str], packed: Sequence[bytes], chain: Chain) -> tuple[Chain, _Links]:
+        files = self._find_files(diff_ids, chain)
         found = {
             number: hardlinks.members(self._reader(diff_ids[number]), wanted, max_bytes=self._max_bytes)
-            for number, wanted in hardlinks.sources(notes, files).items()
+            for number, wanted in hardlinks.sources(chain.layers, files).items()
         }
-        self._find_files(diff_ids, notes, (name for ones in found.values() for own, _ in ones.values() for name in own))
-        return {
+        chain = Chain(packed, (name for ones in found.values() for own, _ in ones.values() for name in own))
+        self._find_files(diff_ids, chain)
+        return chain, {
             number: {
-                index: sorted(links.union(name for name in own if hardlinks.visible(name, number, notes)))
-                for index, (own, links) in ones.items()
+                index: sorted(names.union(name for name in own if hardlinks.visible(name, number, chain.layers)))
+                for index, (own, names) in ones.items()
             }
             for number, ones in found.items()
         }
 
-    def _directories(self, diff_ids: Sequence[str], notes: Sequence[Notes], links: _Links) -> dict[bytes, Attributes]:
-        found = inherited(notes)
-        if not found and not links:
-            return {}
-        self._find_files(diff_ids, notes, found)
-        names = [name for ones in links.values() for own in ones.values() for name in own]
-        return {path: shown(path, notes) for path in with_parents([*inherited(notes), *names]).difference(names)}
-
-    def _find_files(self, diff_ids: Sequence[str], notes: Sequence[Notes], names: Iterable[bytes]) -> list[set[bytes]]:
-        """Find which of the names, or of what is above them, layers have as files; these hide what lies below."""
-        wanted, found = with_parents(names), []
-        for diff_id, one in zip(diff_ids, notes, strict=True):
-            files = (
-                set(_non_directories(self._store.layer_path(diff_id), wanted)) - one.hidden
-            )  # whiteouts are no files
-            one.hidden |= files
-            found.append(files)
+    def _find_files(self, diff_ids: Sequence[str], chain: Chain) -> list[set[bytes]]:
+        """Tell a chain, and the caller, which of its names layers have as something else than a directory."""
+        names, found = set(chain.names), []
+        for number, diff_id in enumerate(diff_ids):
+            found.append(set(_non_directories(self._store.layer_path(diff_id), names)))
+            chain.hide(number, found[-1])
         return found
 
     def _reader(self, diff_id: str) -> Callable[[], TarReader]:
@@ -146,7 +148,7 @@ def _content(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _non_directories(image: Path, names: Collection[bytes]) -> Iterator[bytes]:
-    """Give those of the names that a layer has as something else than a directory."""
+    """Give those of the names that a layer has as something else than a directory or a whiteout."""
     try:
         process = subprocess.Popen(
             ["rdsquashfs", "--describe", str(image)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/"
@@ -156,7 +158,7 @@ def _non_directories(image: Path, names: Collection[bytes]) -> Iterator[bytes]:
     with process:
         for line in process.stdout or ():
             match = _NOT_A_DIRECTORY.match(line)
-            if match is not None:
+            if match is not None and not (line.startswith(b"nod ") and line.endswith(b" c 0 0\n")):
                 name = match[2] if match[1] is None else match[1].replace(b'\\"', b'"')
                 if name.lstrip(b"/") in names:
                     yield name.lstrip(b"/")

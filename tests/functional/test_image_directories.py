@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import tarfile
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import CalledProcessError
@@ -16,8 +17,8 @@ from support.images import image_service
 from support.registry import Layer, RegistryServer, digest_of, directory, layer_tar, member
 from support.rootfs import describe, overlaid, umoci_view
 
-from hyperd.errors import InvalidInput
-from hyperd.image.directories import Attributes, Notes, inherited
+from hyperd.errors import InvalidInput, TooLarge
+from hyperd.image.directories import Attributes, Chain, Notes, above, inherited
 from hyperd.image.service import ImageInfo, ImageService
 
 Members = list[tuple[tarfile.TarInfo, bytes]]
@@ -239,7 +240,7 @@ ENTRIES = st.one_of(
 )
 
 
-def above(path: str) -> list[str]:
+def with_above(path: str) -> list[str]:
     """A path and the directories above it."""
     parts = path.split("/")
     return ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
@@ -252,27 +253,27 @@ def members_of(entries: list[tuple[str, str, int]], alive: set[str], links: set[
     """
     found: dict[str, tuple[tarfile.TarInfo, bytes]] = {}
     hidden = {path for kind, path, _ in entries if kind == "hide" and path in alive}
-    hidden = {path for path in hidden if not hidden & set(above(path)[:-1])}
+    hidden = {path for path in hidden if not hidden & set(with_above(path)[:-1])}
     for path in hidden:
         head, slash, base = path.rpartition("/")
         found[f"{head}{slash}.wh.{base}"] = member(f"{head}{slash}.wh.{base}")
     cleared = {path for kind, path, _ in entries if kind == "opaque" and path in alive}
-    cleared = {path for path in cleared if not (hidden | cleared) & set(above(path)[:-1])}
+    cleared = {path for path in cleared if not (hidden | cleared) & set(with_above(path)[:-1])}
     made: set[str] = set()
-    gone = {path for path in alive | links if hidden & set(above(path)) or cleared & set(above(path)[:-1])}
+    gone = {path for path in alive | links if hidden & set(with_above(path)) or cleared & set(with_above(path)[:-1])}
     targets = sorted(links - gone)
     for kind, path, mode in entries:
-        if hidden & set(above(path)):
+        if hidden & set(with_above(path)):
             continue
         if kind == "dir":
             found[path] = directory(path, mode=mode, uid=mode % 7)
-            made |= set(above(path))
+            made |= set(with_above(path))
         elif kind == "file":
             found[f"{path}.f"] = member(f"{path}.f", f"{path} {len(links)}".encode())
-            made |= set(above(path)[:-1])
+            made |= set(with_above(path)[:-1])
         elif kind == "link" and targets and targets[mode % len(targets)] != f"{path}.f":
             found[f"{path}.f"] = link(f"{path}.f", targets[mode % len(targets)])
-            made |= set(above(path)[:-1])
+            made |= set(with_above(path)[:-1])
         elif kind == "opaque" and path in cleared:
             found[f"{path}/.wh..wh..opq"] = member(f"{path}/.wh..wh..opq")
     alive -= gone
@@ -337,12 +338,32 @@ def test_too_many_directories_are_not_noted() -> None:
     assert notes.pack() == b""
 
 
+def seen(layers: list[Notes]) -> dict[bytes, Attributes]:
+    return inherited(Chain([notes.pack() for notes in layers]).layers)
+
+
 def test_inherited_is_what_is_not_plain() -> None:
     lower = Notes({b"a": Attributes(0o700), b"b": Attributes(), b"c/d": Attributes(uid=5)})
-    assert inherited([lower, Notes(bare={b"a", b"b", b"c", b"c/d", b"e"})]) == {
+    assert seen([lower, Notes(bare={b"a", b"b", b"c", b"c/d", b"e"})]) == {
         b"a": Attributes(0o700),
         b"c/d": Attributes(uid=5),
     }
-    assert inherited([lower, Notes(bare={b"c/d"}, hidden={b"c"})]) == {}
-    assert inherited([lower, Notes(bare={b"c/d"}, opaque={b"c"})]) == {}
-    assert inherited([lower, Notes(bare={b"a"}, opaque={b"a"})]) == {b"a": Attributes(0o700)}
+    assert seen([lower, Notes(bare={b"c/d"}, hidden={b"c"})]) == {}
+    assert seen([lower, Notes(bare={b"c/d"}, opaque={b"c"})]) == {}
+    assert seen([lower, Notes(bare={b"a"}, opaque={b"a"})]) == {b"a": Attributes(0o700)}
+
+
+def test_many_deep_directories_in_every_layer() -> None:
+    """A thousand directories in a row, in every layer: a few kB as gzip were minutes of work."""
+    paths = {b"/".join([b"%d" % number, *[b"d"] * 1000]) for number in range(5)}
+    packed = Notes(bare={b"", *paths, *(up for path in paths for up in above(path))}).pack()
+    lower = Notes({min(paths): Attributes(0o700)}).pack()
+    started = time.process_time()
+    assert inherited(Chain([lower, *[packed] * 126]).layers) == {min(paths): Attributes(0o700)}
+    assert time.process_time() - started < 30
+
+
+def test_too_many_directories_of_all_layers_together() -> None:
+    packed = [Notes(bare={b"%d %d" % (layer, number) for number in range(90_000)}).pack() for layer in range(20)]
+    with pytest.raises(TooLarge, match="the directories of an image's layers take more than"):
+        Chain(packed)
