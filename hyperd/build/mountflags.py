@@ -42,14 +42,7 @@ def parse_mount(text: str, *, line: int) -> Mount:
         NotSupported: a type or an option that this builder does not know.
 
     """
-    options: dict[str, str] = {}
-    for part in next(csv.reader([text]), []):
-        name, equals, value = part.partition("=")
-        name = name.strip().lower()
-        name = _OTHER_WORDS.get(name, name)
-        if name in options or (not equals and name not in ("ro", "rw")):
-            raise wrong_mount(line, f"bad option {part[:60]!r}")
-        options[name] = value
+    options = _options(text, line)
     kind = options.pop("type", "bind")
     if kind not in _KEYS:
         raise NotSupported(
@@ -71,6 +64,22 @@ def parse_mount(text: str, *, line: int) -> Mount:
         options.get("rw", "false").lower() in _TRUE if kind == "bind" else options.get("ro", "x").lower() not in _TRUE
     )
     return Mount(kind=kind, target=options["target"], read_only=kind != "tmpfs" and not writes, options=options)
+
+
+def _options(text: str, line: int) -> dict[str, str]:
+    options: dict[str, str] = {}
+    try:
+        parts = next(csv.reader([text]), [])
+    except csv.Error as error:  # a line feed, or a value of 128 KiB: variables can have them
+        raise wrong_mount(line, "it has a line feed, or is far too long") from error
+    for part in parts:
+        name, equals, value = part.partition("=")
+        name = name.strip().lower()
+        name = _OTHER_WORDS.get(name, name)
+        if name in options or (not equals and name not in ("ro", "rw")):
+            raise wrong_mount(line, f"bad option {part[:60]!r}")
+        options[name] = value
+    return options
 
 
 def _number(text: str, base: int, line: int) -> int:

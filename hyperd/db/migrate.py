@@ -56,7 +56,7 @@ def migrate_apart(database: Database) -> None:
             timeout=TIMEOUT,
             check=False,
         )
-        reason = done.stderr[-1000:].strip() if done.returncode else ""
+        reason = (done.stderr[-1000:].strip() or f"it ended with {done.returncode}") if done.returncode else ""
     except OSError as error:  # Python does not know where it is, or may not be run a second time
         log.warning("db.migrated_here", program=sys.executable, error=str(error))
         migrate(database)

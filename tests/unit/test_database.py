@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 
 import pytest
 from sqlalchemy import inspect
 
-from hyperd.db.migrate import HEAD, current_version, migrate
+from hyperd.db.migrate import HEAD, current_version, migrate, migrate_apart
 from hyperd.db.models import PodRow
 from hyperd.db.session import Base, Database
+from hyperd.errors import HostFault
 
 
 @pytest.fixture
@@ -67,3 +69,18 @@ def test_migrations_make_the_tables_of_the_models(database, tmp_path):
             (c["name"], str(c["type"]), c["nullable"]) for c in modelled.get_columns(table)
         ]
     plain.close()
+
+
+def test_migrating_in_a_process_of_its_own(database):
+    migrate_apart(database)
+    assert current_version(database) == HEAD
+
+
+def test_a_migration_that_is_killed_has_failed(database, tmp_path, monkeypatch):
+    killed = tmp_path / "python"
+    killed.write_text("#!/bin/sh\nkill -9 $$\n")
+    killed.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(killed))
+    with pytest.raises(HostFault, match="cannot be brought to this version") as caught:
+        migrate_apart(database)
+    assert "ended with -9" in caught.value.details

@@ -100,7 +100,17 @@ def test_mounts() -> None:
     assert not parse_mount("type=bind,target=/a,readwrite=true", line=1).read_only
     assert not parse_mount("type=cache,target=/a,ro=false", line=1).read_only
     assert parse_mount("type=cache,target=/a,readonly", line=1).read_only
-    for bad in ("", "target", "target=", "target=/,x", "target=/a,mode=8", "type=cache,target=/a,uid=-1", "ro,ro"):
+    broken = ("target=/a\rb", "target=/a\nb,rw", "target=/" + "a" * 200_000)
+    for bad in (
+        "",
+        "target",
+        "target=",
+        "target=/,x",
+        "target=/a,mode=8",
+        "type=cache,target=/a,uid=-1",
+        "ro,ro",
+        *broken,
+    ):
         with pytest.raises(HyperError):
             parse_mount(bad, line=1)
 
