@@ -138,15 +138,16 @@ class TogetherScenario(Scenario):
     def finish(self) -> None:
         """Do the same where one VM waits in the pool: the others must not wait until it is full again."""
         with Target(self.target.image, self.target.guest, pool=1) as target:
+            used: set[str] = set()
             for _ in range(1 if self.context.quick else 3):
                 names = self._names()
-                target.wait_pooled(len(target.pooled()) + 1)
+                target.wait_pooled(used)
                 at_rest([target.daemon.pid, *qemus(target.daemon.directory)])
-                ready = set(target.pooled())
+                ready = target.pooled()
                 self.samples.add("together.pool.wall", start_together(target, names))
-                refilled = set(target.pooled()) - ready
-                waited = [name for name in names if target.vm_of(name) in refilled]
-                self.samples.add("together.pool.waited", len(waited))
+                taken = {target.vm_of(name) for name in names}
+                self.samples.add("together.pool.waited", len(taken & target.pooled() - ready))
+                used |= taken
                 for name in names:
                     target.remove(name)
 

@@ -30,6 +30,8 @@ _DOCKERFILE = "FROM {image}\nCOPY data /data\nRUN touch /one\nRUN touch /two\n"
 class ImagesScenario(Scenario):
     """One image on its ways in and out."""
 
+    most = 4  # of more than a minute each
+
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._stack = ExitStack()

@@ -52,7 +52,12 @@ class Context:
 
 
 class Scenario:
-    """One thing to measure: ``prepare`` once, ``round`` many times, ``finish`` once."""
+    """One thing to measure: ``prepare`` once, ``round`` many times, ``finish`` once.
+
+    ``most`` is how often ``round`` is called at most, for what takes long.
+    """
+
+    most = 1000
 
     def __init__(self, context: Context) -> None:
         self.context = context

@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -218,17 +219,18 @@ class Target:
         while self._templates and not _TEMPLATE.search(self.daemon.log()) and time.monotonic() < until:
             time.sleep(0.1)
 
-    def pooled(self) -> list[str]:
+    def pooled(self) -> set[str]:
         """Give the ids of the VMs that were ever made ready for the pool."""
-        return _POOLED.findall(self.daemon.log())
+        return set(_POOLED.findall(self.daemon.log()))
 
-    def wait_pooled(self, count: int) -> None:
-        """Wait until so many VMs were made ready for the pool in all. Errors: RuntimeError."""
+    def wait_pooled(self, used: AbstractSet[str]) -> str:
+        """Wait until a VM is in the pool that is none of these; give its id. Errors: RuntimeError."""
         until = time.monotonic() + REFILL_TIMEOUT
-        while len(self.pooled()) < count:
+        while not (waiting := self.pooled() - used):
             if time.monotonic() > until:
                 raise RuntimeError(f"the pool is empty for {REFILL_TIMEOUT:g} s")
             time.sleep(0.1)
+        return waiting.pop()
 
     def vm_of(self, pod: str) -> str:
         """Give the id of a running pod's VM. Errors: RequestFailed when it has none."""

@@ -12,7 +12,7 @@ class WarmScenario(Scenario):
     """``run -d``, ``run --rm`` and a start at the API, none of which waits for a kernel."""
 
     def prepare(self) -> None:
-        self._taken = 0
+        self._taken: set[str] = set()
         self._warm = Target(self.target.image, self.target.guest, pool=1)
 
     def round(self) -> None:
@@ -34,6 +34,5 @@ class WarmScenario(Scenario):
 
     def _wait(self) -> None:
         """Wait until a VM is ready for the next start, and the machine is quiet again."""
-        self._taken += 1
-        self._warm.wait_pooled(self._taken)
+        self._taken.add(self._warm.wait_pooled(self._taken))
         at_rest([self._warm.daemon.pid, *qemus(self._warm.daemon.directory)])
