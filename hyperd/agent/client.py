@@ -330,7 +330,7 @@ class AgentClient:
             if error.errno not in (errno.EINVAL, errno.ENOSYS):
                 raise
             if error.errno == errno.ENOSYS:
-                log.info("agent.older", vm=self.name, op=op)
+                log.info("agent.older", vm=self.name, op=int(op))
                 return False
         return True
 
