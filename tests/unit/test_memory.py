@@ -64,14 +64,39 @@ def run(code: str) -> str:
 
 
 def test_what_is_needed_late_is_not_imported_at_the_start() -> None:
-    loaded = set(run("print(*sys.modules)").split())
+    loaded = set(run("print(*(name for name, it in sys.modules.items() if type(it) is not memory._Postponed))").split())
     assert "hyperd.server" in loaded
     assert "sqlalchemy.orm" in loaded
-    assert not loaded.intersection(LATE)
+    assert not loaded.intersection({*LATE, *memory.POSTPONED})
 
 
 def test_what_was_hollow_can_be_imported_afterwards() -> None:
     assert run("import jinja2, rich.console; print(jinja2.Template('{{ 1 + 1 }}').render())") == "2\n"
+
+
+def test_what_was_postponed_comes_when_it_is_used() -> None:
+    code = """
+import argparse, difflib, logging.handlers, mimetypes, zipfile
+from configparser import ConfigParser
+from gunicorn.config import argparse as before
+print(difflib.get_close_matches("pod", ["pods", "image"]), logging.handlers.SYSLOG_UDP_PORT)
+mimetypes.init()
+print(mimetypes.inited, mimetypes.guess_type("a.json")[0])
+print(hasattr(zipfile, "ZipFile"), hasattr(zipfile, "no"), ConfigParser.__name__)
+print(before.ArgumentParser is argparse.ArgumentParser is sys.modules["argparse"].ArgumentParser)
+import hyperd.configfile
+try:
+    hyperd.configfile.configparser.ConfigParser().read_string("no section")
+except hyperd.configfile.configparser.Error as error:
+    print(type(error).__name__)
+"""
+    assert run(code).splitlines() == [
+        "['pods'] 514",
+        "True application/json",
+        "True False ConfigParser",
+        "True",
+        "MissingSectionHeaderError",
+    ]
 
 
 def test_the_application_works_without_what_is_hollow() -> None:
