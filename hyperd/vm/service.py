@@ -85,7 +85,14 @@ class VmService(Pooling):
         shape = config.hypervisor
         self.pool = VmPool(self, size=shape.pool, vcpu=shape.default_vcpu, memory=shape.default_memory)
         directory = shape.template_dir or config.root / templates.DIRECTORY
-        self._templates = Templates(driver, directory, run=config.run, enabled=shape.templates)
+        self._templates = Templates(
+            driver,
+            directory,
+            run=config.run,
+            bridge=config.network.bridge,
+            prove=self._prove_template,
+            enabled=shape.templates,
+        )
         self._stall = StallWatch(driver, running=self._should_run, path=config.root)
         self.on_exit: Callable[[str, str, int], None] = lambda _vm, _process, _code: None
         self.on_oom: Callable[[str, str], None] = lambda _vm, _process: None
@@ -391,6 +398,24 @@ class VmService(Pooling):
             self._templates.reject(template)
             raise UnfitTemplate(f"the VM {vm.id} did not go on from its template", details=str(error)) from error
         return created
+
+    def _prove_template(self, spec: VmSpec, template: Template) -> None:
+        """Let a VM go on from a template and end; an agent that is too old, for one, cannot. Errors: HyperError."""
+        agent = AgentClient(
+            self._relay,
+            name=spec.vm_id,
+            control=spec.control_socket,
+            stream=spec.stream_socket,
+            on_exit=lambda _process, _code: None,
+            on_lost=lambda: None,
+        )
+        try:
+            self._driver.create(replace(spec, template=template))
+            agent.connect(fresh=True, timeout=CLONE_TIMEOUT)
+            agent.run(templates.renew(spec.nics), timeout=CLONE_TIMEOUT)
+        finally:
+            agent.close()
+            self._driver.destroy(spec.vm_id)
 
     def _boot_later(self, vm: Vm) -> None:
         try:

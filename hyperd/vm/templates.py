@@ -14,7 +14,7 @@ import string
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -54,14 +54,27 @@ class Templates:
         driver: runs the VMs.
         directory: several daemons may share it.
         run: gets the sockets of the VM a template is made of, whose paths must be short.
+        bridge: the only one that the VM a template is made of is ever plugged into; others are not the daemon's.
+        prove: lets a VM go on from a template that was just made, and switches it off; raises what is wrong.
         enabled: False = there are none.
 
     """
 
-    def __init__(self, driver: VmDriver, directory: Path, *, run: Path, enabled: bool) -> None:
+    def __init__(
+        self,
+        driver: VmDriver,
+        directory: Path,
+        *,
+        run: Path,
+        bridge: str,
+        prove: Callable[[VmSpec, Template], None],
+        enabled: bool,
+    ) -> None:
         self._driver = driver
         self._directory = directory
         self._run = run
+        self._bridge = bridge
+        self._prove = prove
         self._enabled = enabled
         self._unfit = 0
         self._lock = threading.Lock()
@@ -84,7 +97,7 @@ class Templates:
 
     def want(self, spec: VmSpec) -> None:
         """Let a template be made soon for VMs like this one, unless there is one or it was tried before."""
-        key = self._key(spec)
+        key = self._makeable(spec)
         with self._lock:
             if not key or key in self._asked or self._closed.is_set():
                 return
@@ -96,9 +109,9 @@ class Templates:
 
     def make(self, spec: VmSpec) -> Template | None:
         """Give a template for a VM, made now if there is none; None when that does not work."""
-        key = self._key(spec)
+        key = self._makeable(spec)
         if not key:
-            return None
+            return self.find(spec)
         with self._making:
             found = self.find(spec)
             if found is not None or self._closed.is_set():
@@ -137,6 +150,9 @@ class Templates:
         except OSError:
             return ""  # the kernel is being replaced
 
+    def _makeable(self, spec: VmSpec) -> str:
+        return self._key(spec) if all(nic.bridge == self._bridge for nic in spec.nics) else ""
+
     def _work(self) -> None:
         while (spec := self._wanted.get()) is not None:
             if not self._closed.wait(_DELAY):
@@ -151,7 +167,9 @@ class Templates:
         try:
             part.mkdir(mode=0o700)
             rundir.mkdir(mode=0o700)
-            self._driver.make_template(_nobodys(spec, self._vm, rundir), Template(directory=part))
+            ours, template = _nobodys(spec, self._vm, rundir), Template(directory=part)
+            self._driver.make_template(ours, template)
+            self._prove(ours, template)
             with contextlib.suppress(OSError):  # another daemon was quicker
                 part.rename(self._directory / key)
         finally:

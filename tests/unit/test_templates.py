@@ -43,6 +43,10 @@ class Driver(FakeDriver):
             raise DriverError("switched off")
         super().make_template(spec, template)
 
+    def prove(self, _spec: VmSpec, template: Template) -> None:
+        self._maybe_fail("prove")
+        assert template.state.is_file()
+
     def destroy(self, vm_id: str) -> None:
         self.destroyed.append(vm_id)
         self.hold.set()
@@ -63,7 +67,7 @@ def run() -> Iterator[Path]:
 
 @pytest.fixture
 def kept(driver: Driver, tmp_path: Path, run: Path) -> Iterator[Templates]:
-    made = Templates(driver, tmp_path / "t", run=run, enabled=True)
+    made = Templates(driver, tmp_path / "t", run=run, bridge="hyper0", prove=driver.prove, enabled=True)
     yield made
     made.close()
 
@@ -107,10 +111,11 @@ def test_a_wanted_template_is_made_later_and_asked_for_once(kept: Templates, dri
     assert len(driver.made) == 1
 
 
+@pytest.mark.parametrize("step", ["make_template", "prove"])
 def test_one_that_cannot_be_made_is_not_tried_again_and_leaves_nothing(
-    kept: Templates, driver: Driver, tmp_path: Path
+    kept: Templates, driver: Driver, tmp_path: Path, step: str
 ) -> None:
-    driver.fail_next = "make_template"
+    driver.fail_next = step
     assert kept.make(spec()) is None
     assert list((tmp_path / "t").iterdir()) == []
     kept.want(spec())
@@ -128,7 +133,9 @@ def test_unfit_templates_are_removed_and_end_the_making(kept: Templates) -> None
     assert kept.find(spec()) is None
 
 
-@pytest.mark.parametrize("changes", [{"memory": templates.MAX_MEMORY + 1}])
+@pytest.mark.parametrize(
+    "changes", [{"memory": templates.MAX_MEMORY + 1}, {"nics": (NIC, replace(NIC, bridge="somebodys"))}]
+)
 def test_some_vms_get_none(kept: Templates, driver: Driver, changes: dict[str, object]) -> None:
     assert kept.make(spec(**changes)) is None
     kept.want(spec(**changes))
@@ -136,7 +143,7 @@ def test_some_vms_get_none(kept: Templates, driver: Driver, changes: dict[str, o
 
 
 def test_switched_off(driver: Driver, tmp_path: Path, run: Path) -> None:
-    off = Templates(driver, tmp_path / "t", run=run, enabled=False)
+    off = Templates(driver, tmp_path / "t", run=run, bridge="hyper0", prove=driver.prove, enabled=False)
     assert off.make(spec()) is None
     off.want(spec())
     off.close()
@@ -170,7 +177,7 @@ def test_a_full_disk_gets_no_template(kept: Templates, driver: Driver, mocker) -
 
 
 def test_the_end_does_not_wait_for_one_that_is_being_made(driver: Driver, tmp_path: Path, run: Path) -> None:
-    ending = Templates(driver, tmp_path / "t", run=run, enabled=True)
+    ending = Templates(driver, tmp_path / "t", run=run, bridge="hyper0", prove=driver.prove, enabled=True)
     driver.hold.clear()
     ending.want(spec())
     until(lambda: driver.made)
