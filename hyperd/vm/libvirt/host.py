@@ -17,7 +17,7 @@ import structlog
 from hyperd.capabilities import FOREIGN_FILES, restrict_thread
 from hyperd.errors import DriverError, HyperError, NotFound
 from hyperd.vm.driver import PowerState, VmEvent, VmEventKind
-from hyperd.vm.libvirt import reaper
+from hyperd.vm.libvirt import capscache, reaper
 from hyperd.vm.libvirt.calls import call
 from hyperd.vm.libvirt.guest import Guest, power_state
 
@@ -155,6 +155,9 @@ class Host:
 
     def _open(self, accelerators: tuple[str, ...]) -> dict[str, Capabilities]:
         with pinned():
+            if self.embedded:
+                kinds = tuple(_VIRT_TYPES[name] for name in accelerators)
+                capscache.prepare(self._directory, uri=self.uri, emulator=self._emulator, kinds=kinds)
             try:
                 connection = libvirt.open(self.uri)
             except libvirt.libvirtError as error:

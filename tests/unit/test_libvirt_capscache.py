@@ -1,0 +1,66 @@
+"""libvirt's cache of what it knows of QEMU, without what costs each VM memory."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from hyperd.vm.libvirt import capscache
+
+TEXT = """<qemuCaps>
+  <emulator>/usr/bin/qemu-system-x86_64</emulator>
+  <flag name='kvm'/>
+  <cpu type='tcg' name='max' usable='yes'/>
+  <cpu type='tcg' name='EPYC' typename='EPYC-x86_64-cpu' usable='no'>
+    <blocker name='fxsr-opt'/>
+    <blocker name='topoext'/>
+  </cpu>
+  <cpu type='kvm' name='n270' usable='no'/>
+  <cpu type='kvm' name='base' typename='base-x86_64-cpu' usable='yes'/>
+  <machine type='tcg' name='pc-q35-7.2' hotplugCpus='yes' maxCpus='288'/>
+</qemuCaps>
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "cache/qemu/capabilities/0123.xml"
+    path.parent.mkdir(parents=True)
+    path.write_text(TEXT)
+    return path
+
+
+def prepare(root: Path) -> None:
+    capscache.prepare(root, uri=f"qemu:///embed?root={root}", emulator="", kinds=("qemu",))
+
+
+def test_only_models_that_cannot_be_used_go(file: Path, tmp_path: Path) -> None:
+    prepare(tmp_path)
+    first = TEXT.index("  <cpu type='tcg' name='EPYC'")
+    last = TEXT.index("  <cpu type='kvm' name='base'")
+    assert file.read_text() == TEXT[:first] + TEXT[last:]
+    assert [path.name for path in file.parent.iterdir()] == ["0123.xml"]
+
+
+@pytest.mark.parametrize("text", ["", "<qemuCaps/>", "no XML", "<cpu usable='no'/>\n"])
+def test_what_looks_otherwise_stays(file: Path, tmp_path: Path, text: str) -> None:
+    file.write_text(text)
+    before = file.stat().st_mtime_ns
+    prepare(tmp_path)
+    assert (file.read_text(), file.stat().st_mtime_ns) == (text, before)
+
+
+def test_a_cache_that_is_there_is_not_filled(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*_args: object, **_options: object) -> None:
+        raise AssertionError(file)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    prepare(tmp_path)
+
+
+def test_a_probe_that_fails_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capscache, "_PROBE", "raise SystemExit(3)")
+    prepare(tmp_path)
+    assert not list(tmp_path.rglob("*.xml"))
