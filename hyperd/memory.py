@@ -19,6 +19,9 @@ from typing import Any
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 ARENAS = 1  # instead of up to eight for each CPU
 LARGE = 128 * 1024  # bytes; blocks from here on are mapped for themselves and go back to the kernel when freed
+KEPT = (
+    1 << 20
+)  # bytes free at the end of the heap that stay: below it, streams would get and give back pages all the time
 BURST = 2.0  # seconds in which what a burst of work has left is given back, once
 # Imported while the daemon starts, by libraries that can do more than is asked of them here; 7 MB and 0.1 s.
 UNUSED = (
@@ -129,7 +132,7 @@ def prepare() -> None:
     sys.path_importer_cache.clear()
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # glibc
-        for parameter, value in ((_M_ARENA_MAX, ARENAS), (_M_MMAP_THRESHOLD, LARGE), (_M_TRIM_THRESHOLD, LARGE)):
+        for parameter, value in ((_M_ARENA_MAX, ARENAS), (_M_MMAP_THRESHOLD, LARGE), (_M_TRIM_THRESHOLD, KEPT)):
             libc.mallopt(parameter, value)
 
 

@@ -16,6 +16,7 @@ HEADER = struct.Struct("!4sBBHII")
 MAX_PAYLOAD = 262_144
 MAX_CHUNK = 65_536
 WINDOW = 262_144
+PIECE = 32_768  # bytes decoded at a time, so that with a frame before them they are no large block of memory
 NONCE_SIZE = 16
 PROTOCOL_VERSION = 1
 RESYNC_PADDING = bytes(MAX_PAYLOAD + HEADER.size + len(TRAILER))
@@ -174,9 +175,14 @@ class Decoder:
         self._buffer = bytearray()
         self.dropped = 0
 
-    def feed(self, data: bytes) -> Iterator[Frame]:
+    def feed(self, data: bytes | memoryview) -> Iterator[Frame]:
         """Add bytes and give every frame that is now whole."""
-        self._buffer += data
+        view = memoryview(data)
+        for at in range(0, len(view), PIECE):
+            self._buffer += view[at : at + PIECE]
+            yield from self._frames()
+
+    def _frames(self) -> Iterator[Frame]:
         while True:
             self._skip_to_magic()
             if len(self._buffer) < HEADER.size:
@@ -192,7 +198,8 @@ class Decoder:
                 # The whole frame goes: nothing inside a payload may ever be taken for a frame.
                 self._drop(whole)
                 continue
-            payload = bytes(self._buffer[HEADER.size : HEADER.size + size])
+            with memoryview(self._buffer) as buffer:
+                payload = bytes(buffer[HEADER.size : HEADER.size + size])
             del self._buffer[:whole]
             yield Frame(kind, ident, code, flags, payload)
 
@@ -220,7 +227,7 @@ class Welcome:
         self._nonce = nonce
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> tuple[bytes, bytes] | None:
+    def feed(self, data: bytes | memoryview) -> tuple[bytes, bytes] | None:
         """Add bytes; give (boot id, bytes after the frame) once found. Errors: ProtocolError on another version."""
         self._buffer += data
         head = HEADER.pack(MAGIC, FrameType.WELCOME, 0, 0, 0, NONCE_SIZE + 4 + 16) + self._nonce

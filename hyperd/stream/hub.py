@@ -22,6 +22,8 @@ log = structlog.get_logger(__name__)
 LOG_RETRY = 1.0
 TRAFFIC = {"output": 0}  # bytes that all hubs of this daemon have taken; for its metrics
 WINDOW = 262_144  # bytes a guest may send unacknowledged (docs/protocol.md)
+BULK = 16_384  # bytes at once, from which on acknowledgements may be put together
+ACK_DELAY = 0.002
 
 
 class Acknowledge(Protocol):
@@ -50,6 +52,7 @@ class OutputHub:
             log_file.on_progress = self._settle
         self.ended = False
         self._held = False
+        self._settling = False
         self.keeping = False  # clients stay when this has ended: the same container may run again
         self._clients: set[ClientConnection] = set()
         self._acknowledge: Acknowledge | None = None
@@ -138,13 +141,21 @@ class OutputHub:
 
     def emit(self, stream: int, data: bytes) -> None:
         """Hand bytes to log and clients (also the daemon's own words, such as why a program could not start)."""
+        if self._clients:
+            framed = data if self.tty else stdcopy(stream, data)
+            for client in tuple(self._clients):
+                client.write(framed)
         if self.log is not None:
             self._unlogged.append((stream, data, time.time_ns()))
             self._write_log()
-        framed = data if self.tty else stdcopy(stream, data)
-        for client in tuple(self._clients):
-            client.write(framed)
-        self._settle()
+        if len(data) < BULK:
+            self._settle()
+        elif not self._settling:
+            # More is on its way: one acknowledgement will do for it, too.
+            self._settling = True
+            self.relay.loop.call_later(ACK_DELAY, self._settle_later)
+        elif any(self._received.get(n, 0) - self._acked.get(n, 0) >= WINDOW // 2 for n in self._expected):
+            self._settle()
 
     def eof(self, stream: int, offset: int) -> None:
         """Note the end of an output; when the last has ended the clients are let go."""
@@ -201,6 +212,10 @@ class OutputHub:
         if not self.ended:
             self._write_log()
             self._settle()
+
+    def _settle_later(self) -> None:
+        self._settling = False
+        self._settle()
 
     def _settle(self) -> None:
         """Acknowledge what is consumed; end when everything has ended and is consumed."""

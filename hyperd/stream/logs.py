@@ -13,6 +13,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import accumulate
 from json.encoder import encode_basestring_ascii
 from pathlib import Path
@@ -27,7 +28,12 @@ MAX_LINE = 16_384  # Docker cuts longer lines in pieces, too
 def now_text(nanoseconds: int) -> str:
     """Give a time in ns since 1970 as RFC 3339 with nine digits."""
     seconds, nano = divmod(nanoseconds, 1_000_000_000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nano:09d}Z"
+    return f"{_second_text(seconds)}.{nano:09d}Z"
+
+
+@lru_cache(maxsize=4)
+def _second_text(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def split_lines(text: bytes) -> tuple[list[bytes], bytes]:
