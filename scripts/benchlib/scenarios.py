@@ -137,18 +137,20 @@ class StartScenario(Scenario):
                 raise RuntimeError(f"rm has answered and left {', '.join(sorted(left))}")
 
     def _hyperctl(self) -> None:
-        name = self.context.name()
+        name, files = self.context.name(), libvirts(self.target)
         self.samples.add("start.ctl", wall(self.target.command("run", "-d", "--name", name, self.target.image, *SLEEP)))
         self.samples.add("rm.ctl", wall(self.target.command("rm", name)))
+        seconds_until_gone(self.target, files)  # what libvirt does behind an rm is not the next start's
 
     def _api(self) -> None:
-        name = self.context.name()
+        name, files = self.context.name(), libvirts(self.target)
         cold_start(self.target, self.samples, name, "start")
         with self.samples.timed("stop.api"):
             self.target.api("POST", "/pod/stop", podId=name)
         self.target.start(name)
         with self.samples.timed("rm.api"):
             self.target.remove(name)
+        seconds_until_gone(self.target, files)
 
     def _podman(self, podman: Podman) -> None:
         name = self.context.name()
@@ -173,9 +175,10 @@ class BootsScenario(Scenario):
 
     def round(self) -> None:
         assert self._own is not None  # noqa: S101 - there is no round without prepare
-        name = self.context.name()
+        name, files = self.context.name(), libvirts(self._own)
         cold_start(self._own, self.samples, name, "boots")
         self._own.remove(name)
+        seconds_until_gone(self._own, files)
 
     def finish(self) -> None:
         if self._own is not None:
