@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from functools import partial
 
@@ -13,6 +14,7 @@ from hyperd.stream.frames import stdcopy
 from hyperd.stream.hub import OutputHub
 from hyperd.stream.logs import JsonFileLog
 from hyperd.stream.relay import Relay
+from tests.support.until import until
 
 
 @pytest.fixture
@@ -180,3 +182,33 @@ def test_a_failed_start_can_say_why_although_the_guest_has_ended_its_outputs(rel
     in_loop(relay, lambda: (hub.emit(2, b"not found\n"), hub.end()))
     assert read_all(one) == stdcopy(2, b"not found\n")
     assert "not found" in (tmp_path / "a.log").read_text()
+
+
+def test_bulk_output_is_acknowledged_in_few_words_and_to_its_end_though_nothing_follows(relay, tmp_path):
+    hub, guest = make(relay, tmp_path / "a.log")
+    block = b"x" * 63 + b"\n"
+
+    async def burst():
+        for at in range(0, 1 << 18, 1 << 16):
+            hub.data(1, at, block * 1024)
+
+    relay.call(burst(), timeout=10)
+    assert len(guest.acks) <= 2
+
+    until(lambda: bool(guest.acks) and guest.acks[-1] == (1, 1 << 18))
+    assert len(guest.acks) <= 3
+    in_loop(relay, hub.end)
+
+
+def test_clients_have_what_the_log_cannot_take(relay, tmp_path, mocker):
+    hub, guest = make(relay, tmp_path / "a.log")
+    one, _ = join(relay, hub)
+    mocker.patch("hyperd.stream.logs.os.write", side_effect=OSError(errno.ENOSPC, "No space left on device"))
+    in_loop(relay, lambda: hub.data(1, 0, b"line\n"))
+    assert one.recv(100) == stdcopy(1, b"line\n")
+    assert guest.acks == []
+    mocker.stopall()
+    in_loop(relay, lambda: hub.data(1, 5, b"more\n"))
+    assert guest.acks == [(1, 10)]
+    in_loop(relay, hub.end)
+    one.close()
