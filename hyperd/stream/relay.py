@@ -83,4 +83,5 @@ class Relay:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.sleep(0)  # connections that are being closed have what they need: one turn of the loop
         self.loop.stop()
