@@ -29,7 +29,6 @@ from hyperd.network.service import NetworkService
 from hyperd.network.usernet import UserNetwork
 from hyperd.pod.records import PodRecords
 from hyperd.pod.recovery import Recovery
-from hyperd.pod.scratch import make_scratch
 from hyperd.pod.service import PodService
 from hyperd.pod.stats import PodStats
 from hyperd.stream.relay import Relay
@@ -89,6 +88,7 @@ class Engine:
         self.network.reconfigure(config.network)
         self.containers.reconfigure(config)
         self.pods.reconfigure(config)
+        self.vms.reconfigure(config)
 
     def stop_pods(self) -> None:
         """Stop every pod that runs, several at the same time; what cannot be stopped is logged and left."""
@@ -177,9 +177,7 @@ class Engine:
             config=self.config, containers=self.containers, images=self.images, vms=self.vms, locks=locks
         )
         self.builds = BuildService(
-            BuildTools(
-                config=self.config, images=self.images, network=self.network, vms=self.vms, make_disk=make_scratch
-            )
+            BuildTools(config=self.config, images=self.images, network=self.network, vms=self.vms)
         )
         self.execs = ExecService(database=database, relay=self.relay, containers=self.containers, vms=self.vms)
         self.pods = PodService(

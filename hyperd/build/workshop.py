@@ -39,13 +39,12 @@ _UPPERS = "/run/u"  # short names of upper directories: overlayfs takes one page
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """What builds use. ``make_disk`` makes a writable disk of so many bytes."""
+    """What builds use."""
 
     config: Config
     images: ImageService
     network: NetworkService
     vms: VmService
-    make_disk: Callable[[Path, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,14 +196,14 @@ class Workshop:
     def _boot(self) -> Vm:
         services, (vcpu, memory) = self._services, self._shape
         disk = self._directory / "scratch.img"
-        services.make_disk(disk, services.config.scratch_size)
         lease = services.network.allocate(self._build)
         nic = NicSpec(mac=lease.mac, tap=lease.tap, bridge=lease.bridge, mtu=lease.mtu)
         vm = services.vms.boot(vcpu=vcpu, memory=memory, pod_id=self._build, scratch=disk, nics=[nic], hidden=True)
         try:
             services.network.plugged(self._build)
             inside = guestfs.GuestNic(mac=lease.mac, cidrs=lease.cidrs, gateway=lease.gateway, mtu=lease.mtu)
-            vm.agent.run(guestfs.enter(guestfs.GuestSetup(hostname=self._build, nics=[inside], dns=lease.dns)))
+            setup = guestfs.GuestSetup(hostname=self._build, nics=[inside], dns=lease.dns)
+            vm.agent.run(guestfs.enter(setup, mounted=vm.mounted))
         except BaseException:
             services.vms.destroy(vm)
             raise

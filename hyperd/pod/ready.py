@@ -24,10 +24,10 @@ from hyperd.network.service import Lease, NetworkService
 from hyperd.pod import netplan
 from hyperd.pod.model import ContainerSpec, PodSpec
 from hyperd.pod.network import PodNetwork
-from hyperd.pod.scratch import check_space, make_scratch
 from hyperd.vm import guestfs, tools
 from hyperd.vm.model import HostFiles, Outfit, Vm
 from hyperd.vm.pool import SPARE_DISKS
+from hyperd.vm.scratch import check_space, make_scratch
 from hyperd.vm.service import VmService
 
 log = structlog.get_logger(__name__)
@@ -62,16 +62,15 @@ class ReadyVms:
     # -- before a pod is known
 
     def make(self, vm_id: str) -> Outfit:
-        """Reserve an address, make a disk and choose the image. Errors: Busy, HostFault, OutOfSpace."""
+        """Reserve an address, name a disk and choose the image. Errors: Busy, HostFault."""
         scratch = self._config.root / SPARE_DISKS / f"{vm_id}.img"
         lease = self._network.allocate(vm_id)
-        make_scratch(scratch, self._config.scratch_size)
         return Outfit(scratch=scratch, layers=self._likely_layers(), nics=tuple(netplan.nic_specs([lease])))
 
     def dress(self, vm: Vm) -> None:
         """Mount the disks, set up the NIC, start a container that does nothing. Errors: AgentError, Timeout."""
         setup = netplan.guest_setup(PodSpec(id=vm.id, hostname="localhost"), self._network.leases(vm.id))
-        plan = guestfs.furnish(guestfs.identify(setup), setup.nics)
+        plan = guestfs.enter(setup, mounted=vm.mounted)
         layers = {path: lun for path, lun in vm.disks.items() if path != vm.spare_disk}
         for lun in layers.values():
             guestfs.mount_layer(plan, lun)

@@ -30,13 +30,13 @@ from hyperd.pod.model import PodSpec, VolumeSpec
 from hyperd.pod.network import PodNetwork
 from hyperd.pod.ready import ReadyVms
 from hyperd.pod.records import PodRecords
-from hyperd.pod.scratch import make_scratch
 from hyperd.pod.spec import dump_pod
 from hyperd.pod.states import WITH_VM, PodState, list_word
 from hyperd.pod.stored import stored_pod
 from hyperd.pod.views import PodView
 from hyperd.vm import guestfs
 from hyperd.vm.model import HostFiles, Vm, require_running
+from hyperd.vm.scratch import make_scratch
 from hyperd.vm.service import VmService
 from hyperd.vm.tools import sweep
 from hyperd.volume.catalog import volumes_of
@@ -391,10 +391,9 @@ class PodService:
                     undo.callback(self._vms.destroy, vm)
                 else:
                     leases = self.net.reserve(spec)
-                    make_scratch(scratch, self._config.scratch_size)
                     vm = self._new_vm(spec, files, vm_id=vm_id, scratch=scratch, layers=layers, leases=leases)
                     undo.callback(self._vms.destroy, vm)
-                    vm.entering = guestfs.enter(netplan.guest_setup(spec, leases))
+                    vm.entering = guestfs.enter(netplan.guest_setup(spec, leases), mounted=vm.mounted)
             self._network.plugged(spec.id)
             if self._containers.discarded.noted(spec.id, [row.id for row in rows]):
                 self._vms.enter(vm)
@@ -432,6 +431,7 @@ class PodService:
             )
         files.require_none()
         netplan.check_pluggable(nics)
+        make_scratch(scratch, self._config.scratch_size)
         vm = self._vms.claim(vm_id, spec.id, vcpu=size.vcpu, memory=size.memory)
         try:
             self._vms.plug(vm, scratch=scratch, layers=layers, nics=nics)

@@ -124,6 +124,11 @@ class Template:
         """CPUs and devices, in the hypervisor's own format."""
         return self.directory / "state"
 
+    @property
+    def disk(self) -> Path:
+        """The writable disk that is mounted in the guest, if there is one; a clone needs a copy of it."""
+        return self.directory / "disk"
+
 
 @dataclass(frozen=True, kw_only=True)
 class VmSpec:
@@ -141,8 +146,9 @@ class VmSpec:
         foreign_files: the hypervisor must be able to open and change files of any owner, because a share or a disk
             is not hyperd's own.
         paused: start with the CPUs stopped.
-        template: go on from it instead of booting: ``template_key`` must be that of the VM it was made of. The guest
-            then still has that VM's MAC address, clock and random numbers.
+        template: go on from it instead of booting: ``template_key`` must be that of the VM it was made of, whose disk,
+            if it had one, must be there as a copy. The guest then still has that VM's MAC address, clock and random
+            numbers.
 
     """
 
@@ -259,12 +265,14 @@ class VmDriver(ABC):
         """
         return ""
 
-    def make_template(self, spec: VmSpec, template: Template) -> None:
-        """Boot a VM without disks until its agent waits, and keep it as a template; the VM is switched off then.
+    def make_template(self, spec: VmSpec, template: Template, *, dress: Callable[[], None]) -> None:
+        """Boot a VM until its agent waits, and keep it as a template; the VM is switched off then.
+
+        ``dress`` is called when its sockets accept connections, and does what is to be done in the guest.
 
         After a failure the VM is gone, files may be left. Errors: DriverError, Timeout, NotSupported.
         """
-        raise NotSupported(f"The VM driver cannot make a template of {spec.vm_id}", details=str(template.directory))
+        raise NotSupported(f"The VM driver cannot make {template.directory} of {spec.vm_id}", details=repr(dress))
 
     @abstractmethod
     def destroy(self, vm_id: str) -> None:

@@ -98,8 +98,8 @@ class FakeDriver(VmDriver):
         """Tell VMs by their size and number of NICs."""
         return "" if spec.shares else f"{spec.vcpu:04x}{spec.memory:08x}{len(spec.nics):02x}"
 
-    def make_template(self, spec: VmSpec, template: Template) -> None:  # noqa: ARG002 - its VM would be like any other
-        """Write files that say what they are."""
+    def make_template(self, spec: VmSpec, template: Template, *, dress: Callable[[], None]) -> None:  # noqa: ARG002
+        """Write files that say what they are; the VM that goes on from them is one like any other."""
         self._maybe_fail("make_template")
         for file in (template.memory, template.state):
             file.write_text("of a fake VM\n")

@@ -80,9 +80,12 @@ def volume_dir(name: str) -> str:
     return f"{SCRATCH}/volumes/{name}"
 
 
-def enter(setup: GuestSetup) -> Plan:
-    """Give the plan that turns a booted VM into a pod: clock, name, network, writable disk, /etc files."""
-    return furnish(identify(setup), setup.nics)
+def enter(setup: GuestSetup, *, mounted: bool) -> Plan:
+    """Give the plan that turns a booted VM into a pod: clock, name, network, writable disk, /etc files.
+
+    ``mounted``: the disk is mounted already (``Vm.mounted``).
+    """
+    return furnish(identify(setup), setup.nics, mounted=mounted)
 
 
 def identify(setup: GuestSetup) -> Plan:
@@ -105,9 +108,10 @@ def mount_scratch(plan: Plan, lun: int = 0) -> Plan:
     return plan.mkdir(f"{SCRATCH}/containers", 0o700).mkdir(f"{SCRATCH}/volumes", 0o711).mkdir(EMPTY)
 
 
-def furnish(plan: Plan, nics: Sequence[GuestNic]) -> Plan:
+def furnish(plan: Plan, nics: Sequence[GuestNic], *, mounted: bool) -> Plan:
     """Add the part of ``enter`` that a VM of the pool gets ahead of time: writable disk and network."""
-    mount_scratch(plan)
+    if not mounted:
+        mount_scratch(plan)
     for index, nic in enumerate(nics):
         name = f"eth{index}"
         plan.add(Op.LINK, nic.mac, name, nic.mtu)

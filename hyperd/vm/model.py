@@ -81,7 +81,7 @@ class Outfit:
     """What a VM is booted with before it waits in the pool.
 
     Args:
-        scratch: a writable disk, which becomes that of the pod.
+        scratch: a writable disk, which becomes that of the pod; made at the boot.
         layers: of an image that the next pod will probably use, bottom first.
         nics: with addresses that become the pod's.
 
@@ -124,6 +124,8 @@ class Vm:
     entering: Plan | None = None
     ending: bool = False
     hidden: bool = False
+    pooled: bool = False  # boots for the pool, where nobody waits for it
+    mounted: bool = False  # its writable disk was mounted in the template it went on from
     connected: bool = True
     waking: bool = False  # taken from the pool, and not answering yet
     lock: threading.RLock = field(default_factory=threading.RLock)

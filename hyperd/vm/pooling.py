@@ -46,7 +46,7 @@ class Pooling(Plugs):
         scratch: Path | None = None,
         nics: Sequence[NicSpec] = (),
         hidden: bool = False,
-        vm_id: str = "",
+        pooled_id: str = "",
     ) -> Vm:
         """Boot a VM (``VmService.boot``)."""
         raise NotImplementedError
@@ -71,8 +71,7 @@ class Pooling(Plugs):
                 scratch=outfit.scratch,
                 disks=outfit.layers,
                 nics=outfit.nics,
-                hidden=True,
-                vm_id=vm_id,
+                pooled_id=vm_id,
             )
         except BaseException:
             self.outfitter.drop(vm_id)

@@ -11,7 +11,6 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -23,15 +22,14 @@ from hyperd.agent.frames import Method
 from hyperd.config import Config
 from hyperd.db.models import VmRow
 from hyperd.db.session import Database
-from hyperd.errors import AgentError, Conflict, HyperError, InvalidInput, NotFound
+from hyperd.errors import Conflict, HyperError, InvalidInput, NotFound
 from hyperd.event.bus import EventBus
 from hyperd.stream.relay import Relay
 from hyperd.vm import templates
-from hyperd.vm.driver import CONSOLE_LOG, NicSpec, PowerState, Template, VmDriver, VmEvent, VmSpec
+from hyperd.vm.driver import CONSOLE_LOG, NicSpec, PowerState, VmDriver, VmEvent
 from hyperd.vm.model import (
     ASSOCIATED,
     BOOTING,
-    CLONE_TIMEOUT,
     IDLE,
     MAX_LUN,
     NO_FILES,
@@ -45,11 +43,11 @@ from hyperd.vm.model import (
     VmView,
     last_words,
 )
-from hyperd.vm.plugs import disk_of
 from hyperd.vm.pool import SPARE_DISKS, VmPool
 from hyperd.vm.pooling import Pooling, new_id
 from hyperd.vm.stall import StallWatch
-from hyperd.vm.templates import Templates, UnfitTemplate
+from hyperd.vm.starter import Starter
+from hyperd.vm.templates import UnfitTemplate
 
 log = structlog.get_logger(__name__)
 
@@ -80,23 +78,19 @@ class VmService(Pooling):
         self._config = config
         self._relay = relay
         self._boot_files = boot_files
+        self._starter = Starter(config=config, driver=driver, relay=relay, boot_files=boot_files, events=events)
         self._gone: SimpleQueue[str] = SimpleQueue()
         self._thread = threading.Thread(target=self._watch, name="vm-events", daemon=True)
         shape = config.hypervisor
         self.pool = VmPool(self, size=shape.pool, vcpu=shape.default_vcpu, memory=shape.default_memory)
-        directory = shape.template_dir or config.root / templates.DIRECTORY
-        self._templates = Templates(
-            driver,
-            directory,
-            run=config.run,
-            bridge=config.network.bridge,
-            prove=self._prove_template,
-            enabled=shape.templates,
-        )
         self._stall = StallWatch(driver, running=self._should_run, path=config.root)
         self.on_exit: Callable[[str, str, int], None] = lambda _vm, _process, _code: None
         self.on_oom: Callable[[str, str], None] = lambda _vm, _process: None
         self.on_gone: Callable[[Vm, bool], None] = lambda _vm, _by_itself: None
+
+    def reconfigure(self, config: Config) -> None:
+        """Give VMs another size of disks from now on."""
+        self._starter.scratch_size = config.scratch_size
 
     def open(self) -> None:
         """Find the VMs of an earlier daemon again; switch off what no row names and what was half made."""
@@ -127,7 +121,7 @@ class VmService(Pooling):
         for vm in self.all():
             if vm.hidden and vm.state == BOOTING:
                 vm.agent.close()  # its boot for the pool need not be waited for: it fails, and leaves nothing
-        self._templates.close()
+        self._starter.templates.close()
         self.pool.close()
         self._stall.close()
         with self._lock:
@@ -153,19 +147,21 @@ class VmService(Pooling):
         nics: Sequence[NicSpec] = (),
         files: HostFiles = NO_FILES,
         hidden: bool = False,
-        vm_id: str = "",
+        pooled_id: str = "",
     ) -> Vm:
         """Boot a VM, or go on from a template, and wait for its agent.
 
         Args:
             vcpu: number of CPUs. memory: MiB.
             pod_id: the pod it is for; empty makes an idle VM.
-            disks: read-only layers. scratch: the pod's writable disk, LUN 0.
+            disks: read-only layers. scratch: the pod's writable disk, LUN 0; made if it is missing.
             nics: attached at boot.
             files: of the host, for volumes.
-            hidden: it is for the pool: half made until it is paused. vm_id: from ``new_id``, empty makes one.
+            hidden: nobody is to see it. pooled_id: it is for the pool: hidden and half made until it is paused, and has
+                this id, from ``new_id``.
 
-        On failure nothing is left. Errors: DriverError, AgentError, Timeout, Conflict, InvalidInput (too many layers).
+        On failure nothing is left but the disk. Errors: DriverError, AgentError, Timeout, Conflict, OutOfSpace,
+        HostFault, InvalidInput (too many layers).
 
         """
         luns = {str(path): number for number, path in enumerate(dict.fromkeys(disks), start=1)}
@@ -175,13 +171,14 @@ class VmService(Pooling):
             luns[str(scratch)] = SCRATCH_LUN
 
         def attempt() -> Vm:
-            vm = self._new(vm_id or new_id(), vcpu=vcpu, memory=memory, pod_id=pod_id)
-            vm.disks, vm.nics, vm.hidden = luns, [nic.mac for nic in nics], hidden
+            vm = self._new(pooled_id or new_id(), vcpu=vcpu, memory=memory, pod_id=pod_id)
+            vm.disks, vm.nics = luns, [nic.mac for nic in nics]
+            vm.pooled, vm.hidden = bool(pooled_id), hidden or bool(pooled_id)
             try:
                 self.save(vm)
                 vm.shares = dict(files.known)
-                self._power_on(vm, nics, files)
-                vm.state = ASSOCIATED if pod_id else BOOTING if hidden else IDLE
+                self._starter.power_on(vm, nics, files, scratch)
+                vm.state = ASSOCIATED if pod_id else BOOTING if vm.hidden else IDLE
                 self.save(vm)
             except BaseException:
                 self.destroy(vm)
@@ -342,84 +339,9 @@ class VmService(Pooling):
             self._vms[vm_id] = vm
         return vm
 
-    def _power_on(self, vm: Vm, nics: Sequence[NicSpec], files: HostFiles = NO_FILES) -> None:
-        spec = self._spec(vm, nics, files)
-        vm.rundir.mkdir(mode=0o700)
-        started = time.monotonic()
-        # For the pool, where nobody waits, one is made first.
-        template = self._templates.make(spec) if vm.hidden else self._templates.find(spec)
-        created = self._boot_kernel(vm, spec) if template is None else self._go_on(vm, spec, template)
-        ready = time.monotonic()
-        times = {"create_ms": round((created - started) * 1e3), "ready_ms": round((ready - started) * 1e3)}
-        log.info("vm.booted", vm=vm.id, template=template is not None, **times)
-        self._events.publish("vm", "boot", vm.id, podID=vm.pod_id or None, **times)
-        if template is None:
-            self._templates.want(spec)
-
-    def _spec(self, vm: Vm, nics: Sequence[NicSpec], files: HostFiles) -> VmSpec:
-        boot = self._boot_files()
-        return VmSpec(
-            vm_id=vm.id,
-            vcpu=vm.vcpu,
-            memory=vm.memory,
-            kernel=boot.kernel,
-            initrd=boot.initrd,
-            rundir=vm.rundir,
-            disks=tuple(disk_of(path, lun, files.cache, scratch=lun == SCRATCH_LUN) for path, lun in vm.disks.items()),
-            nics=tuple(nics),
-            shares=files.shares,
-            foreign_files=files.foreign,
-        )
-
-    def _create(self, vm: Vm, spec: VmSpec) -> float:
-        self._driver.create(spec)
-        if vm.hidden and not vm.pod_id:
-            self._driver.yield_cpu(vm.id, yields=True)  # it is for the pool, where nobody waits for it
-        return time.monotonic()
-
-    def _boot_kernel(self, vm: Vm, spec: VmSpec) -> float:
-        created = self._create(vm, spec)
-        try:
-            vm.agent.connect(fresh=True, timeout=self.boot_timeout)
-        except HyperError as error:
-            raise AgentError(
-                f"the VM {vm.id} did not come up",
-                details=f"{error}; last words: {last_words(spec.console_log)}",
-                resolution="see the VM's console log; is the guest built for this host?",
-            ) from error
-        return created
-
-    def _go_on(self, vm: Vm, spec: VmSpec, template: Template) -> float:
-        try:
-            created = self._create(vm, replace(spec, template=template))
-            vm.agent.connect(fresh=True, timeout=CLONE_TIMEOUT)
-            vm.agent.run(templates.renew(spec.nics), timeout=CLONE_TIMEOUT)
-        except HyperError as error:
-            self._templates.reject(template)
-            raise UnfitTemplate(f"the VM {vm.id} did not go on from its template", details=str(error)) from error
-        return created
-
-    def _prove_template(self, spec: VmSpec, template: Template) -> None:
-        """Let a VM go on from a template and end; an agent that is too old, for one, cannot. Errors: HyperError."""
-        agent = AgentClient(
-            self._relay,
-            name=spec.vm_id,
-            control=spec.control_socket,
-            stream=spec.stream_socket,
-            on_exit=lambda _process, _code: None,
-            on_lost=lambda: None,
-        )
-        try:
-            self._driver.create(replace(spec, template=template))
-            agent.connect(fresh=True, timeout=CLONE_TIMEOUT)
-            agent.run(templates.renew(spec.nics), timeout=CLONE_TIMEOUT)
-        finally:
-            agent.close()
-            self._driver.destroy(spec.vm_id)
-
     def _boot_later(self, vm: Vm) -> None:
         try:
-            self._power_on(vm, ())
+            self._starter.power_on(vm, ())
             vm.state = IDLE
             self.save(vm)
         except HyperError as error:

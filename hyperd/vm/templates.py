@@ -1,7 +1,8 @@
 """Templates of VMs: a guest is booted once for each shape of VM, and later ones go on from where it stood.
 
 A template is made of a VM that nobody has used, so there is nothing of anybody's in it. What must differ between VMs
-is renewed in each before anything else runs there (``renew``).
+is renewed in each before anything else runs there (``renew``). A VM that is given a new writable disk goes on from a
+template that has one mounted, with a copy of that one.
 """
 
 from __future__ import annotations
@@ -23,14 +24,16 @@ import structlog
 
 from hyperd.agent.plan import Op, Plan
 from hyperd.errors import DriverError, HyperError
-from hyperd.vm.driver import NicSpec, Template, VmDriver, VmSpec
+from hyperd.vm.driver import DiskSpec, NicSpec, Template, VmDriver, VmSpec
+from hyperd.vm.model import SCRATCH_LUN
+from hyperd.vm.scratch import make_scratch
 
 log = structlog.get_logger(__name__)
 
 DIRECTORY = "templates"  # below the daemon's root
 PREFIX = "tm-"  # of the names of VMs that templates are made of
 # Each is the memory that a guest has used when it has booted: 40 MiB of one with 128 MiB.
-MAX_TEMPLATES = 4
+MAX_TEMPLATES = 6
 # MiB. A clone cannot give memory back to the host (``hyperd.vm.libvirt.clone``), which should cost little.
 MAX_MEMORY = 512
 # After so many that were of no use the daemon boots its VMs until it is started again.
@@ -55,6 +58,7 @@ class Templates:
         directory: several daemons may share it.
         run: gets the sockets of the VM a template is made of, whose paths must be short.
         bridge: the only one that the VM a template is made of is ever plugged into; others are not the daemon's.
+        dress: prepares the VM that a template with a disk is made of.
         prove: lets a VM go on from a template that was just made, and switches it off; raises what is wrong.
         enabled: False = there are none.
 
@@ -67,6 +71,7 @@ class Templates:
         *,
         run: Path,
         bridge: str,
+        dress: Callable[[VmSpec], None],
         prove: Callable[[VmSpec, Template], None],
         enabled: bool,
     ) -> None:
@@ -74,20 +79,24 @@ class Templates:
         self._directory = directory
         self._run = run
         self._bridge = bridge
+        self._dress = dress
         self._prove = prove
         self._enabled = enabled
         self._unfit = 0
         self._lock = threading.Lock()
         self._making = threading.Lock()
-        self._wanted: SimpleQueue[VmSpec | None] = SimpleQueue()
+        self._wanted: SimpleQueue[tuple[VmSpec, int] | None] = SimpleQueue()
         self._asked: set[str] = set()
         self._closed = threading.Event()
         self._vm = ""  # the one that a template is being made of
         self._thread: threading.Thread | None = None
 
-    def find(self, spec: VmSpec) -> Template | None:
-        """Give the template a VM can go on from, if there is one."""
-        key = self._key(spec)
+    def find(self, spec: VmSpec, disk: int = 0) -> Template | None:
+        """Give the template a VM can go on from, if there is one.
+
+        ``disk``: size in bytes of the new writable disk that the VM shall have; 0 = it has none or a used one.
+        """
+        key = self._key(spec, disk)
         template = Template(directory=self._directory / key)
         if not key or not template.state.is_file():
             return None
@@ -95,9 +104,9 @@ class Templates:
             os.utime(template.directory)  # the one that was not used for longest goes first
         return template
 
-    def want(self, spec: VmSpec) -> None:
+    def want(self, spec: VmSpec, disk: int = 0) -> None:
         """Let a template be made soon for VMs like this one, unless there is one or it was tried before."""
-        key = self._makeable(spec)
+        key = self._makeable(spec, disk)
         with self._lock:
             if not key or key in self._asked or self._closed.is_set():
                 return
@@ -105,21 +114,21 @@ class Templates:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="vm-templates", daemon=True)
                 self._thread.start()
-        self._wanted.put(spec)
+        self._wanted.put((spec, disk))
 
-    def make(self, spec: VmSpec) -> Template | None:
+    def make(self, spec: VmSpec, disk: int = 0) -> Template | None:
         """Give a template for a VM, made now if there is none; None when that does not work."""
-        key = self._makeable(spec)
+        key = self._makeable(spec, disk)
         if not key:
-            return self.find(spec)
+            return self.find(spec, disk)
         with self._making:
-            found = self.find(spec)
+            found = self.find(spec, disk)
             if found is not None or self._closed.is_set():
                 return found
             with self._lock:
                 self._asked.add(key)
             try:
-                return self._make(spec, key)
+                return self._make(spec, disk, key)
             except (HyperError, OSError) as error:
                 log.warning("template.failed", error=str(error))
                 return None
@@ -142,23 +151,24 @@ class Templates:
         if self._thread is not None:
             self._thread.join(_GIVE_UP)
 
-    def _key(self, spec: VmSpec) -> str:
+    def _key(self, spec: VmSpec, disk: int) -> str:
         if not self._enabled or self._unfit >= MAX_UNFIT or spec.memory > MAX_MEMORY:
             return ""
         try:
-            return self._driver.template_key(spec)
+            key = self._driver.template_key(spec)
         except OSError:
             return ""  # the kernel is being replaced
+        return f"{key}-{disk:x}" if key else ""
 
-    def _makeable(self, spec: VmSpec) -> str:
-        return self._key(spec) if all(nic.bridge == self._bridge for nic in spec.nics) else ""
+    def _makeable(self, spec: VmSpec, disk: int) -> str:
+        return self._key(spec, disk) if all(nic.bridge == self._bridge for nic in spec.nics) else ""
 
     def _work(self) -> None:
-        while (spec := self._wanted.get()) is not None:
+        while (wanted := self._wanted.get()) is not None:
             if not self._closed.wait(_DELAY):
-                self.make(spec)
+                self.make(*wanted)
 
-    def _make(self, spec: VmSpec, key: str) -> Template:
+    def _make(self, spec: VmSpec, disk: int, key: str) -> Template:
         started = time.monotonic()
         self._tidy()
         self._check_space(spec)
@@ -168,7 +178,10 @@ class Templates:
             part.mkdir(mode=0o700)
             rundir.mkdir(mode=0o700)
             ours, template = _nobodys(spec, self._vm, rundir), Template(directory=part)
-            self._driver.make_template(ours, template)
+            if disk:
+                make_scratch(template.disk, disk)
+                ours = replace(ours, disks=(DiskSpec(lun=SCRATCH_LUN, path=template.disk),))
+            self._driver.make_template(ours, template, dress=lambda: self._dress(ours) if disk else None)
             self._prove(ours, template)
             with contextlib.suppress(OSError):  # another daemon was quicker
                 part.rename(self._directory / key)

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,13 +35,19 @@ class Driver(FakeDriver):
         self.hold = threading.Event()
         self.hold.set()
         self.destroyed: list[str] = []
+        self.dressed: list[str] = []
 
-    def make_template(self, spec: VmSpec, template: Template) -> None:
+    def make_template(self, spec: VmSpec, template: Template, *, dress: Callable[[], None]) -> None:
         self.made.append(spec)
+        dress()
         assert self.hold.wait(20)
         if self.destroyed:
             raise DriverError("switched off")
-        super().make_template(spec, template)
+        super().make_template(spec, template, dress=dress)
+
+    def dress(self, spec: VmSpec) -> None:
+        assert spec.disks
+        self.dressed.append(spec.vm_id)
 
     def prove(self, _spec: VmSpec, template: Template) -> None:
         self._maybe_fail("prove")
@@ -67,7 +73,9 @@ def run() -> Iterator[Path]:
 
 @pytest.fixture
 def kept(driver: Driver, tmp_path: Path, run: Path) -> Iterator[Templates]:
-    made = Templates(driver, tmp_path / "t", run=run, bridge="hyper0", prove=driver.prove, enabled=True)
+    made = Templates(
+        driver, tmp_path / "t", run=run, bridge="hyper0", dress=driver.dress, prove=driver.prove, enabled=True
+    )
     yield made
     made.close()
 
@@ -100,6 +108,19 @@ def test_a_template_is_made_once_of_a_vm_of_its_own(kept: Templates, driver: Dri
     assert len(ours.nics[0].tap) <= 15
     assert ours.nics[0].bridge == NIC.bridge
     assert [path.name for path in (tmp_path / "t").iterdir()] == [found.directory.name]
+
+
+def test_a_new_disk_gets_a_template_of_its_own_that_has_one(kept: Templates, driver: Driver) -> None:
+    plain, with_disk = kept.make(spec()), kept.make(spec(), 64 << 20)
+    assert plain is not None
+    assert with_disk is not None
+    assert plain != with_disk
+    assert with_disk.disk.stat().st_size == 64 << 20
+    assert not plain.disk.exists()
+    assert driver.dressed == [driver.made[1].vm_id]
+    assert [disk.path.name for disk in driver.made[1].disks] == ["disk"]
+    assert kept.find(spec(), 64 << 20) == with_disk
+    assert kept.find(spec(), 65 << 20) is None
 
 
 def test_a_wanted_template_is_made_later_and_asked_for_once(kept: Templates, driver: Driver) -> None:
@@ -143,7 +164,9 @@ def test_some_vms_get_none(kept: Templates, driver: Driver, changes: dict[str, o
 
 
 def test_switched_off(driver: Driver, tmp_path: Path, run: Path) -> None:
-    off = Templates(driver, tmp_path / "t", run=run, bridge="hyper0", prove=driver.prove, enabled=False)
+    off = Templates(
+        driver, tmp_path / "t", run=run, bridge="hyper0", dress=driver.dress, prove=driver.prove, enabled=False
+    )
     assert off.make(spec()) is None
     off.want(spec())
     off.close()
@@ -177,7 +200,9 @@ def test_a_full_disk_gets_no_template(kept: Templates, driver: Driver, mocker) -
 
 
 def test_the_end_does_not_wait_for_one_that_is_being_made(driver: Driver, tmp_path: Path, run: Path) -> None:
-    ending = Templates(driver, tmp_path / "t", run=run, bridge="hyper0", prove=driver.prove, enabled=True)
+    ending = Templates(
+        driver, tmp_path / "t", run=run, bridge="hyper0", dress=driver.dress, prove=driver.prove, enabled=True
+    )
     driver.hold.clear()
     ending.want(spec())
     until(lambda: driver.made)

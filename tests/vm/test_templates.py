@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -61,6 +62,21 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def digest_of_data(path: Path) -> str:
+    """Give the digest of what a sparse file has, without reading its holes."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        at, end = 0, path.stat().st_size
+        while at < end:
+            try:
+                start = os.lseek(file.fileno(), at, os.SEEK_DATA)
+            except OSError:
+                break
+            at = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+            found.update(f"{start} {at} ".encode() + os.pread(file.fileno(), at - start, start))
+    return found.hexdigest()
+
+
 def test_clones_share_nothing_that_tells_them_apart(cloning: Host, tmp_path: Path) -> None:
     made(cloning, tmp_path)
     assert (booted(cloning, template=False), booted(cloning, template=True)) == (1, 0)
@@ -102,6 +118,30 @@ def test_clones_share_the_memory_that_they_do_not_change(cloning: Host, tmp_path
         ours = [line for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if f"{tmp_path}/t/" in line]
         assert ours, "the guest's memory is not the template's"
         assert all(line.split()[1] == "rw-p" for line in ours)  # private: what is written is copied
+
+
+def test_the_disk_that_was_mounted_in_the_template_is_the_pods_own(cloning: Host, tmp_path: Path) -> None:
+    template = made(cloning, tmp_path)
+    before = digest_of_data(template / "disk")
+    for pod in ("one", "two"):
+        cloning.pod(pod, "test -e /big || head -c 30000000 /dev/urandom > /big; sync; md5sum < /big; sleep 1000")
+    assert booted(cloning, template=True) == 2
+    sums = {}
+    for pod in ("one", "two"):
+        until(lambda pod=pod: "-" in cloning.ok("logs", pod), 60)
+        sums[pod] = cloning.ok("logs", pod).split()[0]
+    assert sums["one"] != sums["two"]
+    assert digest_of_data(template / "disk") == before
+    cloning.ok("stop", "one")
+    disk = cloning.daemon.root / "pods/one/scratch.img"
+    checked = subprocess.run(["e2fsck", "-fn", str(disk)], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
+    for _ in range(2):  # its disk is no new one any more: it boots, then there is a template for that, too
+        cloning.ok("start", "one")
+        assert cloning.ok("exec", "one", "md5sum", "/big").split()[0] == sums["one"]
+        until(lambda: len(templates(tmp_path)) == 2, 60)
+        cloning.ok("stop", "one")
+    assert booted(cloning, template=True) == 3
 
 
 @pytest.mark.parametrize("part", ["state", "memory"])

@@ -94,7 +94,7 @@ def save(guest: Guest, template: Template, *, pid: int | None) -> None:
     """Stop a guest that is at rest and write its state. It cannot go on afterwards.
 
     Args:
-        guest: booted with ``template_domain``; nobody has spoken to its agent.
+        guest: booted with ``template_domain``; nobody is connected to its agent.
         template: where the state goes.
         pid: of its QEMU.
 

@@ -224,7 +224,7 @@ class LibvirtDriver(VmDriver):
         files = [spec.kernel, spec.initrd, emulator, *filter(Path.is_file, [Path(self._platform.firmware)])]
         return clone.template_key(spec, self._platform, version=version, files=files)
 
-    def make_template(self, spec: VmSpec, template: Template) -> None:
+    def make_template(self, spec: VmSpec, template: Template, *, dress: Callable[[], None]) -> None:
         domain = clone.template_domain(designer.domain(spec, self._platform), template)
 
         host, _ = self._opened()
@@ -234,6 +234,7 @@ class LibvirtDriver(VmDriver):
             pid = read_pid(pidfile) if pidfile else None
             if pid is not None:
                 _set_nice(pid, _YIELDING)
+            dress()
             clone.save(guest, template, pid=pid)
 
         self._create(spec, domain, paused=False, then=save)

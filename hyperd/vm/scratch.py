@@ -5,6 +5,7 @@ The host never mounts it.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -42,6 +43,36 @@ def make_scratch(path: Path, size: int) -> None:
         raise HostFault("mkfs.ext4 is missing", resolution="install e2fsprogs") from error
     finally:
         draft.unlink(missing_ok=True)
+
+
+def copy_disk(source: Path, target: Path) -> None:
+    """Copy a disk's file, holes as holes; the directory of the copy is made.
+
+    On failure no file is left. Errors: OutOfSpace, HostFault.
+    """
+    check_space(target)
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        with source.open("rb") as old, target.open("xb") as new:
+            end, at = os.fstat(old.fileno()).st_size, 0
+            os.truncate(new.fileno(), end)
+            while (start := _next(old.fileno(), at, os.SEEK_DATA)) is not None:
+                at = _next(old.fileno(), start, os.SEEK_HOLE) or end
+                while start < at:
+                    start += os.copy_file_range(old.fileno(), new.fileno(), at - start, start, start)
+    except OSError as error:
+        target.unlink(missing_ok=True)
+        raise HostFault("the pod's disk cannot be made", details=str(error)) from error
+
+
+def _next(file: int, at: int, what: int) -> int | None:
+    """Give where the next data or hole begins, None where there is none."""
+    try:
+        return os.lseek(file, at, what)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return None
+        raise
 
 
 def check_space(path: Path) -> None:
