@@ -21,7 +21,6 @@ from pathlib import Path
 import libvirt
 from hyperd.vm.libvirt.host import qemu_conf, start_event_loop
 root = Path(sys.argv[1])
-root.mkdir()
 (root / "etc").mkdir()
 (root / "etc/qemu.conf").write_text(qemu_conf(privileged=True))
 start_event_loop()
