@@ -23,6 +23,7 @@ LOG_RETRY = 1.0
 TRAFFIC = {"output": 0}  # bytes that all hubs of this daemon have taken; for its metrics
 WINDOW = 262_144  # bytes a guest may send unacknowledged (docs/protocol.md)
 BULK = 16_384  # bytes at once, from which on acknowledgements may be put together
+ACK_BYTES = 3 * WINDOW // 8  # two whole frames: the guest still has two to send meanwhile
 ACK_DELAY = 0.002
 
 
@@ -154,7 +155,7 @@ class OutputHub:
             # More is on its way: one acknowledgement will do for it, too.
             self._settling = True
             self.relay.loop.call_later(ACK_DELAY, self._settle_later)
-        elif any(self._received.get(n, 0) - self._acked.get(n, 0) >= WINDOW // 2 for n in self._expected):
+        elif any(self._received.get(n, 0) - self._acked.get(n, 0) >= ACK_BYTES for n in self._expected):
             self._settle()
 
     def eof(self, stream: int, offset: int) -> None:
