@@ -34,7 +34,7 @@ class Row:
 
 
 _COLD = (
-    "libvirt and QEMU's own start, a pod's devices, and guest code that runs for the first time",
+    "what a pod's devices add to the kernel's boot, libvirt, and guest code that runs for the first time",
     "Where a cold start's time goes",
 )
 _ATTACH = (
@@ -46,11 +46,11 @@ _LOGS = (
     "Throughput",
 )
 _DAEMON = (
-    "a third is clean pages of shared libraries, the rest mostly the interpreter, SQLAlchemy and Flask; a pod adds 0.5",
+    "a third is clean pages of shared libraries, the rest mostly interpreter, SQLAlchemy and Flask; a pod adds 0.24",
     "The daemon's memory",
 )
 _QEMU = (
-    "the guest's own memory and QEMU's translated code of it take about the same, QEMU's heap a third of either",
+    "QEMU's translated code, its heap, and the part of the guest's memory that is no longer the template's",
     "Idle",
 )
 
