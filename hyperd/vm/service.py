@@ -188,6 +188,8 @@ class VmService(Pooling):
         try:
             return attempt()
         except UnfitTemplate as error:
+            if pooled_id:
+                raise  # the pool tries again, with another id: the driver may yet tell that this one has stopped
             log.warning("vm.boots_instead", error=str(error))
             return attempt()
 

@@ -21,7 +21,7 @@ from hyperd.vm import guestfs, templates
 from hyperd.vm.driver import NicSpec, Template, VmDriver, VmSpec
 from hyperd.vm.model import CLONE_TIMEOUT, NO_FILES, SCRATCH_LUN, BootFiles, HostFiles, Vm, last_words
 from hyperd.vm.plugs import disk_of
-from hyperd.vm.scratch import copy_disk, make_scratch
+from hyperd.vm.scratch import check_space, copy_disk, make_scratch
 from hyperd.vm.templates import Templates, UnfitTemplate
 
 log = structlog.get_logger(__name__)
@@ -129,18 +129,21 @@ class Starter:
         return created
 
     def _go_on(self, vm: Vm, spec: VmSpec, template: Template, blank: Path | None) -> float:
+        if blank is not None:
+            check_space(blank)  # which is not the template's fault
         try:
             if blank is not None:
                 copy_disk(template.disk, blank)
             created = self._create(vm, replace(spec, template=template))
             vm.agent.connect(fresh=True, timeout=CLONE_TIMEOUT)
             vm.agent.run(templates.renew(spec.nics), timeout=CLONE_TIMEOUT)
-            vm.mounted = blank is not None
         except HyperError as error:
             if blank is not None:
                 blank.unlink(missing_ok=True)
             self.templates.reject(template)
             raise UnfitTemplate(f"the VM {vm.id} did not go on from its template", details=str(error)) from error
+        vm.mounted = blank is not None
+        self.templates.accept()
         return created
 
     def _dress_template(self, spec: VmSpec) -> None:

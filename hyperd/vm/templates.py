@@ -36,7 +36,7 @@ PREFIX = "tm-"  # of the names of VMs that templates are made of
 MAX_TEMPLATES = 6
 # MiB. A clone cannot give memory back to the host (``hyperd.vm.libvirt.clone``), which should cost little.
 MAX_MEMORY = 512
-# After so many that were of no use the daemon boots its VMs until it is started again.
+# After so many in a row that were of no use the daemon boots its VMs until it is started again.
 MAX_UNFIT = 3
 # Seconds after a VM has booted; the pod it is for starts meanwhile.
 _DELAY = 0.7
@@ -133,8 +133,12 @@ class Templates:
                 log.warning("template.failed", error=str(error))
                 return None
 
+    def accept(self) -> None:
+        """Tell that a VM has gone on from a template."""
+        self._unfit = 0
+
     def reject(self, template: Template) -> None:
-        """Remove a template that is of no use; too many of them end the making."""
+        """Remove a template that is of no use; too many of them in a row end the making."""
         shutil.rmtree(template.directory, ignore_errors=True)
         with self._lock:
             self._unfit += 1
