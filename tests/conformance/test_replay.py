@@ -201,11 +201,12 @@ def test_containers_of_a_pod(replay: Replay, image: str) -> None:
     )
     stream = replay.hijack("POST /v1.17/attach?container=<id>")
     stream.half_close()  # hyperctl with nothing to say; the container runs on
-    stream.sock.settimeout(1.0)
+    stream.sock.settimeout(60)
     seen = b""
     while len(seen) < 30:  # what it wrote in its first seconds: two frames
         seen += stream.sock.recv(4096)
     assert sorted(frames(seen)) == [(1, b"hello-log\n"), (2, b"err\n")]
+    stream.sock.settimeout(1.0)
     with pytest.raises(TimeoutError):
         stream.sock.recv(1)
     stream.sock.settimeout(60)

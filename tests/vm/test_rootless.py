@@ -124,10 +124,11 @@ def until_served(port: int) -> bytes:
 
 
 def left(host: Host) -> list[str]:
-    """What of pods is on the host."""
+    """What of pods is on the host, and not of the VM that a template is being made of."""
     daemon = host.daemon
-    qemu = subprocess.run(["pgrep", "-f", f"qemu-system.*{daemon.directory}/"], capture_output=True, check=False)
-    files = [*(daemon.root / "run").glob("*"), *(daemon.root / "pods").glob("*")]
+    pattern = f"qemu-system.*guest=vm-.*{daemon.directory}/"
+    qemu = subprocess.run(["pgrep", "-f", pattern], capture_output=True, check=False)
+    files = [*(daemon.root / "run").glob("[!t]*"), *(daemon.root / "pods").glob("*")]
     return [*qemu.stdout.decode().split(), *map(str, files), *daemon.json("GET", "/list", item="pod")["podData"]]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +42,8 @@ log = structlog.get_logger(__name__)
 
 # Seconds for a killed QEMU to end, and for libvirt to clean up after it.
 _DEATH_TIMEOUT = 20.0
+# Seconds between attempts to start a VM with the name of one that has just gone.
+_REUSE_PAUSES = (0.05, 0.2, 0.5)
 # The guest kernel's CONFIG_NR_CPUS.
 _KERNEL_CPUS = 64
 # nice(2) of a VM that boots for the pool: a third of the share of others. With less it never boots on a busy host.
@@ -75,6 +79,7 @@ class LibvirtDriver(VmDriver):
         self._starting: dict[str, bool] = {}  # True = it has stopped already
         self._destroying: set[str] = set()  # until libvirt's event has come
         self._leaving: dict[str, Task[None]] = {}  # libvirt cleans up
+        self._left: deque[str] = deque(maxlen=64)  # the last ones that it has cleaned up after
         self._host: Host | None = None
         self._reaper: Reaper | None = None
         self._platform = designer.Platform(accelerator="tcg", root=str(self._root))
@@ -256,13 +261,7 @@ class LibvirtDriver(VmDriver):
                 raise Conflict(f"VM {spec.vm_id} exists already")
             try:
                 with reaper.expecting(pidfile, spec.vm_id) if pidfile else contextlib.nullcontext():
-                    guest = host.create(
-                        domain.xml(),
-                        paused=paused,
-                        foreign_files=spec.foreign_files,
-                        timeout=self._settings.boot_timeout,
-                        late=lambda: self._erase(spec.vm_id, sockets),
-                    )
+                    guest = self._define(host, spec, domain, paused=paused)
                 then(guest)
                 self._remember(host, spec.vm_id, sockets)
             except BaseException:
@@ -272,6 +271,23 @@ class LibvirtDriver(VmDriver):
                     log.exception("vm.undo_failed", vm=spec.vm_id)
                 raise
         log.info("vm.created", vm=spec.vm_id, vcpu=spec.vcpu, memory=spec.memory, paused=spec.paused)
+
+    def _define(self, host: Host, spec: VmSpec, domain: config.Domain, *, paused: bool) -> Guest:
+        for pause in _REUSE_PAUSES if spec.vm_id in self._left else ():
+            # For some ms libvirt keeps the name of a domain that it does not list any more, and has no call to wait.
+            with contextlib.suppress(DriverError):
+                return self._start(host, spec, domain, paused=paused)
+            time.sleep(pause)
+        return self._start(host, spec, domain, paused=paused)
+
+    def _start(self, host: Host, spec: VmSpec, domain: config.Domain, *, paused: bool) -> Guest:
+        return host.create(
+            domain.xml(),
+            paused=paused,
+            foreign_files=spec.foreign_files,
+            timeout=self._settings.boot_timeout,
+            late=lambda: self._erase(spec.vm_id, tuple(channel.path for channel in domain.channels)),
+        )
 
     @contextlib.contextmanager
     def _reserve(self, vm_id: str) -> Iterator[None]:
@@ -331,6 +347,7 @@ class LibvirtDriver(VmDriver):
                 host.forget_log(vm_id)
             finally:
                 with self._lock:
+                    self._left.append(vm_id)
                     self._leaving.pop(vm_id, None)
 
         with self._lock:
