@@ -234,7 +234,7 @@ def publish(results: dict[str, Any], *, readme: bool) -> None:
     """Put the table between the marks of the documents."""
     for path, document, wanted in ((DOCUMENT, "", True), (PROJECT / "README.md", report.DOCUMENT, readme)):
         if wanted:
-            done = report.write_between(path, report.table(results, document=document))
+            done = report.write_between(path, report.table(results, document=document, short=bool(document)))
             say(f"{path.name}: {'table written' if done else 'no marks for the table, left alone'}")
     PLOT.write_text(plot.svg(results), encoding="utf-8")
     say(f"{PLOT.name}: plot written")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +76,24 @@ def line(row: Row, summaries: Mapping[str, Mapping[str, float]], *, document: st
     return f"| {row.title} | {value} | {spread} | {beside} | {ratios} | {wanted} |"
 
 
-def table(results: Mapping[str, Any], *, document: str = DOCUMENT) -> str:
-    """Write the whole table with the run's circumstances; ``document`` as for ``line``."""
+def with_goals(rows: Sequence[Row]) -> list[Row]:
+    """Choose the rows that have a goal, each with the one its title goes on from (``…``), and the floor."""
+    chosen = list(rows[:1])
+    parent: Row | None = None
+    for row in rows[1:]:
+        parent = parent if row.title.startswith("…") else row
+        if row.goal and parent is not None and parent not in chosen:
+            chosen.append(parent)
+        if row.goal and row not in chosen:
+            chosen.append(row)
+    return chosen
+
+
+def table(results: Mapping[str, Any], *, document: str = DOCUMENT, short: bool = False) -> str:
+    """Write the table with the run's circumstances; ``document`` as for ``line``, ``short``: ``with_goals``."""
     summaries, host = results["summaries"], results["host"]
-    lines = [_HEAD, *(line(row, summaries, document=document) for row in ROWS if row.key in summaries)]
+    rows = [row for row in ROWS if row.key in summaries]
+    lines = [_HEAD, *(line(row, summaries, document=document) for row in (with_goals(rows) if short else rows))]
     machine = f"{host['cpus']} CPUs, {host['memory_gib']} GiB, {host['system']}, {host['qemu']}"
     guest = f"accelerator {results['accelerator']}, guest kernel {results['kernel']}"
     load = f"load average {results['load'][0]} before and {results['load'][1]} after"

@@ -184,3 +184,16 @@ def test_rest_is_waited_for_and_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> 
     looks.clear()
     monkeypatch.setattr(rest, "resident", grows(1 << 30))
     assert not at_rest([os.getpid()], most=0.05)
+
+
+def test_the_short_table_has_what_has_a_goal_and_what_its_titles_go_on_from() -> None:
+    floor = Row(key="floor", title="floor", unit="ms")
+    rows = [
+        floor,
+        Row(key="a", title="plain", unit="ms"),
+        Row(key="b", title="parent", unit="ms"),
+        Row(key="c", title="… without", unit="ms"),
+        Row(key="d", title="… with", unit="ms", goal="≤ 1", limit=1),
+        Row(key="e", title="alone", unit="ms", goal="≤ 1", limit=1),
+    ]
+    assert [row.key for row in report.with_goals(rows)] == ["floor", "b", "d", "e"]
