@@ -183,6 +183,14 @@ def test_containers_of_a_pod(replay: Replay, image: str) -> None:
     extra = {"name": "extra", "image": image, "command": ["sleep", "1000"]}
     replay.plain("POST /v1.1.0/container/create?podId=full", 201, rf'\{{"ID":"{ID}"\}}\n', extra)
     replay.plain("POST /v1.1.0/container/start?container=second", 200, r"\{\}\n")
+    # At once: who attaches within three seconds of the start is given what was written before.
+    stream = replay.hijack("POST /v1.17/attach?container=<id>")
+    stream.half_close()  # hyperctl with nothing to say; the container runs on
+    stream.sock.settimeout(60)
+    seen = b""
+    while len(seen) < 30:  # what it wrote in its first seconds: two frames
+        seen += stream.sock.recv(4096)
+    assert sorted(frames(seen)) == [(1, b"hello-log\n"), (2, b"err\n")]
     stamp = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z "
     line = "GET /v1.1.0/container/logs?container=second&" + LOGS
 
@@ -199,13 +207,6 @@ def test_containers_of_a_pod(replay: Replay, image: str) -> None:
     replay.plain(
         "GET /v1.1.0/container/info?container=second", 200, rf'\{{.*"containerID":"{replay.known["id"]}".*\}}\n'
     )
-    stream = replay.hijack("POST /v1.17/attach?container=<id>")
-    stream.half_close()  # hyperctl with nothing to say; the container runs on
-    stream.sock.settimeout(60)
-    seen = b""
-    while len(seen) < 30:  # what it wrote in its first seconds: two frames
-        seen += stream.sock.recv(4096)
-    assert sorted(frames(seen)) == [(1, b"hello-log\n"), (2, b"err\n")]
     stream.sock.settimeout(1.0)
     with pytest.raises(TimeoutError):
         stream.sock.recv(1)
