@@ -20,7 +20,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _MISSING = "credentials not found"  # what every helper says, whatever it adds
 # No password: the user name that says that the secret is an identity token ("Credential helper protocol" of Docker's
 # documentation of `docker login`).
-_TOKEN = "<token>"  # noqa: S105
+_TOKEN = "<token>"  # noqa: S105 - no password, see above
 
 
 class HelperProblem(UsageProblem):

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from hyperd.errors import NotSupported
-
 # NICs that can be plugged into a VM that booted without.
 SPARE_NICS = 2
 RESUME_TIMEOUT = 45.0  # seconds; longer than libvirt's own wait for a busy domain, 30
@@ -258,21 +256,21 @@ class VmDriver(ABC):
         On failure: no process, tap, socket or domain is left. Errors: DriverError; Conflict if the id exists.
         """
 
-    def template_key(self, spec: VmSpec) -> str:  # noqa: ARG002 - there are drivers that make none
+    @abstractmethod
+    def template_key(self, spec: VmSpec) -> str:
         """Name what VMs that are made of one template have in common, as a hexadecimal digest.
 
         Disks, the MAC address, the tap and the directory may differ. Empty: such a VM cannot be made of a template.
         """
-        return ""
 
+    @abstractmethod
     def make_template(self, spec: VmSpec, template: Template, *, dress: Callable[[], None]) -> None:
         """Boot a VM until its agent waits, and keep it as a template; the VM is switched off then.
 
         ``dress`` is called when its sockets accept connections, and does what is to be done in the guest.
 
-        After a failure the VM is gone, files may be left. Errors: DriverError, Timeout, NotSupported.
+        After a failure the VM is gone, files may be left. Errors: DriverError, Timeout.
         """
-        raise NotSupported(f"The VM driver cannot make {template.directory} of {spec.vm_id}", details=repr(dress))
 
     @abstractmethod
     def destroy(self, vm_id: str) -> None:

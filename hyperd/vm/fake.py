@@ -98,7 +98,7 @@ class FakeDriver(VmDriver):
         """Tell VMs by their size and number of NICs."""
         return "" if spec.shares else f"{spec.vcpu:04x}{spec.memory:08x}{len(spec.nics):02x}"
 
-    def make_template(self, spec: VmSpec, template: Template, *, dress: Callable[[], None]) -> None:  # noqa: ARG002
+    def make_template(self, spec: VmSpec, template: Template, *, dress: Callable[[], None]) -> None:  # noqa: ARG002 - no VM
         """Write files that say what they are; the VM that goes on from them is one like any other."""
         self._maybe_fail("make_template")
         for file in (template.memory, template.state):

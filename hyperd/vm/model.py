@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,16 @@ class Vm:
         if lun is None:
             raise InvalidInput(f"the pod needs more disks than a VM can have ({MAX_LUN})")
         return lun
+
+
+def number_disks(layers: Sequence[Path], scratch: Path | None) -> dict[str, int]:
+    """Give the LUN of each disk a VM is booted with. Errors: InvalidInput (too many layers)."""
+    luns = {str(path): number for number, path in enumerate(dict.fromkeys(layers), start=1)}
+    if len(luns) > MAX_LUN:
+        raise InvalidInput(f"{len(luns)} layers are more than a VM can have ({MAX_LUN})")
+    if scratch is not None:
+        luns[str(scratch)] = SCRATCH_LUN
+    return luns
 
 
 def require_running(vm: Vm | None, pod_id: str) -> Vm:

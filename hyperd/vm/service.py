@@ -31,17 +31,16 @@ from hyperd.vm.model import (
     ASSOCIATED,
     BOOTING,
     IDLE,
-    MAX_LUN,
     NO_FILES,
     PAUSED,
     POOLED,
     RECONNECT_TIMEOUT,
-    SCRATCH_LUN,
     BootFiles,
     HostFiles,
     Vm,
     VmView,
     last_words,
+    number_disks,
 )
 from hyperd.vm.pool import SPARE_DISKS, VmPool
 from hyperd.vm.pooling import Pooling, new_id
@@ -164,15 +163,11 @@ class VmService(Pooling):
         HostFault, InvalidInput (too many layers).
 
         """
-        luns = {str(path): number for number, path in enumerate(dict.fromkeys(disks), start=1)}
-        if len(luns) > MAX_LUN:
-            raise InvalidInput(f"{len(luns)} layers are more than a VM can have ({MAX_LUN})")
-        if scratch is not None:
-            luns[str(scratch)] = SCRATCH_LUN
+        luns = number_disks(disks, scratch)
 
         def attempt() -> Vm:
             vm = self._new(pooled_id or new_id(), vcpu=vcpu, memory=memory, pod_id=pod_id)
-            vm.disks, vm.nics = luns, [nic.mac for nic in nics]
+            vm.disks, vm.nics = dict(luns), [nic.mac for nic in nics]
             vm.pooled, vm.hidden = bool(pooled_id), hidden or bool(pooled_id)
             try:
                 self.save(vm)

@@ -42,7 +42,7 @@ def seconds_until_gone(target: Target, before: set[str]) -> float:
     while left := libvirts(target) - before:
         if time.monotonic() - started > TIMEOUT:
             raise RuntimeError(f"libvirt keeps {', '.join(sorted(left))[:300]}")
-        time.sleep(0.005)
+        time.sleep(0.005)  # between two looks: the figure is as exact as that
     return time.monotonic() - started
 
 

@@ -174,11 +174,13 @@ class BootsScenario(Scenario):
         self._own.warm_up()
 
     def round(self) -> None:
-        assert self._own is not None  # noqa: S101 - there is no round without prepare
-        name, files = self.context.name(), libvirts(self._own)
-        cold_start(self._own, self.samples, name, "boots")
-        self._own.remove(name)
-        seconds_until_gone(self._own, files)
+        own = self._own
+        if own is None:
+            raise RuntimeError("a round without prepare")
+        name, files = self.context.name(), libvirts(own)
+        cold_start(own, self.samples, name, "boots")
+        own.remove(name)
+        seconds_until_gone(own, files)
 
     def finish(self) -> None:
         if self._own is not None:

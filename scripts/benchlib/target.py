@@ -30,6 +30,7 @@ TIMEOUT = 120.0
 FRESH = 2.0  # seconds that a connection is used again after; the daemon keeps idle ones somewhat longer
 HAS_TEMPLATES = any(field.name == "templates" for field in fields(HypervisorConfig))
 TEMPLATE_TIMEOUT = 30.0
+LOOK = 0.1  # seconds between two looks into the daemon's log; nothing is measured meanwhile
 REFILL_TIMEOUT = 60.0
 _OPENED = re.compile(r"event=hypervisor\.open accelerator=(\w+)")
 _BOOTED = re.compile(r"event=vm\.booted vm=(\S+).*? create_ms=(\d+) ready_ms=(\d+)")
@@ -217,7 +218,7 @@ class Target:
         self.remove("warm-up")
         until = time.monotonic() + TEMPLATE_TIMEOUT
         while self._templates and not _TEMPLATE.search(self.daemon.log()) and time.monotonic() < until:
-            time.sleep(0.1)
+            time.sleep(LOOK)
 
     def pooled(self) -> set[str]:
         """Give the ids of the VMs that were ever made ready for the pool."""
@@ -229,7 +230,7 @@ class Target:
         while not (waiting := self.pooled() - used):
             if time.monotonic() > until:
                 raise RuntimeError(f"the pool is empty for {REFILL_TIMEOUT:g} s")
-            time.sleep(0.1)
+            time.sleep(LOOK)
         return waiting.pop()
 
     def vm_of(self, pod: str) -> str:

@@ -28,6 +28,7 @@ _MEMORY = "template"
 # Seconds. Reading a state takes 10 ms on an idle machine.
 LOAD_TIMEOUT = 20.0
 SAVE_TIMEOUT = 60.0
+# Between two looks at what QEMU is doing: it tells by events, which only libvirt hears.
 _POLL = 0.002
 # A guest is at rest when QEMU has used less than this much CPU (seconds) in an interval (seconds).
 _REST_CPU, _REST_INTERVAL, _REST_TIMEOUT = 0.011, 0.1, 10.0
