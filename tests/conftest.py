@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadFileScheduling
 
 from hyperd.db.session import Database
+from hyperd.stream.relay import Relay
 
 # Examples are judged by what they show, not by a clock: this may run on a loaded machine.
 settings.register_profile("hyperd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -57,6 +58,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     needs = [name for name in ("root", "vm") if item.get_closest_marker(name)]
     if needs and os.geteuid() != 0:
         pytest.fail(f"tests marked {needs[0]} make bridges, VMs or nftables tables: run them as root", pytrace=False)
+
+
+@pytest.fixture
+def relay() -> Iterator[Relay]:
+    """A relay that runs."""
+    made = Relay()
+    made.start()
+    yield made
+    made.stop()
 
 
 @pytest.fixture

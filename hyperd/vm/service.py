@@ -154,10 +154,8 @@ class VmService(Pooling):
             vcpu: number of CPUs. memory: MiB.
             pod_id: the pod it is for; empty makes an idle VM.
             disks: read-only layers. scratch: the pod's writable disk, LUN 0; made if it is missing.
-            nics: attached at boot.
-            files: of the host, for volumes.
-            hidden: nobody is to see it. pooled_id: it is for the pool: hidden and half made until it is paused, and has
-                this id, from ``new_id``.
+            nics: attached at boot. files: of the host, for volumes.
+            hidden: nobody is to see it. pooled_id: it is for the pool: hidden, half made until paused, of this id.
 
         On failure nothing is left but the disk. Errors: DriverError, AgentError, Timeout, Conflict, OutOfSpace,
         HostFault, InvalidInput (too many layers).

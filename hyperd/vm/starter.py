@@ -135,8 +135,7 @@ class Starter:
             if blank is not None:
                 copy_disk(template.disk, blank)
             created = self._create(vm, replace(spec, template=template))
-            vm.agent.connect(fresh=True, timeout=CLONE_TIMEOUT)
-            vm.agent.run(templates.renew(spec.nics), timeout=CLONE_TIMEOUT)
+            _renew(vm.agent, spec)
         except HyperError as error:
             if blank is not None:
                 blank.unlink(missing_ok=True)
@@ -177,7 +176,12 @@ class Starter:
         with self._nobodys_agent(spec) as agent:
             try:
                 self._driver.create(replace(spec, disks=disks, template=template))
-                agent.connect(fresh=True, timeout=CLONE_TIMEOUT)
-                agent.run(templates.renew(spec.nics), timeout=CLONE_TIMEOUT)
+                _renew(agent, spec)
             finally:
                 self._driver.destroy(spec.vm_id)
+
+
+def _renew(agent: AgentClient, spec: VmSpec) -> None:
+    """Meet the agent of a VM that went on from a template, and make it one of its own. Errors: AgentError, Timeout."""
+    agent.connect(fresh=True, timeout=CLONE_TIMEOUT)
+    agent.run(templates.renew(spec.nics), timeout=CLONE_TIMEOUT)

@@ -53,14 +53,6 @@ class DeafPort:
 
 
 @pytest.fixture
-def relay() -> Iterator[Relay]:
-    relay = Relay()
-    relay.start()
-    yield relay
-    relay.stop()
-
-
-@pytest.fixture
 def directory() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="hy", dir="/tmp") as name:
         yield Path(name)

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 
 import pytest
 
 from hyperd.container.process import AttachSession, GuestProcess
 from hyperd.stream.frames import STDOUT, stdcopy
 from hyperd.stream.relay import Relay
-
-
-@pytest.fixture
-def relay() -> Iterator[Relay]:
-    relay = Relay()
-    relay.start()
-    yield relay
-    relay.stop()
 
 
 def make(relay: Relay, ident: str) -> GuestProcess:
