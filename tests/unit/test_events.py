@@ -117,14 +117,6 @@ def test_both_forms_of_filters_and_bad_ones():
 # -- the feed
 
 
-@pytest.fixture
-def relay():
-    relay = Relay()
-    relay.start()
-    yield relay
-    relay.stop()
-
-
 class Source:
     """What a feed subscribes to."""
 

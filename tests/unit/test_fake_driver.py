@@ -122,14 +122,6 @@ class Vm:
 
 
 @pytest.fixture
-def relay():
-    relay = Relay()
-    relay.start()
-    yield relay
-    relay.stop()
-
-
-@pytest.fixture
 def vm(relay):
     rundir = Path(tempfile.mkdtemp(prefix="hy", dir="/tmp"))
     driver = FakeDriver()

@@ -33,14 +33,6 @@ ORIGIN = Origin(
 
 
 @pytest.fixture
-def relay():
-    relay = Relay()
-    relay.start()
-    yield relay
-    relay.stop()
-
-
-@pytest.fixture
 def directory():
     path = Path(tempfile.mkdtemp(prefix="hy", dir="/tmp"))
     yield path

@@ -7,22 +7,11 @@ import errno
 import socket
 from functools import partial
 
-import pytest
-
 from hyperd.stream.connection import ClientConnection
 from hyperd.stream.frames import stdcopy
 from hyperd.stream.hub import OutputHub
 from hyperd.stream.logs import JsonFileLog
-from hyperd.stream.relay import Relay
 from tests.support.until import until
-
-
-@pytest.fixture
-def relay():
-    relay = Relay()
-    relay.start()
-    yield relay
-    relay.stop()
 
 
 class Guest:
