@@ -58,25 +58,26 @@ def run(config: Path | None, options: Mapping[str, Any]) -> int:
 
     Args:
         config: path of the configuration file.
-        options: those of the command line that win over the file, as ``configfile.load`` takes them.
+        options: those of the command line that win over the file, as ``load.load`` takes them.
 
     """
-    from hyperd import memory
+    from hyperd.server import memory
 
     memory.prepare()
     import structlog
 
-    from hyperd import configfile, logsetup, server
+    from hyperd.config import load
     from hyperd.engine import Engine
+    from hyperd.server import logging, serve
 
-    logsetup.setup(options["log_level"] or "info", options["log_format"] or "logfmt")
+    logging.setup(options["log_level"] or "info", options["log_format"] or "logfmt")
     log = structlog.get_logger("hyperd")
     try:
-        settings, warnings = configfile.load(config, **options)
-        logsetup.setup(settings.log_level, settings.log_format)
+        settings, warnings = load.load(config, **options)
+        logging.setup(settings.log_level, settings.log_format)
         for warning in warnings:
             log.warning("config.ignored", reason=warning)
-        server.serve(settings, Engine, reload=lambda: configfile.load(config, **options))
+        serve.serve(settings, Engine, reload=lambda: load.load(config, **options))
     except HyperError as error:
         click.echo(f"hyperd: {error}", err=True)
         return 1

@@ -11,8 +11,8 @@ import structlog
 from hyperd.build.commit import CommitService
 from hyperd.build.importer import Importer
 from hyperd.build.service import BuildService
-from hyperd.build.workshop import Services as BuildTools
-from hyperd.config import Config
+from hyperd.build.vm import Services as BuildTools
+from hyperd.config.model import Config
 from hyperd.container.execs import ExecService
 from hyperd.container.locks import PodLocks
 from hyperd.container.records import ContainerRecords
@@ -82,7 +82,7 @@ class Engine:
         self._stack.close()
 
     def reconfigure(self, config: Config) -> None:
-        """Go on with other settings, of which only those of ``hyperd.reload`` may differ from before."""
+        """Go on with other settings, of which only those of ``hyperd.config.reload`` may differ from before."""
         self.config = config
         self.images.reconfigure(config)
         self.network.reconfigure(config.network)

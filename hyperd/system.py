@@ -7,7 +7,7 @@ import platform
 from typing import Any
 
 from hyperd import __version__
-from hyperd.config import Config
+from hyperd.config.model import Config
 from hyperd.container.records import ContainerRecords
 from hyperd.errors import InvalidInput
 from hyperd.image.service import ImageService

@@ -10,7 +10,7 @@ import structlog
 from flask import Response, request
 
 from hyperd.api import takeover
-from hyperd.api.aside import SEND_TIMEOUT, has_left
+from hyperd.api.background import SEND_TIMEOUT, has_left
 from hyperd.errors import Busy, Cancelled, HyperError
 from hyperd.stream.frames import LAST_CHUNK, chunk
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from flask import current_app, request
 
-from hyperd.tlsfront import INNER
+from hyperd.config.model import TLS_INNER_SOCKET
 
 if TYPE_CHECKING:
     from hyperd.api.lists import ListBodies
@@ -29,7 +29,9 @@ def may_fetch() -> bool:
     sock = request.environ.get("gunicorn.socket")
     config = engine().config
     # What came over TLS comes over a unix socket, too, but over one of its own.
-    local = sock is not None and sock.family == socket.AF_UNIX and sock.getsockname() != str(config.run / INNER)
+    local = (
+        sock is not None and sock.family == socket.AF_UNIX and sock.getsockname() != str(config.run / TLS_INNER_SOCKET)
+    )
     return local or config.api.fetch_over_tcp
 
 

@@ -14,12 +14,12 @@ from hyperd.build.ignore import Ignore
 from hyperd.build.order import BuildOrder, Reporter
 from hyperd.build.stage import PREDEFINED, StageRunner, platform_arguments
 from hyperd.build.state import StageState, Tools
-from hyperd.build.workshop import Below, Services, Workshop
+from hyperd.build.vm import Below, Services, Workshop
 from hyperd.errors import ImageNotFound, InvalidInput, NotSupported
-from hyperd.image.intake import Intake
 from hyperd.image.manifest import host_architecture
-from hyperd.image.pull import host_of
 from hyperd.image.service import ImageInfo
+from hyperd.image.transfer.ingest import Intake
+from hyperd.image.transfer.pull import host_of
 from hyperd.registry.reference import Reference
 
 _IGNORE_FILE = ".dockerignore"

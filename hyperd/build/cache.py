@@ -14,8 +14,8 @@ import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
-from hyperd.image.intake import Intake
-from hyperd.image.layer import disk_errors
+from hyperd.image.layer.convert import disk_errors
+from hyperd.image.transfer.ingest import Intake
 
 MAX_ENTRIES = 20_000
 _DIFF_ID = re.compile(r"sha256:[0-9a-f]{64}")

@@ -19,17 +19,17 @@ from hyperd.agent.frames import Method
 from hyperd.agent.plan import MS_NOATIME, MS_RDONLY, Plan
 from hyperd.build import guest
 from hyperd.build.closing import Closing
-from hyperd.config import Config
+from hyperd.config.model import Config
 from hyperd.container.locks import PodLocks
 from hyperd.container.plan import cgroup
 from hyperd.container.service import ContainerService
 from hyperd.container.states import ContainerState
 from hyperd.db.models import ContainerRow
 from hyperd.errors import HyperError, InvalidInput, Timeout
-from hyperd.image.intake import AddedLayer
+from hyperd.guest import layout
 from hyperd.image.service import ImageInfo, ImageService
-from hyperd.pod.model import ContainerSpec
-from hyperd.vm import guestfs
+from hyperd.image.transfer.ingest import AddedLayer
+from hyperd.spec.model import ContainerSpec
 from hyperd.vm.model import Vm, require_running
 from hyperd.vm.service import VmService
 
@@ -148,7 +148,7 @@ class CommitService:
         self, row: ContainerRow, image: ImageInfo, *, pause: bool, cancelled: Callable[[], bool]
     ) -> Iterator[Iterator[bytes] | None]:
         """Give the container's changes as a tar; None when it never ran."""
-        upper = f"{guestfs.container_dir(row.id)}/upper"
+        upper = f"{layout.container_dir(row.id)}/upper"
         if row.run_count == 0:
             yield None
             return
@@ -177,8 +177,8 @@ class CommitService:
         )
         try:
             # The mount itself may bring the journal into the file system, as the pod's next start would.
-            plan = Plan().mkdir(guestfs.SCRATCH)
-            vm.agent.run(plan.mount("lun:0", guestfs.SCRATCH, "ext4", MS_NOATIME | MS_RDONLY))
+            plan = Plan().mkdir(layout.SCRATCH)
+            vm.agent.run(plan.mount("lun:0", layout.SCRATCH, "ext4", MS_NOATIME | MS_RDONLY))
             yield vm
         finally:
             self._vms.destroy(vm)

@@ -16,11 +16,11 @@ from typing import BinaryIO
 
 from hyperd.build.ignore import Ignore, has_wildcards, matching
 from hyperd.errors import InvalidInput, TooLarge
-from hyperd.image import tarstream
-from hyperd.image.compression import decompressed
-from hyperd.image.layer import disk_errors
-from hyperd.image.members import normalise
-from hyperd.image.tarstream import BLOCK, DIRECTORY, FILE, HARDLINK, SYMLINK, Entry, TarReader
+from hyperd.image.layer import tarstream
+from hyperd.image.layer.compression import decompressed
+from hyperd.image.layer.convert import disk_errors
+from hyperd.image.layer.members import normalise
+from hyperd.image.layer.tarstream import BLOCK, DIRECTORY, FILE, HARDLINK, SYMLINK, Entry, TarReader
 
 MAX_FILES = 500_000
 MAX_HELD = 256 * 2**20  # bytes of memory for names, links and what is known of each file

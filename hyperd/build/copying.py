@@ -17,8 +17,8 @@ from hyperd.build.dockerfile import Instruction
 from hyperd.build.state import Bench
 from hyperd.container.fetch import fetch
 from hyperd.errors import HyperError, InvalidInput, NotSupported
-from hyperd.image.compression import decompressed
-from hyperd.image.tarstream import FILE, TarReader
+from hyperd.image.layer.compression import decompressed
+from hyperd.image.layer.tarstream import FILE, TarReader
 
 _MODE = re.compile(r"0?[0-7]{3,4}")
 _URL = re.compile(r"https?://", re.IGNORECASE)

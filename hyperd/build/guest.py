@@ -7,9 +7,9 @@ from itertools import chain
 
 from hyperd.agent.client import AgentClient
 from hyperd.agent.plan import MS_RDONLY, Op, Plan
-from hyperd.image.intake import AddedLayer, Intake
-from hyperd.vm import guestfs
-from hyperd.vm.tools import PROGRAM, GuestTool, new_name
+from hyperd.agent.programs import PROGRAM, GuestTool, new_name
+from hyperd.guest import layout
+from hyperd.image.transfer.ingest import AddedLayer, Intake
 
 # What a container's start makes in its root only to mount something there.
 MOUNT_POINTS = ("dev", "proc", "sys", "etc/hosts", "etc/hostname", "etc/resolv.conf")
@@ -27,20 +27,20 @@ def overlay_of(lower: Sequence[str], *, work: str = "") -> str:
     """
     stack = [*reversed(lower)]
     if not work and len(stack) < 2:
-        stack = [*stack, *[guestfs.EMPTY, f"{guestfs.EMPTY}.2"][: 2 - len(stack)]]
-    options = "lowerdir=" + ":".join(stack or [guestfs.EMPTY])
+        stack = [*stack, *[layout.EMPTY, f"{layout.EMPTY}.2"][: 2 - len(stack)]]
+    options = "lowerdir=" + ":".join(stack or [layout.EMPTY])
     return f"{options},upperdir={work}/upper,workdir={work}/work" if work else options
 
 
 def _tool_plan(agent: AgentClient) -> tuple[Plan, str, int]:
     ident, base = new_name(), agent.new_base()
     plan = Plan().add(Op.PROCESS, ident).add(Op.STREAMS, base, "open")
-    return plan.mkdir(guestfs.EMPTY).mkdir(f"{guestfs.EMPTY}.2").mkdir(guestfs.ROOTFS), ident, base
+    return plan.mkdir(layout.EMPTY).mkdir(f"{layout.EMPTY}.2").mkdir(layout.ROOTFS), ident, base
 
 
 def _mounted(plan: Plan, lower: Sequence[str], work: str = "") -> Plan:
     plan.add(Op.UNSHARE, "mnt")
-    return plan.mount("overlay", guestfs.ROOTFS, "overlay", 0 if work else MS_RDONLY, overlay_of(lower, work=work))
+    return plan.mount("overlay", layout.ROOTFS, "overlay", 0 if work else MS_RDONLY, overlay_of(lower, work=work))
 
 
 def packed(agent: AgentClient, *, upper: str, lower: Sequence[str], cancelled: Cancel) -> Iterator[bytes]:
@@ -57,7 +57,7 @@ def packed(agent: AgentClient, *, upper: str, lower: Sequence[str], cancelled: C
 
     """
     plan, ident, base = _tool_plan(agent)
-    _mounted(plan, lower).argv([PROGRAM, "--pack", upper, guestfs.ROOTFS, *MOUNT_POINTS])
+    _mounted(plan, lower).argv([PROGRAM, "--pack", upper, layout.ROOTFS, *MOUNT_POINTS])
     with GuestTool(agent, ident=ident, base=base, cancelled=cancelled) as tool:
         tool.start(plan)
         tool.feed(())
@@ -92,8 +92,8 @@ def unpack(
 
     """
     plan, ident, base = _tool_plan(agent)
-    guestfs.make_upper(plan, work, lower)
-    words = [PROGRAM, "--unpack", guestfs.ROOTFS, target, owner, mode]
+    layout.make_upper(plan, work, lower)
+    words = [PROGRAM, "--unpack", layout.ROOTFS, target, owner, mode]
     _mounted(plan, lower, work).argv([*words, "single"] if single else words)
     with GuestTool(agent, ident=ident, base=base, cancelled=cancelled) as tool:
         tool.start(plan)
@@ -117,11 +117,11 @@ def copy_between(
 
     The rest is as for ``unpack``.
     """
-    origin = f"{guestfs.ROOTFS}.from"
+    origin = f"{layout.ROOTFS}.from"
     plan, ident, base = _tool_plan(agent)
-    guestfs.make_upper(plan.mkdir(origin), work, lower)
+    layout.make_upper(plan.mkdir(origin), work, lower)
     _mounted(plan, lower, work).mount("overlay", origin, "overlay", MS_RDONLY, overlay_of(source))
-    plan.argv([PROGRAM, "--copy", origin, guestfs.ROOTFS, target, owner, mode, *patterns])
+    plan.argv([PROGRAM, "--copy", origin, layout.ROOTFS, target, owner, mode, *patterns])
     with GuestTool(agent, ident=ident, base=base, cancelled=cancelled) as tool:
         tool.start(plan)
         tool.feed(())

@@ -20,9 +20,9 @@ from hyperd.build.state import Bench, StageState
 from hyperd.container.plan import IN_ROOT, GuestProgram
 from hyperd.container.volumes import Mounted
 from hyperd.errors import AgentError, InvalidInput
-from hyperd.image import tarstream
-from hyperd.image.tarstream import BLOCK, DIRECTORY, Entry
-from hyperd.vm import guestfs
+from hyperd.guest import layout
+from hyperd.image.layer import tarstream
+from hyperd.image.layer.tarstream import BLOCK, DIRECTORY, Entry
 
 MAX_MOUNTS = 32  # of one step
 
@@ -129,7 +129,7 @@ class Mounting:
     def _cache(self, mount: Mount, target: str) -> str:
         """Give the directory of a cache, made when this build has none of its name."""
         name = hashlib.sha256((mount.options.get("id") or target).encode()).hexdigest()[:20]
-        work = guestfs.container_dir(f"cache-{name}")
+        work = layout.container_dir(f"cache-{name}")
         if self._tools.workshop.caches.get(name) is None:
             options = mount.options
             entry = Entry(

@@ -14,9 +14,9 @@ import structlog
 from hyperd.build.cache import StepCache
 from hyperd.build.closing import Closing
 from hyperd.build.order import BuildOrder, Line, Reporter
-from hyperd.build.workshop import Services, Workshop
+from hyperd.build.vm import Services, Workshop
 from hyperd.errors import Cancelled, HyperError
-from hyperd.image.layer import disk_errors
+from hyperd.image.layer.convert import disk_errors
 
 if TYPE_CHECKING:
     # What reads contexts and Dockerfiles is imported by the first build: half a megabyte that most daemons never need.

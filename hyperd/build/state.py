@@ -12,8 +12,8 @@ from hyperd.build.config import ImageDraft
 from hyperd.build.context import Context
 from hyperd.build.expand import expand_text
 from hyperd.build.order import Reporter
-from hyperd.build.workshop import Below, Workshop
-from hyperd.image.intake import Intake
+from hyperd.build.vm import Below, Workshop
+from hyperd.image.transfer.ingest import Intake
 
 SCRATCH_KEY = "scratch"
 

@@ -12,7 +12,7 @@ import structlog
 
 from hyperd.agent.plan import Op, Plan
 from hyperd.errors import HyperError
-from hyperd.vm import guestfs
+from hyperd.guest import layout
 from hyperd.vm.model import ASSOCIATED, Vm
 
 log = structlog.get_logger(__name__)
@@ -53,7 +53,7 @@ class Discarded:
     def _clear(self, vm: Vm, containers: list[str]) -> None:
         plan = Plan()
         for container_id in containers:
-            plan.add(Op.REMOVE, guestfs.container_dir(container_id))
+            plan.add(Op.REMOVE, layout.container_dir(container_id))
         try:
             vm.agent.run(plan)
         except HyperError as error:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hyperd.agent.plan import Op, Plan
-from hyperd.config import Config
+from hyperd.config.model import Config
 from hyperd.container.fetch import MAX_SIZE, fetch
 from hyperd.errors import Forbidden, HostFault, InvalidInput, TooLarge
-from hyperd.pod.model import ContainerSpec, FileRef, FileSpec
-from hyperd.vm import guestfs
+from hyperd.guest import layout
+from hyperd.spec.model import ContainerSpec, FileRef, FileSpec
 from hyperd.vm.model import Vm
 
 MAX_INLINE = 128 * 1024  # bytes of files that travel in the container's own START request
@@ -83,7 +83,7 @@ class Files:
 
         Errors: HostFault, AgentError.
         """
-        directory = f"{guestfs.container_dir(container_id)}/files"
+        directory = f"{layout.container_dir(container_id)}/files"
         planned, inline = [], 0
         for number, (ref, file) in enumerate(_each(spec, pod_files)):
             whole = self._fetched(pod_id, file.uri) if file.uri else _content(file)
@@ -105,7 +105,7 @@ class Files:
     def forget(self, vm: Vm, container_id: str, files: Sequence[PlannedFile]) -> None:
         """Remove what was sent ahead. Errors: AgentError."""
         if any(file.staged for file in files):
-            vm.agent.run(Plan().add(Op.REMOVE, f"{guestfs.container_dir(container_id)}/files"))
+            vm.agent.run(Plan().add(Op.REMOVE, f"{layout.container_dir(container_id)}/files"))
 
     def _fetched(self, pod_id: str, uri: str) -> Path:
         return self._config.root / "pods" / pod_id / "files" / hashlib.sha256(uri.encode()).hexdigest()

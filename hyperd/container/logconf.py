@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from hyperd.config import Config
+from hyperd.config.model import Config
 from hyperd.errors import InvalidInput, NotSupported
-from hyperd.pod.model import ContainerSpec, PodSpec
+from hyperd.spec.model import ContainerSpec, PodSpec
 from hyperd.stream.channels import Address, TlsFiles
 from hyperd.stream.logformats import FACILITIES, FORMATS, Origin, expand_tag
 

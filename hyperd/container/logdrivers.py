@@ -6,7 +6,7 @@ import contextlib
 import platform
 from collections.abc import Callable
 
-from hyperd.config import Config
+from hyperd.config.model import Config
 from hyperd.container.logconf import LogSettings, check_receiver
 from hyperd.container.process import GuestProcess
 from hyperd.db.models import ContainerRow

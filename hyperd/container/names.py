@@ -7,7 +7,7 @@ import string
 from dataclasses import replace
 
 from hyperd.errors import InvalidInput
-from hyperd.pod.model import ContainerSpec
+from hyperd.spec.model import ContainerSpec
 
 _ALLOWED = set(string.ascii_letters + string.digits + "_.-")
 

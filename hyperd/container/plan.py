@@ -27,8 +27,8 @@ from hyperd.agent.plan import (
 from hyperd.container.files import PlannedFile
 from hyperd.container.volumes import Mounted
 from hyperd.errors import InvalidInput
-from hyperd.pod.model import MAX_NOFILE, ContainerSpec, Ulimit
-from hyperd.vm import guestfs
+from hyperd.guest import layout
+from hyperd.spec.model import MAX_NOFILE, ContainerSpec, Ulimit
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap, net_bind_service, net_raw, sys_chroot, mknod,
@@ -161,8 +161,8 @@ def container_plan(
     """Give the START plan of a container's main process; ``before`` has steps for the guest that come first."""
     plan = Plan()
     plan.steps += before.steps if before is not None else []
-    directory = guestfs.container_dir(rootfs.container_id)
-    guestfs.make_upper(plan, directory, rootfs.layers).mkdir(guestfs.ROOTFS)
+    directory = layout.container_dir(rootfs.container_id)
+    layout.make_upper(plan, directory, rootfs.layers).mkdir(layout.ROOTFS)
     plan.add(Op.PROCESS, process)
     plan.add(Op.STREAMS, base, "open")
     plan.add(Op.CGROUP, cgroup(process))
@@ -172,19 +172,19 @@ def container_plan(
         if not volume.made and not volume.copy_up:
             plan.mkdir(volume.source, 0o777)
     plan.add(Op.UNSHARE, "mnt", "pid")
-    lower = ":".join(reversed(rootfs.layers)) or guestfs.EMPTY
+    lower = ":".join(reversed(rootfs.layers)) or layout.EMPTY
     options = f"lowerdir={lower},upperdir={directory}/upper,workdir={directory}/work"
-    plan.mount("overlay", guestfs.ROOTFS, "overlay", 0, options)
+    plan.mount("overlay", layout.ROOTFS, "overlay", 0, options)
     # From here on paths are the image's: the agent resolves them inside the new root, whatever links are there.
-    plan.add(Op.OPENROOT, guestfs.ROOTFS)
+    plan.add(Op.OPENROOT, layout.ROOTFS)
     _kernel_file_systems(plan)
     _mounts(plan, rootfs, files)
     if spec.read_only:
         plan.mkdir(program.workdir)  # CWD makes a missing one, but not below a read-only root
     plan.add(Op.OPENROOT, "")
     if spec.read_only:
-        plan.mount("none", guestfs.ROOTFS, "", MS_REMOUNT | MS_BIND | MS_RDONLY)
-    plan.add(Op.PIVOT, guestfs.ROOTFS)
+        plan.mount("none", layout.ROOTFS, "", MS_REMOUNT | MS_BIND | MS_RDONLY)
+    plan.add(Op.PIVOT, layout.ROOTFS)
     for path in READ_ONLY_PATHS:
         plan.mount(path, path, "", MS_BIND | MS_REC)
         plan.mount("none", path, "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
@@ -199,7 +199,7 @@ def _mounts(plan: Plan, rootfs: RootFs, files: Sequence[PlannedFile | GuestProgr
     own = {volume.path for volume in rootfs.volumes} | {file.target for file in files}
     for name in ("hosts", "hostname", "resolv.conf"):
         if f"/etc/{name}" not in own:
-            plan.bind(f"{guestfs.ETC}/{name}", f"{IN_ROOT}/etc/{name}")
+            plan.bind(f"{layout.ETC}/{name}", f"{IN_ROOT}/etc/{name}")
     for volume in rootfs.volumes:
         if volume.copy_up:
             plan.add(Op.COPYUP, volume.path, volume.source)

@@ -16,9 +16,9 @@ from hyperd.db.memo import Memo
 from hyperd.db.models import ContainerRow, PodRow
 from hyperd.db.session import Database
 from hyperd.errors import Conflict, InvalidInput, NotFound
-from hyperd.pod.model import ContainerSpec, PodSpec
 from hyperd.pod.spec import dump_container
 from hyperd.pod.stored import stored_container, stored_pod
+from hyperd.spec.model import ContainerSpec, PodSpec
 
 Decide = Callable[[ContainerRow, PodRow], None]
 

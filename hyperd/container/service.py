@@ -11,16 +11,16 @@ import structlog
 
 from hyperd.agent.client import ProcessState
 from hyperd.agent.plan import Op, Plan
-from hyperd.config import Config
+from hyperd.config.model import Config
 from hyperd.container import names
 from hyperd.container.discarded import Discarded
 from hyperd.container.files import Files
 from hyperd.container.locks import PodLocks
 from hyperd.container.logconf import LogSettings, check_receiver, log_settings
 from hyperd.container.logdrivers import log_session, open_log, remove_log
-from hyperd.container.looking import ContainerLooks
 from hyperd.container.plan import RootFs, cgroup, container_plan, merge_program, stop_signal
 from hyperd.container.process import AttachSession, GuestProcess
+from hyperd.container.queries import ContainerLooks
 from hyperd.container.records import ContainerRecords
 from hyperd.container.restart import ENDING, Restarts, decide
 from hyperd.container.states import KILLED, LIVE, SETUP_FAILED, ContainerState
@@ -29,7 +29,7 @@ from hyperd.db.models import ContainerRow
 from hyperd.errors import AgentError, Conflict, HyperError, InvalidInput, NotAlive, NotFound
 from hyperd.event.bus import EventBus
 from hyperd.image.service import ImageService
-from hyperd.pod.model import ContainerSpec, PodSpec
+from hyperd.spec.model import ContainerSpec, PodSpec
 from hyperd.stream.logread import LogQuery, LogSession
 from hyperd.stream.relay import Relay
 from hyperd.vm.model import Vm, require_running

@@ -10,7 +10,7 @@ from typing import Any
 from hyperd.container.plan import Program
 from hyperd.container.states import ContainerState, phase
 from hyperd.db.models import ContainerRow
-from hyperd.pod.model import ContainerSpec, PortSpec, VolumeRef, parse_ports
+from hyperd.spec.model import ContainerSpec, PortSpec, VolumeRef, parse_ports
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,13 +19,13 @@ import structlog
 from sqlalchemy import select
 
 from hyperd.agent.plan import MNT_DETACH, MS_BIND, MS_RDONLY, Op, Plan
-from hyperd.config import Config
+from hyperd.config.model import Config
 from hyperd.container.records import ContainerRecords
 from hyperd.db.models import ContainerRow, PodRow
 from hyperd.db.session import Database
 from hyperd.errors import AgentError, Conflict, DriverError, HyperError, InvalidInput, NotSupported
-from hyperd.pod.model import ContainerSpec, PodSpec, VolumeRef, VolumeSpec
-from hyperd.vm import guestfs
+from hyperd.guest import layout
+from hyperd.spec.model import ContainerSpec, PodSpec, VolumeRef, VolumeSpec
 from hyperd.vm.driver import DiskSpec, RbdSource, ShareSpec
 from hyperd.vm.model import HostFiles, Vm
 from hyperd.vm.service import VmService
@@ -139,7 +139,7 @@ class PodVolumes:
         spec = self._records.spec(row)
         volumes = catalog.volumes_of(self._records.pod_spec(row.pod_id).volumes, self._records.specs(row.pod_id))
         found = [self._one(vm, volumes, replace(ref, path=ref.path.rstrip("/"))) for ref in spec.volumes]
-        own = f"{guestfs.container_dir(container_id)}/volumes"
+        own = f"{layout.container_dir(container_id)}/volumes"
         found += [
             Mounted(source=f"{own}/{ref.volume}", path=ref.path, made=False, copy_up=True)
             for ref in catalog.image_volumes(spec, image_config, container_id)
@@ -171,7 +171,7 @@ class PodVolumes:
         if volume is None:
             raise InvalidInput(f"volume {ref.volume} does not exist in volume list.")
         if not catalog.has_source(volume):
-            source = guestfs.volume_dir(ref.volume)
+            source = layout.volume_dir(ref.volume)
             return Mounted(source=source, path=ref.path, read_only=ref.read_only, made=False)
         is_file = False
         if volume.format == "vfs":

@@ -137,7 +137,7 @@ class LayerRow(Base):
     size: Mapped[int] = mapped_column(BigInteger)  # of the uncompressed tar
     image_size: Mapped[int] = mapped_column(BigInteger)  # of the squashfs file
     opaque_root: Mapped[bool] = mapped_column(default=False)  # hides every layer below it
-    directories: Mapped[bytes | None] = mapped_column(deferred=True)  # hyperd.image.directories; None = not known
+    directories: Mapped[bytes | None] = mapped_column(deferred=True)  # hyperd.image.layer.directories; None = not known
 
 
 class BlobRow(Base):

@@ -15,7 +15,7 @@ from hyperd.db.memo import Memo
 from hyperd.db.models import BlobRow, ImageLayerRow, ImageRow, LayerRow, RepoDigestRow, TagRow
 from hyperd.db.session import Database
 from hyperd.errors import Conflict, HyperError, ImageNotFound, InvalidInput
-from hyperd.image.layer import BuiltLayer
+from hyperd.image.layer.convert import BuiltLayer
 from hyperd.registry.reference import DEFAULT_TAG, Reference
 
 _TABLES = ("images", "image_layers", "layers", "tags", "repo_digests")  # what a record is read from
@@ -112,7 +112,7 @@ class Catalog:
             return -1 if row is None else row.size
 
     def directory_notes(self, diff_ids: Sequence[str]) -> list[bytes]:
-        """Give what layers say of directories (``hyperd.image.directories``), empty for what is not known."""
+        """Give what layers say of directories (``hyperd.image.layer.directories``), empty for what is not known."""
         wanted = select(LayerRow.diff_id, LayerRow.directories).where(LayerRow.diff_id.in_(diff_ids))
         with self._database.session() as session:
             found = {row.diff_id: row.directories for row in session.execute(wanted)}

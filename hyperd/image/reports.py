@@ -8,7 +8,7 @@ from typing import Any
 from hyperd.errors import InvalidInput
 from hyperd.image import describe
 from hyperd.image.catalog import Catalog
-from hyperd.image.pull import host_of
+from hyperd.image.transfer.pull import host_of
 from hyperd.registry.auth import AuthConfig, TokenCache
 from hyperd.registry.search import SearchClient
 from hyperd.registry.transport import Stop, Transport

@@ -10,24 +10,24 @@ from typing import Any
 
 import structlog
 
-from hyperd.config import Config
+from hyperd.config.model import Config
 from hyperd.db.session import Database
 from hyperd.errors import ImageNotFound, InvalidInput, Unauthorized
 from hyperd.event.bus import EventBus
 from hyperd.image.catalog import Catalog, ImageRecord
-from hyperd.image.intake import AddedLayer, Intake
-from hyperd.image.keeper import Keeper, Pruned, Removed
-from hyperd.image.load import Loaded, Loader
-from hyperd.image.packing import Packer
+from hyperd.image.gc import Keeper, Pruned, Removed
+from hyperd.image.layer.overlay_fixup import Trimmer
+from hyperd.image.layer.packing import Packer
+from hyperd.image.origins import Provenance
 from hyperd.image.progress import Line
-from hyperd.image.provenance import Provenance
-from hyperd.image.pull import Puller, host_of, meta_headers
-from hyperd.image.push import Pusher
 from hyperd.image.reports import ImageReports
-from hyperd.image.save import Saver
-from hyperd.image.signature import SignatureGuard
+from hyperd.image.signing.signature import SignatureGuard
 from hyperd.image.store import ImageStore
-from hyperd.image.trim import Trimmer
+from hyperd.image.transfer.ingest import AddedLayer, Intake
+from hyperd.image.transfer.load import Loaded, Loader
+from hyperd.image.transfer.pull import Puller, host_of, meta_headers
+from hyperd.image.transfer.push import Pusher
+from hyperd.image.transfer.save import Saver
 from hyperd.image.work import Workers
 from hyperd.registry.auth import AuthConfig, TokenCache
 from hyperd.registry.client import RegistryClient, watched
@@ -66,7 +66,7 @@ class ImageInfo:
         digests: ``repository@sha256:...``, familiar.
         parent: id of the image it was built from here.
         diff_ids: of all its layers, bottom first, as its configuration names them. ``layers`` can have fewer (an opaque
-            root hides the others) and one more on top, which this host made (``hyperd.image.trim``).
+            root hides the others) and one more on top, which this host made (``hyperd.image.layer.overlay_fixup``).
 
     """
 

@@ -25,7 +25,7 @@ from typing import BinaryIO
 import structlog
 
 from hyperd.errors import InvalidInput
-from hyperd.image.layer import disk_errors, sync_directory
+from hyperd.image.layer.convert import disk_errors, sync_directory
 from hyperd.registry.reference import is_digest
 
 log = structlog.get_logger(__name__)

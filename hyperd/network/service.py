@@ -16,7 +16,7 @@ from typing import TypeVar
 import structlog
 from sqlalchemy.orm import Session
 
-from hyperd.config import NetworkConfig
+from hyperd.config.model import NetworkConfig
 from hyperd.db.models import AddressRow, PortRow
 from hyperd.db.session import Database
 from hyperd.errors import Busy, Conflict, HostFault, HyperError, InvalidInput

@@ -15,7 +15,7 @@ from typing import Protocol
 import structlog
 from sqlalchemy.orm import Session
 
-from hyperd.config import NetworkConfig
+from hyperd.config.model import NetworkConfig
 from hyperd.db.session import Database
 from hyperd.errors import Conflict, HyperError, NotSupported
 from hyperd.event.bus import EventBus

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Interface
 
 from hyperd.errors import InvalidInput, NotSupported
+from hyperd.guest import layout
 from hyperd.network.fixed import NicWish
 from hyperd.network.guards import Guard
 from hyperd.network.service import Lease
-from hyperd.pod.model import InterfaceSpec, PodSpec, ServiceSpec
-from hyperd.vm import guestfs
+from hyperd.spec.model import InterfaceSpec, PodSpec, ServiceSpec
 from hyperd.vm.driver import SPARE_NICS, NicSpec
 from hyperd.vm.ipvs import Balanced
 
@@ -61,11 +61,11 @@ def check_pluggable(nics: Sequence[NicSpec]) -> None:
         )
 
 
-def guest_setup(spec: PodSpec, leases: Sequence[Lease]) -> guestfs.GuestSetup:
+def guest_setup(spec: PodSpec, leases: Sequence[Lease]) -> layout.GuestSetup:
     """Give the network as the guest shall set it up. Errors: InvalidInput."""
     routed, gateway = default_route(spec, leases)
     nics = [
-        guestfs.GuestNic(
+        layout.GuestNic(
             mac=lease.mac,
             cidrs=lease.cidrs,
             gateway=gateway if index == routed else "",
@@ -73,7 +73,7 @@ def guest_setup(spec: PodSpec, leases: Sequence[Lease]) -> guestfs.GuestSetup:
         )
         for index, (nic, lease) in enumerate(zip(interfaces(spec), leases, strict=True))
     ]
-    return guestfs.GuestSetup(
+    return layout.GuestSetup(
         hostname=spec.hostname,
         nics=nics,
         dns=spec.dns or leases[0].dns,

@@ -12,11 +12,11 @@ from hyperd.errors import AgentError, Conflict, HyperError, NotAlive, NotFound, 
 from hyperd.network.ports import AUTOMATIC, PortMapping
 from hyperd.network.service import Lease, NetworkService
 from hyperd.pod import netplan, views
-from hyperd.pod.model import PodSpec, PortSpec, ServiceSpec, parse_ports
 from hyperd.pod.records import PodRecords
 from hyperd.pod.spec import dump_pod
 from hyperd.pod.states import WITH_VM, PodState
 from hyperd.pod.stored import stored_pod
+from hyperd.spec.model import PodSpec, PortSpec, ServiceSpec, parse_ports
 from hyperd.vm import ipvs
 from hyperd.vm.model import Vm, require_running
 from hyperd.vm.service import VmService

@@ -13,20 +13,21 @@ from pathlib import Path
 
 import structlog
 
+from hyperd.agent import programs
 from hyperd.agent.plan import Op, Plan
-from hyperd.config import Config
+from hyperd.config.model import Config
 from hyperd.container.plan import GuestProgram, Program, RootFs, cgroup, container_plan
 from hyperd.container.records import ContainerRecords
 from hyperd.errors import HyperError, NotFound
 from hyperd.event.bus import Event, EventBus
+from hyperd.guest import layout
 from hyperd.image.service import ImageService
 from hyperd.network.service import Lease, NetworkService
 from hyperd.pod import netplan
-from hyperd.pod.model import ContainerSpec, PodSpec
 from hyperd.pod.network import PodNetwork
-from hyperd.vm import guestfs, tools
+from hyperd.spec.model import ContainerSpec, PodSpec
 from hyperd.vm.model import HostFiles, Outfit, Vm
-from hyperd.vm.pool import SPARE_DISKS
+from hyperd.vm.pool.pool import SPARE_DISKS
 from hyperd.vm.scratch import check_space, make_scratch
 from hyperd.vm.service import VmService
 
@@ -34,7 +35,7 @@ log = structlog.get_logger(__name__)
 
 
 class ReadyVms:
-    """The pool's outfitter (``hyperd.vm.pool``), and what hands its VMs to pods."""
+    """The pool's outfitter (``hyperd.vm.pool.pool``), and what hands its VMs to pods."""
 
     def __init__(
         self,
@@ -70,10 +71,10 @@ class ReadyVms:
     def dress(self, vm: Vm) -> None:
         """Mount the disks, set up the NIC, start a container that does nothing. Errors: AgentError, Timeout."""
         setup = netplan.guest_setup(PodSpec(id=vm.id, hostname="localhost"), self._network.leases(vm.id))
-        plan = guestfs.enter(setup, mounted=vm.mounted)
+        plan = layout.enter(setup, mounted=vm.mounted)
         layers = {path: lun for path, lun in vm.disks.items() if path != vm.spare_disk}
         for lun in layers.values():
-            guestfs.mount_layer(plan, lun)
+            layout.mount_layer(plan, lun)
         vm.agent.run(plan)
         vm.layers.update(layers)
         _rehearse(vm)
@@ -139,8 +140,8 @@ class ReadyVms:
         make_scratch(scratch, self._config.scratch_size)
         self._vms.plug(vm, scratch=scratch)
         if vm.spare_disk:
-            plan.add(Op.UMOUNT, guestfs.SCRATCH, 0)
-        return guestfs.mount_scratch(plan, vm.disks[str(scratch)])
+            plan.add(Op.UMOUNT, layout.SCRATCH, 0)
+        return layout.mount_scratch(plan, vm.disks[str(scratch)])
 
     def _introduce(self, vm: Vm, spec: PodSpec, plan: Plan) -> list[Lease]:
         try:
@@ -150,30 +151,30 @@ class ReadyVms:
             self._vms.destroy(vm)
             self._network.release(vm.id)
             raise
-        plan.steps += guestfs.identify(setup).steps
+        plan.steps += layout.identify(setup).steps
         vm.entering = plan
         return leases
 
 
 def _rehearse(vm: Vm) -> None:
     """Start the agent's program, which ends at once, in a container like those of pods."""
-    name = tools.new_name()
+    name = programs.new_name()
     base = vm.agent.new_base()
     target = f"/{name}"
     program = Program(argv=(target, "--pack-tree", "/.none"), env={}, workdir="/", user="", groups=(), tty=False)
-    rootfs = RootFs(container_id=name, layers=[guestfs.layer_path(lun) for lun in vm.layers.values()])
+    rootfs = RootFs(container_id=name, layers=[layout.layer_path(lun) for lun in vm.layers.values()])
     plan = container_plan(
         process=name,
         base=base,
         spec=ContainerSpec(name=name, image=""),
         program=program,
         rootfs=rootfs,
-        files=[GuestProgram(target=target, source=tools.PROGRAM)],
+        files=[GuestProgram(target=target, source=programs.PROGRAM)],
     )
-    with tools.GuestTool(vm.agent, ident=name, base=base) as tool:
+    with programs.GuestTool(vm.agent, ident=name, base=base) as tool:
         tool.start(plan)
         for _ in tool.output():
             pass
         tool.wait()
-    plan = Plan().add(Op.REMOVE, guestfs.container_dir(name)).add(Op.REMOVE, f"/sys/fs/cgroup/{cgroup(name)}")
+    plan = Plan().add(Op.REMOVE, layout.container_dir(name)).add(Op.REMOVE, f"/sys/fs/cgroup/{cgroup(name)}")
     vm.agent.run(plan)

@@ -12,9 +12,9 @@ from sqlalchemy.orm import load_only
 from hyperd.db.models import PodRow
 from hyperd.db.session import Database
 from hyperd.errors import Conflict, NotFound
-from hyperd.pod.model import PodSpec
 from hyperd.pod.spec import dump_pod
 from hyperd.pod.states import PodState, check
+from hyperd.spec.model import PodSpec
 
 
 class PodRecords:

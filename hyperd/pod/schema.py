@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, pre_load, validate
 
 from hyperd.errors import InvalidInput
-from hyperd.pod import checks, model
+from hyperd.spec import checks, model
 
 Validator = Callable[[Any], Any]
 MAX_TEXT = 4096

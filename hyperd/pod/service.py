@@ -14,7 +14,8 @@ from typing import Any
 
 import structlog
 
-from hyperd.config import Config
+from hyperd.agent.programs import sweep
+from hyperd.config.model import Config
 from hyperd.container.execs import ExecService
 from hyperd.container.locks import PodLocks
 from hyperd.container.names import image_base, named
@@ -23,10 +24,10 @@ from hyperd.container.states import LIVE, ContainerState
 from hyperd.db.models import ContainerRow, PodRow
 from hyperd.errors import Busy, Conflict, HyperError, InvalidInput, NotAlive, NotFound
 from hyperd.event.bus import EventBus
+from hyperd.guest import layout
 from hyperd.image.service import ImageService
 from hyperd.network.service import Lease, NetworkService
 from hyperd.pod import netplan, views
-from hyperd.pod.model import PodSpec, VolumeSpec
 from hyperd.pod.network import PodNetwork
 from hyperd.pod.ready import ReadyVms
 from hyperd.pod.records import PodRecords
@@ -34,11 +35,10 @@ from hyperd.pod.spec import dump_pod
 from hyperd.pod.states import WITH_VM, PodState, list_word
 from hyperd.pod.stored import stored_pod
 from hyperd.pod.views import PodView
-from hyperd.vm import guestfs
+from hyperd.spec.model import PodSpec, VolumeSpec
 from hyperd.vm.model import HostFiles, Vm, require_running
 from hyperd.vm.scratch import make_scratch
 from hyperd.vm.service import VmService
-from hyperd.vm.tools import sweep
 from hyperd.volume.catalog import volumes_of
 
 log = structlog.get_logger(__name__)
@@ -393,7 +393,7 @@ class PodService:
                     leases = self.net.reserve(spec)
                     vm = self._new_vm(spec, files, vm_id=vm_id, scratch=scratch, layers=layers, leases=leases)
                     undo.callback(self._vms.destroy, vm)
-                    vm.entering = guestfs.enter(netplan.guest_setup(spec, leases), mounted=vm.mounted)
+                    vm.entering = layout.enter(netplan.guest_setup(spec, leases), mounted=vm.mounted)
             self._network.plugged(spec.id)
             if self._containers.discarded.noted(spec.id, [row.id for row in rows]):
                 self._vms.enter(vm)

@@ -17,8 +17,9 @@ from typing import Any, cast
 from marshmallow import ValidationError
 
 from hyperd.errors import InvalidInput
-from hyperd.pod.checks import Verbatim
-from hyperd.pod.model import (
+from hyperd.pod.schema import ContainerSchema, PodSchema, PortSchema, ServiceSchema, Wire
+from hyperd.spec.checks import Verbatim
+from hyperd.spec.model import (
     MAX_EXPANDED_PORTS,
     MAX_NOFILE,
     ContainerSpec,
@@ -39,7 +40,6 @@ from hyperd.pod.model import (
     WhiteLists,
     parse_ports,
 )
-from hyperd.pod.schema import ContainerSchema, PodSchema, PortSchema, ServiceSchema, Wire
 
 __all__ = [
     "ContainerSpec",

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from hyperd.pod.model import ContainerSpec, PodSpec
 from hyperd.pod.spec import parse_container, parse_pod
+from hyperd.spec.model import ContainerSpec, PodSpec
 
 MAX_TEXT = 32_768  # characters; files inside a specification can make it megabytes
 KEPT = 128

@@ -13,8 +13,8 @@ from hyperd.container.views import container_status, rfc3339
 from hyperd.db.models import ContainerRow, PodRow
 from hyperd.errors import Conflict
 from hyperd.network.ports import PortMapping
-from hyperd.pod.model import PodSpec, VolumeOption, VolumeSpec
 from hyperd.pod.states import PodState, info_phase
+from hyperd.spec.model import PodSpec, VolumeOption, VolumeSpec
 
 API_VERSION = "1.17"
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from urllib3.response import BaseHTTPResponse
 
-from hyperd.config import RegistryConfig
+from hyperd.config.model import RegistryConfig
 from hyperd.errors import Timeout
 
 

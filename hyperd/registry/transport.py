@@ -19,7 +19,7 @@ from urllib3.response import BaseHTTPResponse
 from urllib3.util import make_headers
 
 import hyperd
-from hyperd.config import RegistryConfig
+from hyperd.config.model import RegistryConfig
 from hyperd.errors import Cancelled, InvalidInput, RegistryError, Timeout
 from hyperd.registry.pace import Pace
 from hyperd.registry.proxies import ProxySettings, is_loopback, parse_address, split_host

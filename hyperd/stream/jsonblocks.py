@@ -16,7 +16,7 @@ START = b'{"log":"'
 # can hold it as it is.
 MARK = b"\t"
 # Bytes that are worked on at once: what is larger does not stay in the caches, and from 128 KiB on glibc maps it for
-# itself each time (hyperd.memory), which costs more than all the rest.
+# itself each time (hyperd.server.memory), which costs more than all the rest.
 CHUNK = 65_536
 SAMPLE = 4096
 _PLAIN = bytes(code for code in range(0x20, 0x7F) if code not in b'\\"') + b"\n"

@@ -19,14 +19,14 @@ from sqlalchemy import select
 
 from hyperd.agent.client import AgentClient
 from hyperd.agent.frames import Method
-from hyperd.config import Config
+from hyperd.config.model import Config
 from hyperd.db.models import VmRow
 from hyperd.db.session import Database
 from hyperd.errors import Conflict, HyperError, InvalidInput, NotFound
 from hyperd.event.bus import EventBus
 from hyperd.stream.relay import Relay
-from hyperd.vm import templates
 from hyperd.vm.driver import CONSOLE_LOG, NicSpec, PowerState, VmDriver, VmEvent
+from hyperd.vm.launcher import Starter
 from hyperd.vm.model import (
     ASSOCIATED,
     BOOTING,
@@ -42,11 +42,11 @@ from hyperd.vm.model import (
     last_words,
     number_disks,
 )
-from hyperd.vm.pool import SPARE_DISKS, VmPool
-from hyperd.vm.pooling import Pooling, new_id
+from hyperd.vm.pool import templates
+from hyperd.vm.pool.pool import SPARE_DISKS, VmPool
+from hyperd.vm.pool.refill import Pooling, new_id
+from hyperd.vm.pool.templates import UnfitTemplate
 from hyperd.vm.stall import StallWatch
-from hyperd.vm.starter import Starter
-from hyperd.vm.templates import UnfitTemplate
 
 log = structlog.get_logger(__name__)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from hyperd.errors import Conflict, InvalidInput, NotSupported
-from hyperd.pod.model import ContainerSpec, VolumeOption, VolumeRef, VolumeSpec
+from hyperd.spec.model import ContainerSpec, VolumeOption, VolumeRef, VolumeSpec
 
 BLOCK_FORMATS = ("raw", "qcow2", "vdi")
 CEPH_PORT = 6789

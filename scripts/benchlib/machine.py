@@ -11,11 +11,11 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 
-from hyperd.config import HypervisorConfig
+from hyperd.config.model import HypervisorConfig
 from hyperd.vm.driver import NicSpec, VmSpec
+from hyperd.vm.hotplug import disk_of
 from hyperd.vm.libvirt import designer
 from hyperd.vm.libvirt.tsc import TscClock
-from hyperd.vm.plugs import disk_of
 
 # No ACPI tables, no PCI: the least that boots. The timer chip stays: with ``noapictimer`` there is no other.
 _MICROVM = "microvm,acpi=off,pit=on,pic=on,rtc=on,x-option-roms=off"

@@ -23,7 +23,7 @@ from typing import Any, Self, cast
 from support.daemon import PROJECT, HyperdLauncher, UnixConnection
 
 from benchlib.procs import cpu_seconds, find
-from hyperd.config import HypervisorConfig
+from hyperd.config.model import HypervisorConfig
 
 HYPERCTL = str(Path(sys.executable).with_name("hyperctl"))
 TIMEOUT = 120.0

@@ -19,7 +19,7 @@ from support.images import image_service, image_services
 from support.oracles import PodmanStore, run, skopeo
 from support.registry import Layer, RegistryServer, digest_of, directory, layer_tar, member
 
-from hyperd.config import Config, RegistryConfig
+from hyperd.config.model import Config, RegistryConfig
 from hyperd.errors import Cancelled, ImageNotFound, InvalidInput, NotSupported, OutOfSpace, TooLarge
 from hyperd.image.service import ImageInfo, ImageService
 
@@ -390,10 +390,10 @@ def test_too_much(make: Callable[..., ImageService], monkeypatch: pytest.MonkeyP
         with pytest.raises(TooLarge):
             load(small, archive_of(*docker_archive(("l.tar", data), config={"rootfs": {"diff_ids": [digest_of(big)]}})))
         assert store_files(small) == []
-    monkeypatch.setattr("hyperd.image.archive.MAX_SMALL", 1000)
+    monkeypatch.setattr("hyperd.image.transfer.archive.MAX_SMALL", 1000)
     with pytest.raises(TooLarge):
         load(small, archive_of(*(member(f"{number}", b"x" * 400) for number in range(3))))
-    monkeypatch.setattr("hyperd.image.archive.MAX_MEMBERS", 10)
+    monkeypatch.setattr("hyperd.image.transfer.archive.MAX_MEMBERS", 10)
     with pytest.raises(TooLarge):
         load(small, archive_of(*(member(f"{number}") for number in range(11))))
 

@@ -18,7 +18,7 @@ from support.registry import Layer, RegistryServer, digest_of, directory, layer_
 from support.rootfs import describe, overlaid, umoci_view
 
 from hyperd.errors import InvalidInput, TooLarge
-from hyperd.image.directories import Attributes, Chain, Notes, above, inherited
+from hyperd.image.layer.directories import Attributes, Chain, Notes, above, inherited
 from hyperd.image.service import ImageInfo, ImageService
 
 Members = list[tuple[tarfile.TarInfo, bytes]]

@@ -15,7 +15,7 @@ from backports import zstd
 from support.images import image_service
 from support.registry import digest_of, directory, layer_tar, member
 
-from hyperd.config import Config, RegistryConfig
+from hyperd.config.model import Config, RegistryConfig
 from hyperd.errors import Cancelled, Conflict, InvalidInput, NotSupported, OutOfSpace, TooLarge
 from hyperd.image.service import ImageService
 from hyperd.image.store import ImageStore

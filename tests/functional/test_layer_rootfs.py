@@ -12,7 +12,7 @@ import pytest
 from support.registry import digest_of, directory, layer_tar, member
 from support.rootfs import describe, overlaid, umoci_view
 
-from hyperd.image.layer import build_layer
+from hyperd.image.layer.convert import build_layer
 
 pytestmark = pytest.mark.root
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from support.netns import Namespace, ask_tcp, ask_udp, ip, serve_tcp, serve_udp
 
-from hyperd.config import NetworkConfig
+from hyperd.config.model import NetworkConfig
 from hyperd.db.session import Database
 from hyperd.errors import Busy, Conflict, HostFault, InvalidInput
 from hyperd.network import nft, ruleset
@@ -483,7 +483,7 @@ def test_killed_daemon_leaves_what_the_next_one_takes_over(tmp_path: Path, stack
     script = f"""
 import os, signal
 from pathlib import Path
-from hyperd.config import NetworkConfig
+from hyperd.config.model import NetworkConfig
 from hyperd.db.session import Database
 from hyperd.network import nft
 from hyperd.network.service import NetworkService, PortMapping

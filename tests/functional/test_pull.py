@@ -22,7 +22,7 @@ from support.registry import (
     member,
 )
 
-from hyperd.config import Config, RegistryConfig
+from hyperd.config.model import Config, RegistryConfig
 from hyperd.errors import ImageNotFound, InvalidInput, NotSupported, RegistryError, Unauthorized
 from hyperd.image.service import ImageService
 from hyperd.registry.auth import AuthConfig

@@ -21,7 +21,7 @@ import pytest
 from support.faulty import FaultyRegistry, send, send_blob
 from support.registry import Layer, digest_of, layer_tar, member
 
-from hyperd.config import Config, RegistryConfig
+from hyperd.config.model import Config, RegistryConfig
 from hyperd.db.session import Database
 from hyperd.errors import (
     Cancelled,
@@ -531,7 +531,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, registry: FaultyRegis
 CHILD = textwrap.dedent("""
     import sys
     from pathlib import Path
-    from hyperd.config import Config
+    from hyperd.config.model import Config
     from hyperd.db.session import Database
     from hyperd.image.service import ImageService
     root = Path(sys.argv[1])

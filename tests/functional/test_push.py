@@ -15,7 +15,7 @@ from support.images import image_services
 from support.oracles import PodmanStore, skopeo
 from support.registry import PASSWORD, USER, Layer, RegistryServer, digest_of, directory, layer_tar, member
 
-from hyperd.config import Config, RegistryConfig
+from hyperd.config.model import Config, RegistryConfig
 from hyperd.errors import ImageNotFound, InvalidInput, Unauthorized
 from hyperd.image.service import ImageService
 from hyperd.registry.auth import AuthConfig

@@ -17,7 +17,7 @@ from support.faulty import FaultyRegistry, send, upload
 from support.images import image_service
 from support.registry import PASSWORD, USER, RegistryServer, digest_of, layer_tar, member
 
-from hyperd.config import Config, RegistryConfig
+from hyperd.config.model import Config, RegistryConfig
 from hyperd.errors import Cancelled, Forbidden, HostFault, RegistryError, Timeout, Unauthorized
 from hyperd.image.service import ImageInfo, ImageService
 from hyperd.registry import client as client_module

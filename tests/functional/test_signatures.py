@@ -28,10 +28,10 @@ from support.registry import (
 )
 from support.until import until
 
-from hyperd.config import Config, ImagesConfig, SignatureConfig, SignatureRule
+from hyperd.config.model import Config, ImagesConfig, SignatureConfig, SignatureRule
 from hyperd.errors import ImageNotFound, RegistryError
 from hyperd.image.service import ImageService
-from hyperd.image.signature import Flaw, SignatureRefused
+from hyperd.image.signing.signature import Flaw, SignatureRefused
 
 pytestmark = pytest.mark.registry
 

@@ -28,7 +28,7 @@ from support.until import until
 
 from hyperctl.api.tls import TlsOptions, TlsSocket
 from hyperd.api.context import EXTENSION, may_fetch
-from hyperd.config import Config
+from hyperd.config.model import Config
 
 STUB = [sys.executable, str(Path(__file__).parents[1] / "support" / "stub_daemon.py")]
 HEAD = b"HTTP/1.1 101 UPGRADED\r\n"

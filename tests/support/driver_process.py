@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from hyperd.config import HypervisorConfig
+from hyperd.config.model import HypervisorConfig
 from hyperd.vm.driver import HypervisorInfo, VmEvent, VmEventKind
 
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing, contextmanager
 from itertools import count
 from pathlib import Path
 
-from hyperd.config import Config
+from hyperd.config.model import Config
 from hyperd.db.session import Database
 from hyperd.image.service import ImageService
 

@@ -12,9 +12,11 @@ from types import SimpleNamespace
 
 import click
 
-from hyperd import configfile, logsetup, server
+from hyperd.config import load
 from hyperd.errors import Conflict, HostFault, HyperError, ImageNotFound, NotFound
 from hyperd.event.bus import EventBus
+from hyperd.server import logging as daemon_logging
+from hyperd.server import serve
 from hyperd.stream.frames import LAST_CHUNK, chunk, stdcopy
 
 
@@ -210,11 +212,11 @@ class StubEngine:
 @click.option("--host", multiple=True)
 def main(config, root, host) -> None:
     code = 0
-    server.RECEIVE_TIMEOUT = int(os.environ.get("STUB_RECEIVE_TIMEOUT", server.RECEIVE_TIMEOUT))
+    serve.RECEIVE_TIMEOUT = int(os.environ.get("STUB_RECEIVE_TIMEOUT", serve.RECEIVE_TIMEOUT))
     try:
-        settings, _ = configfile.load(config, root=root, hosts=host)
-        logsetup.setup(settings.log_level, settings.log_format)
-        server.serve(settings, StubEngine, reload=lambda: configfile.load(config, root=root, hosts=host))
+        settings, _ = load.load(config, root=root, hosts=host)
+        daemon_logging.setup(settings.log_level, settings.log_format)
+        serve.serve(settings, StubEngine, reload=lambda: load.load(config, root=root, hosts=host))
     except HyperError as error:
         click.echo(f"hyperd: {error}", err=True)
         code = 1

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hyperd.config import Config, SignatureConfig
-from hyperd.configfile import SECTIONS, load, parse_size, read
+from hyperd.config.load import SECTIONS, load, parse_size, read
+from hyperd.config.model import Config, SignatureConfig
 from hyperd.errors import InvalidInput
 
 SAMPLE = Path(__file__).parents[2] / "configs" / "hyperd.toml"

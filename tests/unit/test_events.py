@@ -11,8 +11,8 @@ import pytest
 from hyperd.errors import InvalidInput
 from hyperd.event.bus import Event, EventBus
 from hyperd.event.filters import matches, parse_filters
-from hyperd.stream import feed
-from hyperd.stream.feed import FeedSession
+from hyperd.stream import follower
+from hyperd.stream.follower import FeedSession
 from hyperd.stream.relay import Relay
 from tests.support.until import until
 
@@ -171,7 +171,7 @@ def test_the_stream_ends_when_the_time_is_up(relay):
 
 
 def test_a_slow_client_is_told_and_dropped(relay, monkeypatch):
-    monkeypatch.setattr(feed, "LINGER", 0.2)
+    monkeypatch.setattr(follower, "LINGER", 0.2)
     source = Source([])
     with start(relay, source) as client:
         line = b"x" * 4095 + b"\n"
@@ -184,7 +184,7 @@ def test_a_slow_client_is_told_and_dropped(relay, monkeypatch):
 
 
 def test_a_slow_client_that_never_reads_is_cut_off(relay, monkeypatch):
-    monkeypatch.setattr(feed, "LINGER", 0.1)
+    monkeypatch.setattr(follower, "LINGER", 0.1)
     source = Source([])
     with start(relay, source):
         for _ in range(1000):

@@ -17,8 +17,8 @@ from hyperd.agent.frames import Method
 from hyperd.agent.input import GuestInput
 from hyperd.agent.plan import Op, Plan
 from hyperd.errors import AgentError, Conflict, DriverError, NotFound
+from hyperd.guest import layout
 from hyperd.stream.relay import Relay
-from hyperd.vm import guestfs
 from hyperd.vm.driver import DiskSpec, PowerState, VmEvent, VmEventKind, VmSpec
 from hyperd.vm.fake import FakeDriver
 
@@ -231,7 +231,7 @@ def test_a_paused_vm_is_reached_before_it_goes_on(vm):
 
 
 def upper_plan() -> Plan:
-    return guestfs.make_upper(Plan(), "/w", ["/l1", "/l2"])
+    return layout.make_upper(Plan(), "/w", ["/l1", "/l2"])
 
 
 def test_an_agent_of_an_earlier_version_gets_steps_that_it_knows(vm):

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-MAX_MODULE = 500  # lines
-MAX_FUNCTION = 50  # lines, the docstring not counted
+MAX_MODULE = 800  # lines
+MAX_FUNCTION = 60  # lines, the docstring not counted
 
 # From the top floor down; an import goes down, never up and never sideways. (CONTRIBUTING.md explains the floors.)
 FLOORS = (
@@ -27,17 +27,15 @@ FLOORS = (
     {"container"},
     {"image", "volume", "network", "vm"},
     {"registry", "db", "guest"},
-    {"agent", "tlsfront"},
-    {
-        *("stream", "event", "capabilities", "configfile", "listeners", "logsetup", "memory", "notify", "reload"),
-        "pod specification",
-    },
-    {"config", "publickeys"},
+    {"agent"},
+    {"stream", "event", "capabilities", "pod specification"},
+    {"config", "spec"},
+    {"publickeys"},
     {"errors"},
     {""},  # hyperd/__init__.py: the version
 )
 # The pod's specification is values that many floors read; its modules know nothing of the services above them.
-SPECIFICATION = {f"hyperd.pod.{name}" for name in ("model", "checks", "schema", "spec", "stored")}
+SPECIFICATION = {f"hyperd.pod.{name}" for name in ("schema", "spec", "stored")}
 # Who alone may import what: the engine chooses the driver, the application mounts the API.
 ONLY_BY = {
     "hyperd.vm.libvirt": {"hyperd.engine", "hyperd.vm.libvirt"},

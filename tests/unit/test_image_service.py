@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from hyperd.config import Config
+from hyperd.config.model import Config
 from hyperd.db.session import Database
 from hyperd.errors import Conflict, ImageNotFound, InvalidInput
 from hyperd.image.catalog import Catalog, NewImage, NewLayer
-from hyperd.image.layer import BuiltLayer
+from hyperd.image.layer.convert import BuiltLayer
 from hyperd.image.progress import bar, human_size
 from hyperd.image.service import ImageInfo, ImageService
 

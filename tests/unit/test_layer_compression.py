@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperd.errors import InvalidInput, TooLarge
-from hyperd.image import compression
-from hyperd.image.compression import PIECE, decompressed
+from hyperd.image.layer import compression
+from hyperd.image.layer.compression import PIECE, decompressed
 
 SKIPPABLE = b"\x50\x2a\x4d\x18" + (5).to_bytes(4, "little") + b"extra"
 

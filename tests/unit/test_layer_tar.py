@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from support.registry import directory, layer_tar, member
 
 from hyperd.errors import HyperError, InvalidInput, TooLarge
-from hyperd.image import tarstream
-from hyperd.image.tarstream import Entry, TarReader, pack, parse_pax
+from hyperd.image.layer import tarstream
+from hyperd.image.layer.tarstream import Entry, TarReader, pack, parse_pax
 
 
 def source(data: bytes, piece: int = 700) -> Callable[[], bytes]:

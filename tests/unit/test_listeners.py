@@ -13,8 +13,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from hyperd import listeners
 from hyperd.errors import InvalidInput
+from hyperd.server import listeners
 
 pytestmark = pytest.mark.root
 

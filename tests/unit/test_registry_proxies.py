@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hyperd.config import RegistryConfig
+from hyperd.config.model import RegistryConfig
 from hyperd.registry.proxies import ProxySettings, split_host
 from hyperd.registry.transport import Transport
 

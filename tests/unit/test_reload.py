@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hyperd.config import Config, LogConfig, NetworkConfig, RegistryConfig
-from hyperd.reload import RELOADABLE, flat, merge
+from hyperd.config.model import Config, LogConfig, NetworkConfig, RegistryConfig
+from hyperd.config.reload import RELOADABLE, flat, merge
 
 
 def test_every_reloadable_key_exists():

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from hyperd.config import Config, LogConfig
+from hyperd.config.model import Config, LogConfig
 from hyperd.container.logconf import check_receiver, log_settings, parse_address
 from hyperd.errors import InvalidInput, NotSupported
-from hyperd.pod.model import ContainerSpec, LogSpec, PodSpec
+from hyperd.spec.model import ContainerSpec, LogSpec, PodSpec
 from hyperd.stream import remotelog
 from hyperd.stream.channels import Address
 from hyperd.stream.hub import OutputHub

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.cosign import new_key, payload, public_file, public_pem, sign, signed_for
 
-from hyperd.config import SignatureConfig, SignatureRule
-from hyperd.configfile import load
+from hyperd.config.load import load
+from hyperd.config.model import SignatureConfig, SignatureRule
 from hyperd.db.models import ImageRow
 from hyperd.db.session import Database
 from hyperd.errors import Forbidden, InvalidInput
-from hyperd.image.signature import (
+from hyperd.image.signing.signature import (
     Approval,
     Flaw,
     SignatureGuard,
@@ -26,7 +26,7 @@ from hyperd.image.signature import (
     approve,
     check_payload,
 )
-from hyperd.image.signature_store import Signed
+from hyperd.image.signing.store import Signed
 from hyperd.publickeys import PublicKey, read_public_key
 from tests.support.registry import run_openssl
 

@@ -12,10 +12,10 @@ from typing import Self
 
 import pytest
 
-from hyperd.config import Config, LogConfig
+from hyperd.config.model import Config, LogConfig
 from hyperd.container.logconf import check_receiver, log_settings
 from hyperd.errors import InvalidInput
-from hyperd.pod.model import ContainerSpec, LogSpec, PodSpec
+from hyperd.spec.model import ContainerSpec, LogSpec, PodSpec
 from hyperd.stream import remotelog
 from hyperd.stream.channels import Address, TlsFiles
 from hyperd.stream.relay import Relay

@@ -16,11 +16,11 @@ from lxml import etree
 
 from hyperd.agent.plan import Op
 from hyperd.errors import DriverError
-from hyperd.vm import templates
 from hyperd.vm.driver import NicSpec, Template, VmSpec
 from hyperd.vm.fake import FakeDriver
 from hyperd.vm.libvirt import clone, designer
-from hyperd.vm.templates import MAX_TEMPLATES, MAX_UNFIT, Templates
+from hyperd.vm.pool import templates
+from hyperd.vm.pool.templates import MAX_TEMPLATES, MAX_UNFIT, Templates
 from tests.support.until import until
 
 NIC = NicSpec(mac="52:54:0a:00:00:02", tap="tap0", bridge="hyper0", mtu=1500)

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from hyperd.cli import main
-from hyperd.config import DEFAULT_HOST
+from hyperd.config.model import DEFAULT_HOST
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 UNITS = sorted(CONFIGS.glob("*.service")) + sorted(CONFIGS.glob("*.socket"))

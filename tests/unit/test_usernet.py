@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hyperd.config import NetworkConfig
+from hyperd.config.model import NetworkConfig
 from hyperd.db.migrate import migrate
 from hyperd.db.session import Database
 from hyperd.errors import Conflict, HostFault, NotSupported

@@ -11,7 +11,7 @@ from hyperd.container.files import PlannedFile
 from hyperd.container.plan import Program, RootFs, container_plan
 from hyperd.container.volumes import Mounted
 from hyperd.errors import Conflict, InvalidInput, NotSupported
-from hyperd.pod.model import ContainerSpec, FileRef, VolumeOption, VolumeRef, VolumeSpec
+from hyperd.spec.model import ContainerSpec, FileRef, VolumeOption, VolumeRef, VolumeSpec
 from hyperd.volume import catalog
 
 DATA = VolumeSpec(name="data", source="/srv", format="vfs")

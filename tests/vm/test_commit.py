@@ -12,7 +12,7 @@ import pytest
 
 from hyperd.db.models import BlobRow, ImageLayerRow, ImageRow
 from hyperd.db.session import Database
-from hyperd.image.compression import decompressed
+from hyperd.image.layer.compression import decompressed
 from tests.support.until import until
 from tests.vm.conftest import Host
 

@@ -20,7 +20,7 @@ from support.driver_process import DriverProcess
 
 from hyperd.agent.frames import Method
 from hyperd.agent.plan import Op
-from hyperd.config import HypervisorConfig
+from hyperd.config.model import HypervisorConfig
 from hyperd.errors import Conflict, DriverError, NotFound
 from hyperd.guest.image import GuestFiles, find_guest
 from hyperd.vm.driver import DiskSpec, NicSpec, PowerState, VmEventKind, VmSpec

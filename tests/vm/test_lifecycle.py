@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hyperd.vm.guestfs import SCRATCH
+from hyperd.guest.layout import SCRATCH
 from tests.support.events import EventReader, past_events
 from tests.support.until import until
 from tests.vm.conftest import Host, launch

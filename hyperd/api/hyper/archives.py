@@ -9,7 +9,7 @@ from typing import Any
 from flask import Response, g
 
 from hyperd.api import params
-from hyperd.api.aside import Line, Progress
+from hyperd.api.background import Line, Progress
 from hyperd.api.bodies import Download, uploaded
 from hyperd.api.context import engine, may_fetch
 from hyperd.api.hyper.routes import blueprint

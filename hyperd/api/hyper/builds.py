@@ -9,12 +9,12 @@ from collections.abc import Callable
 from flask import Response, g, request
 
 from hyperd.api import bodies, params
-from hyperd.api.aside import Line, Progress
+from hyperd.api.background import Line, Progress
 from hyperd.api.context import engine
 from hyperd.api.hyper.routes import blueprint
 from hyperd.build.order import BuildOrder
 from hyperd.errors import InvalidInput
-from hyperd.image.pull import host_of
+from hyperd.image.transfer.pull import host_of
 from hyperd.registry.auth import AuthConfig
 
 MAX_MEMORY = 1 << 40  # bytes

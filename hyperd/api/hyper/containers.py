@@ -11,15 +11,15 @@ from typing import Any
 from flask import Response, g
 
 from hyperd.api import answers, params, takeover
-from hyperd.api.aside import INLINE_WAIT, Waiting
+from hyperd.api.background import INLINE_WAIT, Waiting
 from hyperd.api.context import engine, may_fetch
 from hyperd.api.hyper.routes import blueprint
 from hyperd.build.commit import CommitOrder
 from hyperd.errors import ImageNotFound, InvalidInput, NotAlive, NotFound, Timeout
-from hyperd.pod.model import ContainerSpec
 from hyperd.pod.schema import IDENTIFIER
 from hyperd.pod.spec import parse_container
 from hyperd.registry.reference import Reference
+from hyperd.spec.model import ContainerSpec
 from hyperd.stream.logread import LogQuery
 
 _IMAGE_ID = re.compile(r"(?:sha256:)?[0-9a-f]{4,64}")

@@ -14,7 +14,7 @@ from hyperd.api.context import engine
 from hyperd.api.hyper.routes import blueprint
 from hyperd.event.bus import Event
 from hyperd.event.filters import matches, parse_filters
-from hyperd.stream.feed import FeedSession
+from hyperd.stream.follower import FeedSession
 
 LAST = b'{"error":"this client was too slow and misses events"}\n'
 

@@ -8,7 +8,7 @@ from typing import Any
 from flask import Response, g, request
 
 from hyperd.api import answers, params
-from hyperd.api.aside import Line, Progress
+from hyperd.api.background import Line, Progress
 from hyperd.api.context import engine
 from hyperd.api.hyper.archives import import_image
 from hyperd.api.hyper.routes import blueprint

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from hyperd.config import HypervisorConfig
+from hyperd.config.model import HypervisorConfig
 from hyperd.errors import Conflict, DriverError, HyperError, InvalidInput, NotFound, Timeout
 from hyperd.guest.image import find_guest
 from hyperd.vm.driver import (

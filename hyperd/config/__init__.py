@@ -1,0 +1,1 @@
+"""Settings: what there is, how they are read, which of them SIGHUP can change."""

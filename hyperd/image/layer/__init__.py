@@ -1,0 +1,1 @@
+"""Layers: a tar stream becomes a read-only squashfs image."""

@@ -1,0 +1,1 @@
+"""Signatures of images: the policy, and which ones were checked."""

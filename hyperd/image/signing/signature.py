@@ -1,0 +1,274 @@
+"""The policy on signatures: whose images may be pulled and used, and what a good signature is.
+
+Signatures are those of cosign: a "simple signing" payload (containers/image, docs/containers-signature.5.md, "JSON
+data format") and a signature over its bytes. Where they are found: ``hyperd.image.signing.store``.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import structlog
+from sqlalchemy import select
+
+from hyperd.config.model import SignatureConfig
+from hyperd.db.models import ImageRow, ImageSignatureRow
+from hyperd.db.session import Database
+from hyperd.errors import Forbidden, InvalidInput
+from hyperd.image.signing.store import Signed, signatures_of
+from hyperd.publickeys import PublicKey, read_public_key
+from hyperd.registry.client import RawManifest, RegistryClient
+from hyperd.registry.reference import Reference
+
+log = structlog.get_logger(__name__)
+
+PAYLOAD_TYPE = "cosign container image signature"
+
+
+class Flaw(IntEnum):
+    """Why a signature does not count; of several signatures the one that came furthest is told."""
+
+    MISSING = 0
+    KEY = 1  # by none of the keys that the policy names
+    PAYLOAD = 2  # signed is something else than an image
+    DIGEST = 3  # signed is another image
+    REPOSITORY = 4  # signed is this image, for another repository
+    UNCHECKED = 5  # it is here, but was not pulled under this policy
+
+
+_WORDS = {
+    Flaw.MISSING: "it has no signature",
+    Flaw.KEY: "it is not signed by a key that the policy names",
+    Flaw.PAYLOAD: "what is signed is not an image",
+    Flaw.DIGEST: "the signature is for another image",
+    Flaw.REPOSITORY: "the signature is for another repository",
+    Flaw.UNCHECKED: "its signature has not been checked",
+}
+
+
+class SignatureRefused(Forbidden):
+    """The policy on signatures does not let an image in.
+
+    Args:
+        name: of the image.
+        flaw: why.
+        details: what was seen.
+        resolution: what can be done.
+
+    """
+
+    def __init__(self, name: str, flaw: Flaw, *, details: str = "", resolution: str = "") -> None:
+        super().__init__(
+            f"the policy on signatures refuses {name}: {_WORDS[flaw]}", details=details, resolution=resolution
+        )
+        self.flaw = flaw
+
+
+@dataclass(frozen=True, kw_only=True)
+class Approval:
+    """A signature that counts: the manifest's ``digest``, the ``repository`` it is for, and whose it is."""
+
+    digest: str
+    repository: str
+    key: PublicKey
+
+
+class SignaturePolicy:
+    """What must be signed by whom.
+
+    Args:
+        config: the rules.
+
+    Raises:
+        InvalidInput: a key cannot be read.
+
+    """
+
+    def __init__(self, config: SignatureConfig) -> None:
+        self._default = _keys(config.keys) if config.default == "require" else ()
+        self._rules = [(rule.prefix, _keys(rule.require)) for rule in config.rule]
+
+    @property
+    def accepts_anything(self) -> bool:
+        """Whether nothing has to be signed."""
+        return not self._default and not any(keys for _, keys in self._rules)
+
+    def keys(self, repository: str) -> tuple[PublicKey, ...]:
+        """Give the keys of which one must have signed; empty = anything is accepted.
+
+        Args:
+            repository: the whole name, with its registry; empty for an image without a name.
+
+        """
+        fitting = [(prefix, keys) for prefix, keys in self._rules if f"{repository}/".startswith(f"{prefix}/")]
+        return max(fitting, key=lambda rule: len(rule[0]))[1] if fitting else self._default
+
+
+class SignatureGuard:
+    """Holds images to the policy: while they are pulled, and when containers and builds use them. Safe for threads.
+
+    Args:
+        config: the rules.
+        database: keeps what was checked.
+
+    Raises:
+        InvalidInput: a key cannot be read.
+
+    """
+
+    def __init__(self, *, config: SignatureConfig, database: Database) -> None:
+        self._policy = SignaturePolicy(config)
+        self._database = database
+
+    @property
+    def accepts_anything(self) -> bool:
+        """Whether nothing has to be signed."""
+        return self._policy.accepts_anything
+
+    def reconfigure(self, config: SignatureConfig) -> None:
+        """Use other rules from now on; keys are read again. Errors: InvalidInput, and the old rules stay."""
+        self._policy = SignaturePolicy(config)
+
+    def check_pull(
+        self, reference: Reference, client: RegistryClient, top: RawManifest, chosen: Callable[[], RawManifest]
+    ) -> Approval | None:
+        """See whether an image may come in, before anything of it is fetched; None when nothing has to be signed.
+
+        Args:
+            reference: what is pulled.
+            client: the repository that has it.
+            top: the manifest or index that the reference names.
+            chosen: gives this host's manifest of an index; its signature does as well.
+
+        Raises:
+            SignatureRefused: no signature counts.
+            Whatever a registry's answers raise.
+
+        """
+        repository = reference.canonical_repository
+        keys = self._policy.keys(repository)
+        if not keys:
+            return None
+        seen: list[tuple[Flaw, str]] = []
+        for digest in _digests(top, chosen):
+            found = approve(signatures_of(client, digest), digest=digest, repository=repository, keys=keys, seen=seen)
+            if found is not None:
+                log.info("image.signed", image=str(reference), digest=digest, key=found.key.name)
+                return found
+        flaw, details = max(seen, default=(Flaw.MISSING, top.digest))
+        resolution = "sign it, or change [images.signatures]"
+        raise SignatureRefused(str(reference), flaw, details=details, resolution=resolution)
+
+    def note(self, image_id: str, approval: Approval | None) -> None:
+        """Keep what was checked of an image that has come."""
+        if approval is None:
+            return
+        row = ImageSignatureRow(
+            image_id=image_id,
+            repository=approval.repository,
+            key=approval.key.fingerprint,
+            digest=approval.digest,
+            checked_at=time.time(),
+        )
+        with self._database.session() as session:
+            if session.get(ImageRow, image_id) is not None:
+                session.merge(row)
+
+    def check_use(self, image_id: str, repositories: Collection[str], *, name: str) -> None:
+        """See whether an image that is here may be used under a name; by its id, under any of its names.
+
+        Args:
+            image_id: the image.
+            repositories: whole names with their registries; none for an image without a name.
+            name: for people.
+
+        Raises:
+            SignatureRefused: its signature must be checked first, by a pull.
+
+        """
+        policy = self._policy
+        if policy.accepts_anything:
+            return
+        wanted = {repository: policy.keys(repository) for repository in repositories or ("",)}
+        if not all(wanted.values()):
+            return
+        for repository, key in self._noted(image_id):
+            if key in {known.fingerprint for known in wanted.get(repository, ())}:
+                return
+        resolution = "pull it, which checks its signature" if repositories else "use an image that was pulled"
+        raise SignatureRefused(name, Flaw.UNCHECKED, resolution=f"{resolution}, or change [images.signatures]")
+
+    def _noted(self, image_id: str) -> Sequence[tuple[str, str]]:
+        wanted = select(ImageSignatureRow).where(ImageSignatureRow.image_id == image_id)
+        with self._database.session() as session:
+            return [(row.repository, row.key) for row in session.scalars(wanted)]
+
+
+def approve(
+    signatures: Iterable[Signed],
+    *,
+    digest: str,
+    repository: str,
+    keys: Sequence[PublicKey],
+    seen: list[tuple[Flaw, str]],
+) -> Approval | None:
+    """Give the first signature that counts; what is wrong with those before it is added to ``seen``.
+
+    Args:
+        signatures: as they are found.
+        digest: of the manifest that they must be for.
+        repository: the whole name that they must be for.
+        keys: any of which must have signed.
+        seen: flaws, with what was seen.
+
+    """
+    for signed in signatures:
+        key = next((key for key in keys if key.verifies(signed.signature, signed.payload)), None)
+        if key is None:
+            seen.append((Flaw.KEY, f"{signed.origin} is by none of {', '.join(key.name for key in keys)}"))
+            continue
+        flaw = check_payload(signed.payload, digest=digest, repository=repository)
+        if flaw is None:
+            return Approval(digest=digest, repository=repository, key=key)
+        seen.append((flaw[0], f"{signed.origin}: {flaw[1]}"))
+    return None
+
+
+def check_payload(payload: bytes, *, digest: str, repository: str) -> tuple[Flaw, str] | None:
+    """Compare what is signed with what is pulled; None when it is the same, else what is wrong."""
+    try:
+        data = json.loads(payload)
+    except (ValueError, RecursionError):
+        return Flaw.PAYLOAD, "not JSON"
+    critical = _member(data, "critical")
+    if _member(critical, "type") != PAYLOAD_TYPE:
+        return Flaw.PAYLOAD, f"its type is {str(_member(critical, 'type'))[:100]!r}"
+    signed = _member(_member(critical, "image"), "docker-manifest-digest")
+    if signed != digest:
+        return Flaw.DIGEST, f"{str(signed)[:100]}, not {digest}"
+    named = _member(_member(critical, "identity"), "docker-reference")
+    try:
+        same = isinstance(named, str) and Reference.parse(named).canonical_repository == repository
+    except InvalidInput:
+        same = False
+    return None if same else (Flaw.REPOSITORY, f"{str(named)[:300]!r}, not {repository}")
+
+
+def _digests(top: RawManifest, chosen: Callable[[], RawManifest]) -> Iterable[str]:
+    yield top.digest
+    inner = chosen().digest
+    if inner != top.digest:
+        yield inner
+
+
+def _keys(paths: Sequence[Any]) -> tuple[PublicKey, ...]:
+    return tuple(read_public_key(path) for path in paths)
+
+
+def _member(value: object, key: str) -> object:
+    return value.get(key) if isinstance(value, dict) else None

@@ -1,0 +1,1 @@
+"""Images come and go: pull, push, load, save."""

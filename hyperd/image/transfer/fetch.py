@@ -1,0 +1,178 @@
+"""One layer on its way from a registry into the store."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import BinaryIO
+
+import structlog
+
+from hyperd.errors import InvalidInput, OutOfSpace, RegistryError, TooLarge
+from hyperd.image.catalog import Catalog
+from hyperd.image.layer.convert import BuiltLayer, build_layer, disk_errors, measure_layer, sync_file
+from hyperd.image.manifest import Descriptor
+from hyperd.image.progress import LayerProgress
+from hyperd.image.store import ImageStore, size_of
+from hyperd.registry.client import RegistryClient
+
+log = structlog.get_logger(__name__)
+
+_CHUNK = 256 * 1024
+
+
+class _Stale(RegistryError):
+    """What an earlier download had left does not fit: once more from the beginning."""
+
+
+class LayerFetch:
+    """Downloads a blob (or what is missing of it), checks it, and converts it on the way.
+
+    Args:
+        store: the files.
+        catalog: the rows.
+        client: the repository that has the blob.
+        layer: the blob's descriptor.
+        diff_id: the uncompressed digest that the image's configuration names.
+        progress: where lines go.
+        max_bytes: bound of the uncompressed layer.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        store: ImageStore,
+        catalog: Catalog,
+        client: RegistryClient,
+        layer: Descriptor,
+        diff_id: str,
+        progress: LayerProgress,
+        max_bytes: int,
+    ) -> None:
+        self._store = store
+        self._catalog = catalog
+        self._client = client
+        self._layer = layer
+        self._diff_id = diff_id
+        self._progress = progress
+        self._max_bytes = max_bytes
+        self._blob = store.blob_path(layer.digest)
+        self._partial = store.partial_path(layer.digest)
+        self._opened = ExitStack()
+
+    def run(self) -> None:
+        """Bring the layer into the store, with its rows.
+
+        A download that breaks off stays as ``.partial`` for the next try; what was refused or found no room is removed.
+
+        Raises:
+            RegistryError: the blob or the layer is not what its digest says; and as ``RegistryClient.blob``.
+            InvalidInput, TooLarge: the layer is hostile or damaged.
+            OutOfSpace, HostFault: this host's part.
+
+        """
+        if self._layer.size > self._max_bytes:
+            raise TooLarge(f"a layer has more than {self._max_bytes} bytes")
+        try:
+            with self._opened:  # files and connections are closed now, not when the exception's frames are forgotten
+                self._run()
+        except _Stale:
+            log.info("partial-download-stale", digest=self._layer.digest)
+            with self._opened:
+                self._run()
+        self._progress.status("Pull complete")
+
+    def _run(self) -> None:
+        try:
+            self._convert()
+        except (InvalidInput, TooLarge, OutOfSpace, _WrongData):
+            self._discard()
+            raise
+
+    def _convert(self) -> None:
+        size = self._catalog.layer_size(self._diff_id)
+        image_size = size_of(self._store.layer_path(self._diff_id))
+        if size >= 0 and image_size >= 0:  # the layer is there from another blob: only see that this one is the same
+            built = BuiltLayer(*measure_layer(self._chunks(), max_bytes=self._max_bytes), image_size)
+            self._check(built)
+        else:
+            with self._store.new_file() as (output, path):
+                built = build_layer(self._chunks, output, max_bytes=self._max_bytes)
+                self._check(built)
+                self._store.keep(path, self._store.layer_path(self._diff_id))
+        self._catalog.add_layer(built, blob=self._layer.digest, blob_size=self._layer.size)
+
+    def _check(self, built: BuiltLayer) -> None:
+        if built.diff_id != self._diff_id:
+            raise _WrongData(
+                "a layer is not what the image's configuration says",
+                details=f"want {self._diff_id}, got {built.diff_id}",
+            )
+
+    def _discard(self) -> None:
+        self._store.remove(self._partial)
+        if not self._catalog.blob_layer(self._layer.digest):
+            self._store.remove(self._blob)
+
+    def _chunks(self) -> Iterator[bytes]:
+        there = size_of(self._blob) == self._layer.size
+        return self._opened.enter_context(closing(self._from_disk() if there else self._from_registry()))
+
+    def _from_disk(self) -> Generator[bytes, None, None]:
+        digest = hashlib.sha256()
+        with disk_errors(), self._blob.open("rb", buffering=0) as file:
+            for chunk in _read(file):
+                digest.update(chunk)
+                yield chunk
+        if f"sha256:{digest.hexdigest()}" != self._layer.digest:
+            self._store.remove(self._blob)
+            raise _Stale("a stored blob is damaged", details=self._layer.digest)
+
+    def _from_registry(self) -> Generator[bytes, None, None]:
+        digest, size = hashlib.sha256(), self._layer.size
+        with disk_errors():
+            file = _open_partial(self._partial, size)
+        with file:
+            position = 0
+            for chunk in _read(file):
+                position += len(chunk)
+                digest.update(chunk)
+                yield chunk
+            resumed = position
+            for chunk in self._client.blob(self._layer.digest, size=size, offset=position):
+                with disk_errors():
+                    file.write(chunk)
+                digest.update(chunk)
+                position += len(chunk)
+                self._progress.transfer("Downloading", position, size)
+                yield chunk
+            self._progress.status("Verifying Checksum")
+            if f"sha256:{digest.hexdigest()}" != self._layer.digest:
+                self._store.remove(self._partial)
+                kind = _Stale if resumed else _WrongData
+                raise kind(f"{self._client.host} sent wrong data for {self._layer.digest}")
+            sync_file(file)
+        self._store.keep(self._partial, self._blob)
+        self._progress.status("Download complete")
+        self._progress.transfer("Extracting", size, size)
+
+
+class _WrongData(RegistryError):
+    """The data is not what a digest says."""
+
+
+def _open_partial(path: Path, size: int) -> BinaryIO:
+    path.touch(mode=0o600)
+    file: BinaryIO = path.open("r+b", buffering=0)
+    if file.seek(0, 2) > size:
+        file.truncate(0)
+    file.seek(0)
+    return file
+
+
+def _read(file: BinaryIO) -> Iterator[bytes]:
+    while chunk := file.read(_CHUNK):
+        yield chunk

@@ -1,0 +1,300 @@
+"""The running daemon: lock, sockets, engine, and gunicorn's ``gthread`` worker in this very process.
+
+There is no arbiter process above the worker. It would cost 25 MB, survive as a second thing to kill, and bring a daemon
+whose engine cannot start back again for ever; restarting is the service manager's job (``Restart=always``), and every
+state is made to survive it. So ``kill -9`` of the daemon is one kill, and libvirt, threads and children belong to the
+process whose id was written into the lock file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import resource
+import signal
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from queue import SimpleQueue
+from typing import IO, TYPE_CHECKING, Any
+
+import structlog
+from gunicorn.config import Config as GunicornConfig
+from gunicorn.glogging import Logger
+from gunicorn.http import message as gunicorn_message
+from gunicorn.http import wsgi as gunicorn_wsgi
+from gunicorn.workers import gthread
+
+from hyperd import __version__
+from hyperd.app import create_app
+from hyperd.config.model import TLS_INNER_SOCKET, Config
+from hyperd.config.reload import merge
+from hyperd.errors import Conflict, HostFault, HyperError
+from hyperd.server import logging, memory, tls
+from hyperd.server.listeners import Listeners
+from hyperd.server.notify import READY, STOPPING, Notifier
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from hyperd.engine import Engine
+
+log = structlog.get_logger(__name__)
+
+LOCK = "hyperd.pid"
+KEEPALIVE = 75  # seconds; clients keep one connection open between commands
+GRACEFUL_TIMEOUT = 10  # seconds that requests under way have at SIGTERM; taken-over streams are not waited for
+FIRST_DATA_TIMEOUT = 0.25  # seconds until a new connection that says nothing waits without a thread
+RECEIVE_TIMEOUT = 60  # seconds a client may stop in the middle of a request
+MAX_CONNECTIONS = 10_000
+MAX_REQUEST_LINE = 2**20  # bytes: /pod/create?podArgs= carries a whole pod
+HEAVY = {("vm", "gone"), ("image", "pull"), ("image", "push"), ("image", "load")}  # events; builds have VMs, too
+MAX_HEADER = 2**16  # bytes: X-Registry-Config carries a table of credentials
+
+
+class _Log(Logger):  # type: ignore[misc]
+    """gunicorn's messages through the daemon's own logging."""
+
+    def setup(self, cfg: GunicornConfig) -> None:
+        super().setup(cfg)
+        self.error_log.handlers[:] = []
+        self.error_log.propagate = True
+        # Its debug messages are one for every connection.
+        self.error_log.setLevel("INFO")
+
+
+class _Worker(gthread.ThreadWorker):  # type: ignore[misc]
+    """The worker without an arbiter: its parent is whoever started the daemon and may go."""
+
+    on_hangup: Callable[[], None]
+
+    def is_parent_alive(self) -> bool:
+        return True
+
+    def notify(self) -> None:
+        """Tell nobody that the worker lives: there is no arbiter, and it would be a system call for every event."""
+
+    def handle(self, conn: Any) -> Any:
+        """Let no silent or stalled client hold a thread for long."""
+        if not conn.initialized:
+            limit = struct.pack("ll", RECEIVE_TIMEOUT, 0)
+            conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+            if not conn.data_ready and not conn.wait_for_data(FIRST_DATA_TIMEOUT):
+                return gthread._DEFER
+        return super().handle(conn)
+
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        """Once the end has begun, wait for requests under way only: who asks for nothing now is let go at once.
+
+        gunicorn leaves kept-alive connections two seconds and those that never said anything the whole grace.
+        """
+        if not self.alive and (self.keepalived_conns or self.pending_conns):
+            timeout = 0.0
+        super().wait_for_and_dispatch_events(timeout)
+        if not self.alive:
+            for conn in (*self.keepalived_conns, *self.pending_conns):
+                conn.timeout = 0.0  # what the kernel already had of it has been taken just now
+
+    def init_signals(self) -> None:
+        super().init_signals()
+        signal.signal(signal.SIGINT, self.handle_exit)
+        signal.signal(signal.SIGHUP, lambda _number, _frame: self.on_hangup())
+
+
+class _App:
+    """What gunicorn's worker wants of an application."""
+
+    def __init__(self, app: Flask) -> None:
+        self._app = app
+
+    def wsgi(self) -> Flask:
+        return self._app
+
+
+def settings(config: Config) -> GunicornConfig:
+    """Make gunicorn's settings; see design section 7 for the reasons."""
+    cfg = GunicornConfig()
+    for key, value in {
+        "worker_class": "gthread",
+        "workers": 1,
+        "threads": config.threads,
+        "worker_connections": MAX_CONNECTIONS,
+        "keepalive": KEEPALIVE,
+        "timeout": 0,
+        "graceful_timeout": GRACEFUL_TIMEOUT,
+        "max_requests": 0,
+        "preload_app": False,
+        "control_socket_disable": True,
+        "limit_request_line": MAX_REQUEST_LINE,
+        "limit_request_field_size": MAX_HEADER,
+    }.items():
+        cfg.set(key, value)
+    # Two constants that gunicorn has no setting for.
+    gunicorn_message.MAX_REQUEST_LINE = MAX_REQUEST_LINE
+    gunicorn_wsgi.SERVER = f"hyperd/{__version__}"
+    return cfg
+
+
+@contextlib.contextmanager
+def root_lock(root: Path) -> Iterator[None]:
+    """Hold the root directory for this process; the kernel lets it go when the process dies, however it dies.
+
+    Errors: Conflict that names the other daemon; HostFault when the directory cannot be had.
+    """
+    try:
+        root.mkdir(mode=0o711, parents=True, exist_ok=True)
+        file: IO[str] = (root / LOCK).open("a+")
+    except OSError as error:
+        raise HostFault(f"cannot use the root directory {root}", details=str(error)) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            owner = file.read(20).strip() or "unknown"
+            raise Conflict(
+                f"another hyperd (process {owner}) uses the root directory {root}",
+                resolution="stop it, or choose another --root",
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+        file.truncate(0)
+
+
+def serve(
+    config: Config,
+    make_engine: Callable[[Config], Engine],
+    *,
+    reload: Callable[[], tuple[Config, list[str]]] | None = None,
+) -> None:
+    """Run the daemon until a signal ends it; what happens to the VMs then says ``config.on_exit``.
+
+    Args:
+        config: checked.
+        make_engine: makes the engine, which is opened and closed here.
+        reload: reads the configuration again, at SIGHUP.
+
+    Errors: HyperError when it cannot start; nothing stays then.
+
+    """
+    _raise_file_limit()
+    notifier = Notifier()
+    with root_lock(config.root), contextlib.ExitStack() as stack:
+        _exit_on_signals()
+        context = tls.make_context(config.tls) if config.tls.on else None
+        if context is not None and not config.tls.verify:
+            log.warning("server.unverified", reason="TLS without verify: no authentication of clients")
+        inner = config.run / TLS_INNER_SOCKET if context else None
+        if inner is not None:
+            inner.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        listeners = Listeners()
+        stack.callback(listeners.close)
+        listeners.open(config.hosts, mode=config.socket_mode, group=config.socket_group, inner=inner)
+        engine = make_engine(config)
+        stack.callback(engine.close)
+        engine.open()
+        _trim_after_bursts(engine, stack)
+        if context is not None and inner is not None:
+            front = tls.TlsFront(context, inner)
+            stack.callback(front.close)
+            front.open(listeners.tls_sockets)
+        cfg = settings(config)
+        worker = _Worker(1, os.getppid(), list(listeners.sockets), _App(create_app(engine)), 0, cfg, _Log(cfg))
+        worker.on_hangup = Reloader(engine, notifier, reload, context).ask
+        memory.settle()
+        log.info("server.ready", version=__version__, pid=os.getpid(), root=str(config.root))
+        notifier.tell(READY)
+        worker.init_process()
+        notifier.tell(STOPPING)
+        log.info("server.stopping", threads=threading.active_count(), on_exit=engine.config.on_exit)
+        if engine.config.on_exit == "stop":
+            engine.stop_pods()
+
+
+def _trim_after_bursts(engine: Engine, stack: contextlib.ExitStack) -> None:
+    """Give memory back to the kernel some seconds after something has ended that takes much of it."""
+    trimmer = memory.Trimmer()
+    stack.callback(trimmer.close)
+    engine.events.subscribe(lambda event: trimmer.ask() if (event.type, event.action) in HEAVY else None)
+
+
+class Reloader:
+    """Reads the configuration again in a thread of its own, one time after the other.
+
+    Args:
+        engine: takes over what can be taken over.
+        notifier: is told.
+        load: reads the configuration; None = there is nothing to read.
+        context: TLS settings whose files are read again.
+
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        notifier: Notifier,
+        load: Callable[[], tuple[Config, list[str]]] | None,
+        context: ssl.SSLContext | None,
+    ) -> None:
+        self._engine = engine
+        self._notifier = notifier
+        self._load = load
+        self._context = context
+        self._asked: SimpleQueue[None] = SimpleQueue()  # safe to use in a signal handler
+        threading.Thread(target=self._run, name="reload", daemon=True).start()
+
+    def ask(self) -> None:
+        """Ask for a reload; returns at once."""
+        self._asked.put(None)
+
+    def _run(self) -> None:
+        while True:
+            self._asked.get()
+            self._notifier.reloading()
+            try:
+                self.reload()
+            except HyperError as error:
+                log.error("config.refused", error=str(error), resolution="the old configuration stays")
+            except Exception:
+                log.exception("config.reload_failed")
+            self._notifier.tell(READY)
+
+    def reload(self) -> None:
+        """Read the configuration and take over what can be. Errors: InvalidInput; then nothing has changed."""
+        if self._load is None:
+            return
+        new, warnings = self._load()
+        if self._context is not None:
+            tls.load_files(self._context, self._engine.config.tls)
+        for warning in warnings:
+            log.warning("config.ignored", reason=warning)
+        config, changed, waiting = merge(self._engine.config, new)
+        self._engine.reconfigure(config)
+        logging.setup(config.log_level, config.log_format)
+        log.info("config.reloaded", changed=changed)
+        if waiting:
+            log.warning("config.needs_restart", keys=waiting)
+
+
+def _exit_on_signals() -> None:
+    """Let a signal during the start unwind it; the worker brings its own handlers."""
+
+    def leave(_number: int, _frame: Any) -> None:
+        raise SystemExit(0)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, leave)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # there is nothing to reload yet
+
+
+def _raise_file_limit() -> None:
+    """Allow as many descriptors as the host lets us: a stream is one, a VM is several."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,1 @@
+"""Specifications of pods, containers, volumes and networks: values without I/O."""

@@ -1,0 +1,151 @@
+"""Disks and NICs of VMs that run, and the rows that say which VM has what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from hyperd.agent.plan import Plan
+from hyperd.db.models import VmRow
+from hyperd.db.session import Database
+from hyperd.guest import layout
+from hyperd.vm import ipvs
+from hyperd.vm.driver import DiskSpec, NicSpec, VmDriver
+from hyperd.vm.model import IDLE, KEPT, SCRATCH_LUN, Vm
+
+
+class Plugs:
+    """The part of the VM service that plugs, unplugs and writes down."""
+
+    def __init__(self, database: Database, driver: VmDriver) -> None:
+        self._db = database
+        self._driver = driver
+
+    def plug(
+        self, vm: Vm, *, scratch: Path | None = None, layers: Sequence[Path] = (), nics: Sequence[NicSpec] = ()
+    ) -> None:
+        """Hot-plug what a pod needs and the VM does not have.
+
+        Errors: DriverError, InvalidInput; undone by ``release``.
+        """
+        with vm.lock:
+            if scratch is not None and str(scratch) not in vm.disks:
+                lun = vm.free_lun() if SCRATCH_LUN in vm.disks.values() else SCRATCH_LUN
+                self._plug_disk(vm, str(scratch), disk_of(str(scratch), lun, scratch=True))
+            for path in layers:
+                if str(path) not in vm.disks:
+                    self._plug_disk(vm, str(path), disk_of(str(path), vm.free_lun()))
+            for nic in nics:
+                if nic.mac not in vm.nics:
+                    vm.nics.append(nic.mac)
+                    self.save(vm)
+                    self._driver.attach_nic(vm.id, nic)
+
+    def plug_volume(self, vm: Vm, name: str, make: Callable[[int], DiskSpec]) -> int:
+        """Hot-plug a volume's image, which ``make`` describes for a LUN; give the LUN.
+
+        Errors: DriverError, InvalidInput.
+        """
+        with vm.lock:
+            disk = make(vm.free_lun())
+            vm.images[name] = (str(disk.path), disk.readonly)
+            try:
+                self._plug_disk(vm, f"volume {name}", disk)
+            except BaseException:
+                del vm.images[name]
+                raise
+            return disk.lun
+
+    def unplug_volume(self, vm: Vm, name: str) -> None:
+        """Take out a volume's image that the guest does not use. Errors: DriverError."""
+        with vm.lock:
+            lun = vm.disks.get(f"volume {name}")
+            if lun is not None:
+                self._driver.detach_disk(vm.id, lun)
+                del vm.disks[f"volume {name}"], vm.images[name]
+                self.save(vm)
+
+    def mount_layers(self, vm: Vm, paths: Sequence[Path]) -> list[str]:
+        """Mount layers in the guest and give their mount points, in the order asked. Errors: AgentError."""
+        with vm.lock:
+            missing = [path for path in dict.fromkeys(paths) if str(path) not in vm.layers]
+            if missing:
+                plan = Plan() if vm.entering is None else vm.entering
+                for path in missing:
+                    layout.mount_layer(plan, vm.disks[str(path)])
+                if vm.entering is None:
+                    vm.agent.run(plan)
+                vm.layers.update({str(path): vm.disks[str(path)] for path in missing})
+                self.save(vm)
+            return [layout.layer_path(vm.disks[str(path)]) for path in paths]
+
+    def drop_layers(self, vm: Vm, wanted: Collection[Path]) -> None:
+        """Unmount and unplug the layers that a pod is not to see. Errors: AgentError, DriverError."""
+        with vm.lock:
+            strange = {path: lun for path, lun in vm.layers.items() if Path(path) not in wanted}
+            if not strange:
+                return
+            vm.agent.run(layout.leave(strange.values(), scratch=False, nics=0))
+            for path, lun in strange.items():
+                self._driver.detach_disk(vm.id, lun)
+                del vm.disks[path], vm.layers[path]
+            self.save(vm)
+
+    def enter(self, vm: Vm) -> None:
+        """Carry out what is left of the steps that make a VM a pod's. Errors: AgentError."""
+        with vm.lock:
+            plan, vm.entering = vm.entering, None
+            if plan is not None:
+                vm.agent.run(plan)
+
+    def release(self, vm: Vm) -> None:
+        """Take a pod's disks and NICs out of its VM, which is idle then. Errors: AgentError, DriverError."""
+        with vm.lock:
+            vm.agent.run(layout.leave_volumes(vm.volumes.values()))
+            vm.volumes.clear()
+            vm.images.clear()
+            vm.agent.run(layout.leave(vm.layers.values(), scratch=SCRATCH_LUN in vm.disks.values(), nics=len(vm.nics)))
+            vm.layers.clear()
+            if vm.services:
+                vm.agent.run(ipvs.renew([ipvs.load(entry) for entry in vm.services], ()))
+                vm.services, vm.services_sure = [], True
+            for path, lun in list(vm.disks.items()):
+                self._driver.detach_disk(vm.id, lun)
+                del vm.disks[path]
+            for mac in list(vm.nics):
+                self._driver.detach_nic(vm.id, mac)
+                vm.nics.remove(mac)
+            vm.pod_id, vm.state = "", IDLE
+            self.save(vm)
+
+    def save(self, vm: Vm) -> None:
+        """Write down what a VM has."""
+        detail: dict[str, Any] = {name: getattr(vm, name) for name in KEPT}
+        with self._db.session() as session:
+            session.merge(
+                VmRow(
+                    id=vm.id,
+                    pod_id=vm.pod_id or None,
+                    state=vm.state,
+                    vcpu=vm.vcpu,
+                    memory=vm.memory,
+                    created_at=vm.created_at,
+                    detail=detail,
+                )
+            )
+
+    def _plug_disk(self, vm: Vm, key: str, disk: DiskSpec) -> None:
+        vm.disks[key] = disk.lun
+        self.save(vm)
+        try:
+            self._driver.attach_disk(vm.id, disk)
+        except BaseException:
+            del vm.disks[key]
+            self.save(vm)
+            raise
+
+
+def disk_of(path: str, lun: int, cache: str = "", *, scratch: bool = False) -> DiskSpec:
+    """Describe a layer, or the pod's writable disk with its cache mode."""
+    return DiskSpec(lun=lun, path=Path(path), readonly=not scratch, cache=(cache if scratch else "") or "writeback")

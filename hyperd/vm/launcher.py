@@ -1,0 +1,188 @@
+"""Starting VMs: from a kernel, or from a template of a guest that has booted."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import structlog
+
+from hyperd.agent.client import AgentClient
+from hyperd.agent.frames import Method
+from hyperd.agent.plan import Plan
+from hyperd.config.model import Config
+from hyperd.errors import AgentError, HyperError
+from hyperd.event.bus import EventBus
+from hyperd.guest import layout
+from hyperd.stream.relay import Relay
+from hyperd.vm.driver import NicSpec, Template, VmDriver, VmSpec
+from hyperd.vm.hotplug import disk_of
+from hyperd.vm.model import CLONE_TIMEOUT, NO_FILES, SCRATCH_LUN, BootFiles, HostFiles, Vm, last_words
+from hyperd.vm.pool import templates
+from hyperd.vm.pool.templates import Templates, UnfitTemplate
+from hyperd.vm.scratch import check_space, copy_disk, make_scratch
+
+log = structlog.get_logger(__name__)
+
+
+class Starter:
+    """Starts VMs that the service has made, and keeps their templates.
+
+    Args:
+        boot_files: gives kernel and initramfs; asked at every start, so that a guest built later is used.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        driver: VmDriver,
+        relay: Relay,
+        boot_files: Callable[[], BootFiles],
+        events: EventBus,
+    ) -> None:
+        self._config = config
+        self._driver = driver
+        self._relay = relay
+        self._boot_files = boot_files
+        self._events = events
+        self.scratch_size = config.scratch_size
+        shape = config.hypervisor
+        self.templates = Templates(
+            driver,
+            shape.template_dir or config.root / templates.DIRECTORY,
+            run=config.run,
+            bridge=config.network.bridge,
+            dress=self._dress_template,
+            prove=self._prove_template,
+            enabled=shape.templates,
+        )
+
+    def power_on(
+        self, vm: Vm, nics: Sequence[NicSpec], files: HostFiles = NO_FILES, scratch: Path | None = None
+    ) -> None:
+        """Start a VM whose row is written, and wait for its agent.
+
+        Args:
+            vm: the VM. nics: attached at once.
+            files: of the host, for volumes.
+            scratch: the writable disk among its disks; made if it is missing.
+
+        On failure the VM may run. Errors: UnfitTemplate (it would have booted), DriverError, AgentError, Timeout,
+        OutOfSpace, HostFault.
+
+        """
+        spec = self._spec(vm, nics, files)
+        vm.rundir.mkdir(mode=0o700)
+        started = time.monotonic()
+        blank = scratch if scratch is not None and not scratch.exists() else None
+        size = self.scratch_size if blank else 0
+        # For the pool, where nobody waits, one is made first.
+        template = self.templates.make(spec, size) if vm.pooled else self.templates.find(spec, size)
+        if template is None:
+            if blank is not None:
+                make_scratch(blank, size)
+            created = self._boot_kernel(vm, spec)
+        else:
+            created = self._go_on(vm, spec, template, blank)
+        ready = time.monotonic()
+        times = {"create_ms": round((created - started) * 1e3), "ready_ms": round((ready - started) * 1e3)}
+        log.info("vm.booted", vm=vm.id, template=template is not None, **times)
+        self._events.publish("vm", "boot", vm.id, podID=vm.pod_id or None, **times)
+        if template is None:
+            self.templates.want(spec, size)
+
+    def _spec(self, vm: Vm, nics: Sequence[NicSpec], files: HostFiles) -> VmSpec:
+        boot = self._boot_files()
+        return VmSpec(
+            vm_id=vm.id,
+            vcpu=vm.vcpu,
+            memory=vm.memory,
+            kernel=boot.kernel,
+            initrd=boot.initrd,
+            rundir=vm.rundir,
+            disks=tuple(disk_of(path, lun, files.cache, scratch=lun == SCRATCH_LUN) for path, lun in vm.disks.items()),
+            nics=tuple(nics),
+            shares=files.shares,
+            foreign_files=files.foreign,
+        )
+
+    def _create(self, vm: Vm, spec: VmSpec) -> float:
+        self._driver.create(spec)
+        if vm.pooled:
+            self._driver.yield_cpu(vm.id, yields=True)
+        return time.monotonic()
+
+    def _boot_kernel(self, vm: Vm, spec: VmSpec) -> float:
+        created = self._create(vm, spec)
+        try:
+            vm.agent.connect(fresh=True, timeout=self._config.hypervisor.boot_timeout)
+        except HyperError as error:
+            raise AgentError(
+                f"the VM {vm.id} did not come up",
+                details=f"{error}; last words: {last_words(spec.console_log)}",
+                resolution="see the VM's console log; is the guest built for this host?",
+            ) from error
+        return created
+
+    def _go_on(self, vm: Vm, spec: VmSpec, template: Template, blank: Path | None) -> float:
+        if blank is not None:
+            check_space(blank)  # which is not the template's fault
+        try:
+            if blank is not None:
+                copy_disk(template.disk, blank)
+            created = self._create(vm, replace(spec, template=template))
+            _renew(vm.agent, spec)
+        except HyperError as error:
+            if blank is not None:
+                blank.unlink(missing_ok=True)
+            self.templates.reject(template)
+            raise UnfitTemplate(f"the VM {vm.id} did not go on from its template", details=str(error)) from error
+        vm.mounted = blank is not None
+        self.templates.accept()
+        return created
+
+    def _dress_template(self, spec: VmSpec) -> None:
+        """Mount the disk of a VM that a template is made of. Errors: HyperError."""
+        with self._nobodys_agent(spec) as agent:
+            agent.connect(fresh=True, timeout=self._config.hypervisor.boot_timeout)
+            agent.run(layout.mount_scratch(Plan()))
+            agent.request(Method.QUIESCE)
+
+    @contextlib.contextmanager
+    def _nobodys_agent(self, spec: VmSpec) -> Iterator[AgentClient]:
+        agent = AgentClient(
+            self._relay,
+            name=spec.vm_id,
+            control=spec.control_socket,
+            stream=spec.stream_socket,
+            on_exit=lambda _process, _code: None,
+            on_lost=lambda: None,
+        )
+        try:
+            yield agent
+        finally:
+            agent.close()
+
+    def _prove_template(self, spec: VmSpec, template: Template) -> None:
+        """Let a VM go on from a template and end; an agent that is too old, for one, cannot. Errors: HyperError."""
+        copy = spec.rundir / "disk"
+        if spec.disks:
+            copy_disk(template.disk, copy)
+        disks = tuple(replace(disk, path=copy) for disk in spec.disks)
+        with self._nobodys_agent(spec) as agent:
+            try:
+                self._driver.create(replace(spec, disks=disks, template=template))
+                _renew(agent, spec)
+            finally:
+                self._driver.destroy(spec.vm_id)
+
+
+def _renew(agent: AgentClient, spec: VmSpec) -> None:
+    """Meet the agent of a VM that went on from a template, and make it one of its own. Errors: AgentError, Timeout."""
+    agent.connect(fresh=True, timeout=CLONE_TIMEOUT)
+    agent.run(templates.renew(spec.nics), timeout=CLONE_TIMEOUT)

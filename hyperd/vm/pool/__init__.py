@@ -1,0 +1,1 @@
+"""The pool: VMs that wait, and the templates that VMs start from."""
