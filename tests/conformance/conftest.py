@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from support.daemon import HyperdLauncher
-from support.registry import Layer, RegistryServer, busybox_tar, layer_tar, member
+
+from tests.support.daemon import HyperdLauncher
+from tests.support.registry import Layer, RegistryServer, busybox_tar, layer_tar, member
 
 
 @pytest.fixture(scope="package")

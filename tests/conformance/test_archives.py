@@ -10,8 +10,9 @@ import tarfile
 from collections.abc import Iterator
 
 import pytest
-from conformance.original import PLAIN, Original, RefusedError, progress
-from support.daemon import HyperdLauncher
+
+from tests.conformance.original import PLAIN, Original, RefusedError, progress
+from tests.support.daemon import HyperdLauncher
 
 pytestmark = [pytest.mark.root, pytest.mark.registry]
 

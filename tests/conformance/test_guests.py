@@ -10,10 +10,11 @@ import tarfile
 from collections.abc import Iterator
 
 import pytest
-from conformance.original import PLAIN, Done, Original, RefusedError, command_line, progress
-from support.registry import RegistryServer
-from support.until import until
-from vm.conftest import Host, launch
+
+from tests.conformance.original import PLAIN, Done, Original, RefusedError, command_line, progress
+from tests.support.registry import RegistryServer
+from tests.support.until import until
+from tests.vm.conftest import Host, launch
 
 pytestmark = [pytest.mark.vm, pytest.mark.registry]
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from support.daemon import HyperdLauncher
-from support.hyperctl_process import Runner
-from support.registry import PASSWORD, USER, Layer, RegistryServer, busybox_tar
-from support.until import until
+
+from tests.support.daemon import HyperdLauncher
+from tests.support.hyperctl_process import Runner
+from tests.support.registry import PASSWORD, USER, Layer, RegistryServer, busybox_tar
+from tests.support.until import until
 
 pytestmark = [pytest.mark.root, pytest.mark.registry]
 

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support.hyperctl_process import Runner
-from support.registry import RegistryServer, busybox_tar
-from support.until import until
-from vm.conftest import Host, launch
 
 from hyperctl import verbs
+from tests.support.hyperctl_process import Runner
+from tests.support.registry import RegistryServer, busybox_tar
+from tests.support.until import until
+from tests.vm.conftest import Host, launch
 
 pytestmark = [pytest.mark.vm, pytest.mark.registry]
 

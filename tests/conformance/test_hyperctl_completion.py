@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.daemon import HyperdLauncher
-from support.hyperctl_process import Runner
-from support.shells import Shell, offers
+
+from tests.support.daemon import HyperdLauncher
+from tests.support.hyperctl_process import Runner
+from tests.support.shells import Shell, offers
 
 pytestmark = [pytest.mark.root, pytest.mark.registry]
 

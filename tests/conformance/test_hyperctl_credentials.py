@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from support.credential_helper import CredentialHelper, docker_config
-from support.hyperctl_process import Runner
-from support.registry import PASSWORD, USER, Layer, RegistryServer, busybox_tar
+
+from tests.support.credential_helper import CredentialHelper, docker_config
+from tests.support.hyperctl_process import Runner
+from tests.support.registry import PASSWORD, USER, Layer, RegistryServer, busybox_tar
 
 pytestmark = [pytest.mark.root, pytest.mark.registry]
 

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from support.daemon import HyperdLauncher
-from support.registry import Layer, busybox_tar
-from support.until import until
+
+from tests.support.daemon import HyperdLauncher
+from tests.support.registry import Layer, busybox_tar
+from tests.support.until import until
 
 pytestmark = [pytest.mark.root, pytest.mark.registry]
 

@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from conformance.original import HEAD_101, Original, Stream, frames, go_json
-from support.daemon import HyperdLauncher
-from support.until import until
+
+from tests.conformance.original import HEAD_101, Original, Stream, frames, go_json
+from tests.support.daemon import HyperdLauncher
+from tests.support.until import until
 
 pytestmark = [pytest.mark.root, pytest.mark.registry]
 

@@ -15,10 +15,11 @@ from collections.abc import Iterator
 from urllib.parse import unquote_plus
 
 import pytest
-from conformance.original import HEAD_101, HIJACK, PLAIN, Done, Original, RefusedError, command_line, frames
-from support.daemon import HyperdLauncher
-from support.registry import PASSWORD, USER, Layer, RegistryServer, busybox_tar
-from support.until import until
+
+from tests.conformance.original import HEAD_101, HIJACK, PLAIN, Done, Original, RefusedError, command_line, frames
+from tests.support.daemon import HyperdLauncher
+from tests.support.registry import PASSWORD, USER, Layer, RegistryServer, busybox_tar
+from tests.support.until import until
 
 pytestmark = [pytest.mark.root, pytest.mark.registry]
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.fake_hyperd import FakeHyperd
-from support.hyperctl_process import Runner
+
+from tests.support.fake_hyperd import FakeHyperd
+from tests.support.hyperctl_process import Runner
 
 
 @pytest.fixture

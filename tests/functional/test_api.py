@@ -11,9 +11,10 @@ import threading
 from datetime import UTC, datetime
 
 import pytest
-from support.daemon import HyperdLauncher
-from support.registry import Layer, RegistryServer, busybox_tar
-from support.until import until
+
+from tests.support.daemon import HyperdLauncher
+from tests.support.registry import Layer, RegistryServer, busybox_tar
+from tests.support.until import until
 
 pytestmark = pytest.mark.root
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 from backports import zstd
-from support.images import image_service, image_services
-from support.oracles import PodmanStore, run, skopeo
-from support.registry import Layer, RegistryServer, digest_of, directory, layer_tar, member
 
 from hyperd.config.model import Config, RegistryConfig
 from hyperd.errors import Cancelled, ImageNotFound, InvalidInput, NotSupported, OutOfSpace, TooLarge
 from hyperd.image.service import ImageInfo, ImageService
+from tests.support.images import image_service, image_services
+from tests.support.oracles import PodmanStore, run, skopeo
+from tests.support.registry import Layer, RegistryServer, digest_of, directory, layer_tar, member
 
 LOWER = layer_tar([directory("etc"), member("etc/a", b"lower" * 5000)])
 UPPER = layer_tar([member("etc/b", b"upper" * 5000), member("etc/.wh.a")])

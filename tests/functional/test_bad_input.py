@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.daemon import HyperdLauncher
-from support.pods import ORIGINAL_ERRORS, WRONG_VALUES, changed, wrong_types
-from support.registry import Layer, RegistryServer, busybox_tar
+
+from tests.support.daemon import HyperdLauncher
+from tests.support.pods import ORIGINAL_ERRORS, WRONG_VALUES, changed, wrong_types
+from tests.support.registry import Layer, RegistryServer, busybox_tar
 
 pytestmark = pytest.mark.root
 

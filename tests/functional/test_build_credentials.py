@@ -9,9 +9,10 @@ import tarfile
 from collections.abc import Iterator
 
 import pytest
-from support.daemon import HyperdLauncher
-from support.faulty import FaultyRegistry
-from support.registry import PASSWORD, USER, Layer, RegistryServer, layer_tar, member
+
+from tests.support.daemon import HyperdLauncher
+from tests.support.faulty import FaultyRegistry
+from tests.support.registry import PASSWORD, USER, Layer, RegistryServer, layer_tar, member
 
 pytestmark = [pytest.mark.root, pytest.mark.registry]
 

@@ -17,8 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.daemon import PROJECT, HyperdLauncher
-from support.until import until
+
+from tests.support.daemon import PROJECT, HyperdLauncher
+from tests.support.until import until
 
 STUB = [sys.executable, str(Path(__file__).parents[1] / "support" / "stub_daemon.py")]
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.daemon import HyperdLauncher
-from support.registry import Layer, RegistryServer, busybox_tar
 
+from tests.support.daemon import HyperdLauncher
 from tests.support.events import EventReader, past_events
+from tests.support.registry import Layer, RegistryServer, busybox_tar
 from tests.support.until import until
 
 pytestmark = [pytest.mark.root, pytest.mark.registry]

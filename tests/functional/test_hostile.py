@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import hostile
-from support.daemon import HyperdLauncher
-from support.faulty import FaultyRegistry
-from support.hostile import WAYS, Gate, base256, header
-from support.registry import digest_of, directory, layer_tar, member
+
+from tests.support import hostile
+from tests.support.daemon import HyperdLauncher
+from tests.support.faulty import FaultyRegistry
+from tests.support.hostile import WAYS, Gate, base256, header
+from tests.support.registry import digest_of, directory, layer_tar, member
 
 pytestmark = pytest.mark.root
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 
-from support.fake_hyperd import lines, ok, refuse
-from support.hyperctl_process import CID, CODE
+from tests.support.fake_hyperd import lines, ok, refuse
+from tests.support.hyperctl_process import CID, CODE
 
 
 def test_run_detached_with_every_option(fake, hyperctl, tmp_path):

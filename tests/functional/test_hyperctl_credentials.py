@@ -6,8 +6,9 @@ import base64
 import json
 
 import pytest
-from support.credential_helper import CredentialHelper, docker_config
-from support.fake_hyperd import Exchange, FakeHyperd, lines, ok, refuse
+
+from tests.support.credential_helper import CredentialHelper, docker_config
+from tests.support.fake_hyperd import Exchange, FakeHyperd, lines, ok, refuse
 
 HUB = "https://index.docker.io/v1/"
 

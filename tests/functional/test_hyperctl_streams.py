@@ -11,8 +11,9 @@ import subprocess
 import threading
 
 import pytest
-from support.fake_hyperd import FakeHyperd, Hijack, Reply, Talk, frame, ok, refuse
-from support.hyperctl_process import CID, HYPERCTL, attached_run
+
+from tests.support.fake_hyperd import FakeHyperd, Hijack, Reply, Talk, frame, ok, refuse
+from tests.support.hyperctl_process import CID, HYPERCTL, attached_run
 
 
 def test_run_attached_keeps_the_streams_apart_and_gives_the_exit_code(fake, hyperctl):

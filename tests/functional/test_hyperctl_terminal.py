@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.fake_hyperd import FakeHyperd, Hijack, Reply, Talk, lines, ok, refuse
-from support.hyperctl_process import CID, HYPERCTL, Runner, attached_run
+
+from tests.support.fake_hyperd import FakeHyperd, Hijack, Reply, Talk, lines, ok, refuse
+from tests.support.hyperctl_process import CID, HYPERCTL, Runner, attached_run
 
 
 class Terminal:

@@ -8,8 +8,9 @@ import os
 import socket
 
 import pytest
-from support.fake_hyperd import FakeHyperd, Hijack, Reply, lines, ok, refuse
-from support.hyperctl_process import CID, CODE
+
+from tests.support.fake_hyperd import FakeHyperd, Hijack, Reply, lines, ok, refuse
+from tests.support.hyperctl_process import CID, CODE
 
 IMAGE = "3f57d9401f8d42f986df300f0c69192fc41da28ccc8d797829467780db3dd741"
 

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.daemon import HyperdLauncher
-from support.hyperctl_process import Runner
-from support.oracles import skopeo
-from support.registry import Layer, RegistryServer, digest_of, directory, layer_tar, member
-from support.until import until
-from support.web import serving, web
+
+from tests.support.daemon import HyperdLauncher
+from tests.support.hyperctl_process import Runner
+from tests.support.oracles import skopeo
+from tests.support.registry import Layer, RegistryServer, digest_of, directory, layer_tar, member
+from tests.support.until import until
+from tests.support.web import serving, web
 
 pytestmark = [pytest.mark.root, pytest.mark.registry]
 

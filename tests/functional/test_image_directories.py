@@ -13,13 +13,13 @@ from subprocess import CalledProcessError
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from support.images import image_service
-from support.registry import Layer, RegistryServer, digest_of, directory, layer_tar, member
-from support.rootfs import describe, overlaid, umoci_view
 
 from hyperd.errors import InvalidInput, TooLarge
 from hyperd.image.layer.directories import Attributes, Chain, Notes, above, inherited
 from hyperd.image.service import ImageInfo, ImageService
+from tests.support.images import image_service
+from tests.support.registry import Layer, RegistryServer, digest_of, directory, layer_tar, member
+from tests.support.rootfs import describe, overlaid, umoci_view
 
 Members = list[tuple[tarfile.TarInfo, bytes]]
 XATTR = {"SCHILY.xattr.user.note": "kept"}

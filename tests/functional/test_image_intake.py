@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 from backports import zstd
-from support.images import image_service
-from support.registry import digest_of, directory, layer_tar, member
 
 from hyperd.config.model import Config, RegistryConfig
 from hyperd.errors import Cancelled, Conflict, InvalidInput, NotSupported, OutOfSpace, TooLarge
 from hyperd.image.service import ImageService
 from hyperd.image.store import ImageStore
+from tests.support.images import image_service
+from tests.support.registry import digest_of, directory, layer_tar, member
 
 TAR = layer_tar([directory("d"), member("d/f", b"content")])
 

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.registry import digest_of, directory, layer_tar, member
-from support.rootfs import describe, overlaid, umoci_view
 
 from hyperd.image.layer.convert import build_layer
+from tests.support.registry import digest_of, directory, layer_tar, member
+from tests.support.rootfs import describe, overlaid, umoci_view
 
 pytestmark = pytest.mark.root
 

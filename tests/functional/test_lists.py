@@ -6,8 +6,9 @@ import json
 import threading
 
 import pytest
-from support.daemon import HyperdLauncher
-from support.registry import Layer, RegistryServer, busybox_tar
+
+from tests.support.daemon import HyperdLauncher
+from tests.support.registry import Layer, RegistryServer, busybox_tar
 
 pytestmark = pytest.mark.root
 KEYS = {"pod": "podData", "container": "cData", "vm": "vmData"}

@@ -16,13 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.netns import Namespace, ask_tcp, ask_udp, ip, serve_tcp, serve_udp
 
 from hyperd.config.model import NetworkConfig
 from hyperd.db.session import Database
 from hyperd.errors import Busy, Conflict, HostFault, InvalidInput
 from hyperd.network import nft, ruleset
 from hyperd.network.service import Lease, NetworkService, PortMapping
+from tests.support.netns import Namespace, ask_tcp, ask_udp, ip, serve_tcp, serve_udp
 
 pytestmark = pytest.mark.root
 

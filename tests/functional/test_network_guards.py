@@ -10,11 +10,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from support.netns import Namespace, ask_tcp, ask_udp, serve_udp
 
 from hyperd.network.guards import Guard
 from hyperd.network.service import Lease, NicWish, PortMapping
 from tests.functional.test_network import Site, address_of, free_port, ip, outside, refused, web
+from tests.support.netns import Namespace, ask_tcp, ask_udp, serve_udp
 
 pytestmark = pytest.mark.root
 

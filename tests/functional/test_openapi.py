@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
-from support.daemon import HyperdLauncher
-from support.registry import Layer, RegistryServer, busybox_tar
+
+from tests.support.daemon import HyperdLauncher
+from tests.support.registry import Layer, RegistryServer, busybox_tar
 
 pytestmark = [pytest.mark.root, pytest.mark.registry]
 

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.daemon import HyperdLauncher
-from support.netns import ip
-from support.registry import Layer, RegistryServer, busybox_tar
+
+from tests.support.daemon import HyperdLauncher
+from tests.support.netns import ip
+from tests.support.registry import Layer, RegistryServer, busybox_tar
 
 pytestmark = pytest.mark.root
 

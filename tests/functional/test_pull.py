@@ -8,8 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.images import image_services
-from support.registry import (
+
+from hyperd.config.model import Config, RegistryConfig
+from hyperd.errors import ImageNotFound, InvalidInput, NotSupported, RegistryError, Unauthorized
+from hyperd.image.service import ImageService
+from hyperd.registry.auth import AuthConfig
+from tests.support.images import image_services
+from tests.support.registry import (
     OCI_MANIFEST,
     PASSWORD,
     USER,
@@ -21,11 +26,6 @@ from support.registry import (
     layer_tar,
     member,
 )
-
-from hyperd.config.model import Config, RegistryConfig
-from hyperd.errors import ImageNotFound, InvalidInput, NotSupported, RegistryError, Unauthorized
-from hyperd.image.service import ImageService
-from hyperd.registry.auth import AuthConfig
 
 pytestmark = pytest.mark.registry
 

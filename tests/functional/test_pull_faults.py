@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.faulty import FaultyRegistry, send, send_blob
-from support.registry import Layer, digest_of, layer_tar, member
 
 from hyperd.config.model import Config, RegistryConfig
 from hyperd.db.session import Database
@@ -40,6 +38,8 @@ from hyperd.errors import (
 from hyperd.image.service import ImageService
 from hyperd.registry import client as client_module
 from hyperd.registry.auth import AuthConfig
+from tests.support.faulty import FaultyRegistry, send, send_blob
+from tests.support.registry import Layer, digest_of, layer_tar, member
 
 NAME = "some/image"
 

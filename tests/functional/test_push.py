@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.images import image_services
-from support.oracles import PodmanStore, skopeo
-from support.registry import PASSWORD, USER, Layer, RegistryServer, digest_of, directory, layer_tar, member
 
 from hyperd.config.model import Config, RegistryConfig
 from hyperd.errors import ImageNotFound, InvalidInput, Unauthorized
 from hyperd.image.service import ImageService
 from hyperd.registry.auth import AuthConfig
+from tests.support.images import image_services
+from tests.support.oracles import PodmanStore, skopeo
+from tests.support.registry import PASSWORD, USER, Layer, RegistryServer, digest_of, directory, layer_tar, member
 
 pytestmark = pytest.mark.registry
 

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.faulty import FaultyRegistry, send, upload
-from support.images import image_service
-from support.registry import PASSWORD, USER, RegistryServer, digest_of, layer_tar, member
 
 from hyperd.config.model import Config, RegistryConfig
 from hyperd.errors import Cancelled, Forbidden, HostFault, RegistryError, Timeout, Unauthorized
 from hyperd.image.service import ImageInfo, ImageService
 from hyperd.registry import client as client_module
 from hyperd.registry.auth import AuthConfig
+from tests.support.faulty import FaultyRegistry, send, upload
+from tests.support.images import image_service
+from tests.support.registry import PASSWORD, USER, RegistryServer, digest_of, layer_tar, member
 
 PATH = "some/image"
 BIG = layer_tar([member("noise", random.Random(1).randbytes(6_000_000))])

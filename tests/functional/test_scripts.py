@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from busybox_image import PushError, build, push, root_tar
-from support.registry import RegistryServer, layer_tar, member
+
+from tests.support.registry import RegistryServer, layer_tar, member
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,11 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.cosign import attach, new_key, payload, public_file, refer, referrers, signature_manifest, signed_for
-from support.daemon import PROJECT, HyperdLauncher
-from support.faulty import FaultyRegistry, send
-from support.images import image_services
-from support.registry import (
+
+from hyperd.config.model import Config, ImagesConfig, SignatureConfig, SignatureRule
+from hyperd.errors import ImageNotFound, RegistryError
+from hyperd.image.service import ImageService
+from hyperd.image.signing.signature import Flaw, SignatureRefused
+from tests.support.cosign import attach, new_key, payload, public_file, refer, referrers, signature_manifest, signed_for
+from tests.support.daemon import PROJECT, HyperdLauncher
+from tests.support.faulty import FaultyRegistry, send
+from tests.support.images import image_services
+from tests.support.registry import (
     OCI_INDEX,
     Layer,
     Pushed,
@@ -26,12 +31,7 @@ from support.registry import (
     member,
     run_openssl,
 )
-from support.until import until
-
-from hyperd.config.model import Config, ImagesConfig, SignatureConfig, SignatureRule
-from hyperd.errors import ImageNotFound, RegistryError
-from hyperd.image.service import ImageService
-from hyperd.image.signing.signature import Flaw, SignatureRefused
+from tests.support.until import until
 
 pytestmark = pytest.mark.registry
 

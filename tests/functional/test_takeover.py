@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from support.daemon import HyperdLauncher
-from support.until import until
+
+from tests.support.daemon import HyperdLauncher
+from tests.support.until import until
 
 STUB = Path(__file__).parents[1] / "support" / "stub_daemon.py"
 HEAD = (

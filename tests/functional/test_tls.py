@@ -21,14 +21,14 @@ from types import SimpleNamespace
 
 import pytest
 from flask import Flask
-from support.daemon import HyperdLauncher
-from support.hyperctl_process import HYPERCTL, PATIENCE
-from support.registry import make_certificates, run_openssl
-from support.until import until
 
 from hyperctl.api.tls import TlsOptions, TlsSocket
 from hyperd.api.context import EXTENSION, may_fetch
 from hyperd.config.model import Config
+from tests.support.daemon import HyperdLauncher
+from tests.support.hyperctl_process import HYPERCTL, PATIENCE
+from tests.support.registry import make_certificates, run_openssl
+from tests.support.until import until
 
 STUB = [sys.executable, str(Path(__file__).parents[1] / "support" / "stub_daemon.py")]
 HEAD = b"HTTP/1.1 101 UPGRADED\r\n"

@@ -11,7 +11,7 @@ from typing import Any
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
-from support.registry import OCI_INDEX, OCI_MANIFEST, RegistryServer, digest_of
+from tests.support.registry import OCI_INDEX, OCI_MANIFEST, RegistryServer, digest_of
 
 PAYLOAD_LAYER = "application/vnd.dev.cosign.simplesigning.v1+json"
 ARTIFACT = "application/vnd.dev.cosign.artifact.sig.v1+json"

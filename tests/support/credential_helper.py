@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from support.hyperctl_process import Runner
+from tests.support.hyperctl_process import Runner
 
 _PROGRAM = """#!{python} -IS
 import json, sys

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
-from support.registry import DOCKER_MANIFEST, OCI_INDEX, Layer, digest_of
+from tests.support.registry import DOCKER_MANIFEST, OCI_INDEX, Layer, digest_of
 
 
 class FaultyRegistry:

@@ -13,7 +13,7 @@ from shutil import rmtree
 from typing import Self
 
 from hyperd.guest.image import GuestFiles
-from support.agent import Host, Memory
+from tests.support.agent import Host, Memory
 
 FAST_CMDLINE = (
     "console=ttyS0 quiet panic=-1 no_timer_check noapictimer noreplace-smp mitigations=off cryptomgr.notests "

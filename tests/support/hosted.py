@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from hyperd.guest.image import build_agent
-from support.agent import Host, Memory
+from tests.support.agent import Host, Memory
 
 TREE = Path(__file__).resolve().parents[2]
 

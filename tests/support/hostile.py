@@ -12,9 +12,9 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from support.daemon import HyperdLauncher
-from support.faulty import FaultyRegistry
-from support.registry import Layer, digest_of, layer_tar, member
+from tests.support.daemon import HyperdLauncher
+from tests.support.faulty import FaultyRegistry
+from tests.support.registry import Layer, digest_of, layer_tar, member
 
 WAYS = ("pull", "load", "import", "build")
 BLOCK = 512

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from support.fake_hyperd import FakeHyperd, Hijack, Reply, ok
+from tests.support.fake_hyperd import FakeHyperd, Hijack, Reply, ok
 
 HYPERCTL = str(Path(sys.executable).parent / "hyperctl")
 CODE = {"Cause": "", "Code": 0, "ID": "x"}

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from support.registry import digest_of
+from tests.support.registry import digest_of
 
 
 @contextmanager

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.agent import AgentRefusal, Host
-from support.hosted import HostedAgent, agent_binary, cgroup2, hosted_agent
 
 from hyperd.agent.frames import Frame, FrameType, Method, encode_records
 from hyperd.agent.plan import MNT_DETACH, MS_BIND, MS_NOSUID, MS_REC, Op, Plan
 from hyperd.guest.image import agent_sources
+from tests.support.agent import AgentRefusal, Host
+from tests.support.hosted import HostedAgent, agent_binary, cgroup2, hosted_agent
 
 pytestmark = pytest.mark.root
 

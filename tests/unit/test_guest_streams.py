@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.agent import TIMEOUT, Host, Memory, Output
-from support.hosted import HostedAgent, hosted_agent
 
 from hyperd.agent.frames import CLOSED, MAX_CHUNK, WINDOW, FrameType, Method, data_frame, decode_records, offset_frame
+from tests.support.agent import TIMEOUT, Host, Memory, Output
+from tests.support.hosted import HostedAgent, hosted_agent
 
 pytestmark = pytest.mark.root
 

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.hosted import agent_binary
+
+from tests.support.hosted import agent_binary
 
 OPAQUE = "trusted.overlay.opaque"
 CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")  # cap_net_bind_service+ep, revision 2

@@ -11,13 +11,13 @@ from urllib.parse import urlencode
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.fake_hyperd import FakeHyperd, Reply, frame, ok
 
 from hyperctl import credentials, images, output, podfile, spec
 from hyperctl.api import client, streams
 from hyperctl.api.errors import ConnectionLost, ProgressError, ProtocolError, UsageProblem
 from hyperctl.api.transport import Endpoint, Reader, _read_head, parse_host
 from hyperctl.commands.lifecycle import signal_number
+from tests.support.fake_hyperd import FakeHyperd, Reply, frame, ok
 
 HOSTS = [
     ("unix:///var/run/hyper.sock", ("/var/run/hyper.sock", "", 0)),

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.registry import directory, layer_tar, member
 
 from hyperd.errors import HyperError, InvalidInput, TooLarge
 from hyperd.image.layer import tarstream
 from hyperd.image.layer.tarstream import Entry, TarReader, pack, parse_pax
+from tests.support.registry import directory, layer_tar, member
 
 
 def source(data: bytes, piece: int = 700) -> Callable[[], bytes]:

@@ -8,12 +8,12 @@ import tarfile
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.registry import directory, layer_tar, member
 
 from hyperd.errors import InvalidInput, TooLarge
 from hyperd.image.layer.members import Limits, normalise
 from hyperd.image.layer.tarstream import Entry, TarReader
 from hyperd.image.layer.whiteout import Untidy, filter_layer, filter_planned, plan_layer
+from tests.support.registry import directory, layer_tar, member
 
 Members = list[tuple[tarfile.TarInfo, bytes]]
 OPAQUE = "SCHILY.xattr.trusted.overlay.opaque"

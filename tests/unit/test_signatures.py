@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.cosign import new_key, payload, public_file, public_pem, sign, signed_for
 
 from hyperd.config.load import load
 from hyperd.config.model import SignatureConfig, SignatureRule
@@ -28,6 +27,7 @@ from hyperd.image.signing.signature import (
 )
 from hyperd.image.signing.store import Signed
 from hyperd.publickeys import PublicKey, read_public_key
+from tests.support.cosign import new_key, payload, public_file, public_pem, sign, signed_for
 from tests.support.registry import run_openssl
 
 DIGEST, OTHER = "sha256:" + "1" * 64, "sha256:" + "2" * 64

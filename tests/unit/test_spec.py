@@ -8,7 +8,6 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.pods import FULL, WRONG_VALUES, changed, wrong_types
 
 from hyperd.errors import InvalidInput
 from hyperd.pod.spec import (
@@ -20,6 +19,7 @@ from hyperd.pod.spec import (
     parse_pod,
     parse_portmappings,
 )
+from tests.support.pods import FULL, WRONG_VALUES, changed, wrong_types
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),

@@ -16,14 +16,14 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from support.agent import AgentRefusal, Host, Memory
-from support.guest import FAST_CMDLINE, Guest
 
 from hyperd.agent import client
 from hyperd.agent.frames import Method
 from hyperd.agent.plan import MNT_DETACH, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, Op, Plan
 from hyperd.guest.image import GuestFiles, build_guest, find_guest
 from hyperd.stream.relay import Relay
+from tests.support.agent import AgentRefusal, Host, Memory
+from tests.support.guest import FAST_CMDLINE, Guest
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
 

@@ -15,8 +15,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from support.agent import Host
-from support.driver_process import DriverProcess
 
 from hyperd.agent.frames import Method
 from hyperd.agent.plan import Op
@@ -25,6 +23,8 @@ from hyperd.errors import Conflict, DriverError, NotFound
 from hyperd.guest.image import GuestFiles, find_guest
 from hyperd.vm.driver import DiskSpec, NicSpec, PowerState, VmEventKind, VmSpec
 from hyperd.vm.libvirt import accel, designer
+from tests.support.agent import Host
+from tests.support.driver_process import DriverProcess
 
 pytestmark = [pytest.mark.vm, pytest.mark.root]
 

@@ -9,9 +9,10 @@ import urllib.request
 from collections.abc import Callable, Iterator
 
 import pytest
-from support.daemon import PROJECT
-from support.registry import Layer, RegistryServer, busybox_tar
-from vm.conftest import Host, launch
+
+from tests.support.daemon import PROJECT
+from tests.support.registry import Layer, RegistryServer, busybox_tar
+from tests.vm.conftest import Host, launch
 
 pytestmark = [pytest.mark.vm, pytest.mark.registry]
 

@@ -20,10 +20,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
-from support.daemon import PROJECT, HyperdLauncher, UnixConnection
-
 from benchlib.procs import cpu_seconds, find
 from hyperd.config.model import HypervisorConfig
+from tests.support.daemon import PROJECT, HyperdLauncher, UnixConnection
 
 HYPERCTL = str(Path(sys.executable).with_name("hyperctl"))
 TIMEOUT = 120.0

@@ -12,11 +12,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from support.registry import Layer, RegistryServer, busybox_tar
-
 from benchlib.podman import LIMITS, Podman
 from benchlib.scenarios import Context, Scenario
 from benchlib.target import wall
+from tests.support.registry import Layer, RegistryServer, busybox_tar
 
 # Bytes of the whole image, uncompressed, in LAYERS layers; what a distribution has below here is packed.
 QUICK_SIZE, FULL_SIZE, LAYERS = 120_000_000, 500_000_000, 4

@@ -14,9 +14,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from support.daemon import PROJECT
-from support.registry import Layer, RegistryServer, busybox_tar
-
 from benchlib import host, plot, report
 from benchlib.crowd import AttachesScenario, DensityScenario, TogetherScenario
 from benchlib.distro import DistroScenario
@@ -29,6 +26,8 @@ from benchlib.target import Target
 from benchlib.warm import WarmScenario
 from hyperd.errors import HyperError
 from hyperd.guest.image import find_guest
+from tests.support.daemon import PROJECT
+from tests.support.registry import Layer, RegistryServer, busybox_tar
 
 ALL: dict[str, Callable[[Context], Scenario]] = {
     **SCENARIOS,
