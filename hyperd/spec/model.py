@@ -1,6 +1,6 @@
-"""What a pod is asked to be: frozen value objects, in snake_case of the wire's names.
+"""Specifications of pods and containers: frozen value objects without I/O.
 
-``hyperd.pod.spec`` reads them from JSON and checks them; nothing here is checked.
+Dialects (``hyperd.api``) make them from what clients send, services carry them out; nothing here is checked.
 """
 
 from __future__ import annotations
@@ -85,7 +85,10 @@ class VolumeOption:
 
 @dataclass(frozen=True, kw_only=True)
 class VolumeSpec:
-    """A volume of the pod; ``format`` is empty (new volume), vfs, raw, qcow2, vdi, rbd or nas."""
+    """A volume of the pod; ``format`` is empty (new volume), vfs, raw, qcow2, vdi, rbd, nas or volume.
+
+    ``vfs``: ``source`` is a path of the host. ``volume``: ``source`` is the name of a named volume of this host.
+    """
 
     name: str = ""
     source: str = ""
@@ -107,12 +110,19 @@ class FileSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class VolumeRef:
-    """Where a container sees a volume; ``detail`` defines the volume in place."""
+    """Where a container sees a volume; ``detail`` defines the volume in place.
+
+    ``nocopy``: a new named volume does not get the image's content. ``subpath``: below the volume's root.
+    ``propagation``: ``private`` (default), ``rslave``...
+    """
 
     path: str = ""
     volume: str = ""
     read_only: bool = False
     detail: VolumeSpec | None = None
+    nocopy: bool = False
+    subpath: str = ""
+    propagation: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,8 +166,116 @@ class Ulimit:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a container may use at most; 0 or an empty text = no limit of its own.
+
+    Args:
+        memory: bytes. memory_reservation: bytes, a soft limit. memory_swap: bytes of memory and swap together, -1 = all.
+        cpus: in billionths of a CPU. cpu_shares: relative weight, 1024 is usual.
+        cpu_period, cpu_quota: microseconds of the CFS scheduler; they win over ``cpus``.
+        cpuset: list of CPUs of the VM, such as ``0-1``.
+        pids: number of processes, -1 = unlimited, 0 = the daemon's default.
+
+    """
+
+    memory: int = 0
+    memory_reservation: int = 0
+    memory_swap: int = 0
+    cpus: int = 0
+    cpu_shares: int = 0
+    cpu_period: int = 0
+    cpu_quota: int = 0
+    cpuset: str = ""
+    pids: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Security:
+    """What a container's processes may do inside their VM.
+
+    Args:
+        privileged: all capabilities, the guest's devices, no seccomp profile, nothing masked.
+        cap_add, cap_drop: names without ``CAP_`` in upper case, or ``ALL``; applied to Docker's default set.
+        seccomp: empty = the default profile, ``unconfined``, or a profile as JSON text (OCI runtime-spec).
+        no_new_privileges: set-user-id programs gain nothing.
+        masked_paths, readonly_paths: None = the defaults.
+        group_add: additional groups, names or numbers.
+
+    """
+
+    privileged: bool = False
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    seccomp: str = ""
+    no_new_privileges: bool = False
+    masked_paths: tuple[str, ...] | None = None
+    readonly_paths: tuple[str, ...] | None = None
+    group_add: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Healthcheck:
+    """A command that tells whether a container is well.
+
+    Args:
+        argv: the command; one text and ``shell`` runs it with the container's ``/bin/sh -c``. ``disabled`` wins.
+        interval, timeout, start_period, start_interval: seconds; 0 = the default (30, 30, 0, 5).
+        retries: failures in a row that make it unhealthy; 0 = 3.
+
+    """
+
+    argv: tuple[str, ...] = ()
+    shell: bool = False
+    disabled: bool = False
+    interval: float = 0.0
+    timeout: float = 0.0
+    start_period: float = 0.0
+    start_interval: float = 0.0
+    retries: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tmpfs:
+    """A file system in memory at ``path``; ``size`` bytes (0 = half of the VM's memory), ``mode`` octal bits."""
+
+    path: str
+    size: int = 0
+    mode: int = 0o1777
+    options: tuple[str, ...] = ()  # such as noexec, nosuid, ro
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceSpec:
+    """A device of the guest given to a container; ``permissions`` of ``rwm``."""
+
+    source: str
+    target: str = ""
+    permissions: str = "rwm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecSpec:
+    """An additional process in a container. Empty values mean the container's own."""
+
+    argv: tuple[str, ...]
+    envs: tuple[tuple[str, str], ...] = ()
+    workdir: str = ""
+    user: UserSpec = field(default_factory=UserSpec)
+    tty: bool = False
+    stdin: bool = True
+    privileged: bool = False
+    detach_keys: str = ""  # such as ctrl-p,ctrl-q; empty = the daemon's
+
+
+@dataclass(frozen=True, kw_only=True)
 class ContainerSpec:
-    """One container. Empty values mean the image's own; ``tty`` None means the pod's."""
+    """One container. Empty values mean the image's own; ``tty`` None means the pod's.
+
+    ``init``: a small init is process 1 and the program its child; else the program is process 1.
+    ``stop_timeout``: seconds before SIGKILL, None = the daemon's. ``restart_max``: restarts of ``onFailure``, 0 = any.
+    ``shm_size``: bytes of an own ``/dev/shm``, 0 = the pod's. ``log``: None = the pod's.
+    ``auto_remove``: it is removed when it has ended. ``memory_limit`` and the like stand in ``limits``.
+    """
 
     name: str = ""
     id: str = ""
@@ -179,6 +297,21 @@ class ContainerSpec:
     log_path: str = ""
     read_only: bool = False
     cache: str = ""
+    init: bool = False
+    open_stdin: bool = True
+    stdin_once: bool = False
+    stop_timeout: float | None = None
+    restart_max: int = 0
+    limits: Limits = field(default_factory=Limits)
+    security: Security = field(default_factory=Security)
+    healthcheck: Healthcheck | None = None
+    tmpfs: tuple[Tmpfs, ...] = ()
+    devices: tuple[DeviceSpec, ...] = ()
+    shm_size: int = 0
+    oom_score_adj: int = 0
+    log: LogSpec | None = None
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    auto_remove: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,8 +362,34 @@ class LogSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NetworkAttachment:
+    """How a pod is on a network.
+
+    Args:
+        network: name or id.
+        aliases: further names of the pod that the network's DNS server knows.
+        links: names of other pods' containers and the names by which this pod knows them.
+        ipv4, ipv6: fixed addresses without a prefix length; empty = the daemon chooses.
+        mac: fixed hardware address.
+
+    """
+
+    network: str
+    aliases: tuple[str, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+    ipv4: str = ""
+    ipv6: str = ""
+    mac: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PodSpec:
-    """A whole pod. An empty ``id`` or ``hostname`` is chosen by the pod service."""
+    """A whole pod. An empty ``id`` or ``hostname`` is chosen by the pod service.
+
+    ``owner``: the API that made it (``hyper``, ``docker``, ``cri``); implicit pods of the others are one container each.
+    ``networks``: empty = the default bridge, unless ``interfaces`` names others. ``network_disabled``: only loopback.
+    ``extra_hosts``: lines of ``/etc/hosts``: name and address.
+    """
 
     id: str = ""
     hostname: str = ""
@@ -250,3 +409,9 @@ class PodSpec:
     dns_options: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     log: LogSpec = field(default_factory=LogSpec)
+    owner: str = "hyper"
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    domainname: str = ""
+    networks: tuple[NetworkAttachment, ...] = ()
+    network_disabled: bool = False
+    extra_hosts: tuple[tuple[str, str], ...] = ()
