@@ -170,7 +170,7 @@ class Limits:
     """What a container may use at most; 0 or an empty text = no limit of its own.
 
     Args:
-        memory: bytes. memory_reservation: bytes, a soft limit. memory_swap: bytes of memory and swap together, -1 = all.
+        memory, memory_reservation: bytes. memory_swap: bytes of memory and swap together, -1 = all.
         cpus: in billionths of a CPU. cpu_shares: relative weight, 1024 is usual.
         cpu_period, cpu_quota: microseconds of the CFS scheduler; they win over ``cpus``.
         cpuset: list of CPUs of the VM, such as ``0-1``.
@@ -386,7 +386,7 @@ class NetworkAttachment:
 class PodSpec:
     """A whole pod. An empty ``id`` or ``hostname`` is chosen by the pod service.
 
-    ``owner``: the API that made it (``hyper``, ``docker``, ``cri``); implicit pods of the others are one container each.
+    ``owner``: the API that made it (``hyper``, ``docker``, ``cri``); a pod of ``docker`` has one container.
     ``networks``: empty = the default bridge, unless ``interfaces`` names others. ``network_disabled``: only loopback.
     ``extra_hosts``: lines of ``/etc/hosts``: name and address.
     """
