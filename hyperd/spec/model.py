@@ -27,11 +27,13 @@ class PortSpec:
     """A published port or range, as text: ``80`` or ``8000-8010``.
 
     Without ``host_port``, or with a range of them for a single port, the daemon chooses free ones.
+    ``host_ip``: the host's address it is published on, empty = all.
     """
 
     container_port: str = ""
     host_port: str = ""
     protocol: str = "tcp"
+    host_ip: str = ""
 
     def expand(self) -> list[tuple[str, int, int]]:
         """Give (protocol, host port, container port) for every single port.
