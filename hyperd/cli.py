@@ -14,7 +14,7 @@ from hyperd import __version__
 from hyperd.errors import HyperError
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--config", type=click.Path(path_type=Path), help="Configuration file (TOML, or the original's INI).")
 @click.option("--root", type=click.Path(path_type=Path), help="Directory of the daemon's state.")
 @click.option("--host", multiple=True, metavar="ADDR", help="unix:///path, tcp://address:port or fd://; repeatable.")
@@ -26,11 +26,12 @@ from hyperd.errors import HyperError
 @click.option("--tlskey", type=click.Path(path_type=Path), help="Key of the certificate (PEM).")
 @click.option("--tlscacert", type=click.Path(path_type=Path), help="Authority of the clients' certificates (PEM).")
 @click.version_option(__version__, message="hyperd %(version)s")
-def main(*, config: Path | None, **typed: Any) -> None:
+@click.pass_context
+def main(ctx: click.Context, /, *, config: Path | None, **typed: Any) -> None:
     """Run pods of containers, every pod in its own virtual machine, and serve them over HTTP.
 
-    SIGTERM ends the daemon (what happens to the pods says on_exit in the configuration), SIGHUP reads the
-    configuration again.
+    Without a command the daemon runs. SIGTERM ends it (what happens to the pods says on_exit in the configuration),
+    SIGHUP reads the configuration again.
     """
     tls = {
         "enabled": typed["tls"],
@@ -46,6 +47,9 @@ def main(*, config: Path | None, **typed: Any) -> None:
         "log_format": typed["log_format"] or "",
         "tls": {key: value for key, value in tls.items() if value},
     }
+    ctx.obj = config, options
+    if ctx.invoked_subcommand is not None:
+        return
     code = run(config, options)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -61,14 +65,18 @@ def run(config: Path | None, options: Mapping[str, Any]) -> int:
         options: those of the command line that win over the file, as ``load.load`` takes them.
 
     """
-    from hyperd.server import memory
+    try:
+        from hyperd.server import memory
 
-    memory.prepare()
-    import structlog
+        memory.prepare()
+        import structlog
 
-    from hyperd.config import load
-    from hyperd.engine import Engine
-    from hyperd.server import logging, serve
+        from hyperd.config import load
+        from hyperd.engine import Engine
+        from hyperd.server import logging, serve
+    except ModuleNotFoundError as error:
+        click.echo(f"hyperd: {_missing(error)}", err=True)
+        return 1
 
     logging.setup(options["log_level"] or "info", options["log_format"] or "logfmt")
     log = structlog.get_logger("hyperd")
@@ -87,6 +95,78 @@ def run(config: Path | None, options: Mapping[str, Any]) -> int:
         log.exception("server.failed")
         return 1
     return 0
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    """Return what to do about a library that is not there. Errors: the error itself when it is a module of ours."""
+    name = (error.name or "").partition(".")[0]
+    if name in {"", "hyperd"}:
+        raise error
+    return f"the daemon's libraries are not installed ({name} is missing): pip install 'hyperd[daemon]'"
+
+
+@main.command("build-guest")
+@click.option(
+    "--kernel",
+    type=click.Choice(["auto", "distro", "minimal"]),
+    default="auto",
+    show_default=True,
+    help="distro: Debian's cloud kernel, downloaded. minimal: our own, compiled (minutes), boots in half the time. "
+    "auto: the minimal one when it was compiled before, else Debian's.",
+)
+@click.option("--output", type=click.Path(path_type=Path), help="Directory; the daemon's guest_dir by default.")
+@click.option("--jobs", default=os.cpu_count() or 1, metavar="N", help="Compilers at a time; all CPUs by default.")
+@click.option("--force", is_flag=True, help="Build although nothing changed.")
+@click.pass_obj
+def build_guest_command(
+    common: tuple[Path | None, Mapping[str, Any]], *, kernel: str, output: Path | None, jobs: int, force: bool
+) -> None:
+    """Make what the VMs boot from: agent, initramfs, kernel.
+
+    Needs Debian's packages gcc libc6-dev make busybox-static kmod xz-utils zstd, and for the minimal kernel bison
+    flex bc libelf-dev libssl-dev cpio. What is there already and up to date is not built again. The daemon takes a new
+    guest for the VMs it starts after its own restart.
+    """
+    try:
+        from hyperd.config import load
+        from hyperd.guest.image import build_guest
+        from hyperd.guest.kernel import build_kernel
+    except ModuleNotFoundError as error:
+        raise click.ClickException(_missing(error)) from error
+    config, options = common
+    try:
+        directory = output.resolve() if output else load.load(config, root=options["root"])[0].guest
+        if kernel == "minimal":
+            click.echo("compiling the kernel, unless it is there: this takes minutes", err=True)
+            build_kernel(directory, jobs=jobs, force=force)
+        guest = build_guest(directory, kernel=kernel, force=force)
+    except (HyperError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{guest.flavour}: {guest.kernel} {guest.initrd}")
+
+
+@main.command("files")
+@click.argument("name", default="")
+def files_command(*, name: str) -> None:
+    """List the files that come with hyperd, or print one: the example configuration, units of systemd, example pods.
+
+    The units start this very hyperd: `hyperd files hyperd.service > /etc/systemd/system/hyperd.service`.
+    """
+    from hyperd.config import shipped
+
+    try:
+        if name:
+            click.echo(shipped.text(name, program=_program()), nl=False)
+        else:
+            click.echo("\n".join(shipped.names()))
+    except HyperError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _program() -> str:
+    """Return the absolute path of the hyperd that runs; empty when it is run in another way than by its command."""
+    path = Path(sys.argv[0])
+    return str(path.absolute()) if path.name == "hyperd" and path.is_file() else ""
 
 
 if __name__ == "__main__":

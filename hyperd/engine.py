@@ -278,7 +278,7 @@ def boot_files(config: Config) -> BootFiles:
             raise HostFault(
                 "there is no guest to boot",
                 details=f"neither kernel nor initramfs in {config.guest}",
-                resolution=f"run scripts/build-guest --output {config.guest}",
+                resolution=f"run hyperd build-guest --output {config.guest}",
             )
         kernel, initrd = kernel or found.kernel, initrd or found.initrd
     # The distribution's cloud kernel was built without 9p.

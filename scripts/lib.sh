@@ -8,6 +8,25 @@ fail() {
     exit 1
 }
 
+# watched LOG COMMAND...: runs a command, its output in a file; a line every 15 seconds shows that it lives.
+watched() {
+    watched_log=$1
+    shift
+    (
+        seconds=0
+        while sleep 15 </dev/null >/dev/null 2>&1 && kill -0 $$ 2>/dev/null; do
+            seconds=$((seconds + 15))
+            printf '   ... %s s: %s\n' "$seconds" "$(tail -n 1 "$watched_log" 2>/dev/null | cut -c 1-100)"
+        done
+    ) &
+    watcher=$!
+    watched_status=0
+    "$@" >"$watched_log" 2>&1 || watched_status=$?
+    kill "$watcher" 2>/dev/null || true
+    wait "$watcher" 2>/dev/null || true
+    return "$watched_status"
+}
+
 need_root() {
     [ "$(id -u)" = 0 ] || fail "run this as root: it installs packages, and pods need a bridge and nftables"
     command -v apt-get >/dev/null || fail "this needs Debian's apt-get (reference: Debian 12)"
@@ -26,8 +45,8 @@ apt_install() {
     apt_update
     say "installing packages:$missing"
     # shellcheck disable=SC2086  # names of packages
-    DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
-        apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends $missing >"$log_dir/apt.log" 2>&1 ||
+    watched "$log_dir/apt.log" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+        apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends $missing ||
         { tail -n 30 "$log_dir/apt.log" >&2; fail "apt-get could not install:$missing (log: $log_dir/apt.log)"; }
 }
 
@@ -67,7 +86,7 @@ EOF
     return 1
 }
 
-# make_venv EXTRA: .venv with the project (editable) and its requirements; EXTRA is "" or "[dev]".
+# make_venv EXTRA: .venv with the project (editable) and its requirements; EXTRA is "[daemon]" or "[dev]".
 make_venv() {
     extra=$1
     if ! python=$(find_python); then
@@ -84,8 +103,8 @@ make_venv() {
         [ "$(cat ".venv/installed$have" 2>/dev/null)" != "$wanted" ] || return 0
     done
     say "installing Python packages"
-    .venv/bin/python -m pip install -q --disable-pip-version-check --no-input --root-user-action ignore \
-        -c requirements/constraints.txt -e ".$extra" >"$log_dir/pip.log" 2>&1 ||
+    watched "$log_dir/pip.log" .venv/bin/python -m pip install -q --disable-pip-version-check --no-input \
+        --root-user-action ignore -c requirements/constraints.txt -e ".$extra" ||
         { tail -n 30 "$log_dir/pip.log" >&2; fail "pip failed (log: $log_dir/pip.log)"; }
     rm -f .venv/installed*
     printf '%s\n' "$wanted" >".venv/installed$extra"

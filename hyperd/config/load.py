@@ -34,6 +34,7 @@ from hyperd.errors import InvalidInput
 from hyperd.publickeys import read_public_key
 
 DEFAULT_FILES = (Path("/etc/hyper/hyperd.toml"), Path("/etc/hyper/config"))
+PACKAGED_GUEST = Path("/usr/lib/hyperd/guest")  # of the Debian package (scripts/build-deb)
 MAX_RUN_PATH = 80  # a VM's socket adds "/vm-" + 10 letters + "/control.sock" to at most 107 bytes
 LOG_FORMATS = ("logfmt", "json", "console")
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -59,7 +60,7 @@ IGNORED = {
     "gRPCHost": "there is no gRPC server",
     "StorageDriver": "there is one way of storing images",
     "EnableVsock": "guests are reached over virtio-serial",
-    "VmFactoryPolicy": "there is no template to clone from",
+    "VmFactoryPolicy": "[hypervisor] pool and templates say which VMs are kept ready",
     "BufferGoroutinesMax": "containers are created at once",
     "BufferChannelSize": "containers are created at once",
     "GDBTCPPort": "not supported",
@@ -105,9 +106,17 @@ def load(
         changes["log_format"] = log_format
     if tls:
         changes["tls"] = dataclasses.replace(config.tls, **tls)
-    config = dataclasses.replace(config, **changes)
+    config = with_packaged_guest(dataclasses.replace(config, **changes))
     check(config)
     return config, warnings
+
+
+def with_packaged_guest(config: Config) -> Config:
+    """Use the guest of the distribution's package where there is no other."""
+    if config.hypervisor.guest_dir is not None or (config.root / "guest").exists() or not PACKAGED_GUEST.exists():
+        return config
+    hypervisor = dataclasses.replace(config.hypervisor, guest_dir=PACKAGED_GUEST)
+    return dataclasses.replace(config, hypervisor=hypervisor)
 
 
 def users_file() -> Path:

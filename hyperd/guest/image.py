@@ -81,7 +81,7 @@ def find_guest(directory: Path) -> GuestFiles:
         files = GuestFiles(kernel=directory / kernel, initrd=directory / initrd, flavour=flavour)
         if files.kernel.is_file() and files.initrd.is_file():
             return files
-    raise NotFound(f"no guest in {directory}", resolution="run scripts/build-guest")
+    raise NotFound(f"no guest in {directory}", resolution="run hyperd build-guest")
 
 
 def agent_sources() -> Path:

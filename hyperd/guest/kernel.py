@@ -19,6 +19,7 @@ from pathlib import Path
 
 import structlog
 
+from hyperd.config import shipped
 from hyperd.errors import HostFault, InvalidInput, NotFound
 
 log = structlog.get_logger(__name__)
@@ -47,8 +48,8 @@ def minimal_kernel(directory: Path) -> Path | None:
 
 
 def default_config() -> Path:
-    """Return the configuration fragment of the source tree."""
-    return Path(__file__).resolve().parents[2] / "configs" / "guest-kernel.config"
+    """Return the configuration fragment that comes with hyperd. Errors: NotFound."""
+    return shipped.directory() / "guest-kernel.config"
 
 
 def parse_options(text: str) -> dict[str, str]:
