@@ -2,13 +2,19 @@
 
 In this process it takes a tenth of what a process of its own takes (``docs/performance.md``). Where the library
 cannot be loaded, the command does it. Source of the interface: libnftables(3).
+
+The library waits for the kernel with select(2), which ends the process when a descriptor has a number of 1,024 or
+more. So it is called by one thread that has a table of descriptors of its own (unshare(2), ``CLONE_FILES``) with
+nothing in it but the three standard ones: what the library opens there has a low number, whatever the daemon has open.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
+import resource
 import subprocess
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -18,17 +24,44 @@ from hyperd.errors import HostFault
 
 LIBRARY = "libnftables.so.1"
 _TIMEOUT = 30.0  # seconds; nft waits for the kernel only
-_lock = threading.Lock()
+_CLONE_FILES = 0x400  # <sched.h>
+_FIRST = 3  # the first descriptor after the standard ones
 log = structlog.get_logger(__name__)
 
 
 def apply(text: str) -> None:
     """Carry out a text in one transaction: all of it or nothing. Errors: HostFault."""
-    with _lock:
-        library = _library()
-        complaint = _by_command(text) if library is None else _by_library(library, text)
+    complaint = _caller.run(text)
     if complaint:
         raise HostFault("the nftables rules were refused", details=complaint[:2000])
+
+
+class _Caller:
+    """The one thread that calls the library. It is started at the first text."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="nft", initializer=self._leave_descriptors)
+        self._alone = False  # the thread has a table of descriptors of its own
+
+    def run(self, text: str) -> str:
+        """Carry a text out; return what is wrong with it, or nothing. Errors: HostFault."""
+        return self._pool.submit(self._carry_out, text).result()
+
+    def _leave_descriptors(self) -> None:
+        """Give this thread a table of descriptors of its own, and empty it. The other threads keep theirs."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.unshare(_CLONE_FILES) != 0:
+            log.info("nft.by_command", reason=f"unshare: {os.strerror(ctypes.get_errno())}")
+            return
+        os.closerange(_FIRST, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        self._alone = True
+
+    def _carry_out(self, text: str) -> str:
+        library = _library() if self._alone else None
+        return _by_command(text) if library is None else _by_library(library, text)
+
+
+_caller = _Caller()
 
 
 @cache
