@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from hyperd.errors import HostFault
 from hyperd.network import nft
 from tests.support.daemon import HyperdLauncher
 
@@ -39,7 +40,7 @@ def test_a_pod_with_a_port_starts_beside_a_thousand_connections() -> None:
             stack.enter_context(daemon.raw())
         pod_id = daemon.json("POST", "/pod/create", body=pod)["ID"]
         daemon.json("POST", "/pod/start", podId=pod_id)
-        assert len(os.listdir(f"/proc/{daemon.pid}/fd")) > FD_SETSIZE
+        assert len(list(Path(f"/proc/{daemon.pid}/fd").iterdir())) > FD_SETSIZE
         daemon.json("DELETE", "/pod", podId=pod_id)
         assert daemon.request("GET", "/_ping")[2] == b"OK"
 
@@ -48,6 +49,6 @@ def test_rules_are_written_whatever_the_number_of_the_next_descriptor() -> None:
     with many_descriptors(20_000), contextlib.ExitStack() as stack:
         for _ in range(19_000):
             stack.callback(os.close, os.dup(0))
-        with pytest.raises(nft.HostFault, match="refused"):
+        with pytest.raises(HostFault, match="refused"):
             nft.apply("no such command")
         nft.apply("add table inet hyperd_test_descriptors; delete table inet hyperd_test_descriptors")
