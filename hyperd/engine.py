@@ -30,7 +30,8 @@ from hyperd.network.usernet import UserNetwork
 from hyperd.pod.records import PodRecords
 from hyperd.pod.recovery import Recovery
 from hyperd.pod.service import PodService
-from hyperd.pod.stats import PodStats
+from hyperd.pod.states import WITH_VM
+from hyperd.pod.stats import StatsService
 from hyperd.stream.relay import Relay
 from hyperd.system import SystemService
 from hyperd.vm.driver import VmDriver
@@ -56,7 +57,7 @@ class Engine:
     imports: Importer
     vms: VmService
     network: NetworkService
-    stats: PodStats
+    stats: StatsService
     system: SystemService
     relay: Relay
     database: Database
@@ -99,7 +100,7 @@ class Engine:
             except HyperError as error:
                 log.error("pod.not_stopped", pod=pod_id, error=str(error))
 
-        running = [view.id for view in self.pods.views() if view.status in {"running", "paused"}]
+        running = [pod.id for pod in self.pods.summaries() if pod.state in WITH_VM]
         # Also those that their policy would start again: by the next daemon.
         names = {*running, *(row.pod_id for row in self.containers.records.awaiting_restart())}
         with ThreadPoolExecutor(STOP_THREADS, thread_name_prefix="stop-all") as pool:
@@ -139,7 +140,7 @@ class Engine:
             events=self.events,
         )
         self._make_pods(database, records, pod_records)
-        self.stats = PodStats(pods=pod_records, containers=records, vms=self.vms, counters=driver.stats)
+        self.stats = StatsService(pods=pod_records, containers=records, vms=self.vms, counters=driver.stats)
         self._recover(pod_records)
         self.system = SystemService(
             config=config,
@@ -168,6 +169,7 @@ class Engine:
             records=records,
             relay=self.relay,
             images=self.images,
+            network=self.network,
             vms=self.vms,
             locks=locks,
             events=self.events,

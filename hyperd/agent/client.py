@@ -48,6 +48,7 @@ CONNECT_PAUSE = 0.005
 REACH_TIMEOUT = 5.0
 GREETING_TIMEOUT = 3.0  # seconds for a guest that has answered before
 REQUEST_TIMEOUT = 30.0
+MAX_PID_DIGITS = 10
 
 
 class OutputSink(Protocol):
@@ -218,16 +219,20 @@ class AgentClient:
         """Carry out a plan in the guest. Errors: AgentError for the first step that failed, Timeout."""
         self._call(self._carry_out(Method.RUN, plan), timeout, "RUN")
 
-    def start(self, plan: Plan, *, timeout: float = REQUEST_TIMEOUT) -> None:
-        """Start a process; returns when its program runs. Errors: AgentError, Timeout."""
-        self._call(self._carry_out(Method.START, plan), timeout, "START")
+    def start(self, plan: Plan, *, timeout: float = REQUEST_TIMEOUT) -> int:
+        """Start a process; return its number in the guest when its program runs. Errors: AgentError, Timeout."""
+        return _pid(self._call(self._carry_out(Method.START, plan), timeout, "START"))
 
-    async def async_start(self, plan: Plan) -> None:
-        """Start a process, from the loop's thread. Errors: AgentError, also when the agent stays silent."""
+    async def async_start(self, plan: Plan) -> int:
+        """Start a process, from the loop's thread; return its number in the guest.
+
+        Errors: AgentError, also when the agent stays silent.
+        """
         try:
-            await asyncio.wait_for(self._carry_out(Method.START, plan), REQUEST_TIMEOUT)
+            answer = await asyncio.wait_for(self._carry_out(Method.START, plan), REQUEST_TIMEOUT)
         except TimeoutError as error:
             raise AgentError(f"the agent of {self.name} did not answer within {REQUEST_TIMEOUT:g} s") from error
+        return _pid(answer)
 
     def signal(self, process: str, number: int, *, everyone: bool = False) -> None:
         """Send a signal to a process (or to all of its container). Errors: AgentError with ESRCH when it is gone."""
@@ -464,3 +469,9 @@ class AgentClient:
             sink[0].data(sink[1], offset, data)
         elif frame.type == FrameType.EOF:
             sink[0].eof(sink[1], offset)
+
+
+def _pid(answer: Sequence[Record]) -> int:
+    """Read the answer to START; 0 when it has no number."""
+    text = answer[0].args[0] if answer and answer[0].args else b""
+    return int(text) if text.isdigit() and len(text) <= MAX_PID_DIGITS else 0

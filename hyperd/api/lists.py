@@ -6,6 +6,8 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 from hyperd.api.answers import env_text
+from hyperd.api.hyper.container_views import phase
+from hyperd.api.hyper.pod_views import list_word
 from hyperd.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -49,10 +51,13 @@ class ListBodies:
     def _rows(self, item: str, pod_id: str, vm_id: str) -> dict[str, object]:
         engine = self._engine
         if item == "pod":
-            pods = engine.pods.views(pod_id=pod_id, vm_id=vm_id)
-            return {"item": item, "podData": [f"{pod.id}:{pod.name}:{pod.vm_id}:{pod.status}" for pod in pods]}
+            pods = engine.pods.summaries(pod_id=pod_id, vm_id=vm_id)
+            return {
+                "item": item,
+                "podData": [f"{pod.id}:{pod.id}:{pod.vm_id}:{list_word(pod.state, pod.outcome)}" for pod in pods],
+            }
         if item == "container":
-            found = engine.containers.views(pod_id=pod_id, vm_id=vm_id)
-            return {"item": item, "cData": [f"{one.id}:{one.name}:{one.pod_id}:{one.status}" for one in found]}
+            found = engine.containers.queries.summaries(pod_id=pod_id, vm_id=vm_id)
+            return {"item": item, "cData": [f"{one.id}:{one.name}:{one.pod_id}:{phase(one)}" for one in found]}
         vms = engine.vms.views(pod_id=pod_id, vm_id=vm_id)
         return {"item": item, "vmData": [f"{vm.id}:{vm.pod_id}:{vm.status}" for vm in vms]}

@@ -139,7 +139,7 @@ class CommitService:
 
     def _argv(self, row: ContainerRow) -> Sequence[str]:
         try:
-            return self._containers.program(row).argv
+            return self._containers.queries.program(row).argv
         except HyperError:
             return ()
 

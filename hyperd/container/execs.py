@@ -91,7 +91,7 @@ class ExecService:
         with self._db.session() as session:
             if session.connection().execute(_START, start).rowcount != 1:
                 raise Conflict(f"the exec {exec_id} has been started already")
-        program = replace(self._containers.program(row), argv=tuple(execution.command), tty=execution.tty)
+        program = replace(self._containers.queries.program(row), argv=tuple(execution.command), tty=execution.tty)
         if execution.tty:
             program = replace(program, env={"TERM": "xterm", **program.env})
         size = self._sizes.pop(exec_id, DEFAULT_SIZE)

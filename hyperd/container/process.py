@@ -100,6 +100,7 @@ class GuestProcess:
         self.exit_code: int | None = None
         self.size: tuple[int, int] = DEFAULT_SIZE  # rows and columns of the terminal, as last asked for
         self.base = 0
+        self.pid = 0  # in the guest; 0 = it does not run
         self.agent: AgentClient | None = None
         self.input = GuestInput()
         self.hub: OutputHub = _Replay(relay, tty=tty, log_file=log_file, keep=keep_early)
@@ -120,7 +121,7 @@ class GuestProcess:
         """
         self.relay.call(self._begin(agent, base), timeout=10)
         try:
-            agent.start(plan)
+            self.pid = agent.start(plan)
         except AgentError as error:
             code = exit_code_of(error)
             if code == SETUP_FAILED:
@@ -138,7 +139,7 @@ class GuestProcess:
         """
         await self._begin(agent, base)
         try:
-            await agent.async_start(plan)
+            self.pid = await agent.async_start(plan)
         except AgentError as error:
             self.fail(exit_code_of(error), str(error))
             return
@@ -150,7 +151,7 @@ class GuestProcess:
 
     async def resume(self, agent: AgentClient, state: ProcessState) -> None:
         """Join a process that runs since before this daemon."""
-        base = state.stream_base
+        base, self.pid = state.stream_base, state.pid
         await self._prepare(agent, base)
         offsets = self.hub.resume_offsets()
         self.hub.connect(self._acknowledge, offsets)
@@ -159,6 +160,7 @@ class GuestProcess:
 
     def exited(self, code: int) -> None:
         """Take the news that the process has ended. Loop thread."""
+        self.pid = 0
         if self.exit_code is None:
             self.exit_code = code
             if self._cut_off:
@@ -179,6 +181,7 @@ class GuestProcess:
 
     def abandon(self, code: int) -> None:
         """End it without the guest (it is gone, or the process never ran). Loop thread."""
+        self.pid = 0
         if self.exit_code is None:
             self.exit_code = code
         self.hub.end()

@@ -3,73 +3,169 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from collections.abc import Mapping
 
+from hyperd.config.model import Config
+from hyperd.container.logconf import log_settings
+from hyperd.container.model import Container, ContainerSummary, Mount
 from hyperd.container.plan import Program, merge_program
 from hyperd.container.process import GuestProcess
 from hyperd.container.records import ContainerRecords
-from hyperd.container.states import phase
-from hyperd.container.views import ContainerView, container_object, container_status
+from hyperd.container.states import LIVE, ContainerState
 from hyperd.db.models import ContainerRow
 from hyperd.errors import HyperError, NotFound
 from hyperd.image.service import ImageInfo, ImageService
-from hyperd.spec.model import VolumeRef
+from hyperd.network.service import NetworkService
+from hyperd.spec.model import ContainerSpec, PodSpec, VolumeRef, VolumeSpec
+from hyperd.vm.model import PAUSED
 from hyperd.vm.service import VmService
-from hyperd.volume.catalog import image_volumes
+from hyperd.volume.catalog import image_volumes, volumes_of
 
 SETTLE_WAIT = 1.0
+WITH_FILE = "json-file"  # the log driver that keeps a file
 
 
-class ContainerLooks:
-    """The part of the container service that changes nothing."""
+class ContainerQueries:
+    """The part of the container service that changes nothing.
 
-    def __init__(self, *, records: ContainerRecords, images: ImageService, vms: VmService) -> None:
-        self.records = records
+    Args:
+        processes: of containers by id, as the service keeps them.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        records: ContainerRecords,
+        images: ImageService,
+        network: NetworkService,
+        vms: VmService,
+        processes: Mapping[str, GuestProcess],
+    ) -> None:
+        self._config = config
+        self._records = records
         self._images = images
+        self._network = network
         self._vms = vms
-        self._processes: dict[str, GuestProcess] = {}
+        self._processes = processes
 
-    def views(self, *, pod_id: str = "", vm_id: str = "") -> list[ContainerView]:
-        """List containers, by pod or VM where given."""
+    def reconfigure(self, config: Config) -> None:
+        """Use other defaults from now on."""
+        self._config = config
+
+    def summaries(self, *, pod_id: str = "", vm_id: str = "") -> list[ContainerSummary]:
+        """List containers with little of each, by pod or VM where given."""
         if vm_id:
             vm = next((view for view in self._vms.views(vm_id=vm_id)), None)
             if vm is None or not vm.pod_id or (pod_id and pod_id != vm.pod_id):
                 return []
             pod_id = vm.pod_id
-        rows = self.records.listed(pod_id)
-        return [ContainerView(id=row.id, name=row.name, pod_id=row.pod_id, status=phase(row)) for row in rows]
+        return [
+            ContainerSummary(
+                id=row.id,
+                name=row.name,
+                pod_id=row.pod_id,
+                state=ContainerState(row.state),
+                exit_code=row.exit_code,
+            )
+            for row in self._records.listed(pod_id)
+        ]
 
-    def info(self, name: str) -> dict[str, Any]:
-        """Give ``ContainerInfo``. Errors: NotFound, InvalidInput."""
-        row = self.records.find(name)
+    def inspect(self, name: str) -> Container:
+        """Return a container by name, id or unique beginning of an id. Errors: NotFound, InvalidInput."""
+        row = self._records.find(name)
         process = self._processes.get(row.id)
         if process is not None and process.hub.ended and process.finished.wait(SETTLE_WAIT):
             # Its output is at its end: a client that has just seen that asks how it ended.
-            row = self.records.get(row.id)
-        return {
-            "container": self.describe(row),
-            "createdAt": int(row.created_at),
-            "podID": row.pod_id,
-            "status": container_status(row),
-        }
+            row = self._records.get(row.id)
+        return self.describe(row)
 
-    def describe(self, row: ContainerRow) -> dict[str, Any]:
-        """Give the ``Container`` object of a row."""
-        spec = self.records.spec(row)
+    def all(self) -> list[Container]:
+        """Return every container, oldest first."""
+        found = []
+        for row in self._records.all():
+            with contextlib.suppress(NotFound):  # its pod has just been removed
+                found.append(self.describe(row))
+        return found
+
+    def of_pod(self, pod_id: str) -> list[Container]:
+        """Return a pod's containers in their order; none for an unknown pod."""
+        return [self.describe(row) for row in self._records.of_pod(pod_id)]
+
+    def describe(self, row: ContainerRow) -> Container:
+        """Return the container of a row. Errors: NotFound when its pod is gone."""
+        spec, pod = self._records.spec(row), self._records.pod_spec(row.pod_id)
         program: Program | None = None
         with contextlib.suppress(HyperError):
             program = self.program(row)
-        return container_object(row, spec, program, self.volume_refs(row))
+        process = self._processes.get(row.id)
+        vm = self._vms.of_pod(row.pod_id)
+        driver = ""
+        path = None
+        with contextlib.suppress(HyperError):
+            settings = log_settings(self._config, pod, row.pod_id, row.id, spec)
+            driver, path = settings.driver, settings.path if settings.driver == WITH_FILE else None
+        return Container(
+            id=row.id,
+            name=row.name,
+            pod_id=row.pod_id,
+            spec=spec,
+            image_id=row.image_id,
+            image_name=row.image_name,
+            program=program,
+            state=ContainerState(row.state),
+            exit_code=row.exit_code,
+            pid=process.pid if process is not None and row.state == ContainerState.RUNNING else 0,
+            paused=vm is not None and vm.state == PAUSED and row.state in LIVE,
+            killed=row.killed,
+            created_at=row.created_at,
+            started_at=row.started_at,
+            finished_at=row.finished_at,
+            run_count=row.run_count,
+            restart_count=row.restart_count,
+            restart_at=row.restart_at,
+            restart_policy=spec.restart_policy or pod.restart_policy or "never",
+            labels=spec.labels,
+            mounts=self._mounts(row, spec, pod),
+            log_driver=driver,
+            log_path=path,
+            ports=tuple(self._network.mappings(row.pod_id)),
+            addresses=tuple(c for lease in self._network.leases(row.pod_id) for c in lease.cidrs) if vm else (),
+            hostname=pod.hostname,
+        )
 
     def volume_refs(self, row: ContainerRow) -> tuple[VolumeRef, ...]:
-        """Give every volume that a container mounts, those of its image included."""
-        spec = self.records.spec(row)
-        with contextlib.suppress(NotFound):
-            return (*spec.volumes, *image_volumes(spec, self._images.get(row.image_id).config, row.id))
-        return spec.volumes
+        """Return every volume that a container mounts, those of its image included."""
+        spec = self._records.spec(row)
+        return (*spec.volumes, *self._image_volumes(row, spec))
 
     def program(self, row: ContainerRow) -> Program:
-        """Give what a container runs. Errors: ImageNotFound, InvalidInput."""
-        pod = self.records.pod_spec(row.pod_id)
+        """Return what a container runs. Errors: ImageNotFound, InvalidInput."""
+        pod = self._records.pod_spec(row.pod_id)
         image: ImageInfo = self._images.get(row.image_id)
-        return merge_program(self.records.spec(row), image.config, hostname=pod.hostname, pod_tty=pod.tty)
+        return merge_program(self._records.spec(row), image.config, hostname=pod.hostname, pod_tty=pod.tty)
+
+    def _image_volumes(self, row: ContainerRow, spec: ContainerSpec) -> tuple[VolumeRef, ...]:
+        with contextlib.suppress(NotFound):
+            return image_volumes(spec, self._images.get(row.image_id).config, row.id)
+        return ()
+
+    def _mounts(self, row: ContainerRow, spec: ContainerSpec, pod: PodSpec) -> tuple[Mount, ...]:
+        volumes = volumes_of(pod.volumes, [spec])
+        own = [_mount(ref, volumes.get(ref.volume) or VolumeSpec()) for ref in spec.volumes]
+        return (
+            *own,
+            *(Mount(volume=ref.volume, path=ref.path, from_image=True) for ref in self._image_volumes(row, spec)),
+        )
+
+
+def _mount(ref: VolumeRef, volume: VolumeSpec) -> Mount:
+    return Mount(
+        volume=ref.volume,
+        path=ref.path,
+        read_only=ref.read_only,
+        format=volume.format,
+        source=volume.source,
+        propagation=ref.propagation,
+    )

@@ -20,7 +20,7 @@ from hyperd.container.logconf import LogSettings, check_receiver, log_settings
 from hyperd.container.logdrivers import log_session, open_log, remove_log
 from hyperd.container.plan import RootFs, cgroup, container_plan, merge_program, stop_signal
 from hyperd.container.process import AttachSession, GuestProcess
-from hyperd.container.queries import ContainerLooks
+from hyperd.container.queries import ContainerQueries
 from hyperd.container.records import ContainerRecords
 from hyperd.container.restart import ENDING, Restarts, decide
 from hyperd.container.states import KILLED, LIVE, SETUP_FAILED, ContainerState
@@ -29,6 +29,7 @@ from hyperd.db.models import ContainerRow
 from hyperd.errors import AgentError, Conflict, HyperError, InvalidInput, NotAlive, NotFound
 from hyperd.event.bus import EventBus
 from hyperd.image.service import ImageService
+from hyperd.network.service import NetworkService
 from hyperd.spec.model import ContainerSpec, PodSpec
 from hyperd.stream.logread import LogQuery, LogSession
 from hyperd.stream.relay import Relay
@@ -41,8 +42,8 @@ SIGKILL = 9
 KILL_WAIT = 10.0
 
 
-class ContainerService(ContainerLooks):
-    """See the module's docstring. ``locks`` are shared with the pod service."""
+class ContainerService:
+    """See the module's docstring. ``locks`` are shared with the pod service; ``queries`` looks and changes nothing."""
 
     def __init__(
         self,
@@ -51,6 +52,7 @@ class ContainerService(ContainerLooks):
         records: ContainerRecords,
         relay: Relay,
         images: ImageService,
+        network: NetworkService,
         vms: VmService,
         locks: PodLocks,
         events: EventBus,
@@ -61,7 +63,13 @@ class ContainerService(ContainerLooks):
         self.discarded = Discarded(config.root / "pods")
         self.volumes = volumes
         self._relay = relay
-        super().__init__(records=records, images=images, vms=vms)
+        self.records = records
+        self._images = images
+        self._vms = vms
+        self._processes: dict[str, GuestProcess] = {}
+        self.queries = ContainerQueries(
+            config=config, records=records, images=images, network=network, vms=vms, processes=self._processes
+        )
         self._locks = locks
         self._events = events
         self._workers = ThreadPoolExecutor(8, thread_name_prefix="container")
@@ -80,6 +88,7 @@ class ContainerService(ContainerLooks):
     def reconfigure(self, config: Config) -> None:
         """Use other defaults (grace, logs) from now on."""
         self._config = config
+        self.queries.reconfigure(config)
 
     def close(self) -> None:
         """Wait for what is being settled."""
@@ -262,7 +271,7 @@ class ContainerService(ContainerLooks):
         row = self.records.find(name)
         process = self._processes.get(row.id)
         if process is None:
-            process = self._process(row, row.run_count + (row.state not in LIVE), tty=self.program(row).tty)
+            process = self._process(row, row.run_count + (row.state not in LIVE), tty=self.queries.program(row).tty)
             if row.state == ContainerState.EXITED:
                 self._processes.pop(row.id, None)
                 self._relay.soon(process.abandon, row.exit_code or 0)
@@ -272,7 +281,7 @@ class ContainerService(ContainerLooks):
         """Give a session that sends the log. Errors: NotFound, InvalidInput, NotSupported (no readable log)."""
         row = self.records.find(name)
         process = self._processes.get(row.id)
-        tty = process.tty if process is not None else self.program(row).tty
+        tty = process.tty if process is not None else self.queries.program(row).tty
         return log_session(
             self._relay, self._log_settings(row), query, tty=tty, current=lambda: self._processes.get(row.id)
         )
@@ -285,7 +294,7 @@ class ContainerService(ContainerLooks):
         row = self.records.find(name)
         process = self._processes.get(row.id)
         if process is None:
-            process = self._process(row, row.run_count + 1, tty=self.program(row).tty)
+            process = self._process(row, row.run_count + 1, tty=self.queries.program(row).tty)
         if not process.tty:
             raise Conflict(f"the container {row.name} has no terminal")
         process.size = (rows, columns)
@@ -362,7 +371,7 @@ class ContainerService(ContainerLooks):
             if state is None:
                 self.records.finish(row.id, run=row.run_count, exit_code=SETUP_FAILED, decide=decide)
                 continue
-            process = self._process(row, row.run_count, tty=self.program(row).tty)
+            process = self._process(row, row.run_count, tty=self.queries.program(row).tty)
             self._by_ident[vm.id, ident] = process
             self.records.started(row.id, run=row.run_count)
             self._relay.call(process.resume(vm.agent, state), timeout=10)

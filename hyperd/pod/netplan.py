@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Interface
 
-from hyperd.errors import InvalidInput, NotSupported
+from hyperd.errors import Conflict, InvalidInput, NotSupported
 from hyperd.guest import layout
 from hyperd.network.fixed import NicWish
 from hyperd.network.guards import Guard
+from hyperd.network.ports import PortMapping
 from hyperd.network.service import Lease
 from hyperd.spec.model import InterfaceSpec, PodSpec, ServiceSpec
 from hyperd.vm.driver import SPARE_NICS, NicSpec
@@ -39,6 +40,17 @@ def guard(spec: PodSpec) -> Guard | None:
     if not lists.internal_networks and not lists.external_networks:
         return None
     return Guard(internal=tuple(lists.internal_networks), external=tuple(lists.external_networks))
+
+
+def port_mappings(spec: PodSpec) -> list[PortMapping]:
+    """Return every single port the pod publishes. Errors: Conflict when it asks for one twice."""
+    found: dict[tuple[str, int], PortMapping] = {}
+    for port in spec.portmappings:
+        for protocol, host, inner in port.expand():
+            if (protocol, host) in found:
+                raise Conflict(f"Host port {host}/{protocol} has aleady been used", details="by the same pod")
+            found[protocol, host] = PortMapping(protocol=protocol, host_port=host, container_port=inner)
+    return list(found.values())
 
 
 def any_address(spec: PodSpec) -> bool:

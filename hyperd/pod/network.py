@@ -11,7 +11,7 @@ from hyperd.container.locks import PodLocks
 from hyperd.errors import AgentError, Conflict, HyperError, NotAlive, NotFound, NotSupported
 from hyperd.network.ports import AUTOMATIC, PortMapping
 from hyperd.network.service import Lease, NetworkService
-from hyperd.pod import netplan, views
+from hyperd.pod import netplan
 from hyperd.pod.records import PodRecords
 from hyperd.pod.spec import dump_pod
 from hyperd.pod.states import WITH_VM, PodState
@@ -69,7 +69,7 @@ class PodNetwork:
         if not netplan.any_address(spec):
             self.reserve(spec)
             return
-        mappings = views.port_mappings(spec)
+        mappings = netplan.port_mappings(spec)
         if mappings:
             self._network.book(spec.id, mappings)
 
@@ -102,7 +102,7 @@ class PodNetwork:
                 chosen = self._chosen(pod_id, rules)
                 new = tuple(dict.fromkeys(rule for rule in chosen if rule not in before.portmappings))
                 after = replace(before, portmappings=(*new, *before.portmappings))
-                mappings = views.port_mappings(after)
+                mappings = netplan.port_mappings(after)
                 self._records.update(pod_id, spec=dump_pod(after))
                 self._network.publish(pod_id, netplan.target_address(self._network.leases(pod_id)), mappings)
             except BaseException:
@@ -122,7 +122,7 @@ class PodNetwork:
                 self.add_ports(pod_id, rules)
                 return
             after = replace(before, portmappings=tuple(dict.fromkeys((*rules, *before.portmappings))))
-            views.port_mappings(after)  # is refused here rather than at the start
+            netplan.port_mappings(after)  # is refused here rather than at the start
             self._records.update(pod_id, spec=dump_pod(after))
 
     def delete_ports(self, pod_id: str, rules: Sequence[PortSpec]) -> None:
@@ -212,7 +212,7 @@ class PodNetwork:
 
     def _publish(self, spec: PodSpec, leases: Sequence[Lease]) -> None:
         """Lead the pod's ports to its address."""
-        mappings = views.port_mappings(spec)
+        mappings = netplan.port_mappings(spec)
         if mappings:
             self._network.publish(spec.id, netplan.target_address(leases), mappings)
 
@@ -229,7 +229,7 @@ class PodNetwork:
 
     def _unpublish_others(self, spec: PodSpec) -> None:
         """Take back what the pod publishes beyond its specification."""
-        wanted: set[PortMapping] = set(views.port_mappings(spec))
+        wanted: set[PortMapping] = set(netplan.port_mappings(spec))
         others = [mapping for mapping in self._network.mappings(spec.id) if mapping not in wanted]
         if others:
             self._network.unpublish(spec.id, others)

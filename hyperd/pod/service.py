@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import structlog
 
@@ -18,23 +17,24 @@ from hyperd.agent.programs import sweep
 from hyperd.config.model import Config
 from hyperd.container.execs import ExecService
 from hyperd.container.locks import PodLocks
+from hyperd.container.model import Container
 from hyperd.container.names import image_base, named
 from hyperd.container.service import ContainerService
 from hyperd.container.states import LIVE, ContainerState
-from hyperd.db.models import ContainerRow, PodRow
+from hyperd.db.models import PodRow
 from hyperd.errors import Busy, Conflict, HyperError, InvalidInput, NotAlive, NotFound
 from hyperd.event.bus import EventBus
 from hyperd.guest import layout
 from hyperd.image.service import ImageService
 from hyperd.network.service import Lease, NetworkService
-from hyperd.pod import netplan, views
+from hyperd.pod import netplan
+from hyperd.pod.model import Pod, PodSummary
 from hyperd.pod.network import PodNetwork
 from hyperd.pod.ready import ReadyVms
 from hyperd.pod.records import PodRecords
 from hyperd.pod.spec import dump_pod
-from hyperd.pod.states import WITH_VM, PodState, list_word
+from hyperd.pod.states import WITH_VM, PodState
 from hyperd.pod.stored import stored_pod
-from hyperd.pod.views import PodView
 from hyperd.spec.model import PodSpec, VolumeSpec
 from hyperd.vm.model import HostFiles, Vm, require_running
 from hyperd.vm.scratch import make_scratch
@@ -234,41 +234,37 @@ class PodService:
 
     # -- looking
 
-    def views(self, *, pod_id: str = "", vm_id: str = "") -> list[PodView]:
-        """List pods, by id or VM where given."""
+    def summaries(self, *, pod_id: str = "", vm_id: str = "") -> list[PodSummary]:
+        """List pods with little of each, by id or VM where given."""
         vms = {view.pod_id: view.id for view in self._vms.views() if view.pod_id}
         return [
-            PodView(
-                id=row.id, name=row.id, vm_id=vms.get(row.id, ""), status=list_word(PodState(row.state), row.outcome)
-            )
+            PodSummary(id=row.id, vm_id=vms.get(row.id, ""), state=PodState(row.state), outcome=row.outcome)
             for row in self.records.listed()
             if (not pod_id or row.id == pod_id) and (not vm_id or vms.get(row.id) == vm_id)
         ]
 
-    def info(self, pod_id: str) -> dict[str, Any]:
-        """Give ``PodInfo``. Errors: NotFound."""
+    def inspect(self, pod_id: str) -> Pod:
+        """Return a pod. Errors: NotFound."""
         row = self.records.get(pod_id)
-        containers = self._containers.records.of_pod(pod_id)
-        described = [self._containers.describe(container) for container in containers]
         vm = self._vms.of_pod(pod_id)
-        leases = self._network.leases(pod_id) if vm else []
         spec = stored_pod(row.spec)
-        return views.pod_info(
-            row,
-            spec,
+        containers = tuple(self._containers.queries.of_pod(pod_id))
+        return Pod(
+            id=row.id,
+            spec=spec,
+            state=PodState(row.state),
+            outcome=row.outcome,
+            reason=row.reason,
             vm_id=vm.id if vm else "",
-            addresses=[cidr for lease in leases for cidr in lease.cidrs],
-            containers=list(zip(containers, described, strict=True)),
-            volumes=self._volumes(spec, containers),
+            created_at=row.created_at,
+            started_at=row.started_at,
+            finished_at=row.finished_at,
+            labels=dict(row.labels),
+            addresses=tuple(cidr for lease in self._network.leases(pod_id) for cidr in lease.cidrs) if vm else (),
+            ports=tuple(self._network.mappings(pod_id)),
+            containers=containers,
+            volumes=_volumes(spec, containers),
         )
-
-    def _volumes(self, spec: PodSpec, rows: Sequence[ContainerRow]) -> list[VolumeSpec]:
-        """Give every volume of a pod, those of images included."""
-        found = volumes_of(spec.volumes, [self._containers.records.spec(row) for row in rows])
-        for row in rows:
-            for ref in self._containers.volume_refs(row):
-                found.setdefault(ref.volume, VolumeSpec(name=ref.volume))
-        return list(found.values())
 
     # -- what happens by itself
 
@@ -488,3 +484,12 @@ class PodService:
         if row.state != wanted:
             raise Conflict(f"{verb}: pod state is not valid: {row.state}")
         return row
+
+
+def _volumes(spec: PodSpec, containers: Sequence[Container]) -> tuple[VolumeSpec, ...]:
+    """Return every volume of a pod, those of images included."""
+    found = volumes_of(spec.volumes, [container.spec for container in containers])
+    for container in containers:
+        for mount in container.mounts:
+            found.setdefault(mount.volume, VolumeSpec(name=mount.volume))
+    return tuple(found.values())

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from hyperd.api.hyper.pod_views import info_phase, list_word
 from hyperd.errors import Conflict
-from hyperd.pod.states import ALLOWED, PodState, check, info_phase, list_word
+from hyperd.pod.states import ALLOWED, PodState, check
 
 
 def test_every_state_has_words():

@@ -13,6 +13,7 @@ from flask import Response, g
 from hyperd.api import answers, params, takeover
 from hyperd.api.background import INLINE_WAIT, Waiting
 from hyperd.api.context import engine, may_fetch
+from hyperd.api.hyper.container_views import container_info
 from hyperd.api.hyper.routes import blueprint
 from hyperd.build.commit import CommitOrder
 from hyperd.errors import ImageNotFound, InvalidInput, NotAlive, NotFound, Timeout
@@ -118,9 +119,9 @@ def rename_container() -> Response:
 
 
 @blueprint.get("/container/info")
-def container_info() -> Response:
+def show_container() -> Response:
     """Describe a container."""
-    return answers.plain_json(engine().containers.info(container_name()))
+    return answers.plain_json(container_info(engine().containers.queries.inspect(container_name())))
 
 
 @blueprint.get("/container/logs")

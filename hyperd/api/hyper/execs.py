@@ -45,6 +45,6 @@ def start_exec() -> Response:
 def exec_vm() -> Response:
     """Run a command in the guest's own root; its output is always raw."""
     pod_id = params.needed("pod", "podId", "podName")
-    if not engine().pods.views(pod_id=pod_id):
+    if not engine().pods.summaries(pod_id=pod_id):
         raise NotFound(f"Can not find pod({pod_id})")
     return takeover.upgrade(engine().execs.exec_vm(pod_id, _command()))

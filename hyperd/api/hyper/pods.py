@@ -8,6 +8,7 @@ from flask import Response, request
 
 from hyperd.api import answers, params
 from hyperd.api.context import engine, lists, may_fetch
+from hyperd.api.hyper import pod_views, stats_views
 from hyperd.api.hyper.containers import check_image
 from hyperd.api.hyper.routes import blueprint
 from hyperd.errors import Conflict, ImageNotFound, NotFound
@@ -76,13 +77,13 @@ def list_items() -> Response:
 @blueprint.get("/pod/info")
 def info() -> Response:
     """Describe a pod."""
-    return answers.plain_json(engine().pods.info(params.needed("podName", "podId", "pod")))
+    return answers.plain_json(pod_views.pod_info(engine().pods.inspect(params.needed("podName", "podId", "pod"))))
 
 
 @blueprint.get("/pod/stats")
 def stats() -> Response:
     """Give the counters of a running pod; times in ns, sizes in bytes."""
-    return answers.plain_json(engine().stats.get(params.needed("podId", "podName", "pod")))
+    return answers.plain_json(stats_views.pod_stats(engine().stats.pod(params.needed("podId", "podName", "pod"))))
 
 
 @blueprint.post("/pod/labels")

@@ -1,0 +1,100 @@
+"""Containers in the words of hyperd's API: ``ContainerInfo``, ``ContainerStatus`` and the phases of lists."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from hyperd.container.model import Container, ContainerSummary
+from hyperd.container.states import ContainerState
+from hyperd.spec.model import PortSpec, parse_ports
+
+
+def rfc3339(seconds: float | None) -> str:
+    """Return a time as RFC 3339 with whole seconds, empty for none."""
+    return "" if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def phase(container: Container | ContainerSummary) -> str:
+    """Return the word of ``list`` and ``info``: pending, running, succeeded or failed."""
+    if container.state == ContainerState.RUNNING:
+        return "running"
+    if container.state in (ContainerState.CREATED, ContainerState.STARTING):
+        return "pending"
+    return "succeeded" if container.exit_code == 0 else "failed"
+
+
+def container_info(container: Container) -> dict[str, Any]:
+    """Return ``ContainerInfo``."""
+    return {
+        "container": container_object(container),
+        "createdAt": int(container.created_at),
+        "podID": container.pod_id,
+        "status": container_status(container),
+    }
+
+
+def container_status(container: Container) -> dict[str, Any]:
+    """Return ``ContainerStatus``: the original client needs all three objects, empty or not."""
+    status: dict[str, Any] = {
+        "name": container.name,
+        "containerID": container.id,
+        "phase": phase(container),
+        "waiting": {},
+        "running": {},
+        "terminated": {},
+        "restartCount": container.restart_count,
+    }
+    if container.restart_at is not None:
+        status["waiting"] = {"reason": "Restarting"}
+    if container.state in (ContainerState.CREATED, ContainerState.STARTING):
+        status["waiting"] = {"reason": "Pending"}
+    elif container.state == ContainerState.RUNNING:
+        status["running"] = {"startedAt": rfc3339(container.started_at)}
+    else:
+        status["terminated"] = {
+            "exitCode": container.exit_code or 0,
+            "reason": "Succeeded" if container.exit_code == 0 else "Failed",
+            "message": container.error,
+            "startedAt": rfc3339(container.started_at),
+            "finishedAt": rfc3339(container.finished_at),
+        }
+    return status
+
+
+def container_object(container: Container) -> dict[str, Any]:
+    """Return ``Container`` of the original's API."""
+    spec, program = container.spec, container.program
+    env = program.env if program else dict(spec.envs)
+    return {
+        "name": "/" + container.name,
+        "containerID": container.id,
+        "image": spec.image,
+        "imageID": container.image_id,
+        "workingDir": program.workdir if program else spec.workdir,
+        "user": program.user if program else spec.user.name,
+        "tty": program.tty if program else bool(spec.tty),
+        "commands": list(spec.command),
+        "args": list(program.argv) if program else [],
+        "ports": [port for published in spec.ports for port in _ports(published)],
+        "env": [{"env": key, "value": value} for key, value in env.items()],
+        "volumeMounts": [
+            {"name": mount.volume, "mountPath": mount.path, "readOnly": mount.read_only} for mount in container.mounts
+        ],
+        "labels": dict(spec.labels),
+    }
+
+
+def _ports(published: PortSpec) -> list[dict[str, Any]]:
+    """Return ``ContainerPort`` objects, whose ports are numbers; host port 0 = not published."""
+    inner = parse_ports(published.container_port)
+    outer = parse_ports(published.host_port) if published.host_port else range(0)
+    return [
+        {
+            "name": "",
+            "hostPort": outer[index] if len(outer) == len(inner) else 0,
+            "containerPort": port,
+            "protocol": published.protocol,
+        }
+        for index, port in enumerate(inner)
+    ]
