@@ -154,7 +154,8 @@ def _busybox() -> Path:
 
 
 def _common_inputs() -> list[bytes]:
-    sources = sorted(p for p in agent_sources().iterdir() if p.suffix in {".c", ".h"} or p.name == "Makefile")
+    sources = sorted(p for p in agent_sources().rglob("*") if p.suffix in {".c", ".h"} or p.name == "Makefile")
+    sources = [path for path in sources if path.parent.name != "fuzz"]
     here = Path(__file__).parent
     sources += [here / name for name in ("image.py", "cpio.py", "modules.py")]
     return [RECIPE.encode(), _busybox().read_bytes(), *(p.name.encode() + b"\0" + p.read_bytes() for p in sources)]

@@ -1,41 +1,22 @@
 #define _GNU_SOURCE
 #include "boot.h"
 
-#include <fcntl.h>
 #include <net/if.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
-#include "jobs.h"
-#include "netlink.h"
-#include "util.h"
+#include "loop/status.h"
+#include "plan/modules.h"
+#include "plan/netlink.h"
+#include "wire/util.h"
 
 static void mount_one(const char *type, const char *target, unsigned long flags, const char *data) {
   mkdir(target, 0755);
   if (mount(type, target, type, flags, data) < 0)
     logf_("mount %s: %s", target, strerror(errno));
-}
-
-/* A line of a list: path, and after a space parameters. */
-static void load_module(char *line) {
-  const char *path = strsep(&line, " ");
-  cleanup_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0 || (syscall(SYS_finit_module, fd, line ? line : "", 0) < 0 && errno != EEXIST))
-    logf_("module %s: %s", path, strerror(errno));
-  unlink(path); /* its memory is needed more elsewhere */
-}
-
-void load_modules(const char *list) {
-  char text[8192];
-  if (read_small(list, text, sizeof text) < 0)
-    return;
-  for (char *rest = text, *line; (line = strsep(&rest, "\n"));)
-    if (*line)
-      load_module(line);
 }
 
 /* pivot_root is impossible while the root is the first mount, so the root becomes a bind mount of it. */

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "methods.h"
+#include "wire/records.h"
 
 /* A host that asks more than it listens gets errors over the first bound and silence over the second. */
 enum { QUEUE_SOFT = 2 << 20, QUEUE_HARD = 4 << 20 };
@@ -17,6 +17,8 @@ struct out {
 };
 
 struct port control_port;
+
+static int (*method_call)(const struct frame *f, struct err *e);
 
 static STAILQ_HEAD(, out) queue = STAILQ_HEAD_INITIALIZER(queue);
 static size_t queued;
@@ -115,7 +117,8 @@ static void on_frame(struct port *port, const struct frame *f) {
     control_error(f->id, &e);
 }
 
-int control_init(void) {
+int control_init(int (*call)(const struct frame *f, struct err *e)) {
+  method_call = call;
   control_port.frame = on_frame;
   control_port.refill = refill;
   control_port.greet = greet;

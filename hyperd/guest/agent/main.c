@@ -12,11 +12,13 @@
 
 #include "boot.h"
 #include "control.h"
-#include "jobs.h"
-#include "process.h"
-#include "shutdown.h"
-#include "streams.h"
-#include "tools.h"
+#include "methods.h"
+#include "process/cgroup.h"
+#include "process/jobs.h"
+#include "process/process.h"
+#include "process/shutdown.h"
+#include "process/streams.h"
+#include "tools/tools.h"
 
 enum { PORT_WAIT_MS = 60000, SIGNAL_GRACE_MS = 5000 };
 
@@ -92,7 +94,7 @@ int main(int argc, char **argv) {
   else
     boot_guest();
   raise_file_limit();
-  if (loop_open() < 0 || watch_signals(&signals) < 0 || control_init() < 0 || streams_init() < 0 ||
+  if (loop_open() < 0 || watch_signals(&signals) < 0 || control_init(method_call) < 0 || streams_init() < 0 ||
       open_ports(argc, argv) < 0) {
     logf_("cannot start: %s", strerror(errno));
     if (hosted)

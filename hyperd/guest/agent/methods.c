@@ -8,12 +8,12 @@
 #include <sys/ioctl.h>
 #include <sys/utsname.h>
 
-#include "jobs.h"
-#include "plan.h"
-#include "readfile.h"
-#include "shutdown.h"
+#include "process/jobs.h"
+#include "plan/plan.h"
+#include "process/readfile.h"
+#include "process/shutdown.h"
 #include "start.h"
-#include "stats.h"
+#include "process/stats.h"
 
 typedef int method_fn(const struct frame *f, const struct record *args, struct err *e);
 
@@ -49,6 +49,28 @@ static int do_ping(const struct frame *f, const struct record *args, struct err 
   return respond(f, &w);
 }
 
+/* The answer of a job that is no START. */
+static void job_done(struct job *job) {
+  if (!job->ok && !job->error.code)
+    err_set(&job->error, EIO, "the child ended before it was done");
+  if (job->generation == control_port.generation) {
+    if (job->error.code)
+      control_error(job->request, &job->error);
+    else
+      control_respond(job->request, job->output, job->output_size);
+  }
+  job_free(job);
+}
+
+static int answer_later(const struct frame *f, void (*run)(int status_fd, void *argument), void *argument, struct err *e) {
+  struct job *job = job_start(run, argument, job_done, e);
+  if (!job)
+    return -1;
+  job->request = f->id;
+  job->generation = control_port.generation;
+  return 0;
+}
+
 static void run_plan(int status_fd, void *argument) { plan_child(status_fd, argument, NULL); }
 
 static int do_run(const struct frame *f, const struct record *args, struct err *e) {
@@ -61,9 +83,9 @@ static int do_run(const struct frame *f, const struct record *args, struct err *
   struct plan_bytes *plan = plan_copy(f->payload, f->size, e);
   if (!plan)
     return -1;
-  struct job *job = job_start(f->id, run_plan, plan, e);
+  int result = answer_later(f, run_plan, plan, e);
   free(plan);
-  return job ? 0 : -1;
+  return result;
 }
 
 static int do_start(const struct frame *f, const struct record *args, struct err *e) {
@@ -149,7 +171,7 @@ static int do_stats(const struct frame *f, const struct record *args, struct err
   stats_vm(&w);
   struct process *p;
   TAILQ_FOREACH(p, &processes, link)
-    if (p->state == P_RUNNING && p->cgroup[0] && !p->job)
+    if (p->state == P_RUNNING && p->cgroup[0])
       stats_process(&w, p);
   return w.full ? err_set(e, EMSGSIZE, "STATS: too many counters") : respond(f, &w);
 }
@@ -177,12 +199,12 @@ static int do_readfile(const struct frame *f, const struct record *args, struct 
       return err_set(e, ESRCH, "READFILE %s: does not run", p->name);
     order.mount_fd = p->main_fd;
   }
-  return job_start(f->id, readfile_child, &order, e) ? 0 : -1;
+  return answer_later(f, readfile_child, &order, e);
 }
 
 static int do_quiesce(const struct frame *f, const struct record *args, struct err *e) {
   (void)args;
-  return job_start(f->id, quiesce_child, NULL, e) ? 0 : -1;
+  return answer_later(f, quiesce_child, NULL, e);
 }
 
 static const struct method {

@@ -4,11 +4,15 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <signal.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
-#include "jobs.h"
-#include "plan.h"
-#include "process.h"
+#include "control.h"
+#include "loop/status.h"
+#include "plan/plan.h"
+#include "process/jobs.h"
+#include "process/process.h"
 
 /* The pipes of a process that has no terminal: [0] ours, [1] the child's. */
 struct pipes {
@@ -74,6 +78,89 @@ static int find_joined(const struct plan_brief *brief, struct process *p, struct
   return 0;
 }
 
+/* What the child tells. */
+
+static void take_waited(struct process *p, const char *text, int *fd) {
+  uint64_t pid;
+  if (!parse_u64(text, 10, INT32_MAX, &pid) || p->init_fd >= 0)
+    return;
+  p->waited_pid = (pid_t)pid;
+  p->init_fd = *fd;
+  *fd = -1;
+}
+
+static void take_terminal(struct process *p, int *fd, struct err *e) {
+  fcntl(*fd, F_SETFL, O_RDWR | O_NONBLOCK);
+  int copy = fcntl(*fd, F_DUPFD_CLOEXEC, 3);
+  if (copy < 0 || stream_attach(&p->streams[S_OUT], *fd, true) < 0)
+    err_reason(e, errno, "TTY");
+  else
+    *fd = -1;
+  if (p->input_open && copy >= 0 && stream_attach(&p->streams[S_IN], copy, true) == 0)
+    copy = -1;
+  close_fd(&copy);
+}
+
+static void take_main(struct job *job, struct process *p, pid_t pid, int *fds) {
+  if (p->main_fd >= 0 || fds[0] < 0)
+    return;
+  p->main_pid = pid;
+  p->main_fd = fds[0];
+  fds[0] = -1;
+  if (p->tty && fds[1] >= 0)
+    take_terminal(p, &fds[1], &job->error);
+}
+
+static void take_message(struct job *job, char type, const char *text, pid_t sender, int *fds) {
+  if (type == M_WAITED)
+    take_waited(job->owner, text, &fds[0]);
+  else if (type == M_MAIN)
+    take_main(job, job->owner, sender, fds);
+}
+
+/* The end of a START. */
+
+static bool answerable(const struct job *job) { return control_port.generation == job->generation; }
+
+/* It failed and nothing of it lives any more. */
+static void failed(struct job *job, struct process *p) {
+  if (answerable(job)) {
+    process_remove(p);
+    control_error(job->request, &job->error);
+  } else {
+    /* Nobody can be told by an answer: it counts as a program that ended at once. */
+    process_ended(p, job->error.code == ENOENT ? 127 : 126);
+  }
+}
+
+static void finished(struct job *job) {
+  struct process *p = job->owner;
+  if (!job->error.code && p->main_fd < 0)
+    err_set(&job->error, EIO, "START %s: the child ended before the program was started", p->name);
+  if (!job->error.code) {
+    process_started(p);
+    if (answerable(job))
+      control_started(job->request, p);
+    job_free(job);
+    return;
+  }
+  /* Its mounts must be gone when the host hears of the failure. */
+  if (!p->reaped) {
+    int target = p->init_fd >= 0 ? p->init_fd : p->main_fd;
+    if (target >= 0)
+      syscall(SYS_pidfd_send_signal, target, SIGKILL, NULL, 0);
+    return;
+  }
+  failed(job, p);
+  job_free(job);
+}
+
+static void child_gone(struct process *p) {
+  struct job *job = p->start;
+  if (job->over)
+    finished(job);
+}
+
 static void run_start(int status_fd, void *argument) {
   struct order *order = argument;
   plan_child(status_fd, order->plan, &order->start);
@@ -86,10 +173,14 @@ static int launch(struct process *p, const struct plan_brief *brief, uint32_t re
   if (find_joined(brief, p, &order.start, e) == 0 && make_streams(p, &pipes, e) == 0) {
     int stdio[3] = {pipes.in[1], pipes.out[1], pipes.err[1]};
     memcpy(order.start.stdio, stdio, sizeof stdio);
-    struct job *job = job_start(request, run_start, &order, e);
+    struct job *job = job_start(run_start, &order, finished, e);
     if (job) {
-      job->process = p;
-      p->job = job;
+      job->request = request;
+      job->generation = control_port.generation;
+      job->message = take_message;
+      job->owner = p;
+      p->start = job;
+      p->on_reaped = child_gone;
       p->waited_pid = job->pid;
       result = 0;
     }

@@ -1,0 +1,11 @@
+/* Opening paths, below a directory as their root where a plan asks for it (OPENROOT). */
+#pragma once
+
+#include "wire/util.h"
+
+/* open(); with a root, no link and no .. leads out of it. O_CLOEXEC is added. */
+int path_open(int root_fd, const char *path, int flags, mode_t mode);
+/* Open the directory that holds the last part of `path` and copy that part; with `make`, missing directories are made (0755). */
+int path_parent(int root_fd, const char *path, bool make, char name[256]);
+/* Remove a file or a whole tree, never across a mount. Missing is fine. -1 with errno. */
+int path_remove(int parent_fd, const char *name);

@@ -1,0 +1,182 @@
+#define _GNU_SOURCE
+#include "process/process.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "process/cgroup.h"
+#include "process/wait.h"
+
+struct process_list processes = TAILQ_HEAD_INITIALIZER(processes);
+
+static unsigned process_count;
+
+struct process *process_find(const char *name) {
+  struct process *p;
+  TAILQ_FOREACH(p, &processes, link)
+    if (strcmp(p->name, name) == 0)
+      return p;
+  return NULL;
+}
+
+static bool good_name(const char *name) {
+  size_t size = strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-");
+  return size > 0 && size <= MAX_NAME && !name[size];
+}
+
+static bool streams_free(uint32_t base) {
+  struct process *p;
+  if (base > UINT32_MAX - 2)
+    return false;
+  TAILQ_FOREACH(p, &processes, link)
+    if (p->base && base < p->base + 3 && p->base < base + 3)
+      return false;
+  return true;
+}
+
+struct process *process_new(const char *name, uint32_t base, struct err *e) {
+  if (!good_name(name))
+    return err_set(e, EINVAL, "PROCESS: bad process id"), NULL;
+  if (process_find(name))
+    return err_set(e, EEXIST, "PROCESS %s: exists already", name), NULL;
+  if (base && !streams_free(base))
+    return err_set(e, EEXIST, "STREAMS %u: in use", base), NULL;
+  if (process_count >= MAX_PROCESSES)
+    return err_set(e, EAGAIN, "PROCESS %s: too many processes", name), NULL;
+  struct process *p = calloc(1, sizeof *p);
+  if (!p)
+    return err_set(e, ENOMEM, "PROCESS %s: no memory", name), NULL;
+  snprintf(p->name, sizeof p->name, "%s", name);
+  p->base = base;
+  p->main_fd = p->init_fd = p->oom_watch.fd = -1;
+  for (int i = 0; i < 3; i++)
+    p->streams[i].watch.fd = -1;
+  TAILQ_INSERT_TAIL(&processes, p, link);
+  process_count++;
+  return p;
+}
+
+static void close_living(struct process *p) {
+  int oom = p->oom_watch.fd;
+  loop_remove(&p->oom_watch);
+  close_fd(&oom);
+  close_fd(&p->main_fd);
+  close_fd(&p->init_fd);
+}
+
+void process_remove(struct process *p) {
+  close_living(p);
+  TAILQ_REMOVE(&processes, p, link);
+  process_count--;
+  for (int i = 0; i < 3; i++)
+    stream_close(&p->streams[i]);
+  loop_free_later(p);
+}
+
+/* cgroup v2 tells of kills by its out-of-memory killer in memory.events. */
+
+static uint64_t count_oom_kills(const struct process *p) {
+  char path[400], text[512];
+  uint64_t count = 0;
+  snprintf(path, sizeof path, "%s/%s/memory.events", cgroup_root, p->cgroup);
+  if (read_small(path, text, sizeof text) < 0)
+    return 0;
+  char *at = strstr(text, "oom_kill ");
+  if (at) {
+    at[strcspn(at, "\n")] = 0;
+    parse_u64(at + 9, 10, UINT64_MAX, &count);
+  }
+  return count;
+}
+
+static void oom_event(struct watch *w, uint32_t events) {
+  (void)events;
+  struct process *p = (struct process *)((char *)w - offsetof(struct process, oom_watch));
+  uint64_t kills = count_oom_kills(p);
+  p->oom_due |= kills > p->oom_kills;
+  p->oom_kills = kills;
+}
+
+static void watch_oom(struct process *p) {
+  char path[400];
+  if (!p->cgroup[0])
+    return;
+  snprintf(path, sizeof path, "%s/%s/memory.events", cgroup_root, p->cgroup);
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0)
+    return;
+  p->oom_kills = count_oom_kills(p);
+  p->oom_watch = (struct watch){fd, oom_event};
+  if (loop_add(&p->oom_watch, EPOLLPRI) < 0) {
+    p->oom_watch.fd = -1;
+    close(fd);
+  }
+}
+
+void process_started(struct process *p) {
+  p->on_reaped = NULL;
+  p->state = P_RUNNING;
+  if (p->reaped)
+    process_ended(p, exit_code_of(p->wait_status));
+  else
+    watch_oom(p);
+}
+
+void process_ended(struct process *p, int code) {
+  if (p->oom_watch.fd >= 0)
+    oom_event(&p->oom_watch, 0);
+  p->on_reaped = NULL;
+  p->state = P_EXITED;
+  p->code = code;
+  p->finished_ns = realtime_ns();
+  p->exit_due = true;
+  close_living(p);
+  for (int i = 0; i < 3; i++)
+    stream_orphan(&p->streams[i]);
+}
+
+void process_reaped(pid_t pid, int status) {
+  struct process *p;
+  TAILQ_FOREACH(p, &processes, link) {
+    if (p->waited_pid != pid || p->reaped)
+      continue;
+    p->reaped = true;
+    p->wait_status = status;
+    if (p->on_reaped)
+      p->on_reaped(p);
+    else
+      process_ended(p, exit_code_of(status));
+    return;
+  }
+}
+
+static int send_signal(int pidfd, int signal, siginfo_t *info) {
+  return (int)syscall(SYS_pidfd_send_signal, pidfd, signal, info, 0);
+}
+
+int process_signal(struct process *p, int signal, bool everyone, struct err *e) {
+  if (p->state == P_EXITED)
+    return err_set(e, ESRCH, "SIGNAL %s: has exited", p->name);
+  if (p->state == P_STARTING)
+    return err_set(e, EBUSY, "SIGNAL %s: is being started", p->name);
+  int result;
+  if (everyone && p->has_init) {
+    siginfo_t info = {.si_signo = SIGNAL_ALL, .si_code = SI_QUEUE};
+    info.si_value.sival_int = signal;
+    result = send_signal(p->init_fd, signal ? SIGNAL_ALL : 0, signal ? &info : NULL);
+  } else if (everyone) {
+    /* Every process leads a session of its own; as long as it is not reaped, its number is its own. */
+    result = p->reaped ? (errno = ESRCH, -1) : kill(-p->main_pid, signal);
+  } else {
+    result = send_signal(p->main_fd, signal, NULL);
+  }
+  return result < 0 ? err_reason(e, errno, "SIGNAL %s", p->name) : 0;
+}

@@ -1,0 +1,20 @@
+/* Programs inside the agent's binary: archives of directories (docs/protocol.md, "Tools"). */
+#pragma once
+
+#include "tools/failed.h"
+#include "wire/util.h"
+
+/* Run the tool that the command line names and return its exit status; -1 = it names none. */
+int tool_main(int argc, char **argv);
+
+/* pack.c. `lower` may be NULL; `skip` are paths of a difference that are mount points and nothing else. */
+int pack_difference(const char *upper, const char *lower, char **skip, int skip_count);
+/* Pack what the patterns match below `root`: a directory's content, anything else under its last name. */
+int pack_tree(const char *root, char **patterns, int count, bool announce);
+
+/* unpack.c */
+struct unpack_options {
+  const char *root, *target, *owner, *mode; /* owner `user[:group]`, mode octal; "-" = as the archive says */
+  bool single;                              /* one member that is not a directory: `target` may be its new name */
+};
+int unpack(const struct unpack_options *options);
