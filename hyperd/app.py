@@ -1,13 +1,12 @@
-"""The Flask application: routes, version prefixes, headers and error answers. It knows HTTP and nothing of pods."""
+"""The WSGI application: one Flask application for each API, chosen by the socket that the caller came through."""
 
 from __future__ import annotations
 
-import itertools
 import logging
 import posixpath
 import re
-import secrets
 import time
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -15,7 +14,7 @@ from flask import Flask, Response, g, redirect, request
 from werkzeug.routing import BaseConverter
 
 from hyperd.api import errors, takeover
-from hyperd.api.context import EXTENSION, LISTS, METRICS, metrics
+from hyperd.api.context import EXTENSION, LISTENER, LISTS, METRICS, begin_request, metrics
 from hyperd.api.hyper import blueprint
 from hyperd.api.lists import ListBodies
 from hyperd.api.metrics import Metrics
@@ -24,14 +23,14 @@ from hyperd.api.params import MAX_JSON_BODY
 if TYPE_CHECKING:
     from hyperd.engine import Engine
 
+__all__ = ["LISTENER", "Dispatcher", "clean_path", "create_app"]
+
 log = structlog.get_logger(__name__)
 _std_log = logging.getLogger(__name__)  # behind it; asking it whether it would speak costs nothing
 
 API_VERSION = "1.17"
 PLACEHOLDER = "api_version"
 VERSION_PREFIX = f"/v<version:{PLACEHOLDER}>"
-# Names of requests in the log: the daemon's part and a number.
-_NAME, _NUMBERS = secrets.token_hex(3), itertools.count(1)
 _METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "HEAD"})
 
 
@@ -43,6 +42,27 @@ class VersionConverter(BaseConverter):
 
 # Nothing to resolve: no empty part, none that begins with a dot.
 _CLEAN = re.compile(r"(?:/[^/.][^/]*)+/?|/")
+
+
+class Dispatcher:
+    """The WSGI application of the daemon: gives each request to the application of its listener's dialect.
+
+    Args:
+        engine: what all of them serve.
+        docker: whether the Docker API is spoken, too.
+
+    """
+
+    def __init__(self, engine: Engine, *, docker: bool = False) -> None:
+        self._apps = {"hyper": create_app(engine)}
+        if docker:
+            from hyperd.api.docker import create_docker_app  # the memory of its routes only where it is wanted
+
+            self._apps["docker"] = create_docker_app(engine)
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Answer a request (PEP 3333)."""
+        return self._apps[environ[LISTENER].dialect](environ, start_response)
 
 
 def create_app(engine: Engine) -> Flask:
@@ -65,8 +85,7 @@ def create_app(engine: Engine) -> Flask:
 
 
 def _begin() -> Any:
-    g.request_id = f"{_NAME}-{next(_NUMBERS)}"
-    g.started = time.monotonic()
+    begin_request()
     path = request.path
     clean = path if _CLEAN.fullmatch(path) else clean_path(path)
     # gunicorn drops a second slash at the beginning.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import socket
+import itertools
+import secrets
+import time
 from typing import TYPE_CHECKING, cast
 
-from flask import current_app, request
-
-from hyperd.config.model import TLS_INNER_SOCKET
+from flask import current_app, g, request
 
 if TYPE_CHECKING:
     from hyperd.api.lists import ListBodies
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 EXTENSION = "hyperd"
 METRICS = "hyperd-metrics"
 LISTS = "hyperd-lists"
+# Key of the WSGI environment: the listener that accepted the connection (hyperd.server.listeners.Listener).
+LISTENER = "hyperd.listener"
+# Names of requests in the log: the daemon's part and a number.
+_NAME, _NUMBERS = secrets.token_hex(3), itertools.count(1)
 
 
 def engine() -> Engine:
@@ -24,15 +28,21 @@ def engine() -> Engine:
     return cast("Engine", current_app.extensions[EXTENSION])
 
 
+def begin_request() -> None:
+    """Give the request a name for the log (``g.request_id``) and note when it began (``g.started``)."""
+    g.request_id = f"{_NAME}-{next(_NUMBERS)}"
+    g.started = time.monotonic()
+
+
+def is_local() -> bool:
+    """Return whether the caller is on a unix socket of this host."""
+    listener = request.environ.get(LISTENER)
+    return listener is not None and bool(listener.local)
+
+
 def may_fetch() -> bool:
-    """Whether the caller may let this host fetch files: on the unix socket, or where the configuration says so."""
-    sock = request.environ.get("gunicorn.socket")
-    config = engine().config
-    # What came over TLS comes over a unix socket, too, but over one of its own.
-    local = (
-        sock is not None and sock.family == socket.AF_UNIX and sock.getsockname() != str(config.run / TLS_INNER_SOCKET)
-    )
-    return local or config.api.fetch_over_tcp
+    """Return whether the caller may let this host fetch files: on a unix socket, or where the configuration allows."""
+    return is_local() or engine().config.api.fetch_over_tcp
 
 
 def metrics() -> Metrics:

@@ -75,6 +75,7 @@ def load(
     *,
     root: Path | None = None,
     hosts: Sequence[str] = (),
+    docker_hosts: Sequence[str] = (),
     log_level: str = "",
     log_format: str = "",
     tls: Mapping[str, Any] | None = None,
@@ -83,7 +84,8 @@ def load(
 
     Args:
         path: the file; None = the first of DEFAULT_FILES that exists, or the defaults.
-        root, hosts, log_level, log_format: from the command line, they win; ``hosts`` replaces the file's.
+        root, hosts, docker_hosts, log_level, log_format: from the command line, they win; ``hosts`` and
+            ``docker_hosts`` replace the file's.
         tls: keys of ``[tls]`` from the command line.
 
     Returns: the configuration and warnings for the log.
@@ -100,6 +102,8 @@ def load(
         changes["root"] = root.absolute()
     if hosts:
         changes["hosts"] = tuple(hosts)
+    if docker_hosts:
+        changes["docker_hosts"] = tuple(docker_hosts)
     if log_level:
         changes["log_level"] = log_level
     if log_format:

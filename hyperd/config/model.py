@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 DEFAULT_HOST = "unix:///var/run/hyper.sock"
-# Name of the socket behind TLS, below the directory of the VMs' sockets, which only the daemon may enter.
-TLS_INNER_SOCKET = "tls.sock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +136,9 @@ class Config:
     root: Path = Path("/var/lib/hyper")
     runtime_dir: Path | None = None  # sockets of VMs; None = <root>/run; short, a socket's path has 107 bytes
     hosts: tuple[str, ...] = (DEFAULT_HOST,)
+    docker_hosts: tuple[str, ...] = ()  # where the Docker API answers; empty = nowhere
     socket_mode: int = 0o660
-    socket_group: str = ""  # empty = hyper if there is one
+    socket_group: str = ""  # empty = hyper if there is one (docker for docker_hosts)
     log_level: str = "info"
     log_format: str = "logfmt"  # logfmt | json | console
     on_exit: str = "leave"  # leave | stop: what SIGTERM does with the pods

@@ -8,6 +8,8 @@ import os
 import socket
 import stat
 from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 import structlog
@@ -19,37 +21,78 @@ log = structlog.get_logger(__name__)
 BACKLOG = 2048
 FIRST_FD = 3  # sd_listen_fds(3)
 DEFAULT_TCP, DEFAULT_TLS = ("localhost", 2375), ("localhost", 2376)
-DEFAULT_GROUP = "hyper"
 MAX_PATH = 107  # bytes of sun_path without its NUL, unix(7)
+
+
+class Dialect(StrEnum):
+    """The APIs that can be spoken on a socket."""
+
+    HYPER = "hyper"
+    DOCKER = "docker"
+
+
+# The group that owns a dialect's unix sockets when the configuration names none.
+DEFAULT_GROUPS = {Dialect.HYPER: "hyper", Dialect.DOCKER: "docker"}
+
+
+@dataclass(frozen=True, eq=False)
+class Listener:
+    """A socket that the HTTP server accepts connections on.
+
+    Args:
+        sock: bound and listening.
+        dialect: the API that answers on it.
+        local: callers come over a unix socket, so they are users of this host whom its permissions let in.
+        tls: callers come through the TLS front.
+
+    """
+
+    sock: socket.socket
+    dialect: Dialect = Dialect.HYPER
+    local: bool = True
+    tls: bool = False
 
 
 class Listeners:
     """Sockets that are bound and listening; unix ones are removed from the file system again by ``close``.
 
-    ``sockets`` are for the HTTP server, ``tls_sockets`` for the TLS front when there is one.
+    ``served`` are for the HTTP server. ``fronted`` are for the TLS front: TCP sockets, each with the path of the
+    unix socket of the HTTP server that its connections are passed on to.
     """
 
     def __init__(self) -> None:
-        self.sockets: list[socket.socket] = []
-        self.tls_sockets: list[socket.socket] = []
+        self.served: list[Listener] = []
+        self.fronted: list[tuple[socket.socket, Path]] = []
         self._paths: list[tuple[Path, int]] = []
 
-    def open(self, hosts: Sequence[str], *, mode: int, group: str, inner: Path | None = None) -> None:
-        """Bind every address.
+    def open(
+        self,
+        hosts: Sequence[str],
+        *,
+        mode: int,
+        group: str,
+        inner: Path | None = None,
+        dialect: Dialect = Dialect.HYPER,
+    ) -> None:
+        """Bind every address; may be called once for each dialect.
 
         Args:
             hosts: the addresses.
-            mode, group: permission bits and owning group of unix sockets; an empty group is ``hyper`` if there is one.
+            mode, group: permission bits and owning group of unix sockets; an empty group is the dialect's own
+                (DEFAULT_GROUPS) if there is one.
             inner: the unix socket that connects the TLS front with the HTTP server: TCP is TLS then. None = plain.
+            dialect: the API that answers there.
 
         Errors: InvalidInput (bad address), Conflict (somebody answers there), HostFault. Nothing stays bound then.
 
         """
         try:
             if inner is not None:
-                self._open_unix(inner, mode=0o600, group="")
+                inner.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                sock = self._open_unix(inner, mode=0o600, gid=None)
+                self.served.append(Listener(sock, dialect, local=False, tls=True))
             for host in hosts:
-                self._open(host, mode=mode, group=group, tls=inner is not None)
+                self._open(host, mode=mode, group=group, inner=inner, dialect=dialect)
         except OSError as error:
             self.close()
             raise HostFault(f"cannot listen on {inner}", details=str(error)) from error
@@ -59,82 +102,97 @@ class Listeners:
 
     def close(self) -> None:
         """Close everything and remove the socket files that are still ours."""
-        for sock in (*self.sockets, *self.tls_sockets):
+        for sock in (*(listener.sock for listener in self.served), *(sock for sock, _ in self.fronted)):
             sock.close()
-        self.sockets.clear()
-        self.tls_sockets.clear()
+        self.served.clear()
+        self.fronted.clear()
         for path, inode in self._paths:
             with contextlib.suppress(OSError):
                 if path.lstat().st_ino == inode:
                     path.unlink()
         self._paths.clear()
 
-    def _open(self, host: str, *, mode: int, group: str, tls: bool) -> None:
+    def _open(self, host: str, *, mode: int, group: str, inner: Path | None, dialect: Dialect) -> None:
         scheme, mark, rest = host.partition("://")
         if not mark:
             raise InvalidInput(f"bad host {host!r}", resolution="use unix:///path, tcp://address:port or fd://")
         try:
             if scheme == "unix":
-                self._open_unix(Path(rest), mode=mode, group=group)
+                gid = _group_id(group, DEFAULT_GROUPS[dialect])
+                self.served.append(Listener(self._open_unix(Path(rest), mode=mode, gid=gid), dialect))
             elif scheme == "tcp":
-                self._open_tcp(*parse_tcp(rest, tls=tls), tls=tls)
+                self._add_tcp(_open_tcp(*parse_tcp(rest, tls=inner is not None)), inner, dialect)
             elif scheme == "fd":
-                self._open_inherited(tls=tls)
+                for sock in _inherited():
+                    if sock.family == socket.AF_UNIX:
+                        self.served.append(Listener(sock, dialect))
+                        log.info("server.listening", address=f"fd://{sock.fileno()}", api=dialect.value)
+                    else:
+                        self._add_tcp(sock, inner, dialect)
             else:
                 raise InvalidInput(f"bad host {host!r}", resolution="use unix:///path, tcp://address:port or fd://")
         except OSError as error:
             raise HostFault(f"cannot listen on {host}", details=str(error)) from error
 
-    def _open_unix(self, path: Path, *, mode: int, group: str) -> None:
+    def _open_unix(self, path: Path, *, mode: int, gid: int | None) -> socket.socket:
         if not path.is_absolute() or len(os.fsencode(path)) > MAX_PATH:
             raise InvalidInput(f"{path} must be an absolute path of at most {MAX_PATH} bytes")
-        gid = _group_id(group)
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_stale(path)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sockets.append(sock)
-        before = os.umask(0o777)  # nobody may connect before mode and group are right
         try:
-            sock.bind(str(path))
-        finally:
-            os.umask(before)
-        self._paths.append((path, path.lstat().st_ino))
-        if gid is not None:
-            os.chown(path, -1, gid)
-        path.chmod(mode)
-        sock.listen(BACKLOG)
-        log.info("server.listening", address=f"unix://{path}")
-
-    def _open_tcp(self, host: str, port: int, *, tls: bool) -> None:
-        for family, kind, protocol, _, address in socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[:1]:
-            sock = socket.socket(family, kind, protocol)
-            self._add(sock, tls=tls)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.bind(address)
+            before = os.umask(0o777)  # nobody may connect before mode and group are right
+            try:
+                sock.bind(str(path))
+            finally:
+                os.umask(before)
+            self._paths.append((path, path.lstat().st_ino))
+            if gid is not None:
+                os.chown(path, -1, gid)
+            path.chmod(mode)
             sock.listen(BACKLOG)
-            _announce(sock, tls=tls)
+        except BaseException:
+            sock.close()
+            raise
+        log.info("server.listening", address=f"unix://{path}")
+        return sock
 
-    def _open_inherited(self, *, tls: bool) -> None:
-        count = os.environ.pop("LISTEN_FDS", "0")
-        owner = os.environ.pop("LISTEN_PID", "")
-        os.environ.pop("LISTEN_FDNAMES", None)
-        if owner != str(os.getpid()) or not count.isdigit() or count == "0":
-            raise InvalidInput("fd:// was asked for, but no socket was passed", resolution="start hyperd by systemd")
-        for fd in range(FIRST_FD, FIRST_FD + int(count)):
-            os.set_inheritable(fd, False)
-            sock = socket.socket(fileno=fd)
-            on_network = sock.family != socket.AF_UNIX
-            self._add(sock, tls=tls and on_network)
-            if on_network:
-                _announce(sock, tls=tls)
-            else:
-                log.info("server.listening", address=f"fd://{fd}")
+    def _add_tcp(self, sock: socket.socket, inner: Path | None, dialect: Dialect) -> None:
+        if inner is None:
+            self.served.append(Listener(sock, dialect, local=False))
+        else:
+            self.fronted.append((sock, inner))
+        _announce(sock, tls=inner is not None)
 
-    def _add(self, sock: socket.socket, *, tls: bool) -> None:
-        (self.tls_sockets if tls else self.sockets).append(sock)
+
+def _open_tcp(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _inherited() -> list[socket.socket]:
+    """Return the sockets that the service manager has passed, once. Errors: InvalidInput when there are none."""
+    count = os.environ.pop("LISTEN_FDS", "0")
+    owner = os.environ.pop("LISTEN_PID", "")
+    os.environ.pop("LISTEN_FDNAMES", None)
+    if owner != str(os.getpid()) or not count.isdigit() or count == "0":
+        raise InvalidInput("fd:// was asked for, but no socket was passed", resolution="start hyperd by systemd")
+    found = []
+    for fd in range(FIRST_FD, FIRST_FD + int(count)):
+        os.set_inheritable(fd, False)
+        found.append(socket.socket(fileno=fd))
+    return found
 
 
 def _announce(sock: socket.socket, *, tls: bool) -> None:
@@ -175,11 +233,11 @@ def remove_stale(path: Path) -> None:
     raise Conflict(f"another process answers on {path}", resolution="stop it, or choose another host")
 
 
-def _group_id(name: str) -> int | None:
-    """Give a group's number; without a name that of ``hyper`` where root's daemon finds it. None = leave it."""
+def _group_id(name: str, default: str) -> int | None:
+    """Return a group's number; without a name that of ``default`` where root's daemon finds it. None = leave it."""
     if not name:
         with contextlib.suppress(KeyError):
-            return grp.getgrnam(DEFAULT_GROUP).gr_gid if os.geteuid() == 0 else None
+            return grp.getgrnam(default).gr_gid if os.geteuid() == 0 else None
         return None
     try:
         return int(name) if name.isdigit() else grp.getgrnam(name).gr_gid

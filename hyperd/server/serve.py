@@ -9,6 +9,7 @@ process whose id was written into the lock file.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import resource
@@ -17,7 +18,7 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, TYPE_CHECKING, Any
@@ -30,22 +31,22 @@ from gunicorn.http import wsgi as gunicorn_wsgi
 from gunicorn.workers import gthread
 
 from hyperd import __version__
-from hyperd.app import create_app
-from hyperd.config.model import TLS_INNER_SOCKET, Config
+from hyperd.app import LISTENER, Dispatcher
+from hyperd.config.model import Config
 from hyperd.config.reload import merge
 from hyperd.errors import Conflict, HostFault, HyperError
 from hyperd.server import logging, memory, tls
-from hyperd.server.listeners import Listeners
+from hyperd.server.listeners import Dialect, Listener, Listeners
 from hyperd.server.notify import READY, STOPPING, Notifier
 
 if TYPE_CHECKING:
-    from flask import Flask
-
     from hyperd.engine import Engine
 
 log = structlog.get_logger(__name__)
 
 LOCK = "hyperd.pid"
+# Names of the sockets behind TLS, below the directory of the VMs' sockets, which only the daemon may enter.
+TLS_SOCKETS = {Dialect.HYPER: "tls.sock", Dialect.DOCKER: "tls-docker.sock"}
 KEEPALIVE = 75  # seconds; clients keep one connection open between commands
 GRACEFUL_TIMEOUT = 10  # seconds that requests under way have at SIGTERM; taken-over streams are not waited for
 FIRST_DATA_TIMEOUT = 0.25  # seconds until a new connection that says nothing waits without a thread
@@ -71,6 +72,37 @@ class _Worker(gthread.ThreadWorker):  # type: ignore[misc]
     """The worker without an arbiter: its parent is whoever started the daemon and may go."""
 
     on_hangup: Callable[[], None]
+
+    def __init__(self, listeners: Sequence[Listener], app: Dispatcher, cfg: GunicornConfig) -> None:
+        sockets = [listener.sock for listener in listeners]
+        super().__init__(1, os.getppid(), sockets, _App(app), 0, cfg, _Log(cfg))
+        self._listeners = {listener.sock.fileno(): listener for listener in listeners}
+        self._thread = threading.local()  # its ``listener``: where the request came in that this thread answers
+
+    def load_wsgi(self) -> None:
+        app = self.app.wsgi()
+
+        def with_listener(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+            environ[LISTENER] = self._thread.listener
+            return app(environ, start_response)
+
+        self.wsgi = with_listener
+
+    def accept(self, listener: socket.socket) -> None:
+        try:
+            sock, address = listener.accept()
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
+                log.error("server.accept_failed", error=str(error))
+            return
+        self.nr_conns += 1
+        conn = gthread.TConn(self.cfg, sock, address, listener.getsockname())
+        conn.listener = self._listeners[listener.fileno()]
+        self.enqueue_req(conn)
+
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        self._thread.listener = conn.listener
+        return super().handle_request(req, conn)
 
     def is_parent_alive(self) -> bool:
         return True
@@ -108,10 +140,10 @@ class _Worker(gthread.ThreadWorker):  # type: ignore[misc]
 class _App:
     """What gunicorn's worker wants of an application."""
 
-    def __init__(self, app: Flask) -> None:
+    def __init__(self, app: Dispatcher) -> None:
         self._app = app
 
-    def wsgi(self) -> Flask:
+    def wsgi(self) -> Dispatcher:
         return self._app
 
 
@@ -190,22 +222,19 @@ def serve(
         context = tls.make_context(config.tls) if config.tls.on else None
         if context is not None and not config.tls.verify:
             log.warning("server.unverified", reason="TLS without verify: no authentication of clients")
-        inner = config.run / TLS_INNER_SOCKET if context else None
-        if inner is not None:
-            inner.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         listeners = Listeners()
         stack.callback(listeners.close)
-        listeners.open(config.hosts, mode=config.socket_mode, group=config.socket_group, inner=inner)
+        _listen(listeners, config)
         engine = make_engine(config)
         stack.callback(engine.close)
         engine.open()
         _trim_after_bursts(engine, stack)
-        if context is not None and inner is not None:
-            front = tls.TlsFront(context, inner)
+        if context is not None:
+            front = tls.TlsFront(context)
             stack.callback(front.close)
-            front.open(listeners.tls_sockets)
+            front.open(listeners.fronted)
         cfg = settings(config)
-        worker = _Worker(1, os.getppid(), list(listeners.sockets), _App(create_app(engine)), 0, cfg, _Log(cfg))
+        worker = _Worker(listeners.served, Dispatcher(engine, docker=bool(config.docker_hosts)), cfg)
         worker.on_hangup = Reloader(engine, notifier, reload, context).ask
         memory.settle()
         log.info("server.ready", version=__version__, pid=os.getpid(), root=str(config.root))
@@ -215,6 +244,14 @@ def serve(
         log.info("server.stopping", threads=threading.active_count(), on_exit=engine.config.on_exit)
         if engine.config.on_exit == "stop":
             engine.stop_pods()
+
+
+def _listen(listeners: Listeners, config: Config) -> None:
+    """Bind the sockets of every dialect. Errors: as ``Listeners.open``."""
+    for dialect, hosts in ((Dialect.HYPER, config.hosts), (Dialect.DOCKER, config.docker_hosts)):
+        if hosts:
+            inner = config.run / TLS_SOCKETS[dialect] if config.tls.on else None
+            listeners.open(hosts, mode=config.socket_mode, group=config.socket_group, inner=inner, dialect=dialect)
 
 
 def _trim_after_bursts(engine: Engine, stack: contextlib.ExitStack) -> None:

@@ -65,26 +65,24 @@ def load_files(context: ssl.SSLContext, config: TlsConfig) -> None:
 
 
 class TlsFront:
-    """Serves TLS on listening sockets and forwards to a unix socket.
+    """Serves TLS on listening sockets and forwards each to a unix socket. ``context``: see ``make_context``."""
 
-    Args:
-        context: see ``make_context``.
-        inner: path of the unix socket that the HTTP server listens on.
-
-    """
-
-    def __init__(self, context: ssl.SSLContext, inner: Path) -> None:
+    def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
-        self._inner = inner
         self._relay = Relay()
         self._servers: list[asyncio.Server] = []
         self.sides: set[_Outer] = set()
 
-    def open(self, sockets: Sequence[socket.socket]) -> None:
-        """Accept connections of these listening sockets from now on; they belong to this object."""
+    def open(self, sockets: Sequence[tuple[socket.socket, Path]]) -> None:
+        """Accept connections of these listening sockets from now on; they belong to this object.
+
+        Args:
+            sockets: each with the path of the unix socket on which the HTTP server takes its connections.
+
+        """
         self._relay.start()
-        for sock in sockets:
-            self._servers.append(self._relay.call(self._serve(sock)))
+        for sock, inner in sockets:
+            self._servers.append(self._relay.call(self._serve(sock, inner)))
 
     def close(self) -> None:
         """Accept nothing more and drop every connection."""
@@ -95,10 +93,10 @@ class TlsFront:
             self._relay.soon(side.abort)
         self._relay.stop()
 
-    async def _serve(self, sock: socket.socket) -> asyncio.Server:
+    async def _serve(self, sock: socket.socket, inner: Path) -> asyncio.Server:
         sock.setblocking(False)
         return await asyncio.get_running_loop().create_server(
-            lambda: _Outer(self, self._context, self._inner), sock=sock, start_serving=True
+            lambda: _Outer(self, self._context, inner), sock=sock, start_serving=True
         )
 
 

@@ -23,8 +23,9 @@ import pytest
 from flask import Flask
 
 from hyperctl.api.tls import TlsOptions, TlsSocket
-from hyperd.api.context import EXTENSION, may_fetch
+from hyperd.api.context import EXTENSION, LISTENER, may_fetch
 from hyperd.config.model import Config
+from hyperd.server.listeners import Listeners
 from tests.support.daemon import HyperdLauncher
 from tests.support.hyperctl_process import HYPERCTL, PATIENCE
 from tests.support.registry import make_certificates, run_openssl
@@ -349,15 +350,15 @@ def test_version_of_the_answer_is_json_over_tls(daemon, files, tmp_path):
     assert json.loads(rest_of(sock).partition(b"\r\n\r\n")[2]) == {"ID": 1, "Version": "x"}
 
 
-@pytest.mark.parametrize(("name", "local"), [("api.sock", True), ("tls.sock", False)])
-def test_who_comes_over_tls_is_not_local(tmp_path, name, local):
+def test_who_comes_over_tls_is_not_local(tmp_path):
     """Only callers on the unix socket may let the host fetch files; TLS arrives over a unix socket, too."""
     app = Flask("test")
     app.extensions[EXTENSION] = SimpleNamespace(config=Config(runtime_dir=tmp_path))
-    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
-        listener.bind(str(tmp_path / name))
-        listener.listen()
-        client.connect(str(tmp_path / name))
-        accepted, _ = listener.accept()
-        with accepted, app.test_request_context("/", environ_overrides={"gunicorn.socket": accepted}):
-            assert may_fetch() is local
+    found = Listeners()
+    found.open([f"unix://{tmp_path}/api.sock"], mode=0o600, group="", inner=tmp_path / "tls.sock")
+    local = {}
+    for listener in found.served:
+        with app.test_request_context("/", environ_overrides={LISTENER: listener}):
+            local[Path(listener.sock.getsockname()).name] = may_fetch()
+    found.close()
+    assert local == {"api.sock": True, "tls.sock": False}

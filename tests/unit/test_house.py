@@ -43,6 +43,8 @@ ONLY_BY = {
     "hyperd.api": {"hyperd.app", "hyperd.api"},
     "hyperd.engine": {"hyperd.cli", "hyperd.server", "hyperd.app", "hyperd.api"},
 }
+# The APIs: each has its own words, schemas and statuses below ``hyperd/api/``.
+DIALECTS = ("hyper", "docker", "cri")
 
 
 @cache
@@ -135,6 +137,17 @@ def test_some_modules_are_reached_by_one_way_only() -> None:
             for closed, allowed in ONLY_BY.items():
                 if within(target, closed) and not any(within(name, one) for one in allowed):
                     offenders.append(f"{where(name, line)} {name} imports {target}; only {sorted(allowed)} may")
+    report(offenders)
+
+
+def test_dialects_know_nothing_of_each_other() -> None:
+    offenders = []
+    for name in modules():
+        mine = next((dialect for dialect in DIALECTS if within(name, f"hyperd.api.{dialect}")), None)
+        for line, target in ours(name):
+            other = next((dialect for dialect in DIALECTS if within(target, f"hyperd.api.{dialect}")), None)
+            if mine and other and mine != other:
+                offenders.append(f"{where(name, line)} {name} imports {target}: a dialect imports no other")
     report(offenders)
 
 

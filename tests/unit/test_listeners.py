@@ -26,10 +26,10 @@ def path() -> Iterator[Path]:
     shutil.rmtree(directory)
 
 
-def owner(path: Path, group: str) -> tuple[int, int]:
+def owner(path: Path, group: str, dialect: listeners.Dialect = listeners.Dialect.HYPER) -> tuple[int, int]:
     """Open a socket; give its group and mode."""
     found = listeners.Listeners()
-    found.open([f"unix://{path}"], mode=0o660, group=group)
+    found.open([f"unix://{path}"], mode=0o660, group=group, dialect=dialect)
     state = path.stat()
     found.close()
     return state.st_gid, stat.S_IMODE(state.st_mode)
@@ -56,5 +56,6 @@ def test_the_group_hyper_counts_when_there_is_one(path, monkeypatch):
     assert owner(path, "") == (os.getgid(), 0o660)
     monkeypatch.setattr(grp, "getgrnam", lambda name: SimpleNamespace(gr_gid=4321) if name == "hyper" else known(name))
     assert owner(path, "") == (4321, 0o660)
+    assert owner(path, "", listeners.Dialect.DOCKER)[0] != 4321
     monkeypatch.setattr(os, "geteuid", lambda: 1000)  # an ordinary user's daemon is that user's
     assert owner(path, "") == (os.getgid(), 0o660)
