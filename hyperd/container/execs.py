@@ -22,9 +22,11 @@ from hyperd.container.plan import exec_plan, vm_exec_plan
 from hyperd.container.process import DEFAULT_SIZE, AttachSession, GuestProcess
 from hyperd.container.service import ContainerService
 from hyperd.container.states import KILLED, SETUP_FAILED
+from hyperd.db import spec_codec
 from hyperd.db.models import ContainerRow, ExecRow
 from hyperd.db.session import Database
 from hyperd.errors import AgentError, Conflict, HyperError, InvalidInput, NotFound, Timeout
+from hyperd.spec.model import ExecSpec
 from hyperd.stream.relay import Relay
 from hyperd.vm.model import Vm, require_running
 from hyperd.vm.service import VmService
@@ -67,14 +69,15 @@ class ExecService:
         row = self._containers.records.find(container)
         self._containers.process_ident(row)
         exec_id = "exec-" + "".join(random.choices(string.ascii_letters, k=10))
-        made = {"id": exec_id, "container_id": row.id, "command": list(command), "tty": tty, "created_at": time.time()}
+        spec = ExecSpec(argv=tuple(command), tty=tty)
+        made = {"id": exec_id, "container_id": row.id, "spec": spec_codec.dump(spec), "created_at": time.time()}
         with self._db.session() as session:
             if time.monotonic() >= self._sweep_at:
                 self._sweep_at = time.monotonic() + SWEEP_SECONDS
                 for state, keep in ((EXITED, KEEP_SECONDS), (CREATED, KEEP_UNUSED_SECONDS)):
                     old = time.time() - keep
                     session.execute(delete(ExecRow).where(ExecRow.state == state, ExecRow.created_at < old))
-            session.connection().execute(_INSERT, {"state": CREATED, "stream_base": 0, **made})
+            session.connection().execute(_INSERT, {"state": CREATED, "stream_base": 0, "pid": 0, **made})
         self._containers.tell("exec_create", row, execID=exec_id, command=shlex.join(command))
         return exec_id
 
@@ -87,12 +90,13 @@ class ExecService:
         vm = require_running(self._vms.of_pod(row.pod_id), row.pod_id)
         joined = self._containers.process_ident(row)
         base = vm.agent.new_base()
-        start = {"ident": exec_id, "state": RUNNING, "stream_base": base}
+        start = {"ident": exec_id, "state": RUNNING, "stream_base": base, "started_at": time.time()}
         with self._db.session() as session:
             if session.connection().execute(_START, start).rowcount != 1:
                 raise Conflict(f"the exec {exec_id} has been started already")
-        program = replace(self._containers.queries.program(row), argv=tuple(execution.command), tty=execution.tty)
-        if execution.tty:
+        spec = spec_codec.load(ExecSpec, execution.spec)
+        program = replace(self._containers.queries.program(row), argv=spec.argv, tty=spec.tty)
+        if spec.tty:
             program = replace(program, env={"TERM": "xterm", **program.env})
         size = self._sizes.pop(exec_id, DEFAULT_SIZE)
         plan = exec_plan(
@@ -105,7 +109,7 @@ class ExecService:
         )
         self._owners[exec_id] = row
         self._containers.tell("exec_start", row, execID=exec_id)
-        return self._session(vm, exec_id, base, plan, tty=execution.tty, size=size)
+        return self._session(vm, exec_id, base, plan, tty=spec.tty, size=size)
 
     def exec_vm(self, pod_id: str, command: Sequence[str]) -> AttachSession:
         """Give the session of a process in the guest's root; raw output. Errors: NotAlive, InvalidInput."""
@@ -175,7 +179,7 @@ class ExecService:
                 self._finish(row.id, SETUP_FAILED)
                 continue
             self._owners[row.id] = self._containers.records.get(row.container_id)
-            process = self._process(vm, row.id, tty=row.tty)
+            process = self._process(vm, row.id, tty=spec_codec.load(ExecSpec, row.spec).tty)
             self._relay.call(process.resume(vm.agent, state), timeout=10)
             self._relay.soon(process.input.end)
             if not state.running:
@@ -187,7 +191,7 @@ class ExecService:
         with self._db.session() as session:
             for row in session.scalars(select(ExecRow).where(ExecRow.state == RUNNING)):
                 if row.id not in known:
-                    row.state, row.exit_code = EXITED, KILLED
+                    row.state, row.exit_code, row.finished_at = EXITED, KILLED, time.time()
 
     def _session(
         self,
@@ -244,7 +248,8 @@ class ExecService:
     def _finish(self, exec_id: str, code: int) -> None:
         """Note the end of an exec and tell of it, once; execs in the guest's own root have no record."""
         with self._db.session() as session:
-            session.connection().execute(_FINISH, {"ident": exec_id, "state": EXITED, "exit_code": code})
+            ended = {"ident": exec_id, "state": EXITED, "exit_code": code, "finished_at": time.time()}
+            session.connection().execute(_FINISH, ended)
         container = self._owners.pop(exec_id, None)
         if container is not None:
             self._containers.tell("exec_die", container, execID=exec_id, exitCode=code)

@@ -12,12 +12,12 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import load_only
 
 from hyperd.container.states import LIVE, ContainerState
+from hyperd.db import spec_codec
 from hyperd.db.memo import Memo
 from hyperd.db.models import ContainerRow, PodRow
 from hyperd.db.session import Database
+from hyperd.db.spec_cache import stored_container, stored_pod
 from hyperd.errors import Conflict, InvalidInput, NotFound
-from hyperd.pod.spec import dump_container
-from hyperd.pod.stored import stored_container, stored_pod
 from hyperd.spec.model import ContainerSpec, PodSpec
 
 Decide = Callable[[ContainerRow, PodRow], None]
@@ -119,7 +119,8 @@ class ContainerRecords:
             pod_id=pod_id,
             position=position,
             state=ContainerState.CREATED,
-            spec=dump_container(spec),
+            spec=spec_codec.dump(spec),
+            auto_remove=spec.auto_remove,
             image_id=image_id,
             image_name=spec.image,
             created_at=time.time(),

@@ -37,7 +37,7 @@ ENDING = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGQUI
 
 def policy(container_spec: dict[str, Any], pod_spec: dict[str, Any]) -> str:
     """Give the policy that counts, of specifications as they are stored."""
-    return str(container_spec.get("restartPolicy") or pod_spec.get("restartPolicy") or "never")
+    return str(container_spec.get("restart_policy") or pod_spec.get("restart_policy") or "never")
 
 
 def next_delay(last: float, ran: float) -> float:

@@ -460,9 +460,8 @@ class ContainerService:
 
     def tell(self, action: str, row: ContainerRow, **more: object) -> None:
         """Publish that something has happened to a container."""
-        labels = row.spec.get("labels") or {}
         about = {"name": row.name, "podID": row.pod_id, "image": row.image_name}
-        self._events.publish("container", action, row.id, **{**labels, **about, **more})
+        self._events.publish("container", action, row.id, **{**row.labels, **about, **more})
 
     def _signal(self, container_id: str, number: int) -> None:
         process = self._processes.get(container_id)

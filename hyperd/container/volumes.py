@@ -23,6 +23,7 @@ from hyperd.config.model import Config
 from hyperd.container.records import ContainerRecords
 from hyperd.db.models import ContainerRow, PodRow
 from hyperd.db.session import Database
+from hyperd.db.spec_cache import stored_container, stored_pod
 from hyperd.errors import AgentError, Conflict, DriverError, HyperError, InvalidInput, NotSupported
 from hyperd.guest import layout
 from hyperd.spec.model import ContainerSpec, PodSpec, VolumeRef, VolumeSpec
@@ -271,20 +272,19 @@ class PodVolumes:
     def _guest_writable(self) -> Collection[Path]:
         """Give the host directories that some pod may write to."""
         with self._db.session() as session:
-            pods = {row.id: row.spec for row in session.scalars(select(PodRow))}
+            pods = {row.id: stored_pod(row.spec) for row in session.scalars(select(PodRow))}
             refs = [
-                (row.pod_id, ref)
+                (pods[row.pod_id], ref)
                 for row in session.scalars(select(ContainerRow))
-                for ref in row.spec.get("volumes", ())
+                for ref in stored_container(row.spec).volumes
             ]
         found = set()
-        for pod_id, ref in refs:
-            if ref.get("readOnly"):
+        for pod, ref in refs:
+            if ref.read_only:
                 continue
-            own = {volume["name"]: volume for volume in pods.get(pod_id, {}).get("volumes", ())}
-            volume = own.get(ref["volume"]) or ref.get("detail") or {}
-            if volume.get("format") == "vfs":
-                found.add(Path(os.path.realpath(volume["source"])))
+            volume = next((volume for volume in pod.volumes if volume.name == ref.volume), ref.detail)
+            if volume is not None and volume.format == "vfs":
+                found.add(Path(os.path.realpath(volume.source)))
         return found
 
 

@@ -15,16 +15,17 @@ from hyperd.errors import HostFault
 
 log = structlog.get_logger(__name__)
 
-HEAD = "0002"
+HEAD = "0003"
 TIMEOUT = 600  # seconds
 
 
-def migrate(database: Database) -> None:
-    """Run the migrations a database lacks. Alembic (0.4 s to import) is loaded only when there are any.
+def migrate(database: Database, version: str = HEAD) -> None:
+    """Run the migrations a database lacks up to ``version``.
 
+    Alembic (0.4 s to import) is loaded only when there are any.
     Errors: sqlalchemy's, when the file is no database of this program or of a newer version.
     """
-    if current_version(database) == HEAD:
+    if current_version(database) == version:
         return
     from alembic import command
     from alembic.config import Config as AlembicConfig
@@ -34,8 +35,8 @@ def migrate(database: Database) -> None:
     settings.set_main_option("path_separator", "os")
     with database.engine.begin() as connection:
         settings.attributes["connection"] = connection
-        command.upgrade(settings, "head")
-    log.info("db.migrated", version=HEAD)
+        command.upgrade(settings, version)
+    log.info("db.migrated", version=version)
 
 
 def migrate_apart(database: Database) -> None:

@@ -16,13 +16,23 @@ class PodRow(Base):
     __tablename__ = "pods"
     id: Mapped[str] = mapped_column(String, primary_key=True)
     state: Mapped[str] = mapped_column(String)
-    spec: Mapped[dict[str, Any]] = mapped_column(JSON)
-    labels: Mapped[dict[str, str]] = mapped_column(JSON, default=dict)
+    owner: Mapped[str] = mapped_column(String, default="hyper")  # the API that made it; never changed
+    spec: Mapped[dict[str, Any]] = mapped_column(JSON)  # a PodSpec, see hyperd.db.spec_codec
     created_at: Mapped[float]
     started_at: Mapped[float | None]
     finished_at: Mapped[float | None]
     outcome: Mapped[str] = mapped_column(String, default="")  # succeeded | failed once stopped
     reason: Mapped[str] = mapped_column(String, default="")
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The specification's labels."""
+        return self.spec.get("labels") or {}
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        """The specification's annotations."""
+        return self.spec.get("annotations") or {}
 
 
 class ContainerRow(Base):
@@ -34,7 +44,7 @@ class ContainerRow(Base):
     pod_id: Mapped[str] = mapped_column(ForeignKey("pods.id", ondelete="CASCADE"), index=True)
     position: Mapped[int] = mapped_column(Integer)
     state: Mapped[str] = mapped_column(String)
-    spec: Mapped[dict[str, Any]] = mapped_column(JSON)
+    spec: Mapped[dict[str, Any]] = mapped_column(JSON)  # a ContainerSpec, see hyperd.db.spec_codec
     image_id: Mapped[str] = mapped_column(String, index=True)
     image_name: Mapped[str] = mapped_column(String)
     created_at: Mapped[float]
@@ -42,11 +52,24 @@ class ContainerRow(Base):
     finished_at: Mapped[float | None]
     exit_code: Mapped[int | None]
     killed: Mapped[bool] = mapped_column(default=False)
+    oom_killed: Mapped[bool] = mapped_column(default=False)  # the last run ended so
+    auto_remove: Mapped[bool] = mapped_column(default=False)  # it goes when it has ended, whoever notices that
+    health: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)  # of its health check; empty = it has none
     stream_base: Mapped[int] = mapped_column(Integer, default=0)
     run_count: Mapped[int] = mapped_column(Integer, default=0)
     restart_count: Mapped[int] = mapped_column(Integer, default=0)  # by its policy, since it was last started
     restart_at: Mapped[float | None]  # when the next restart is due
     restart_delay: Mapped[float] = mapped_column(default=0.0)  # seconds, of the last restart
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The specification's labels."""
+        return self.spec.get("labels") or {}
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        """The specification's annotations."""
+        return self.spec.get("annotations") or {}
 
 
 class VmRow(Base):
@@ -75,6 +98,24 @@ class AddressRow(Base):
     prefix: Mapped[int] = mapped_column(Integer, default=0)  # length, of an address that was asked for; 0 = the pool's
     mac: Mapped[str] = mapped_column(String)  # the NIC's, the same for all its addresses
     tap: Mapped[str] = mapped_column(String)
+    network_id: Mapped[str] = mapped_column(String, default="", index=True)  # empty = the daemon's own bridge
+    aliases: Mapped[list[str]] = mapped_column(JSON, default=list)  # further names of the owner on this network
+
+
+class NetworkRow(Base):
+    """A network that somebody has made; the daemon's own bridge has no row."""
+
+    __tablename__ = "networks"
+    id: Mapped[str] = mapped_column(String, primary_key=True)  # 64 hexadecimal digits
+    name: Mapped[str] = mapped_column(String, unique=True)
+    driver: Mapped[str] = mapped_column(String)
+    subnet: Mapped[str] = mapped_column(String, default="")  # CIDR
+    gateway: Mapped[str] = mapped_column(String, default="")
+    ip_range: Mapped[str] = mapped_column(String, default="")  # CIDR; empty = the whole subnet
+    internal: Mapped[bool] = mapped_column(default=False)
+    labels: Mapped[dict[str, str]] = mapped_column(JSON, default=dict)
+    options: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    created_at: Mapped[float]
 
 
 class GuardRow(Base):
@@ -196,9 +237,36 @@ class ExecRow(Base):
     __tablename__ = "execs"
     id: Mapped[str] = mapped_column(String, primary_key=True)
     container_id: Mapped[str] = mapped_column(ForeignKey("containers.id", ondelete="CASCADE"), index=True)
-    command: Mapped[list[str]] = mapped_column(JSON)
-    tty: Mapped[bool]
+    spec: Mapped[dict[str, Any]] = mapped_column(JSON)  # an ExecSpec, see hyperd.db.spec_codec
     state: Mapped[str] = mapped_column(String)  # created | running | exited
     exit_code: Mapped[int | None]
     stream_base: Mapped[int] = mapped_column(Integer, default=0)
     created_at: Mapped[float]
+    started_at: Mapped[float | None]
+    finished_at: Mapped[float | None]
+    pid: Mapped[int] = mapped_column(default=0)  # in the guest; 0 = not known
+
+
+class VolumeRow(Base):
+    """A named volume of this host."""
+
+    __tablename__ = "volumes"
+    name: Mapped[str] = mapped_column(String, primary_key=True)
+    driver: Mapped[str] = mapped_column(String, default="local")
+    kind: Mapped[str] = mapped_column(String, default="directory")
+    mountpoint: Mapped[str] = mapped_column(String)  # path on the host
+    anonymous: Mapped[bool] = mapped_column(default=False)  # it has no name of its own and may go with its container
+    populated: Mapped[bool] = mapped_column(default=False)  # it has what the image brought, or nothing was to be copied
+    labels: Mapped[dict[str, str]] = mapped_column(JSON, default=dict)
+    options: Mapped[dict[str, str]] = mapped_column(JSON, default=dict)
+    created_at: Mapped[float]
+
+
+class VolumeRefRow(Base):
+    """A container that uses a named volume, running or not."""
+
+    __tablename__ = "volume_refs"
+    volume: Mapped[str] = mapped_column(ForeignKey("volumes.name"), primary_key=True)
+    container_id: Mapped[str] = mapped_column(
+        ForeignKey("containers.id", ondelete="CASCADE"), primary_key=True, index=True
+    )

@@ -8,14 +8,14 @@ from dataclasses import replace
 import structlog
 
 from hyperd.container.locks import PodLocks
+from hyperd.db import spec_codec
+from hyperd.db.spec_cache import stored_pod
 from hyperd.errors import AgentError, Conflict, HyperError, NotAlive, NotFound, NotSupported
 from hyperd.network.ports import AUTOMATIC, PortMapping
 from hyperd.network.service import Lease, NetworkService
 from hyperd.pod import netplan
 from hyperd.pod.records import PodRecords
-from hyperd.pod.spec import dump_pod
 from hyperd.pod.states import WITH_VM, PodState
-from hyperd.pod.stored import stored_pod
 from hyperd.spec.model import PodSpec, PortSpec, ServiceSpec, parse_ports
 from hyperd.vm import ipvs
 from hyperd.vm.model import Vm, require_running
@@ -103,10 +103,10 @@ class PodNetwork:
                 new = tuple(dict.fromkeys(rule for rule in chosen if rule not in before.portmappings))
                 after = replace(before, portmappings=(*new, *before.portmappings))
                 mappings = netplan.port_mappings(after)
-                self._records.update(pod_id, spec=dump_pod(after))
+                self._records.update(pod_id, spec=spec_codec.dump(after))
                 self._network.publish(pod_id, netplan.target_address(self._network.leases(pod_id)), mappings)
             except BaseException:
-                self._records.update(pod_id, spec=dump_pod(before))
+                self._records.update(pod_id, spec=spec_codec.dump(before))
                 self._network.unpublish(pod_id, [each for each in self._network.mappings(pod_id) if each not in had])
                 raise
             log.info("pod.ports_added", pod=pod_id, ports=[str(mapping) for mapping in set(mappings) - had])
@@ -123,7 +123,7 @@ class PodNetwork:
                 return
             after = replace(before, portmappings=tuple(dict.fromkeys((*rules, *before.portmappings))))
             netplan.port_mappings(after)  # is refused here rather than at the start
-            self._records.update(pod_id, spec=dump_pod(after))
+            self._records.update(pod_id, spec=spec_codec.dump(after))
 
     def delete_ports(self, pod_id: str, rules: Sequence[PortSpec]) -> None:
         """Take published ports back: by protocol and container port, and by host port where the rule has one.
@@ -133,7 +133,7 @@ class PodNetwork:
         with self._locks.locked(pod_id, "change its port mappings"):
             spec = self._with_vm(pod_id)
             kept = tuple(port for port in spec.portmappings if not any(_matches(rule, port) for rule in rules))
-            self._records.update(pod_id, spec=dump_pod(replace(spec, portmappings=kept)))
+            self._records.update(pod_id, spec=spec_codec.dump(replace(spec, portmappings=kept)))
             self._unpublish_others(replace(spec, portmappings=kept))
 
     # -- services
@@ -245,14 +245,14 @@ class PodNetwork:
         state = PodState(self._records.get(before.id).state)
         vm = require_running(self._vms.of_pod(before.id), before.id) if state in WITH_VM else None
         after = replace(before, services=tuple(services))
-        self._records.update(before.id, spec=dump_pod(after))
+        self._records.update(before.id, spec=spec_codec.dump(after))
         if vm is None:
             return
         leases = self._network.leases(before.id)
         try:
             self.balance(vm, after, leases)
         except BaseException:
-            self._records.update(before.id, spec=dump_pod(before))
+            self._records.update(before.id, spec=spec_codec.dump(before))
             try:
                 self.balance(vm, before, leases)
             except HyperError as error:

@@ -9,10 +9,10 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import load_only
 
+from hyperd.db import spec_codec
 from hyperd.db.models import PodRow
 from hyperd.db.session import Database
 from hyperd.errors import Conflict, NotFound
-from hyperd.pod.spec import dump_pod
 from hyperd.pod.states import PodState, check
 from hyperd.spec.model import PodSpec
 
@@ -61,8 +61,8 @@ class PodRecords:
                     PodRow(
                         id=spec.id,
                         state=PodState.PENDING,
-                        spec=dump_pod(spec),
-                        labels=dict(spec.labels),
+                        spec=spec_codec.dump(spec),
+                        owner=spec.owner,
                         created_at=time.time(),
                         outcome="",
                         reason="",

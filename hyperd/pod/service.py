@@ -21,7 +21,9 @@ from hyperd.container.model import Container
 from hyperd.container.names import image_base, named
 from hyperd.container.service import ContainerService
 from hyperd.container.states import LIVE, ContainerState
+from hyperd.db import spec_codec
 from hyperd.db.models import PodRow
+from hyperd.db.spec_cache import stored_pod
 from hyperd.errors import Busy, Conflict, HyperError, InvalidInput, NotAlive, NotFound
 from hyperd.event.bus import EventBus
 from hyperd.guest import layout
@@ -32,9 +34,7 @@ from hyperd.pod.model import Pod, PodSummary
 from hyperd.pod.network import PodNetwork
 from hyperd.pod.ready import ReadyVms
 from hyperd.pod.records import PodRecords
-from hyperd.pod.spec import dump_pod
 from hyperd.pod.states import WITH_VM, PodState
-from hyperd.pod.stored import stored_pod
 from hyperd.spec.model import PodSpec, VolumeSpec
 from hyperd.vm.model import HostFiles, Vm, require_running
 from hyperd.vm.scratch import make_scratch
@@ -108,7 +108,7 @@ class PodService:
             try:
                 booked = self.net.book(spec)
                 if booked != spec:
-                    self.records.update(spec.id, spec=dump_pod(booked))
+                    self.records.update(spec.id, spec=spec_codec.dump(booked))
                 for position, container in enumerate(spec.containers):
                     self._containers.insert(spec.id, container, position=position)
                     self._containers.files.fetch(spec.id, container, spec.files)
@@ -225,12 +225,14 @@ class PodService:
     def set_labels(self, pod_id: str, labels: dict[str, str], *, override: bool) -> None:
         """Merge labels; an existing key needs ``override``, or nothing is changed. Errors: NotFound, Conflict."""
         with self._locks.locked(pod_id, "set labels"):
-            old = dict(self.records.get(pod_id).labels)
+            spec = stored_pod(self.records.get(pod_id).spec)
+            old = spec.labels
             taken = sorted(key for key in labels if key in old)
             if taken and not override:
                 raise Conflict(f"Can't update label {taken[0]} without override flag")
-            self.records.update(pod_id, labels={**old, **labels})
-            self._tell("update", pod_id, {**old, **labels})
+            spec = replace(spec, labels={**old, **labels})
+            self.records.update(pod_id, spec=spec_codec.dump(spec))
+            self._tell("update", pod_id, spec.labels)
 
     # -- looking
 
@@ -397,7 +399,7 @@ class PodService:
             if spec.services:
                 self._vms.enter(vm)
                 self.net.balance(vm, spec, leases)
-            news = {} if spec == noted else {"spec": dump_pod(spec)}
+            news = {} if spec == noted else {"spec": spec_codec.dump(spec)}
             self.records.change(
                 spec.id, PodState.RUNNING, started_at=time.time(), finished_at=None, outcome="", reason="", **news
             )

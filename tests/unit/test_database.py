@@ -8,10 +8,12 @@ import threading
 import pytest
 from sqlalchemy import inspect
 
+from hyperd.db import spec_codec
 from hyperd.db.migrate import HEAD, current_version, migrate, migrate_apart
-from hyperd.db.models import PodRow
+from hyperd.db.models import AddressRow, ContainerRow, ExecRow, PodRow
 from hyperd.db.session import Base, Database
 from hyperd.errors import HostFault
+from hyperd.spec.model import ContainerSpec, ExecSpec, PodSpec, PortSpec, VolumeRef
 
 
 @pytest.fixture
@@ -24,13 +26,13 @@ def database(tmp_path):
 def test_read_modify_write_from_eight_threads_loses_nothing(database):
     migrate(database)
     with database.session() as session:
-        session.add(PodRow(id="p", state="pending", spec={}, labels={"n": "0"}, created_at=0.0, outcome="", reason=""))
+        session.add(PodRow(id="p", state="pending", spec={"n": 0}, created_at=0.0, outcome="", reason=""))
 
     def work():
         for _ in range(50):
             with database.session() as session:
                 row = session.get(PodRow, "p")
-                row.labels = {"n": str(int(row.labels["n"]) + 1)}
+                row.spec = {"n": row.spec["n"] + 1}
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
@@ -38,7 +40,7 @@ def test_read_modify_write_from_eight_threads_loses_nothing(database):
     for thread in threads:
         thread.join()
     with database.session() as session:
-        assert session.get(PodRow, "p").labels == {"n": "400"}
+        assert session.get(PodRow, "p").spec == {"n": 400}
 
 
 def test_an_exception_rolls_back(database):
@@ -46,7 +48,7 @@ def test_an_exception_rolls_back(database):
 
     def fail():
         with database.session() as session:
-            session.add(PodRow(id="p", state="pending", spec={}, labels={}, created_at=0.0, outcome="", reason=""))
+            session.add(PodRow(id="p", state="pending", spec={}, created_at=0.0, outcome="", reason=""))
             session.flush()
             raise RuntimeError
 
@@ -65,10 +67,53 @@ def test_migrations_make_the_tables_of_the_models(database, tmp_path):
     migrated, modelled = inspect(database.engine), inspect(plain.engine)
     assert set(migrated.get_table_names()) - {"alembic_version"} == set(Base.metadata.tables)
     for table in Base.metadata.tables:
-        assert [(c["name"], str(c["type"]), c["nullable"]) for c in migrated.get_columns(table)] == [
+        assert {(c["name"], str(c["type"]), c["nullable"]) for c in migrated.get_columns(table)} == {
             (c["name"], str(c["type"]), c["nullable"]) for c in modelled.get_columns(table)
-        ]
+        }
     plain.close()
+
+
+OLD_ROWS = """
+INSERT INTO pods VALUES ('web', 'running',
+  '{"id": "web", "hostname": "web", "labels": {"a": "old"}, "restartPolicy": "always", "tty": false,
+    "resource": {"vcpu": 1, "memory": 128}, "portmappings":
+    [{"containerPort": "80", "hostPort": "8080", "protocol": "tcp"}], "containers": []}',
+  '{"a": "new", "b": "2"}', 1.5, 2.5, NULL, '', '');
+INSERT INTO containers VALUES ('c0', 'web-1', 'web', 0, 'running',
+  '{"name": "web-1", "image": "busybox", "command": ["sleep", "9"], "tty": null,
+    "envs": [{"env": "A", "value": "b=c"}],
+    "readOnly": true, "StopSignal": "INT",
+    "volumes": [{"path": "/d", "volume": "v", "readOnly": true, "detail": null}]}',
+  'sha256:1', 'busybox:latest', 1.5, 2.5, NULL, NULL, 0, 7, 1, 0, NULL, 0.0);
+INSERT INTO execs VALUES ('exec-a', 'c0', '["sh", "-c", "true"]', 1, 'running', NULL, 9, 3.5);
+INSERT INTO addresses VALUES ('hyper0', '192.168.123.2', 'web', 0, 0, 0, '52:54:c0:a8:7b:02', 'hyper0-2');
+"""
+
+
+def test_rows_of_the_version_before_are_kept(database):
+    migrate(database, "0002")
+    with database.engine.begin() as connection:
+        for statement in OLD_ROWS.split(";\n"):
+            if statement.strip():
+                connection.exec_driver_sql(statement)
+    migrate(database)
+    with database.session() as session:
+        pod, container = session.get(PodRow, "web"), session.get(ContainerRow, "c0")
+        spec = spec_codec.load(PodSpec, pod.spec)
+        assert (pod.owner, pod.state, pod.started_at, pod.labels) == ("hyper", "running", 2.5, {"a": "new", "b": "2"})
+        assert spec.labels == pod.labels
+        assert spec.restart_policy == "always"
+        assert spec.portmappings == (PortSpec(container_port="80", host_port="8080"),)
+        inner = spec_codec.load(ContainerSpec, container.spec)
+        assert (inner.envs, inner.read_only, inner.stop_signal) == ((("A", "b=c"),), True, "INT")
+        assert inner.volumes == (VolumeRef(path="/d", volume="v", read_only=True),)
+        assert (container.stream_base, container.oom_killed, container.auto_remove) == (7, False, False)
+        assert (container.health, container.labels) == ({}, {})
+        execution = session.get(ExecRow, "exec-a")
+        assert spec_codec.load(ExecSpec, execution.spec) == ExecSpec(argv=("sh", "-c", "true"), tty=True)
+        assert (execution.state, execution.stream_base, execution.pid) == ("running", 9, 0)
+        address = session.get(AddressRow, ("hyper0", "192.168.123.2"))
+        assert (address.owner, address.network_id, address.aliases) == ("web", "", [])
 
 
 def test_migrating_in_a_process_of_its_own(database):

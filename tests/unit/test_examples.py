@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hyperctl import podfile
-from hyperd.pod.spec import dump_pod, parse_pod
+from hyperd.api.hyper.pod_spec import dump_pod, parse_pod
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "configs" / "examples").iterdir())
 

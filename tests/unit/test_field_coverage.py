@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from marshmallow import Schema, fields
 
-from hyperd.pod.schema import EnvField, EnvSchema, PodSchema
+from hyperd.api.hyper.pod_schema import EnvField, EnvSchema, PodSchema
 
 VM_TESTS = Path(__file__).resolve().parents[1] / "vm"
 

@@ -28,14 +28,12 @@ FLOORS = (
     {"image", "volume", "network", "vm"},
     {"registry", "db", "guest"},
     {"agent"},
-    {"stream", "event", "capabilities", "pod specification"},
+    {"stream", "event", "capabilities"},
     {"config", "spec"},
     {"publickeys"},
     {"errors"},
     {""},  # hyperd/__init__.py: the version
 )
-# The pod's specification is values that many floors read; its modules know nothing of the services above them.
-SPECIFICATION = {f"hyperd.pod.{name}" for name in ("schema", "spec", "stored")}
 # Who alone may import what: the engine chooses the driver, the application mounts the API.
 ONLY_BY = {
     "hyperd.vm.libvirt": {"hyperd.engine", "hyperd.vm.libvirt"},
@@ -84,7 +82,7 @@ def imports(name: str) -> list[tuple[int, str]]:
 
 def part_of(name: str) -> str:
     """The room a module is in."""
-    return "pod specification" if name in SPECIFICATION else [*name.split("."), ""][1]
+    return [*name.split("."), ""][1]
 
 
 def floor_of(name: str) -> int:

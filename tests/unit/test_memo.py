@@ -14,7 +14,7 @@ from hyperd.db.models import ContainerRow, ExecRow, PodRow
 
 
 def pod(name="p", state="pending"):
-    return PodRow(id=name, state=state, spec={}, labels={}, created_at=0.0, outcome="", reason="")
+    return PodRow(id=name, state=state, spec={}, created_at=0.0, outcome="", reason="")
 
 
 def container(pod_id="p"):
@@ -67,9 +67,7 @@ def test_a_value_is_kept_while_only_other_tables_change(database):
     made = []
     memo.get("x", lambda: made.append(1))
     with database.session() as session:
-        session.add(
-            ExecRow(id="e", container_id="c", command=[], tty=False, state="created", exit_code=None, created_at=0.0)
-        )
+        session.add(ExecRow(id="e", container_id="c", spec={}, state="created", exit_code=None, created_at=0.0))
     memo.get("x", lambda: made.append(2))
     assert made == [1]
 

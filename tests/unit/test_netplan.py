@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from hyperd.api.hyper.pod_spec import parse_pod
 from hyperd.errors import InvalidInput
 from hyperd.network.guards import Guard
 from hyperd.network.service import Lease
 from hyperd.pod import netplan
-from hyperd.pod.spec import parse_pod
 from hyperd.spec.model import PortSpec
 
 OWN = Lease("52:54:00:00:00:01", "t1", "hyper0", "10.0.0.2/24", "10.0.0.1", 1500, ("192.0.2.1",))

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperd.errors import InvalidInput
-from hyperd.pod.spec import (
+from hyperd.api.hyper.pod_spec import (
     PortSpec,
     Resource,
     dump_container,
@@ -19,6 +18,7 @@ from hyperd.pod.spec import (
     parse_pod,
     parse_portmappings,
 )
+from hyperd.errors import InvalidInput
 from tests.support.pods import FULL, WRONG_VALUES, changed, wrong_types
 
 JSON = st.recursive(

@@ -14,12 +14,12 @@ from hyperd.api import answers, params, takeover
 from hyperd.api.background import INLINE_WAIT, Waiting
 from hyperd.api.context import engine, may_fetch
 from hyperd.api.hyper.container_views import container_info
+from hyperd.api.hyper.pod_spec import parse_container
 from hyperd.api.hyper.routes import blueprint
 from hyperd.build.commit import CommitOrder
 from hyperd.errors import ImageNotFound, InvalidInput, NotAlive, NotFound, Timeout
-from hyperd.pod.schema import IDENTIFIER
-from hyperd.pod.spec import parse_container
 from hyperd.registry.reference import Reference
+from hyperd.spec.limits import IDENTIFIER
 from hyperd.spec.model import ContainerSpec
 from hyperd.stream.logread import LogQuery
 

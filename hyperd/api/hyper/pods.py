@@ -10,9 +10,9 @@ from hyperd.api import answers, params
 from hyperd.api.context import engine, lists, may_fetch
 from hyperd.api.hyper import pod_views, stats_views
 from hyperd.api.hyper.containers import check_image
+from hyperd.api.hyper.pod_spec import parse_pod
 from hyperd.api.hyper.routes import blueprint
 from hyperd.errors import Conflict, ImageNotFound, NotFound
-from hyperd.pod.spec import parse_pod
 
 OVERRIDE = frozenset({"yes", "true"})
 

@@ -6,9 +6,9 @@ from flask import Response
 
 from hyperd.api import answers, params
 from hyperd.api.context import engine
+from hyperd.api.hyper.pod_spec import parse_portmappings
 from hyperd.api.hyper.routes import blueprint
 from hyperd.errors import InvalidInput
-from hyperd.pod.spec import parse_portmappings
 
 
 @blueprint.get("/pod/<pod_id>/portmappings")

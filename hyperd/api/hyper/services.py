@@ -6,8 +6,8 @@ from flask import Response
 
 from hyperd.api import answers, params
 from hyperd.api.context import engine
+from hyperd.api.hyper.pod_spec import dump_services, parse_services
 from hyperd.api.hyper.routes import blueprint
-from hyperd.pod.spec import dump_services, parse_services
 from hyperd.spec.model import ServiceSpec
 
 

@@ -7,8 +7,7 @@ from flask import Response
 from hyperd.api import answers, params
 from hyperd.api.context import engine
 from hyperd.api.hyper.routes import blueprint
-from hyperd.pod.schema import MAX_MEMORY, MAX_VCPU
-from hyperd.pod.spec import MIN_MEMORY, granted_memory
+from hyperd.spec.limits import MAX_MEMORY, MAX_VCPU, MIN_MEMORY, granted_memory
 
 
 @blueprint.post("/vm/create")

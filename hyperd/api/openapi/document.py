@@ -12,9 +12,18 @@ from flask import Flask
 from marshmallow import Schema as MarshmallowSchema
 
 from hyperd import __version__
+from hyperd.api.hyper.pod_schema import (
+    ContainerSchema,
+    EnvField,
+    EnvSchema,
+    PodSchema,
+    Port,
+    PortSchema,
+    ServiceSchema,
+    Table,
+)
 from hyperd.api.openapi.operations import COMMON, JSON, OPERATIONS, PLAIN, Operation
 from hyperd.api.openapi.schemas import ANSWERS, ref
-from hyperd.pod.schema import ContainerSchema, EnvField, EnvSchema, PodSchema, Port, PortSchema, ServiceSchema, Table
 
 OPENAPI = "3.1.0"
 VERSION_ARGUMENT = "api_version"

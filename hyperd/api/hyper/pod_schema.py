@@ -2,7 +2,7 @@
 
 JSON is read as Go's ``encoding/json`` reads it, because the clients' pods were written for that: keys match
 without regard to case, unknown keys are ignored, ``null`` leaves the default, a wrong JSON type is an error. Rules
-that join several fields are in ``hyperd.pod.spec``.
+that join several fields are in ``hyperd.api.hyper.pod_spec``.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from typing import Any, ClassVar
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, pre_load, validate
 
+from hyperd.api.hyper import pod_checks as checks
 from hyperd.errors import InvalidInput
-from hyperd.spec import checks, model
+from hyperd.spec import model
+from hyperd.spec.limits import IDENTIFIER, MAX_MEMORY, MAX_VCPU
 
 Validator = Callable[[Any], Any]
 MAX_TEXT = 4096
@@ -24,9 +26,6 @@ MAX_ARGUMENT = 131_072 - 1  # Linux MAX_ARG_STRLEN with its NUL
 MAX_ITEMS = 1024
 MAX_CONTAINERS = 128
 MAX_FILE_CONTENT = 8 * 2**20
-MAX_MEMORY = 2**20  # MiB
-MAX_VCPU = 256
-IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 

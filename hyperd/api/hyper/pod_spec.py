@@ -16,64 +16,22 @@ from typing import Any, cast
 
 from marshmallow import ValidationError
 
+from hyperd.api.hyper.pod_checks import Verbatim
+from hyperd.api.hyper.pod_schema import ContainerSchema, PodSchema, PortSchema, ServiceSchema, Wire
 from hyperd.errors import InvalidInput
-from hyperd.pod.schema import ContainerSchema, PodSchema, PortSchema, ServiceSchema, Wire
-from hyperd.spec.checks import Verbatim
+from hyperd.spec.limits import DEFAULT_MEMORY, DEFAULT_VCPU, MAX_HOSTNAME, granted_memory
 from hyperd.spec.model import (
     MAX_EXPANDED_PORTS,
     MAX_NOFILE,
     ContainerSpec,
-    FileRef,
-    FileSpec,
     InterfaceSpec,
-    LogSpec,
     PodSpec,
     PortSpec,
     Resource,
-    ServiceHost,
     ServiceSpec,
-    Ulimit,
-    UserSpec,
-    VolumeOption,
-    VolumeRef,
     VolumeSpec,
-    WhiteLists,
-    parse_ports,
 )
 
-__all__ = [
-    "ContainerSpec",
-    "FileRef",
-    "FileSpec",
-    "InterfaceSpec",
-    "LogSpec",
-    "PodSpec",
-    "PortSpec",
-    "Resource",
-    "ServiceHost",
-    "ServiceSpec",
-    "Ulimit",
-    "UserSpec",
-    "VolumeOption",
-    "VolumeRef",
-    "VolumeSpec",
-    "WhiteLists",
-    "dump_container",
-    "dump_pod",
-    "dump_services",
-    "granted_memory",
-    "parse_container",
-    "parse_pod",
-    "parse_portmappings",
-    "parse_ports",
-    "parse_services",
-]
-
-DEFAULT_VCPU = 1
-DEFAULT_MEMORY = 128  # MiB
-MIN_MEMORY = 28  # MiB, as documented for the original
-GUEST_MEMORY = 48  # MiB that a guest needs; who asks for less gets as much
-MAX_HOSTNAME = 63
 MAX_SERVICES = 256
 VOLUME_FORMATS = ("", "raw", "qcow2", "vdi", "vfs", "rbd", "nas")
 CACHE_MODES = ("", "off", "none", "directsync", "writeback", "unsafe", "writethrough")
@@ -100,13 +58,6 @@ def parse_pod(data: object, *, default_vcpu: int = DEFAULT_VCPU, default_memory:
     spec = replace(spec, resource=size, containers=tuple(_named_volumes(container) for container in spec.containers))
     _check_pod(spec)
     return spec
-
-
-def granted_memory(asked: int) -> int:
-    """Give the memory of a VM of which so much was asked, MiB. Errors: InvalidInput for less than the original took."""
-    if asked < MIN_MEMORY:
-        raise InvalidInput(f"resource.memory: must be at least {MIN_MEMORY} (MiB)")
-    return max(asked, GUEST_MEMORY)
 
 
 def parse_container(data: object) -> ContainerSpec:
