@@ -86,9 +86,9 @@ def _holdings(engine: Engine, own_listeners: int) -> Iterator[Metric]:
     yield _by("hyperd_containers", "Containers by state", "state", engine.containers.records.states())
     vms = Counter(view.status for view in engine.vms.views())
     yield _by("hyperd_vms", "VMs by state", "state", vms)
-    usage = engine.images.disk_usage()
-    yield GaugeMetricFamily("hyperd_images", "Images in the store", usage["images"])
-    store = {"layers": usage["layer_bytes"], "blobs": usage["blob_bytes"]}
+    usage = engine.images.totals()
+    yield GaugeMetricFamily("hyperd_images", "Images in the store", usage.images)
+    store = {"layers": usage.layer_bytes, "blobs": usage.blob_bytes}
     yield _by("hyperd_image_store_bytes", "Size of the image store", "kind", store)
     streams = engine.events.listeners - own_listeners
     yield GaugeMetricFamily("hyperd_event_streams", "Streams of events that are open", streams)

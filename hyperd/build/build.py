@@ -17,7 +17,7 @@ from hyperd.build.state import StageState, Tools
 from hyperd.build.vm import Below, Services, Workshop
 from hyperd.errors import ImageNotFound, InvalidInput, NotSupported
 from hyperd.image.manifest import host_architecture
-from hyperd.image.service import ImageInfo
+from hyperd.image.model import Image
 from hyperd.image.transfer.ingest import Intake
 from hyperd.image.transfer.pull import host_of
 from hyperd.registry.reference import Reference
@@ -189,7 +189,7 @@ class Build:
             base=image.id,
         )
 
-    def _image(self, name: str) -> ImageInfo:
+    def _image(self, name: str) -> Image:
         if self._order.pull:
             try:
                 return self._pull(name)
@@ -200,7 +200,7 @@ class Build:
         except ImageNotFound:
             return self._pull(name)
 
-    def _pull(self, name: str) -> ImageInfo:
+    def _pull(self, name: str) -> Image:
         domain = Reference.parse(name, default_domain=self._services.config.registry.default).domain
         return self._services.images.pull(
             name,
@@ -229,7 +229,7 @@ def _short(image_id: str) -> str:
     return image_id.removeprefix("sha256:")[:12]
 
 
-def _below(image: ImageInfo) -> list[Below]:
+def _below(image: Image) -> list[Below]:
     attached = [layer.diff_id for layer in image.layers]
     layers = [Below(diff_id=diff_id, hidden=diff_id not in attached) for diff_id in image.diff_ids]
     return layers + [Below(diff_id=diff_id, local=True) for diff_id in attached if diff_id not in image.diff_ids]

@@ -27,7 +27,8 @@ from hyperd.container.states import ContainerState
 from hyperd.db.models import ContainerRow
 from hyperd.errors import HyperError, InvalidInput, Timeout
 from hyperd.guest import layout
-from hyperd.image.service import ImageInfo, ImageService
+from hyperd.image.model import Image
+from hyperd.image.service import ImageService
 from hyperd.image.transfer.ingest import AddedLayer
 from hyperd.spec.model import ContainerSpec
 from hyperd.vm.model import Vm, require_running
@@ -124,7 +125,7 @@ class CommitService:
         log.info("container.committed", container=row.id, made=made.id)
         return made.id
 
-    def _draft(self, order: CommitOrder, row: ContainerRow, image: ImageInfo) -> ImageDraft:
+    def _draft(self, order: CommitOrder, row: ContainerRow, image: Image) -> ImageDraft:
         from hyperd.build.config import ImageDraft, apply_changes
 
         draft = ImageDraft(image.config)
@@ -145,7 +146,7 @@ class CommitService:
 
     @contextmanager
     def _layer(
-        self, row: ContainerRow, image: ImageInfo, *, pause: bool, cancelled: Callable[[], bool]
+        self, row: ContainerRow, image: Image, *, pause: bool, cancelled: Callable[[], bool]
     ) -> Iterator[Iterator[bytes] | None]:
         """Give the container's changes as a tar; None when it never ran."""
         upper = f"{layout.container_dir(row.id)}/upper"
@@ -160,7 +161,7 @@ class CommitService:
                 yield guest.packed(vm.agent, upper=upper, lower=lower, cancelled=cancelled)
 
     @contextmanager
-    def _guest(self, pod_id: str, image: ImageInfo) -> Iterator[Vm]:
+    def _guest(self, pod_id: str, image: Image) -> Iterator[Vm]:
         """Give a VM that has the pod's disk mounted (the pod's lock is held)."""
         vm = self._vms.of_pod(pod_id)
         if vm is not None:

@@ -14,6 +14,7 @@ from hyperd.build import guest
 from hyperd.build.cache import chain
 from hyperd.build.context import Context, Member, Node, digest_of
 from hyperd.build.dockerfile import Instruction
+from hyperd.build.heredocs import read_mark
 from hyperd.build.state import Bench
 from hyperd.container.fetch import fetch
 from hyperd.errors import HyperError, InvalidInput, NotSupported
@@ -52,9 +53,11 @@ class Copying:
             raise NotSupported(f"line {instruction.line}: --chmod={mode[:20]} is not supported", resolution="use octal")
         if "checksum" in flags or "keep-git-dir" in flags:
             raise NotSupported(f"line {instruction.line}: ADD --checksum and --keep-git-dir are not supported")
-        heredocs = bool(instruction.heredocs)
-        words = [word if heredocs and word.startswith("<<") else runner.word(word) for word in instruction.words]
-        *sources, target = words
+        texts = [word for word in instruction.words[:-1] if instruction.heredocs and read_mark(word) is not None]
+        if len(texts) != len(instruction.heredocs):
+            raise InvalidInput(f"line {instruction.line}: a here-document stands where no source is")
+        *sources, target = [word if word in texts else runner.word(word) for word in instruction.words]
+        words = [*sources, target]
         if not target or any(not source or "\0" in source for source in words):
             raise InvalidInput(f"line {instruction.line}: {instruction.verb} needs names that are not empty")
         path = runner.path(target)
@@ -136,8 +139,10 @@ class Copying:
         heredocs = iter(instruction.heredocs)
         singles = 0
         for source in sources:
-            if instruction.heredocs and source.startswith("<<"):
+            if instruction.heredocs and read_mark(source) is not None:
                 here = next(heredocs)
+                if "/" in here.name or here.name in (".", ".."):
+                    raise InvalidInput(f"line {instruction.line}: {here.name[:100]!r} cannot be the name of a file")
                 text = here.content if here.literal else self._runner.text(here.content)
                 node = context.add_file("", iter([text.encode("utf-8", "surrogateescape")]))
                 load.members.append(Member(name=here.name, node=node))

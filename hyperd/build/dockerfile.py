@@ -10,11 +10,13 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from hyperd.build import heredocs
 from hyperd.build.grammar import MAX_DOCKERFILE
+from hyperd.build.heredocs import Heredoc
 from hyperd.build.mountflags import parse_mount
 from hyperd.errors import HostFault, InvalidInput, NotSupported, TooLarge
 
@@ -22,7 +24,6 @@ MAX_INSTRUCTIONS = 2000
 _PARSE_SECONDS = 20.0
 _DIRECTIVE = re.compile(r"#\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*")
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9_.-]*")
-_HEREDOC = re.compile(r"([0-9]*)<<(-?)([\"']?)([^\"'<>\s]+)\3")
 # Least and most words, and the flags, of each instruction.
 _SHAPES: dict[str, tuple[int, int, frozenset[str]]] = {
     "ADD": (2, 9999, frozenset({"chown", "chmod", "checksum", "link", "keep-git-dir"})),
@@ -50,16 +51,8 @@ _BUILDKIT: dict[str, dict[str, str]] = {
     "COPY": {"parents": "false", "exclude": ""},
     "RUN": {"network": "default", "security": "sandbox", "device": ""},
 }
+_WITH_HEREDOCS = frozenset({"ADD", "COPY", "ONBUILD", "RUN"})
 _NOT_IN_ONBUILD = frozenset({"FROM", "MAINTAINER", "ONBUILD"})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Heredoc:
-    """A text inside the Dockerfile. ``literal``: its delimiter is quoted, nothing is expanded."""
-
-    name: str
-    content: str
-    literal: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +126,7 @@ def parse_dockerfile(data: bytes) -> Dockerfile:
         TooLarge, NotSupported, HostFault: too long; a feature of BuildKit alone; the parser is missing.
 
     """
-    text = data.decode("utf-8", "replace")
+    text = data.decode("utf-8", "replace").removeprefix("\ufeff")
     instructions = parse_instructions(text)
     arguments: list[Instruction] = []
     stages: list[Stage] = []
@@ -156,7 +149,9 @@ def parse_dockerfile(data: bytes) -> Dockerfile:
 
 def parse_instructions(text: str) -> list[Instruction]:
     """Read instructions that need not be a whole Dockerfile. Errors: as ``parse_dockerfile``."""
-    found = [_checked(entry) for entry in _grammar(text)]
+    entries = _grammar(text)
+    _check_words_apart(entries, text)
+    found = [_checked(entry) for entry in entries]
     if len(found) > MAX_INSTRUCTIONS:
         raise TooLarge(f"a Dockerfile can have {MAX_INSTRUCTIONS} instructions", details=f"it has {len(found)}")
     return found
@@ -191,11 +186,14 @@ def _grammar(text: str) -> list[dict[str, object]]:
 
 def _checked(entry: dict[str, object]) -> Instruction:
     verb, text = str(entry["verb"]), str(entry["text"])
-    heredocs, raw_words, raw_flags = entry["heredocs"], entry["words"], entry["flags"]
-    if not isinstance(heredocs, list) or not isinstance(raw_words, list) or not isinstance(raw_flags, list):
+    documents, raw_words, raw_flags = entry["heredocs"], entry["words"], entry["flags"]
+    if not isinstance(documents, list) or not isinstance(raw_words, list) or not isinstance(raw_flags, list):
         raise HostFault("the Dockerfile parser answers nonsense")
     words = tuple(str(word) for word in raw_words)
     number = entry["line"]
+    if documents and verb in ("ADD", "COPY"):  # the words of here-documents can have blanks
+        words = _after_flags(text)
+    texts = _heredocs(verb, text, documents, number) if not entry["json"] else ()
     instruction = Instruction(
         verb=verb,
         words=words,
@@ -203,8 +201,8 @@ def _checked(entry: dict[str, object]) -> Instruction:
         flags=_flags([str(flag) for flag in raw_flags]),
         text=text,
         line=number if isinstance(number, int) else 0,
-        heredocs=_heredocs(text, heredocs),
-        trigger=_trigger(text) if verb == "ONBUILD" else "",
+        heredocs=texts,
+        trigger=_trigger(text, texts) if verb == "ONBUILD" else "",
         mounts=tuple(str(flag).partition("=")[2] for flag in raw_flags if str(flag).startswith("--mount=")),
     )
     _check(instruction)
@@ -219,20 +217,49 @@ def _flags(raw: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _heredocs(text: str, raw: Sequence[Sequence[object]]) -> tuple[Heredoc, ...]:
-    marks = list(_HEREDOC.finditer(text.split("\n", 1)[0]))
-    found = []
-    for here, mark in zip(raw, marks, strict=False):
-        content = str(here[2])
-        if mark[2]:  # <<- : tabs at the beginning of lines are for the reader's eye
-            content = "".join(line.lstrip("\t") for line in content.splitlines(keepends=True))
-        found.append(Heredoc(name=str(here[0]), content=content, literal=bool(mark[3])))
-    return tuple(found)
+def _heredocs(verb: str, text: str, found: Sequence[Sequence[object]], line: object) -> tuple[Heredoc, ...]:
+    """Return the here-documents of an instruction. Errors: NotSupported when it is not clear which there are."""
+    if verb not in _WITH_HEREDOCS:
+        return ()
+    documents = heredocs.given(_first_line(text), found)
+    if documents is None:
+        raise NotSupported(
+            f"Dockerfile line {line}: the parser does not see the here-documents that are written here",
+            resolution="write the word behind << plain, in quotes as a whole, or put the text into a file",
+        )
+    return documents
 
 
-def _trigger(text: str) -> str:
+def _check_words_apart(entries: Sequence[Mapping[str, object]], text: str) -> None:
+    """Refuse ``<< WORD``: newer parsers take a here-document for it, this one takes its text for instructions."""
+    lines = text.splitlines()
+    for entry in entries:
+        number = entry["line"]
+        if entry["verb"] not in _WITH_HEREDOCS or entry["json"] or not isinstance(number, int):
+            continue
+        following = {line.lstrip("\t") for line in lines[number:]}
+        if any(word in following for word in heredocs.apart(_first_line(str(entry["text"])))):
+            raise NotSupported(
+                f"Dockerfile line {number}: a blank between << and the word of a here-document is not supported",
+                resolution="leave it out",
+            )
+
+
+def _first_line(text: str) -> str:
+    return text.split("\n", 1)[0]
+
+
+def _after_flags(text: str) -> tuple[str, ...]:
+    """Return an instruction's words without its verb and its flags."""
+    words = heredocs.raw_words(_first_line(text))[1:]
+    while words and words[0].startswith("--"):
+        words.pop(0)
+    return tuple(words)
+
+
+def _trigger(text: str, documents: Sequence[Heredoc]) -> str:
     parts = text.split(None, 1)
-    return parts[1] if len(parts) > 1 else ""
+    return heredocs.with_texts(parts[1], documents) if len(parts) > 1 else ""
 
 
 def _check(instruction: Instruction) -> None:

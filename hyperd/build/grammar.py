@@ -6,9 +6,12 @@ A process of its own, because the parser is a Go library: its runtime, threads a
 from __future__ import annotations
 
 import json
+import re
 import sys
+from typing import Any
 
 MAX_DOCKERFILE = 1 << 20  # bytes
+_ONBUILD = re.compile(r"\s*ONBUILD\b", re.IGNORECASE)
 
 
 def main() -> int:
@@ -16,25 +19,42 @@ def main() -> int:
     import dockerfile
 
     text = sys.stdin.buffer.read(MAX_DOCKERFILE + 1).decode("utf-8", "replace")
+    lines = text.split("\n")
     try:
-        parsed = dockerfile.parse_string(text)
+        found = [_described(command, dockerfile.parse_string, lines) for command in dockerfile.parse_string(text)]
     except (dockerfile.GoParseError, ValueError) as error:
         sys.stdout.write(str(error))
         return 1
-    found = [
-        {
-            "verb": command.cmd.upper(),
-            "words": list(command.value),
-            "json": bool(command.json),
-            "flags": list(command.flags),
-            "text": command.original,
-            "line": command.start_line,
-            "heredocs": [[here.name, here.file_descriptor, here.content] for here in command.heredocs],
-        }
-        for command in parsed
-    ]
     json.dump(found, sys.stdout)
     return 0
+
+
+def _described(command: Any, parse: Any, lines: list[str]) -> dict[str, Any]:
+    texts = command.heredocs
+    if command.cmd.upper() == "ONBUILD" and "<<" in command.original:
+        # The module gives no here-documents of what stands behind ONBUILD: it is parsed once more, alone.
+        alone = "\n".join(lines[command.start_line - 1 : command.end_line])
+        inner = parse(_directives(lines) + _ONBUILD.sub("", alone, count=1))
+        texts = [here for one in inner for here in one.heredocs]
+    return {
+        "verb": command.cmd.upper(),
+        "words": list(command.value),
+        "json": bool(command.json),
+        "flags": list(command.flags),
+        "text": command.original,
+        "line": command.start_line,
+        "heredocs": [[here.name, here.file_descriptor, here.content] for here in texts],
+    }
+
+
+def _directives(lines: list[str]) -> str:
+    """Return the lines before the first one that is no comment: how lines are joined is written there."""
+    head = []
+    for line in lines:
+        if not line.lstrip().startswith("#"):
+            break
+        head.append(line)
+    return "".join(f"{line}\n" for line in head)
 
 
 if __name__ == "__main__":

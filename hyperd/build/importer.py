@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 
 from hyperd.errors import Cancelled, InvalidInput
-from hyperd.image.progress import bar
+from hyperd.image.progress import ImageImported, ImportProgress, ImportStarted, Sink
 from hyperd.image.service import ImageService
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 FROM_BODY = "-"
-_STEP = 2**20  # bytes between two lines
+_STEP = 2**20  # bytes between two events
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +74,7 @@ class Importer:
         """
         return self._import(order, self.check(order), chunks)
 
-    def from_url(
-        self, order: ImportOrder, *, line: Callable[[dict[str, Any]], None], cancelled: Callable[[], bool]
-    ) -> str:
+    def from_url(self, order: ImportOrder, *, progress: Sink, cancelled: Callable[[], bool]) -> str:
         """Import what a URL names; give the image's id.
 
         Raises:
@@ -87,9 +85,9 @@ class Importer:
         """
         draft = self.check(order)
         with self._images.download(order.source, cancelled=cancelled) as (size, chunks):
-            line({"status": f"Downloading from {order.source[:1000]}"})
-            made = self._import(order, draft, _shown(chunks, size, line))
-        line({"status": made})
+            progress(ImportStarted(source=order.source))
+            made = self._import(order, draft, _shown(chunks, size, progress))
+        progress(ImageImported(image_id=made))
         return made
 
     def _import(self, order: ImportOrder, draft: ImageDraft, chunks: Iterator[bytes]) -> str:
@@ -108,12 +106,11 @@ class Importer:
         return made.id
 
 
-def _shown(chunks: Iterator[bytes], size: int, line: Callable[[dict[str, Any]], None]) -> Iterator[bytes]:
+def _shown(chunks: Iterator[bytes], size: int, progress: Sink) -> Iterator[bytes]:
     done = told = 0
     for chunk in chunks:
         done += len(chunk)
         if done - told >= _STEP or done == size:
             told = done
-            detail = {"current": done, "total": max(size, done)}
-            line({"status": "Importing", "progressDetail": detail, "progress": bar(done, size)})
+            progress(ImportProgress(current=done, total=size))
         yield chunk

@@ -1,15 +1,30 @@
-"""What a build is asked for, and what its progress looks like (Docker's jsonmessage lines)."""
+"""What a build is asked for, and what it tells while it runs."""
 
 from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from hyperd.image.progress import ImageEvent
 from hyperd.registry.auth import AuthConfig
 
-Line = Mapping[str, Any]
+
+@dataclass(frozen=True, kw_only=True)
+class BuildText:
+    """Text of a build: the step it is at, or what a program said."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageBuilt:
+    """A build has made its image."""
+
+    image_id: str
+
+
+BuildEvent = BuildText | ImageBuilt | ImageEvent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +61,12 @@ class Reporter:
     """Progress of one build.
 
     Args:
-        sink: takes lines.
+        sink: takes events.
         quiet: only what is said by ``last`` goes out.
 
     """
 
-    def __init__(self, sink: Callable[[Line], None], *, quiet: bool) -> None:
+    def __init__(self, sink: Callable[[BuildEvent], None], *, quiet: bool) -> None:
         self._sink = sink
         self._quiet = quiet
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -59,22 +74,22 @@ class Reporter:
     def say(self, text: str) -> None:
         """Send a line of text."""
         if not self._quiet:
-            self._sink({"stream": f"{text}\n"})
+            self._sink(BuildText(text=f"{text}\n"))
 
     def output(self, data: bytes) -> None:
         """Send what a program said."""
         text = self._decoder.decode(data)
         if text and not self._quiet:
-            self._sink({"stream": text})
+            self._sink(BuildText(text=text))
 
-    def pass_on(self, line: Line) -> None:
-        """Send a line of a pull."""
+    def pass_on(self, event: ImageEvent) -> None:
+        """Send an event of a pull."""
         if not self._quiet:
-            self._sink(line)
+            self._sink(event)
 
     def last(self, image_id: str) -> None:
         """Send the image's id, in the form that is asked for."""
         if self._quiet:
-            self._sink({"stream": f"{image_id}\n"})
+            self._sink(BuildText(text=f"{image_id}\n"))
         else:
-            self._sink({"aux": {"ID": image_id}})
+            self._sink(ImageBuilt(image_id=image_id))

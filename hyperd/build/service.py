@@ -13,7 +13,7 @@ import structlog
 
 from hyperd.build.cache import StepCache
 from hyperd.build.closing import Closing
-from hyperd.build.order import BuildOrder, Line, Reporter
+from hyperd.build.order import BuildEvent, BuildOrder, Reporter
 from hyperd.build.vm import Services, Workshop
 from hyperd.errors import Cancelled, HyperError
 from hyperd.image.layer.convert import disk_errors
@@ -122,11 +122,11 @@ class PreparedBuild:
         """Remove the context. Calling it twice is fine."""
         self._held.close()
 
-    def run(self, *, progress: Callable[[Line], None], cancelled: Callable[[], bool]) -> str:
+    def run(self, *, progress: Callable[[BuildEvent], None], cancelled: Callable[[], bool]) -> str:
         """Build the image and close; give its id.
 
         Args:
-            progress: takes Docker's progress lines.
+            progress: takes what the build tells.
             cancelled: asked often; True ends the build.
 
         Raises:
@@ -142,7 +142,7 @@ class PreparedBuild:
         with self._held, self._closing.during(cancelled) as ended:
             return self._run(progress, ended)
 
-    def _run(self, progress: Callable[[Line], None], cancelled: Callable[[], bool]) -> str:
+    def _run(self, progress: Callable[[BuildEvent], None], cancelled: Callable[[], bool]) -> str:
         from hyperd.build.build import Build
 
         failure: HyperError | None = None

@@ -9,6 +9,7 @@ import structlog
 from hyperd.build.cache import chain
 from hyperd.build.copying import Copying
 from hyperd.build.dockerfile import Instruction
+from hyperd.build.heredocs import raw_words, with_texts
 from hyperd.build.mounts import Mounting
 from hyperd.build.state import Bench, StageState, Tools
 from hyperd.container.plan import DEFAULT_PATH, Program
@@ -98,15 +99,14 @@ class StageRunner(Bench):
         draft = self.state.draft
         if not instruction.heredocs:
             return draft.command(instruction)
-        first = instruction.words[0].strip()
-        only = instruction.heredocs[0]
-        if len(instruction.heredocs) == 1 and first.lstrip("<-").strip("\"'") == only.name:
-            if only.content.startswith("#!"):  # the kernel shall find its interpreter
-                script = f"cat > {_SCRIPT} <<'{only.name}'\n{only.content}{only.name}\nchmod 700 {_SCRIPT}; {_SCRIPT}"
-                return [*draft.shell, f"{script}; code=$?; rm -f {_SCRIPT}; exit $code"]
-            return [*draft.shell, only.content]
-        text = instruction.text.lstrip()
-        return [*draft.shell, text[len("RUN") :].lstrip()]
+        line, only = instruction.words[0].strip(), instruction.heredocs[0]
+        if len(raw_words(line)) > 1:
+            return [*draft.shell, with_texts(line, instruction.heredocs)]
+        if only.content.startswith("#!"):  # the kernel shall find its interpreter
+            end = _end_word(only.content)
+            script = f"cat > {_SCRIPT} <<'{end}'\n{only.content}{end}\nchmod 700 {_SCRIPT}; {_SCRIPT}"
+            return [*draft.shell, f"{script}; code=$?; rm -f {_SCRIPT}; exit $code"]
+        return [*draft.shell, only.content]
 
     def _workdir(self, instruction: Instruction) -> None:
         draft = self.state.draft
@@ -153,3 +153,11 @@ class StageRunner(Bench):
             arguments[name] = default
         elif name in tools.global_arguments:
             arguments[name] = tools.global_arguments[name]
+
+
+def _end_word(content: str) -> str:
+    """Return a word that is no line of a text, to end it with in a here-document."""
+    lines, word = set(content.splitlines()), "END_OF_SCRIPT"
+    while word in lines:
+        word += "_"
+    return word

@@ -51,7 +51,7 @@ class Services:
 class Below:
     """A layer below a step: in the store by ``diff_id``; in the build's guest as ``upper`` when it was made there.
 
-    ``hidden``: the image has it, its containers do not (``ImageInfo.diff_ids``). ``local``: the other way round.
+    ``hidden``: the image has it, its containers do not (``Image.diff_ids``). ``local``: the other way round.
     """
 
     diff_id: str

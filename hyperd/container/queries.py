@@ -14,7 +14,8 @@ from hyperd.container.records import ContainerRecords
 from hyperd.container.states import LIVE, ContainerState
 from hyperd.db.models import ContainerRow
 from hyperd.errors import HyperError, NotFound
-from hyperd.image.service import ImageInfo, ImageService
+from hyperd.image.model import Image
+from hyperd.image.service import ImageService
 from hyperd.network.service import NetworkService
 from hyperd.spec.model import ContainerSpec, PodSpec, VolumeRef, VolumeSpec
 from hyperd.vm.model import PAUSED
@@ -143,7 +144,7 @@ class ContainerQueries:
     def program(self, row: ContainerRow) -> Program:
         """Return what a container runs. Errors: ImageNotFound, InvalidInput."""
         pod = self._records.pod_spec(row.pod_id)
-        image: ImageInfo = self._images.get(row.image_id)
+        image: Image = self._images.get(row.image_id)
         return merge_program(self._records.spec(row), image.config, hostname=pod.hostname, pod_tty=pod.tty)
 
     def _image_volumes(self, row: ContainerRow, spec: ContainerSpec) -> tuple[VolumeRef, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from hyperd.db.models import BlobRow, ImageLayerRow, ImageRow, LayerRow, RepoDig
 from hyperd.db.session import Database
 from hyperd.errors import Conflict, HyperError, ImageNotFound, InvalidInput
 from hyperd.image.layer.convert import BuiltLayer
+from hyperd.image.model import StoreTotals
 from hyperd.registry.reference import DEFAULT_TAG, Reference
 
 _TABLES = ("images", "image_layers", "layers", "tags", "repo_digests")  # what a record is read from
@@ -233,23 +233,14 @@ class Catalog:
                 raise no_such_image(name)
             return _record(session, row)
 
-    def images(self, *, all_images: bool, dangling: bool | None, pattern: str) -> list[ImageRecord]:
-        """Give images, newest first.
-
-        Args:
-            all_images: also those without a name that others were built from.
-            dangling: only images without (True) or with (False) a name.
-            pattern: shell pattern for ``repository`` or ``repository:tag``.
-
-        """
+    def images(self, *, all_images: bool) -> list[ImageRecord]:
+        """Return images, newest first; those without a name that others were built from only with ``all_images``."""
         with self._database.session() as session:
             parents = set(session.scalars(select(ImageRow.parent)))
             found = []
             for row in session.scalars(select(ImageRow).order_by(ImageRow.created_at.desc(), ImageRow.id)):
                 record = _record(session, row)
-                hidden = not record.tags and not all_images and row.id in parents
-                wrong = dangling is not None and dangling == bool(record.tags)
-                if not hidden and not wrong and (not pattern or _fits(record, pattern)):
+                if record.tags or all_images or row.id not in parents:
                     found.append(record)
             return found
 
@@ -318,19 +309,15 @@ class Catalog:
                 found[diff_id] += size
             return found
 
-    def totals(self) -> dict[str, int]:
-        """Give counts and sizes: images, layers, layer_bytes (squashfs), blobs, blob_bytes."""
+    def totals(self) -> StoreTotals:
+        """Return counts and sizes."""
         with self._database.session() as session:
             layers = session.execute(select(func.count(), func.coalesce(func.sum(LayerRow.image_size), 0))).one()
             blobs = session.execute(select(func.count(), func.coalesce(func.sum(BlobRow.size), 0))).one()
             images = session.scalar(select(func.count()).select_from(ImageRow))
-            return {
-                "images": images or 0,
-                "layers": layers[0],
-                "layer_bytes": layers[1],
-                "blobs": blobs[0],
-                "blob_bytes": blobs[1],
-            }
+            return StoreTotals(
+                images=images or 0, layers=layers[0], layer_bytes=layers[1], blobs=blobs[0], blob_bytes=blobs[1]
+            )
 
     def _find(self, session: Session, name: str) -> tuple[str, Reference | None]:
         if match := _FULL_ID.fullmatch(name):
@@ -443,8 +430,3 @@ def _drop_unused(session: Session, diff_ids: set[str], spare: Collection[str]) -
         layers.append(diff_id)
         blobs += sorted(mine)
     return layers, blobs
-
-
-def _fits(record: ImageRecord, pattern: str) -> bool:
-    names = [*record.tags, *(tag.rpartition(":")[0] for tag in record.tags)]
-    return any(fnmatch.fnmatchcase(name, pattern) for name in names)

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import structlog
 
 from hyperd.errors import Conflict, ImageNotFound, InvalidInput
 from hyperd.event.bus import EventBus
 from hyperd.image.catalog import Catalog, ImageRecord
+from hyperd.image.filters import chosen
+from hyperd.image.model import ImageFilter, Pruned, Removal, RemovalKind
 from hyperd.image.store import ImageStore, is_old
 
 log = structlog.get_logger(__name__)
-
-Removed = list[dict[str, str]]
-
-
-@dataclass
-class Pruned:
-    """What a clean-up did: ``removed`` as of ``remove``, ``freed`` bytes of the host's disk."""
-
-    removed: Removed = field(default_factory=list)
-    freed: int = 0
 
 
 class Keeper:
@@ -44,7 +35,7 @@ class Keeper:
         self._in_use = in_use
         self._events = events
 
-    def remove(self, name: str, *, force: bool, noprune: bool) -> Removed:
+    def remove(self, name: str, *, force: bool, noprune: bool) -> list[Removal]:
         """Do ``ImageService.remove``."""
         if not name.strip():
             raise InvalidInput("image name cannot be blank")
@@ -53,26 +44,23 @@ class Keeper:
             record = self._catalog.get(image_id)
             self._check_removal(record, name, by_name=reference is not None, force=force)
             taken = self._catalog.untag(name) if reference is not None else self._catalog.untag_all(image_id)
-            done = [{"untaged": entry} for entry in taken]
+            done = [Removal(RemovalKind.UNTAGGED, entry) for entry in taken]
             left = self._catalog.get(image_id)
             if not (left.tags or left.digests or self._in_use(image_id) or self._catalog.children(image_id)):
                 done += self._delete(image_id, noprune=noprune)
         self._tell(image_id, done)
         return done
 
-    def prune(self, *, everything: bool, labels: Sequence[str], before: float | None) -> Pruned:
+    def prune(self, wanted: ImageFilter) -> Pruned:
         """Do ``ImageService.prune``."""
-        pruned = Pruned()
-        free = self._occupied()
-        wanted = None if everything else True
-        for record in self._catalog.images(all_images=True, dangling=wanted, pattern=""):
-            if before is not None and record.created_at >= before:
-                continue
-            if not all(_has_label(record, label) for label in labels):
-                continue
-            pruned.removed += self._prune_one(record.id, everything=everything)
-        pruned.freed = max(free - self._occupied(), 0)
-        return pruned
+        removed: list[Removal] = []
+        occupied = self._occupied()
+        records = chosen(
+            self._catalog.images(all_images=True), wanted, created=lambda name: self._catalog.get(name).created_at
+        )
+        for record in records:
+            removed += self._prune_one(record.id, everything=not wanted.dangling)
+        return Pruned(removed=tuple(removed), freed=max(occupied - self._occupied(), 0))
 
     def expire(self) -> None:
         """Remove layers of pulls that were broken off a day ago."""
@@ -81,7 +69,7 @@ class Keeper:
             layers, blobs = self._catalog.drop_layers(unused, spare=self._store.pins())
             self._store.remove_layers(layers, blobs)
 
-    def _prune_one(self, image_id: str, *, everything: bool) -> Removed:
+    def _prune_one(self, image_id: str, *, everything: bool) -> list[Removal]:
         with self._store.lock:
             try:
                 record = self._catalog.get(image_id)
@@ -90,21 +78,21 @@ class Keeper:
             named = bool(record.tags or record.digests)
             if self._in_use(image_id) or self._catalog.children(image_id) or (record.tags and not everything):
                 return []
-            done = [{"untaged": name} for name in self._catalog.untag_all(image_id)] if named else []
+            done = [Removal(RemovalKind.UNTAGGED, name) for name in self._catalog.untag_all(image_id)] if named else []
             done += self._delete(image_id, noprune=False)
         self._tell(image_id, done)
         return done
 
     def _occupied(self) -> int:
         totals = self._catalog.totals()
-        return totals["layer_bytes"] + totals["blob_bytes"]
+        return totals.layer_bytes + totals.blob_bytes
 
-    def _tell(self, image_id: str, done: Removed) -> None:
+    def _tell(self, image_id: str, done: Sequence[Removal]) -> None:
         for what in done:
-            if "untaged" in what:
-                self._events.publish("image", "untag", image_id, name=what["untaged"])
+            if what.kind is RemovalKind.UNTAGGED:
+                self._events.publish("image", "untag", image_id, name=what.name)
             else:
-                self._events.publish("image", "delete", what["deleted"])
+                self._events.publish("image", "delete", what.name)
 
     def _check_removal(self, record: ImageRecord, name: str, *, by_name: bool, force: bool) -> None:
         users = self._in_use(record.id)
@@ -126,25 +114,21 @@ class Keeper:
                 details=", ".join(sorted(repositories)),
             )
 
-    def _delete(self, image_id: str, *, noprune: bool) -> Removed:
-        done: Removed = []
+    def _delete(self, image_id: str, *, noprune: bool) -> list[Removal]:
+        done: list[Removal] = []
         while image_id:
             parent = self._catalog.get(image_id).parent
             layers, blobs = self._catalog.delete_image(image_id, spare=self._store.pins())
             self._store.remove_layers(layers, blobs)
-            done.append({"deleted": image_id})
+            done.append(Removal(RemovalKind.DELETED, image_id))
             image_id = "" if noprune else self._prunable(parent)
         return done
 
     def _prunable(self, image_id: str) -> str:
         """Give the image back when nothing holds it: no name, no child, no container."""
-        found = list(self._catalog.images(all_images=True, dangling=True, pattern=""))
-        names = {record.id for record in found if not record.digests}
-        held = image_id not in names or self._catalog.children(image_id) or self._in_use(image_id)
+        try:
+            record = self._catalog.get(image_id)
+        except ImageNotFound:  # also for an image that was built from none
+            return ""
+        held = record.tags or record.digests or self._catalog.children(image_id) or self._in_use(image_id)
         return "" if held else image_id
-
-
-def _has_label(record: ImageRecord, label: str) -> bool:
-    key, equals, value = label.partition("=")
-    labels = (record.config.get("config") or {}).get("Labels") or {}
-    return isinstance(labels, dict) and key in labels and (not equals or labels[key] == value)

@@ -1,64 +1,218 @@
-"""Docker's progress lines (jsonmessage) as dictionaries."""
+"""Progress of work on images as values, and who gets it."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from enum import StrEnum
 
-Line = dict[str, Any]
-Sink = Callable[[Line], None]
-
-_WIDTH = 50
-_INTERVAL = 0.1  # seconds between two lines of one layer's transfer
-_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+_INTERVAL = 0.1  # seconds between two events of one layer's transfer
 
 
-def human_size(size: float) -> str:
-    """Write a number of bytes with four digits and a decimal unit, as Docker does: ``1.049 MB``."""
-    for unit in _UNITS[:-1]:
-        if size < 1000:
-            return f"{size:.4g} {unit}"
-        size /= 1000
-    return f"{size:.4g} {_UNITS[-1]}"
+class PullPhase(StrEnum):
+    """Where a layer of a pull is."""
+
+    PULLING = "pulling"  # it is known, and missing here
+    EXISTS = "exists"
+    WAITING = "waiting"  # for other layers
+    DOWNLOADING = "downloading"
+    VERIFYING = "verifying"
+    DOWNLOADED = "downloaded"
+    EXTRACTING = "extracting"
+    COMPLETE = "complete"
 
 
-def bar(current: int, total: int) -> str:
-    """Draw the text bar of a transfer: ``[====>    ] 1 B/100 B``."""
-    if total <= 0:
-        return human_size(current)
-    done = min(current * _WIDTH // total, _WIDTH)
-    drawn = "=" * done + ">" if done < _WIDTH else "=" * _WIDTH + ">"
-    return f"[{drawn:<{_WIDTH + 1}}] {human_size(current)}/{human_size(total)}"
+class PushPhase(StrEnum):
+    """Where a layer of a push is."""
+
+    PREPARING = "preparing"
+    WAITING = "waiting"
+    COMPRESSING = "compressing"
+    PUSHING = "pushing"
+    EXISTS = "exists"
+    MOUNTED = "mounted"
+    PUSHED = "pushed"
 
 
-class LayerProgress:
-    """Lines of one layer.
+@dataclass(frozen=True, kw_only=True)
+class PullStarted:
+    """A pull has found its manifest. ``repository``: its path in the registry. ``target``: a tag or a digest."""
+
+    repository: str
+    target: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PullSigned:
+    """The image's signature is good; ``key`` is the name of the key."""
+
+    key: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerPull:
+    """A layer of a pull. ``layer``: digest of its blob. ``current``, ``total``: bytes, 0 where they mean nothing."""
+
+    layer: str
+    phase: PullPhase
+    current: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PullFinished:
+    """A pull is done. ``name``: familiar, with tag or digest. ``newer``: the name meant another image before."""
+
+    name: str
+    digest: str
+    image_id: str
+    newer: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushStarted:
+    """A push begins. ``repository``: with its registry."""
+
+    repository: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerPush:
+    """A layer of a push. ``layer``: its diff_id. ``source``: the repository it was mounted from."""
+
+    layer: str
+    phase: PushPhase
+    current: int = 0
+    total: int = 0
+    source: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushFinished:
+    """A tag is pushed. ``size``: of the manifest."""
+
+    tag: str
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class NameMoved:
+    """An image that was loaded took a name from another one; ``image_id``: of that other one."""
+
+    name: str
+    image_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageLoaded:
+    """An image was loaded: one event for each of its names, or one without a name."""
+
+    image_id: str
+    name: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportStarted:
+    """An import asks a web server for ``source``."""
+
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportProgress:
+    """Bytes of an import that have come; ``total`` is -1 when the server does not say."""
+
+    current: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageImported:
+    """An import is done."""
+
+    image_id: str
+
+
+ImageEvent = (
+    PullStarted
+    | PullSigned
+    | LayerPull
+    | PullFinished
+    | PushStarted
+    | LayerPush
+    | PushFinished
+    | NameMoved
+    | ImageLoaded
+    | ImportStarted
+    | ImportProgress
+    | ImageImported
+)
+Sink = Callable[[ImageEvent], None]
+
+
+class _Pace:
+    """Tells whether a transfer is to be told of now: at most ten times a second, and always at the end."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def is_due(self, current: int, total: int) -> bool:
+        now = time.monotonic()
+        if now < self._next and current < total:
+            return False
+        self._next = now + _INTERVAL
+        return True
+
+
+class PullProgress:
+    """Events of one layer of a pull.
 
     Args:
-        sink: where lines go.
-        digest: of the layer's blob; its first twelve digits are the line's ``id``.
+        sink: where they go.
+        digest: of the layer's blob.
 
     """
 
     def __init__(self, sink: Sink, digest: str) -> None:
         self._sink = sink
-        self._id = digest.partition(":")[2][:12]
-        self._next = 0.0
+        self._layer = digest
+        self._pace = _Pace()
 
-    def status(self, text: str) -> None:
-        """Say what is done with the layer now."""
-        self._sink({"status": text, "progressDetail": {}, "id": self._id})
+    def phase(self, phase: PullPhase) -> None:
+        """Tell what is done with the layer now."""
+        self._sink(LayerPull(layer=self._layer, phase=phase))
 
-    def transfer(self, text: str, current: int, total: int) -> None:
-        """Say how far it is; at most ten times a second, and always at the end."""
-        now = time.monotonic()
-        if now < self._next and current < total:
-            return
-        self._next = now + _INTERVAL
-        detail = {"current": current, "total": total}
-        self._sink({"status": text, "progressDetail": detail, "progress": bar(current, total), "id": self._id})
+    def transfer(self, phase: PullPhase, current: int, total: int) -> None:
+        """Tell how far it is; at most ten times a second, and always at the end."""
+        if self._pace.is_due(current, total):
+            self._sink(LayerPull(layer=self._layer, phase=phase, current=current, total=total))
+
+
+class PushProgress:
+    """Events of one layer of a push.
+
+    Args:
+        sink: where they go.
+        diff_id: of the layer.
+
+    """
+
+    def __init__(self, sink: Sink, diff_id: str) -> None:
+        self._sink = sink
+        self._layer = diff_id
+        self._pace = _Pace()
+
+    def phase(self, phase: PushPhase, *, source: str = "") -> None:
+        """Tell what is done with the layer now."""
+        self._sink(LayerPush(layer=self._layer, phase=phase, source=source))
+
+    def transfer(self, phase: PushPhase, current: int, total: int) -> None:
+        """Tell how far it is; at most ten times a second, and always at the end."""
+        if self._pace.is_due(current, total):
+            self._sink(LayerPush(layer=self._layer, phase=phase, current=current, total=total))
 
 
 class Flights:
@@ -69,7 +223,7 @@ class Flights:
         self._flights: dict[str, Flight] = {}
 
     def join(self, key: str) -> tuple[Flight, bool]:
-        """Give the work of a key, and whether the caller is the one to do it (and to ``land`` it)."""
+        """Return the work of a key, and whether the caller is the one to do it (and to ``land`` it)."""
         with self._lock:
             flight = self._flights.get(key)
             if flight is not None:
@@ -93,7 +247,7 @@ class Flight:
         self._sinks: list[Sink] = []
 
     def follow(self, sink: Sink) -> None:
-        """Send the lines from now on to a further sink."""
+        """Send the events from now on to a further sink."""
         with self._lock:
             self._sinks.append(sink)
 
@@ -102,9 +256,9 @@ class Flight:
         with self._lock:
             self._sinks.remove(sink)
 
-    def send(self, line: Line) -> None:
-        """Send a line to all who follow."""
+    def send(self, event: ImageEvent) -> None:
+        """Send an event to all who follow."""
         with self._lock:
             sinks = list(self._sinks)
         for sink in sinks:
-            sink(line)
+            sink(event)

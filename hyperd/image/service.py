@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,18 @@ from hyperd.db.session import Database
 from hyperd.errors import ImageNotFound, InvalidInput, Unauthorized
 from hyperd.event.bus import EventBus
 from hyperd.image.catalog import Catalog, ImageRecord
-from hyperd.image.gc import Keeper, Pruned, Removed
+from hyperd.image.filters import chosen
+from hyperd.image.gc import Keeper
 from hyperd.image.layer.overlay_fixup import Trimmer
 from hyperd.image.layer.packing import Packer
+from hyperd.image.model import Image, ImageFilter, LayerRef, Loaded, Pruned, Removal, StoreTotals, Tagged
 from hyperd.image.origins import Provenance
-from hyperd.image.progress import Line
+from hyperd.image.progress import ImageEvent, Sink
 from hyperd.image.reports import ImageReports
 from hyperd.image.signing.signature import SignatureGuard
 from hyperd.image.store import ImageStore
 from hyperd.image.transfer.ingest import AddedLayer, Intake
-from hyperd.image.transfer.load import Loaded, Loader
+from hyperd.image.transfer.load import Loader
 from hyperd.image.transfer.pull import Puller, host_of, meta_headers
 from hyperd.image.transfer.push import Pusher
 from hyperd.image.transfer.save import Saver
@@ -38,47 +39,8 @@ from hyperd.registry.transport import Stop, Transport
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True)
-class LayerRef:
-    """A layer that can be attached read-only.
-
-    Args:
-        diff_id: ``sha256:`` of its uncompressed tar.
-        path: its squashfs file.
-
-    """
-
-    diff_id: str
-    path: Path
-
-
-@dataclass(frozen=True)
-class ImageInfo:
-    """An image.
-
-    Args:
-        id: ``sha256:<hex>``.
-        config: the whole configuration (OCI image-spec, config.md).
-        layers: what a container gets, bottom first.
-        created_at: seconds since the epoch, 0 when the image does not say.
-        size: bytes of the uncompressed layers.
-        tags: ``repository:tag``, familiar.
-        digests: ``repository@sha256:...``, familiar.
-        parent: id of the image it was built from here.
-        diff_ids: of all its layers, bottom first, as its configuration names them. ``layers`` can have fewer (an opaque
-            root hides the others) and one more on top, which this host made (``hyperd.image.layer.overlay_fixup``).
-
-    """
-
-    id: str
-    config: dict[str, Any]
-    layers: tuple[LayerRef, ...]
-    created_at: float
-    size: int
-    tags: tuple[str, ...]
-    digests: tuple[str, ...] = ()
-    parent: str = ""
-    diff_ids: tuple[str, ...] = ()
+def _ignored(_event: ImageEvent) -> None:
+    """Take no notice of progress."""
 
 
 class ImageService:
@@ -133,7 +95,7 @@ class ImageService:
         self._loader = Loader(
             catalog=self._catalog, provenance=self._provenance, adding=self.adding, max_layer=self._max_layer
         )
-        self.reports = ImageReports(catalog=self._catalog, in_use=in_use, transport=self._transport)
+        self.reports = ImageReports(catalog=self._catalog, value=self._info, in_use=in_use, transport=self._transport)
         self._keeper = Keeper(store=self._store, catalog=self._catalog, in_use=in_use, events=self._events)
 
     def close(self) -> None:
@@ -154,7 +116,7 @@ class ImageService:
         diff_ids, digests = self._catalog.known()
         self._store.remove_strangers(diff_ids=diff_ids, digests=digests)
 
-    def get(self, name: str) -> ImageInfo:
+    def get(self, name: str) -> Image:
         """Give an image by name, ``name:tag``, ``name@digest``, id or unique beginning of an id.
 
         Raises:
@@ -163,7 +125,7 @@ class ImageService:
         """
         return self._info(self._catalog.get(name))
 
-    def usable(self, name: str) -> ImageInfo:
+    def usable(self, name: str) -> Image:
         """Give an image that a container or a build may be made of. Errors: ImageNotFound, SignatureRefused."""
         if self._signatures.accepts_anything:
             return self.get(name)
@@ -174,7 +136,7 @@ class ImageService:
         return image
 
     @contextmanager
-    def held(self, name: str) -> Iterator[ImageInfo]:
+    def held(self, name: str) -> Iterator[Image]:
         """Give an image that cannot be removed while the block runs; keep the block short.
 
         Whoever is going to use an image notes that (so that ``in_use`` says it) inside the block.
@@ -186,16 +148,19 @@ class ImageService:
         with self._store.lock:
             yield self.get(name)
 
-    def list(self, *, all_images: bool = False, dangling: bool | None = None, pattern: str = "") -> list[ImageInfo]:
-        """Give images, newest first.
+    def list(self, *, all_images: bool = False, wanted: ImageFilter = ImageFilter()) -> list[Image]:  # noqa: B008
+        """Return images, newest first.
 
         Args:
             all_images: also nameless ones that others were built from.
-            dangling: only those without (True) or with (False) a name.
-            pattern: shell pattern for ``repository`` or ``repository:tag``.
+            wanted: which of them.
+
+        Raises:
+            ImageNotFound: the filter names an image that is not there.
 
         """
-        found = self._catalog.images(all_images=all_images, dangling=dangling, pattern=pattern)
+        records = self._catalog.images(all_images=all_images)
+        found = chosen(records, wanted, created=lambda name: self._catalog.get(name).created_at)
         return [self._info(record) for record in found]
 
     def pull(
@@ -205,9 +170,9 @@ class ImageService:
         tag: str = "",
         auth: AuthConfig | None,
         headers: Mapping[str, str] | None = None,
-        progress: Callable[[Line], None],
+        progress: Sink,
         cancelled: Callable[[], bool] = lambda: False,
-    ) -> ImageInfo:
+    ) -> Image:
         """Pull an image from its registry.
 
         Args:
@@ -215,7 +180,7 @@ class ImageService:
             tag: a tag or digest that takes the place of the name's.
             auth: credentials, None for anonymous.
             headers: of the request; those that begin with ``X-Meta-`` go to the registry.
-            progress: gets Docker's progress lines, in this thread.
+            progress: is told how far it is, in this thread.
             cancelled: asked five times a second, in this thread.
 
         Raises:
@@ -242,7 +207,7 @@ class ImageService:
         tag: str = "",
         auth: AuthConfig | None,
         headers: Mapping[str, str] | None = None,
-        progress: Callable[[Line], None],
+        progress: Sink,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
         """Push an image to its registry.
@@ -252,7 +217,7 @@ class ImageService:
             tag: takes the place of the name's.
             auth: credentials, None for anonymous.
             headers: of the request; those that begin with ``X-Meta-`` go to the registry.
-            progress: gets Docker's progress lines, in this thread.
+            progress: is told how far it is, in this thread.
             cancelled: asked five times a second, in this thread.
 
         Raises:
@@ -302,7 +267,7 @@ class ImageService:
         *,
         name: str = "",
         references: Mapping[str, str] | None = None,
-        progress: Callable[[Line], None] = lambda _line: None,
+        progress: Sink = _ignored,
     ) -> Sequence[Loaded]:
         """Load the images of an archive, see ``Loader.load``."""
         images = self._loader.load(chunks, name=name, references=references, sink=progress)
@@ -367,7 +332,7 @@ class ImageService:
         *,
         tags: Sequence[str] = (),
         parent: str = "",
-    ) -> ImageInfo:
+    ) -> Image:
         """Register an image of layers that are there.
 
         Args:
@@ -404,7 +369,7 @@ class ImageService:
             raise InvalidInput(f"refusing to create a tag with a digest reference: {name[:300]!r}")
         return reference.with_default_tag()
 
-    def remove(self, name: str, *, force: bool = False, noprune: bool = False) -> Removed:
+    def remove(self, name: str, *, force: bool = False, noprune: bool = False) -> Sequence[Removal]:
         """Take a name from an image, and remove the image with its last name.
 
         An image that containers use loses its names by force only, and stays until the containers are gone.
@@ -415,7 +380,7 @@ class ImageService:
             noprune: keep nameless images that it was built from.
 
         Returns:
-            ``{"untaged": name}`` and ``{"deleted": id}``, in the order in which it happened.
+            What was removed, in the order in which it happened.
 
         Raises:
             InvalidInput: a blank name.
@@ -425,18 +390,16 @@ class ImageService:
         """
         return self._keeper.remove(name, force=force, noprune=noprune)
 
-    def prune(self, *, everything: bool = False, labels: Sequence[str] = (), before: float | None = None) -> Pruned:
-        """Remove images that nobody needs.
+    def prune(self, wanted: ImageFilter = ImageFilter(dangling=True)) -> Pruned:  # noqa: B008
+        """Remove images that no container uses and no other image was built from.
 
         Args:
-            everything: all that no container uses, not only nameless ones.
-            labels: ``key`` or ``key=value`` that an image must have, all of them.
-            before: only images created before (seconds since the epoch).
+            wanted: which of them; with ``dangling`` true only nameless ones.
 
         """
-        return self._keeper.prune(everything=everything, labels=labels, before=before)
+        return self._keeper.prune(wanted)
 
-    def tag(self, name: str, target: str) -> None:
+    def tag(self, name: str, target: str) -> Tagged:
         """Give an image a further name; another image loses it.
 
         Args:
@@ -451,14 +414,14 @@ class ImageService:
         reference = self.taggable(target)
         with self._store.lock:
             image_id, _ = self._catalog.find(name)
+            before = self._catalog.image_of_tag(reference.repository, reference.tag)
             self._catalog.set_name(reference, image_id)
         self._events.publish("image", "tag", image_id, name=reference.familiar)
+        taken = before if before != image_id else ""
+        return Tagged(image_id=image_id, name=reference.familiar, taken_from=taken)
 
-    def authenticate(self, auth: AuthConfig) -> str:
+    def authenticate(self, auth: AuthConfig) -> None:
         """Show credentials to their registry.
-
-        Returns:
-            ``Login Succeeded``.
 
         Raises:
             Unauthorized: they are wrong.
@@ -476,18 +439,17 @@ class ImageService:
             stop=Stop(),
         )
         client.check_login()
-        return "Login Succeeded"
 
-    def disk_usage(self) -> dict[str, int]:
-        """Give ``images``, ``layers``, ``layer_bytes``, ``blobs``, ``blob_bytes``."""
+    def totals(self) -> StoreTotals:
+        """Return counts and sizes of all that is stored."""
         return self._catalog.totals()
 
     def count(self) -> int:
         """Give the number of images."""
-        return self._catalog.totals()["images"]
+        return self._catalog.totals().images
 
-    def _info(self, record: ImageRecord) -> ImageInfo:
-        return ImageInfo(
+    def _info(self, record: ImageRecord) -> Image:
+        return Image(
             id=record.id,
             config=record.config,
             layers=tuple(LayerRef(diff_id, self._store.layer_path(diff_id)) for diff_id in record.attached),

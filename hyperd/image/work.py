@@ -1,4 +1,4 @@
-"""Transfers in threads of their own: their lines come to the caller's thread, and the caller can end them at once."""
+"""Transfers in threads of their own: their events come to the caller's thread, and the caller can end them at once."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Generic, TypeVar
 import structlog
 
 from hyperd.errors import Cancelled, HyperError
-from hyperd.image.progress import Line, Sink
+from hyperd.image.progress import ImageEvent, Sink
 from hyperd.registry.transport import Stop
 
 log = structlog.get_logger(__name__)
 
 _CLOSE_SECONDS = 5.0
 _POLL = 0.2  # seconds between two looks at ``cancelled``
-_QUEUED_LINES = 4096
+_QUEUED = 4096
 
 _T = TypeVar("_T")
 
@@ -53,8 +53,8 @@ class Workers:
 
         Args:
             name: of the thread.
-            work: gets where its lines go and what ends it.
-            progress: gets the lines, in the caller's thread.
+            work: gets where its events go and what ends it.
+            progress: gets the events, in the caller's thread.
             cancelled: asked five times a second, in the caller's thread.
 
         When ``progress`` or ``cancelled`` raises, or ``cancelled`` says yes, the call ends at once.
@@ -64,14 +64,14 @@ class Workers:
             Whatever the work raises.
 
         """
-        lines: queue.Queue[Line | None] = queue.Queue(_QUEUED_LINES)
+        events: queue.Queue[ImageEvent | None] = queue.Queue(_QUEUED)
         stop, result = Stop(), _Result[_T]()
-        worker = threading.Thread(target=self._work, args=(name, work, stop, lines, result), name=name, daemon=True)
+        worker = threading.Thread(target=self._work, args=(name, work, stop, events, result), name=name, daemon=True)
         with self._lock:
             self._running[stop] = worker
         worker.start()
         try:
-            _pump(lines, worker, progress, cancelled)
+            _pump(events, worker, progress, cancelled)
         except BaseException:
             stop.set()
             raise
@@ -83,12 +83,12 @@ class Workers:
         name: str,
         work: Callable[[Sink, Stop], _T],
         stop: Stop,
-        lines: queue.Queue[Line | None],
+        events: queue.Queue[ImageEvent | None],
         result: _Result[_T],
     ) -> None:
-        def sink(line: Line) -> None:
+        def sink(event: ImageEvent) -> None:
             with contextlib.suppress(queue.Full):  # a client that does not read shall not stop the work
-                lines.put_nowait(line)
+                events.put_nowait(event)
 
         try:
             result.values.append(work(sink, stop))
@@ -100,7 +100,7 @@ class Workers:
             with self._lock:
                 self._running.pop(stop, None)
             with contextlib.suppress(queue.Full):
-                lines.put_nowait(None)  # when it is full, the caller sees that the thread has ended
+                events.put_nowait(None)  # when it is full, the caller sees that the thread has ended
 
 
 class _Result(Generic[_T]):
@@ -115,17 +115,17 @@ class _Result(Generic[_T]):
 
 
 def _pump(
-    lines: queue.Queue[Line | None], worker: threading.Thread, progress: Sink, cancelled: Callable[[], bool]
+    events: queue.Queue[ImageEvent | None], worker: threading.Thread, progress: Sink, cancelled: Callable[[], bool]
 ) -> None:
     while True:
         try:
-            line = lines.get(timeout=_POLL)
+            event = events.get(timeout=_POLL)
         except queue.Empty:
             if not worker.is_alive():
                 return
         else:
-            if line is None:
+            if event is None:
                 return
-            progress(line)
+            progress(event)
         if cancelled():
             raise Cancelled("the transfer was cancelled")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
@@ -15,18 +16,26 @@ _PAGE, _PAGES = 1000, 20
 _MAX_TEXT = 512
 
 
+@dataclass(frozen=True, kw_only=True)
+class SearchResult:
+    """A repository that a search found."""
+
+    name: str
+    description: str = ""
+    stars: int = 0
+    official: bool = False
+    automated: bool = False
+
+
 class SearchClient(RegistryClient):
     """A registry that is searched; its ``path`` is empty."""
 
-    def search(self, term: str, *, limit: int = 25) -> list[dict[str, Any]]:
+    def search(self, term: str, *, limit: int = 25) -> list[SearchResult]:
         """Find repositories.
 
         Args:
             term: what their name (or description) contains.
             limit: most results, at most ``MAX_RESULTS``.
-
-        Returns:
-            ``name``, ``description``, ``star_count``, ``is_official``, ``is_automated`` of each.
 
         Raises:
             NotSupported: the registry knows no way to search.
@@ -41,7 +50,7 @@ class SearchClient(RegistryClient):
                 continue
         raise NotSupported(f"{self.host} cannot be searched", resolution="ask for the image by its name")
 
-    def _index(self, term: str, limit: int) -> list[dict[str, Any]]:
+    def _index(self, term: str, limit: int) -> list[SearchResult]:
         data = self._json("/v1/search?" + urlencode({"q": term, "n": limit}))
         found = data.get("results")
         rows = [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
@@ -51,11 +60,12 @@ class SearchClient(RegistryClient):
                 description=str(row.get("description") or ""),
                 stars=row.get("star_count"),
                 official=bool(row.get("is_official")),
+                automated=bool(row.get("is_automated")),
             )
             for row in rows[:limit]
         ]
 
-    def _catalog(self, term: str, limit: int) -> list[dict[str, Any]]:
+    def _catalog(self, term: str, limit: int) -> list[SearchResult]:
         names: list[str] = []
         last = ""
         for _ in range(_PAGES):
@@ -82,11 +92,13 @@ class SearchClient(RegistryClient):
         return ("registry:catalog:*",)
 
 
-def _result(name: str, *, description: str = "", stars: object = 0, official: bool = False) -> dict[str, Any]:
-    return {
-        "name": name[:_MAX_TEXT],
-        "description": description[:_MAX_TEXT],
-        "star_count": stars if isinstance(stars, int) else 0,
-        "is_official": official,
-        "is_automated": False,
-    }
+def _result(
+    name: str, *, description: str = "", stars: object = 0, official: bool = False, automated: bool = False
+) -> SearchResult:
+    return SearchResult(
+        name=name[:_MAX_TEXT],
+        description=description[:_MAX_TEXT],
+        stars=stars if isinstance(stars, int) else 0,
+        official=official,
+        automated=automated,
+    )

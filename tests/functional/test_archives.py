@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 from backports import zstd
 
+from hyperd.api.hyper.image_progress import as_lines
 from hyperd.config.model import Config, RegistryConfig
 from hyperd.errors import Cancelled, ImageNotFound, InvalidInput, NotSupported, OutOfSpace, TooLarge
-from hyperd.image.service import ImageInfo, ImageService
+from hyperd.image.model import Image
+from hyperd.image.service import ImageService
 from tests.support.images import image_service, image_services
 from tests.support.oracles import PodmanStore, run, skopeo
 from tests.support.registry import Layer, RegistryServer, digest_of, directory, layer_tar, member
@@ -58,7 +60,7 @@ def store_files(service: ImageService) -> list[str]:
     return sorted(str(path.relative_to(root)) for path in root.glob("**/*") if path.is_file())
 
 
-def built(service: ImageService, *tags: str, layers: tuple[bytes, ...] = (LOWER, UPPER), **config: Any) -> ImageInfo:
+def built(service: ImageService, *tags: str, layers: tuple[bytes, ...] = (LOWER, UPPER), **config: Any) -> Image:
     added = [service.add_layer(lambda tar=tar: iter([tar])) for tar in layers]
     return service.add_image({"config": {"Cmd": ["/bin/sh"]}, "author": "jane", **config}, added, tags=tags)
 
@@ -70,12 +72,12 @@ def save(service: ImageService, target: Path, *names: str, **options: Any) -> Pa
     return target
 
 
-def load(service: ImageService, data: bytes | Path, **options: Any) -> tuple[list[ImageInfo], list[str]]:
+def load(service: ImageService, data: bytes | Path, **options: Any) -> tuple[list[Image], list[str]]:
     if isinstance(data, Path):
         data = data.read_bytes()
     lines: list[dict[str, Any]] = []
     pieces = iter([data[at : at + 70_000] for at in range(0, len(data), 70_000)])
-    found = service.load(pieces, progress=lines.append, **options)
+    found = service.load(pieces, progress=as_lines(lines.append), **options)
     return [service.get(one.id) for one in found], [line["stream"].rstrip("\n") for line in lines]
 
 
@@ -84,7 +86,7 @@ def contents(archive: Path) -> dict[str, bytes]:
         return {name: tar.extractfile(name).read() for name in tar.getnames()}  # type: ignore[union-attr]
 
 
-def diff_ids(image: ImageInfo) -> list[str]:
+def diff_ids(image: Image) -> list[str]:
     return list(image.diff_ids)
 
 
@@ -420,7 +422,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
         with image_service(tmp_path) as service:
             with pytest.raises(OutOfSpace):
                 load(service, archive_of(*docker_archive(("l.tar", LOWER), ("m.tar", noise))))
-            assert (store_files(service), service.disk_usage()["layers"]) == ([], 0)
+            assert (store_files(service), service.totals().layers) == ([], 0)
             assert load(service, archive_of(*docker_archive(("l.tar", LOWER))))[0]
     finally:
         subprocess.run(["umount", root], check=True)

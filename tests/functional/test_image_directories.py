@@ -14,9 +14,11 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from hyperd.api.hyper.image_progress import as_lines
 from hyperd.errors import InvalidInput, TooLarge
 from hyperd.image.layer.directories import Attributes, Chain, Notes, above, inherited
-from hyperd.image.service import ImageInfo, ImageService
+from hyperd.image.model import Image
+from hyperd.image.service import ImageService
 from tests.support.images import image_service
 from tests.support.registry import Layer, RegistryServer, digest_of, directory, layer_tar, member
 from tests.support.rootfs import describe, overlaid, umoci_view
@@ -169,7 +171,7 @@ def images(tmp_path: Path) -> Iterator[ImageService]:
         yield service
 
 
-def made(images: ImageService, tars: list[bytes], *tags: str) -> ImageInfo:
+def made(images: ImageService, tars: list[bytes], *tags: str) -> Image:
     added = [images.add_layer(lambda tar=tar: iter([tar])) for tar in tars]
     return images.add_image({}, added, tags=tags)
 
@@ -178,7 +180,7 @@ def files(images: ImageService) -> list[str]:
     return sorted(path.name for path in images._store.layers.iterdir())
 
 
-def compare(images: ImageService, tars: list[bytes], work: Path) -> ImageInfo:
+def compare(images: ImageService, tars: list[bytes], work: Path) -> Image:
     image = made(images, tars)
     want = describe(umoci_view(tars, work), count_links=False)
     with overlaid([layer.path for layer in image.layers], work) as root:
@@ -322,7 +324,7 @@ def test_a_pulled_image_has_it_and_a_pushed_one_has_not(images: ImageService) ->
         image = images.pull(name, auth=None, progress=lambda _line: None)
         assert (len(image.layers), len(image.diff_ids)) == (3, 2)
         lines: list[dict[str, object]] = []
-        images.push(name, auth=None, progress=lines.append)
+        images.push(name, auth=None, progress=as_lines(lines.append))
         assert lines[-1]["aux"]["Digest"] == pushed.digest  # type: ignore[index]
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from hyperd.api.hyper.image_progress import as_lines
 from hyperd.config.model import Config, RegistryConfig
 from hyperd.db.session import Database
 from hyperd.errors import (
@@ -35,6 +36,7 @@ from hyperd.errors import (
     TooLarge,
     Unauthorized,
 )
+from hyperd.image.model import StoreTotals
 from hyperd.image.service import ImageService
 from hyperd.registry import client as client_module
 from hyperd.registry.auth import AuthConfig
@@ -191,8 +193,8 @@ def test_the_same_layer_packed_in_another_way_is_checked_and_shared(host: Host, 
     registry.add("two", [Layer(tar, "zstd")], config={"author": "another"})
     one, two = host.pull(registry, "one"), host.pull(registry, "two")
     assert one.layers == two.layers
-    usage = host.service.disk_usage()
-    assert (usage["layers"], usage["blobs"]) == (1, 2)
+    totals = host.service.totals()
+    assert (totals.layers, totals.blobs) == (1, 2)
     host.service.remove(one.id)
     assert two.layers[0].path.exists()
     host.service.remove(two.id)
@@ -460,14 +462,14 @@ def test_pulls_at_once_share_the_work(host: Host, registry: FaultyRegistry) -> N
     on_blobs(lambda handler, body: send_blob(handler, body, pace=0.02), registry)
     lines: list[list[dict[str, Any]]] = [[] for _ in range(6)]
     with ThreadPoolExecutor(6) as pool:
-        jobs = [pool.submit(host.pull, registry, "tu"[n % 2], progress=lines[n].append) for n in range(6)]
+        jobs = [pool.submit(host.pull, registry, "tu"[n % 2], progress=as_lines(lines[n].append)) for n in range(6)]
         images = [job.result() for job in jobs]
     assert len({image.id for image in images}) == 2
     for digest in digests:
         assert registry.count(digest) == 1
     for seen in lines:
         assert any(line["status"] == "Downloading" for line in seen)
-    assert host.service.disk_usage()["layers"] == 4
+    assert host.service.totals().layers == 4
 
 
 def test_when_the_one_who_works_leaves_another_takes_over(host: Host, registry: FaultyRegistry) -> None:
@@ -480,7 +482,7 @@ def test_when_the_one_who_works_leaves_another_takes_over(host: Host, registry: 
             half.set()
 
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(host.pull, registry, progress=watch, cancelled=half.is_set)
+        first = pool.submit(host.pull, registry, progress=as_lines(watch), cancelled=half.is_set)
         while not registry.count(digest):
             time.sleep(0.005)
         second = pool.submit(host.pull, registry)
@@ -518,9 +520,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, registry: FaultyRegis
         with pytest.raises(OutOfSpace):
             small.pull(registry)
         assert small.files() == []
-        assert small.service.disk_usage() == dict.fromkeys(
-            ("images", "layers", "layer_bytes", "blobs", "blob_bytes"), 0
-        )
+        assert small.service.totals() == StoreTotals()
         registry.add("small", [noise(500_000, 1)])
         assert small.pull(registry, "small").layers
         small.close()
@@ -538,7 +538,7 @@ CHILD = textwrap.dedent("""
     database = Database(root / "db")
     service = ImageService(config=Config(), database=database, root=root / "images", in_use=lambda i: [])
     service.recover()
-    service.pull(sys.argv[2], auth=None, progress=lambda line: print(line["status"], flush=True))
+    service.pull(sys.argv[2], auth=None, progress=lambda event: print(type(event).__name__, flush=True))
 """)
 
 
@@ -597,7 +597,7 @@ def test_what_nobody_resumed_goes_after_a_day(host: Host, registry: FaultyRegist
             done.set()
 
     with pytest.raises(HyperError):
-        host.pull(registry, progress=progress)
+        host.pull(registry, progress=as_lines(progress))
     assert len(host.files()) == 3  # one finished layer with its blob, one broken-off download
     host.service.recover()
     assert len(host.files()) == 3
@@ -606,7 +606,7 @@ def test_what_nobody_resumed_goes_after_a_day(host: Host, registry: FaultyRegist
         os.utime(host.root / "images" / name, (old, old))
     host.service.recover()
     assert host.files() == []
-    assert host.service.disk_usage()["layers"] == 0
+    assert host.service.totals().layers == 0
     assert first
 
 
@@ -614,7 +614,7 @@ def test_removal_needs_nothing_of_the_registry(host: Host, registry: FaultyRegis
     registry.add("t", [noise(10)])
     image = host.pull(registry)
     done = host.service.remove(image.id)
-    assert [next(iter(step)) for step in done] == ["untaged", "untaged", "deleted"]
+    assert [step.kind for step in done] == ["untagged", "untagged", "deleted"]
     with pytest.raises(ImageNotFound):
         host.service.get(image.id)
     with pytest.raises((ImageNotFound, Conflict)):

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from hyperd.api.hyper.image_progress import as_lines
 from hyperd.config.model import Config, RegistryConfig
 from hyperd.errors import ImageNotFound, InvalidInput, Unauthorized
 from hyperd.image.service import ImageService
@@ -55,7 +56,7 @@ def pull(service: ImageService, name: str, **options: Any) -> Any:
 
 def push(service: ImageService, name: str, **options: Any) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
-    service.push(name, **{"progress": lines.append, "auth": None, **options})
+    service.push(name, **{"progress": as_lines(lines.append), "auth": None, **options})
     return lines
 
 
@@ -144,7 +145,7 @@ def test_a_layer_made_here_is_packed_once(make: Make, plain: RegistryServer, tmp
     digest = manifest["layers"][1]["digest"].removeprefix("sha256:")
     assert gzip.decompress((tmp_path / "copy" / digest).read_bytes()) == UPPER
     assert manifest["config"]["digest"] == image.id
-    assert service.disk_usage()["blobs"] == 2
+    assert service.totals().blobs == 2
     before = manifest_of(plain, "made/child:t")
     service.tag(image.id, f"{plain.host}/made/child:u")
     assert statuses(push(service, f"{plain.host}/made/child:u"), image, 1) == ["Preparing", "Layer already exists"]

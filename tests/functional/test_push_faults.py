@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 
+from hyperd.api.hyper.image_progress import as_lines
 from hyperd.config.model import Config, RegistryConfig
 from hyperd.errors import Cancelled, Forbidden, HostFault, RegistryError, Timeout, Unauthorized
-from hyperd.image.service import ImageInfo, ImageService
+from hyperd.image.model import Image
+from hyperd.image.service import ImageService
 from hyperd.registry import client as client_module
 from hyperd.registry.auth import AuthConfig
 from tests.support.faulty import FaultyRegistry, send, upload
@@ -41,7 +43,7 @@ def registry() -> Iterator[FaultyRegistry]:
         yield server
 
 
-def made(images: ImageService, host: str, *tars: bytes) -> tuple[ImageInfo, str]:
+def made(images: ImageService, host: str, *tars: bytes) -> tuple[Image, str]:
     name = f"{host}/{PATH}:t"
     added = [images.add_layer(lambda tar=tar: iter([tar])) for tar in tars]
     return images.add_image({}, added, tags=[name]), name
@@ -49,11 +51,11 @@ def made(images: ImageService, host: str, *tars: bytes) -> tuple[ImageInfo, str]
 
 def push(images: ImageService, name: str, **options: Any) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
-    images.push(name, **{"auth": None, "progress": lines.append, **options})
+    images.push(name, **{"auth": None, "progress": as_lines(lines.append), **options})
     return lines
 
 
-def arrived(registry: FaultyRegistry, image: ImageInfo) -> bool:
+def arrived(registry: FaultyRegistry, image: Image) -> bool:
     manifest = registry.manifests["t"][0].decode()
     digests = re.findall(r'"digest":"(sha256:[0-9a-f]{64})"', manifest)
     return len(digests) == 1 + len(image.diff_ids) and all(
@@ -261,7 +263,7 @@ def test_two_pushes_pack_a_layer_once(images: ImageService, registry: FaultyRegi
         for job in [pool.submit(push, images, one) for one in (name, other)]:
             assert job.result()[-1]["aux"]
     assert arrived(registry, image)
-    assert images.disk_usage()["blobs"] == 1
+    assert images.totals().blobs == 1
 
 
 def test_data_that_was_lost_is_told(images: ImageService, registry: FaultyRegistry) -> None:
@@ -293,7 +295,7 @@ def test_tokens_that_run_out_in_the_middle(images: ImageService) -> None:
 
         images._packer.read = slowly  # type: ignore[method-assign]
         auth = AuthConfig(username=USER, password=PASSWORD)
-        images.push(name, auth=auth, progress=line)
+        images.push(name, auth=auth, progress=as_lines(line))
         assert slow[-1]["aux"]["Tag"] == "t"
         assert len(server.tokens.requests) >= 3
         assert image.tags == (name,)

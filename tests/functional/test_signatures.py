@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from hyperd.api.hyper.image_progress import as_lines
 from hyperd.config.model import Config, ImagesConfig, SignatureConfig, SignatureRule
 from hyperd.errors import ImageNotFound, RegistryError
 from hyperd.image.service import ImageService
@@ -69,7 +70,7 @@ def policy(prefix: str, *keys: Path) -> Config:
 
 def pull(service: ImageService, name: str) -> list[str]:
     lines: list[dict[str, Any]] = []
-    service.pull(name, auth=None, progress=lines.append)
+    service.pull(name, auth=None, progress=as_lines(lines.append))
     return [line["status"] for line in lines]
 
 
@@ -77,9 +78,9 @@ def refused(service: ImageService, name: str) -> SignatureRefused:
     """Pull, which must be refused before anything is fetched."""
     lines: list[dict[str, Any]] = []
     with pytest.raises(SignatureRefused) as caught:
-        service.pull(name, auth=None, progress=lines.append)
+        service.pull(name, auth=None, progress=as_lines(lines.append))
     assert [line["status"] for line in lines if not line["status"].startswith("Pulling from")] == []
-    assert service.disk_usage()["layers"] == 0
+    assert service.totals().layers == 0
     return caught.value
 
 

@@ -198,8 +198,8 @@ def test_pull_streams_lines(daemon):
     assert body.endswith(b"\r\n")
     lines = [json.loads(line) for line in body.split(b"\r\n") if line]
     assert lines[0] == {"status": "Pulling from library/busybox", "id": "1"}
-    assert lines[1]["status"] == "done"
-    assert {key.lower(): value for key, value in lines[1]["meta"].items()} == {"x-meta-color": "red"}
+    done = json.loads(lines[1]["status"].removeprefix("Signature: by "))
+    assert {key.lower(): value for key, value in done["meta"].items()} == {"x-meta-color": "red"}
 
 
 def test_pull_that_fails_at_once_has_an_ordinary_status(daemon):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -15,6 +16,7 @@ import click
 from hyperd.config import load
 from hyperd.errors import Conflict, HostFault, HyperError, ImageNotFound, NotFound
 from hyperd.event.bus import EventBus
+from hyperd.image.progress import LayerPull, PullPhase, PullSigned, PullStarted
 from hyperd.server import logging as daemon_logging
 from hyperd.server import serve
 from hyperd.stream.frames import LAST_CHUNK, chunk, stdcopy
@@ -136,7 +138,7 @@ class StubImages:
             raise ImageNotFound("No such image: missing:latest")
         if name == "broken":
             raise RuntimeError("a secret of the daemon")
-        progress({"status": "Pulling from library/busybox", "id": tag or "latest"})
+        progress(PullStarted(repository="library/busybox", target=tag or "latest"))
         if name == "late":
             raise HostFault("the disk is full")
         if name == "late-broken":
@@ -148,8 +150,10 @@ class StubImages:
                     return
                 time.sleep(0.01)
                 if number % 10 == 0:
-                    progress({"status": "Downloading", "progressDetail": {"current": number, "total": 10_000}})
-        progress({"status": "done", "auth": auth.username if auth else None, "meta": dict(headers)})
+                    progress(
+                        LayerPull(layer="sha256:" + "a" * 64, phase=PullPhase.DOWNLOADING, current=number, total=10_000)
+                    )
+        progress(PullSigned(key=json.dumps({"auth": auth.username if auth else None, "meta": dict(headers)})))
 
     def list(self, **_options) -> list:
         return []

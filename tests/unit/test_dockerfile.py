@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from hyperd.build.config import ImageDraft, apply_changes, duration
 from hyperd.build.context import Context, digest_of
 from hyperd.build.dockerfile import parse_dockerfile, parse_instructions
 from hyperd.build.expand import expand, expand_text
+from hyperd.build.glob import Glob
 from hyperd.build.ignore import Ignore, matching
 from hyperd.build.mountflags import Mount, parse_mount
 from hyperd.errors import HyperError, InvalidInput, NotSupported, TooLarge
@@ -115,7 +117,9 @@ def test_mounts() -> None:
             parse_mount(bad, line=1)
 
 
-VARIABLES = {"A": "1", "EMPTY": "", "WORD": "two words", "Q": '"'}
+VARIABLES = {
+    "A": "1", "EMPTY": "", "WORD": "two words", "Q": '"', "P": "x.tar.gz", "F": "foobarbaz/bar", "DOT": ".",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -126,19 +130,41 @@ VARIABLES = {"A": "1", "EMPTY": "", "WORD": "two words", "Q": '"'}
         ("${EMPTY+y}", "y"),
         ("${NO:-${A}}", "1"), ('"a\\"b"', 'a"b'), ('"a\\nb"', "a\\nb"), ("a\\ b", "a b"), ("$WORD", "two words"),
         ("${NO:-'x y'}", "x y"), ("$Q$A", '"1'), ("$1x", "x"),
+        ("pa$10word", "paword"), ("a$$b", "ab"), ("x$@y", "xy"), ("$-x$!", "x"), ("${10}", ""), ('${NO:-"a}b"}', "a}b"),
+        ("${P%.*}", "x.tar"), ("${P%%.*}", "x"), ("${P#*.}", "tar.gz"), ("${P##*.}", "gz"), ("${P%none}", "x.tar.gz"),
+        ("${F/bar/X}", "fooXbaz/bar"), ("${F//bar/X}", "fooXbaz/X"), ("${F//\\/b/}", "foobarbazar"), ("${NO/a/b}", ""),
+        ("${F/o?b/_}", "f_arbaz/bar"), ("${NO:-${F%/*}}", "foobarbaz"), ('${P%"$DOT"gz}', "x.tar"),
+        ("${F//}/-}", "foobarbaz/bar"),
     ],
 )  # fmt: skip
 def test_words(word: str, result: str) -> None:
     assert expand(word, VARIABLES) == result
 
 
-@pytest.mark.parametrize("word", ["'a", '"a', "${A", "${", "${}", "${A%b}", "${NO:?needed}", "${NO:-${A}"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "'a",
+        '"a',
+        "${A",
+        "${",
+        "${}",
+        "${A@}",
+        "${:A}",
+        "${A%",
+        "${A/b}",
+        "${A%\\x}",
+        "${NO?}",
+        "${NO:?needed}",
+        "${NO:-${A}",
+    ],
+)
 def test_bad_words(word: str) -> None:
     with pytest.raises(InvalidInput):
         expand(word, VARIABLES)
 
 
-@given(st.text(alphabet="$A{}:-+?'\"\\ x", max_size=30))
+@given(st.text(alphabet="$A{}:-+?#%/*@'\"\\ x", max_size=30))
 def test_words_never_break(word: str) -> None:
     try:
         expand(word, VARIABLES)
@@ -315,3 +341,96 @@ def test_the_cache_forgets_the_oldest_and_what_is_no_digest(tmp_path: Path, monk
     monkeypatch.setattr("hyperd.build.cache.MAX_ENTRIES", 1)
     cache.prune()
     assert len(list((tmp_path / "c").iterdir())) == 1
+
+
+# Each is one RUN, COPY or ADD with here-documents, and what they say: name, content, whether nothing is expanded.
+HEREDOCS = [
+    ("RUN <<EOF\n$V\nEOF", [("EOF", "$V\n", False)]),
+    ("RUN <<\\EOF\n$V\nEOF", [("EOF", "$V\n", True)]),
+    ('RUN <<E"O"F\n$V\nEOF', [("EOF", "$V\n", True)]),
+    ("RUN <<'E F'\n$V\nE F", [("E F", "$V\n", True)]),
+    ("RUN <<E\\ F\n$V\nE F", [("E F", "$V\n", True)]),
+    ("RUN 0<<EOF\n$V\nEOF", [("EOF", "$V\n", False)]),
+    ("RUN <<EOF\nEOF", [("EOF", "", False)]),
+    ("RUN cat > /f <<'A B'\n$V\nA B", [("A B", "$V\n", True)]),
+    ("RUN cat 3<<EOF <&3\n$V\nEOF", [("EOF", "$V\n", False)]),
+    ('RUN cat <<-A && \\\n  cat <<"B C"\n\t$V\n\tA\ntwo\nB C', [("A", "$V\n", False), ("B C", "two\n", True)]),
+    ("RUN --mount=type=tmpfs,target=/x cat <<EOF\n$V\nEOF", [("EOF", "$V\n", False)]),
+    ("COPY <<E'O'F <<'b c' <<-\\D /to/\n1\nEOF\n2\nb c\n\t3\n\tD",
+     [("EOF", "1\n", True), ("b c", "2\n", True), ("D", "3\n", True)]),
+    ("ADD --chown=1 <<'a b' c /to/\n1\na b", [("a b", "1\n", True)]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("before", ["", "ONBUILD ", "ONBUILD \\\n "])
+@pytest.mark.parametrize("case", HEREDOCS, ids=[case[0] for case in HEREDOCS])
+def test_no_here_document_gets_lost(case: tuple[str, list[tuple[str, str, bool]]], before: str) -> None:
+    text, documents = case
+    first, last = parse_instructions(f"{before}{text}\nRUN after\n")
+    if before:
+        (first,) = parse_instructions(first.trigger)
+    assert [(one.name, one.content, one.literal) for one in first.heredocs] == documents
+    assert last.words == ("after",)
+
+
+def test_the_words_of_a_copy_with_here_documents_stay_whole() -> None:
+    (copy,) = parse_instructions("COPY --chown=1 <<'a b' c /to/\n1\na b\n")
+    assert (copy.words, copy.flags) == (("<<'a b'", "c", "/to/"), {"chown": "1"})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "RUN << 'EOF'\nRUN x\nEOF",
+        "RUN cat <<- EOF > /f\nRUN x\n\tEOF",
+        "ONBUILD RUN << EOF\nRUN x\nEOF",
+        "COPY << EOF /f\nRUN x\nEOF",
+        "RUN cat << RUN\nCMD x\nRUN",
+        "RUN echo ${a@Q} <<CMD\nRUN x\nCMD",
+        "RUN <<EOF\nno end",
+        'RUN ["sh", "<<EOF"]\nx\nEOF',
+    ],
+)
+def test_a_here_document_that_is_not_understood_is_refused(text: str) -> None:
+    with pytest.raises(HyperError):
+        parse_instructions(f"{text}\n")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["echo '<<X'", "cat <<<X", "echo $((1<<2))", "echo $((1 << 2)); echo 2", 'echo "<<X"', "echo it's", "a<<2"],
+)
+def test_what_only_looks_like_a_here_document(line: str) -> None:
+    run, after = parse_instructions(f"RUN {line}\nRUN true\n")
+    assert (run.heredocs, after.words) == ((), ("true",))
+
+
+def test_a_byte_order_mark_before_a_directive() -> None:
+    found = parse_dockerfile("\ufeff# escape=`\nFROM a\nRUN x `\n y\n".encode())
+    assert (found.escape, [step.words for step in found.stages[0].steps]) == ("`", [("x  y",)])
+
+
+def test_patterns_take_no_time_to_speak_of() -> None:
+    value = "a" * 60_000
+    assert expand("${V//a/b}", {"V": value}) == "b" * 60_000
+    assert expand("${V%%" + "*a" * 30 + "b}", {"V": value}) == value
+    with pytest.raises(TooLarge):
+        expand("${V#" + "*a" * 300 + "b}", {"V": value})
+    with pytest.raises(TooLarge):
+        expand("${V//a/b}", {"V": "a" * 100_000})
+
+
+@given(
+    st.text("ab*?", min_size=1, max_size=4),
+    st.text("abc", max_size=8),
+    st.booleans(),
+)
+def test_patterns_cut_what_fits(pattern: str, value: str, longest: bool) -> None:
+    """Compare with the plainest way: every cut is tried with ``fnmatch``."""
+    glob = Glob(pattern)
+    cuts = [at for at in range(len(value) + 1) if fnmatchcase(value[:at], pattern)]
+    want = value[(max if longest else min)(cuts) :] if cuts else value
+    assert glob.without_prefix(value, longest=longest) == want
+    cuts = [at for at in range(len(value) + 1) if fnmatchcase(value[at:], pattern)]
+    want = value[: (min if longest else max)(cuts)] if cuts else value
+    assert glob.without_suffix(value, longest=longest) == want

@@ -9,9 +9,10 @@ from typing import Any
 from flask import Response, g
 
 from hyperd.api import params
-from hyperd.api.background import Line, Progress
+from hyperd.api.background import Progress
 from hyperd.api.bodies import Download, uploaded
 from hyperd.api.context import engine, may_fetch
+from hyperd.api.hyper.image_progress import Line, as_lines
 from hyperd.api.hyper.routes import blueprint
 from hyperd.build.importer import FROM_BODY, ImportOrder
 from hyperd.errors import Forbidden, InvalidInput
@@ -41,7 +42,7 @@ def load_images() -> Response:
     name, references = params.text("name").strip(), _references()
     lines: list[Line] = []
     with uploaded() as chunks:
-        engine().images.load(chunks, name=name, references=references, progress=lines.append)
+        engine().images.load(chunks, name=name, references=references, progress=as_lines(lines.append))
     return _lines(lines)
 
 
@@ -66,7 +67,7 @@ def import_image() -> Response:
         raise Forbidden("this host fetches nothing for who comes over TCP", resolution="send the file itself")
 
     def work(line: Callable[[Line], None], cancelled: Callable[[], bool]) -> None:
-        imports.from_url(order, line=line, cancelled=cancelled)
+        imports.from_url(order, progress=as_lines(line), cancelled=cancelled)
 
     return Progress("import", work, request_id=g.request_id).respond()
 

@@ -11,6 +11,7 @@ from flask import Response, g, request
 from hyperd.api import bodies, params
 from hyperd.api.background import Line, Progress
 from hyperd.api.context import engine
+from hyperd.api.hyper.image_progress import as_lines
 from hyperd.api.hyper.routes import blueprint
 from hyperd.build.order import BuildOrder
 from hyperd.errors import InvalidInput
@@ -43,7 +44,7 @@ def build_image() -> Response:
         prepared = engine().builds.prepare(order, chunks)
 
     def work(line: Callable[[Line], None], cancelled: Callable[[], bool]) -> None:
-        prepared.run(progress=line, cancelled=cancelled)
+        prepared.run(progress=as_lines(line), cancelled=cancelled)
 
     return Progress("build", work, request_id=g.request_id).respond()
 

@@ -10,9 +10,12 @@ from flask import Response, g, request
 from hyperd.api import answers, params
 from hyperd.api.background import Line, Progress
 from hyperd.api.context import engine
+from hyperd.api.hyper import image_views
 from hyperd.api.hyper.archives import import_image
+from hyperd.api.hyper.image_progress import as_lines
 from hyperd.api.hyper.routes import blueprint
 from hyperd.errors import InvalidInput
+from hyperd.image.model import ImageFilter
 from hyperd.registry.auth import AuthConfig
 from hyperd.registry.search import MAX_RESULTS
 
@@ -22,14 +25,10 @@ META = "x-meta-"
 @blueprint.get("/images/get")
 def list_images() -> Response:
     """List images as rows of text: repository, tag, id, time of creation, size."""
-    found = engine().images.list(
-        all_images=params.flag("all"), dangling=_dangling(), pattern=params.text("filter").strip()
-    )
-    rows = []
-    for image in found:
-        end = f"{image.id.removeprefix('sha256:')}:{int(image.created_at)}:{image.size}"
-        rows += [f"{tag}:{end}" for tag in image.tags or ("<none>:<none>",)]
-    return answers.env({"imagesList": rows})
+    pattern = params.text("filter").strip()
+    wanted = ImageFilter(dangling=_dangling(), references=(pattern,) if pattern else ())
+    found = engine().images.list(all_images=params.flag("all"), wanted=wanted)
+    return answers.env({"imagesList": [row for image in found for row in image_views.rows(image)]})
 
 
 def _dangling() -> bool | None:
@@ -60,7 +59,7 @@ def pull() -> Response:
     images = engine().images
 
     def work(line: Callable[[Line], None], cancelled: Callable[[], bool]) -> None:
-        images.pull(name, tag=tag, auth=auth, headers=headers, progress=line, cancelled=cancelled)
+        images.pull(name, tag=tag, auth=auth, headers=headers, progress=as_lines(line), cancelled=cancelled)
 
     return Progress("pull", work, request_id=g.request_id).respond()
 
@@ -75,7 +74,7 @@ def push() -> Response:
     headers = {key: value for key, value in request.headers.items() if key.lower().startswith(META)}
 
     def work(line: Callable[[Line], None], cancelled: Callable[[], bool]) -> None:
-        images.push(name, tag=tag, auth=auth, headers=headers, progress=line, cancelled=cancelled)
+        images.push(name, tag=tag, auth=auth, headers=headers, progress=as_lines(line), cancelled=cancelled)
 
     return Progress("push", work, request_id=g.request_id).respond()
 
@@ -105,28 +104,28 @@ def tag_image() -> Response:
 @blueprint.get("/image/inspect")
 def inspect_image() -> Response:
     """Give everything that is known of an image, with Docker's field names."""
-    return answers.plain_json(engine().images.reports.inspect(params.needed("imageId")))
+    return answers.plain_json(image_views.details(engine().images.reports.inspect(params.needed("imageId"))))
 
 
 @blueprint.get("/image/history")
 def image_history() -> Response:
     """Give the steps an image was made in, the newest first."""
-    return answers.plain_json(engine().images.reports.history(params.needed("imageId")))
+    return answers.plain_json(image_views.history(engine().images.reports.history(params.needed("imageId"))))
 
 
 @blueprint.post("/images/prune")
 def prune_images() -> Response:
     """Remove nameless images, with ``all`` every image that no container uses."""
-    pruned = engine().images.prune(
-        everything=params.flag("all"), labels=params.texts("label"), before=params.moment("until")
+    wanted = ImageFilter(
+        dangling=None if params.flag("all") else True, labels=params.texts("label"), until=params.moment("until")
     )
-    return answers.plain_json({"ImagesDeleted": pruned.removed, "SpaceReclaimed": pruned.freed})
+    return answers.plain_json(image_views.pruned(engine().images.prune(wanted)))
 
 
 @blueprint.get("/images/df")
 def images_usage() -> Response:
     """Give what images take of the disk."""
-    return answers.plain_json(engine().images.reports.usage())
+    return answers.plain_json(image_views.usage(engine().images.reports.usage()))
 
 
 @blueprint.get("/images/search")
@@ -135,7 +134,8 @@ def search_images() -> Response:
     term = params.needed("term")
     limit = params.number("limit", low=1, high=MAX_RESULTS, default=25)
     auth = AuthConfig.from_header(request.headers.get("X-Registry-Auth", ""))
-    return answers.plain_json(engine().images.reports.search(term, limit=limit, auth=auth))
+    found = engine().images.reports.search(term, limit=limit, auth=auth)
+    return answers.plain_json([image_views.found(one) for one in found])
 
 
 @blueprint.delete("/image")
@@ -143,7 +143,7 @@ def remove_image() -> Response:
     """Remove an image or one of its names."""
     name = params.needed("imageId", message="image name cannot be blank")
     removed = engine().images.remove(name, force=params.flag("force"), noprune=params.flag("noprune"))
-    return answers.env({"imagesList": removed})
+    return answers.env({"imagesList": image_views.removals(removed)})
 
 
 @blueprint.post("/auth")
@@ -159,4 +159,5 @@ def authenticate() -> Response:
             if not isinstance(value, str):
                 raise InvalidInput(f"{key}: must be a string")
             fields[key.lower()] = value
-    return answers.env({"Status": engine().images.authenticate(AuthConfig(**fields))})
+    engine().images.authenticate(AuthConfig(**fields))
+    return answers.env({"Status": "Login Succeeded"})

@@ -14,7 +14,7 @@ from hyperd.errors import InvalidInput, OutOfSpace, RegistryError, TooLarge
 from hyperd.image.catalog import Catalog
 from hyperd.image.layer.convert import BuiltLayer, build_layer, disk_errors, measure_layer, sync_file
 from hyperd.image.manifest import Descriptor
-from hyperd.image.progress import LayerProgress
+from hyperd.image.progress import PullPhase, PullProgress
 from hyperd.image.store import ImageStore, size_of
 from hyperd.registry.client import RegistryClient
 
@@ -36,7 +36,7 @@ class LayerFetch:
         client: the repository that has the blob.
         layer: the blob's descriptor.
         diff_id: the uncompressed digest that the image's configuration names.
-        progress: where lines go.
+        progress: is told how far it is.
         max_bytes: bound of the uncompressed layer.
 
     """
@@ -49,7 +49,7 @@ class LayerFetch:
         client: RegistryClient,
         layer: Descriptor,
         diff_id: str,
-        progress: LayerProgress,
+        progress: PullProgress,
         max_bytes: int,
     ) -> None:
         self._store = store
@@ -83,7 +83,7 @@ class LayerFetch:
             log.info("partial-download-stale", digest=self._layer.digest)
             with self._opened:
                 self._run()
-        self._progress.status("Pull complete")
+        self._progress.phase(PullPhase.COMPLETE)
 
     def _run(self) -> None:
         try:
@@ -147,17 +147,17 @@ class LayerFetch:
                     file.write(chunk)
                 digest.update(chunk)
                 position += len(chunk)
-                self._progress.transfer("Downloading", position, size)
+                self._progress.transfer(PullPhase.DOWNLOADING, position, size)
                 yield chunk
-            self._progress.status("Verifying Checksum")
+            self._progress.phase(PullPhase.VERIFYING)
             if f"sha256:{digest.hexdigest()}" != self._layer.digest:
                 self._store.remove(self._partial)
                 kind = _Stale if resumed else _WrongData
                 raise kind(f"{self._client.host} sent wrong data for {self._layer.digest}")
             sync_file(file)
         self._store.keep(self._partial, self._blob)
-        self._progress.status("Download complete")
-        self._progress.transfer("Extracting", size, size)
+        self._progress.phase(PullPhase.DOWNLOADED)
+        self._progress.transfer(PullPhase.EXTRACTING, size, size)
 
 
 class _WrongData(RegistryError):

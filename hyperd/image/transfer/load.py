@@ -19,8 +19,9 @@ from hyperd.errors import HyperError, InvalidInput, RegistryError, TooLarge
 from hyperd.image import manifest as manifests
 from hyperd.image.catalog import Catalog, NewLayer
 from hyperd.image.manifest import Descriptor
+from hyperd.image.model import Loaded
 from hyperd.image.origins import Provenance
-from hyperd.image.progress import Sink
+from hyperd.image.progress import ImageLoaded, NameMoved, Sink
 from hyperd.image.transfer.archive import Contents, read_archive
 from hyperd.image.transfer.ingest import Intake
 from hyperd.image.transfer.save import IMAGE_NAME, REF_NAME
@@ -34,14 +35,6 @@ MAX_IMAGES = 1024
 _OLD_REFS = "refs/"
 _V1_ID = re.compile(r"[0-9a-f]{1,64}", re.ASCII)
 _V1_KEYS = ("architecture", "os", "created", "author", "config", "container_config", "docker_version")
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """An image that was loaded and the names it got."""
-
-    id: str
-    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +76,7 @@ class Loader:
             chunks: the archive, compressed or not.
             name: for an OCI layout: what its images are called; without a tag their references become the tags.
             references: for an OCI layout: names for images by their references in it (name to reference).
-            sink: gets Docker's lines.
+            sink: is told what was loaded.
 
         Raises:
             InvalidInput, TooLarge, NotSupported: it is no archive, hostile, damaged, or for another system.
@@ -146,9 +139,9 @@ class _Load:
         images = [self._add(image) for image in ready]
         for image in images:
             for one in image.names:
-                self._sink({"stream": f"Loaded image: {one}\n"})
+                self._sink(ImageLoaded(image_id=image.id, name=one))
             if not image.names:
-                self._sink({"stream": f"Loaded image ID: {image.id}\n"})
+                self._sink(ImageLoaded(image_id=image.id))
         return images
 
     def _add(self, image: _Ready) -> Loaded:
@@ -156,8 +149,7 @@ class _Load:
         if image.manifest is not None:
             self._provenance.add_manifest(image_id, image.manifest)
         for reference, old in taken:
-            text = f"The image {reference.familiar} already exists, renaming the old one with ID {old} to empty string"
-            self._sink({"stream": f"{text}\n"})
+            self._sink(NameMoved(name=reference.familiar, image_id=old))
         return Loaded(image_id, tuple(name.familiar for name in image.names))
 
     def _docker(self, contents: Contents) -> list[_Ready]:

@@ -18,7 +18,15 @@ from hyperd.image.catalog import Catalog, NewImage, NewLayer
 from hyperd.image.layer.overlay_fixup import Trimmer
 from hyperd.image.manifest import Descriptor, Manifest
 from hyperd.image.origins import Provenance
-from hyperd.image.progress import Flights, LayerProgress, Sink
+from hyperd.image.progress import (
+    Flights,
+    PullFinished,
+    PullPhase,
+    PullProgress,
+    PullSigned,
+    PullStarted,
+    Sink,
+)
 from hyperd.image.signing.signature import SignatureGuard
 from hyperd.image.store import ImageStore, size_of
 from hyperd.image.transfer.fetch import LayerFetch
@@ -125,10 +133,10 @@ class Puller:
     def _pull(self, job: _Job) -> str:
         reference = job.reference
         client, top = self._resolve(job)
-        job.sink({"status": f"Pulling from {_shown_path(reference)}", "id": reference.target})
+        job.sink(PullStarted(repository=reference.path, target=reference.target))
         approval = self._signatures.check_pull(reference, client, top, lambda: self._image_manifest(client, top)[0])
         if approval is not None:
-            job.sink({"status": f"Signature: by {approval.key.name}"})
+            job.sink(PullSigned(key=approval.key.name))
         before = self._catalog.image_of_tag(reference.repository, reference.tag) if reference.tag else ""
         image_id = self._known(reference, top.digest)
         if not image_id:
@@ -137,9 +145,7 @@ class Puller:
             self._catalog.set_name(reference, image_id, digest=top.digest)
         self._signatures.note(image_id, approval)
         newer = before != image_id if reference.tag else bool(job.touched)
-        job.sink({"status": f"Digest: {top.digest}"})
-        what = "Downloaded newer image" if newer else "Image is up to date"
-        job.sink({"status": f"Status: {what} for {reference.familiar}"})
+        job.sink(PullFinished(name=reference.familiar, digest=top.digest, image_id=image_id, newer=newer))
         return image_id
 
     def _known(self, reference: Reference, digest: str) -> str:
@@ -224,12 +230,14 @@ class Puller:
         missing = []
         for (digest, diff_id), layer in wanted.items():
             ready = self._ready(digest, diff_id)
-            LayerProgress(job.sink, digest).status("Already exists" if ready else "Pulling fs layer")
+            PullProgress(job.sink, digest).phase(PullPhase.EXISTS if ready else PullPhase.PULLING)
             if not ready:
                 missing.append((layer, diff_id))
                 job.touched.add(diff_id)
         if not missing:
             return
+        for layer, _ in missing[self._config.parallel_layers :]:
+            PullProgress(job.sink, layer.digest).phase(PullPhase.WAITING)
         with ThreadPoolExecutor(self._config.parallel_layers, thread_name_prefix="image-layer") as pool:
             futures = [pool.submit(self._layer, job, client, layer, diff_id) for layer, diff_id in missing]
             try:
@@ -260,7 +268,7 @@ class Puller:
                         client=client,
                         layer=layer,
                         diff_id=diff_id,
-                        progress=LayerProgress(flight.send, layer.digest),
+                        progress=PullProgress(flight.send, layer.digest),
                         max_bytes=self._config.max_layer_bytes,
                     ).run()
                 finally:
@@ -299,10 +307,6 @@ def _is_for(auth: AuthConfig | None, host: str) -> bool:
 def meta_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Choose the headers of a client's request that go on to the registry."""
     return {name: value for name, value in headers.items() if name.lower().startswith(_META_HEADER)}
-
-
-def _shown_path(reference: Reference) -> str:
-    return reference.path
 
 
 def image_id_of(blob: bytes) -> str:

@@ -16,7 +16,7 @@ from hyperd.image.catalog import Catalog
 from hyperd.image.layer.packing import Packer
 from hyperd.image.manifest import Descriptor
 from hyperd.image.origins import Provenance, Source
-from hyperd.image.progress import LayerProgress, Sink
+from hyperd.image.progress import PushFinished, PushPhase, PushProgress, PushStarted, Sink
 from hyperd.image.transfer.pull import host_of
 from hyperd.image.work import Workers
 from hyperd.registry.auth import AuthConfig, TokenCache
@@ -134,16 +134,14 @@ class Pusher:
             digest = client.put_manifest(job.reference.tag, manifest)
         self._provenance.add_manifest(job.image_id, manifest)
         self._provenance.note_push(job.reference, job.image_id, digest)
-        size, tag = len(manifest.body), job.reference.tag
-        job.sink({"status": f"{tag}: digest: {digest} size: {size}"})
-        job.sink({"progressDetail": {}, "aux": {"Tag": tag, "Digest": digest, "Size": size}})
+        job.sink(PushFinished(tag=job.reference.tag, digest=digest, size=len(manifest.body)))
         return digest
 
     def _send_layers(self, job: _Job, client: PushClient, tasks: Sequence[_Task]) -> list[Descriptor]:
-        job.sink({"status": f"The push refers to a repository [{job.reference.canonical_repository}]"})
+        job.sink(PushStarted(repository=job.reference.canonical_repository))
         unique = {task.key: task for task in tasks}
         for task in reversed(unique.values()):
-            LayerProgress(job.sink, task.source.diff_id).status("Preparing")
+            PushProgress(job.sink, task.source.diff_id).phase(PushPhase.PREPARING)
         with ThreadPoolExecutor(self._config.parallel_layers, thread_name_prefix="image-push-layer") as pool:
             futures = {pool.submit(self._send_layer, job, client, task): key for key, task in unique.items()}
             try:
@@ -155,13 +153,15 @@ class Pusher:
 
     def _send_layer(self, job: _Job, client: PushClient, task: _Task) -> Descriptor:
         job.stop.check()
-        line = LayerProgress(job.sink, task.source.diff_id)
+        told = PushProgress(job.sink, task.source.diff_id)
         if (layer := task.layer) is None:
             layer = self._packer.outgoing(
-                task.source, progress=lambda done: line.transfer("Compressing", done, task.source.size), stop=job.stop
+                task.source,
+                progress=lambda done: told.transfer(PushPhase.COMPRESSING, done, task.source.size),
+                stop=job.stop,
             )
         if client.has_blob(layer.digest):
-            line.status("Layer already exists")
+            told.phase(PushPhase.EXISTS)
             return layer
         upload = None
         for source in self._mountable(job.reference, task.source.diff_id):
@@ -169,19 +169,19 @@ class Pusher:
                 client.abandon(upload)
             upload = job.make_client((source,)).begin(layer.digest, source=source)
             if upload is None:
-                line.status(f"Mounted from {source}")
+                told.phase(PushPhase.MOUNTED, source=source)
                 return layer
-        line.transfer("Pushing", 0, layer.size)
+        told.transfer(PushPhase.PUSHING, 0, layer.size)
         client.send_blob(
             upload or _begun(client.begin(layer.digest), client.host),
             Outgoing(
                 digest=layer.digest,
                 size=layer.size,
                 open_at=lambda offset: self._packer.read(layer.digest, offset),
-                progress=lambda sent: line.transfer("Pushing", sent, layer.size),
+                progress=lambda sent: told.transfer(PushPhase.PUSHING, sent, layer.size),
             ),
         )
-        line.status("Pushed")
+        told.phase(PushPhase.PUSHED)
         return layer
 
     def _send_config(self, client: PushClient, config: bytes) -> None:
