@@ -35,7 +35,7 @@ def test_every_module_every_source_of_the_guest_and_every_file_of_configs_is_in_
     kinds = {".c", ".h", ".mk"}
     agent = PROJECT / "hyperd" / "guest" / "agent"
     wanted = [path for path in agent.rglob("*") if path.suffix in kinds or path.name == "Makefile"]
-    wanted += [path for package in ("hyperd", "hyperctl") for path in (PROJECT / package).rglob("*.py")]
+    wanted += [path for package in ("hyperd", "hyperctl", "hypercloud") for path in (PROJECT / package).rglob("*.py")]
     assert len(wanted) > 300
     missing = [str(path) for path in wanted if str(path.relative_to(PROJECT)) not in names]
     configs = PROJECT / "configs"

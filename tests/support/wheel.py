@@ -14,7 +14,17 @@ from packaging.requirements import Requirement
 
 from tests.support.daemon import PROJECT
 
-_SOURCES = ("hyperd", "hyperctl", "configs", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
+_SOURCES = (
+    "hyperd",
+    "hyperctl",
+    "hypercloud",
+    "configs",
+    "setup.py",
+    "pyproject.toml",
+    "MANIFEST.in",
+    "README.md",
+    "LICENSE",
+)
 
 
 def build_wheel(directory: Path) -> Path:

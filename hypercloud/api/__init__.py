@@ -1,0 +1,1 @@
+"""The dialects. None imports another; what they share stands beside them."""

@@ -1,0 +1,83 @@
+"""What all dialects share: the services of a request, its log line, headers of safety, double slashes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from flask import Flask, Response, current_app, g, request
+
+if TYPE_CHECKING:
+    from hypercloud.account.model import Identity
+    from hypercloud.cloud import Cloud
+
+log = structlog.get_logger(__name__)
+
+KEY = "hypercloud"
+
+
+def install(app: Flask, cloud: Cloud) -> None:
+    """Give an application the services, and its requests their log line and headers."""
+    app.extensions[KEY] = cloud
+    app.before_request(_begin)
+    app.after_request(_finish)
+
+
+def cloud() -> Cloud:
+    """Return the services."""
+    found: Cloud = current_app.extensions[KEY]
+    return found
+
+
+def identity() -> Identity:
+    """Return who makes the request; a dialect has found it out before."""
+    found: Identity = g.identity
+    return found
+
+
+def address() -> str:
+    """Return the client's address."""
+    return request.remote_addr or "unix"
+
+
+def _begin() -> None:
+    g.began = time.perf_counter()
+
+
+def _finish(response: Response) -> Response:
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    response.headers.setdefault("Referrer-Policy", "no-referrer")
+    response.headers.setdefault("X-Frame-Options", "DENY")
+    response.headers.setdefault("Cache-Control", "no-store")
+    who = getattr(g, "identity", None)
+    log.info(
+        "http.request",
+        method=request.method,
+        path=request.path[:300],
+        status=response.status_code,
+        ms=round((time.perf_counter() - g.get("began", time.perf_counter())) * 1000, 1),
+        user=who.username if who is not None else "",
+        client=address(),
+    )
+    return response
+
+
+class SingleSlashes:
+    """Takes ``//`` in a path for ``/``: Docker Cloud's own client sends them.
+
+    Args:
+        app: the WSGI application.
+
+    """
+
+    def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
+        self._app = app
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO", "")
+        while "//" in path:
+            path = path.replace("//", "/")
+        environ["PATH_INFO"] = path
+        return self._app(environ, start_response)

@@ -1,0 +1,44 @@
+"""Docker Hub's webhook: pull the image that was pushed and replace what runs of it."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response
+from marshmallow import EXCLUDE, Schema, fields, validate
+
+from hypercloud.api.bodies import json_object, load
+from hypercloud.api.context import cloud
+from hypercloud.api.shipyard.blueprint import text
+from hypercloud.errors import NotFound
+
+
+class _Repository(Schema):
+    class Meta:
+        """The Hub sends much that is of no use here."""
+
+        unknown = EXCLUDE
+
+    repo_name = fields.String(required=True, validate=validate.Length(1, 500))
+
+
+class _Push(Schema):
+    class Meta:
+        """As above."""
+
+        unknown = EXCLUDE
+
+    repository = fields.Nested(_Repository, required=True)
+
+
+def add_routes(blueprint: Blueprint) -> None:
+    """Mount the routes."""
+    blueprint.add_url_rule("/hub/webhook/<key>", view_func=webhook, methods=["POST"])
+
+
+def webhook(key: str) -> Response:
+    """Redeploy the containers of the image that was pushed, if the key is for it."""
+    found = cloud().keys.webhook_key(key)
+    pushed = load(_Push(), json_object())["repository"]["repo_name"]
+    if found.image not in pushed:
+        raise NotFound("the webhook key is for another image", details=pushed[:200])
+    cloud().fleet.redeploy(pushed)
+    return text("", 200)

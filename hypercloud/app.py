@@ -1,0 +1,46 @@
+"""The Flask application: both dialects, the page, and what they share."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from flask import Flask
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from hypercloud.api import context, shipyard
+
+if TYPE_CHECKING:
+    from hypercloud.cloud import Cloud
+
+LARGEST_BODY = 4 * 2**20  # bytes; a stack file is some KiB
+
+
+def create_app(cloud: Cloud) -> Flask:
+    """Make the application.
+
+    Args:
+        cloud: the services.
+
+    """
+    app = Flask("hypercloud", static_folder=None)
+    app.url_map.merge_slashes = False  # Docker Cloud's client doubles them and cannot follow a redirect
+    app.url_map.strict_slashes = False
+    app.config.update(
+        SECRET_KEY=cloud.accounts.session_secret(),
+        SESSION_COOKIE_NAME="hypercloud",
+        SESSION_COOKIE_HTTPONLY=True,
+        SESSION_COOKIE_SAMESITE="Strict",
+        SESSION_COOKIE_SECURE=cloud.config.tls.cert is not None or cloud.config.public_url.startswith("https:"),
+        PERMANENT_SESSION_LIFETIME=timedelta(hours=cloud.config.login.session_hours),
+        MAX_CONTENT_LENGTH=LARGEST_BODY,
+    )
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.json.compact = True  # type: ignore[attr-defined]
+    if cloud.config.proxies:
+        proxies = cloud.config.proxies
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies, x_host=proxies)  # type: ignore[method-assign]
+    app.wsgi_app = context.SingleSlashes(app.wsgi_app)  # type: ignore[method-assign]
+    context.install(app, cloud)
+    shipyard.install(app)
+    return app

@@ -1,0 +1,54 @@
+"""Wires the services: the one place that knows all of them."""
+
+from __future__ import annotations
+
+import structlog
+
+from hypercloud.account.keys import KeyService
+from hypercloud.account.service import AccountService
+from hypercloud.config.model import Config
+from hypercloud.db.migrate import migrate
+from hypercloud.db.session import Database
+from hypercloud.engine.service import EngineService
+from hypercloud.event.bus import Bus
+from hypercloud.event.journal import Journal
+from hypercloud.fleet.extensions import ExtensionService
+from hypercloud.fleet.service import FleetService
+
+log = structlog.get_logger(__name__)
+
+
+class Cloud:
+    """Everything that the APIs call.
+
+    Args:
+        config: checked.
+
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.database = Database(config.database_url)
+        self.bus = Bus()
+        self.journal = Journal(self.database, self.bus)
+        self.accounts = AccountService(self.database, config, self.journal)
+        self.keys = KeyService(self.database, self.accounts, self.journal)
+        self.engines = EngineService(self.database, config.engines, self.journal)
+        self.fleet = FleetService(self.engines, self.journal)
+        self.extensions = ExtensionService(self.database, self.engines, self.fleet, self.journal)
+
+    def prepare(self) -> str | None:
+        """Bring the database up to date; return the administrator's password at the first start, else None."""
+        migrate(self.database)
+        return self.accounts.bootstrap()
+
+    def open(self, *, first_start: bool) -> None:
+        """Begin to work."""
+        self.engines.open(first_start=first_start)
+        self.extensions.open()
+
+    def close(self) -> None:
+        """Stop working; containers run on."""
+        self.extensions.close()
+        self.engines.close()
+        self.database.close()

@@ -1,0 +1,1 @@
+"""The configuration: one frozen object, read once, handed down."""

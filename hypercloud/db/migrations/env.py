@@ -1,0 +1,17 @@
+"""Alembic's environment: the connection is handed in by ``hypercloud.db.migrate``."""
+
+from __future__ import annotations
+
+from alembic import context
+
+import hypercloud.db.models  # noqa: F401  # its tables must be known
+from hypercloud.db.session import Base
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=Base.metadata,
+    render_as_batch=True,  # SQLite cannot alter most things in place
+    transactional_ddl=True,
+)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,1 @@
+"""Docker-API engines: their addresses, clients, health and containers."""

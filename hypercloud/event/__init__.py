@@ -1,0 +1,1 @@
+"""What happens: a bus within the process, and the table of Shipyard's events."""

@@ -1,0 +1,1 @@
+"""Containers as Shipyard sees them: all of all engines, never stored here."""

@@ -1,0 +1,170 @@
+"""Between Shipyard's image and the Docker API: a description to create from, and back from what runs.
+
+What was asked travels in a label, so that it is there again after a restart of this program or on another server. A
+container of another origin is read by the rules the original had: its type and labels in ``_citadel_type`` and
+``_citadel_labels``, CPUs from the CPU shares.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from hypercloud.engine.model import EngineContainer, PortMap
+from hypercloud.fleet.model import Image
+
+LABEL = "io.hypercloud.shipyard"  # JSON of what the engine's description does not tell
+EXTENSION = "io.hypercloud.extension"
+_DROPPED = {"HOME", "DEBIAN_FRONTEND", "PATH", "_citadel_type", "_citadel_labels"}
+SMALLEST_SHARES = 2  # what the kernel takes
+
+
+def with_tag(image: str) -> str:
+    """Return an image's name with its tag."""
+    return image if "@" in image or ":" in image.rpartition("/")[2] else f"{image}:latest"
+
+
+def description(image: Image, engine_cpus: float, extra_labels: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return the body of ``POST /containers/create``.
+
+    Args:
+        image: what is wanted.
+        engine_cpus: CPUs of the engine; CPU shares are a part of them.
+        extra_labels: further labels.
+
+    """
+    kept = {
+        "type": image.type,
+        "labels": list(image.labels),
+        "cpus": image.cpus,
+        "memory": image.memory,
+        "user_data": dict(image.user_data),
+        "bind_ports": [dataclasses.asdict(port) for port in image.bind_ports],
+        "links": dict(image.links),
+    }
+    shares = max(SMALLEST_SHARES, int(image.cpus * 100.0 / engine_cpus)) if image.cpus and engine_cpus else 0
+    bindings: dict[str, list[dict[str, str]]] = {}
+    for port in image.bind_ports:
+        where = {"HostIp": port.host_ip, "HostPort": str(port.port) if port.port else ""}
+        bindings.setdefault(f"{port.container_port}/{port.proto}", []).append(where)
+    body: dict[str, Any] = {
+        "Image": with_tag(image.name),
+        "Hostname": image.hostname,
+        "Domainname": image.domainname,
+        "Env": [f"{key}={value}" for key, value in image.environment.items()],
+        "Labels": {LABEL: json.dumps(kept, sort_keys=True), **(extra_labels or {})},
+        "ExposedPorts": {key: {} for key in bindings},
+        "HostConfig": {
+            "CpuShares": shares,
+            "CpusetCpus": image.cpuset,
+            "Memory": int(image.memory * 2**20),
+            "PortBindings": bindings,
+            "PublishAllPorts": image.publish,
+            "Links": [f"{name}:{alias}" for name, alias in image.links.items()],
+            "Binds": [volume for volume in image.volumes if ":" in volume],
+            "RestartPolicy": {"Name": image.restart, "MaximumRetryCount": image.restart_max},
+            "NetworkMode": image.network_mode or "default",
+        },
+    }
+    if image.args:
+        body["Cmd"] = list(image.args)
+    if image.entrypoint:
+        body["Entrypoint"] = list(image.entrypoint)
+    volumes: dict[str, Any] = {volume: {} for volume in image.volumes if ":" not in volume}
+    if volumes:
+        body["Volumes"] = volumes
+    return body
+
+
+def image_of(seen: EngineContainer, engine_cpus: float) -> Image:
+    """Return what a container was made from."""
+    pairs = dict(item.partition("=")[::2] for item in seen.env)
+    kept = _kept(seen)
+    labels = tuple(str(label) for label in kept["labels"]) if "labels" in kept else _citadel_labels(pairs)
+    return Image(
+        name=seen.image,
+        container_name=seen.name,
+        cpus=float(kept.get("cpus") or cpus_of(seen, engine_cpus)),
+        cpuset=seen.cpuset,
+        memory=float(kept.get("memory") or seen.memory // 2**20),
+        entrypoint=seen.entrypoint if "type" not in kept else (),
+        environment={key: value for key, value in pairs.items() if key not in _DROPPED},
+        hostname=seen.hostname,
+        domainname=seen.domainname,
+        args=seen.args,
+        type=str(kept.get("type") or pairs.get("_citadel_type") or "service"),
+        labels=labels,
+        bind_ports=_published(seen) if not kept.get("bind_ports") else _bound(kept["bind_ports"], seen),
+        user_data=kept.get("user_data") or {},
+        volumes=(*seen.binds, *seen.volumes),
+        links=kept.get("links") or dict(link.partition(":")[::2] for link in seen.links),
+        restart=seen.restart if seen.restart != "no" else "",
+        restart_max=seen.restart_max,
+        publish=seen.publish_all,
+        network_mode="" if seen.network_mode in {"default", "bridge"} else seen.network_mode,
+    )
+
+
+def cpus_of(seen: EngineContainer, engine_cpus: float) -> float:
+    """Return the CPUs that a container has reserved."""
+    kept = _kept(seen).get("cpus")
+    if isinstance(kept, int | float) and kept:
+        return float(kept)
+    if seen.nano_cpus:
+        return seen.nano_cpus / 1e9
+    return seen.cpu_shares / 100.0 * engine_cpus if seen.cpu_shares < 100 else 0.0  # 1024 is Docker's own default
+
+
+def memory_of(seen: EngineContainer) -> float:
+    """Return the MiB that a container has reserved."""
+    return float(_kept(seen).get("memory") or seen.memory // 2**20)
+
+
+def _kept(seen: EngineContainer) -> Mapping[str, Any]:
+    """Return what our label tells; a label that somebody else wrote counts for nothing."""
+    text = seen.labels.get(LABEL)
+    if not text:
+        return {}
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    kinds = {"labels": list, "cpus": int | float, "memory": int | float, "type": str, "user_data": dict,
+             "bind_ports": list, "links": dict}  # fmt: skip
+    if not isinstance(found, dict):
+        return {}
+    return {key: value for key, value in found.items() if key in kinds and isinstance(value, kinds[key])}
+
+
+def _citadel_labels(pairs: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the labels as the original kept them; no labels are one empty label, as its lists showed."""
+    return tuple(pairs.get("_citadel_labels", "").split(","))
+
+
+def _bound(asked: list[Any], seen: EngineContainer) -> tuple[PortMap, ...]:
+    """Return the ports that were asked, with those the engine chose."""
+    free = list(seen.ports)
+    found = []
+    for one in asked:
+        if not isinstance(one, dict):
+            continue
+        wanted = PortMap(
+            proto=str(one.get("proto", "tcp")),
+            container_port=int(one.get("container_port", 0)),
+            port=int(one.get("port", 0)),
+            host_ip=str(one.get("host_ip", "")),
+        )
+        for mapped in free:
+            same = (mapped.proto, mapped.container_port) == (wanted.proto, wanted.container_port)
+            if same and wanted.port in {0, mapped.port} and mapped.host_ip == wanted.host_ip:
+                free.remove(mapped)
+                wanted = mapped
+                break
+        found.append(wanted)
+    return tuple(found)
+
+
+def _published(seen: EngineContainer) -> tuple[PortMap, ...]:
+    return tuple(port for port in (seen.ports or seen.asked_ports) if port.port or port.host_ip)

@@ -1,0 +1,31 @@
+"""A real hypercloud over two small engines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.cloud import CloudProcess
+from tests.support.docker_engine import FakeEngine
+
+
+@pytest.fixture(scope="module")
+def engines() -> Iterator[tuple[FakeEngine, FakeEngine]]:
+    """Two engines: "local" (labels local, dev) and "other" (label prod)."""
+    made = (FakeEngine(), FakeEngine())
+    yield made
+    for one in made:
+        one.close()
+
+
+@pytest.fixture(scope="module")
+def cloud(engines: tuple[FakeEngine, FakeEngine], tmp_path_factory: pytest.TempPathFactory) -> Iterator[CloudProcess]:
+    """The server, with both engines registered."""
+    server = CloudProcess(tmp_path_factory.mktemp("cloud"), tables='[organisations]\nexampleorg = ["alice"]').start()
+    try:
+        assert server.add_engine("local", engines[0].url, ["local", "dev"]).status == 201
+        assert server.add_engine("other", engines[1].url, ["prod"]).status == 201
+        yield server
+    finally:
+        server.stop()
