@@ -66,7 +66,8 @@ def test_systemd_finds_nothing_wrong(path, tmp_path):
         return
     for one in UNITS:
         # The program may not be installed: that is not what is asked.
-        (tmp_path / one.name).write_text(one.read_text().replace("/usr/local/bin/hyperd", "/bin/true").replace("/usr/local/bin/hypercloud", "/bin/true"))
+        text = one.read_text().replace("/usr/local/bin/hyperd", "/bin/true")
+            (tmp_path / one.name).write_text(text.replace("/usr/local/bin/hypercloud", "/bin/true"))
     scope = "--user" if "user" in path.name else "--system"
     argv = [analyze, scope, "verify", "--man=no", "--recursive-errors=no", str(tmp_path / path.name)]
     env = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
