@@ -28,7 +28,8 @@ def unit(name: str) -> configparser.ConfigParser:
 
 
 def test_all_units_are_here():
-    assert [path.name for path in UNITS] == ["hypercloud.service", "hyperd-user.service", "hyperd.service", "hyperd.socket"]
+    daemons = ["hypercloud.service", "hyperd-user.service", "hyperd.service", "hyperd.socket"]
+    assert [path.name for path in UNITS] == daemons
 
 
 @pytest.mark.parametrize("name", ["hyperd.service", "hyperd-user.service"])
@@ -67,7 +68,7 @@ def test_systemd_finds_nothing_wrong(path, tmp_path):
     for one in UNITS:
         # The program may not be installed: that is not what is asked.
         text = one.read_text().replace("/usr/local/bin/hyperd", "/bin/true")
-            (tmp_path / one.name).write_text(text.replace("/usr/local/bin/hypercloud", "/bin/true"))
+        (tmp_path / one.name).write_text(text.replace("/usr/local/bin/hypercloud", "/bin/true"))
     scope = "--user" if "user" in path.name else "--system"
     argv = [analyze, scope, "verify", "--man=no", "--recursive-errors=no", str(tmp_path / path.name)]
     env = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
