@@ -27,6 +27,7 @@ from hyperd.image.service import ImageService
 from hyperd.network.ports import PortMapping
 from hyperd.network.service import NetworkService
 from hyperd.network.usernet import UserNetwork
+from hyperd.pod.lifetime import PodLifetime
 from hyperd.pod.records import PodRecords
 from hyperd.pod.recovery import Recovery
 from hyperd.pod.service import PodService
@@ -193,6 +194,9 @@ class Engine:
             locks=locks,
             events=self.events,
         )
+        self.lifetime = PodLifetime(
+            pods=self.pods, records=pod_records, containers=records, locks=locks, events=self.events
+        )
 
     def _recover(self, pod_records: PodRecords) -> None:
         """Find the VMs of an earlier daemon and bring rows and host together."""
@@ -205,6 +209,7 @@ class Engine:
         self._stack.callback(self.vms.close)
         self._stack.callback(self.commits.close)
         self._stack.callback(self.builds.close)
+        self._stack.callback(self.lifetime.close)
         self.vms.open()
         Recovery(
             root=self.config.root,
@@ -217,6 +222,7 @@ class Engine:
         ).run()
         self.builds.recover()
         self.containers.restarts.open()
+        self.lifetime.open()
         self.vms.pool.start()
 
     def _on_exit(self, vm_id: str, ident: str, code: int) -> None:

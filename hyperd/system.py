@@ -34,18 +34,18 @@ class SystemService:
         self._images = images
         self._pods = pods
         self._containers = containers
-        self._hypervisor = hypervisor
+        self.hypervisor = hypervisor
         self._guest = guest
 
     def check_vcpu(self, count: int) -> None:
         """Check that a VM can have so many CPUs. Errors: InvalidInput."""
-        most = self._hypervisor.max_vcpu
+        most = self.hypervisor.max_vcpu
         if count > most:
             raise InvalidInput(f"{count} CPUs are more than a VM can have here", details=f"at most {most}")
 
     def info(self) -> dict[str, Any]:
         """Give the object of ``GET /info``; ``MemTotal`` is in KiB, as the original's was."""
-        found = self._hypervisor
+        found = self.hypervisor
         return {
             "Containers": len(self._containers.all()),
             "DockerRootDir": str(self._config.root),

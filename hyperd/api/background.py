@@ -138,11 +138,15 @@ class Waiting:
 
     Args:
         ask: gets a function that tells whether the client has left, gives the answer as JSON value.
+        status: of the answer.
 
     """
 
-    def __init__(self, name: str, ask: Callable[[Callable[[], bool]], Any], *, request_id: str) -> None:
+    def __init__(
+        self, name: str, ask: Callable[[Callable[[], bool]], Any], *, request_id: str, status: int = HTTPStatus.OK
+    ) -> None:
         self._ask = ask
+        self._status = HTTPStatus(status)
         self._request_id = request_id
         self._lock = threading.Lock()
         self._answered = threading.Event()
@@ -162,7 +166,7 @@ class Waiting:
         self._answered.wait()
         if self._failure is not None:
             raise self._failure
-        return plain_json(self._value)
+        return plain_json(self._value, self._status)
 
     def _cancelled(self) -> bool:
         return self._taken is not None and has_left(self._taken.sock)
@@ -179,7 +183,7 @@ class Waiting:
 
     def _reply(self, sock: socket.socket) -> None:
         """Write the answer; an error that comes this late has only its status and text."""
-        status, body, kind = HTTPStatus.OK, json.dumps(self._value) + "\n", "application/json"
+        status, body, kind = self._status, json.dumps(self._value) + "\n", "application/json"
         if self._failure is not None:
             status, kind = HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain; charset=utf-8"
             body = f"internal error (see the daemon's log, request {self._request_id})\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from hyperd.db.spec_cache import stored_container, stored_pod
 from hyperd.errors import Conflict, InvalidInput, NotFound
 from hyperd.spec.model import ContainerSpec, PodSpec
 
+_ID = re.compile(r"[0-9a-f]{64}")
 Decide = Callable[[ContainerRow, PodRow], None]
 
 
@@ -114,7 +116,7 @@ class ContainerRecords:
     def insert(self, pod_id: str, spec: ContainerSpec, *, position: int, image_id: str) -> ContainerRow:
         """Add a container that was never started. Errors: Conflict when the name is taken."""
         row = ContainerRow(
-            id=secrets.token_hex(32),
+            id=spec.id if _ID.fullmatch(spec.id) else secrets.token_hex(32),
             name=spec.name,
             pod_id=pod_id,
             position=position,

@@ -388,7 +388,8 @@ class NetworkAttachment:
 class PodSpec:
     """A whole pod. An empty ``id`` or ``hostname`` is chosen by the pod service.
 
-    ``owner``: the API that made it (``hyper``, ``docker``, ``cri``); a pod of ``docker`` has one container.
+    ``owner``: the API that made it (``hyper``, ``docker``, ``cri``). ``implicit``: it was made for its containers: it
+    stops when none of them runs and is removed with the last one.
     ``networks``: empty = the default bridge, unless ``interfaces`` names others. ``network_disabled``: only loopback.
     ``extra_hosts``: lines of ``/etc/hosts``: name and address.
     """
@@ -412,6 +413,7 @@ class PodSpec:
     dns_search: tuple[str, ...] = ()
     log: LogSpec = field(default_factory=LogSpec)
     owner: str = "hyper"
+    implicit: bool = False
     annotations: Mapping[str, str] = field(default_factory=dict)
     domainname: str = ""
     networks: tuple[NetworkAttachment, ...] = ()

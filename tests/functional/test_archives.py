@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from backports import zstd
 
-from hyperd.api.hyper.image_progress import as_lines
+from hyperd.api.jsonmessage import as_lines
 from hyperd.config.model import Config, RegistryConfig
 from hyperd.errors import Cancelled, ImageNotFound, InvalidInput, NotSupported, OutOfSpace, TooLarge
 from hyperd.image.model import Image

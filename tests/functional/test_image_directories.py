@@ -14,7 +14,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from hyperd.api.hyper.image_progress import as_lines
+from hyperd.api.jsonmessage import as_lines
 from hyperd.errors import InvalidInput, TooLarge
 from hyperd.image.layer.directories import Attributes, Chain, Notes, above, inherited
 from hyperd.image.model import Image

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from hyperd.api.hyper.image_progress import as_lines
+from hyperd.api.jsonmessage import as_lines
 from hyperd.config.model import Config, RegistryConfig
 from hyperd.errors import Cancelled, Forbidden, HostFault, RegistryError, Timeout, Unauthorized
 from hyperd.image.model import Image

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from hyperd.api.hyper.image_progress import as_lines
+from hyperd.api.jsonmessage import as_lines
 from hyperd.config.model import Config, ImagesConfig, SignatureConfig, SignatureRule
 from hyperd.errors import ImageNotFound, RegistryError
 from hyperd.image.service import ImageService

@@ -7,14 +7,28 @@ from typing import TYPE_CHECKING
 from flask import Flask
 
 from hyperd.api.context import EXTENSION
-from hyperd.api.docker import errors, system, versions
+from hyperd.api.docker import (
+    containers,
+    errors,
+    events,
+    image_archives,
+    images,
+    info,
+    streams,
+    system,
+    unsupported,
+    versions,
+)
 from hyperd.api.docker.routes import blueprint
 from hyperd.api.params import MAX_JSON_BODY
 
 if TYPE_CHECKING:
     from hyperd.engine import Engine
 
-__all__ = ["create_docker_app", "system"]
+__all__ = ["ROUTES", "create_docker_app"]
+
+# Imported for their routes.
+ROUTES = (containers, events, image_archives, images, info, streams, system, unsupported)
 
 
 def create_docker_app(engine: Engine) -> Flask:

@@ -30,6 +30,10 @@ STATUSES: tuple[tuple[type[HyperError], HTTPStatus], ...] = (
 )
 
 
+class NotModified(Exception):
+    """The object is in the wanted state already: 304 without a body."""
+
+
 def status_of(error: HyperError) -> HTTPStatus:
     """Return the status of an error."""
     return next(status for kind, status in STATUSES if isinstance(error, kind))
@@ -39,6 +43,7 @@ def register(app: Flask) -> None:
     """Let the application answer every exception through this module."""
     app.register_error_handler(HyperError, _hyper_error)
     app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(NotModified, lambda _error: Response(status=HTTPStatus.NOT_MODIFIED))
     app.register_error_handler(Exception, _unexpected)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from flask import Response, g, request
 from werkzeug.routing import BaseConverter
 
+from hyperd import __version__
 from hyperd.api.context import begin_request
 from hyperd.api.takeover import close_failed_upgrade
 from hyperd.errors import InvalidInput
@@ -53,6 +54,11 @@ def is_legacy() -> bool:
     return requested() < OLDEST_ADVERTISED
 
 
+def is_bare() -> bool:
+    """Return whether the path has no version: such a client may be of today or of 2014."""
+    return _PREFIXED.match(request.path) is None
+
+
 def begin() -> None:
     """Begin a request. Errors: InvalidInput for a version that is not served."""
     begin_request()
@@ -73,4 +79,5 @@ def finish(response: Response) -> Response:
     response.headers["Api-Version"] = text(NEWEST)
     response.headers["Ostype"] = "linux"
     response.headers["Docker-Experimental"] = "false"
+    response.headers["Server"] = f"Docker/{__version__} (linux)"
     return close_failed_upgrade(response) if request.method == "POST" else response

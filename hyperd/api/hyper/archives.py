@@ -12,8 +12,8 @@ from hyperd.api import params
 from hyperd.api.background import Progress
 from hyperd.api.bodies import Download, uploaded
 from hyperd.api.context import engine, may_fetch
-from hyperd.api.hyper.image_progress import Line, as_lines
 from hyperd.api.hyper.routes import blueprint
+from hyperd.api.jsonmessage import Line, as_lines
 from hyperd.build.importer import FROM_BODY, ImportOrder
 from hyperd.errors import Forbidden, InvalidInput
 

@@ -11,8 +11,8 @@ from flask import Response, g, request
 from hyperd.api import bodies, params
 from hyperd.api.background import Line, Progress
 from hyperd.api.context import engine
-from hyperd.api.hyper.image_progress import as_lines
 from hyperd.api.hyper.routes import blueprint
+from hyperd.api.jsonmessage import as_lines
 from hyperd.build.order import BuildOrder
 from hyperd.errors import InvalidInput
 from hyperd.image.transfer.pull import host_of

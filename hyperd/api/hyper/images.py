@@ -12,8 +12,8 @@ from hyperd.api.background import Line, Progress
 from hyperd.api.context import engine
 from hyperd.api.hyper import image_views
 from hyperd.api.hyper.archives import import_image
-from hyperd.api.hyper.image_progress import as_lines
 from hyperd.api.hyper.routes import blueprint
+from hyperd.api.jsonmessage import as_lines
 from hyperd.errors import InvalidInput
 from hyperd.image.model import ImageFilter
 from hyperd.registry.auth import AuthConfig

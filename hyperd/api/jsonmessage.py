@@ -1,4 +1,4 @@
-"""Progress of work on images and of builds as lines of the hyper API: Docker's jsonmessage of that time."""
+"""Progress of work on images and of builds as lines of JSON in Docker's form (jsonmessage)."""
 
 from __future__ import annotations
 

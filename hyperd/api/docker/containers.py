@@ -1,0 +1,224 @@
+"""Containers: list, create, inspect, start, stop, signal, rename, pause, update, remove."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from flask import Response
+
+from hyperd.api.context import engine
+from hyperd.api.docker import answers, container_filters, params, policy, schema, versions, words
+from hyperd.api.docker.container_views import Shown, inspect, row
+from hyperd.api.docker.create import (
+    REQUEST,
+    Order,
+    checked_name,
+    new_id,
+    read_order,
+)
+from hyperd.api.docker.errors import NotModified
+from hyperd.api.docker.lookup import STORAGE_DRIVER, Lookup, container
+from hyperd.api.docker.mounts import Mounts
+from hyperd.api.docker.routes import blueprint
+from hyperd.errors import ImageNotFound, InvalidInput, NotFound
+
+_CREATE, _HOST_CONFIG, _RESOURCES = schema.Create(), schema.HostConfig(), schema.Resources()
+
+
+@blueprint.get("/containers/json")
+@blueprint.get("/containers/ps")
+def list_containers() -> Response:
+    """List containers, the newest first."""
+    filters = params.filters(container_filters.KEYS)
+    container_filters.check(filters)
+    since, before = _anchors(filters)
+    limit = params.number("limit", 0)
+    everything = params.flag("all") or limit > 0 or bool(since or before) or container_filters.wants_all(filters)
+    found = Lookup(engine()).all()
+    found = _between(found, since=since, before=before)
+    found = container_filters.apply(found, filters, image_ids=_image_ids)
+    if not everything:
+        found = [one for one in found if one.container.live]
+    if limit > 0:
+        found = found[:limit]
+    if params.flag("size"):
+        found = [replace(one, sizes=policy.sizes(one.container)) for one in found]
+    spoken = versions.requested()
+    return answers.as_json([row(one, spoken) for one in found])
+
+
+def _anchors(filters: params.Filters) -> tuple[str, str]:
+    """Return the containers of ``since`` and ``before``: parameters of old clients, filters of new ones."""
+    since = params.text("since") or next(iter(filters.get("since", ())), "")
+    before = params.text("before") or next(iter(filters.get("before", ())), "")
+    return since, before
+
+
+def _between(found: list[Shown], *, since: str, before: str) -> list[Shown]:
+    if since:
+        after = container(since)
+        found = [one for one in found if one.container.created_at > after.created_at]
+    if before:
+        until = container(before)
+        found = [one for one in found if one.container.created_at < until.created_at]
+    return found
+
+
+def _image_ids(name: str) -> set[str]:
+    """Return the ids of an image and of those built from it here."""
+    try:
+        root = engine().images.get(name).id
+    except ImageNotFound:
+        return set()
+    found, grown = {root}, True
+    every = engine().images.list(all_images=True)
+    while grown:
+        children = {image.id for image in every if image.parent in found} - found
+        found |= children
+        grown = bool(children)
+    return found
+
+
+@blueprint.post("/containers/create")
+def create_container() -> Response:
+    """Create a container and its pod."""
+    body = params.body_object()
+    given = schema.load(_CREATE, _with_legacy_keys(body))
+    name = checked_name(params.text("name")) if params.text("name") else words.made_up_name()
+    order = _order(given, body, name)
+    policy.create(order)
+    warnings: list[str] | None = list(order.warnings)
+    if versions.is_legacy() and not warnings:
+        warnings = None
+    return answers.as_json({"Id": order.container.id, "Warnings": warnings}, 201)
+
+
+def _with_legacy_keys(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Move keys that API 1.17 and before had in ``Config`` to ``HostConfig``."""
+    found = dict(body)
+    host = dict(found.get("HostConfig") or {})
+    for key in ("Memory", "MemorySwap", "CpuShares", "Dns", "VolumesFrom", "Privileged", "SecurityOpt"):
+        if key in found and not host.get(key):
+            host[key] = found[key]
+    if found.get("Cpuset") and not host.get("CpusetCpus"):
+        host["CpusetCpus"] = found["Cpuset"]
+    found["HostConfig"] = host
+    return found
+
+
+def _order(given: Mapping[str, Any], body: Mapping[str, Any], name: str) -> Order:
+    if not given["Image"]:
+        raise InvalidInput("config cannot be empty in order to create a container", resolution="name an Image")
+    try:
+        image = engine().images.get(given["Image"])
+    except ImageNotFound as error:
+        raise ImageNotFound(f"No such image: {policy.with_tag(given['Image'])}") from error
+    config = image.config.get("config") or {}
+    order = read_order(
+        given,
+        ident=new_id(),
+        name=name,
+        exposed=tuple(config.get("ExposedPorts") or ()),
+        default_memory=engine().config.hypervisor.default_memory,
+        volumes_of=_mounts_of,
+    )
+    return policy.annotated(order, {REQUEST: json.dumps(policy.kept(body), separators=(",", ":"))})
+
+
+def _mounts_of(name: str) -> Mounts:
+    return Mounts(refs=container(name).spec.volumes)
+
+
+@blueprint.get("/containers/<name>/json")
+def inspect_container(name: str) -> Response:
+    """Describe a container."""
+    shown = Lookup(engine()).one(name)
+    if params.flag("size"):
+        shown = replace(shown, sizes=policy.sizes(shown.container))
+    return answers.as_json(inspect(shown, versions.requested(), driver=STORAGE_DRIVER))
+
+
+@blueprint.post("/containers/<name>/start")
+def start_container(name: str) -> Response:
+    """Start a container; old clients send its ``HostConfig`` with that."""
+    found = container(name)
+    if found.live:
+        raise NotModified
+    policy.start(found)
+    return answers.empty()
+
+
+@blueprint.post("/containers/<name>/stop")
+def stop_container(name: str) -> Response:
+    """Stop a container: its stop signal, then SIGKILL after ``t`` seconds."""
+    found = container(name)
+    if not found.live and found.restart_at is None:
+        raise NotModified
+    policy.stop(found, grace=_grace(), signal=params.text("signal"))
+    return answers.empty()
+
+
+@blueprint.post("/containers/<name>/restart")
+def restart_container(name: str) -> Response:
+    """Stop a container if it runs, then start it."""
+    policy.restart(container(name), grace=_grace(), signal=params.text("signal"))
+    return answers.empty()
+
+
+def _grace() -> float | None:
+    """Return ``t`` in seconds; -1 waits without end, which is a day here."""
+    if not params.text("t"):
+        return None
+    seconds = params.number("t")
+    return 86_400.0 if seconds < 0 else float(seconds)
+
+
+@blueprint.post("/containers/<name>/kill")
+def kill_container(name: str) -> Response:
+    """Send a signal, SIGKILL by default."""
+    policy.kill(container(name), params.text("signal") or "KILL")
+    return answers.empty()
+
+
+@blueprint.post("/containers/<name>/pause")
+def pause_container(name: str) -> Response:
+    """Stop the CPUs of the container's VM."""
+    policy.pause(container(name))
+    return answers.empty()
+
+
+@blueprint.post("/containers/<name>/unpause")
+def unpause_container(name: str) -> Response:
+    """Let a paused container continue."""
+    policy.unpause(container(name))
+    return answers.empty()
+
+
+@blueprint.post("/containers/<name>/rename")
+def rename_container(name: str) -> Response:
+    """Give a container another name."""
+    new = params.text("name")
+    if not new.strip("/"):
+        raise InvalidInput("Neither old nor new names may be empty")
+    engine().containers.rename(container(name).id, checked_name(new))
+    return answers.empty()
+
+
+@blueprint.delete("/containers/<name>")
+def remove_container(name: str) -> Response:
+    """Remove a container; with ``v`` its anonymous volumes, with ``force`` also one that runs."""
+    if params.flag("link"):
+        raise NotFound(f"Could not get link {name[:200]}", details="old links are not kept as objects")
+    policy.remove(container(name), force=params.flag("force"))
+    return answers.empty()
+
+
+@blueprint.post("/containers/prune")
+def prune_containers() -> Response:
+    """Remove the containers that do not run."""
+    filters = params.filters(("until", "label", "label!"))
+    removed, freed = policy.prune(filters)
+    return answers.as_json({"ContainersDeleted": removed or None, "SpaceReclaimed": freed})

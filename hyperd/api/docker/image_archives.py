@@ -1,0 +1,87 @@
+"""Archives of images: ``docker save``, ``docker load`` and ``docker commit``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from flask import Response, g, request
+
+from hyperd.api import bodies
+from hyperd.api.background import Line, Waiting
+from hyperd.api.context import engine
+from hyperd.api.docker import params, versions
+from hyperd.api.docker.images import no_such_image
+from hyperd.api.docker.lookup import container
+from hyperd.api.docker.routes import blueprint
+from hyperd.api.jsonmessage import as_lines
+from hyperd.build.commit import CommitOrder
+from hyperd.errors import ImageNotFound, InvalidInput
+
+TAR = "application/x-tar"
+
+
+@blueprint.get("/images/get")
+def save_images() -> Response:
+    """Give images as one tar."""
+    names = [name for name in request.args.getlist("names") if name]
+    if not names:
+        raise InvalidInput("no images were named", resolution="give ?names=")
+    return _save(names)
+
+
+@blueprint.get("/images/<path:name>/get")
+def save_image(name: str) -> Response:
+    """Give an image, or all of a repository, as a tar."""
+    return _save([name])
+
+
+def _save(names: list[str]) -> Response:
+    images = engine().images
+
+    def make(left: Callable[[], bool]) -> Iterator[bytes]:
+        return images.save(names, cancelled=left)
+
+    try:
+        return bodies.Download("save", make, content_type=TAR).respond()
+    except ImageNotFound as error:
+        raise no_such_image(names[0]) from error
+
+
+@blueprint.post("/images/load")
+def load_images() -> Response:
+    """Load the images of an archive."""
+    lines: list[Line] = []
+    with bodies.uploaded() as chunks:
+        engine().images.load(chunks, progress=as_lines(lines.append))
+    body = "".join(json.dumps(line, separators=(",", ":")) + "\r\n" for line in lines)
+    return Response(body, 200, content_type="application/json")
+
+
+@blueprint.post("/commit")
+def commit() -> Response:
+    """Make an image of a container."""
+    found = container(params.text("container"))
+    body = params.body(optional=True) if request.get_data(cache=True).strip() else None
+    if body is None and params.text("run"):  # of API 1.10 and before
+        body = params.decode(params.text("run").encode(), "run")
+    if body is not None and not isinstance(body, dict):
+        raise InvalidInput("invalid JSON: the configuration must be an object")
+    order = CommitOrder(
+        container=found.id,
+        repository=params.text("repo").strip(),
+        tag=params.text("tag").strip(),
+        comment=params.text("comment") or params.text("m"),
+        author=params.text("author"),
+        pause=params.flag("pause", default=True),
+        changes=[line for text in request.args.getlist("changes") for line in text.splitlines() if line.strip()],
+        body=body or None,
+    )
+    commits, spoken = engine().commits, versions.requested()
+
+    def ask(cancelled: Callable[[], bool]) -> dict[str, Any]:
+        ident = commits.commit(order, cancelled=cancelled)
+        return {"Id": ident if spoken >= (1, 22) else ident.removeprefix("sha256:")}
+
+    return Waiting("commit", ask, request_id=g.request_id, status=201).respond()

@@ -1,0 +1,242 @@
+"""How this dialect uses pods: a container of Docker's is a pod of its own with the same id.
+
+``network_mode: container:X`` joins X's pod. The pod goes with its last container. Containers of other APIs' pods can be
+looked at, started, stopped and removed here as well; their pods stay.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from hyperd.api.context import engine, may_fetch
+from hyperd.api.docker import params
+from hyperd.api.docker.container_views import labels
+from hyperd.api.docker.create import OWNER, Order
+from hyperd.api.docker.lookup import Lookup, container
+from hyperd.container.model import Container
+from hyperd.container.plan import signal_number
+from hyperd.errors import Conflict, InvalidInput, NotFound, NotSupported
+from hyperd.spec.model import PodSpec
+
+_KEPT = (
+    "AttachStdin",
+    "AttachStdout",
+    "AttachStderr",
+    "ExposedPorts",
+    "Volumes",
+)
+_KEPT_HOST = (
+    "Binds",
+    "ConsoleSize",
+    "ContainerIDFile",
+    "Mounts",
+    "NetworkMode",
+    "PortBindings",
+    "PublishAllPorts",
+    "SecurityOpt",
+    "Tmpfs",
+    "VolumeDriver",
+    "VolumesFrom",
+)
+
+
+def kept(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a request that no specification says: the client's own words, for ``inspect``."""
+    found: dict[str, Any] = {key: body[key] for key in _KEPT if body.get(key)}
+    host = body.get("HostConfig") or {}
+    of_host = {key: host[key] for key in _KEPT_HOST if host.get(key)}
+    return {**found, "HostConfig": of_host} if of_host else found
+
+
+def annotated(order: Order, annotations: Mapping[str, str]) -> Order:
+    """Return an order whose container has further annotations."""
+    spec = order.container
+    spec = replace(spec, annotations={**spec.annotations, **annotations})
+    return replace(order, pod=replace(order.pod, containers=(spec,)))
+
+
+def with_tag(name: str) -> str:
+    """Return an image's name with ``:latest`` where it has no tag, as Docker's message has it."""
+    last = name.rpartition("/")[2]
+    return name if ":" in last or "@" in last or re.fullmatch(r"(sha256:)?[0-9a-f]{12,64}", name) else f"{name}:latest"
+
+
+# -- creating and removing
+
+
+def create(order: Order) -> None:
+    """Create the container and what it needs; after a failure nothing of it is left.
+
+    Errors: Conflict (the name is taken), NotFound, InvalidInput, NotSupported, Busy.
+    """
+    running = engine()
+    _check_name(order.container.name)
+    _refuse_volumes(order)
+    if order.joins:
+        joined = container(order.joins)
+        running.containers.create(joined.pod_id, order.container, may_fetch=may_fetch())
+    else:
+        running.pods.create(order.pod, may_fetch=may_fetch())
+
+
+def _check_name(name: str) -> None:
+    with contextlib.suppress(NotFound):
+        holder = engine().containers.queries.inspect(name)
+        if holder.name == name:
+            raise Conflict(
+                f'Conflict. The container name "/{name}" is already in use by container "{holder.id}". You have to '
+                "remove (or rename) that container to be able to reuse that name."
+            )
+
+
+def _refuse_volumes(order: Order) -> None:
+    if order.mounts.volumes:
+        raise NotSupported(
+            f"the volume {order.mounts.volumes[0].name[:80]} cannot be made",
+            details="named volumes are not supported yet",
+            resolution="use a directory of the host: -v /directory:/path",
+        )
+
+
+def remove(found: Container, *, force: bool) -> None:
+    """Remove a container, and its pod with the last one. Errors: Conflict when it runs and is not forced."""
+    if found.live and not force:
+        word = "a paused" if found.paused else "a running"
+        raise Conflict(
+            f'cannot remove container "/{found.name}": container is {word[2:]}: stop the container before removing '
+            "or force remove",
+        )
+    running = engine()
+    pod = _pod(found)
+    others = [one for one in running.containers.queries.of_pod(found.pod_id) if one.id != found.id]
+    if pod is not None and pod.owner == OWNER and not others:
+        running.pods.remove(found.pod_id)
+    else:
+        running.containers.remove(found.id)
+
+
+def _pod(found: Container) -> PodSpec | None:
+    try:
+        return engine().containers.records.pod_spec(found.pod_id)
+    except NotFound:
+        return None
+
+
+def prune(filters: params.Filters) -> tuple[list[str], int]:
+    """Remove containers that do not run; return their ids and the bytes that this freed. Errors: InvalidInput."""
+    until = moment(filters["until"][0]) if "until" in filters else None
+    removed, freed = [], 0
+    for shown in Lookup(engine()).all():
+        found = shown.container
+        if found.live or found.restart_at is not None or (until is not None and found.created_at >= until):
+            continue
+        known = labels(shown)
+        if not params.has_labels(known, filters.get("label", ())):
+            continue
+        if any(params.has_labels(known, (entry,)) for entry in filters.get("label!", ())):
+            continue
+        size = sizes(found)[0]
+        with contextlib.suppress(NotFound, Conflict):  # somebody else was quicker
+            remove(found, force=False)
+            removed.append(found.id)
+            freed += size
+    return removed, freed
+
+
+def moment(text: str) -> float:
+    """Read a time: seconds since 1970, RFC 3339, or a duration before now such as ``24h``. Errors: InvalidInput."""
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+    if text and match:
+        hours, minutes, seconds = (int(part or 0) for part in match.groups())
+        return time.time() - hours * 3600 - minutes * 60 - seconds
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        raise InvalidInput(f"invalid time {text[:40]!r}") from None
+
+
+# -- running
+
+
+def start(found: Container) -> None:
+    """Start a container, and its pod where that does not run. Errors: as the services'."""
+    running = engine()
+    pod = _pod(found)
+    if pod is not None and pod.implicit and len(running.containers.queries.of_pod(found.pod_id)) == 1:
+        running.pods.start(found.pod_id)
+    else:
+        running.containers.start(found.id)
+
+
+def stop(found: Container, *, grace: float | None, signal: str) -> None:
+    """Stop a container."""
+    running = engine()
+    if found.paused:
+        running.pods.unpause(found.pod_id)
+    if signal:
+        kill(found, signal)
+    running.containers.stop(found.id, grace=grace)
+
+
+def restart(found: Container, *, grace: float | None, signal: str) -> None:
+    """Stop a container if it runs, and start it."""
+    if found.live:
+        stop(found, grace=grace, signal=signal)
+    start(container(found.id))
+
+
+def kill(found: Container, signal: str) -> None:
+    """Send a signal. Errors: Conflict when it does not run, InvalidInput."""
+    if not found.live:
+        raise Conflict(f"Cannot kill container: {found.name}: Container {found.id} is not running")
+    number = signal_number(signal)
+    if not number:
+        raise InvalidInput(f"Invalid signal: {signal[:40]}")
+    engine().containers.kill(found.id, number)
+
+
+def pause(found: Container) -> None:
+    """Stop the CPUs of its VM. Errors: Conflict when it does not run or shares its VM."""
+    _check_alone(found, "pause")
+    if not found.live:
+        raise Conflict(f"Container {found.name} is not running")
+    if found.paused:
+        raise Conflict(f"Container {found.name} is already paused")
+    engine().pods.pause(found.pod_id)
+
+
+def unpause(found: Container) -> None:
+    """Let it continue. Errors: Conflict when it is not paused."""
+    if not found.paused:
+        raise Conflict(f"Container {found.name} is not paused")
+    engine().pods.unpause(found.pod_id)
+
+
+def _check_alone(found: Container, verb: str) -> None:
+    others = [one for one in engine().containers.queries.of_pod(found.pod_id) if one.id != found.id and one.live]
+    if others:
+        raise Conflict(
+            f"cannot {verb} {found.name} alone: it shares its virtual machine",
+            details=", ".join(one.name for one in others),
+            resolution=f"hyperctl {verb} {found.pod_id} does it for all of them",
+        )
+
+
+def sizes(found: Container) -> tuple[int, int]:
+    """Return the bytes of the writable layer and of the whole root file system."""
+    running = engine()
+    try:
+        of_image = running.images.get(found.image_id).size
+    except NotFound:
+        of_image = 0
+    return 0, of_image

@@ -1,0 +1,102 @@
+"""What a container in a VM of its own cannot have: refused with the reason, or warned about by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from hyperd.errors import InvalidInput, NotSupported
+
+_HOST_NAMESPACES = {
+    "NetworkMode": ("network", "its network is that of its VM", "publish ports with -p"),
+    "PidMode": ("process", "its processes are those of its VM", "leave --pid out"),
+    "IpcMode": ("IPC", "its shared memory is that of its VM", "leave --ipc out"),
+    "UTSMode": ("UTS", "its hostname is that of its VM", "leave --uts out"),
+    "UsernsMode": ("user", "its users are those of its VM", "leave --userns out"),
+    "CgroupnsMode": ("cgroup", "its cgroups are those of its VM", "leave --cgroupns out"),
+}
+_ACCEPTED_MODES = {
+    "IpcMode": ("", "private", "shareable"),
+    "PidMode": ("",),
+    "UTSMode": ("",),
+    "UsernsMode": ("",),
+    "CgroupnsMode": ("", "private"),
+}
+_RUNTIMES = ("", "hyper", "runc", "io.containerd.runc.v2")
+_SECURITY = ("seccomp", "no-new-privileges", "systempaths")
+_IGNORED_SECURITY = ("label", "apparmor")
+_WARNED = {
+    "BlkioWeight": "the weight of block I/O",
+    "BlkioWeightDevice": "the weight of block I/O of devices",
+    "BlkioDeviceReadBps": "the read rate of devices",
+    "BlkioDeviceWriteBps": "the write rate of devices",
+    "BlkioDeviceReadIOps": "the read operations of devices",
+    "BlkioDeviceWriteIOps": "the write operations of devices",
+    "CpusetMems": "memory nodes",
+    "KernelMemory": "the limit of kernel memory",
+    "CpuRealtimePeriod": "the real-time period",
+    "CpuRealtimeRuntime": "the real-time runtime",
+    "OomKillDisable": "disabling the OOM killer",
+    "CgroupParent": "the parent cgroup: the VM's processes have a cgroup of their own",
+    "DeviceCgroupRules": "device cgroup rules: the container has the devices of its VM only",
+}
+
+
+def refuse(given: Mapping[str, Any], host: Mapping[str, Any]) -> None:
+    """Refuse what cannot be had. Errors: NotSupported, InvalidInput."""
+    for key, (kind, reason, advice) in _HOST_NAMESPACES.items():
+        if host[key] == "host":
+            raise NotSupported(
+                f"a container cannot share the {kind} namespace of the host",
+                details=f"it runs in a virtual machine: {reason}",
+                resolution=advice,
+            )
+    for key, accepted in _ACCEPTED_MODES.items():
+        mode = host[key]
+        if mode.startswith("container:") and host["NetworkMode"] == mode:
+            continue  # the containers of one pod share what they have in common
+        if mode not in accepted:
+            raise NotSupported(f"{key} {mode[:80]!r} is not supported", details="every container has a VM of its own")
+    _refuse_devices(host)
+    if host["Runtime"] not in _RUNTIMES:
+        raise InvalidInput(f"unknown or invalid runtime name: {host['Runtime'][:60]}")
+    if host["Isolation"] not in ("", "default", "hyperv"):
+        raise InvalidInput(f"invalid isolation {host['Isolation'][:40]!r} on Linux")
+    if host["StorageOpt"]:
+        raise NotSupported("--storage-opt is not supported", details="the size of disks is a setting of the daemon")
+    for option in host["SecurityOpt"]:
+        _check_security(option)
+    if host["NetworkMode"].startswith("container:") and (host["PortBindings"] or host["PublishAllPorts"]):
+        raise InvalidInput("conflicting options: port publishing and the container type network mode")
+    if host["NetworkMode"].startswith("container:") and given["Hostname"]:
+        raise InvalidInput("conflicting options: hostname and the network mode")
+
+
+def _refuse_devices(host: Mapping[str, Any]) -> None:
+    for device in host["Devices"]:
+        raise NotSupported(
+            f"the host's device {device['PathOnHost'][:100]} cannot be given to a container",
+            details="it runs in a virtual machine, which has devices of its own",
+            resolution="use --privileged for the devices of its VM",
+        )
+    if host["DeviceRequests"]:
+        raise NotSupported("devices of the host such as GPUs cannot be given to a container in a virtual machine")
+
+
+def _check_security(option: str) -> None:
+    key = option.replace(":", "=", 1).partition("=")[0]
+    if key == "apparmor" and option.replace(":", "=", 1) not in ("apparmor=unconfined", "apparmor=docker-default"):
+        raise NotSupported("AppArmor profiles are not supported", details="the VM's kernel has no AppArmor")
+    if key not in (*_SECURITY, *_IGNORED_SECURITY):
+        raise InvalidInput(f"invalid --security-opt: {option[:100]!r}")
+
+
+def warn(given: Mapping[str, Any], host: Mapping[str, Any]) -> Iterator[str]:
+    """Give a warning for each setting that has no effect here."""
+    for key, words in _WARNED.items():
+        if host[key]:
+            yield f"{words} cannot be set in a virtual machine: {key} was discarded."
+    if host["MemorySwappiness"] not in (None, -1):
+        yield "swappiness cannot be set in a virtual machine: MemorySwappiness was discarded."
+    if given["Image"] and host["Privileged"] and host["SecurityOpt"]:
+        yield "SecurityOpt has no effect on a privileged container."

@@ -1,0 +1,89 @@
+"""Pods that were made for their containers (``PodSpec.implicit``): they end with the last of them.
+
+Such a pod stops when none of its containers runs or is going to, so that no virtual machine is kept for nothing, and
+is removed with the last one. What a daemon that died had to do is done by the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import structlog
+
+from hyperd.container.locks import PodLocks
+from hyperd.container.records import ContainerRecords
+from hyperd.container.states import LIVE
+from hyperd.errors import HyperError, NotFound
+from hyperd.event.bus import Event, EventBus
+from hyperd.pod.records import PodRecords
+from hyperd.pod.service import PodService
+from hyperd.pod.states import PodState
+
+log = structlog.get_logger(__name__)
+
+WORKERS = 4
+_ENDS = frozenset({"die", "destroy", "stop"})
+
+
+class PodLifetime:
+    """Ends pods with their last container; open it after recovery."""
+
+    def __init__(
+        self,
+        *,
+        pods: PodService,
+        records: PodRecords,
+        containers: ContainerRecords,
+        locks: PodLocks,
+        events: EventBus,
+    ) -> None:
+        self._pods = pods
+        self._records = records
+        self._containers = containers
+        self._locks = locks
+        self._events = events
+        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="pod-end")
+        self._cancel: Callable[[], None] = lambda: None
+
+    def open(self) -> None:
+        """Listen from now on, and look after pods whose last container ended while no daemon ran."""
+        _, self._cancel = self._events.subscribe(self._hear)
+        for row in self._records.all():
+            self._submit(row.id)
+
+    def close(self) -> None:
+        """Finish what is under way."""
+        self._cancel()
+        self._workers.shutdown(wait=True, cancel_futures=True)
+
+    def _hear(self, event: Event) -> None:
+        if event.type == "container" and event.action in _ENDS and event.attributes.get("podID"):
+            self._submit(event.attributes["podID"])
+
+    def _submit(self, pod_id: str) -> None:
+        with contextlib.suppress(RuntimeError):  # shutting down: the next start looks again
+            self._workers.submit(self._look, pod_id)
+
+    def _look(self, pod_id: str) -> None:
+        try:
+            self._end(pod_id)
+        except NotFound:
+            log.debug("pod.gone_already", pod=pod_id)
+        except HyperError as error:
+            log.warning("pod.not_ended", pod=pod_id, error=str(error))
+        except Exception:
+            log.exception("pod.end_failed", pod=pod_id)
+
+    def _end(self, pod_id: str) -> None:
+        """Stop or remove a pod if it is time for that. Errors: NotFound, DriverError, Busy."""
+        if not self._containers.pod_spec(pod_id).implicit:
+            return
+        with self._locks.locked(pod_id, "end with its last container"):
+            state = PodState(self._records.get(pod_id).state)
+            rows = self._containers.of_pod(pod_id)
+            if not rows:
+                self._pods.remove(pod_id)
+            elif state == PodState.RUNNING and not any(row.state in LIVE or row.restart_at is not None for row in rows):
+                self._pods.stop(pod_id)
