@@ -60,6 +60,13 @@ class StepCache:
         entries = sorted((e for e in entries if e not in drafts), key=lambda entry: entry.stat().st_mtime)
         self._remove([*drafts, *entries[: max(0, len(entries) - MAX_ENTRIES)]])
 
+    def clear(self) -> None:
+        """Forget everything."""
+        try:
+            self._remove(list(os.scandir(self._directory)))
+        except FileNotFoundError:
+            return
+
     def _remove(self, entries: Iterable[os.DirEntry[str]]) -> None:
         for entry in entries:
             Path(entry.path).unlink(missing_ok=True)

@@ -56,6 +56,10 @@ class BuildService:
             shutil.rmtree(directory, ignore_errors=True)
         self._cache.prune()
 
+    def forget_steps(self) -> None:
+        """Make every step of later builds anew."""
+        self._cache.clear()
+
     def prepare(self, order: BuildOrder, body: Iterator[bytes]) -> PreparedBuild:
         """Take a build's context; what it gives must be run or closed.
 

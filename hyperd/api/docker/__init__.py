@@ -8,6 +8,7 @@ from flask import Flask
 
 from hyperd.api.context import EXTENSION
 from hyperd.api.docker import (
+    builds,
     containers,
     errors,
     events,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["ROUTES", "create_docker_app"]
 
 # Imported for their routes.
-ROUTES = (containers, events, image_archives, images, info, streams, system, unsupported)
+ROUTES = (builds, containers, events, image_archives, images, info, streams, system, unsupported)
 
 
 def create_docker_app(engine: Engine) -> Flask:

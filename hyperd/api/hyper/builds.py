@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Callable
 
 from flask import Response, g, request
@@ -11,12 +9,11 @@ from flask import Response, g, request
 from hyperd.api import bodies, params
 from hyperd.api.background import Line, Progress
 from hyperd.api.context import engine
+from hyperd.api.credentials import registry_config
 from hyperd.api.hyper.routes import blueprint
 from hyperd.api.jsonmessage import as_lines
 from hyperd.build.order import BuildOrder
 from hyperd.errors import InvalidInput
-from hyperd.image.transfer.pull import host_of
-from hyperd.registry.auth import AuthConfig
 
 MAX_MEMORY = 1 << 40  # bytes
 
@@ -38,7 +35,7 @@ def build_image() -> Response:
         labels=_map("labels"),
         memory=params.number("memory", low=0, high=MAX_MEMORY, default=0),
         vcpu=min(64, -(-quota // (period or 100_000))) if quota > 0 else 0,
-        auth=credentials(request.headers.get("X-Registry-Config", "")),
+        auth=registry_config(request.headers.get("X-Registry-Config", "")),
     )
     with bodies.uploaded() as chunks:
         prepared = engine().builds.prepare(order, chunks)
@@ -62,18 +59,3 @@ def _map(name: str) -> dict[str, str]:
     if not isinstance(value, dict) or not all(item is None or isinstance(item, str) for item in value.values()):
         raise InvalidInput(f"{name} must be a JSON object of strings")
     return {str(key): item for key, item in value.items() if item is not None}
-
-
-def credentials(header: str) -> dict[str, AuthConfig]:
-    """Read ``X-Registry-Config``: credentials by registry; what cannot be read is left out."""
-    text = header.strip().replace("+", "-").replace("/", "_")
-    try:
-        data = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-    except (ValueError, RecursionError):
-        return {}
-    found = {}
-    for server, value in data.items() if isinstance(data, dict) else ():
-        auth = AuthConfig.from_mapping({"serveraddress": server, **value}) if isinstance(value, dict) else None
-        if auth is not None:
-            found[host_of(str(server))] = auth
-    return found

@@ -1,0 +1,90 @@
+"""Builds with the classic builder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flask import Response, g, request
+
+from hyperd.api import bodies
+from hyperd.api.background import Line, Progress
+from hyperd.api.context import engine
+from hyperd.api.credentials import registry_config
+from hyperd.api.docker import answers, params
+from hyperd.api.docker.routes import blueprint
+from hyperd.api.jsonmessage import as_lines
+from hyperd.build.order import BuildOrder
+from hyperd.errors import InvalidInput, NotSupported
+
+MAX_MEMORY = 1 << 40  # bytes
+CFS_PERIOD = 100_000  # microseconds
+MAX_CPUS = 64
+# Parameters of the builder of BuildKit, or of hosts that are no virtual machines.
+_REFUSED = {
+    "squash": "squashing layers is not supported: use a build of several stages",
+    "outputs": "outputs need BuildKit, which is not supported",
+}
+
+
+@blueprint.post("/build")
+def build() -> Response:
+    """Build an image from the context in the body, or from a URL; stream what happens."""
+    for name, reason in _REFUSED.items():
+        if params.flag(name):
+            raise NotSupported(reason)
+    if params.text("version", "1") == "2":
+        raise NotSupported("BuildKit is not supported", resolution="set DOCKER_BUILDKIT=0 to use the classic builder")
+    order = _order()
+    with bodies.uploaded() as chunks:
+        prepared = engine().builds.prepare(order, chunks)
+
+    def work(line: Callable[[Line], None], cancelled: Callable[[], bool]) -> None:
+        prepared.run(progress=as_lines(line), cancelled=cancelled)
+
+    return Progress("build", work, request_id=g.request_id).respond()
+
+
+def _order() -> BuildOrder:
+    period, quota = params.number("cpuperiod"), params.number("cpuquota")
+    memory = params.number("memory")
+    if not 0 <= memory <= MAX_MEMORY:
+        raise InvalidInput("invalid memory limit of a build")
+    return BuildOrder(
+        dockerfile=params.text("dockerfile").strip() or "Dockerfile",
+        tags=[tag.strip() for tag in request.args.getlist("t") if tag.strip()],
+        remote=params.text("remote").strip(),
+        quiet=params.flag("q"),
+        no_cache=params.flag("nocache"),
+        pull=params.flag("pull"),
+        remove=params.flag("rm", default=True) or params.flag("forcerm"),
+        target=params.text("target").strip(),
+        arguments=_map("buildargs"),
+        labels=_map("labels"),
+        memory=memory,
+        vcpu=min(MAX_CPUS, -(-quota // (period or CFS_PERIOD))) if quota > 0 else 0,
+        auth=registry_config(request.headers.get("X-Registry-Config", "")),
+    )
+
+
+def _map(name: str) -> dict[str, str]:
+    """Read a JSON object of strings; an argument that is null takes nothing. Errors: InvalidInput."""
+    raw = params.text(name).strip()
+    value = params.decode(raw.encode(), name) if raw else {}
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(item is None or isinstance(item, str) for item in value.values()):
+        raise InvalidInput(f"{name} must be a JSON object of strings")
+    return {str(key): item for key, item in value.items() if item is not None}
+
+
+@blueprint.post("/build/prune")
+def prune_builds() -> Response:
+    """Forget the results of build steps."""
+    engine().builds.forget_steps()
+    return answers.as_json({"CachesDeleted": None, "SpaceReclaimed": 0})  # layers go with the images that have them
+
+
+@blueprint.post("/build/cancel")
+def cancel_build() -> Response:
+    """Refuse: builds end with their client's connection, they have no ids."""
+    raise NotSupported("builds have no ids here", resolution="close the connection of the build to end it")
