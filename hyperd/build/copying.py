@@ -21,7 +21,7 @@ from hyperd.errors import HyperError, InvalidInput, NotSupported
 from hyperd.image.layer.compression import decompressed
 from hyperd.image.layer.tarstream import FILE, TarReader
 
-_MODE = re.compile(r"0?[0-7]{3,4}")
+_MODE = re.compile(r"[0-7]{1,5}|[ugoa]*(?:[-+=](?:[rwxXst]*|[ugo]))+(?:,[ugoa]*(?:[-+=](?:[rwxXst]*|[ugo]))+)*")
 _URL = re.compile(r"https?://", re.IGNORECASE)
 _GIT = re.compile(r"(git@|git://|https?://.*\.git(#|$))", re.IGNORECASE)
 _SNIFF = 1 << 18
@@ -50,7 +50,9 @@ class Copying:
         flags = {name: runner.word(value) for name, value in instruction.flags.items()}
         mode = flags.get("chmod", "")
         if mode and not _MODE.fullmatch(mode):
-            raise NotSupported(f"line {instruction.line}: --chmod={mode[:20]} is not supported", resolution="use octal")
+            raise InvalidInput(
+                f"line {instruction.line}: --chmod={mode[:40]} is no mode", resolution="such as 644 or u=rwX,go=rX"
+            )
         if "checksum" in flags or "keep-git-dir" in flags:
             raise NotSupported(f"line {instruction.line}: ADD --checksum and --keep-git-dir are not supported")
         texts = [word for word in instruction.words[:-1] if instruction.heredocs and read_mark(word) is not None]
@@ -115,6 +117,7 @@ class Copying:
                     owner=owner,
                     mode=mode,
                     single=load.single,
+                    copy=True,
                     cancelled=tools.cancelled,
                 )
             for node in load.archives:

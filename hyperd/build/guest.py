@@ -75,6 +75,7 @@ def unpack(
     owner: str = "-",
     mode: str = "-",
     single: bool = False,
+    copy: bool = False,
     cancelled: Cancel,
 ) -> None:
     """Unpack a tar over a stack of layers.
@@ -84,7 +85,9 @@ def unpack(
         chunks: the archive.
         lower: the layers, bottom first. work: directory that holds upper and work directory.
         target: where the archive goes; with ``single``, possibly the new name of its only member.
-        owner: ``user[:group]``, ``-`` = as the archive says. mode: octal, or ``-``.
+        owner: ``user[:group]``, ``-`` = as the archive says. mode: as of chmod, or ``-``.
+        copy: a directory and anything else never replace each other, as for COPY; else as for tar, but what is behind a
+            link to a directory is kept.
         cancelled: asked while something is waited for.
 
     Raises:
@@ -94,7 +97,7 @@ def unpack(
     plan, ident, base = _tool_plan(agent)
     layout.make_upper(plan, work, lower)
     words = [PROGRAM, "--unpack", layout.ROOTFS, target, owner, mode]
-    _mounted(plan, lower, work).argv([*words, "single"] if single else words)
+    _mounted(plan, lower, work).argv([*words, *(["single"] if single else []), *(["copy"] if copy else [])])
     with GuestTool(agent, ident=ident, base=base, cancelled=cancelled) as tool:
         tool.start(plan)
         tool.feed(chunks)

@@ -111,12 +111,14 @@ class StageRunner(Bench):
     def _workdir(self, instruction: Instruction) -> None:
         draft = self.state.draft
         draft.apply(instruction)
-        target = draft.workdir
-        key = chain(self.state.key, "WORKDIR", target)
+        target, owner = draft.workdir, str(draft.config.get("User") or "")
+        key = chain(self.state.key, "WORKDIR", target, owner)
         layers = self.state.layers
         workshop = self.tools.workshop
         self.make(
-            key, f"/bin/sh -c #(nop) WORKDIR {target}", lambda work: workshop.make_directory(target, layers, work)
+            key,
+            f"/bin/sh -c #(nop) WORKDIR {target}",
+            lambda work: workshop.make_directory(target, layers, work, owner=owner),
         )
 
     # -- steps that do not

@@ -124,14 +124,27 @@ class Workshop:
         log.debug("build.layers", vm=agent.name, layers=len(layers))
         return [below.upper or mounted[below.diff_id] for below in layers]
 
-    def make_directory(self, path: str, layers: Sequence[Below], work: str) -> None:
-        """Make a directory of the image if it is missing. Errors: AgentError."""
-        lower = self.lower(layers)
-        plan = layout.make_upper(Plan(), work, lower).mkdir(layout.EMPTY).mkdir(layout.ROOTFS)
-        plan.add(Op.UNSHARE, "mnt")
-        options = guest.overlay_of(lower, work=work)
-        plan.mount("overlay", layout.ROOTFS, "overlay", 0, options).add(Op.OPENROOT, layout.ROOTFS)
-        self.agent.run(plan.mkdir(path))
+    def make_directory(self, path: str, layers: Sequence[Below], work: str, *, owner: str) -> None:
+        """Make a directory of the image, and those above it, if they are missing.
+
+        Args:
+            path: absolute. layers: bottom first. work: from ``begin``.
+            owner: ``user[:group]`` of what is made, empty = root.
+
+        Raises:
+            AgentError: something else is there, or there is no such user. Cancelled.
+
+        """
+        guest.unpack(
+            self.agent,
+            (bytes(guest.EMPTY_TAR),),
+            lower=self.lower(layers),
+            work=work,
+            target=path if path == "/" else f"{path}/",
+            owner=owner or "-",
+            copy=True,
+            cancelled=self._cancelled,
+        )
 
     def run(
         self,

@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
@@ -15,10 +16,17 @@ from typing import Any
 import pytest
 
 from tests.support.builds import build, built, context, send, show
+from tests.support.builds import said as said_of
 from tests.support.web import serving, web
 from tests.vm.conftest import Host
 
 pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(240)]
+
+
+def directory() -> tarfile.TarInfo:
+    info = tarfile.TarInfo()
+    info.type, info.mode = tarfile.DIRTYPE, 0o755
+    return info
 
 
 def inspect(host: Host, name: str) -> dict[str, Any]:
@@ -193,6 +201,31 @@ ADD <<added /h/renamed
 by add
 added
 RUN stat -c '%n %s %a' /h/empty-file /h/renamed
+RUN <<\E"O"F
+echo backslash > /q1
+EOF
+RUN 0<<'E F'
+echo "blank $WHO" > /q2
+E F
+RUN cat > /q3 <<-"A B" && cat 3<<EOF <&3 >> /q3
+	tabs $WHO
+	A B
+third $WHO
+EOF
+COPY <<'c d' <<E\F /q/
+$WHO
+c d
+$WHO too
+EF
+RUN cat /q1 /q2 /q3 '/q/c d' /q/EF
+ONBUILD RUN cat > /on <<'O N' && echo "on $WHO" >> /on && ln -s real /to && mkdir /real
+$WHO in onbuild
+O N
+ONBUILD COPY <<-'T O' /to/
+	to
+	T O
+ONBUILD USER 5:6
+ONBUILD WORKDIR /made/by/user
 """
 
 
@@ -207,8 +240,29 @@ def test_here_documents_of_every_kind(host: Host):
         "args: 0\n",
         "\n2\n",
         "/h/empty-file 0 644\n/h/renamed 7 644\n",
+        "backslash\nblank me\ntabs $WHO\nthird me\n$WHO\n$WHO too\n",
     ):
         assert words in said, said
+    child = """FROM made/heredocs
+USER 0
+RUN cat /on '/real/T O'; stat -c '%n %a %u %g' /made /made/by /made/by/user; pwd
+COPY --chmod=u=rwX,go=rX d /modes/
+RUN stat -c '%n %a' /modes/* && ln -s modes /merged && echo kept > /modes/kept
+ADD d.tar /
+RUN ls -d /merged/*; stat -c '%F' /merged
+COPY d2 /
+"""
+    files = {"Dockerfile": child, "d/plain": "p", "d/run.sh": "r", "d2/merged/lost": "l"}
+    files["d.tar"] = context({"merged/": directory(), "merged/added": "a"})
+    lines = build(host, files, t="made/never")
+    for words in (
+        "$WHO in onbuild\non \nto\n",
+        "/made 755 5 6\n/made/by 755 5 6\n/made/by/user 755 5 6\n/made/by/user\n",
+        "/modes/plain 644\n/modes/run.sh 755\n",
+        "/merged/added\n/merged/kept\n/merged/plain\n/merged/run.sh\nsymbolic link\n",
+    ):
+        assert words in said_of(lines), lines
+    assert "cannot copy to non-directory" in lines[-1]["error"]
     host.ok("rmi", "made/heredocs")
 
 

@@ -40,16 +40,20 @@ int tool_main(int argc, char **argv) {
     return pack_difference(argv[2], argc > 3 ? argv[3] : NULL, argv + 4, argc > 4 ? argc - 4 : 0);
   if (strcmp(tool, "--pack-tree") == 0)
     return pack_tree(argv[2], argv + 3, argc - 3, false);
-  if (strcmp(tool, "--unpack") == 0 && argc <= 7) {
+  if (strcmp(tool, "--unpack") == 0 && argc <= 8) {
+    /* ROOT TARGET OWNER MODE [single] [copy] */
     struct unpack_options o = {.root = argv[2], .target = argc > 3 ? argv[3] : "/", .owner = "-", .mode = "-"};
     o.owner = argc > 4 ? argv[4] : "-";
     o.mode = argc > 5 ? argv[5] : "-";
-    o.single = argc > 6 && strcmp(argv[6], "single") == 0;
+    for (int i = 6; i < argc; i++) {
+      o.single = o.single || strcmp(argv[i], "single") == 0;
+      o.copy = o.copy || strcmp(argv[i], "copy") == 0;
+    }
     return unpack(&o);
   }
   if (strcmp(tool, "--copy") == 0 && argc >= 8) {
     /* FROM ROOT TARGET OWNER MODE PATTERN... */
-    struct unpack_options o = {.root = argv[3], .target = argv[4], .owner = argv[5], .mode = argv[6]};
+    struct unpack_options o = {.root = argv[3], .target = argv[4], .owner = argv[5], .mode = argv[6], .copy = true};
     return copy(argv[2], &o, argv + 7, argc - 7);
   }
   return -1;

@@ -14,7 +14,8 @@ int pack_tree(const char *root, char **patterns, int count, bool announce);
 
 /* unpack.c */
 struct unpack_options {
-  const char *root, *target, *owner, *mode; /* owner `user[:group]`, mode octal; "-" = as the archive says */
+  const char *root, *target, *owner, *mode; /* owner `user[:group]`, mode as of mode.h; "-" = as the archive says */
   bool single;                              /* one member that is not a directory: `target` may be its new name */
+  bool copy;                                /* COPY's rules: a directory and anything else never replace each other */
 };
 int unpack(const struct unpack_options *options);

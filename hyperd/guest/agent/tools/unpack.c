@@ -12,9 +12,12 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include "tools/mode.h"
 #include "tools/tar_read.h"
 #include "tools/tools.h"
 #include "plan/users.h"
+
+enum { MAX_LINKS = 40 };
 
 /* Times of directories are set at the end: what is put into them changes them. */
 struct dated {
@@ -27,9 +30,9 @@ static struct {
   int root;
   char base[MAX_PATH_TEXT];        /* where the archive's names begin, relative to the root */
   char rename[256];                /* the new name of the only member */
-  bool own, has_mode;              /* owner and mode are given */
+  bool own, copy;                  /* an owner is given; COPY's rules for what stands in the way, else those of tar */
   uint32_t uid, gid;
-  mode_t mode;
+  const char *mode;                /* checked; NULL = as the archive says */
   struct dated *dated;
   char parent_path[MAX_PATH_TEXT]; /* the directory opened last */
   int parent;
@@ -40,24 +43,49 @@ static void forget_parent(void) {
   u.parent_path[0] = 0;
 }
 
-/* Make every missing directory of a path, for the given owner. */
-static int make_path(const char *path) {
-  char part[MAX_PATH_TEXT];
+/* While the last part of a path is a symbolic link, exchange the path for the link's target. -1 with errno. */
+static int follow(char path[MAX_PATH_TEXT]) {
+  char name[256], link[MAX_PATH_TEXT], next[MAX_PATH_TEXT];
+  for (int links = 0; links < MAX_LINKS; links++) {
+    cleanup_fd int up = path_parent(u.root, path, false, name);
+    ssize_t size = up < 0 ? -1 : readlinkat(up, name, link, sizeof link - 1);
+    if (size < 0)
+      return errno == EINVAL || errno == ENOENT ? 0 : -1;
+    link[size] = 0;
+    const char *slash = strrchr(path, '/');
+    int above = *link == '/' || !slash ? 0 : (int)(slash - path) + 1;
+    int length = snprintf(next, sizeof next, "%.*s%s", above, path, link + (*link == '/'));
+    if (length < 0 || (size_t)length >= sizeof next) {
+      errno = ENAMETOOLONG;
+      return -1;
+    }
+    strcpy(path, *next ? next : ".");
+  }
+  errno = ELOOP;
+  return -1;
+}
+
+/* Make every missing directory of a path, for the given owner; where a link leads nowhere, its target. */
+static int make_path(const char *path, int links) {
+  char part[MAX_PATH_TEXT], name[256];
   for (const char *at = path; *at;) {
     const char *end = strchrnul(at, '/');
     size_t size = (size_t)(end - path);
     memcpy(part, path, size);
     part[size] = 0;
+    at = *end ? end + 1 : end;
     cleanup_fd int fd = path_open(u.root, *part ? part : ".", O_PATH | O_DIRECTORY, 0);
-    if (fd < 0 && errno == ENOENT) {
-      char name[256];
-      cleanup_fd int up = path_parent(u.root, part, false, name);
-      if (up < 0 || mkdirat(up, name, 0755) < 0 || (u.own && fchownat(up, name, u.uid, u.gid, AT_SYMLINK_NOFOLLOW) < 0))
+    if (fd >= 0)
+      continue;
+    cleanup_fd int up = errno == ENOENT ? path_parent(u.root, part, false, name) : -1;
+    if (up < 0)
+      return -1;
+    if (mkdirat(up, name, 0755) < 0) {
+      if (errno != EEXIST || links == MAX_LINKS || follow(part) < 0 || make_path(part, links + 1) < 0)
         return -1;
-    } else if (fd < 0) {
+    } else if (u.own && fchownat(up, name, u.uid, u.gid, AT_SYMLINK_NOFOLLOW) < 0) {
       return -1;
     }
-    at = *end ? end + 1 : end;
   }
   return 0;
 }
@@ -105,20 +133,35 @@ static int open_parent(const char *path, const char **name) {
   memcpy(up, path, size);
   up[size] = 0;
   int fd = path_open(u.root, size ? up : ".", O_RDONLY | O_DIRECTORY, 0);
-  if (fd < 0 && errno == ENOENT && make_path(up) == 0)
+  if (fd < 0 && errno == ENOENT && make_path(up, 0) == 0)
     fd = path_open(u.root, up, O_RDONLY | O_DIRECTORY, 0);
   if (fd >= 0)
     memcpy(u.parent_path, up, size + 1);
   return u.parent = fd;
 }
 
-/* What stands in the way goes, but a directory for a directory. 1 = it was there and stays. */
-static int make_room(int parent, const char *name, char kind) {
+enum room { FREE, DIRECTORY, LINKED }; /* LINKED: a link to a directory, which stays */
+
+/*
+ * What stands in the way goes, but a directory for a directory. COPY's rules refuse a directory for what is none (a link
+ * to a directory, too) and anything else for a directory. By the rules of tar these go as well, but a link to a
+ * directory stays: what is behind it must not get out of reach.
+ */
+static int make_room(int parent, const char *name, const char *path, char kind, const char **why) {
   struct stat s;
   if (fstatat(parent, name, &s, AT_SYMLINK_NOFOLLOW) < 0)
-    return errno == ENOENT ? 0 : -1;
+    return errno == ENOENT ? FREE : -1;
   if (S_ISDIR(s.st_mode) && kind == '5')
-    return 1;
+    return DIRECTORY;
+  if (u.copy && (kind == '5' || S_ISDIR(s.st_mode))) {
+    *why = kind == '5' ? "cannot copy to non-directory" : "cannot replace a directory with a file";
+    return -1;
+  }
+  if (S_ISLNK(s.st_mode) && kind == '5') {
+    cleanup_fd int behind = path_open(u.root, path, O_PATH | O_DIRECTORY, 0);
+    if (behind >= 0)
+      return LINKED;
+  }
   return path_remove(parent, name);
 }
 
@@ -138,12 +181,19 @@ static int set_xattrs(int fd, const struct tar_entry *e) {
   return 0;
 }
 
+static mode_t mode_of(const struct tar_entry *e) {
+  mode_t mode = e->mode & 07777;
+  if (u.mode)
+    mode_apply(u.mode, e->kind == '5', &mode);
+  return mode;
+}
+
 /* Owner first: a change of it clears the set-id bits and the capabilities. */
 static int dress(int fd, const struct tar_entry *e) {
   struct timespec times[] = {{.tv_nsec = UTIME_OMIT}, e->mtime};
   uid_t uid = u.own ? u.uid : (uid_t)e->uid;
   gid_t gid = u.own ? u.gid : (gid_t)e->gid;
-  if (fchown(fd, uid, gid) < 0 || fchmod(fd, u.has_mode ? u.mode : e->mode) < 0 || set_xattrs(fd, e) < 0)
+  if (fchown(fd, uid, gid) < 0 || fchmod(fd, mode_of(e)) < 0 || set_xattrs(fd, e) < 0)
     return -1;
   return futimens(fd, times);
 }
@@ -194,8 +244,10 @@ static int put_file(int parent, const char *name, const struct tar_entry *e, con
   return fd < 0 || write_data(fd, e, why) < 0 ? -1 : dress(fd, e);
 }
 
-static int put_directory(int parent, const char *name, const char *path, const struct tar_entry *e, bool there) {
-  if (!there && mkdirat(parent, name, 0700) < 0)
+static int put_directory(int parent, const char *name, const char *path, const struct tar_entry *e, int room) {
+  if (room == LINKED)
+    return 0;
+  if (room == FREE && mkdirat(parent, name, 0700) < 0)
     return -1;
   cleanup_fd int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
   struct dated *dated = malloc(sizeof *dated + strlen(path) + 1);
@@ -234,7 +286,7 @@ static int put_special(int parent, const char *name, const struct tar_entry *e) 
   if (fd < 0 || fchownat(fd, "", uid, gid, AT_EMPTY_PATH) < 0)
     return -1;
   snprintf(self, sizeof self, "/proc/self/fd/%d", fd);
-  if (e->kind != '2' && chmod(self, u.has_mode ? u.mode : e->mode) < 0)
+  if (e->kind != '2' && chmod(self, mode_of(e)) < 0)
     return -1;
   return utimensat(fd, "", times, AT_EMPTY_PATH);
 }
@@ -243,8 +295,8 @@ static int put(const char *path, const struct tar_entry *e, const char **why) {
   const char *name;
   *why = NULL;
   int parent = open_parent(path, &name);
-  int there = parent < 0 ? -1 : make_room(parent, name, e->kind);
-  if (there < 0)
+  int room = parent < 0 ? -1 : make_room(parent, name, path, e->kind, why);
+  if (room < 0)
     return -1;
   if (e->uid > UINT32_MAX - 1 || e->gid > UINT32_MAX - 1 || e->major > 4095 || e->minor > 1048575) {
     errno = EINVAL;
@@ -253,7 +305,7 @@ static int put(const char *path, const struct tar_entry *e, const char **why) {
   if (e->kind == '0')
     return put_file(parent, name, e, why);
   if (e->kind == '5')
-    return put_directory(parent, name, path, e, there);
+    return put_directory(parent, name, path, e, room);
   return e->kind == '1' ? put_link(parent, name, e) : put_special(parent, name, e);
 }
 
@@ -268,17 +320,26 @@ static int set_dates(void) {
   return 0;
 }
 
-/* Where the archive goes: a directory; or, for a single member, possibly its new name. */
-static int find_base(const struct unpack_options *o) {
+/* Where the archive goes: a directory; or, for a single member, possibly its new name. Links are followed. */
+static int find_base(const struct unpack_options *o, const char **why) {
+  struct stat s;
   size_t size = strlen(o->target);
   bool directory = size == 0 || o->target[size - 1] == '/' || !o->single;
   if (clean(o->target, u.base, sizeof u.base) < 0) {
     errno = EINVAL;
     return -1;
   }
-  cleanup_fd int fd = path_open(u.root, *u.base ? u.base : ".", O_PATH | O_DIRECTORY, 0);
-  if (directory || fd >= 0)
-    return fd >= 0 ? 0 : make_path(u.base);
+  cleanup_fd int fd = path_open(u.root, *u.base ? u.base : ".", O_PATH, 0);
+  if (fd >= 0 && fstat(fd, &s) == 0 && S_ISDIR(s.st_mode))
+    return 0;
+  if (directory && fd >= 0) {
+    *why = "cannot copy to non-directory";
+    return -1;
+  }
+  if (directory)
+    return make_path(u.base, 0);
+  if (follow(u.base) < 0)
+    return -1;
   char *slash = strrchr(u.base, '/'), *last = slash ? slash + 1 : u.base;
   snprintf(u.rename, sizeof u.rename, "%s", last);
   *(slash ? slash : u.base) = 0;
@@ -287,12 +348,12 @@ static int find_base(const struct unpack_options *o) {
 
 static int read_options(const struct unpack_options *o) {
   char user[256];
-  uint64_t mode;
+  mode_t mode = 0;
+  u.copy = o->copy;
   if (strcmp(o->mode, "-") != 0) {
-    if (!parse_u64(o->mode, 8, 07777, &mode))
+    if (!mode_apply(o->mode, false, &mode))
       return tool_failed("bad mode %s", o->mode);
-    u.has_mode = true;
-    u.mode = (mode_t)mode;
+    u.mode = o->mode;
   }
   if (strcmp(o->owner, "-") == 0)
     return 0;
@@ -324,8 +385,8 @@ int unpack(const struct unpack_options *o) {
     return tool_failed("unpack into %s: %s", o->root, strerror(errno));
   if (read_options(o))
     return 1;
-  if (find_base(o) < 0)
-    return tool_failed("unpack into %s: %s", o->target, strerror(errno));
+  if (find_base(o, &why) < 0)
+    return tool_failed("unpack into %s: %s", o->target, why ? why : strerror(errno));
   while ((more = tar_next(&e, &why)) > 0) {
     if (clean(e.name, name, sizeof name) < 0)
       return tool_failed("unpack: a member with a bad name: %.200s", e.name);
