@@ -24,9 +24,11 @@ from hyperd.errors import HostFault, HyperError, InvalidInput, NotAlive
 from hyperd.event.bus import EventBus
 from hyperd.guest.image import DISTRO_KERNEL, find_guest
 from hyperd.image.service import ImageService
+from hyperd.network.bridged import BridgeDriver
+from hyperd.network.driver import NetworkDriver
 from hyperd.network.ports import PortMapping
 from hyperd.network.service import NetworkService
-from hyperd.network.usernet import UserNetwork
+from hyperd.network.usernet import UserDriver
 from hyperd.pod.lifetime import PodLifetime
 from hyperd.pod.records import PodRecords
 from hyperd.pod.recovery import Recovery
@@ -47,8 +49,8 @@ STOP_THREADS = 16
 class Engine:
     """All services of one daemon.
 
-    Between ``open`` and ``close`` the attributes are usable: ``pods containers execs images vms network stats system
-    relay database``; ``events`` is from the beginning.
+    Between ``open`` and ``close`` the attributes are usable: ``pods containers execs images vms network networks stats
+    system relay database``; ``events`` is from the beginning.
     """
 
     pods: PodService
@@ -57,7 +59,8 @@ class Engine:
     images: ImageService
     imports: Importer
     vms: VmService
-    network: NetworkService
+    network: NetworkDriver
+    networks: NetworkService
     stats: StatsService
     system: SystemService
     relay: Relay
@@ -132,6 +135,7 @@ class Engine:
         self.network = self._make_network(database, driver)
         stack.callback(self.network.close)
         self.network.open()
+        self.networks = NetworkService(driver=self.network, database=database, events=self.events)
         self.vms = VmService(
             config=config,
             database=database,
@@ -153,11 +157,11 @@ class Engine:
         )
         log.info("engine.open", root=str(config.root), accelerator=hypervisor.accelerator, reason=hypervisor.reason)
 
-    def _make_network(self, database: Database, driver: VmDriver) -> NetworkService:
-        """Give the bridge's network, or without a bridge the one that ordinary users can have."""
+    def _make_network(self, database: Database, driver: VmDriver) -> NetworkDriver:
+        """Return what carries the pods' networks: bridges, or without one what ordinary users can have."""
         if self.config.network.bridge:
-            return NetworkService(config=self.config.network, database=database, events=self.events)
-        return UserNetwork(
+            return BridgeDriver(config=self.config.network, database=database, events=self.events)
+        return UserDriver(
             config=self.config.network, database=database, forwarder=_Forwarder(driver, self), events=self.events
         )
 
@@ -190,6 +194,7 @@ class Engine:
             execs=self.execs,
             images=self.images,
             network=self.network,
+            networks=self.networks,
             vms=self.vms,
             locks=locks,
             events=self.events,

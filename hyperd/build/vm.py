@@ -26,7 +26,7 @@ from hyperd.container.volumes import Mounted
 from hyperd.errors import AgentError
 from hyperd.guest import layout
 from hyperd.image.service import ImageService
-from hyperd.network.service import NetworkService
+from hyperd.network.driver import NetworkDriver
 from hyperd.spec.model import ContainerSpec
 from hyperd.vm.driver import NicSpec
 from hyperd.vm.model import Vm
@@ -43,7 +43,7 @@ class Services:
 
     config: Config
     images: ImageService
-    network: NetworkService
+    network: NetworkDriver
     vms: VmService
 
 

@@ -40,6 +40,7 @@ class NetworkConfig:
     nft_table: str = "hyperd"
     mtu: int = 1500
     nat: bool = True
+    subnets: str = "172.16.0.0/12"  # where networks that name no subnet get theirs
     dns: tuple[str, ...] = ()  # empty = the host's resolv.conf
 
 

@@ -16,7 +16,7 @@ from hyperd.db.models import ContainerRow
 from hyperd.errors import HyperError, NotFound
 from hyperd.image.model import Image
 from hyperd.image.service import ImageService
-from hyperd.network.service import NetworkService
+from hyperd.network.driver import NetworkDriver
 from hyperd.spec.model import ContainerSpec, PodSpec, VolumeRef, VolumeSpec
 from hyperd.vm.model import PAUSED
 from hyperd.vm.service import VmService
@@ -40,7 +40,7 @@ class ContainerQueries:
         config: Config,
         records: ContainerRecords,
         images: ImageService,
-        network: NetworkService,
+        network: NetworkDriver,
         vms: VmService,
         processes: Mapping[str, GuestProcess],
     ) -> None:

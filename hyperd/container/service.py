@@ -29,7 +29,7 @@ from hyperd.db.models import ContainerRow
 from hyperd.errors import AgentError, Conflict, HyperError, InvalidInput, NotAlive, NotFound
 from hyperd.event.bus import EventBus
 from hyperd.image.service import ImageService
-from hyperd.network.service import NetworkService
+from hyperd.network.driver import NetworkDriver
 from hyperd.spec.model import ContainerSpec, PodSpec
 from hyperd.stream.logread import LogQuery, LogSession
 from hyperd.stream.relay import Relay
@@ -52,7 +52,7 @@ class ContainerService:
         records: ContainerRecords,
         relay: Relay,
         images: ImageService,
-        network: NetworkService,
+        network: NetworkDriver,
         vms: VmService,
         locks: PodLocks,
         events: EventBus,

@@ -1,1 +1,1 @@
-"""The pods' network: bridge, addresses, published ports. ``hyperd.network.service`` is the entrance."""
+"""The pods' networks. ``service`` has the networks as objects, ``driver`` the contract of what carries them."""

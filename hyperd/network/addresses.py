@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import string
 from collections.abc import Collection, Sequence
 from ipaddress import AddressValueError, IPv4Address, IPv4Interface, IPv4Network, NetmaskValueError
 
@@ -16,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from hyperd.db.models import AddressCursorRow, AddressRow
 from hyperd.errors import Busy, Conflict, InvalidInput
+from hyperd.network.bridge import exists
 
 _IFNAME_MAX = 15  # IFNAMSIZ - 1, linux/if.h
 # libvirt takes such names for its own and gives others: the rules for the tap would then miss it.
@@ -24,38 +26,80 @@ _MAC = re.compile(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}")  # unicast
 
 
 class AddressPool:
-    """The addresses of one bridge. The first one of the subnet is the gateway (the bridge itself).
+    """The addresses of one bridge.
 
     Args:
         bridge: name of the bridge, part of the rows' key.
         subnet: in CIDR notation; host bits are ignored. /8 to /30.
+        gateway: the bridge's own address; empty = the first of the subnet.
+        ip_range: in CIDR notation, the part that addresses are chosen from; empty = the whole subnet.
+        network_id: of the network that somebody has made; empty = the daemon's own.
+        main: the daemon's own pool, which decides how taps are called; None = this one.
+        what: the setting that gave the subnet, for messages.
 
-    Errors: InvalidInput when the subnet is none.
+    Errors: InvalidInput when subnet, gateway or range cannot be such.
 
     """
 
-    def __init__(self, *, bridge: str, subnet: str) -> None:
-        try:
-            self.network = IPv4Network(subnet, strict=False)
-        except (AddressValueError, NetmaskValueError, ValueError) as error:
-            raise InvalidInput(f"[network] subnet {subnet!r} is not an IPv4 network", details=str(error)) from error
+    def __init__(
+        self,
+        *,
+        bridge: str,
+        subnet: str,
+        gateway: str = "",
+        ip_range: str = "",
+        network_id: str = "",
+        main: AddressPool | None = None,
+        what: str = "[network] subnet",
+    ) -> None:
+        self.network = _network(subnet, what)
         if not 8 <= self.network.prefixlen <= 30:
-            raise InvalidInput(f"[network] subnet {subnet!r} must be between /8 and /30")
+            raise InvalidInput(f"{what} {subnet!r} must be between /8 and /30")
         self.bridge = bridge
+        self.network_id = network_id
+        self._what = what
         self._base = int(self.network.network_address)
         self._size = self.network.num_addresses
+        self._gateway = self._checked_gateway(gateway)
+        self._first, self._last = self._bounds(ip_range)
+        self._main = main
         digits = len(str(self._size - 2))
         self._stem = _tap_stem(bridge, _IFNAME_MAX - 1 - digits)
+        self._room = digits
 
     @property
     def gateway(self) -> IPv4Interface:
         """The bridge's own address."""
-        return IPv4Interface((self._base + 1, self.network.prefixlen))
+        return IPv4Interface((self._gateway, self.network.prefixlen))
 
     @property
     def tap_prefix(self) -> str:
-        """What the names of all taps that the pool names begin with."""
-        return f"{self._stem}-"
+        """What the names of all taps that the daemon names begin with."""
+        return self._main.tap_prefix if self._main else f"{self._stem}-"
+
+    def _checked_gateway(self, gateway: str) -> int:
+        if not gateway:
+            return self._base + 1
+        try:
+            number = int(IPv4Address(gateway))
+        except ValueError as error:
+            raise InvalidInput(f"gateway {gateway!r} is not an IPv4 address") from error
+        if not self._base < number < self._base + self._size - 1:
+            raise InvalidInput(f"gateway {gateway} is not an address of a host in {self.network}")
+        return number
+
+    def _bounds(self, ip_range: str) -> tuple[int, int]:
+        """Return the first and the last address that is chosen without being asked for."""
+        first, last = self._base + 1, self._base + self._size - 2
+        if ip_range:
+            part = _network(ip_range, "ip range")
+            if not part.subnet_of(self.network):
+                raise InvalidInput(f"ip range {ip_range} is not a part of {self.network}")
+            first = max(first, int(part.network_address))
+            last = min(last, int(part.broadcast_address))
+        if first == last == self._gateway:
+            raise InvalidInput(f"ip range {ip_range} has no address but the gateway's")
+        return first, last
 
     def find(self, session: Session, owner: str, slot: int) -> AddressRow | None:
         """Give the row of an owner's NIC (of its first address)."""
@@ -71,7 +115,15 @@ class AddressPool:
         return self._inside(str(address))
 
     def take(
-        self, session: Session, owner: str, slot: int, *, address: str = "", mac: str = "", tap: str = ""
+        self,
+        session: Session,
+        owner: str,
+        slot: int,
+        *,
+        address: str = "",
+        mac: str = "",
+        tap: str = "",
+        aliases: Sequence[str] = (),
     ) -> AddressRow:
         """Reserve an address, or give the one the owner's NIC already has.
 
@@ -82,6 +134,7 @@ class AddressPool:
             address: a certain one; empty = the next free one.
             mac: a certain one; empty = derived from the address.
             tap: a certain name of the host's tap; empty = derived from the address.
+            aliases: further names of the owner on this network.
 
         Errors: Busy when every address is in use; Conflict when the wanted one, or the tap's name, is in use;
         InvalidInput when the wanted one is not a pod address of this subnet, or mac or tap cannot be such.
@@ -99,15 +152,34 @@ class AddressPool:
             owner=owner,
             slot=slot,
             mac=checked_mac(session, self.bridge, mac) or derived_mac(chosen),
-            tap=self.checked_tap(session, tap) or self.tap_of(chosen),
+            tap=self.checked_tap(session, tap) or self.free_tap(session, self.bridge, chosen),
+            network_id=self.network_id,
+            aliases=list(aliases),
         )
         session.add(row)
         session.flush()
         return row
 
     def tap_of(self, address: IPv4Address) -> str:
-        """Give the name of the tap of an address of this pool."""
+        """Return the name of the tap of an address of the daemon's own pool."""
         return f"{self.tap_prefix}{int(address) - self._base}"
+
+    def free_tap(self, session: Session, bridge: str, address: IPv4Address) -> str:
+        """Return a free name for a tap, derived from bridge and address.
+
+        Addresses of the daemon's own pool have their number in it. All others have letters, which never meet those.
+        Errors: Conflict.
+        """
+        main = self._main or self
+        if bridge == main.bridge and main.contains(address):
+            return main.tap_of(address)
+        used = set(session.scalars(select(AddressRow.tap)))
+        for attempt in range(1000):
+            digest = hashlib.sha256(f"{bridge} {address} {attempt}".encode()).digest()
+            name = main.tap_prefix + "".join(string.ascii_lowercase[byte % 26] for byte in digest[: main._room])
+            if name not in used and not exists(name):
+                return name
+        raise Conflict("no free name for a tap", resolution="name it: interfaces[].ifname")
 
     def release(self, session: Session, owner: str) -> list[str]:
         """Give back everything an owner has, on whichever bridge. Returns the addresses."""
@@ -146,21 +218,24 @@ class AddressPool:
         return row.bridge == self.bridge and not row.prefix and not self._inside(row.address)
 
     def _inside(self, address: str) -> bool:
-        return self._base + 2 <= int(IPv4Address(address)) <= self._base + self._size - 2
+        number = int(IPv4Address(address))
+        return self._base < number < self._base + self._size - 1 and number != self._gateway
 
     def _next(self, session: Session, used: set[int]) -> int:
         cursor = session.get(AddressCursorRow, self.bridge)
-        first, count = self._base + 2, self._size - 3
-        last = int(IPv4Address(cursor.last)) if cursor and self._inside(cursor.last) else first - 1
-        for step in range(1, min(count, len(used) + 1) + 1):
+        first, count = self._first, self._last - self._first + 1
+        last = int(IPv4Address(cursor.last)) if cursor else first - 1
+        if not first <= last <= self._last:
+            last = first - 1
+        for step in range(1, min(count, len(used) + 2) + 1):
             number = first + (last - first + step) % count
-            if number not in used:
+            if number not in used and number != self._gateway:
                 break
         else:
             raise Busy(
                 f"no free address in {self.network}",
                 details=f"{len(used)} in use",
-                resolution="remove pods or choose a larger [network] subnet",
+                resolution=f"remove pods or choose a larger {self._what}",
             )
         session.merge(AddressCursorRow(bridge=self.bridge, last=str(IPv4Address(number))))
         return number
@@ -189,6 +264,13 @@ class AddressPool:
         if holder:
             raise Conflict(f"tap {tap} is in use by {holder.owner}")
         return checked
+
+
+def _network(text: str, what: str) -> IPv4Network:
+    try:
+        return IPv4Network(text, strict=False)
+    except (AddressValueError, NetmaskValueError, ValueError) as error:
+        raise InvalidInput(f"{what} {text!r} is not an IPv4 network", details=str(error)) from error
 
 
 def derived_mac(address: IPv4Address) -> str:

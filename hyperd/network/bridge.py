@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import socket
 import struct
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 
 import structlog
@@ -19,12 +20,16 @@ log = structlog.get_logger(__name__)
 
 _SYSCTL = Path("/proc/sys/net")
 # <linux/rtnetlink.h>, <linux/if_link.h>, <linux/if_addr.h>
-_NEWLINK, _DELLINK, _GETLINK, _SETLINK, _NEWADDR, _GETADDR = 16, 17, 18, 19, 20, 22
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_PROTINFO, _IFLA_LINKINFO = 1, 3, 4, 12, 18
+_NEWLINK, _DELLINK, _GETLINK, _SETLINK, _NEWADDR, _GETADDR, _GETROUTE = 16, 17, 18, 19, 20, 22, 26
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_PROTINFO, _IFLA_LINKINFO = 1, 3, 4, 10, 12, 18
 _INFO_KIND, _INFO_DATA, _BR_FORWARD_DELAY, _BRPORT_MODE = 1, 2, 1, 4
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_LABEL = 1, 2, 3
+_RTA_DST, _RT_TABLE_LOCAL, _RTN_UNICAST = 1, 255, 1
 _AF_BRIDGE, _IFF_UP = 7, 1
 _LINK = struct.Struct("=BxHiII")  # family, type, index, flags, which flags to change
+_ROUTE = struct.Struct(
+    "=BBBBBBBBI"
+)  # family, destination's and source's prefix, tos, table, protocol, scope, type, flags
 _ADDRESS = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
 
 
@@ -37,14 +42,18 @@ class Bridge:
         mac: fixed, because a bridge otherwise takes the lowest address of its ports and changes it with them,
             which leaves wrong entries in the guests' ARP tables.
         mtu: bytes.
+        what: the setting that gave the subnet, for messages.
 
     """
 
-    def __init__(self, *, name: str, address: IPv4Interface, mac: str, mtu: int) -> None:
+    def __init__(
+        self, *, name: str, address: IPv4Interface, mac: str, mtu: int, what: str = "[network] subnet"
+    ) -> None:
         self.name = name
         self.address = address
         self.mac = mac
         self.mtu = mtu
+        self._what = what
 
     def ensure(self) -> None:
         """Make the bridge if it is absent, or take the existing one if it fits; set the kernel's switches.
@@ -82,6 +91,24 @@ class Bridge:
                 netlink.ask(_DELLINK, _LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0))
                 log.info("bridge removed", bridge=self.name)
 
+    def adopt(self, taps: Iterable[str]) -> list[str]:
+        """Put taps that exist and are on no bridge or on another one onto this one; return those.
+
+        The bridge must exist. Errors: HostFault.
+        """
+        moved = []
+        with _netlink() as netlink:
+            master = _index_of(self.name)
+            for tap in taps if master is not None else ():
+                index = _index_of(tap)
+                if index is None:
+                    continue
+                if _link(netlink, index).get(_IFLA_MASTER, b"") != struct.pack("=I", master):
+                    body = attribute(_IFLA_MASTER, struct.pack("=I", master))
+                    netlink.ask(_NEWLINK, _LINK.pack(socket.AF_UNSPEC, 0, index, _IFF_UP, _IFF_UP) + body)
+                    moved.append(tap)
+        return moved
+
     def allow_hairpin(self, taps: Iterable[str]) -> None:
         """Let frames go back out of the port they came in by; taps that do not exist (yet) are passed over.
 
@@ -111,8 +138,7 @@ class Bridge:
         index = _index_of(self.name)
         if index is None:
             return None
-        info = attributes(_link(netlink, index).get(_IFLA_LINKINFO, b""))
-        if info.get(_INFO_KIND, b"").rstrip(b"\0") != b"bridge":
+        if _kind(_link(netlink, index)) != b"bridge":
             raise Conflict(
                 f"{self.name} exists and is not a bridge",
                 resolution="choose another name for [network] bridge",
@@ -127,7 +153,7 @@ class Bridge:
             raise Conflict(
                 f"bridge {self.name} has another address than {self.address}",
                 details=", ".join(map(str, present)),
-                resolution=f"set [network] subnet to the bridge's, choose another, or: ip link del {self.name}",
+                resolution=f"set {self._what} to the bridge's, choose another, or: ip link del {self.name}",
             )
         packed = self.address.ip.packed
         head = _ADDRESS.pack(socket.AF_INET, self.address.network.prefixlen, 0, 0, index)
@@ -141,7 +167,7 @@ class Bridge:
                 raise Conflict(
                     f"subnet {self.address.network} is in use on {entry.label}",
                     details=str(used),
-                    resolution="choose another [network] subnet",
+                    resolution=f"choose another {self._what}",
                 )
 
     def _switches(self) -> None:
@@ -169,6 +195,39 @@ def host_addresses() -> list[str]:
         return [str(entry.interface.ip) for entry in _addresses(netlink)]
 
 
+def is_bridge(name: str) -> bool:
+    """Return whether the host has a bridge of this name. Errors: HostFault."""
+    with _netlink() as netlink:
+        index = _index_of(name)
+        return index is not None and _kind(_link(netlink, index)) == b"bridge"
+
+
+def mtu_of(name: str) -> int:
+    """Return the MTU of an interface, 1500 when it does not exist. Errors: HostFault."""
+    with _netlink() as netlink:
+        index = _index_of(name)
+        raw = b"" if index is None else _link(netlink, index).get(_IFLA_MTU, b"")
+        return int.from_bytes(raw, sys.byteorder) if raw else 1500
+
+
+def exists(name: str) -> bool:
+    """Return whether the host has an interface of this name."""
+    return _index_of(name) is not None
+
+
+def host_networks() -> list[IPv4Network]:
+    """Return the IPv4 networks that the host has a route to, the default route apart. Errors: HostFault."""
+    found = []
+    with _netlink() as netlink:
+        for message in netlink.dump(_GETROUTE, _ROUTE.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)):
+            family, prefix, _, _, table, _, _, kind, _ = _ROUTE.unpack_from(message)
+            target = attributes(message[_ROUTE.size :]).get(_RTA_DST)
+            if family == socket.AF_INET and table != _RT_TABLE_LOCAL and kind == _RTN_UNICAST and target and prefix:
+                found.append(IPv4Network((target, prefix), strict=False))
+        found += [entry.interface.network for entry in _addresses(netlink)]
+    return found
+
+
 def _addresses(netlink: Netlink) -> list[_Entry]:
     found = []
     for message in netlink.dump(_GETADDR, _ADDRESS.pack(socket.AF_INET, 0, 0, 0, 0)):
@@ -185,6 +244,10 @@ def _index_of(name: str) -> int | None:
     with suppress(OSError):
         return socket.if_nametoindex(name)
     return None
+
+
+def _kind(link: dict[int, bytes]) -> bytes:
+    return attributes(link.get(_IFLA_LINKINFO, b"")).get(_INFO_KIND, b"").rstrip(b"\0")
 
 
 def _link(netlink: Netlink, index: int) -> dict[int, bytes]:

@@ -5,40 +5,19 @@ All functions work inside the caller's transaction (BEGIN IMMEDIATE).
 
 from __future__ import annotations
 
-import hashlib
-import string
 from collections.abc import Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
-from pathlib import Path
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from hyperd.db.models import AddressRow
 from hyperd.errors import Conflict, InvalidInput
+from hyperd.network import bridge
 from hyperd.network.addresses import AddressPool, check_ifname, checked_mac, derived_mac
+from hyperd.network.model import NicWish
 
-_SYSFS = Path("/sys/class/net")
 MAX_ADDRESSES = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class NicWish:
-    """What a NIC shall have; everything left out is chosen.
-
-    Args:
-        bridge: of the host; empty = the daemon's.
-        addresses: IPv4 addresses with prefix length; none = one of the daemon's subnet.
-        mac: of the guest's NIC.
-        tap: name of the host's device.
-
-    """
-
-    bridge: str = ""
-    addresses: tuple[str, ...] = ()
-    mac: str = ""
-    tap: str = ""
 
 
 def take(
@@ -63,18 +42,18 @@ def take(
     check_tap_free(wish.tap)
     if not wish.addresses:
         return pool.take(session, owner, slot, mac=wish.mac, tap=wish.tap)
-    bridge = wish.bridge or pool.bridge
+    name = wish.bridge or pool.bridge
     interfaces = [_checked_address(text) for text in wish.addresses]
     if len(interfaces) > MAX_ADDRESSES:
         raise InvalidInput(f"a NIC with {len(interfaces)} addresses", details=f"at most {MAX_ADDRESSES}")
     for interface in interfaces:
-        _check_free(session, pool, bridge, interface.ip, occupied)
+        _check_free(session, pool, name, interface.ip, occupied)
     first = interfaces[0].ip
-    mac = checked_mac(session, bridge, wish.mac or derived_mac(first))
-    tap = pool.checked_tap(session, wish.tap) or _tap_name(session, pool, bridge, first)
+    mac = checked_mac(session, name, wish.mac or derived_mac(first))
+    tap = pool.checked_tap(session, wish.tap) or pool.free_tap(session, name, first)
     rows = [
         AddressRow(
-            bridge=bridge,
+            bridge=name,
             address=str(interface.ip),
             owner=owner,
             slot=slot,
@@ -95,21 +74,13 @@ def take(
 def check_bridge(name: str) -> None:
     """Check that the host has this bridge. Errors: InvalidInput."""
     check_ifname(name, what="bridge")
-    if not (_SYSFS / name / "bridge").is_dir():
+    if not bridge.is_bridge(name):
         raise InvalidInput(f"bridge {name} does not exist on this host", resolution=f"ip link add {name} type bridge")
-
-
-def bridge_mtu(name: str) -> int:
-    """Give the MTU of a bridge, 1500 when it cannot be read."""
-    try:
-        return int((_SYSFS / name / "mtu").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return 1500
 
 
 def check_tap_free(tap: str) -> None:
     """Check that no interface of the host has the name of a tap to be made. Errors: Conflict, InvalidInput."""
-    if tap and (_SYSFS / check_ifname(tap, what="tap")).exists():
+    if tap and bridge.exists(check_ifname(tap, what="tap")):
         raise Conflict(f"tap {tap} is in use", details="the host has an interface of this name")
 
 
@@ -126,25 +97,9 @@ def _checked_address(text: str) -> IPv4Interface:
     return interface
 
 
-def _check_free(
-    session: Session, pool: AddressPool, bridge: str, address: IPv4Address, occupied: Sequence[str]
-) -> None:
-    if str(address) in occupied or (bridge == pool.bridge and address == pool.gateway.ip):
+def _check_free(session: Session, pool: AddressPool, name: str, address: IPv4Address, occupied: Sequence[str]) -> None:
+    if str(address) in occupied or (name == pool.bridge and address == pool.gateway.ip):
         raise Conflict(f"address {address} is in use by the host")
-    row = session.get(AddressRow, (bridge, str(address)))
+    row = session.get(AddressRow, (name, str(address)))
     if row is not None:
         raise Conflict(f"address {address} is in use by {row.owner}")
-
-
-def _tap_name(session: Session, pool: AddressPool, bridge: str, address: IPv4Address) -> str:
-    """Give a free name: by the address where that is the pool's way, else with letters, which the pool never uses."""
-    if bridge == pool.bridge and pool.contains(address):
-        return pool.tap_of(address)
-    room = len(pool.tap_of(pool.network.broadcast_address - 1)) - len(pool.tap_prefix)
-    used = set(session.scalars(select(AddressRow.tap)))
-    for attempt in range(1000):
-        digest = hashlib.sha256(f"{bridge} {address} {attempt}".encode()).digest()
-        name = pool.tap_prefix + "".join(string.ascii_lowercase[byte % 26] for byte in digest[:room])
-        if name not in used and not (_SYSFS / name).exists():
-            return name
-    raise Conflict("no free name for a tap", resolution="name it: interfaces[].ifname")

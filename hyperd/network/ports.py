@@ -13,7 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from hyperd.db.models import PortRow
-from hyperd.errors import Conflict, HostFault, InvalidInput, TooLarge
+from hyperd.errors import Busy, Conflict, HostFault, InvalidInput, TooLarge
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +40,16 @@ class PortMapping:
 
     def __str__(self) -> str:
         return f"{self.host_port}/{self.protocol}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """Ports one after the other that a pod wants: for its ports ``inner``, anywhere in ``outer`` of the host's."""
+
+    owner: str
+    protocol: str
+    inner: Sequence[int]
+    outer: range
 
 
 class PortHolder:
@@ -122,6 +132,40 @@ def free_runs(session: Session, protocol: str, count: int, outer: range) -> Iter
     for start in (*starts[shift:], *starts[:shift]):
         if taken.isdisjoint(range(start, start + count)):
             yield start
+
+
+def reserve_run(
+    session: Session,
+    holder: PortHolder,
+    held: list[PortMapping],
+    run: Run,
+) -> int:
+    """Reserve free ports of the host, one after the other, for ports of a pod; return the first.
+
+    Args:
+        session: an open transaction. holder: keeps the host's programs off them.
+        held: gets what the holder took; the caller lets go of it when the transaction fails.
+        run: what is asked for.
+
+    Errors: Busy when there is no such run.
+
+    """
+    for first in free_runs(session, run.protocol, len(run.inner), run.outer):
+        wanted = [PortMapping(run.protocol, first + step, port) for step, port in enumerate(run.inner)]
+        try:
+            held += holder.hold(wanted)
+        except Conflict:
+            continue
+        reserve(session, run.owner, "", wanted)
+        return first
+    raise Busy(
+        f"no {len(run.inner)} free {run.protocol} ports of the host", details=f"{run.outer.start}-{run.outer[-1]}"
+    )
+
+
+def shown(mappings: Iterable[PortMapping]) -> str:
+    """Return mappings as text, for events."""
+    return ", ".join(f"{one.host_port}:{one.container_port}/{one.protocol}" for one in mappings)
 
 
 def rows(session: Session, owner: str = "") -> Sequence[PortRow]:

@@ -55,31 +55,65 @@ class Guard:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Resolver:
+    """Where the questions of one pod to the name server of a network go.
+
+    Args:
+        source: the pod's address.
+        asked: the address that the pod asks, which is the network's gateway.
+        port: on 127.0.0.1, where the server listens.
+
+    """
+
+    source: str
+    asked: str
+    port: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """A network as the tables see it.
+
+    Args:
+        bridge: name of its interface.
+        subnet: in CIDR notation.
+        masquerade: the outside sees the host's address.
+        filtered: others reach its pods by published ports only.
+        internal: nothing leaves it and nothing comes in.
+
+    """
+
+    bridge: str
+    subnet: str
+    masquerade: bool = True
+    filtered: bool = True
+    internal: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ruleset:
     """Everything the tables say.
 
     Args:
         table: name of both tables.
-        bridge: name of the bridge.
-        subnet: in CIDR notation.
+        segments: the networks; the first is the daemon's own.
         tap_prefix: what the names of the daemon's own taps begin with.
-        nat: masquerade what leaves the subnet and keep others from reaching unpublished ports.
         stations: the NICs that may send.
         forwards: the published ports.
-        guards: addresses with a white list.
-        bridge_mac: the bridge's own address; needed for guards.
+        guards: addresses with a white list, on the first network.
+        bridge_mac: the first bridge's own address; needed for guards.
+        resolvers: who asks which name server.
 
     """
 
     table: str
-    bridge: str
-    subnet: str
+    segments: Sequence[Segment]
     tap_prefix: str
-    nat: bool
     stations: Sequence[Station]
     forwards: Sequence[Forward]
     guards: Sequence[Guard] = ()
     bridge_mac: str = ""
+    resolvers: Sequence[Resolver] = ()
 
     def render(self) -> str:
         """Give the text for ``nft -f``; applying it twice is the same as once."""
@@ -90,7 +124,8 @@ class Ruleset:
 
         Returns None when more than elements differ. The text fails as a whole when the kernel has something else.
         """
-        if replace(before, stations=self.stations, forwards=self.forwards) != self:
+        same = replace(before, stations=self.stations, forwards=self.forwards, resolvers=self.resolvers)
+        if same != self:
             return None
         lines: list[str] = []
         for (place, old), (_, new) in zip(before._places(), self._places(), strict=True):
@@ -105,6 +140,7 @@ class Ruleset:
             (f"bridge {self.table} taps", set(self._taps())),
             (f"ip {self.table} tcp_ports", set(self._elements("tcp"))),
             (f"ip {self.table} udp_ports", set(self._elements("udp"))),
+            (f"ip {self.table} resolvers", set(self._resolvers())),
         ]
 
     def _translation(self) -> list[str]:
@@ -112,8 +148,17 @@ class Ruleset:
             f"table ip {self.table} {{",
             *_named("map tcp_ports", "inet_service : ipv4_addr . inet_service", self._elements("tcp")),
             *_named("map udp_ports", "inet_service : ipv4_addr . inet_service", self._elements("udp")),
+            *_named("map resolvers", "ipv4_addr . ipv4_addr : ipv4_addr . inet_service", self._resolvers()),
             *_chain("raw", "filter hook prerouting priority raw", self._raw()),
-            *_chain("prerouting", "nat hook prerouting priority dstnat", ["fib daddr type local jump published"]),
+            *_chain(
+                "prerouting",
+                "nat hook prerouting priority dstnat",
+                [
+                    "udp dport 53 dnat ip to ip saddr . ip daddr map @resolvers",
+                    "tcp dport 53 dnat ip to ip saddr . ip daddr map @resolvers",
+                    "fib daddr type local jump published",
+                ],
+            ),
             *_chain("output", "nat hook output priority -100", ["fib daddr type local jump published"]),
             *_chain(
                 "published",
@@ -122,6 +167,7 @@ class Ruleset:
             ),
             *_chain("postrouting", "nat hook postrouting priority srcnat", self._postrouting()),
             *_chain("forward", "filter hook forward priority filter", self._forward()),
+            *_chain("input", "filter hook input priority filter", self._input()),
             *self._guard(),
             "}",
         ]
@@ -138,7 +184,7 @@ class Ruleset:
                 "output_guard",
                 "filter hook output priority filter",
                 # The host routes between pods of its own bridge then and would tell them of the shorter way.
-                [f'oifname "{self.bridge}" icmp type redirect drop', "ip daddr @guarded jump guard"],
+                [f'oifname "{self.segments[0].bridge}" icmp type redirect drop', "ip daddr @guarded jump guard"],
             ),
             *_chain(
                 "guard",
@@ -154,33 +200,55 @@ class Ruleset:
         ]
 
     def _raw(self) -> list[str]:
-        # route_localnet is on for the bridge: without this a guest could reach what listens on the host's 127.0.0.1.
-        return [f'iifname "{self.bridge}" ip daddr 127.0.0.0/8 drop']
+        # route_localnet is on for bridges: without this a guest could reach what listens on the host's 127.0.0.1.
+        return [f'iifname "{one.bridge}" ip daddr 127.0.0.0/8 drop' for one in self.segments]
 
     def _postrouting(self) -> list[str]:
-        rules = [
-            # A pod that connects to a port published by a pod of the same bridge, itself included: the answer must
-            # come back through the host, which it only does when the host is the sender.
-            f"ct status dnat ip saddr {self.subnet} ip daddr {self.subnet} masquerade",
-            # From 127.0.0.1 of the host: no pod could answer to that.
-            f'oifname "{self.bridge}" ip saddr 127.0.0.0/8 masquerade',
-        ]
-        if self.nat:
-            rules.append(f'ip saddr {self.subnet} oifname != "{self.bridge}" masquerade')
+        rules = []
+        for one in self.segments:
+            rules += [
+                # A pod that connects to a port published by a pod of the same bridge, itself included: the answer must
+                # come back through the host, which it only does when the host is the sender.
+                f"ct status dnat ip saddr {one.subnet} ip daddr {one.subnet} masquerade",
+                # From 127.0.0.1 of the host: no pod could answer to that.
+                f'oifname "{one.bridge}" ip saddr 127.0.0.0/8 masquerade',
+            ]
+            if one.masquerade and not one.internal:
+                rules.append(f'ip saddr {one.subnet} oifname != "{one.bridge}" masquerade')
         return rules
 
     def _forward(self) -> list[str]:
-        guard = ["ip daddr @guarded jump guard"] if self.guards else []
-        if not self.nat:
-            return guard
-        return [
-            *guard,
-            f'oifname != "{self.bridge}" accept',
-            f'iifname "{self.bridge}" accept',
-            "ct state established,related accept",
-            "ct status dnat accept",
-            "drop",
+        """Let a network's own traffic pass, and into it from others only answers and published ports."""
+        rules = ["ip daddr @guarded jump guard"] if self.guards else []
+        if not any(one.filtered for one in self.segments):
+            return rules
+        rules += [f'iifname "{one.bridge}" oifname "{one.bridge}" accept' for one in self.segments]
+        rules += [
+            f'{way} "{one.bridge}" drop' for one in self.segments if one.internal for way in ("iifname", "oifname")
         ]
+        rules += ["ct state established,related accept", "ct status dnat accept"]
+        for one in self.segments:
+            if one.filtered:
+                rules.append(f'oifname "{one.bridge}" drop')
+            else:  # the world may come in, the other networks of this daemon may not
+                rules += [
+                    f'iifname "{other.bridge}" oifname "{one.bridge}" drop' for other in self.segments if other != one
+                ]
+        return rules
+
+    def _input(self) -> list[str]:
+        """Let the pods of internal networks ask the host for names, and for nothing else."""
+        rules = []
+        for one in self.segments:
+            if one.internal:
+                only = f'iifname "{one.bridge}"'
+                rules += [
+                    f"{only} ct state established,related accept",
+                    f"{only} ct status dnat ip daddr 127.0.0.1 accept",
+                    f"{only} ip protocol icmp accept",
+                    f"{only} drop",
+                ]
+        return rules
 
     def _protection(self) -> list[str]:
         return [
@@ -235,6 +303,9 @@ class Ruleset:
                 "forward", "filter hook forward priority filter", [f"oifname @guarded_taps ether type ip {group} drop"]
             ),
         ]
+
+    def _resolvers(self) -> list[str]:
+        return [f"{entry.source} . {entry.asked} : 127.0.0.1 . {entry.port}" for entry in self.resolvers]
 
     def _stations(self) -> list[str]:
         return [f'"{entry.tap}" . {entry.mac} . {entry.address}' for entry in self.stations]

@@ -8,27 +8,29 @@ until the VM runs), and opened through QEMU's monitor when it does. Pods reach e
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Protocol
 
 import structlog
-from sqlalchemy.orm import Session
 
 from hyperd.config.model import NetworkConfig
 from hyperd.db.session import Database
-from hyperd.errors import Conflict, HyperError, NotSupported
+from hyperd.errors import Conflict, HyperError, NotFound, NotSupported
 from hyperd.event.bus import EventBus
 from hyperd.network import ports
-from hyperd.network.fixed import NicWish
+from hyperd.network.driver import NetworkDriver
 from hyperd.network.guards import Guard
-from hyperd.network.ports import PortMapping
-from hyperd.network.service import Lease, NetworkService
+from hyperd.network.model import DEFAULT, Driver, Lease, Network, NetworkSpec, NicWish
+from hyperd.network.nameservers import find_servers
+from hyperd.network.ports import PortHolder, PortMapping
 
 log = structlog.get_logger(__name__)
 
 # slirp's defaults: the guest, the host as its gateway, its name server.
-ADDRESS, GATEWAY, NAME_SERVER = "10.0.2.15", "10.0.2.2", "10.0.2.3"
+NET, ADDRESS, GATEWAY, NAME_SERVER = "10.0.2.0", "10.0.2.15", "10.0.2.2", "10.0.2.3"
 PREFIX = 24
 NAME = "user"  # of this network in events; no device has it
 MTU = 1500
@@ -48,8 +50,8 @@ class Forwarder(Protocol):
         """Let QEMU close the host port; a closed one is fine. Errors: HostFault."""
 
 
-class UserNetwork(NetworkService):
-    """``NetworkService`` for who has no bridge; the methods are those of the class above.
+class UserDriver(NetworkDriver):
+    """Networks for who has no bridge: one pod, one private network, one NIC.
 
     Args:
         config: the ``[network]`` section, with an empty ``bridge``.
@@ -62,8 +64,13 @@ class UserNetwork(NetworkService):
     def __init__(
         self, *, config: NetworkConfig, database: Database, forwarder: Forwarder, events: EventBus | None = None
     ) -> None:
-        super().__init__(config=replace(config, bridge=NAME), database=database, events=events)
+        self._config = config
+        self._database = database
         self._forwarder = forwarder
+        self._events = events or EventBus()
+        self._holder = PortHolder()
+        self._lock = threading.RLock()
+        self._since = datetime.now(UTC)
 
     def open(self) -> None:
         """Take back the ports of pods that do not run; those of running ones are held by their VMs."""
@@ -71,13 +78,41 @@ class UserNetwork(NetworkService):
             for row in ports.rows(session):
                 self._hold_again(ports.mapping_of(row))
 
+    def reconfigure(self, config: NetworkConfig) -> None:
+        self._config = replace(self._config, dns=config.dns)
+
+    def close(self) -> None:
+        with self._lock:
+            self._holder.close()
+
     def destroy(self) -> None:
         """Let go of the ports; there is nothing else."""
         self.close()
 
+    def default(self) -> Network:
+        return Network(
+            id="",
+            name=DEFAULT,
+            driver=Driver.USER,
+            created_at=self._since,
+            subnet=f"{NET}/{PREFIX}",
+            gateway=GATEWAY,
+            mtu=MTU,
+            builtin=True,
+        )
+
+    def add(self, network_id: str, spec: NetworkSpec) -> None:  # noqa: ARG002 - all are refused
+        """Refuse. Errors: NotSupported."""
+        raise NotSupported("networks cannot be made with user-mode networking", resolution=RESOLUTION)
+
+    def drop(self, network_id: str) -> None:
+        """Refuse: there are none. Errors: NotFound."""
+        raise NotFound(f"network {network_id[:12]} not found")
+
     def allocate(self, pod_id: str, *, index: int = 0, address: str = "", mac: str = "", tap: str = "") -> Lease:
-        """Give the one lease there is. Errors: NotSupported for wishes and for a second NIC."""
-        return self.reserve(pod_id, [NicWish()] * index + [NicWish(addresses=(address,), mac=mac, tap=tap)])[index]
+        """Return the one lease there is. Errors: NotSupported for wishes and for a second NIC."""
+        addresses = (address,) if address else ()
+        return self.reserve(pod_id, [NicWish()] * index + [NicWish(addresses=addresses, mac=mac, tap=tap)])[index]
 
     def reserve(self, pod_id: str, wishes: Sequence[NicWish], guard: Guard | None = None) -> list[Lease]:
         """Give the pod's lease. Errors: NotSupported for everything that needs a bridge or the packet filter."""
@@ -86,12 +121,22 @@ class UserNetwork(NetworkService):
         if len(wishes) > 1:
             raise NotSupported("a pod with user-mode networking has one NIC", resolution=RESOLUTION)
         for wish in wishes:
+            if wish.network not in ("", DEFAULT):
+                raise NotSupported(f"a pod cannot be on network {wish.network} here", resolution=RESOLUTION)
             if wish.bridge or wish.tap or wish.mac or any(wish.addresses):
                 raise NotSupported(
                     "bridge, address, MAC and name of a NIC cannot be chosen with user-mode networking",
                     resolution=RESOLUTION,
                 )
         return self.leases(pod_id)
+
+    def attach(self, pod_id: str, wish: NicWish) -> Lease:  # noqa: ARG002 - all wishes are refused
+        """Refuse a second NIC. Errors: NotSupported."""
+        raise NotSupported("a pod with user-mode networking has one NIC", resolution=RESOLUTION)
+
+    def detach(self, pod_id: str, slot: int) -> None:  # noqa: ARG002 - there is one NIC
+        """Refuse to take the only NIC. Errors: NotSupported."""
+        raise NotSupported("a pod with user-mode networking keeps its NIC", resolution=RESOLUTION)
 
     def leases(self, pod_id: str) -> list[Lease]:
         """Give the pod's lease, the same at every call."""
@@ -107,10 +152,6 @@ class UserNetwork(NetworkService):
                 dns=self.dns_servers(),
             )
         ]
-
-    def lease(self, pod_id: str, *, index: int = 0) -> Lease | None:
-        """Give the pod's lease; it has one NIC."""
-        return self.leases(pod_id)[0] if index == 0 else None
 
     def has_address(self, pod_id: str) -> bool:  # noqa: ARG002 - every pod has the same one
         """Give False: the one address needs no reserving."""
@@ -130,6 +171,15 @@ class UserNetwork(NetworkService):
             dropped = ports.delete(session, ports.rows(session, pod_id))
             self._holder.drop(dropped)
         self._tell("unpublish", pod_id, dropped)
+
+    def reserve_ports(self, pod_id: str, protocol: str, inner: Sequence[int], outer: range = ports.AUTOMATIC) -> int:
+        held: list[PortMapping] = []
+        try:
+            with self._lock, self._database.session() as session:
+                return ports.reserve_run(session, self._holder, held, ports.Run(pod_id, protocol, inner, outer))
+        except BaseException:
+            self._holder.drop(held)
+            raise
 
     def publish(self, pod_id: str, address: str, mappings: Sequence[PortMapping]) -> None:  # noqa: ARG002 - it is ADDRESS
         """Lead ports of the host to a pod: at once if it runs, else when it is plugged. On failure nothing has changed.
@@ -169,9 +219,18 @@ class UserNetwork(NetworkService):
                 ports.delete(session, [row for row in ports.rows(session, pod_id) if ports.mapping_of(row) in dropped])
         self._tell("unpublish", pod_id, dropped)
 
+    def mappings(self, pod_id: str) -> list[PortMapping]:
+        with self._database.session() as session:
+            return [ports.mapping_of(row) for row in ports.rows(session, pod_id)]
+
+    def _tell(self, action: str, pod_id: str, mappings: Sequence[PortMapping]) -> None:
+        """Publish that ports of a pod have come or gone."""
+        if mappings:
+            self._events.publish("network", action, NAME, podID=pod_id, ports=ports.shown(mappings))
+
     def dns_servers(self) -> tuple[str, ...]:
-        """Give the configured name servers, else slirp's, which asks the host's."""
-        return super().dns_servers() if self._config.dns else (NAME_SERVER,)
+        """Return the configured name servers, else slirp's, which asks the host's."""
+        return find_servers(self._config.dns) if self._config.dns else (NAME_SERVER,)
 
     def reconcile(self, pod_ids: Collection[str]) -> None:
         """Drop the ports of pods that do not exist."""
@@ -206,9 +265,3 @@ class UserNetwork(NetworkService):
         self._holder.drop(new)
         with self._database.session() as session:
             ports.delete(session, [row for row in ports.rows(session, pod_id) if ports.mapping_of(row) in new])
-
-    def _write(self, session: Session, *, force: bool = False) -> None:
-        """Write no tables: there are none."""
-
-    def _allow_hairpin(self, owners: Collection[str]) -> None:
-        """Do nothing: there is no bridge."""

@@ -3,35 +3,83 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 
 from hyperd.errors import Conflict, InvalidInput, NotSupported
 from hyperd.guest import layout
-from hyperd.network.fixed import NicWish
 from hyperd.network.guards import Guard
+from hyperd.network.model import HOST, NO_HOST_NETWORK, NONE, Lease, NicWish
 from hyperd.network.ports import PortMapping
-from hyperd.network.service import Lease
-from hyperd.spec.model import InterfaceSpec, PodSpec, ServiceSpec
+from hyperd.spec.model import InterfaceSpec, NetworkAttachment, PodSpec, ServiceSpec
 from hyperd.vm.driver import SPARE_NICS, NicSpec
 from hyperd.vm.ipvs import Balanced
 
 
-def interfaces(spec: PodSpec) -> tuple[InterfaceSpec, ...]:
-    """Give the pod's NICs; one automatic NIC when it names none."""
-    return tuple(spec.interfaces) or (InterfaceSpec(),)
+@dataclass(frozen=True, kw_only=True)
+class PodNic:
+    """A NIC of a pod as its specification wants it.
+
+    ``network``: the attachment that it comes from, None for one of the daemon's own network or of a bridge that
+    ``interface`` names.
+    """
+
+    interface: InterfaceSpec
+    network: NetworkAttachment | None = None
+
+
+def nics(spec: PodSpec) -> tuple[PodNic, ...]:
+    """Return the pod's NICs: those of its networks, then its interfaces; one automatic NIC when it names none.
+
+    Errors: InvalidInput, NotSupported.
+    """
+    attached = tuple(
+        PodNic(interface=InterfaceSpec(mac=one.mac), network=one) for one in spec.networks if one.network != NONE
+    )
+    _check_networks(spec)
+    named = tuple(PodNic(interface=nic) for nic in spec.interfaces)
+    if spec.network_disabled or any(one.network == NONE for one in spec.networks):
+        return ()
+    return (*attached, *named) or (PodNic(interface=InterfaceSpec()),)
+
+
+def _check_networks(spec: PodSpec) -> None:
+    names = [one.network for one in spec.networks]
+    if HOST in names:
+        raise NotSupported(NO_HOST_NETWORK, resolution="publish ports, or use a bridge network")
+    alone = spec.network_disabled or NONE in names
+    if alone and (len(names) > (NONE in names) or spec.interfaces):
+        raise InvalidInput("a pod without a network cannot be on one", details=", ".join(names))
+    if alone and (spec.portmappings or spec.services or guard(spec)):
+        raise InvalidInput("a pod without a network cannot publish ports or have services and white lists")
+    if len(set(names)) != len(names):
+        raise InvalidInput("a pod is on a network once", details=", ".join(names))
+    for one in spec.networks:
+        if one.ipv6:
+            raise NotSupported(f"network {one.network}: pods have no IPv6 addresses", details=one.ipv6)
 
 
 def wishes(spec: PodSpec) -> list[NicWish]:
-    """Give what the NICs shall have."""
-    return [
-        NicWish(
-            bridge=nic.bridge,
-            addresses=tuple(part.strip() for part in nic.ip.split(",")) if nic.ip else (),
-            mac=nic.mac,
-            tap=nic.ifname,
-        )
-        for nic in interfaces(spec)
-    ]
+    """Return what the NICs shall have. Errors: InvalidInput, NotSupported."""
+    return [_wish(nic) for nic in nics(spec)]
+
+
+def _wish(nic: PodNic) -> NicWish:
+    if nic.network is not None:
+        return attachment_wish(nic.network)
+    wanted = nic.interface
+    return NicWish(
+        bridge=wanted.bridge,
+        addresses=tuple(part.strip() for part in wanted.ip.split(",")) if wanted.ip else (),
+        mac=wanted.mac,
+        tap=wanted.ifname,
+    )
+
+
+def attachment_wish(one: NetworkAttachment) -> NicWish:
+    """Return what the NIC of an attachment shall have."""
+    addresses = (one.ipv4,) if one.ipv4 else ()
+    return NicWish(network=one.network, addresses=addresses, mac=one.mac, aliases=one.aliases)
 
 
 def guard(spec: PodSpec) -> Guard | None:
@@ -54,8 +102,15 @@ def port_mappings(spec: PodSpec) -> list[PortMapping]:
 
 
 def any_address(spec: PodSpec) -> bool:
-    """Tell whether any one address of the daemon's bridge will do for the pod."""
-    return not spec.interfaces and guard(spec) is None
+    """Return whether any one address of the daemon's own network will do for the pod."""
+    return not (spec.interfaces or spec.networks or spec.network_disabled) and guard(spec) is None
+
+
+def asks_for_nothing(spec: PodSpec) -> bool:
+    """Return whether the specification names no address, MAC or device: nothing to reserve before the start."""
+    if spec.interfaces or guard(spec) is not None:
+        return False
+    return not any(one.ipv4 or one.mac for one in spec.networks)
 
 
 def nic_specs(leases: Sequence[Lease]) -> list[NicSpec]:
@@ -74,34 +129,45 @@ def check_pluggable(nics: Sequence[NicSpec]) -> None:
 
 
 def guest_setup(spec: PodSpec, leases: Sequence[Lease]) -> layout.GuestSetup:
-    """Give the network as the guest shall set it up. Errors: InvalidInput."""
+    """Return the network as the guest shall set it up. Errors: InvalidInput."""
     routed, gateway = default_route(spec, leases)
-    nics = [
+    found = [
         layout.GuestNic(
             mac=lease.mac,
             cidrs=lease.cidrs,
             gateway=gateway if index == routed else "",
-            mtu=_mtu(index, nic, lease),
+            mtu=_mtu(index, nic.interface, lease),
         )
-        for index, (nic, lease) in enumerate(zip(interfaces(spec), leases, strict=True))
+        for index, (nic, lease) in enumerate(zip(nics(spec), leases, strict=True))
     ]
     return layout.GuestSetup(
         hostname=spec.hostname,
-        nics=nics,
-        dns=spec.dns or leases[0].dns,
+        nics=found,
+        dns=name_servers(spec, leases),
         dns_search=spec.dns_search,
         dns_options=spec.dns_options,
     )
 
 
-def default_route(spec: PodSpec, leases: Sequence[Lease]) -> tuple[int, str]:
-    """Give the NIC and the gateway of the default route; -1 when there is none.
+def name_servers(spec: PodSpec, leases: Sequence[Lease]) -> Sequence[str]:
+    """Return the name servers that a guest asks: that of a network which has one, else the pod's own, else the host's.
 
-    It is the NIC that names a gateway, else the first automatic one, else the first in the daemon's subnet. Errors:
-    InvalidInput for a gateway that cannot be reached by its NIC.
+    A network's server asks the pod's own ones for the names that it does not know.
     """
-    nics = interfaces(spec)
-    for index, (nic, lease) in enumerate(zip(nics, leases, strict=True)):
+    resolving = [lease for lease in leases if lease.network]
+    if resolving:
+        return resolving[0].dns
+    return spec.dns or (leases[0].dns if leases else ())
+
+
+def default_route(spec: PodSpec, leases: Sequence[Lease]) -> tuple[int, str]:
+    """Return the NIC and the gateway of the default route; -1 when there is none.
+
+    It is the NIC that names a gateway, else the first automatic one whose network has one, else the first in the
+    daemon's subnet. Errors: InvalidInput for a gateway that cannot be reached by its NIC.
+    """
+    found = [nic.interface for nic in nics(spec)]
+    for index, (nic, lease) in enumerate(zip(found, leases, strict=True)):
         if nic.gateway:
             if not _on_link(nic.gateway, lease):
                 raise InvalidInput(
@@ -109,7 +175,7 @@ def default_route(spec: PodSpec, leases: Sequence[Lease]) -> tuple[int, str]:
                     details=", ".join(lease.cidrs),
                 )
             return index, nic.gateway
-    candidates = [index for index, nic in enumerate(nics) if not nic.ip] + list(range(len(nics)))
+    candidates = [index for index, nic in enumerate(found) if not nic.ip] + list(range(len(found)))
     for index in candidates:
         lease = leases[index]
         if lease.gateway and _on_link(lease.gateway, lease):
@@ -118,7 +184,12 @@ def default_route(spec: PodSpec, leases: Sequence[Lease]) -> tuple[int, str]:
 
 
 def target_address(leases: Sequence[Lease]) -> str:
-    """Give the address that published ports lead to: one on the daemon's bridge if there is one."""
+    """Return the address that published ports lead to: the first of a network that has a gateway, if there is one.
+
+    That is where answers leave the guest, too. Errors: InvalidInput when there is no NIC.
+    """
+    if not leases:
+        raise InvalidInput("a pod without a network cannot publish ports")
     chosen = next((lease for lease in leases if lease.gateway), leases[0])
     return chosen.cidr.partition("/")[0]
 

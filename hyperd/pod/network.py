@@ -10,9 +10,11 @@ import structlog
 from hyperd.container.locks import PodLocks
 from hyperd.db import spec_codec
 from hyperd.db.spec_cache import stored_pod
-from hyperd.errors import AgentError, Conflict, HyperError, NotAlive, NotFound, NotSupported
+from hyperd.errors import AgentError, Conflict, HyperError, InvalidInput, NotAlive, NotFound, NotSupported
+from hyperd.network.driver import NetworkDriver
+from hyperd.network.model import Lease
 from hyperd.network.ports import AUTOMATIC, PortMapping
-from hyperd.network.service import Lease, NetworkService
+from hyperd.network.service import NetworkService
 from hyperd.pod import netplan
 from hyperd.pod.records import PodRecords
 from hyperd.pod.states import WITH_VM, PodState
@@ -29,9 +31,18 @@ ENOPROTOOPT = 92
 class PodNetwork:
     """See the module's docstring. The pod's row says what should be; it is written before anything is changed."""
 
-    def __init__(self, *, records: PodRecords, network: NetworkService, vms: VmService, locks: PodLocks) -> None:
+    def __init__(
+        self,
+        *,
+        records: PodRecords,
+        network: NetworkDriver,
+        networks: NetworkService,
+        vms: VmService,
+        locks: PodLocks,
+    ) -> None:
         self._records = records
         self._network = network
+        self._networks = networks
         self._vms = vms
         self._locks = locks
 
@@ -66,12 +77,23 @@ class PodNetwork:
             log.warning("pod.not_booked", pod=spec.id, error=str(error))
 
     def _book(self, spec: PodSpec) -> None:
-        if not netplan.any_address(spec):
+        if not netplan.asks_for_nothing(spec):
             self.reserve(spec)
             return
+        self.check_networks(spec)
         mappings = netplan.port_mappings(spec)
         if mappings:
             self._network.book(spec.id, mappings)
+
+    def check_networks(self, spec: PodSpec) -> None:
+        """Check that the networks of a specification exist and are not named twice.
+
+        Errors: NotFound, NotSupported, InvalidInput, Conflict.
+        """
+        found = [self._networks.get(one.network).id for one in spec.networks]
+        if len(set(found)) != len(found):
+            raise InvalidInput("a pod is on a network once", details=", ".join(one.network for one in spec.networks))
+        netplan.nics(spec)
 
     def take_over(self, spec: PodSpec, vm: Vm) -> list[Lease]:
         """Give the pod the address that a VM of the pool was prepared with, and its ports, which are chosen by then.
@@ -213,7 +235,7 @@ class PodNetwork:
     def _publish(self, spec: PodSpec, leases: Sequence[Lease]) -> None:
         """Lead the pod's ports to its address."""
         mappings = netplan.port_mappings(spec)
-        if mappings:
+        if mappings and leases:
             self._network.publish(spec.id, netplan.target_address(leases), mappings)
 
     def _chosen(self, pod_id: str, rules: Sequence[PortSpec]) -> tuple[PortSpec, ...]:

@@ -22,7 +22,8 @@ from hyperd.errors import HyperError, NotFound
 from hyperd.event.bus import Event, EventBus
 from hyperd.guest import layout
 from hyperd.image.service import ImageService
-from hyperd.network.service import Lease, NetworkService
+from hyperd.network.driver import NetworkDriver
+from hyperd.network.model import Lease
 from hyperd.pod import netplan
 from hyperd.pod.network import PodNetwork
 from hyperd.spec.model import ContainerSpec, PodSpec
@@ -43,7 +44,7 @@ class ReadyVms:
         config: Config,
         records: ContainerRecords,
         images: ImageService,
-        network: NetworkService,
+        network: NetworkDriver,
         net: PodNetwork,
         vms: VmService,
         events: EventBus,

@@ -12,7 +12,7 @@ from hyperd.container.execs import ExecService
 from hyperd.container.service import ContainerService
 from hyperd.container.states import LIVE
 from hyperd.errors import HyperError
-from hyperd.network.service import NetworkService
+from hyperd.network.driver import NetworkDriver
 from hyperd.pod.records import PodRecords
 from hyperd.pod.service import PodService
 from hyperd.pod.states import WITH_VM, PodState
@@ -33,7 +33,7 @@ class Recovery:
         records: PodRecords,
         containers: ContainerService,
         execs: ExecService,
-        network: NetworkService,
+        network: NetworkDriver,
         vms: VmService,
     ) -> None:
         self._root = root

@@ -28,7 +28,9 @@ from hyperd.errors import Busy, Conflict, HyperError, InvalidInput, NotAlive, No
 from hyperd.event.bus import EventBus
 from hyperd.guest import layout
 from hyperd.image.service import ImageService
-from hyperd.network.service import Lease, NetworkService
+from hyperd.network.driver import NetworkDriver
+from hyperd.network.model import Lease
+from hyperd.network.service import NetworkService
 from hyperd.pod import netplan
 from hyperd.pod.model import Pod, PodSummary
 from hyperd.pod.network import PodNetwork
@@ -58,7 +60,8 @@ class PodService:
         containers: ContainerService,
         execs: ExecService,
         images: ImageService,
-        network: NetworkService,
+        network: NetworkDriver,
+        networks: NetworkService,
         vms: VmService,
         locks: PodLocks,
         events: EventBus,
@@ -73,7 +76,7 @@ class PodService:
         self._locks = locks
         self._events = events
         containers.restarts.revive = self.revive
-        self.net = PodNetwork(records=records, network=network, vms=vms, locks=locks)
+        self.net = PodNetwork(records=records, network=network, networks=networks, vms=vms, locks=locks)
         self.ready = ReadyVms(
             config=config,
             records=containers.records,

@@ -10,8 +10,8 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,62 +21,13 @@ from hyperd.config.model import NetworkConfig
 from hyperd.db.session import Database
 from hyperd.errors import Busy, Conflict, HostFault, InvalidInput
 from hyperd.network import nft, ruleset
-from hyperd.network.service import Lease, NetworkService, PortMapping
+from hyperd.network.bridged import BridgeDriver
+from hyperd.network.model import Lease
+from hyperd.network.ports import PortMapping
 from tests.support.netns import Namespace, ask_tcp, ask_udp, ip, serve_tcp, serve_udp
+from tests.support.netsite import Site, address_of, free_port, free_ports, fresh_config, outside, refused, web
 
 pytestmark = pytest.mark.root
-
-
-def fresh_config() -> NetworkConfig:
-    """A bridge, table and subnet that nobody else on this machine uses."""
-    tag = secrets.token_hex(3)
-    return NetworkConfig(
-        bridge=f"hyt{tag}",
-        subnet=f"10.{secrets.randbelow(100) + 100}.{secrets.randbelow(256)}.0/24",
-        nft_table=f"hyt{tag}",
-    )
-
-
-class Site:
-    """A daemon's network with namespaces as pods."""
-
-    def __init__(self, directory: Path, stack: ExitStack, config: NetworkConfig | None = None) -> None:
-        self.config = config or fresh_config()
-        self.database = Database(directory / f"{self.config.bridge}.db")
-        self.database.create_all()
-        self._stack = stack
-        stack.callback(self.database.close)
-        self.network = NetworkService(config=self.config, database=self.database)
-        stack.callback(self.close)
-        self.network.open()
-
-    def pod(self, name: str) -> tuple[Namespace, Lease]:
-        """A namespace with what the network leases to the pod."""
-        lease = self.network.allocate(name)
-        namespace = Namespace()
-        self._stack.callback(namespace.close)
-        namespace.plug(host_end=lease.tap, bridge=lease.bridge, mac=lease.mac, cidr=lease.cidr, gateway=lease.gateway)
-        return namespace, lease
-
-    def close(self) -> None:
-        """Leave nothing, whatever the test did."""
-        self.network.close()
-        NetworkService(config=self.config, database=self.database).destroy()
-
-    def restart(self) -> None:
-        """What a new daemon does after its predecessor was killed."""
-        self.network.close()
-        self.network = NetworkService(config=self.config, database=self.database)
-        self.network.open()
-
-    def rules(self) -> str:
-        """What the kernel has."""
-        return "".join(
-            subprocess.run(
-                ["nft", "list", "table", family, self.config.nft_table], capture_output=True, text=True, check=True
-            ).stdout
-            for family in ("ip", "bridge")
-        )
 
 
 @pytest.fixture
@@ -88,48 +39,6 @@ def stack() -> Iterator[ExitStack]:
 @pytest.fixture
 def site(tmp_path: Path, stack: ExitStack) -> Site:
     return Site(tmp_path, stack)
-
-
-def address_of(lease: Lease) -> str:
-    return lease.cidr.split("/", maxsplit=1)[0]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as probes:
-        found = [probes.enter_context(socket.create_server(("", 0))) for _ in range(count)]
-        return [probe.getsockname()[1] for probe in found]
-
-
-@contextmanager
-def web(namespace: Namespace) -> Iterator[int]:
-    """A server on port 80 of a pod that tells who asks."""
-    with serve_tcp(namespace.socket(), ("", 80), lambda peer: f"from {peer}".encode()) as port:
-        yield port
-
-
-def refused(work: Callable[[], object]) -> bool:
-    """Tell whether a connection fails."""
-    try:
-        work()
-    except (ConnectionRefusedError, TimeoutError):
-        return True
-    return False
-
-
-def outside(stack: ExitStack) -> tuple[Namespace, str, str]:
-    """A machine on another network of the host: namespace, its address, the host's address towards it."""
-    namespace = Namespace()
-    stack.callback(namespace.close)
-    net = f"10.{secrets.randbelow(50) + 200}.{secrets.randbelow(256)}"
-    namespace.link(host_end=f"o{secrets.token_hex(5)}", host_cidr=f"{net}.1/24", cidr=f"{net}.2/24")
-    return namespace, f"{net}.2", f"{net}.1"
 
 
 def test_pods_reach_each_other_and_the_gateway(site: Site) -> None:
@@ -486,8 +395,9 @@ from pathlib import Path
 from hyperd.config.model import NetworkConfig
 from hyperd.db.session import Database
 from hyperd.network import nft
-from hyperd.network.service import NetworkService, PortMapping
-network = NetworkService(config={site.config!r}, database=Database(Path({str(site.database.path)!r})))
+from hyperd.network.bridged import BridgeDriver
+from hyperd.network.ports import PortMapping
+network = BridgeDriver(config={site.config!r}, database=Database(Path({str(site.database.path)!r})))
 network.open()
 lease = network.allocate("kept")
 network.publish("kept", lease.cidr.split("/")[0], [PortMapping("tcp", {free_port()}, 80)])
@@ -572,9 +482,9 @@ def test_half_made_bridge_is_finished(tmp_path: Path, stack: ExitStack) -> None:
 
 
 def test_bridge_keeps_its_mac_when_ports_come(site: Site) -> None:
-    before = Path("/sys/class/net", site.config.bridge, "address").read_text(encoding="ascii")
+    before = ip("-o", "link", "show", site.config.bridge).rpartition("link/ether")[2]
     site.pod("one")
-    assert Path("/sys/class/net", site.config.bridge, "address").read_text(encoding="ascii") == before
+    assert ip("-o", "link", "show", site.config.bridge).rpartition("link/ether")[2] == before
 
 
 def test_foreign_interfaces_are_not_touched(tmp_path: Path, stack: ExitStack) -> None:
@@ -596,7 +506,7 @@ def open_network(directory: Path, stack: ExitStack, config: NetworkConfig) -> No
     database = Database(directory / "other.db")
     stack.callback(database.close)
     database.create_all()
-    NetworkService(config=config, database=database).open()
+    BridgeDriver(config=config, database=database).open()
 
 
 @pytest.mark.parametrize(
@@ -615,7 +525,7 @@ def test_wrong_configuration(tmp_path: Path, stack: ExitStack, wrong: dict[str, 
     database = Database(tmp_path / "x.db")
     stack.callback(database.close)
     with pytest.raises(InvalidInput):
-        NetworkService(config=replace(NetworkConfig(), **wrong), database=database)  # type: ignore[arg-type]
+        BridgeDriver(config=replace(NetworkConfig(), **wrong), database=database)  # type: ignore[arg-type]
 
 
 def test_lease_tells_the_mtu_and_name_servers(tmp_path: Path, stack: ExitStack) -> None:

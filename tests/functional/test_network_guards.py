@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from hyperd.network.guards import Guard
-from hyperd.network.service import Lease, NicWish, PortMapping
-from tests.functional.test_network import Site, address_of, free_port, ip, outside, refused, web
-from tests.support.netns import Namespace, ask_tcp, ask_udp, serve_udp
+from hyperd.network.model import Lease, NicWish
+from hyperd.network.ports import PortMapping
+from tests.support.netns import Namespace, ask_tcp, ask_udp, ip, serve_udp
+from tests.support.netsite import Site, address_of, free_port, outside, refused, web
 
 pytestmark = pytest.mark.root
 

@@ -418,3 +418,24 @@ def test_services_of_a_paused_pod_wait(pods: Pods) -> None:
     assert pods.daemon.json("GET", "/service/list", podId="a") == []
     pods.daemon.request("POST", "/pod/unpause", podId="a")
     assert ask(pods.daemon, "POST", "/service/add", [service(80)])[0] == 200
+
+
+# -- networks
+
+
+def test_networks_over_the_api(daemon: HyperdLauncher) -> None:
+    made = daemon.json("POST", "/network/create", status=201, body={"name": "shop", "labels": {"a": "b"}})
+    assert made["subnet"]
+    assert daemon.json("GET", "/network/info", network=made["id"][:12]) == made
+    names = [network["name"] for network in daemon.json("GET", "/network/list")]
+    assert names == ["bridge", "host", "none", "shop"]
+    status, _, body = daemon.request("POST", "/network/create", body={"name": "shop"})
+    assert (status, body) == (409, b"network with name shop already exists\n")
+    assert daemon.request("POST", "/network/create", body={"name": "x", "subnet": "10.0.0.1"})[0] == 400
+    assert daemon.request("DELETE", "/network", network="bridge")[0] == 403
+    daemon.restart(kill=True)
+    assert daemon.json("GET", "/network/info", network="shop") == made
+    assert made["bridge"] in ip("-o", "link", "show", "type", "bridge")
+    assert daemon.json("POST", "/network/prune") == ["shop"]
+    assert daemon.request("DELETE", "/network", network="shop")[0] == 404
+    assert made["bridge"] not in ip("-o", "link", "show", "type", "bridge")

@@ -61,16 +61,17 @@ class Namespace:
         made.settimeout(5)
         return made
 
-    def plug(self, *, host_end: str, bridge: str, mac: str, cidr: str, gateway: str) -> None:
-        """Give the namespace an eth0 whose other end is ``host_end``, plugged into a bridge."""
+    def plug(self, *, host_end: str, bridge: str, mac: str, cidr: str, gateway: str, name: str = "eth0") -> None:
+        """Give the namespace a NIC whose other end is ``host_end``, plugged into a bridge."""
         peer = f"p{secrets.token_hex(5)}"
         ip("link", "add", host_end, "type", "veth", "peer", "name", peer)
         ip("link", "set", peer, "netns", self.name)
         ip("link", "set", host_end, "master", bridge, "up")
-        ip("-n", self.name, "link", "set", peer, "name", "eth0")
-        ip("-n", self.name, "link", "set", "eth0", "address", mac, "up")
-        ip("-n", self.name, "address", "add", cidr, "dev", "eth0")
-        ip("-n", self.name, "route", "add", "default", "via", gateway)
+        ip("-n", self.name, "link", "set", peer, "name", name)
+        ip("-n", self.name, "link", "set", name, "address", mac, "up")
+        ip("-n", self.name, "address", "add", cidr, "dev", name)
+        if gateway:
+            ip("-n", self.name, "route", "add", "default", "via", gateway)
 
     def link(self, *, host_end: str, host_cidr: str, cidr: str) -> None:
         """Join the namespace to the host by a cable of its own (it is the outside then)."""

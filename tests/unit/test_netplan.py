@@ -9,7 +9,7 @@ import pytest
 from hyperd.api.hyper.pod_spec import parse_pod
 from hyperd.errors import InvalidInput
 from hyperd.network.guards import Guard
-from hyperd.network.service import Lease
+from hyperd.network.model import Lease
 from hyperd.pod import netplan
 from hyperd.spec.model import PortSpec
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from hyperd.errors import InvalidInput
-from hyperd.network.ruleset import Forward, Ruleset, Station, check_table
+from hyperd.network.ruleset import Forward, Resolver, Ruleset, Segment, Station, check_table
 
-EMPTY = Ruleset(table="hyt", bridge="hy0", subnet="10.9.8.0/24", tap_prefix="hy0-", nat=True, stations=(), forwards=())
+OWN = Segment(bridge="hy0", subnet="10.9.8.0/24")
+EMPTY = Ruleset(table="hyt", segments=(OWN,), tap_prefix="hy0-", stations=(), forwards=())
 STATION = Station(tap="hy0-2", mac="52:54:0a:09:08:02", address="10.9.8.2")
 FORWARD = Forward(protocol="tcp", host_port=8080, address="10.9.8.2", container_port=80)
 
@@ -23,7 +24,7 @@ def test_text_replaces_both_tables_at_once() -> None:
 
 
 def test_without_nat_nothing_is_masqueraded_or_dropped_on_the_way() -> None:
-    text = replace(EMPTY, nat=False).render()
+    text = replace(EMPTY, segments=(replace(OWN, masquerade=False, filtered=False),)).render()
     assert 'oifname != "hy0" masquerade' not in text
     assert "ct state" not in text
     assert 'oifname != "hy0" masquerade' in EMPTY.render()
@@ -39,7 +40,19 @@ def test_change_names_only_what_changed() -> None:
         "add element ip hyt udp_ports { 8080 : 10.9.8.2 . 80 }\n"
     )
     assert after.change_from(after) == ""
-    assert after.change_from(replace(after, nat=False)) is None
+    asking = replace(after, resolvers=(Resolver(source="10.9.8.2", asked="10.9.8.1", port=5300),))
+    assert asking.change_from(after) == "add element ip hyt resolvers { 10.9.8.2 . 10.9.8.1 : 127.0.0.1 . 5300 }\n"
+    assert after.change_from(replace(after, segments=(replace(OWN, filtered=False),))) is None
+
+
+def test_what_comes_into_a_network_from_others_is_dropped() -> None:
+    inner = Segment(bridge="hy1", subnet="10.9.9.0/24", internal=True)
+    lines = replace(EMPTY, segments=(replace(OWN, filtered=False), inner)).render().splitlines()
+    forward = [line.strip() for line in lines[lines.index("  chain forward {") :]]
+    assert forward.index('iifname "hy1" drop') < forward.index("ct state established,related accept")
+    assert 'iifname "hy1" oifname "hy0" drop' in forward
+    assert 'oifname "hy1" drop' in forward
+    assert 'oifname "hy0" drop' not in forward
 
 
 @pytest.mark.parametrize("name", ["", "a b", "x;y", "1x", "a-b", "x" * 65, "ü"])

@@ -12,10 +12,10 @@ from hyperd.config.model import NetworkConfig
 from hyperd.db.migrate import migrate
 from hyperd.db.session import Database
 from hyperd.errors import Conflict, HostFault, NotSupported
-from hyperd.network.fixed import NicWish
 from hyperd.network.guards import Guard
+from hyperd.network.model import NicWish
 from hyperd.network.ports import PortMapping
-from hyperd.network.usernet import UserNetwork
+from hyperd.network.usernet import UserDriver
 
 
 class Qemu:
@@ -66,8 +66,8 @@ def database(tmp_path) -> Iterator[Database]:
 
 
 @pytest.fixture
-def network(database, qemu) -> Iterator[UserNetwork]:
-    one = UserNetwork(config=NetworkConfig(bridge=""), database=database, forwarder=qemu)
+def network(database, qemu) -> Iterator[UserDriver]:
+    one = UserDriver(config=NetworkConfig(bridge=""), database=database, forwarder=qemu)
     one.open()
     with contextlib.closing(one):
         yield one
@@ -187,7 +187,7 @@ def test_after_a_restart(network, database, qemu):
     network.publish("w", "", [waiting])
     network.close()
     assert can_bind(waiting.host_port)
-    again = UserNetwork(config=NetworkConfig(bridge=""), database=database, forwarder=qemu)
+    again = UserDriver(config=NetworkConfig(bridge=""), database=database, forwarder=qemu)
     with contextlib.closing(again):
         again.open()
         assert answers(running.host_port)
@@ -200,5 +200,5 @@ def test_after_a_restart(network, database, qemu):
 
 
 def test_configured_name_servers_win(database, qemu):
-    one = UserNetwork(config=NetworkConfig(bridge="", dns=("192.0.2.53",)), database=database, forwarder=qemu)
+    one = UserDriver(config=NetworkConfig(bridge="", dns=("192.0.2.53",)), database=database, forwarder=qemu)
     assert one.dns_servers() == ("192.0.2.53",)

@@ -52,7 +52,7 @@ def parse_pod(data: object, *, default_vcpu: int = DEFAULT_VCPU, default_memory:
     Errors: InvalidInput.
 
     """
-    spec = cast("PodSpec", _load(_POD, data))
+    spec = cast("PodSpec", load(_POD, data))
     memory = granted_memory(spec.resource.memory or default_memory)
     size = Resource(vcpu=spec.resource.vcpu or default_vcpu, memory=memory)
     spec = replace(spec, resource=size, containers=tuple(_named_volumes(container) for container in spec.containers))
@@ -62,7 +62,7 @@ def parse_pod(data: object, *, default_vcpu: int = DEFAULT_VCPU, default_memory:
 
 def parse_container(data: object) -> ContainerSpec:
     """Read and check a container that is added to a pod, whose volumes and files it may name. Errors: InvalidInput."""
-    spec = _named_volumes(cast("ContainerSpec", _load(_CONTAINER, data)))
+    spec = _named_volumes(cast("ContainerSpec", load(_CONTAINER, data)))
     _check_container(0, spec)
     _check_ports(spec.ports)
     return spec
@@ -72,7 +72,7 @@ def parse_portmappings(data: object) -> tuple[PortSpec, ...]:
     """Read and check an array of port mappings. Errors: InvalidInput."""
     if not isinstance(data, list):
         raise InvalidInput("the port mappings must be an array")
-    mappings = tuple(cast("list[PortSpec]", _load(_PORTS, data)))
+    mappings = tuple(cast("list[PortSpec]", load(_PORTS, data)))
     _check_ports(mappings)
     return mappings
 
@@ -83,7 +83,7 @@ def parse_services(data: object) -> tuple[ServiceSpec, ...]:
         raise InvalidInput("the services must be an array")
     if len(data) > MAX_SERVICES:
         raise InvalidInput(f"over {MAX_SERVICES} services")
-    services = tuple(cast("list[ServiceSpec]", _load(_SERVICES, data)))
+    services = tuple(cast("list[ServiceSpec]", load(_SERVICES, data)))
     _check_services(services)
     return services
 
@@ -103,7 +103,8 @@ def dump_container(spec: ContainerSpec) -> dict[str, Any]:
     return cast("dict[str, Any]", _CONTAINER.dump(spec))
 
 
-def _load(schema: Wire, data: object) -> object:
+def load(schema: Wire, data: object) -> object:
+    """Read JSON with a schema. Errors: InvalidInput that names the field."""
     try:
         return schema.load(cast("Any", data))
     except ValidationError as error:

@@ -12,6 +12,7 @@ from flask import Flask
 from marshmallow import Schema as MarshmallowSchema
 
 from hyperd import __version__
+from hyperd.api.hyper.network_schema import NetworkSchema
 from hyperd.api.hyper.pod_schema import (
     ContainerSchema,
     EnvField,
@@ -70,7 +71,7 @@ def build(app: Flask) -> dict[str, Any]:
         plugins=[plugin],
     )
     _teach(plugin)
-    for schema in (EnvSchema, PodSchema, ContainerSchema, PortSchema, ServiceSchema):
+    for schema in (EnvSchema, PodSchema, ContainerSchema, PortSchema, ServiceSchema, NetworkSchema):
         if _name(schema) not in spec.components.schemas:  # else it came with one that holds it
             spec.components.schema(_name(schema), schema=schema)
     for name, described in ANSWERS.items():

@@ -63,6 +63,7 @@ POD_NAME = q("podName", "the pod", needed=True)
 CONTAINER = q("container", "name, id or unique beginning of an id", needed=True)
 SIGNAL = q("signal", "number or name; 15 if not given")
 IMAGE = q("imageId", "name, id or unique beginning of an id", needed=True)
+NETWORK = q("network", "name, id or unique beginning of an id", needed=True)
 TTY_EXEC = q("exec", "the exec; without it the container itself")
 YES = {**TEXT, "description": "no, 0, false, none and empty mean no, everything else means yes"}
 SERVICES = json_q("services", "the services", many(ref("ServiceSpec")), needed=True)
@@ -166,6 +167,20 @@ OPERATIONS: dict[str, Operation] = {
     "POST /pod/unpause": Operation(tag="pods", query=[POD], status=204, errors=_LIVE),
     "GET /pod/{pod_id}/portmappings": _portmappings("get"),
     "PUT /pod/{pod_id}/portmappings/{action}": _portmappings("put"),
+    "GET /network/list": Operation(tag="networks", schema=many(ref("Network"))),
+    "GET /network/info": Operation(tag="networks", query=[NETWORK], schema=ref("Network"), errors=(404, 409)),
+    "POST /network/create": Operation(
+        tag="networks",
+        body=(JSON, ref("NetworkSpec")),
+        status=201,
+        schema=ref("Network"),
+        errors=(409, 413, 501, 503),
+        note="without a subnet a free one is chosen",
+    ),
+    "DELETE /network": Operation(tag="networks", query=[NETWORK], schema=ref("Code"), errors=(403, 404, 409)),
+    "POST /network/prune": Operation(
+        tag="networks", schema=many(TEXT), note="answers the names of those that were removed"
+    ),
     "GET /service/list": Operation(tag="services", query=[POD], schema=many(ref("ServiceSpec")), errors=[404]),
     "POST /service/add": _service(ref("Done")),
     "POST /service/update": _service(ref("Done")),

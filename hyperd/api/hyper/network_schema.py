@@ -1,0 +1,64 @@
+"""marshmallow schemas of networks: what is read, and the objects that are answered."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from hyperd.api.hyper import pod_checks as checks
+from hyperd.api.hyper.pod_schema import Flag, Table, Text, Whole, Wire
+from hyperd.api.hyper.pod_spec import load
+from hyperd.network.model import Network, NetworkSpec
+
+
+class NetworkSchema(Wire):
+    """A network to be made."""
+
+    builds = NetworkSpec
+    name = Text(limit=128, required=True)
+    driver = Text(limit=64)
+    subnet = Text(checks.optional(checks.cidr))
+    gateway = Text(checks.optional(checks.address))
+    ip_range = Text(checks.optional(checks.cidr), data_key="ipRange")
+    internal = Flag()
+    labels = Table()
+    options = Table()
+    bridge = Text(checks.optional(checks.device))
+    mtu = Whole(0, 65_535)
+    masquerade = Flag()
+
+
+_NETWORK = NetworkSchema()
+
+
+def parse_network(data: object) -> NetworkSpec:
+    """Read a network to be made. Errors: InvalidInput."""
+    return cast("NetworkSpec", load(_NETWORK, data))
+
+
+def network_object(network: Network) -> dict[str, Any]:
+    """Return a network as the API shows it."""
+    return {
+        "id": network.id,
+        "name": network.name,
+        "driver": network.driver.value,
+        "created": network.created_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "subnet": network.subnet,
+        "gateway": network.gateway,
+        "ipRange": network.ip_range,
+        "internal": network.internal,
+        "builtin": network.builtin,
+        "bridge": network.bridge,
+        "mtu": network.mtu,
+        "labels": dict(network.labels),
+        "options": dict(network.options),
+        "pods": [
+            {
+                "pod": one.pod,
+                "interface": f"eth{one.slot}",
+                "addresses": list(one.addresses),
+                "mac": one.mac,
+                "aliases": list(one.aliases),
+            }
+            for one in network.attachments
+        ],
+    }

@@ -1,0 +1,162 @@
+"""Values of the network services: networks, what is attached to them, what a NIC gets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+
+class Driver(StrEnum):
+    """What carries a network."""
+
+    BRIDGE = "bridge"  # a bridge of the host
+    HOST = "host"  # the host's own network: a pod in a VM cannot be in it, it is listed only
+    NONE = "none"  # no network but loopback
+    USER = "user"  # QEMU's user-mode network, one for each VM
+
+
+# Networks that are always there. They have no row, so their ids are derived from their names.
+DEFAULT, HOST, NONE = "bridge", "host", "none"
+NO_HOST_NETWORK = "a pod is a VM with a network of its own: it cannot be in the host's network"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSpec:
+    """A network to be made.
+
+    Args:
+        name: of it; unique on this host.
+        driver: only ``bridge`` can be made.
+        subnet: IPv4, CIDR notation; empty = a free one of the pool.
+        gateway: the bridge's own address; empty = the first of the subnet.
+        ip_range: CIDR notation, the part of the subnet that addresses are chosen from; empty = all of it.
+        internal: pods reach each other, and nothing outside.
+        labels: of any meaning.
+        options: as the caller gave them; stored and shown, and otherwise not looked at.
+        bridge: name of the host's interface; empty = one is chosen.
+        mtu: bytes, 0 = that of the daemon's own bridge.
+        masquerade: the outside sees the host's address instead of the pod's.
+
+    """
+
+    name: str
+    driver: str = Driver.BRIDGE
+    subnet: str = ""
+    gateway: str = ""
+    ip_range: str = ""
+    internal: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+    bridge: str = ""
+    mtu: int = 0
+    masquerade: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attachment:
+    """A pod on a network.
+
+    Args:
+        pod: its id. slot: the number of its NIC, which is ``eth0``, ``eth1``... in the guest.
+        addresses: with prefix length.
+        mac: of the guest's NIC.
+        aliases: further names of the pod on this network.
+
+    """
+
+    pod: str
+    slot: int
+    addresses: tuple[str, ...]
+    mac: str
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A network of this host.
+
+    Args:
+        id: 64 hexadecimal digits. name: see ``NetworkSpec``, as all that is not explained here.
+        subnet, gateway, ip_range: empty where the driver has none; the last one also where it is the whole subnet.
+        bridge: name of the host's interface, empty where there is none.
+        builtin: it is always there and cannot be removed.
+        resolves: pods on it find each other by name.
+        created_at: UTC; of a builtin one when the daemon was started.
+        attachments: pods that have an address on it now, by pod.
+
+    """
+
+    id: str
+    name: str
+    driver: Driver
+    created_at: datetime
+    subnet: str = ""
+    gateway: str = ""
+    ip_range: str = ""
+    internal: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+    bridge: str = ""
+    mtu: int = 0
+    builtin: bool = False
+    resolves: bool = False
+    attachments: tuple[Attachment, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class NicWish:
+    """What a NIC shall have; everything left out is chosen.
+
+    Args:
+        network: id or name of a network; empty = the daemon's own one, or the host's bridge that is named.
+        bridge: of the host; empty = the network's.
+        addresses: IPv4 addresses, with prefix length on a bridge of the host; none = a free one of the network.
+        mac: of the guest's NIC.
+        tap: name of the host's device.
+        aliases: further names of the pod on the network.
+
+    """
+
+    network: str = ""
+    bridge: str = ""
+    addresses: tuple[str, ...] = ()
+    mac: str = ""
+    tap: str = ""
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Lease:
+    """What a NIC of a pod gets.
+
+    Args:
+        mac: of the guest's NIC.
+        tap: name of the host's device.
+        bridge: that the tap must be plugged into.
+        cidr: the address with its prefix length, such as ``192.168.123.2/24``.
+        gateway: the router on this network; empty where there is none.
+        mtu: bytes.
+        dns: name servers, at most three.
+        more: further addresses of the NIC.
+        network: id of the network that somebody has made; empty for all others.
+        slot: number of the NIC.
+
+    """
+
+    mac: str
+    tap: str
+    bridge: str
+    cidr: str
+    gateway: str
+    mtu: int
+    dns: tuple[str, ...]
+    more: tuple[str, ...] = ()
+    network: str = ""
+    slot: int = 0
+
+    @property
+    def cidrs(self) -> tuple[str, ...]:
+        """All addresses of the NIC."""
+        return (self.cidr, *self.more)

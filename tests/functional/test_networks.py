@@ -1,0 +1,293 @@
+"""Networks that somebody has made, on the real kernel: bridges, tables, namespaces in the place of pods."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import pytest
+
+from hyperd.errors import Conflict, Forbidden, InvalidInput, NotFound, NotSupported
+from hyperd.event.bus import EventBus
+from hyperd.network.model import Driver, Lease, Network, NetworkSpec, NicWish
+from hyperd.network.ports import PortMapping
+from hyperd.network.service import NetworkService
+from tests.support.netns import Namespace, ask_tcp, ip, serve_tcp
+from tests.support.netsite import Site, address_of, free_port, fresh_config, outside, refused, web
+
+pytestmark = pytest.mark.root
+
+
+class Networks:
+    """A daemon's networks, removed at the end."""
+
+    def __init__(self, site: Site, stack: ExitStack) -> None:
+        self.site = site
+        self.events = EventBus()
+        self.service = NetworkService(driver=site.network, database=site.database, events=self.events)
+        self._stack = stack
+        stack.callback(self.clear)
+
+    def restart(self) -> None:
+        self.site.restart()
+        self.service = NetworkService(driver=self.site.network, database=self.site.database, events=self.events)
+
+    def make(self, name: str, **fields: object) -> Network:
+        return self.service.create(NetworkSpec(name=name, **fields))  # type: ignore[arg-type]
+
+    def pod(self, name: str, *networks: str) -> tuple[Namespace, list[Lease]]:
+        """A namespace with one NIC on each network; the first is eth0."""
+        leases = self.site.network.reserve(name, [NicWish(network=network) for network in networks])
+        namespace = Namespace()
+        self._stack.callback(namespace.close)
+        for number, lease in enumerate(leases):
+            namespace.plug(
+                host_end=lease.tap,
+                bridge=lease.bridge,
+                mac=lease.mac,
+                cidr=lease.cidr,
+                gateway=lease.gateway if not any(one.gateway for one in leases[:number]) else "",
+                name=f"eth{number}",
+            )
+        return namespace, leases
+
+    def clear(self) -> None:
+        for network in self.service.all():
+            for one in network.attachments:
+                self.site.network.release(one.pod)
+        self.service.prune()
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def site(tmp_path: Path, stack: ExitStack) -> Site:
+    return Site(tmp_path, stack, replace(fresh_config(), subnets="172.24.0.0/13"))
+
+
+@pytest.fixture
+def networks(site: Site, stack: ExitStack) -> Networks:
+    return Networks(site, stack)
+
+
+def bridges() -> str:
+    return ip("-o", "link", "show", "type", "bridge")
+
+
+def test_networks_that_are_always_there(networks: Networks) -> None:
+    assert [(one.name, one.driver, one.builtin) for one in networks.service.all()] == [
+        ("bridge", Driver.BRIDGE, True),
+        ("host", Driver.HOST, True),
+        ("none", Driver.NONE, True),
+    ]
+    default = networks.service.get("bridge")
+    assert networks.service.get(default.id[:12]) == default
+    assert (default.subnet, default.bridge) == (networks.site.config.subnet, networks.site.config.bridge)
+    for name in ("bridge", "host", "none"):
+        with pytest.raises(Forbidden, match="pre-defined"):
+            networks.service.remove(name)
+
+
+def test_made_inspected_and_removed(networks: Networks) -> None:
+    made = networks.make("shop", labels={"a": "b"}, options={"x": "y"}, internal=True)
+    assert networks.service.get("shop") == networks.service.get(made.id) == networks.service.get(made.id[:12]) == made
+    assert made.labels == {"a": "b"}
+    assert made.options == {"x": "y"}
+    assert made.internal
+    assert IPv4Network(made.subnet).subnet_of(IPv4Network("172.24.0.0/13"))
+    assert made.bridge in bridges()
+    assert f"{made.gateway}/22" in ip("address", "show", made.bridge)
+    networks.service.remove(made.id[:20])
+    assert made.bridge not in bridges()
+    assert made.bridge not in networks.site.rules()
+    with pytest.raises(NotFound, match="network shop not found"):
+        networks.service.get("shop")
+    told, _ = networks.events.subscribe(lambda _event: None, since_ns=0)
+    assert [(event.action, event.id, event.attributes["name"]) for event in told] == [
+        ("create", made.id, "shop"),
+        ("destroy", made.id, "shop"),
+    ]
+
+
+def test_addresses_come_from_subnet_and_range_and_go_back(networks: Networks) -> None:
+    made = networks.make("fixed", subnet="10.77.3.0/24", gateway="10.77.3.254", ip_range="10.77.3.128/30")
+    driver = networks.site.network
+    first = driver.reserve("one", [NicWish(network="fixed", aliases=("db", "store"), mac="52:54:00:00:00:77")])[0]
+    assert first.cidr == "10.77.3.128/24"
+    assert (first.gateway, first.mac, first.dns) == ("10.77.3.254", "52:54:00:00:00:77", ("10.77.3.254",))
+    assert driver.reserve("two", [NicWish(network=made.id, addresses=("10.77.3.9",))])[0].cidr == "10.77.3.9/24"
+    with pytest.raises(Conflict, match=r"10\.77\.3\.9 is in use by two"):
+        driver.reserve("three", [NicWish(network="fixed", addresses=("10.77.3.9",))])
+    for wrong in ("10.77.3.254", "10.77.4.1", "10.77.3.255"):
+        with pytest.raises(InvalidInput):
+            driver.reserve("three", [NicWish(network="fixed", addresses=(wrong,))])
+    assert [(one.pod, one.addresses, one.aliases) for one in networks.service.get("fixed").attachments] == [
+        ("one", ("10.77.3.128/24",), ("db", "store")),
+        ("two", ("10.77.3.9/24",), ()),
+    ]
+    with pytest.raises(Conflict, match="network fixed is in use"):
+        networks.service.remove("fixed")
+    driver.release("one")
+    driver.release("two")
+    assert networks.service.get("fixed").attachments == ()
+    networks.service.remove("fixed")
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"name": "-x"}, InvalidInput),
+        ({"name": ""}, InvalidInput),
+        ({"name": "bridge"}, Conflict),
+        ({"name": "known"}, Conflict),
+        ({"name": "x", "driver": "overlay"}, NotSupported),
+        ({"name": "x", "subnet": "10.88.0.0/31"}, InvalidInput),
+        ({"name": "x", "subnet": "nonsense"}, InvalidInput),
+        ({"name": "x", "subnet": "10.88.0.0/24", "gateway": "10.88.1.1"}, InvalidInput),
+        ({"name": "x", "subnet": "10.88.0.0/24", "ip_range": "10.88.0.0/16"}, InvalidInput),
+        ({"name": "x", "subnet": "10.87.0.128/25"}, Conflict),
+        ({"name": "x", "mtu": 99}, InvalidInput),
+        ({"name": "x", "bridge": "lo"}, Conflict),
+        ({"name": "x", "bridge": "sixteencharacter"}, InvalidInput),
+    ],
+)
+def test_what_cannot_be_made_leaves_nothing(networks: Networks, fields: dict[str, str], error: type[Exception]) -> None:
+    networks.make("known", subnet="10.87.0.0/24")
+    before = (networks.service.all(), bridges(), networks.site.rules())
+    with pytest.raises(error):
+        networks.make(**fields)
+    assert (networks.service.all(), bridges(), networks.site.rules()) == before
+
+
+def test_subnet_of_the_host_is_not_used(networks: Networks, stack: ExitStack) -> None:
+    free = networks.make("probe").subnet
+    networks.service.remove("probe")
+    first = next(iter(IPv4Network(free).hosts()))
+    ip("link", "add", "hytd0", "type", "bridge")
+    stack.callback(ip, "link", "del", "hytd0")
+    ip("address", "add", f"{first}/30", "dev", "hytd0")
+    assert not IPv4Network(networks.make("other").subnet).overlaps(IPv4Network(free))
+    before = bridges()
+    with pytest.raises(Conflict, match="in use on hytd0"):
+        networks.make("same", subnet=free)
+    assert bridges() == before
+    assert [network.name for network in networks.service.all()][3:] == ["other"]
+
+
+def test_isolation_and_published_ports(networks: Networks, stack: ExitStack) -> None:
+    networks.make("one")
+    networks.make("two")
+    client, _ = networks.pod("client", "one")
+    mate, _ = networks.pod("mate", "two")
+    own, _ = networks.site.pod("own")
+    server, leases = networks.pod("server", "two")
+    here = (address_of(leases[0]), 80)
+    port = free_port()
+    networks.site.network.publish("server", here[0], [PortMapping("tcp", port, 80)])
+    outer, _, host = outside(stack)
+    ip("-n", outer.name, "route", "add", "default", "via", host)
+    with web(server):
+        assert ask_tcp(mate.socket(), here)
+        for stranger in (client, own, outer):
+            assert refused(lambda who=stranger: ask_tcp(who.socket(), here, timeout=0.5))  # type: ignore[misc]
+        assert ask_tcp(outer.socket(), (host, port)).startswith(b"from 10.2")
+        assert ask_tcp(mate.socket(), (leases[0].gateway, port))
+        assert ask_tcp(client.socket(), (networks.service.get("one").gateway, port))
+        assert ask_tcp(own.socket(), (networks.service.get("bridge").gateway, port))
+
+
+def test_internal_network_reaches_nothing_outside(networks: Networks, stack: ExitStack) -> None:
+    made = networks.make("inner", internal=True)
+    networks.make("open")
+    pod, leases = networks.pod("pod", "inner")
+    mate, mates = networks.pod("mate", "inner")
+    other, others = networks.pod("other", "open")
+    outer, address, host = outside(stack)
+    assert leases[0].gateway == ""
+    with web(outer), web(other), web(mate):
+        assert ask_tcp(pod.socket(), (address_of(mates[0]), 80))
+        ip("-n", pod.name, "route", "add", "default", "via", made.gateway)  # root in the guest can do that
+        for target in (address, address_of(others[0])):
+            assert refused(lambda to=target: ask_tcp(pod.socket(), (to, 80), timeout=0.5))  # type: ignore[misc]
+    with web_of_host(host) as port:
+        assert ask_tcp(other.socket(), (host, port))
+        for target in (host, made.gateway):
+            assert refused(lambda to=target: ask_tcp(pod.socket(), (to, port), timeout=0.5))  # type: ignore[misc]
+
+
+def test_pod_on_two_networks(networks: Networks) -> None:
+    networks.make("one")
+    networks.make("two")
+    both, leases = networks.pod("both", "one", "two")
+    left, lefts = networks.pod("left", "one")
+    right, rights = networks.pod("right", "two")
+    assert [lease.slot for lease in leases] == [0, 1]
+    with web(both), web(left), web(right):
+        assert ask_tcp(left.socket(), (address_of(leases[0]), 80))
+        assert ask_tcp(right.socket(), (address_of(leases[1]), 80))
+        assert ask_tcp(both.socket(), (address_of(lefts[0]), 80))
+        assert ask_tcp(both.socket(), (address_of(rights[0]), 80))
+        assert refused(lambda: ask_tcp(left.socket(), (address_of(rights[0]), 80), timeout=0.5))
+    with pytest.raises(Conflict, match="on network two already"):
+        networks.site.network.attach("both", NicWish(network="two"))
+    networks.make("three")
+    third = networks.site.network.attach("both", NicWish(network="three"))
+    assert third.slot == 2
+    networks.site.network.detach("both", 1)
+    assert [lease.slot for lease in networks.site.network.leases("both")] == [0, 2]
+    assert address_of(leases[1]) not in networks.site.rules()
+
+
+def test_restart_and_lost_bridges(networks: Networks) -> None:
+    made = networks.make("kept")
+    server, leases = networks.pod("server", "kept")
+    client, _ = networks.pod("client", "kept")
+    before = networks.site.rules()
+    ip("link", "del", made.bridge)
+    networks.restart()
+    assert networks.site.rules() == before
+    assert networks.service.get("kept").attachments
+    with web(server):
+        assert ask_tcp(client.socket(), (address_of(leases[0]), 80))
+
+
+def test_creation_that_was_cut_short_is_finished(networks: Networks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row is written first: a daemon that dies before the bridge is there makes it at its next start."""
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hyperd.network.bridge.Bridge.ensure", die)
+        patch.setattr("hyperd.network.bridged.BridgeDriver._undo_add", lambda *_: None)
+        with pytest.raises(Killed):
+            networks.make("half")
+    half = networks.service.get("half")
+    assert half.bridge not in bridges()
+    networks.restart()
+    assert half.bridge in bridges()
+
+
+def test_prune_leaves_what_is_used_or_not_chosen(networks: Networks) -> None:
+    for name in ("used", "idle", "other"):
+        networks.make(name, labels={"name": name})
+    networks.pod("pod", "used")
+    gone = networks.service.prune(lambda network: network.labels["name"] != "other")
+    assert [network.name for network in gone] == ["idle"]
+    assert [network.name for network in networks.service.all()][3:] == ["used", "other"]
+
+
+def web_of_host(address: str) -> AbstractContextManager[int]:
+    """A server of the host itself."""
+    return serve_tcp(socket.socket(), (address, 0), lambda _peer: b"host")
