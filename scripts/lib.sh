@@ -14,7 +14,7 @@ watched() {
     shift
     (
         seconds=0
-        while sleep 15 </dev/null >/dev/null 2>&1 && kill -0 $$ 2>/dev/null; do
+        while sleep 15 >/dev/null 2>&1 && kill -0 $$ 2>/dev/null; do
             seconds=$((seconds + 15))
             printf '   ... %s s: %s\n' "$seconds" "$(tail -n 1 "$watched_log" 2>/dev/null | cut -c 1-100)"
         done
