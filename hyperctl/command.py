@@ -85,7 +85,8 @@ class Option:
         metavar: what stands for the value in the help.
         flag: it takes no value and gives True.
         many: it may be repeated and gives a tuple.
-        default: value when it is not typed; an int makes it a number.
+        default: value when it is not typed; an int makes it a number, None tells "not typed" from an empty text.
+        shown: what the help calls the default, where `default` does not say it.
         minimum: smallest number.
         choices: the only values allowed.
         complete: what shells offer for the value (`hyperctl.offers`).
@@ -100,7 +101,8 @@ class Option:
         metavar: str = "",
         flag: bool = False,
         many: bool = False,
-        default: str | int = "",
+        default: str | int | None = "",
+        shown: str = "",
         minimum: int = 1,
         choices: Sequence[str] = (),
         complete: str = "",
@@ -112,6 +114,7 @@ class Option:
         self.flag = flag
         self.many = many
         self.default: Any = False if flag else () if many else default
+        self.shown = shown
         self.minimum = minimum
         self.choices = choices
         self.complete = complete
@@ -120,7 +123,7 @@ class Option:
         """Give the value of a typed text; None when it is not allowed."""
         if self.choices and text not in self.choices:
             return None
-        if not isinstance(self.default, int):
+        if not isinstance(self.default, int) or self.flag:
             return text
         good = text.isascii() and text.isdecimal() and len(text) < 10 and int(text) >= self.minimum
         return int(text) if good else None
@@ -157,6 +160,7 @@ class Command:
         parts: its options and arguments.
         examples: lines for the end of its help.
         own_options_first: options end at the first argument; what follows belongs to the container's command.
+        surplus: arguments beyond those it takes are no mistake: they do not count, as in the original.
 
     """
 
@@ -168,6 +172,7 @@ class Command:
         *,
         examples: Sequence[str] = (),
         own_options_first: bool = False,
+        surplus: bool = False,
     ) -> None:
         self.name = name
         self.function = function
@@ -175,6 +180,7 @@ class Command:
         self.arguments = [part for part in parts if isinstance(part, Argument)]
         self.examples = examples
         self.own_options_first = own_options_first
+        self.surplus = surplus
 
     @property
     def text(self) -> str:
@@ -199,14 +205,79 @@ class Group:
 
 
 def command(
-    name: str, *parts: Option | Argument, examples: Sequence[str] = (), own_options_first: bool = False
+    name: str,
+    *parts: Option | Argument,
+    examples: Sequence[str] = (),
+    own_options_first: bool = False,
+    surplus: bool = False,
 ) -> Callable[[Callable[..., int | None]], Command]:
     """Make a Command of the function below."""
 
     def decorate(function: Callable[..., int | None]) -> Command:
-        return Command(name, function, parts, examples=examples, own_options_first=own_options_first)
+        return Command(name, function, parts, examples=examples, own_options_first=own_options_first, surplus=surplus)
 
     return decorate
+
+
+_TRUE, _FALSE = {"1", "t", "true", "yes"}, {"0", "f", "false", "no"}
+
+
+def spelled_out(one: Command, words: Sequence[str]) -> list[str]:
+    """Give the words of a command line with every short option on its own and every value in a word of its own.
+
+    `-itd` is `-i -t -d`, `-pFILE` and `-p=FILE` are `-p FILE` as go-flags and docker read them, `--rm=true` is `--rm`.
+    Words that are not understood stay as they are.
+    """
+    named = {name: option for option in one.options for name in option.names}
+    out: list[str] = []
+    rest = list(reversed(words))
+    while rest:
+        word = rest.pop()
+        if word == "--" or len(word) < 2 or word[0] != "-":
+            out.append(word)
+            if word == "--" or one.own_options_first:
+                break
+            continue
+        pieces = _long(named, word) if word.startswith("--") else _cluster(named, word[1:])
+        out += [word] if pieces is None else pieces
+        wants = named.get(out[-1]) if pieces else None
+        if wants is not None and not wants.flag and rest:
+            out.append(rest.pop())
+    return [*out, *reversed(rest)]
+
+
+def _long(named: Mapping[str, Option], word: str) -> list[str] | None:
+    """Give the words that mean a long option, None when that is left to others."""
+    name, equals, value = word.partition("=")
+    option = named.get(name)
+    if not equals:
+        return [word]
+    if option is None or not option.flag:
+        return None
+    return _flag(name, value)
+
+
+def _flag(name: str, value: str) -> list[str] | None:
+    if value.lower() in _TRUE:
+        return [name]
+    return [] if value.lower() in _FALSE else None
+
+
+def _cluster(named: Mapping[str, Option], letters: str) -> list[str] | None:
+    """Split short options that share a dash; None when one of them is not known."""
+    out: list[str] = []
+    while letters:
+        name, letters = f"-{letters[0]}", letters[1:]
+        option = named.get(name)
+        if option is None:
+            return None
+        if not option.flag:
+            return [*out, name, *([letters.removeprefix("=")] if letters else [])]
+        if letters.startswith("="):
+            last = _flag(name, letters[1:])
+            return None if last is None else [*out, *last]
+        out.append(name)
+    return out
 
 
 def understand(one: Command, words: Sequence[str]) -> dict[str, Any] | None:
@@ -217,7 +288,7 @@ def understand(one: Command, words: Sequence[str]) -> dict[str, Any] | None:
     named = {name: option for option in one.options for name in option.names}
     values = {option.field: option.default for option in one.options}
     free: list[str] = []
-    rest = list(reversed(words))
+    rest = list(reversed(spelled_out(one, words)))
     while rest:
         word = rest.pop()
         if free and one.own_options_first:
@@ -259,4 +330,4 @@ def _with_arguments(one: Command, values: dict[str, Any], free: list[str]) -> di
             return None
         else:
             values[argument.field] = argument.default
-    return None if free else values
+    return None if free and not one.surplus else values

@@ -8,9 +8,9 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from hyperctl import __version__, output, verbs
+from hyperctl import __version__, hints, output, verbs
 from hyperctl.api.errors import HyperctlError
-from hyperctl.command import DEFAULT_HOST, HOST_OPTIONS, App, Argument, Command, Group, Option
+from hyperctl.command import DEFAULT_HOST, HOST_OPTIONS, App, Argument, Command, Group, Option, spelled_out
 
 
 class UnknownCommand(click.UsageError):
@@ -26,10 +26,21 @@ class _ClickCommand(click.Command):
             callback=click.pass_obj(described.function),
             params=[*map(_argument, described.arguments), *map(_option, described.options)],
             help=described.text,
-            context_settings={"allow_interspersed_args": not described.own_options_first},
+            context_settings={
+                "allow_interspersed_args": not described.own_options_first,
+                "allow_extra_args": described.surplus,
+            },
         )
+        self.described = described
         self.examples = described.examples
         self.fields = [argument.field for argument in described.arguments]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse what `spelled_out` makes of the words; an unknown option is refused with what is known like it."""
+        try:
+            return super().parse_args(ctx, spelled_out(self.described, args))
+        except click.NoSuchOption as error:
+            raise hints.unknown_option(self.described, error.option_name, ctx) from None
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Offer the options, unless the rest of the line belongs to the container's command."""
@@ -56,7 +67,7 @@ def _option(option: Option) -> click.Option:
         more["is_flag"] = True
     else:
         more.update(multiple=option.many, default=option.default, metavar=option.metavar or None)
-        more["show_default"] = option.default not in {"", ()}
+        more["show_default"] = option.shown or option.default not in {"", (), None}
     if option.choices:
         more.update(type=click.Choice(option.choices), metavar=None)
     elif isinstance(option.default, int) and not option.flag:
@@ -92,6 +103,14 @@ class _Inner(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return super().get_command(ctx, cmd_name.lower())
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and not ctx.resilient_parsing and not self.get_command(ctx, args[0]):
+            output.complain(self.get_help(ctx))
+            raise HyperctlError(f"'{args[0]}' is not a command of {ctx.command_path}: see above")
+        return super().resolve_command(ctx, args)
+
 
 class _Verbs(click.Group):
     """All commands, each loaded when it is called and not before."""
@@ -112,7 +131,7 @@ class _Verbs(click.Group):
         if args and args[0].lower() not in verbs.VERBS:
             if ctx.resilient_parsing:  # completion: nothing is offered behind it
                 return args[0], click.Command(args[0]), args[1:]
-            raise UnknownCommand(f"hyperctl: '{args[0]}' is not a hyperctl command. See 'hyperctl --help'.")
+            raise UnknownCommand(hints.unknown_command(args[0]))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

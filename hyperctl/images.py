@@ -54,20 +54,32 @@ def pull(client: Client, image: str, *, file: TextIO) -> None:
         progress.show(client.pull(name, auth=credentials.header(auth)), file)
 
 
-def create(make: Callable[[], str], client: Client, images: list[str]) -> str:
+def create(make: Callable[[], str], client: Client, images: list[str], *, when: str = "") -> str:
     """Call `make`; when it says that an image is missing, pull all of them and call it once more.
 
     Progress goes to stderr: stdout belongs to what the container will say.
 
+    Args:
+        make: creates something of the images.
+        client: the daemon.
+        images: their names.
+        when: they are pulled: `missing` or empty, `always` before, or `never`.
+
     Raises:
         ApiError, ProgressError: the daemon or the registry refuses.
+        UsageProblem: `when` is another word.
 
     """
-    try:
-        return make()
-    except NotFound:
-        for image in dict.fromkeys(images):
-            pull(client, image, file=sys.stderr)
+    if when not in {"", "missing", "always", "never"}:
+        raise UsageProblem(f"'{when}' is not known to --pull: use missing, always or never")
+    if when != "always":
+        try:
+            return make()
+        except NotFound:
+            if when == "never":
+                raise
+    for image in dict.fromkeys(images):
+        pull(client, image, file=sys.stderr)
     return make()
 
 

@@ -101,14 +101,28 @@ def single(form: str) -> Callable[[Mapping[str, Any]], str]:
 
 
 def refuse_both(quiet: bool, form: str) -> None:
-    """Refuse `-q` beside `--format`.
+    """Refuse `-q` beside `--format`, and a format that is none.
 
     Raises:
-        UsageProblem: both were given.
+        UsageProblem: both were given, or there is no such format.
 
     """
     if quiet and form != "table":
         raise UsageProblem("--quiet and --format can not be used together")
+    check(form)
+
+
+def check(form: str) -> None:
+    """Look at a form before anything is asked for.
+
+    Raises:
+        UsageProblem: it is not `table`, `json` or a template.
+
+    """
+    if form not in {"table", "json"}:
+        from hyperctl.template import Template
+
+        Template(_checked(form).removeprefix(_TABLE))
 
 
 def _templated(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], form: str) -> None:

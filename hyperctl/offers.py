@@ -56,6 +56,8 @@ def _named(kind: str, ctx: click.Context) -> list[tuple[str, str]]:
         "format": (("table", "columns"), ("json", "raw values")),
         "item": (("pod", "pods"), ("container", "containers"), ("vm", "virtual machines")),
         "layout": (("docker", ""), ("oci", "")),
+        "restart": (("never", ""), ("onFailure", ""), ("always", "")),
+        "pull": (("missing", ""), ("always", ""), ("never", "")),
         "logs": (("json-file", "on this host"), ("none", "nowhere"), ("syslog", ""), ("journald", "")),
         "shell": (("bash", ""), ("zsh", ""), ("fish", "")),
         "signal": tuple((one.name.removeprefix("SIG"), str(one.value)) for one in signal.Signals),

@@ -1,7 +1,7 @@
 """Pod files: JSON or YAML of the user made into what the API takes (UserPod, reference hyperd-api.md section 2).
 
-Keys match whatever their case, as Go's decoder does; keys the API does not know are left out, and so are values
-equal to Go's zero values. In YAML every scalar is read as text and converted by the type of its field, so that
+Keys match whatever their case, as Go's decoder does; keys the API does not know are left out with a warning, and values
+equal to Go's zero values silently. In YAML every scalar is read as text and converted by the type of its field, so that
 `value: yes`, `perm: 0644` and `hostport: 8080` mean what they say.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 
+from hyperctl import output
 from hyperctl.api.errors import UsageProblem
 
 TYPE_CHECKING = False
@@ -118,7 +119,13 @@ def load(name: str, *, yaml: bool, shape: dict[str, Any]) -> dict[str, Any]:
     value = _yaml(data, name) if yaml else _json(data, name)
     if not isinstance(value, dict):
         raise UsageProblem(f"{name}: expected an object with the pod's fields")
-    return _Fitter(name, texts=yaml).fields(value, shape, "")
+    if {"apiVersion", "kind"} <= value.keys():
+        raise UsageProblem(f"{name} is a manifest of Kubernetes, not a pod file: hyperctl kube play {name}")
+    fitter = _Fitter(name, texts=yaml)
+    fitted = fitter.fields(value, shape, "")
+    for warning in fitter.warnings:
+        output.complain(f"hyperctl WARNING: {warning}")
+    return fitted
 
 
 def _json(data: bytes, name: str) -> object:
@@ -144,6 +151,7 @@ class _Fitter:
     def __init__(self, name: str, *, texts: bool) -> None:
         self._name = name
         self._texts = texts
+        self.warnings: list[str] = []
 
     def fields(self, value: dict[Any, Any], shape: dict[str, Any], path: str) -> dict[str, Any]:
         """Give the known fields of an object under their proper names, without zero values."""
@@ -151,6 +159,8 @@ class _Fitter:
         out: dict[str, Any] = {}
         for key, item in value.items():
             name = names.get(str(key).lower())
+            if name is None:
+                self.warnings.append(self._unknown(f"{path}.{key}" if path else str(key), str(key), list(shape)))
             if name is None or item is None:
                 continue
             fitted = self._fit(item, shape[name], f"{path}.{name}" if path else name)
@@ -189,6 +199,13 @@ class _Fitter:
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise self._wrong(path, shape)
         return value
+
+    def _unknown(self, path: str, key: str, known: list[str]) -> str:
+        import difflib
+
+        near = difflib.get_close_matches(key.lower(), [name.lower() for name in known], n=1)
+        meant = [name for name in known if name.lower() in near]
+        return f"{self._name}: {path} is not known and does nothing" + (f"; did you mean {meant[0]}?" if meant else "")
 
     def _wrong(self, path: str, expected: str) -> UsageProblem:
         return UsageProblem(f"{self._name}: {path} must be {expected}")

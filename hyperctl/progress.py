@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from hyperctl import output
 
@@ -26,6 +27,34 @@ def show(lines: Iterable[dict[str, Any]], file: TextIO) -> None:
         _bars(lines, file)
     else:
         _plain(lines, file)
+
+
+@contextmanager
+def alive(what: str) -> Iterator[None]:
+    """Show on a terminal, on stderr, that something goes on, and for how long; elsewhere nothing."""
+    import sys
+    import threading
+    import time
+
+    if not sys.stderr.isatty():
+        yield
+        return
+    done, began = threading.Event(), time.monotonic()
+
+    def show_time() -> None:
+        while not done.wait(1):
+            sys.stderr.write(f"\r{what}, {time.monotonic() - began:.0f} s ")
+            sys.stderr.flush()
+
+    thread = threading.Thread(target=show_time, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        sys.stderr.write("\r\033[K")
+        sys.stderr.flush()
 
 
 def _plain(lines: Iterable[dict[str, Any]], file: TextIO) -> None:

@@ -5,39 +5,25 @@ from __future__ import annotations
 import os
 import re
 
+from hyperctl import units
 from hyperctl.api.errors import UsageProblem
+from hyperctl.options import OF_POD, SpecOptions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
-_RULE = re.compile(r"(?:(tcp|udp):)?(\d+(?:-\d+)?)?:(\d+(?:-\d+)?)")
+_PORTS = r"\d+(?:-\d+)?"
+_RULE = re.compile(
+    rf"(?:(?P<prefix>tcp|udp):)?(?:(?P<ip>\[[0-9a-fA-F:.]+\]|\d+\.\d+\.\d+\.\d+):)?(?:(?P<host>{_PORTS})?:)?"
+    rf"(?P<container>{_PORTS})(?:/(?P<suffix>tcp|udp))?"
+)
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-
-
-class SpecOptions:
-    """The options `run` and `create` share, as they were typed; memory is in MiB."""
-
-    podfile: str
-    yaml: bool
-    name: str
-    workdir: str
-    tty: bool
-    read_only: bool
-    cpu: int
-    memory: int
-    env: tuple[str, ...]
-    entrypoint: str
-    restart: str
-    log_driver: str
-    log_opt: tuple[str, ...]
-    publish: tuple[str, ...]
-    label: tuple[str, ...]
-    volume: tuple[str, ...]
-
-    def __init__(self, **typed: Any) -> None:
-        self.__dict__.update(typed)
+_RESTART = {"": "never", "no": "never", "never": "never", "onfailure": "onFailure", "on-failure": "onFailure"}
+_RESTART |= {"always": "always", "unless-stopped": "always"}
+_UNLIMITED = {"unlimited", "infinity", "-1"}
 
 
 def pod_from_options(options: SpecOptions, image: str, command: list[str], *, local: bool) -> dict[str, Any]:
@@ -54,43 +40,58 @@ def pod_from_options(options: SpecOptions, image: str, command: list[str], *, lo
 
     """
     name = options.name or generated_name(image)
-    container = container_from_options(options, image, command, name=name, local=local)
-    log = {"type": options.log_driver, "config": _pairs(options.log_opt, "--log-opt")}
+    container = _container(options, image, command, name=name, local=local)
+    log = {"type": options.log_driver, "config": pairs(options.log_opt, "--log-opt")}
     pod = {
         "id": name,
-        "labels": _pairs(options.label, "--label"),
-        "resource": {"vcpu": options.cpu, "memory": options.memory},
+        "hostname": options.hostname,
+        "labels": pairs(options.label, "--label"),
+        "resource": {"vcpu": _vcpus(options), "memory": units.mebibytes(options.memory or "0") or 128},
         "containers": [container],
         "portmappings": [port_rule(text) for text in options.publish],
+        "dns": list(options.dns),
+        "dnsSearch": list(options.dns_search),
+        "dnsOptions": list(options.dns_option),
     }
     return {**_filled(pod), "log": _filled(log)}
 
 
-def container_from_options(
-    options: SpecOptions, image: str, command: list[str], *, name: str = "", local: bool
-) -> dict[str, Any]:
-    """Describe a container; labels and ports belong to it only when it goes into a pod that exists (no `name`).
+def container_from_options(options: SpecOptions, image: str, command: list[str], *, local: bool) -> dict[str, Any]:
+    """Describe a container for a pod that exists; labels and ports belong to it.
 
     Raises:
-        UsageProblem: an option's value has the wrong form.
+        UsageProblem: an option's value has the wrong form, or is one of the pod's.
 
     """
-    container = {
-        "name": name or options.name or generated_name(image),
-        "image": image,
-        "workdir": options.workdir,
-        "restartPolicy": options.restart,
-        "tty": options.tty,
-        "envs": [pair for text in options.env if (pair := _environment(text))],
-        "command": command,
-        "entrypoint": [options.entrypoint] if options.entrypoint else [],
-        "volumes": [_volume(text, local=local) for text in options.volume],
-        "readOnly": options.read_only,
-    }
-    if not name:
-        container["labels"] = _pairs(options.label, "--label")
-        container["ports"] = [port_rule(text) for text in options.publish]
+    for field in OF_POD:
+        if getattr(options, field):
+            raise UsageProblem(f"{options.named(field)} is the pod's: give it when the pod is created")
+    container = _container(options, image, command, name=options.name or generated_name(image), local=local)
+    container["labels"] = pairs(options.label, "--label")
+    container["ports"] = [port_rule(text) for text in options.publish]
     return _filled(container)
+
+
+def _container(options: SpecOptions, image: str, command: list[str], *, name: str, local: bool) -> dict[str, Any]:
+    return _filled(
+        {
+            "name": name,
+            "image": image,
+            "workdir": options.workdir,
+            "restartPolicy": restart_policy(options.restart),
+            "tty": options.tty,
+            "envs": environment(options.env, options.env_file),
+            "command": command,
+            "entrypoint": [] if options.entrypoint is None else [options.entrypoint],
+            "volumes": [volume(text, local=local) for text in options.volume]
+            + [mount(text, local=local) for text in options.mount],
+            "readOnly": options.read_only,
+            "user": _user(options),
+            "StopSignal": options.stop_signal,
+            "ulimits": [_ulimit(text) for text in options.ulimit],
+            "sysctl": pairs(options.sysctl, "--sysctl"),
+        }
+    )
 
 
 def generated_name(image: str) -> str:
@@ -107,72 +108,222 @@ def _digits(count: int) -> str:
     return f"{int.from_bytes(os.urandom(8), 'big') % 10**count:0{count}}"
 
 
+def _number(text: str, option: str) -> float:
+    if not re.fullmatch(r"\d+(?:\.\d+)?|\.\d+", text):
+        raise UsageProblem(f"'{text}' is not a number of CPUs for {option}")
+    return float(text)
+
+
+def _vcpus(options: SpecOptions) -> int:
+    """Give the CPUs of the VM: as many as the parts that were asked for need, one when nothing was."""
+    wanted = _number(options.cpus, "--cpus") if options.cpus else 0.0
+    if options.cpu and not options.cpu.isdecimal():
+        raise UsageProblem(f"'{options.cpu}' is not a number of CPUs for --cpu: --cpus takes parts of one")
+    return max(int(options.cpu or 0), -int(-wanted // 1)) or 1
+
+
+def restart_policy(text: str) -> str:
+    """Read `never`, `onFailure`, `always`, or docker's `no`, `on-failure`, `unless-stopped`.
+
+    A pod that somebody stopped is never started by itself, so `always` is docker's `unless-stopped`.
+
+    Raises:
+        UsageProblem: it is another word.
+
+    """
+    try:
+        return _RESTART[text.lower()]
+    except KeyError:
+        raise UsageProblem(f"'{text}' is not a restart policy: use never, onFailure or always") from None
+
+
 def port_rule(text: str) -> dict[str, str]:
-    """Read `[tcp|udp:][hostPort]:containerPort`; a port may be a range. The daemon chooses a host port left out.
+    """Read `[tcp|udp:][IP:][hostPort:]containerPort[/tcp|udp]`; a port may be a range.
+
+    The daemon chooses a host port that is left out.
 
     Raises:
         UsageProblem: it has another form.
 
     """
     match = _RULE.fullmatch(text)
-    if not match:
-        raise UsageProblem(f"'{text}' is not a port rule: use [tcp|udp:]hostPort:containerPort")
-    protocol, host, container = match.groups()
-    return {"containerPort": container, **({"hostPort": host} if host else {}), "protocol": protocol or "tcp"}
+    if not match or (match["prefix"] and match["suffix"] not in {None, match["prefix"]}):
+        raise UsageProblem(f"'{text}' is not a port rule: use [IP:][hostPort:]containerPort[/tcp|udp]")
+    host, ip = match["host"], (match["ip"] or "").strip("[]")
+    rule = {"containerPort": match["container"], **({"hostPort": host} if host else {})}
+    return {**rule, "protocol": match["prefix"] or match["suffix"] or "tcp", **({"hostIP": ip} if ip else {})}
 
 
-def _environment(text: str) -> dict[str, str] | None:
-    """Read `KEY=value`; a bare KEY takes the value hyperctl itself has, or nothing."""
-    key, separator, value = text.partition("=")
-    if not key:
-        raise UsageProblem(f"'{text}' is not an environment variable: use KEY=value")
-    if not separator:
-        if key not in os.environ:
-            return None
-        value = os.environ[key]
-    return {"env": key, "value": value}
+def environment(texts: Sequence[str], files: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Give the variables of files and of `KEY=value`; a bare KEY takes the value hyperctl itself has, or nothing.
+
+    Raises:
+        UsageProblem: a file cannot be read, or something has no name.
+
+    """
+    lines = [line for path in files for line in _lines(path)]
+    pairs: dict[str, str] = {}
+    for text in (*lines, *texts):
+        key, separator, value = text.partition("=")
+        if not key or key.strip() != key:
+            raise UsageProblem(f"'{text}' is not an environment variable: use KEY=value")
+        if separator:
+            pairs[key] = value
+        elif key in os.environ:
+            pairs[key] = os.environ[key]
+    return [{"env": key, "value": value} for key, value in pairs.items()]
 
 
-def _volume(text: str, *, local: bool) -> dict[str, Any]:
-    """Read `[host:]container[:ro|rw]`."""
+def _lines(path: str) -> list[str]:
+    """Give the lines of a file of variables that say something."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = [line.rstrip("\r\n").lstrip() for line in file]
+    except OSError as error:
+        raise UsageProblem(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageProblem(f"{path} is not a text in UTF-8") from error
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _user(options: SpecOptions) -> dict[str, Any]:
+    return user(options.user, options.group_add)
+
+
+def user(text: str, groups: Sequence[str] = ()) -> dict[str, Any]:
+    """Read `USER[:GROUP]`.
+
+    Raises:
+        UsageProblem: a part is empty.
+
+    """
+    name, colon, group = text.partition(":")
+    if text and (not name or (colon and not group) or ":" in group):
+        raise UsageProblem(f"'{text}' is not a user: use USER or USER:GROUP")
+    return _filled({"name": name, "group": group, "additionalGroups": list(groups)})
+
+
+def _ulimit(text: str) -> dict[str, Any]:
+    """Read `NAME=SOFT[:HARD]`."""
+    name, _, values = text.partition("=")
+    soft, colon, hard = values.partition(":")
+    try:
+        low, high = _limit(soft), _limit(hard if colon else soft)
+    except ValueError:
+        raise UsageProblem(f"'{text}' is not a limit: use NAME=SOFT[:HARD], such as nofile=1024:4096") from None
+    if not name:
+        raise UsageProblem(f"'{text}' is not a limit: use NAME=SOFT[:HARD], such as nofile=1024:4096")
+    return {"Name": name, "Soft": low, "Hard": high}
+
+
+def _limit(text: str) -> int:
+    return -1 if text in _UNLIMITED else int(text)
+
+
+def volume(text: str, *, local: bool) -> dict[str, Any]:
+    """Read `[HOST:]PATH[:ro|rw]`: HOST is a path, or the name of a volume.
+
+    Raises:
+        UsageProblem: it has another form.
+
+    """
     parts = text.split(":")
-    mode = parts.pop() if len(parts) > 1 and parts[-1] in {"ro", "rw"} else "rw"
+    mode = parts.pop() if len(parts) > 1 and _is_mode(parts[-1]) else "rw"
     path = parts[-1]
     if len(parts) > 2 or not path.startswith("/") or not parts[0]:
-        raise UsageProblem(f"'{text}' is not a volume: use [host:]container[:ro|rw] with absolute paths")
-    source = os.path.abspath(parts[0]) if len(parts) == 2 else ""
+        raise UsageProblem(f"'{text}' is not a volume: use [HOST:]PATH[:ro|rw], PATH being absolute")
+    words = mode.split(",")
+    return _reference(parts[0] if len(parts) == 2 else "", path, read_only="ro" in words, local=local)
+
+
+def _is_mode(text: str) -> bool:
+    # z and Z are for SELinux, of which a guest has none; nothing is lost without them.
+    return bool(text) and set(text.split(",")) <= {"ro", "rw", "z", "Z"}
+
+
+def mount(text: str, *, local: bool) -> dict[str, Any]:
+    """Read `type=bind|volume,source=...,target=...[,readonly]`.
+
+    Raises:
+        UsageProblem: it has another form.
+
+    """
+    words = dict(part.partition("=")[::2] for part in text.split(","))
+    kind = words.pop("type", "volume")
+    source = words.pop("source", "") or words.pop("src", "")
+    target = words.pop("target", "") or words.pop("destination", "") or words.pop("dst", "")
+    flags = [words.pop(word, "false") in {"", "true", "1"} for word in ("readonly", "ro")]
+    read_only = any(flags)
+    if words:
+        raise UsageProblem(f"--mount: '{next(iter(words))}' is not known: use type, source, target and readonly")
+    if kind not in {"bind", "volume"} or not target.startswith("/") or (kind == "bind" and not source):
+        raise UsageProblem(f"'{text}' is not a mount: use type=bind|volume,source=...,target=/path[,readonly]")
+    if kind == "bind":
+        source = os.path.abspath(source)
+        if local and not os.path.lexists(source):
+            raise UsageProblem(f"--mount: there is no {source}; -v makes missing directories")
+    elif "/" in source:
+        raise UsageProblem(f"--mount: '{source}' is not the name of a volume: a path is type=bind")
+    return _reference(source, target, read_only=read_only, local=False)
+
+
+def _reference(source: str, path: str, *, read_only: bool, local: bool) -> dict[str, Any]:
+    """Give how a container sees a volume, defined in place.
+
+    Args:
+        source: a path of the host, the name of a volume, or empty for a new volume.
+        path: in the container.
+        read_only: it may not be written.
+        local: make a directory that is missing.
+
+    """
+    named = bool(source) and "/" not in source and source not in {".", ".."}
+    if named and not _NAME.fullmatch(source):
+        raise UsageProblem(f"'{source}' is neither the name of a volume nor a path (which has a slash: ./{source})")
+    if source and not named:
+        source = os.path.abspath(source)
+        if local:
+            _make_directory(source)
     base = re.sub(r"[^a-zA-Z0-9_.-]", "_", os.path.basename((source or path).rstrip("/"))) or "volume"
     name = f"{base}-{_digits(5)}"
     detail = {"name": name}
     if source:
-        if local:
-            _make_directory(source)
-        detail = {"name": name, "source": source, "format": "vfs"}
+        detail = {"name": name, "source": source, "format": "volume" if named else "vfs"}
     reference: dict[str, Any] = {"path": path, "volume": name, "detail": detail}
-    if mode == "ro":
+    if read_only:
         reference["readOnly"] = True
     return reference
 
 
 def _make_directory(path: str) -> None:
-    """Make a missing host directory that every user of a guest may write."""
+    """Make a missing host directory; it belongs to whoever runs hyperctl, and others may only read it."""
     if os.path.lexists(path):
         return
     try:
         os.makedirs(path)
-        os.chmod(path, 0o777)  # noqa: S103 - the documented mode: users of a guest are not users of the host
+        os.chmod(path, 0o755)  # noqa: S103 - whatever the umask is: users of the guest shall be able to read it
     except OSError as error:
         raise UsageProblem(f"cannot make the directory {path}: {error.strerror}") from error
 
 
-def _pairs(texts: tuple[str, ...], option: str) -> dict[str, str]:
-    pairs = {}
+def pairs(texts: Sequence[str], option: str) -> dict[str, str]:
+    """Split `key=value`.
+
+    Args:
+        texts: what was typed.
+        option: where, for the message.
+
+    Raises:
+        UsageProblem: one has no key or no value.
+
+    """
+    found = {}
     for text in texts:
         key, separator, value = text.partition("=")
         if not separator or not key:
             raise UsageProblem(f"'{text}' is not a value for {option}: use key=value")
-        pairs[key] = value
-    return pairs
+        found[key] = value
+    return found
 
 
 def _filled(value: dict[str, Any]) -> dict[str, Any]:

@@ -45,6 +45,8 @@ class Template:
     def __init__(self, text: str) -> None:
         text = re.sub(r"\\[tn\\]", lambda match: _ESCAPES[match[0]], text)
         self._parts: list[str | tuple[str, tuple[str, ...]]] = []
+        if "{{" in _ACTION.sub("", text) or "}}" in _ACTION.sub("", text):
+            raise UsageProblem(f"'{text}' has {{{{ without }}}}, or the other way round")
         for index, part in enumerate(_ACTION.split(text)):
             if index % 2 == 0:
                 self._parts.append(part)

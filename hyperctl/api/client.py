@@ -173,6 +173,11 @@ class Client:
         """
         _coded(self._object("DELETE", "/pod", {"podId": pod}), good=(0, 1))
 
+    def set_labels(self, pod: str, labels: Mapping[str, str], *, override: bool) -> None:
+        """Set labels of a pod; one that has another value already only with `override`."""
+        parameters = {"podId": pod, "labels": compact(dict(labels)), "override": flag(override)}
+        self._done("POST", "/pod/labels", parameters)
+
     def kill_pod(self, pod: str, signal: int) -> None:
         """Send a signal, by number, to every container of a pod."""
         self._done("POST", "/pod/kill", {"podName": pod, "signal": str(signal)})
@@ -228,6 +233,10 @@ class Client:
     def kill_container(self, container: str, signal: int) -> None:
         """Send a signal, by number, to the main process of a container."""
         self._done("POST", "/container/kill", {"container": container, "signal": str(signal)})
+
+    def rename_container(self, container: str, name: str) -> None:
+        """Give a container another name."""
+        self._done("POST", "/container/rename", {"oldName": container, "newName": name})
 
     def container_info(self, container: str) -> dict[str, Any]:
         """Give ContainerInfo of a container."""
@@ -352,15 +361,17 @@ class Client:
             headers["X-Registry-Config"] = config
         return progress(self.call("POST", "/image/build", parameters, body=pieces, headers=headers))
 
-    def remove_image(self, image: str, *, force: bool, no_prune: bool) -> None:
-        """Remove an image or one of its names.
+    def remove_image(self, image: str, *, force: bool, no_prune: bool) -> list[dict[str, str]]:
+        """Remove an image or one of its names; give what was `untagged` and `deleted`, in order.
 
         Raises:
             OperationFailed: the daemon's Code is neither 0 nor 1.
 
         """
         parameters = {"imageId": image, "force": flag(force), "noprune": flag(no_prune)}
-        _coded(self._object("DELETE", "/image", parameters), good=(0, 1))
+        answer = _coded(self._object("DELETE", "/image", parameters), good=(0, 1))
+        rows = [row for row in answer.get("imagesList") or [] if isinstance(row, dict)]
+        return [{"untagged" if key == "untaged" else key: str(name) for key, name in row.items()} for row in rows]
 
     def save(self, images: list[str], *, layout: str, references: Mapping[str, str]) -> Response:
         """Ask for images as a tar."""

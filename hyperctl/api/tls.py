@@ -187,5 +187,9 @@ class TlsSocket:
 
 
 def _failed(error: ssl.SSLError) -> CannotConnect:
+    if error.reason in {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"}:
+        return CannotConnect(
+            "Cannot connect to the Hyper daemon: it does not speak TLS: leave --tls and --tlsverify away"
+        )
     reason = getattr(error, "verify_message", "") or error.reason or str(error)
     return CannotConnect(f"Cannot connect to the Hyper daemon: TLS failed: {reason}")

@@ -25,6 +25,7 @@ CONNECT_TIMEOUT = 32.0  # seconds, as the original client's
 _HEAD_LIMIT = 65536
 _LINE_LIMIT = 4096
 _PIECE = 65536
+_TLS_ALERT = b"\x15\x03"  # what a TLS server says to plain HTTP (RFC 8446, 5.1: type alert, version 3.x)
 
 
 class Endpoint:
@@ -125,7 +126,10 @@ def _why_not(endpoint: Endpoint, error: OSError) -> str:
     if isinstance(error, PermissionError):
         return f"Cannot connect to the Hyper daemon: no permission to open {endpoint}"
     if isinstance(error, (ConnectionRefusedError, FileNotFoundError)):
-        return "Cannot connect to the Hyper daemon. Is 'hyperd' running on this host?"
+        where = "this host" if endpoint.local else endpoint.host
+        return f"Cannot connect to the Hyper daemon at {endpoint}. Is 'hyperd' running on {where}?"
+    if isinstance(error, socket.gaierror):
+        return f"Cannot connect to the Hyper daemon at {endpoint}: there is no host {endpoint.host}"
     return f"Cannot connect to the Hyper daemon at {endpoint}: {error.strerror or error}"
 
 
@@ -157,6 +161,8 @@ class Reader:
         """
         data = self._buffer
         while mark not in data:
+            if data.startswith(_TLS_ALERT):
+                raise ProtocolError("the daemon speaks TLS: use --tlsverify, or HYPER_TLS_VERIFY=1")
             if len(data) > limit:
                 raise ProtocolError("the daemon's answer is not HTTP")
             piece = self._receive()

@@ -108,6 +108,7 @@ def save_command(app: App, *, names: tuple[str, ...], target: str, layout: str, 
     Option("-n", "--name", metavar="NAME", text="Name of the image in an OCI layout."),
     Option("-r", "--references", many=True, metavar="IMAGE=REF", text="Name in an OCI layout (repeat)."),
     examples=("hyperctl load -i images.tar", "gunzip -c busybox.tgz | hyperctl load"),
+    surplus=True,
 )
 def load_command(app: App, *, source: str, name: str, references: tuple[str, ...]) -> None:
     """Load images from a tar."""

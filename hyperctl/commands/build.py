@@ -10,8 +10,9 @@ import string
 import sys
 import tarfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 
-from hyperctl import credentials, progress
+from hyperctl import credentials, progress, uploads
 from hyperctl.api.client import compact
 from hyperctl.api.errors import UsageProblem
 from hyperctl.command import App, Argument, Option, command
@@ -27,7 +28,7 @@ _REMOTE = re.compile(r"(https?://|git://|git@|github\.com/)")
 
 @command(
     "build",
-    Argument("source", "PATH", complete="dir"),
+    Argument("source", "PATH|URL|-", complete="dir"),
     Option("-t", "--tag", many=True, metavar="NAME[:TAG]", text="Name of the image (repeat); random when absent."),
     Option("-f", "--file", metavar="FILE", complete="file", text="The Dockerfile; PATH/Dockerfile when absent."),
     Option("--build-arg", many=True, metavar="NAME[=VALUE]", text="Value of an ARG (repeat)."),
@@ -40,6 +41,7 @@ _REMOTE = re.compile(r"(https?://|git://|git@|github\.com/)")
         "hyperctl build -t team/web:2 .",
         "hyperctl build -t team/web --build-arg VERSION=3 -f docker/Dockerfile .",
         "hyperctl build -t tools https://git.example.com/tools.git#v1",
+        "hyperctl build -t tools - < Dockerfile           # or a tar of a directory, also compressed",
     ),
 )
 def build_command(
@@ -55,7 +57,11 @@ def build_command(
     pull: bool,
     quiet: bool,
 ) -> None:
-    """Build an image from a Dockerfile."""
+    """Build an image from a Dockerfile.
+
+    PATH is a directory; - reads a Dockerfile, or a tar of a directory, from standard input. With -q the id comes alone
+    on standard output, and signs of life on a terminal.
+    """
     parameters: dict[str, str | list[str]] = {"name": list(tag) or [_random_name()]}
     if build_arg:
         parameters["buildargs"] = compact(_pairs(build_arg, environment=True))
@@ -71,12 +77,48 @@ def build_command(
         parameters["remote"] = source
         if file:
             parameters["dockerfile"] = file
+    elif source == "-":
+        body = _from_stdin(file)
+        if file and file != "-":
+            parameters["dockerfile"] = file
     else:
         dockerfile = _dockerfile(source, file)
         if dockerfile != "Dockerfile":
             parameters["dockerfile"] = dockerfile
         body = context(source, dockerfile)
-    progress.show(app.client.build(body, parameters, config=credentials.header(credentials.everything())), sys.stdout)
+    lines = app.client.build(body, parameters, config=credentials.header(credentials.everything()))
+    with progress.alive("building") if quiet else nullcontext():
+        progress.show(lines, sys.stdout)
+
+
+# Beginnings of archives (tar has its mark at 257): gzip, bzip2, xz, zstd.
+_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
+_DOCKERFILE_LIMIT = 1 << 20
+
+
+def _from_stdin(file: str) -> Iterator[bytes]:
+    """Give standard input as a context: a tar as it is, anything else as the only file of one, the Dockerfile.
+
+    Raises:
+        UsageProblem: there is nothing, or no Dockerfile in it can be meant.
+
+    """
+    head = sys.stdin.buffer.read(tarfile.BLOCKSIZE)
+    if not head:
+        raise UsageProblem("there is nothing on standard input: a Dockerfile or a tar is expected there")
+    if head.startswith(_PACKED) or head[257:262] == b"ustar":
+        yield head
+        yield from uploads.pieces(sys.stdin.buffer)
+        return
+    if file and file != "-":
+        raise UsageProblem("what is on standard input is no tar: a Dockerfile comes without --file")
+    text = head + sys.stdin.buffer.read(_DOCKERFILE_LIMIT)
+    if len(text) > _DOCKERFILE_LIMIT:
+        raise UsageProblem("what is on standard input is neither a tar nor a Dockerfile: it is too long")
+    info = tarfile.TarInfo("Dockerfile")
+    info.size, info.mode = len(text), 0o644
+    yield info.tobuf(tarfile.PAX_FORMAT) + text + bytes(-len(text) % tarfile.BLOCKSIZE)
+    yield bytes(2 * tarfile.BLOCKSIZE)
 
 
 def context(directory: str, dockerfile: str) -> Iterator[bytes]:

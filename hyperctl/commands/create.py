@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from hyperctl import images, output, podfile
 from hyperctl.api.errors import UsageProblem
 from hyperctl.command import App, Argument, Option, command
-from hyperctl.spec import SpecOptions, container_from_options, pod_from_options
+from hyperctl.options import OPTIONS, SPEC_OPTIONS, SpecOptions
+from hyperctl.spec import container_from_options, pod_from_options, port_rule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-SPEC_OPTIONS = (
-    Option("-p", "--podfile", metavar="FILE", complete="file", text="Read the pod from a file (- is stdin)."),
-    Option("-y", "--yaml", flag=True, text="The file is YAML, not JSON; so are names in .yaml and .yml."),
-    Option("--name", metavar="NAME", text="Name of the pod and its container."),
-    Option("--workdir", metavar="DIR", text="Working directory in the container."),
-    Option("-t", "--tty", flag=True, text="Give the container a terminal."),
-    Option("--read-only", flag=True, text="Make the container's root file system read-only."),
-    Option("--cpu", metavar="N", default=1, text="CPUs of the VM."),
-    Option("--memory", metavar="MB", default=128, text="Memory of the VM in MiB."),
-    Option("--env", many=True, metavar="KEY=VALUE", text="Set an environment variable (repeat)."),
-    Option("--entrypoint", metavar="WORD", text="Replace the image's entrypoint."),
-    Option("--restart", choices=("never", "onFailure", "always"), default="never", text="When to start it again."),
-    Option("--log-driver", metavar="NAME", complete="logs", text="Where the output is kept."),
-    Option("--log-opt", many=True, metavar="KEY=VALUE", text="Option of the log driver (repeat)."),
-    Option("--publish", many=True, metavar="[tcp|udp:]HOST:CONTAINER", text="Publish a port (repeat)."),
-    Option("--label", many=True, metavar="KEY=VALUE", text="Set a label (repeat)."),
-    Option(
-        "-v", "--volume", many=True, metavar="[HOST:]CONTAINER[:ro|rw]", complete="dir", text="Mount a volume (repeat)."
-    ),
-)
+_BESIDE_PODFILE = ("pull", "interactive")
 
 
 def read_podfile(options: SpecOptions, words: Sequence[str], shape: dict[str, Any]) -> dict[str, Any]:
@@ -42,10 +25,11 @@ def read_podfile(options: SpecOptions, words: Sequence[str], shape: dict[str, An
         UsageProblem: it cannot be read, or an option or argument contradicts it.
 
     """
+    _refuse_ports(options.podfile)
     if words:
         raise UsageProblem(f"'{words[0]}' can not be used together with --podfile")
-    for option in SPEC_OPTIONS[2:]:
-        if getattr(options, option.field) != option.default:
+    for option in OPTIONS:
+        if option.field not in _BESIDE_PODFILE and getattr(options, option.field) != option.default:
             raise UsageProblem(f"{option.names[-1]} can not be used together with --podfile")
     yaml = options.yaml or options.podfile.endswith((".yaml", ".yml"))
     return podfile.load(options.podfile, yaml=yaml, shape=shape)
@@ -76,6 +60,22 @@ def read_pod(options: SpecOptions, words: Sequence[str], *, local: bool) -> dict
     return pod_from_options(options, image, arguments, local=local)
 
 
+def _refuse_ports(name: str) -> None:
+    """Refuse `-p 8080:80`, which is docker's way to publish ports; a file that has such a name is read.
+
+    Raises:
+        UsageProblem: it is meant that way.
+
+    """
+    if os.path.lexists(name):
+        return
+    try:
+        port_rule(name)
+    except UsageProblem:
+        return
+    raise UsageProblem(f"-p is a pod file here; publish ports with --publish {name}")
+
+
 def _check_image(image: str) -> None:
     if image.startswith("-"):
         raise UsageProblem(f"'{image}' stands where the image must be: options go before it")
@@ -85,29 +85,32 @@ def _check_image(image: str) -> None:
     "create",
     *SPEC_OPTIONS,
     Option("-c", "--container", flag=True, text="Create a container in a pod: POD IMAGE [COMMAND...]."),
+    Option("-q", "--quiet", flag=True, text="Print the id alone."),
     Argument("words", "[POD] IMAGE [COMMAND...]", default="", many=True, complete="command"),
     examples=(
         "hyperctl create --name web1 --publish 8080:80 nginx",
         "hyperctl create -p web.pod",
         "hyperctl create -c --name helper web1 busybox sleep 1000   # a container in the pod web1",
+        "id=$(hyperctl create -q busybox sleep 1000)",
     ),
     own_options_first=True,
 )
-def create_command(app: App, *, container: bool, words: tuple[str, ...], **typed: Any) -> None:
+def create_command(app: App, *, container: bool, quiet: bool, words: tuple[str, ...], **typed: Any) -> None:
     """Create a pod, or with -c a container in a pod, without starting it.
 
     Options after the image belong to the command. A missing image is pulled.
     """
     options, client = SpecOptions(**typed), app.client
     if container:
-        _create_container(app, options, words)
+        container_id = _create_container(app, options, words)
+        output.say(container_id if quiet else f"Container ID is {container_id}")
         return
     pod = read_pod(options, words, local=client.endpoint.local)
-    pod_id = images.create(lambda: client.create_pod(pod), client, images.of_pod(pod))
-    output.say(f"Pod ID is {pod_id}")
+    pod_id = images.create(lambda: client.create_pod(pod), client, images.of_pod(pod), when=options.pull)
+    output.say(pod_id if quiet else f"Pod ID is {pod_id}")
 
 
-def _create_container(app: App, options: SpecOptions, words: tuple[str, ...]) -> None:
+def _create_container(app: App, options: SpecOptions, words: tuple[str, ...]) -> str:
     if not words:
         raise UsageProblem("a pod is needed")
     client = app.client
@@ -121,5 +124,4 @@ def _create_container(app: App, options: SpecOptions, words: tuple[str, ...]) ->
         _check_image(image)
         spec = container_from_options(options, image, arguments, local=client.endpoint.local)
     wanted = [spec["image"]] if spec.get("image") else []
-    container_id = images.create(lambda: client.create_container(pod, spec), client, wanted)
-    output.say(f"Container ID is {container_id}")
+    return images.create(lambda: client.create_container(pod, spec), client, wanted, when=options.pull)

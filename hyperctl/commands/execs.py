@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hyperctl import session, terminal
-from hyperctl.api.errors import HyperctlError, NotFound
+from hyperctl.api.errors import HyperctlError, NotFound, UsageProblem
 from hyperctl.command import App, Argument, Option, command
 
 TYPE_CHECKING = False
@@ -18,8 +18,9 @@ _POD = "pod-"  # generated pod ids contain it, and the original goes by that
     Option("-t", "--tty", flag=True, text="Give the command a terminal."),
     Option("-m", "--vm", flag=True, text="Run in the guest of a pod, not in a container."),
     Option("-d", "--detach", flag=True, text="Do not wait for the command."),
+    Option("-i", "--interactive", flag=True, text="Pass standard input on; it always is."),
     Argument("name", "CONTAINER|POD", complete="container/pod"),
-    Argument("words", "COMMAND...", many=True),
+    Argument("words", "COMMAND...", many=True, default=""),
     examples=(
         "hyperctl exec web1 ls -l /",
         "hyperctl exec -t web1 sh",
@@ -27,12 +28,19 @@ _POD = "pod-"  # generated pod ids contain it, and the original goes by that
     ),
     own_options_first=True,
 )
-def exec_command(app: App, *, tty: bool, vm: bool, detach: bool, name: str, words: tuple[str, ...]) -> int:
+def exec_command(
+    app: App, *, tty: bool, vm: bool, detach: bool, interactive: bool, name: str, words: tuple[str, ...]
+) -> int:
     """Run a command in a container and end with its exit code.
 
     The name of a pod means its first container, unless a container has that name. With -m there is no exit code.
     """
+    del interactive
     client, arguments = app.client, list(words)
+    if not words:
+        if vm:
+            return 0  # as the original, for which nothing is no mistake in the guest
+        raise UsageProblem("Missing argument 'COMMAND...': what shall run in the container?")
     if vm:
         with client.exec_vm(name, arguments) as stream:
             stream.pump(raw=True)
@@ -61,17 +69,24 @@ def exec_command(app: App, *, tty: bool, vm: bool, detach: bool, name: str, word
     "attach",
     Argument("name", "CONTAINER|POD", complete="container/pod"),
     examples=("hyperctl attach web1   # ctrl-p ctrl-q leaves a container with a terminal",),
+    surplus=True,
 )
 def attach_command(app: App, *, name: str) -> int:
     """Join stdin and output of a running container and end with its exit code."""
     client = app.client
+    status: Any = None
     if _POD in name:
-        container = _first(client.pod_info(name).get("spec"))
+        info = client.pod_info(name)
+        container = _first(info.get("spec"))
+        statuses = (info.get("status") or {}).get("containerStatus")
+        status = statuses[0] if isinstance(statuses, list) and statuses else None
     else:
         try:
-            container = client.container_info(name).get("container")
+            info = client.container_info(name)
         except NotFound as error:
-            container = client.container_info(session.first_container(client, name, error)).get("container")
+            info = client.container_info(session.first_container(client, name, error))
+        container, status = info.get("container"), info.get("status")
+    _check_not_ended(name, status)
     if not isinstance(container, dict) or not container.get("containerID"):
         raise HyperctlError(f"cannot find the container {name}")
     container_id, tty = str(container["containerID"]), bool(container.get("tty"))
@@ -81,6 +96,22 @@ def attach_command(app: App, *, name: str) -> int:
         if not session.converse(stream, client, container=container_id, tty=tty):
             return 0
     return client.exit_code(container_id)
+
+
+def _check_not_ended(name: str, status: Any) -> None:
+    """Refuse what has ended: nothing would ever come.
+
+    Raises:
+        HyperctlError: it has.
+
+    """
+    if not isinstance(status, dict) or status.get("phase") not in {"succeeded", "failed"}:
+        return
+    code = (status.get("terminated") or {}).get("exitCode", 0)
+    raise HyperctlError(
+        f"{name} does not run: it ended with exit code {code}. 'hyperctl logs {name}' shows what it said, "
+        f"'hyperctl start' starts it again"
+    )
 
 
 def _first(spec: Any) -> Any:

@@ -83,7 +83,10 @@ def rmi_command(app: App, *, names: tuple[str, ...], force: bool, no_prune: bool
     """Remove images, or names of images."""
 
     def remove(name: str) -> None:
-        app.client.remove_image(name, force=force, no_prune=no_prune)
+        done = app.client.remove_image(name, force=force, no_prune=no_prune)
         output.say(f"Image({name}) is successful to be deleted!")
+        for row in done:
+            for what, which in row.items():
+                output.say(output.clean(f"{what.capitalize()}: {which}"))
 
     return for_each(names, remove, lambda name, text: f"Image({name}) delete failed: {text}")

@@ -1,12 +1,15 @@
-"""`start`, `stop`, `restart`, `rm`, `kill`, `pause` and `unpause`."""
+"""`start`, `stop`, `restart`, `rm`, `kill`, `pause`, `unpause`, `wait`, `rename` and `labels`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
-from hyperctl import output
-from hyperctl.api.errors import ApiError, HyperctlError, OperationFailed, UsageProblem
+from hyperctl import output, session
+from hyperctl.api.errors import ApiError, HyperctlError, NotFound, OperationFailed, UsageProblem
 from hyperctl.command import App, Argument, Option, command
+from hyperctl.spec import pairs
 
 
 def for_each(names: Iterable[str], action: Callable[[str], None], complaint: Callable[[str, str], str]) -> int:
@@ -33,6 +36,7 @@ def for_each(names: Iterable[str], action: Callable[[str], None], complaint: Cal
     Argument("name", "POD|CONTAINER", complete="pod/container"),
     Option("-c", "--container", flag=True, text="The name is a container's."),
     examples=("hyperctl start web1", "hyperctl start -c web1-nginx"),
+    surplus=True,
 )
 def start_command(app: App, *, name: str, container: bool) -> None:
     """Start a pod with all its containers, or one container."""
@@ -92,18 +96,21 @@ def restart_command(app: App, *, names: tuple[str, ...], container: bool, time: 
     "rm",
     Argument("names", "POD|CONTAINER...", many=True, complete="pod/container"),
     Option("-c", "--container", flag=True, text="The names are containers'."),
-    examples=("hyperctl rm web1 web2", "hyperctl rm -c web1-nginx"),
+    Option("-f", "--force", flag=True, text="What is not there is no mistake."),
+    examples=("hyperctl rm web1 web2", "hyperctl rm -c web1-nginx", "hyperctl rm -f web1"),
 )
-def rm_command(app: App, *, names: tuple[str, ...], container: bool) -> int:
+def rm_command(app: App, *, names: tuple[str, ...], container: bool, force: bool) -> int:
     """Remove pods, or containers; what runs is stopped first."""
 
     def remove(name: str) -> None:
-        app.client.remove_pod(name)
-        output.say(f"Pod({name}) is successfully deleted!")
+        with _forgiven(force):
+            app.client.remove_pod(name)
+            output.say(f"Pod({name}) is successfully deleted!")
 
     def remove_container(name: str) -> None:
-        app.client.remove_container(name)
-        output.say(f"container {name} is successfully deleted!")
+        with _forgiven(force):
+            app.client.remove_container(name)
+            output.say(f"container {name} is successfully deleted!")
 
     if container:
         return for_each(names, remove_container, lambda name, text: f"container {name} delete failed: {text}")
@@ -125,16 +132,72 @@ def kill_command(app: App, *, names: tuple[str, ...], pod: bool, signal: str) ->
     return for_each(names, lambda name: kill(name, number), lambda name, text: f"fail to kill {what} {name}: {text}")
 
 
-@command("pause", Argument("pod", "POD", complete="pod"), examples=("hyperctl pause web1",))
+@command("pause", Argument("pod", "POD", complete="pod"), examples=("hyperctl pause web1",), surplus=True)
 def pause_command(app: App, *, pod: str) -> None:
     """Pause a pod: its VM stands still and keeps its memory."""
     app.client.pause_pod(pod)
 
 
-@command("unpause", Argument("pod", "POD", complete="pod"), examples=("hyperctl unpause web1",))
+@command("unpause", Argument("pod", "POD", complete="pod"), examples=("hyperctl unpause web1",), surplus=True)
 def unpause_command(app: App, *, pod: str) -> None:
     """Let a paused pod go on."""
     app.client.unpause_pod(pod)
+
+
+@contextmanager
+def _forgiven(force: bool) -> Iterator[None]:
+    """Let what is not there be, when asked to."""
+    try:
+        yield
+    except NotFound:
+        if not force:
+            raise
+
+
+@command(
+    "wait",
+    Argument("names", "CONTAINER|POD...", many=True, complete="container"),
+    examples=("hyperctl wait web1-nginx",),
+)
+def wait_command(app: App, *, names: tuple[str, ...]) -> int:
+    """Wait until containers have ended and print their exit codes; of a pod, its first container's."""
+
+    def wait(name: str) -> None:
+        try:
+            code = app.client.exit_code(name)
+        except NotFound as error:
+            code = app.client.exit_code(session.first_container(app.client, name, error))
+        output.say(str(code))
+        sys.stdout.flush()
+
+    return for_each(names, wait, lambda name, text: f"cannot wait for {name}: {text}")
+
+
+@command(
+    "rename",
+    Argument("container", "CONTAINER", complete="container"),
+    Argument("name", "NAME"),
+    examples=("hyperctl rename web1-nginx front",),
+)
+def rename_command(app: App, *, container: str, name: str) -> None:
+    """Give a container another name; a pod keeps its own."""
+    app.client.rename_container(container, name)
+
+
+@command(
+    "labels",
+    Argument("pod", "POD", complete="pod"),
+    Argument("words", "[KEY=VALUE...]", default="", many=True),
+    Option("--overwrite", flag=True, text="Also labels that are there with another value."),
+    examples=("hyperctl labels web1", "hyperctl labels web1 team=red", "hyperctl labels --overwrite web1 team=blue"),
+)
+def labels_command(app: App, *, pod: str, words: tuple[str, ...], overwrite: bool) -> None:
+    """Set labels of a pod; without any, print those it has."""
+    if words:
+        app.client.set_labels(pod, pairs(words, "labels"), override=overwrite)
+        return
+    labels = (app.client.pod_info(pod).get("spec") or {}).get("labels") or {}
+    output.write("".join(f"{output.clean(f'{key}={value}')}\n" for key, value in sorted(labels.items())))
 
 
 def signal_number(text: str) -> int:
@@ -144,12 +207,18 @@ def signal_number(text: str) -> int:
         UsageProblem: there is no such signal.
 
     """
+    import re
     import signal
 
     if text.isascii() and text.isdecimal() and 0 < int(text) <= 64:
         return int(text)
-    name = text.upper()
+    name = text.upper().removeprefix("SIG")
+    # Real-time signals are counted from both ends of glibc's range; systemd in a container is stopped by RTMIN+3.
+    if match := re.fullmatch(r"RTMIN(?:\+(\d{1,2}))?|RTMAX(?:-(\d{1,2}))?", name):
+        number = 34 + int(match[1] or 0) if name.startswith("RTMIN") else 64 - int(match[2] or 0)
+        if 34 <= number <= 64:
+            return number
     try:
-        return signal.Signals[name if name.startswith("SIG") else f"SIG{name}"].value
+        return signal.Signals[f"SIG{name}"].value
     except KeyError:
         raise UsageProblem(f"Invalid signal: {text}") from None

@@ -7,13 +7,14 @@ from hyperctl.command import App, Argument, Group, Option, command
 from hyperctl.listing import FORMAT, Column, show
 from hyperctl.spec import port_rule
 
-_RULES = Option("-p", "--publish", many=True, metavar="[tcp|udp:]HOST:CONTAINER", text="A rule (repeat).")
+_RULES = Option("-p", "--publish", many=True, metavar="[IP:][HOST:]PORT[/udp]", text="A rule (repeat).")
 
 
 _COLUMNS = (
     Column("Protocol", "Protocol"),
     Column("Host Ports", "HostPort"),
     Column("Container Ports", "ContainerPort"),
+    Column("Host Address", "HostIP", hidden=True),
 )
 
 
@@ -29,7 +30,7 @@ def _ls(app: App, *, pod: str, form: str) -> None:
         rules = app.client.portmappings(pod)
     except NotFound:
         raise HyperctlError(f"pod {pod} not found") from None
-    keys = ("protocol", "hostPort", "containerPort")
+    keys = ("protocol", "hostPort", "containerPort", "hostIP")
     rows = [
         {column.field: str(rule.get(key, "")) for column, key in zip(_COLUMNS, keys, strict=True)} for rule in rules
     ]
@@ -58,7 +59,7 @@ ports_command = Group("ports", "List, add or delete published ports of a pod.", 
 
 def _change(app: App, pod: str, action: str, rules: tuple[str, ...]) -> None:
     if not rules:
-        raise UsageProblem("a rule is needed: -p [tcp|udp:]hostPort:containerPort")
+        raise UsageProblem("a rule is needed: -p [IP:][hostPort:]containerPort[/udp]")
     try:
         app.client.change_portmappings(pod, action, [port_rule(text) for text in rules])
     except NotFound:

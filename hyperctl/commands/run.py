@@ -11,8 +11,8 @@ from hyperctl import images, output, session, terminal
 from hyperctl.api.client import Client
 from hyperctl.api.errors import HyperctlError, UsageProblem
 from hyperctl.command import App, Argument, Option, command
-from hyperctl.commands.create import SPEC_OPTIONS, read_pod
-from hyperctl.spec import SpecOptions
+from hyperctl.commands.create import read_pod
+from hyperctl.options import SPEC_OPTIONS, SpecOptions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Option("-a", "--attach", flag=True, text="With --podfile: attach to the first container."),
     Option("-d", "--detach", flag=True, text="Do not attach."),
     Option("--rm", field="remove", flag=True, text="Remove the pod at the end."),
+    Option("-q", "--quiet", flag=True, text="With -d or --podfile: print the id alone."),
     Argument("words", "IMAGE [COMMAND...]", default="", many=True, complete="command"),
     examples=(
         "hyperctl run --rm busybox echo hello",
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
     ),
     own_options_first=True,
 )
-def run_command(app: App, *, attach: bool, detach: bool, remove: bool, words: tuple[str, ...], **typed: Any) -> int:
+def run_command(
+    app: App, *, attach: bool, detach: bool, remove: bool, quiet: bool, words: tuple[str, ...], **typed: Any
+) -> int:
     """Create a pod and start it.
 
     Without -d, hyperctl stays attached to the container and ends with its exit code: ctrl-C goes to the container,
@@ -45,19 +48,21 @@ def run_command(app: App, *, attach: bool, detach: bool, remove: bool, words: tu
     began = time.monotonic()
     pod = read_pod(options, words, local=client.endpoint.local)
     attached = attach if options.podfile else not detach
+    if remove and any(one.get("restartPolicy") == "always" for one in (pod, *pod.get("containers", []))):
+        raise UsageProblem("--rm and --restart always can not be used together: such a pod never ends")
     if remove and not attached:
         raise UsageProblem("--rm needs an attached run: it removes the pod when the container has ended")
-    if attached and not pod.get("containers"):
-        raise UsageProblem("there is no container to attach to")
+    attached = attached and bool(pod.get("containers"))  # to nothing is no mistake in the original
     tty = attached and bool(pod.get("tty") or pod["containers"][0].get("tty"))
     if tty:
         terminal.require_terminal()
-    pod_id, check = _create(client, pod)
+    pod_id, check = _create(client, pod, when=options.pull)
     if not attached:
         check()
-        output.say(f"POD id is {pod_id}")
+        output.say(pod_id if quiet else f"POD id is {pod_id}")
         client.start_pod(pod_id)
-        output.say(f"Time to run a POD is {(time.monotonic() - began) * 1000:.0f} ms")
+        if not quiet:
+            output.say(f"Time to run a POD is {(time.monotonic() - began) * 1000:.0f} ms")
         return 0
     with _removal(client, pod_id if remove else "") as keep:
         check()
@@ -67,7 +72,7 @@ def run_command(app: App, *, attach: bool, detach: bool, remove: bool, words: tu
     return status
 
 
-def _create(client: Client, pod: dict[str, Any]) -> tuple[str, Callable[[], None]]:
+def _create(client: Client, pod: dict[str, Any], *, when: str) -> tuple[str, Callable[[], None]]:
     """Create the pod; a signal during the call itself waits, lest nobody knows what was created.
 
     Gives the pod's id and the function that raises for such a signal. While an image is pulled signals act at once.
@@ -79,7 +84,7 @@ def _create(client: Client, pod: dict[str, Any]) -> tuple[str, Callable[[], None
             checks.append(check)
             return str(client.create_pod(pod))
 
-    return images.create(make, client, images.of_pod(pod)), checks[-1]
+    return images.create(make, client, images.of_pod(pod), when=when), checks[-1]
 
 
 @contextmanager

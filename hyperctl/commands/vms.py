@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from hyperctl import output
+from hyperctl import output, units
 from hyperctl.command import App, Argument, Group, Option, command
 from hyperctl.commands.lifecycle import for_each
 
 
 @command(
     "create",
-    Option("--cpu", metavar="N", default=1, text="CPUs."),
-    Option("--memory", metavar="MB", default=128, text="Memory in MiB."),
+    Option("--cpu", metavar="N", default=1, minimum=0, text="CPUs."),
+    Option("--memory", metavar="SIZE", shown="128", text="Memory in MiB, or with a unit."),
     examples=("hyperctl vm create --cpu 2 --memory 512",),
 )
-def _create(app: App, *, cpu: int, memory: int) -> None:
+def _create(app: App, *, cpu: int, memory: str) -> None:
     """Boot a VM that waits for a pod."""
-    output.say(f"New VM id is {app.client.create_vm(cpu=cpu, memory=memory)}")
+    size = units.mebibytes(memory or "0") or 128
+    output.say(f"New VM id is {app.client.create_vm(cpu=cpu or 1, memory=size)}")
 
 
 @command("rm", Argument("names", "VM...", many=True, complete="vm"), examples=("hyperctl vm rm vm-QhKzRtPwXa",))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hyperctl import output
-from hyperctl.api.errors import UsageProblem
+from hyperctl import output, units
+from hyperctl.api.errors import ApiError, UsageProblem
 from hyperctl.command import App, Argument, Option, command
 from hyperctl.listing import FORMAT, Column, show, show_one, single
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @command(
     "events",
     Option("-f", "--filter", field="filters", many=True, metavar="KEY=VALUE", text="Only events that fit."),
-    Option("--since", metavar="TIME", text="Also what was since then: unix seconds or RFC 3339."),
+    Option("--since", metavar="TIME", text="Also what was since then: 10m (ago), a date and time, unix seconds."),
     Option("--until", metavar="TIME", text="End at that time."),
     FORMAT,
     examples=(
@@ -34,6 +34,7 @@ def events_command(app: App, *, filters: tuple[str, ...], since: str, until: str
 
     # JSON one on a line: there is no end to wait for. A bad template is told before anything has happened.
     text = _line if form == "table" else compact if form == "json" else single(form)
+    since, until = units.moment(since), units.moment(until)
     for event in app.client.events(filters=_filters(filters), since=since, until=until):
         output.say(text(event))
         sys.stdout.flush()
@@ -64,31 +65,70 @@ def _line(event: dict[str, Any]) -> str:
 
 @command(
     "stats",
-    Argument("pod", "POD", complete="pod"),
+    Argument("pods", "[POD...]", default="", many=True, complete="pod"),
+    Option("-f", "--follow", flag=True, text="Go on, a look every second, until ctrl-C."),
+    Option("--no-stream", flag=True, text="One look; it is one anyway without --follow."),
     FORMAT,
-    examples=("hyperctl stats web1", "hyperctl stats --format json web1"),
+    examples=("hyperctl stats web1", "hyperctl stats -f", "hyperctl stats --format json web1"),
 )
-def stats_command(app: App, *, pod: str, form: str) -> None:
-    """Show what a pod and its containers use: two looks, half a second apart, give the share of a CPU."""
+def stats_command(app: App, *, pods: tuple[str, ...], follow: bool, no_stream: bool, form: str) -> None:
+    """Show what pods and their containers use; without names, all that run.
+
+    Two looks, half a second apart, give the share of a CPU.
+    """
+    import sys
     import time
 
-    first = app.client.pod_stats(pod)
-    if form == "json":
-        show_one(first, form)
+    follow = follow and not no_stream
+    before = _look(app, pods)
+    if form == "json" and not follow:
+        show_one(next(iter(before.values())), form) if len(pods) == 1 else output.say(_json(before))
         return
-    time.sleep(_PAUSE)
-    second = app.client.pod_stats(pod)
-    before = {one.get("id"): one for one in first.get("container_stats") or []}
+    clear = "\033[2J\033[H" if follow and output.colourful(sys.stdout) and form == "table" else ""
+    fields = [column.field for column in _COLUMNS]
+    while True:
+        time.sleep(_INTERVAL if follow else _PAUSE)
+        now = _look(app, pods)
+        rows = [row for pod, found in now.items() for row in _rows(pod, before.get(pod), found)]
+        output.write(clear)
+        show(_COLUMNS, [dict(zip(fields, row, strict=True)) for row in rows], form)
+        sys.stdout.flush()
+        if not follow:
+            return
+        before = now
+
+
+def _look(app: App, pods: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """Give PodStats by pod; of all that run when none is named."""
+    if pods:
+        return {pod: app.client.pod_stats(pod) for pod in pods}
+    found = {}
+    for row in app.client.list_items("pod"):
+        if row[-1] == "running":
+            try:
+                found[row[0]] = app.client.pod_stats(row[0])
+            except ApiError:
+                continue  # it has ended meanwhile
+    return found
+
+
+def _rows(pod: str, first: dict[str, Any] | None, second: dict[str, Any]) -> list[tuple[str, ...]]:
+    before = {one.get("id"): one for one in (first or {}).get("container_stats") or []}
     containers = [
         (str(one.get("name", one.get("id", ""))), *_row(before.get(one.get("id")), one))
         for one in second.get("container_stats") or []
     ]
-    rows = [(pod, *_row(first, second)), *containers]
-    fields = [column.field for column in _COLUMNS]
-    show(_COLUMNS, [dict(zip(fields, row, strict=True)) for row in rows], form)
+    return [(pod, *_row(first, second)), *containers]
+
+
+def _json(found: dict[str, dict[str, Any]]) -> str:
+    import json
+
+    return json.dumps([{"pod": pod, **stats} for pod, stats in found.items()], indent=4)
 
 
 _PAUSE = 0.5
+_INTERVAL = 1.0
 _COLUMNS = (
     Column("NAME", "Name"),
     Column("CPU", "CPU"),

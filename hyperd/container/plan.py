@@ -96,6 +96,8 @@ def merge_program(spec: ContainerSpec, image_config: Mapping[str, Any], *, hostn
     """
     config = image_config.get("config") or {}
     entrypoint = tuple(spec.entrypoint) or tuple(config.get("Entrypoint") or ())
+    if spec.entrypoint == ("",):  # Docker's way to say: none, not even the image's
+        entrypoint = ()
     command = tuple(spec.command) or (() if spec.entrypoint else tuple(config.get("Cmd") or ()))
     argv = entrypoint + command
     if not argv:
@@ -113,14 +115,17 @@ def merge_program(spec: ContainerSpec, image_config: Mapping[str, Any], *, hostn
         env[key] = value
     env.update(spec.envs)
     user = str(config.get("User") or "")
-    if spec.user.name:
-        user = spec.user.name + (f":{spec.user.group}" if spec.user.group else "")
+    if spec.user.name or spec.user.group:
+        name = spec.user.name or user.partition(":")[0] or "0"
+        user = name + (f":{spec.user.group}" if spec.user.group else "")
+    if spec.user.additional_groups and not user:
+        user = "0"
     return Program(
         argv=argv,
         env=env,
         workdir=spec.workdir or str(config.get("WorkingDir") or "") or "/",
         user=user,
-        groups=spec.user.additional_groups if spec.user.name else (),
+        groups=spec.user.additional_groups,
         tty=tty,
     )
 

@@ -151,7 +151,7 @@ class FileRef:
 
 @dataclass(frozen=True, kw_only=True)
 class UserSpec:
-    """Whom the container runs as, if ``name`` is set. Names or numbers, looked up in the container."""
+    """Whom the container runs as, the image's user without a ``name``. Names or numbers, looked up in the container."""
 
     name: str = ""
     group: str = ""

@@ -113,7 +113,7 @@ def test_help_and_version(ctl):
 def test_every_command_has_help_with_examples(ctl, verb):
     text = ctl.ok(verb, "--help")
     assert text.startswith("Usage: hyperctl ")
-    assert verb in {"image", "ports", "vm"} or "Examples:" in text
+    assert verb in {"image", "kube", "ports", "system", "vm"} or "Examples:" in text
 
 
 def test_unknown_command(ctl):
@@ -122,8 +122,9 @@ def test_unknown_command(ctl):
 
 
 def test_no_daemon(ctl, tmp_path):
-    message = "hyperctl ERROR: Cannot connect to the Hyper daemon. Is 'hyperd' running on this host?\n"
-    assert ctl.fails("-H", f"unix://{tmp_path}/none", "list") == message
+    address = f"unix://{tmp_path}/none"
+    message = f"hyperctl ERROR: Cannot connect to the Hyper daemon at {address}. Is 'hyperd' running on this host?\n"
+    assert ctl.fails("-H", address, "list") == message
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

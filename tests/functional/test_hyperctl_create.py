@@ -13,7 +13,7 @@ def test_run_detached_with_every_option(fake, hyperctl, tmp_path):
     fake.on("POST", "/pod/create", ok({**CODE, "ID": "full"}, 201)).on("POST", "/pod/start", ok({}))
     words = (
         "run -d --name full --cpu 1 --memory 160 --env A=b --env C=d=e --env FROM_HERE --env NOT_HERE --label k=v"
-        " --publish 3000:1300 --publish udp:3001:1301 -v vol:/mnt:ro -v /data --workdir /tmp"
+        " --publish 3000:1300 --publish udp:3001:1301 -v ./vol:/mnt:ro -v /data --workdir /tmp"
         " --log-driver json-file --log-opt max-size=1m --restart onFailure --read-only --entrypoint /bin/sh"
         " busybox -c --rm"
     )
@@ -58,7 +58,7 @@ def test_run_detached_with_every_option(fake, hyperctl, tmp_path):
         "detail": {"name": bound["volume"], "source": f"{tmp_path}/vol", "format": "vfs"},
     }
     assert made == {"path": "/data", "volume": made["volume"], "detail": {"name": made["volume"]}}
-    assert (tmp_path / "vol").stat().st_mode & 0o7777 == 0o777
+    assert (tmp_path / "vol").stat().st_mode & 0o7777 == 0o755
 
 
 def test_names_are_made_of_the_image(fake, hyperctl):

@@ -46,17 +46,51 @@ def test_the_quick_parser_understands_what_people_type():
     typed += ["busybox", "sh", "-c", "--rm", "--", "x"]
     values = understand(run, typed)
     assert values is not None
-    assert (values["tty"], values["remove"], values["memory"], values["name"]) == (True, True, 64, "n")
+    assert (values["tty"], values["remove"], values["memory"], values["name"]) == (True, True, "64", "n")
     assert values["env"] == ("A=1", "B=2")
     assert values["words"] == ("busybox", "sh", "-c", "--rm", "--", "x")
-    assert understand(COMMANDS["rm"], ["a", "-c", "b"]) == {"names": ("a", "b"), "container": True}
+    assert understand(COMMANDS["rm"], ["a", "-c", "b"]) == {"names": ("a", "b"), "container": True, "force": False}
+
+
+@pytest.mark.parametrize("words", [["-h"], ["--help"], ["-tx"], ["--na", "n"], ["--memory"], ["--rm=perhaps"]])
+def test_the_quick_parser_leaves_the_rest_to_click(words):
+    assert understand(COMMANDS["run"], words) is None
 
 
 @pytest.mark.parametrize(
-    "words", [["-h"], ["--help"], ["-tx"], ["--na", "n"], ["--memory", "x"], ["--memory"], ["--rm=yes"], ["--cpu", "0"]]
+    ("words", "expected"),
+    [
+        (["-it", "busybox"], {"tty": True, "interactive": True}),
+        (["-dit", "busybox"], {"detach": True, "tty": True, "interactive": True}),
+        (["-p=x.json"], {"podfile": "x.json"}),
+        (["-px.json"], {"podfile": "x.json"}),
+        (["-dp=x.json"], {"podfile": "x.json", "detach": True}),
+        (["-dp", "x.json"], {"podfile": "x.json", "detach": True}),
+        (["-v=/a:/b", "busybox"], {"volume": ("/a:/b",)}),
+        (["-e", "A=b=c", "-eD=1", "busybox"], {"env": ("A=b=c", "D=1")}),
+        (["--rm=true", "--tty=false", "busybox"], {"remove": True, "tty": False}),
+        (["-d=false", "busybox"], {"detach": False}),
+        (["-t", "busybox", "-it", "-p=x"], {"tty": True, "words": ("busybox", "-it", "-p=x")}),
+        (["--", "-it"], {"words": ("-it",), "tty": False}),
+        (["-p", "-", "-y"], {"podfile": "-", "yaml": True}),
+        (["--entrypoint", "", "busybox"], {"entrypoint": ""}),
+        (["busybox"], {"entrypoint": None}),
+    ],
 )
-def test_the_quick_parser_leaves_the_rest_to_click(words):
-    assert understand(COMMANDS["run"], words) is None
+def test_short_options_as_go_flags_and_docker_read_them(words, expected):
+    values = understand(COMMANDS["run"], words)
+    assert values is not None
+    assert {key: values[key] for key in expected} == expected
+
+
+def test_surplus_arguments_do_not_count_where_the_original_ignored_them():
+    for name in ("info", "version", "load"):
+        assert understand(COMMANDS[name], ["x", "y"]) is not None
+    for name in ("start", "attach", "logs", "pause", "unpause"):
+        values = understand(COMMANDS[name], ["first", "second"])
+        assert values is not None
+        assert "second" not in values.values()
+    assert understand(COMMANDS["rename"], ["a", "b", "c"]) is None
 
 
 def test_arguments_may_be_required_optional_or_many():
@@ -91,7 +125,7 @@ def test_the_first_page_names_every_verb(capsys):
     assert capsys.readouterr().out == text
 
 
-@pytest.mark.parametrize("verb", ["ports", "image", "vm"])
+@pytest.mark.parametrize("verb", ["ports", "image", "system", "vm"])
 def test_a_group_alone_shows_its_help(verb):
     done = hyperctl(verb)
     assert (done.returncode, done.stdout.startswith(f"Usage: hyperctl {verb} ")) == (0, True)
@@ -106,7 +140,25 @@ def test_the_case_of_commands_does_not_matter(words):
 
 
 def test_a_number_that_is_none():
-    assert "'x' is not a valid number." in hyperctl("run", "--memory", "x", "busybox").stderr
+    assert "'x' is not an amount of memory" in hyperctl("run", "--memory", "x", "busybox").stderr
+    assert "'x' is not a valid number." in hyperctl("search", "--limit", "x", "busybox").stderr
+
+
+def test_what_is_meant_is_said_only_when_it_is_near():
+    assert "Did you mean exec?" in hyperctl("exce").stderr
+    assert "Here it is: rm." in hyperctl("delete", "x").stderr
+    assert "Did you mean" not in hyperctl("xyzzy").stderr
+    assert "Did you mean --name?" in hyperctl("run", "--nam", "busybox").stderr
+    stranger = hyperctl("run", "--frobnicate", "busybox").stderr
+    assert ("No such option: --frobnicate." in stranger, "Did you mean" in stranger) == (True, False)
+    assert "Instead: say --network." in hyperctl("run", "--net", "x", "busybox").stderr
+
+
+def test_an_unknown_command_of_a_group_shows_the_others():
+    done = hyperctl("ports", "foo")
+    assert (done.returncode, done.stdout) == (255, "")
+    assert "Usage: hyperctl ports" in done.stderr
+    assert "'foo' is not a command of hyperctl ports" in done.stderr
 
 
 def hyperctl(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:

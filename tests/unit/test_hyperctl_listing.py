@@ -80,7 +80,20 @@ def test_templates_that_are_none(template):
         Template(template)
 
 
-LISTINGS = {"list", "images", "history", "search", "image df", "ports ls", "stats", "info", "version", "events"}
+LISTINGS = {
+    "list",
+    "ps",
+    "images",
+    "history",
+    "search",
+    "image df",
+    "system df",
+    "ports ls",
+    "stats",
+    "info",
+    "version",
+}
+LISTINGS |= {"events"}
 
 
 def test_every_listing_has_the_same_option():

@@ -1,0 +1,133 @@
+"""`kube play`, `kube down` and `kube generate`: manifests of Kubernetes as pods of this host."""
+
+from __future__ import annotations
+
+import os
+
+from hyperctl import images, output
+from hyperctl.api.client import Client
+from hyperctl.api.errors import ApiError, HyperctlError, NotFound, OperationFailed, UsageProblem
+from hyperctl.command import App, Argument, Group, Option, command
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from hyperctl.kube.pods import Plan
+
+_FILE = Argument("file", "FILE", complete="file")
+
+
+@command(
+    "play",
+    _FILE,
+    Option("--replace", flag=True, text="Remove pods of these names first."),
+    Option("--no-start", flag=True, text="Create the pods, without starting them."),
+    Option("--configmap", many=True, metavar="FILE", complete="file", text="More ConfigMaps and Secrets (repeat)."),
+    Option("--pull", metavar="WHEN", complete="pull", text="Pull images: missing (default), always or never."),
+    Option("-q", "--quiet", flag=True, text="Print ids alone; do not name what is not understood."),
+    examples=(
+        "hyperctl kube play site.yaml",
+        "hyperctl kube play --replace site.yaml",
+        "hyperctl kube play --configmap settings.yaml - < site.yaml",
+    ),
+)
+def _play(
+    app: App, *, file: str, replace: bool, no_start: bool, configmap: tuple[str, ...], pull: str, quiet: bool
+) -> None:
+    """Create and start what a file of manifests describes.
+
+    Pod, Deployment (with its replicas), ConfigMap, Secret and PersistentVolumeClaim are understood; whatever else the
+    file says is named and does nothing. When something fails, the pods made so far are removed again.
+    """
+    plan = _read(file, configmap)
+    if not quiet:
+        for path in plan.unknown:
+            output.complain(f"hyperctl WARNING: {file}: {path} is not understood and does nothing")
+    if not plan.pods:
+        raise UsageProblem(f"{file} describes no pod")
+    if replace:
+        for pod in plan.pods:
+            _remove(app.client, pod["id"])
+    made: list[str] = []
+    try:
+        for pod in plan.pods:
+            _make(app.client, pod, pull, made)
+        for name in [] if no_start else made:
+            app.client.start_pod(name)
+    except BaseException:
+        for name in reversed(made):
+            _remove(app.client, name)
+        raise
+    for name in made:
+        output.say(name if quiet else f"Pod {name} is {'created' if no_start else 'running'}")
+
+
+def _read(file: str, more: tuple[str, ...] = ()) -> Plan:
+    from hyperctl.kube import pods, reader
+
+    extra = [document for name in more for document in reader.documents(name)]
+    return pods.plan(reader.documents(file), extra)
+
+
+def _make(client: Client, pod: dict[str, Any], pull: str, made: list[str]) -> None:
+    """Create a pod and note its name."""
+    for volume in pod.get("volumes", []):
+        if volume.pop("make", False) and client.endpoint.local:
+            try:
+                os.makedirs(volume["source"], mode=0o755, exist_ok=True)
+            except OSError as error:
+                raise UsageProblem(f"cannot make the directory {volume['source']}: {error.strerror}") from error
+    made.append(images.create(lambda: client.create_pod(pod), client, images.of_pod(pod), when=pull))
+
+
+def _remove(client: Client, name: str) -> bool:
+    """Remove a pod; say whether it was there."""
+    try:
+        client.remove_pod(name)
+    except NotFound:
+        return False
+    except ApiError:
+        if any(row[0] == name for row in client.list_items("pod")):
+            raise
+        return False
+    return True
+
+
+@command("down", _FILE, examples=("hyperctl kube down site.yaml",))
+def _down(app: App, *, file: str) -> int:
+    """Remove the pods that a file of manifests describes; volumes of its claims stay."""
+    status = 0
+    for pod in _read(file).pods:
+        try:
+            gone = _remove(app.client, pod["id"])
+        except (ApiError, OperationFailed) as error:
+            output.complain(f"Pod({pod['id']}) delete failed: {error}")
+            status = HyperctlError.exit_status
+            continue
+        output.say(f"Pod {pod['id']} is removed" if gone else f"Pod {pod['id']} was not there")
+    return status
+
+
+@command(
+    "generate",
+    Argument("pods", "POD...", many=True, complete="pod"),
+    Option("-f", "--file", metavar="FILE", complete="file", text="Write to a file, not to stdout."),
+    examples=("hyperctl kube generate web1", "hyperctl kube generate -f site.yaml web1 db1"),
+)
+def _generate(app: App, *, pods: tuple[str, ...], file: str) -> None:
+    """Print manifests that describe pods of this host."""
+    from hyperctl.kube import generate
+
+    text = generate.manifests([(app.client.pod_info(pod), app.client.portmappings(pod)) for pod in pods])
+    if not file:
+        output.write(text)
+        return
+    try:
+        with open(file, "w", encoding="utf-8") as target:
+            target.write(text)
+    except OSError as error:
+        raise UsageProblem(f"cannot write {file}: {error.strerror}") from error
+
+
+kube_command = Group("kube", "Run manifests of Kubernetes as pods of this host.", (_play, _down, _generate))

@@ -1,0 +1,1 @@
+"""Manifests of Kubernetes made into pods of this host, and back."""

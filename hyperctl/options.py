@@ -1,0 +1,113 @@
+"""The options that `run` and `create` share: how they are described, and their values as they were typed."""
+
+from __future__ import annotations
+
+from hyperctl.command import Option
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+PODFILE_OPTIONS = (
+    Option("-p", "--podfile", metavar="FILE", complete="file", text="Read the pod from a file (- is stdin)."),
+    Option("-y", "--yaml", flag=True, text="The file is YAML, not JSON; so are names in .yaml and .yml."),
+)
+OPTIONS = (
+    Option("--name", metavar="NAME", text="Name of the pod and its container."),
+    Option("-t", "--tty", flag=True, text="Give the container a terminal."),
+    Option("-i", "--interactive", flag=True, text="Pass standard input on; it always is."),
+    Option("-e", "--env", many=True, metavar="KEY[=VALUE]", text="Set an environment variable (repeat)."),
+    Option("--env-file", many=True, metavar="FILE", complete="file", text="Read variables from a file (repeat)."),
+    Option("-u", "--user", metavar="USER[:GROUP]", text="Run as this user, by name or number."),
+    Option("-w", "--workdir", metavar="DIR", text="Working directory in the container."),
+    Option("--entrypoint", default=None, metavar="WORD", text="Replace the image's entrypoint; '' takes it away."),
+    Option("--hostname", metavar="NAME", text="Host name of the pod."),
+    Option(
+        "--publish",
+        many=True,
+        metavar="[IP:][HOST:]PORT[/udp]",
+        text="Publish a port; without HOST the daemon chooses one (repeat).",
+    ),
+    Option(
+        "-v",
+        "--volume",
+        many=True,
+        metavar="[HOST:]PATH[:ro]",
+        complete="dir",
+        text="Mount a directory of the host, a named volume, or a new volume (repeat).",
+    ),
+    Option("--mount", many=True, metavar="KEY=VALUE,...", text="Mount, spelled out: type=bind|volume... (repeat)."),
+    Option("-l", "--label", many=True, metavar="KEY=VALUE", text="Set a label (repeat)."),
+    Option("--cpu", metavar="N", shown="1", text="CPUs of the VM; with create -c the container's limit."),
+    Option("--cpus", metavar="N", text="The same, and a part of a CPU: 0.5."),
+    Option(
+        "-m",
+        "--memory",
+        metavar="SIZE",
+        shown="128",
+        text="Memory of the VM, in MiB or with a unit; with create -c the container's limit.",
+    ),
+    Option("--read-only", flag=True, text="Make the container's root file system read-only."),
+    Option(
+        "--restart",
+        metavar="POLICY",
+        shown="never",
+        complete="restart",
+        text="When to start it again: never, onFailure, always.",
+    ),
+    Option("--stop-signal", metavar="SIGNAL", complete="signal", text="What ends the program in good order."),
+    Option("--ulimit", many=True, metavar="NAME=SOFT[:HARD]", text="Limit of the program, such as nofile (repeat)."),
+    Option("--sysctl", many=True, metavar="KEY=VALUE", text="Setting of the guest's kernel (repeat)."),
+    Option("--group-add", many=True, metavar="GROUP", text="Further group of the program (repeat)."),
+    Option("--dns", many=True, metavar="ADDRESS", text="Name server (repeat)."),
+    Option("--dns-search", many=True, metavar="DOMAIN", text="Domain in which names are looked for (repeat)."),
+    Option("--dns-option", many=True, metavar="OPTION", text="Option of the resolver (repeat)."),
+    Option("--log-driver", metavar="NAME", complete="logs", text="Where the output is kept."),
+    Option("--log-opt", many=True, metavar="KEY=VALUE", text="Option of the log driver (repeat)."),
+    Option("--pull", metavar="WHEN", complete="pull", text="Pull the image: missing (default), always or never."),
+)
+SPEC_OPTIONS = (*PODFILE_OPTIONS, *OPTIONS)
+# Options that say something of the pod, which a container in a pod that is there already cannot have.
+OF_POD = ("hostname", "dns", "dns_search", "dns_option", "log_driver", "log_opt")
+
+
+class SpecOptions:
+    """The options `run` and `create` share, as they were typed."""
+
+    podfile: str
+    yaml: bool
+    name: str
+    tty: bool
+    interactive: bool
+    env: tuple[str, ...]
+    env_file: tuple[str, ...]
+    user: str
+    workdir: str
+    entrypoint: str | None
+    hostname: str
+    publish: tuple[str, ...]
+    volume: tuple[str, ...]
+    mount: tuple[str, ...]
+    label: tuple[str, ...]
+    cpu: str
+    cpus: str
+    memory: str
+    read_only: bool
+    restart: str
+    stop_signal: str
+    ulimit: tuple[str, ...]
+    sysctl: tuple[str, ...]
+    group_add: tuple[str, ...]
+    dns: tuple[str, ...]
+    dns_search: tuple[str, ...]
+    dns_option: tuple[str, ...]
+    log_driver: str
+    log_opt: tuple[str, ...]
+    pull: str
+
+    def __init__(self, **typed: Any) -> None:
+        self.__dict__.update(typed)
+
+    def named(self, field: str) -> str:
+        """Give an option's longest name, for messages."""
+        return next(option.names[-1] for option in OPTIONS if option.field == field)

@@ -1,0 +1,321 @@
+"""hyperctl as people who come from docker type it: what is sent, and what is shown."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import time
+
+import pytest
+
+from tests.support.fake_hyperd import Reply, lines, ok, refuse
+from tests.support.hyperctl_process import CID, CODE
+
+OTHER = "3f57d9401f8d42f986df300f0c69192fc41da28ccc8d797829467780db3dd741"
+
+
+def created(fake, hyperctl, words: str, **more):
+    """What `create` sends for a command line."""
+    fake.on("POST", "/pod/create", ok({**CODE, "ID": "p"}, 201))
+    done = hyperctl("create", *words.split(), "busybox", **more)
+    assert (done.returncode, done.stderr) == (0, b""), done
+    return fake.exchanges[-1].json()
+
+
+def test_what_one_container_gets(fake, hyperctl, tmp_path):
+    (tmp_path / "vars").write_text("# a comment\n\nA=from file\nB=two words\nFROM_HERE\nNOT_HERE\n")
+    hyperctl.environment["FROM_HERE"] = "x"
+    words = (
+        "-it -e A=1 --env-file vars -u alice:staff --group-add 27 -w /srv --hostname box --stop-signal SIGQUIT "
+        "--ulimit nofile=10:20 --ulimit core=-1 --sysctl net.core.somaxconn=9 --dns 9.9.9.9 --dns-search x.y "
+        "--dns-option ndots:1 --read-only --restart unless-stopped -l a=b=c"
+    )
+    pod = created(fake, hyperctl, words)
+    (container,) = pod.pop("containers")
+    for key in ("id", "log"):
+        pod.pop(key)
+    assert pod == {
+        "hostname": "box",
+        "labels": {"a": "b=c"},
+        "resource": {"vcpu": 1, "memory": 128},
+        "dns": ["9.9.9.9"],
+        "dnsSearch": ["x.y"],
+        "dnsOptions": ["ndots:1"],
+    }
+    container.pop("name")
+    assert container == {
+        "image": "busybox",
+        "tty": True,
+        "workdir": "/srv",
+        "readOnly": True,
+        "restartPolicy": "always",
+        "StopSignal": "SIGQUIT",
+        "user": {"name": "alice", "group": "staff", "additionalGroups": ["27"]},
+        "ulimits": [{"Name": "nofile", "Soft": 10, "Hard": 20}, {"Name": "core", "Soft": -1, "Hard": -1}],
+        "sysctl": {"net.core.somaxconn": "9"},
+        "envs": [
+            {"env": "A", "value": "1"},
+            {"env": "B", "value": "two words"},
+            {"env": "FROM_HERE", "value": "x"},
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "size"),
+    [
+        ("", (1, 128)),
+        ("--memory 0 --cpu 0", (1, 128)),
+        ("--memory 256 --cpu 2", (2, 256)),
+        ("-m 1g", (1, 1024)),
+        ("-m=1.5GiB", (1, 1536)),
+        ("--memory 200000k", (1, 196)),
+        ("--cpus 3", (3, 128)),
+    ],
+)
+def test_sizes_of_the_vm(fake, hyperctl, words, size):
+    resource = created(fake, hyperctl, words)["resource"]
+    assert (resource["vcpu"], resource["memory"]) == size
+
+
+@pytest.mark.parametrize(
+    ("word", "rule"),
+    [
+        ("8080:80", {"containerPort": "80", "hostPort": "8080", "protocol": "tcp"}),
+        ("80", {"containerPort": "80", "protocol": "tcp"}),
+        ("53:53/udp", {"containerPort": "53", "hostPort": "53", "protocol": "udp"}),
+        ("udp:53:53", {"containerPort": "53", "hostPort": "53", "protocol": "udp"}),
+    ],
+)
+def test_published_ports(fake, hyperctl, word, rule):
+    assert created(fake, hyperctl, f"--publish {word}")["portmappings"] == [rule]
+
+
+def test_volumes(fake, hyperctl, tmp_path):
+    (tmp_path / "there").mkdir(mode=0o700)
+    words = f"-v ./made:/a -v there/:/b:ro -v data:/c:ro,z -v /d --mount type=bind,src={tmp_path}/there,dst=/e,readonly"
+    words += " --mount type=volume,source=data,target=/f"
+    refs = created(fake, hyperctl, words)["containers"][0]["volumes"]
+    shown = {
+        ref["path"]: (ref["detail"].get("format"), ref["detail"].get("source"), ref.get("readOnly", False))
+        for ref in refs
+    }
+    assert shown == {
+        "/a": ("vfs", f"{tmp_path}/made", False),
+        "/b": ("vfs", f"{tmp_path}/there", True),
+        "/c": ("volume", "data", True),
+        "/d": (None, None, False),
+        "/e": ("vfs", f"{tmp_path}/there", True),
+        "/f": ("volume", "data", False),
+    }
+    assert (tmp_path / "made").stat().st_mode & 0o7777 == 0o755
+    assert (tmp_path / "there").stat().st_mode & 0o7777 == 0o700
+    assert not (tmp_path / "data").exists()
+    assert len({ref["volume"] for ref in refs}) == len(refs)
+
+
+def test_the_entrypoint_can_be_taken_away(fake, hyperctl):
+    assert "entrypoint" not in created(fake, hyperctl, "")["containers"][0]
+    fake.on("POST", "/pod/create", ok({**CODE, "ID": "p"}, 201))
+    hyperctl("create", "--entrypoint", "", "busybox")
+    assert fake.exchanges[-1].json()["containers"][0]["entrypoint"] == [""]
+
+
+def test_bare_ids(fake, hyperctl):
+    fake.on("POST", "/pod/create", ok({**CODE, "ID": "p"}, 201)).on("POST", "/pod/start", ok({}))
+    fake.on("POST", "/container/create", ok({"ID": CID}, 201))
+    assert hyperctl("create", "-q", "busybox").stdout == b"p\n"
+    assert hyperctl("run", "-d", "-q", "busybox").stdout == b"p\n"
+    assert hyperctl("create", "-q", "-c", "p", "busybox").stdout.decode() == f"{CID}\n"
+
+
+def test_when_an_image_is_pulled(fake, hyperctl):
+    missing = refuse(404, "No such image: busybox")
+    fake.on("POST", "/pod/create", missing, ok(CODE)).on("POST", "/image/create", lines({"status": "ok"}))
+    assert hyperctl("create", "--pull", "never", "busybox").returncode == 255
+    assert fake.requests == ["POST /v1.1.0/pod/create"]
+    assert hyperctl("create", "--pull", "always", "busybox").returncode == 0
+    assert [exchange.path.rpartition("/v1.1.0")[2] for exchange in fake.exchanges[1:]] == [
+        "/image/create",
+        "/pod/create",
+    ]
+
+
+def test_unknown_keys_of_a_pod_file_are_named(fake, hyperctl, tmp_path):
+    (tmp_path / "p.json").write_text(
+        json.dumps({"id": "p", "containers": [{"name": "c", "image": "busybox", "comand": ["sleep"]}], "xyz": 1})
+    )
+    fake.on("POST", "/pod/create", ok({**CODE, "ID": "p"}, 201))
+    done = hyperctl("create", "-p", "p.json")
+    assert done.returncode == 0
+    assert done.stderr.decode().splitlines() == [
+        "hyperctl WARNING: p.json: containers[0].comand is not known and does nothing; did you mean command?",
+        "hyperctl WARNING: p.json: xyz is not known and does nothing",
+    ]
+    (tmp_path / "k.yaml").write_text("apiVersion: v1\nkind: Pod\nmetadata: {name: x}\n")
+    done = hyperctl("run", "-p", "k.yaml")
+    assert done.returncode == 255
+    assert b"hyperctl kube play k.yaml" in done.stderr
+
+
+PODS = {"podData": ["web:web:vm-a:running", "db:db::failed"]}
+WEB = {
+    "createdAt": int(time.time()) - 310,
+    "spec": {"containers": [{"containerID": CID, "image": "nginx:1"}], "labels": {"team": "red"}},
+    "status": {"podIP": ["10.0.0.2/24"]},
+}
+DB = {"createdAt": 1, "spec": {"containers": [{"containerID": OTHER, "image": "postgres"}]}, "status": {}}
+RULES = {"portMappings": [{"protocol": "tcp", "hostPort": "8080", "containerPort": "80", "hostIP": "127.0.0.1"}]}
+
+
+@pytest.fixture
+def pods(fake):
+    fake.on("GET", "/list", ok(PODS)).on("GET", "/pod/info", ok(WEB), ok(DB))
+    fake.on("GET", "/pod/web/portmappings", ok(RULES)).on("GET", "/pod/db/portmappings", ok({"portMappings": []}))
+    return fake
+
+
+def test_a_long_list(pods, hyperctl):
+    done = hyperctl("list", "-l")
+    head, web, database = done.stdout.decode().splitlines()
+    assert head.split() == ["POD", "Name", "Status", "Image", "Created", "Ports", "IP"]
+    assert web.split("  ")[0] == "web"
+    assert "running" in web
+    assert "nginx:1" in web
+    assert "5 minutes ago" in web
+    assert "127.0.0.1:8080->80/tcp" in web
+    assert web.endswith("10.0.0.2")
+    assert "postgres" in database
+
+
+@pytest.mark.parametrize(
+    ("words", "found", "requests"),
+    [
+        ("--filter status=running", "web\n", 1),
+        ("-f name=d -f name=w", "web\ndb\n", 1),
+        ("--filter id=we", "web\n", 1),
+        ("--filter label=team=red", "web\n", 5),
+        ("--filter image=nginx", "web\n", 5),
+        ("--filter label=team=blue --filter status=failed", "", 3),
+    ],
+)
+def test_filters(pods, hyperctl, words, found, requests):
+    assert hyperctl("list", "-q", *words.split()).stdout.decode() == found
+    assert len(pods.requests) == requests
+
+
+@pytest.mark.parametrize("words", [["pods"], ["Pods"], []])
+def test_plurals(pods, hyperctl, words):
+    assert hyperctl("list", "-q", *words).stdout == b"web\ndb\n"
+    assert pods.requests == ["GET /v1.1.0/list?item=pod"]
+
+
+def test_ps_lists_containers(fake, hyperctl):
+    fake.on("GET", "/list", ok({"cData": [f"{CID}:/c1:web:running"]}))
+    assert hyperctl("ps", "-aq").stdout.decode() == f"{CID}\n"
+    assert fake.requests == ["GET /v1.1.0/list?item=container"]
+
+
+def test_port(pods, hyperctl):
+    assert hyperctl("port", "web").stdout == b"80/tcp -> 127.0.0.1:8080\n"
+    assert hyperctl("port", "web", "80/tcp").stdout == b"127.0.0.1:8080\n"
+    done = hyperctl("port", "web", "81")
+    assert (done.returncode, done.stdout) == (255, b"")
+    assert b"port 81/tcp of the pod web is not published" in done.stderr
+
+
+def test_small_commands(fake, hyperctl):
+    fake.on("POST", "/container/rename", ok({})).on("POST", "/pod/labels", ok({}, 201)).on("GET", "/pod/info", ok(WEB))
+    fake.on("GET", "/exitcode", ok(3), ok(0)).on("DELETE", "/pod", refuse(404, "no pod x"))
+    assert hyperctl("rename", "a", "b").returncode == 0
+    assert fake.exchanges[-1].parameters == {"oldName": ["a"], "newName": ["b"]}
+    assert hyperctl("labels", "--overwrite", "web", "team=blue").returncode == 0
+    assert fake.exchanges[-1].parameters == {"podId": ["web"], "labels": ['{"team":"blue"}'], "override": ["true"]}
+    assert hyperctl("labels", "web").stdout == b"team=red\n"
+    done = hyperctl("wait", "a", "b")
+    assert (done.stdout, done.returncode) == (b"3\n0\n", 0)
+    assert hyperctl("rm", "-f", "x").returncode == 0
+    assert hyperctl("rm", "x").returncode == 255
+
+
+def test_attach_to_what_has_ended_says_so(fake, hyperctl):
+    status = {"phase": "failed", "terminated": {"exitCode": 3}}
+    fake.on("GET", "/container/info", ok({"container": {"containerID": CID}, "status": status}))
+    done = hyperctl("attach", "c1")
+    assert done.returncode == 255
+    assert b"c1 does not run: it ended with exit code 3" in done.stderr
+    assert all("/attach" not in request for request in fake.requests)
+
+
+def test_since_a_while_ago(fake, hyperctl):
+    fake.on("GET", "/container/info", ok({"container": {}}))
+    fake.on("GET", "/container/logs", Reply(content_type="text/plain", pieces=[b"\1\0\0\0\0\0\0\2hi"]))
+    before = time.time()
+    assert hyperctl("logs", "--since", "10m", "-n", "5", "c1").stdout == b"hi"
+    sent = fake.exchanges[-1].parameters
+    assert before - 601 < float(sent["since"][0]) < time.time() - 599
+    assert sent["tail"] == ["5"]
+    hyperctl("logs", "--since", "2026-01-31", "--tail", "all", "c1")
+    sent = fake.exchanges[-1].parameters
+    assert (sent["since"], sent["tail"]) == (["1769817600"], [""])
+
+
+STATS = {
+    "timestamp": "2026-01-31T12:00:00.5Z",
+    "cpu": {"usage": {"total": 1000}},
+    "memory": {"usage": 1000},
+    "network": {},
+    "block": {},
+    "container_stats": [],
+}
+
+
+def test_stats_of_all_that_run(fake, hyperctl):
+    fake.on("GET", "/list", ok(PODS)).on("GET", "/pod/stats", ok(STATS))
+    done = hyperctl("stats", "--format", "{{.Name}}")
+    assert (done.stdout, done.returncode) == (b"web\n", 0)
+    assert json.loads(hyperctl("stats", "--format", "json").stdout)[0]["pod"] == "web"
+
+
+def test_system_prune_removes_what_has_ended(fake, hyperctl):
+    fake.on("GET", "/list", ok(PODS)).on("DELETE", "/pod", ok(CODE))
+    fake.on("POST", "/images/prune", ok({"ImagesDeleted": [{"untaged": "a:1"}], "SpaceReclaimed": 5000}))
+    done = hyperctl("system", "prune", "-f")
+    assert done.stdout.decode() == "pod: db\nuntagged: a:1\nTotal reclaimed space: 5 kB\n"
+    assert "DELETE /v1.1.0/pod?podId=db" in fake.requests
+    assert "DELETE /v1.1.0/pod?podId=web" not in fake.requests
+
+
+def members(data: bytes) -> dict[str, bytes]:
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        return {one.name: tar.extractfile(one).read() for one in tar}
+
+
+def test_build_from_standard_input(fake, hyperctl):
+    fake.on("POST", "/image/build", lines({"stream": "ok\n"}))
+    text = b"FROM busybox\nRUN true\n" * 100
+    assert hyperctl("build", "-t", "x", "-", stdin=text).stdout == b"ok\n"
+    assert members(fake.exchanges[0].body) == {"Dockerfile": text}
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        info = tarfile.TarInfo("Other")
+        info.size = 4
+        tar.addfile(info, io.BytesIO(b"FROM"))
+    assert hyperctl("build", "-f", "Other", "-", stdin=packed.getvalue()).stdout == b"ok\n"
+    assert fake.exchanges[1].body == packed.getvalue()
+    assert fake.exchanges[1].parameters["dockerfile"] == ["Other"]
+    done = hyperctl("build", "-", stdin=b"")
+    assert (done.returncode, b"nothing on standard input" in done.stderr) == (255, True)
+
+
+def test_exec_in_the_guest_without_a_command_is_no_mistake(fake, hyperctl):
+    done = hyperctl("exec", "-m", "web")
+    assert (done.returncode, done.stdout, done.stderr, fake.requests) == (0, b"", b"", [])
+
+
+def test_attached_to_a_pod_without_containers(fake, hyperctl, tmp_path):
+    (tmp_path / "p.json").write_text('{"id": "p"}')
+    fake.on("POST", "/pod/create", ok({**CODE, "ID": "p"}, 201)).on("POST", "/pod/start", ok({}))
+    done = hyperctl("run", "-a", "-p=p.json")
+    assert (done.returncode, done.stdout.startswith(b"POD id is p\n")) == (0, True)

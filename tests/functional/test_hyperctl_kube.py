@@ -1,0 +1,87 @@
+"""`hyperctl kube`: what it asks of the daemon, and what it leaves after a failure."""
+
+from __future__ import annotations
+
+import yaml
+
+from tests.support.fake_hyperd import ok, refuse
+from tests.support.hyperctl_process import CODE
+
+TWO = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 2
+  template:
+    spec:
+      containers: [{name: app, image: busybox, livenessProbe: {}, volumeMounts: [{name: d, mountPath: /d}]}]
+      volumes: [{name: d, hostPath: {path: DIR, type: DirectoryOrCreate}}]
+"""
+
+
+def played(fake, *creates):
+    fake.on("POST", "/pod/create", *creates).on("POST", "/pod/start", ok({})).on("DELETE", "/pod", ok(CODE))
+    fake.on("GET", "/list", ok({"podData": []}))
+
+
+def calls(fake) -> list[str]:
+    return [request.replace("/v1.1.0/pod", "") for request in fake.requests]
+
+
+def test_play_creates_all_before_it_starts_any(fake, hyperctl, tmp_path):
+    (tmp_path / "site.yaml").write_text(TWO.replace("DIR", str(tmp_path / "made")))
+    played(fake, ok({**CODE, "ID": "web-pod-0"}, 201), ok({**CODE, "ID": "web-pod-1"}, 201))
+    done = hyperctl("kube", "play", "site.yaml")
+    assert done.stdout == b"Pod web-pod-0 is running\nPod web-pod-1 is running\n", done
+    assert calls(fake) == [
+        "POST /create",
+        "POST /create",
+        "POST /start?podId=web-pod-0",
+        "POST /start?podId=web-pod-1",
+    ]
+    assert (tmp_path / "made").stat().st_mode & 0o777 == 0o755
+    (volume,) = fake.exchanges[0].json()["volumes"]
+    assert volume == {"name": "web-pod-0-d", "source": f"{tmp_path}/made", "format": "vfs"}
+
+
+def test_a_failure_leaves_no_pod(fake, hyperctl, tmp_path):
+    (tmp_path / "site.yaml").write_text(TWO.replace("DIR", str(tmp_path)))
+    played(fake, ok({**CODE, "ID": "web-pod-0"}, 201), refuse(500, "the disk is full"))
+    done = hyperctl("kube", "play", "site.yaml")
+    assert (done.returncode, done.stdout, b"the disk is full" in done.stderr) == (255, b"", True)
+    assert calls(fake) == ["POST /create", "POST /create", "DELETE ?podId=web-pod-0"]
+
+
+def test_replace_and_no_start(fake, hyperctl, tmp_path):
+    (tmp_path / "site.yaml").write_text(TWO.replace("DIR", str(tmp_path)).replace("replicas: 2", "replicas: 1"))
+    played(fake, ok({**CODE, "ID": "web-pod"}, 201))
+    done = hyperctl("kube", "play", "--replace", "--no-start", "-q", "-", stdin=(tmp_path / "site.yaml").read_bytes())
+    assert done.stdout == b"web-pod\n"
+    assert calls(fake) == ["DELETE ?podId=web-pod", "POST /create"]
+
+
+def test_down(fake, hyperctl, tmp_path):
+    (tmp_path / "site.yaml").write_text(TWO.replace("DIR", "/srv"))
+    fake.on("DELETE", "/pod", ok(CODE), refuse(404, "none")).on("GET", "/list", ok({"podData": []}))
+    done = hyperctl("kube", "down", "site.yaml")
+    assert (done.returncode, done.stdout) == (0, b"Pod web-pod-0 is removed\nPod web-pod-1 was not there\n")
+    fake.on("DELETE", "/pod", refuse(500, "busy")).on("GET", "/list", ok({"podData": ["web-pod-0:x:v:running"]}))
+    done = hyperctl("kube", "down", "site.yaml")
+    assert (done.returncode, b"Pod(web-pod-0) delete failed" in done.stderr) == (255, True)
+
+
+def test_generate(fake, hyperctl, tmp_path):
+    info = {"podID": "web", "spec": {"vcpu": 1, "memory": 128, "containers": [{"name": "/web", "image": "busybox"}]}}
+    fake.on("GET", "/pod/info", ok(info)).on("GET", "/pod/web/portmappings", ok({"portMappings": []}))
+    (document,) = yaml.safe_load_all(hyperctl("kube", "generate", "web").stdout)
+    assert (document["kind"], document["metadata"]["name"]) == ("Pod", "web")
+    assert hyperctl("kube", "generate", "-f", "w.yaml", "web").stdout == b""
+    assert yaml.safe_load((tmp_path / "w.yaml").read_text()) == document
+
+
+def test_files_without_a_pod(fake, hyperctl, tmp_path):
+    (tmp_path / "x.yaml").write_text("kind: ConfigMap\nmetadata: {name: x}\n")
+    done = hyperctl("kube", "play", "x.yaml")
+    assert (done.returncode, done.stderr) == (255, b"hyperctl ERROR: x.yaml describes no pod\n")
+    assert fake.requests == []

@@ -1,0 +1,263 @@
+"""Manifests of Kubernetes as pods, without a daemon."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+import yaml
+
+from hyperctl.api.errors import UsageProblem
+from hyperctl.kube import generate, pods, reader
+
+SITE = """
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: settings}
+data: {COLOUR: red, "page.html": "<p>hello</p>"}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: keys}
+data: {token: c2VjcmV0}
+stringData: {user: alice}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: store}
+spec: {accessModes: [ReadWriteOnce]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      restartPolicy: Always
+      nodeSelector: {disk: ssd}
+      dnsConfig: {nameservers: [9.9.9.9], searches: [x.y], options: [{name: ndots, value: "2"}]}
+      securityContext: {runAsUser: 1000, fsGroup: 2000, supplementalGroups: [27], sysctls: [{name: a.b, value: "1"}]}
+      containers:
+      - name: app
+        image: nginx:1
+        command: [run, $(COLOUR), $$(COLOUR), $(NOBODY)]
+        args: [--user=$(USER_NAME)]
+        workingDir: /srv
+        env:
+        - {name: NUMBER, value: 8080}
+        - {name: BOTH, value: "$(NUMBER)-$(COLOUR)"}
+        - {name: USER_NAME, valueFrom: {secretKeyRef: {name: keys, key: user}}}
+        - {name: POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+        - {name: MAYBE, valueFrom: {configMapKeyRef: {name: settings, key: none, optional: true}}}
+        envFrom: [{configMapRef: {name: settings}}]
+        ports: [{containerPort: 80, name: http}]
+        resources: {limits: {cpu: 1500m, memory: 256Mi}, requests: {cpu: 100m}}
+        securityContext: {readOnlyRootFilesystem: true, runAsGroup: 5}
+        livenessProbe: {httpGet: {path: /, port: 80}}
+        volumeMounts:
+        - {name: data, mountPath: /data, readOnly: true}
+        - {name: scratch, mountPath: /tmp}
+        - {name: page, mountPath: /srv}
+        - {name: page, mountPath: /etc/one.html, subPath: page.html}
+        - {name: token, mountPath: /run/keys}
+      - name: side
+        image: busybox
+        volumeMounts: [{name: scratch, mountPath: /shared}, {name: host, mountPath: /host}]
+      volumes:
+      - {name: data, persistentVolumeClaim: {claimName: store}}
+      - {name: scratch, emptyDir: {}}
+      - {name: host, hostPath: {path: /srv/data, type: Directory}}
+      - {name: page, configMap: {name: settings, items: [{key: page.html, path: page.html, mode: 0400}]}}
+      - {name: token, secret: {secretName: keys, defaultMode: 256}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+"""
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    file = tmp_path_factory.mktemp("kube") / "site.yaml"
+    file.write_text(SITE)
+    return pods.plan(reader.documents(str(file)))
+
+
+def test_a_deployment_is_as_many_pods(plan):
+    assert [pod["id"] for pod in plan.pods] == ["web-pod-0", "web-pod-1"]
+    assert plan.claims == ["store"]
+    pod = plan.pods[0]
+    assert [one["name"] for one in pod["containers"]] == ["web-pod-0-app", "web-pod-0-side"]
+    assert pod["labels"] == {"app": "web"}
+    assert pod["resource"] == {"vcpu": 2, "memory": 256 + 64}
+    assert (pod["dns"], pod["dnsSearch"], pod["dnsOptions"]) == (["9.9.9.9"], ["x.y"], ["ndots:2"])
+    assert "portmappings" not in pod
+
+
+def test_what_is_not_understood_is_named_once(plan):
+    assert plan.unknown == [
+        "Pod web-pod-0: container app.livenessProbe",
+        "Pod web-pod-0: spec.nodeSelector",
+        "kind Service",
+    ]
+
+
+def test_a_container(plan):
+    app = plan.pods[1]["containers"][0]
+    assert app["entrypoint"] == ["run", "red", "$(COLOUR)", "$(NOBODY)"]
+    assert app["command"] == ["--user=alice"]
+    assert (app["workdir"], app["restartPolicy"], app["readOnly"]) == ("/srv", "always", True)
+    assert app["user"] == {"name": "1000", "group": "5", "additionalGroups": ["27", "2000"]}
+    assert app["sysctl"] == {"a.b": "1"}
+    assert {pair["env"]: pair["value"] for pair in app["envs"]} == {
+        "COLOUR": "red",
+        "page.html": "<p>hello</p>",
+        "NUMBER": "8080",
+        "BOTH": "8080-red",
+        "USER_NAME": "alice",
+        "POD": "web-pod-1",
+    }
+
+
+def test_volumes_and_files(plan):
+    pod = plan.pods[0]
+    app, side = pod["containers"]
+    assert app["volumes"] == [
+        {"path": "/data", "volume": "web-pod-0-data", "readOnly": True},
+        {"path": "/tmp", "volume": "web-pod-0-scratch"},
+    ]
+    assert side["volumes"][0] == {"path": "/shared", "volume": "web-pod-0-scratch"}
+    assert pod["volumes"] == [
+        {"name": "web-pod-0-data", "source": "store", "format": "volume"},
+        {"name": "web-pod-0-scratch"},
+        {"name": "web-pod-0-host", "source": "/srv/data", "format": "vfs"},
+    ]
+    content = {file["name"]: base64.b64decode(file["content"]).decode() for file in pod["files"]}
+    shown = {file["path"]: (content[file["filename"]], file["perm"]) for file in app["files"]}
+    assert shown == {
+        "/srv/page.html": ("<p>hello</p>", "0400"),
+        "/etc/one.html": ("<p>hello</p>", "0400"),
+        "/run/keys/token": ("secret", "0400"),
+        "/run/keys/user": ("alice", "0400"),
+    }
+
+
+def one_pod(**spec):
+    container = {"name": "c", "image": "busybox", **spec.pop("container", {})}
+    return {"kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [container], **spec}}
+
+
+def test_published_ports_and_restart_policies():
+    ports = [
+        {"containerPort": 80, "hostPort": 8080},
+        {"containerPort": 53, "hostPort": 53, "protocol": "UDP", "hostIP": "127.0.0.1"},
+        {"containerPort": 9, "hostIP": "127.0.0.2"},
+    ]
+    (pod,) = pods.plan([one_pod(container={"ports": ports}, restartPolicy="OnFailure")]).pods
+    assert pod["portmappings"] == [
+        {"containerPort": "80", "hostPort": "8080", "protocol": "tcp"},
+        {"containerPort": "53", "hostPort": "53", "protocol": "udp", "hostIP": "127.0.0.1"},
+    ]
+    assert pod["containers"][0]["restartPolicy"] == "onFailure"
+    assert pod["resource"] == {"vcpu": 1, "memory": 128}
+    (pod,) = pods.plan([one_pod(resources={"limits": {"cpu": "2", "memory": "1Gi"}})]).pods
+    assert pod["resource"] == {"vcpu": 2, "memory": 1024}
+
+
+BAD = [
+    ({"kind": "Pod", "metadata": {"name": "P_1"}, "spec": {}}, "metadata.name must be a name"),
+    ({"kind": "Pod", "metadata": {"name": "p"}, "spec": {}}, "spec.containers must be"),
+    ({"kind": "Pod", "metadata": {"name": "p"}, "spec": []}, "spec must be an object"),
+    (one_pod(container={"image": ""}), "container c.image must be"),
+    (one_pod(container={"command": "sh"}), "container c.command must be a list"),
+    (one_pod(hostNetwork=True), "hostNetwork cannot be had"),
+    (one_pod(initContainers=[{"name": "i"}]), "initContainers cannot be had"),
+    (one_pod(restartPolicy="Sometimes"), "restartPolicy must be"),
+    (one_pod(container={"volumeMounts": [{"name": "v", "mountPath": "/x"}]}), "there is no volume v"),
+    (one_pod(container={"envFrom": [{"secretRef": {"name": "s"}}]}), "there is no Secret s"),
+    (one_pod(container={"env": [{"name": "A", "valueFrom": {"resourceFieldRef": {}}}]}), "cannot be had"),
+    (one_pod(container={"resources": {"limits": {"memory": "lots"}}}), "memory must be a quantity"),
+    (one_pod(volumes=[{"name": "v", "nfs": {"server": "s"}}]), "volume v is of a kind that cannot be had"),
+    (one_pod(volumes=[{"name": "v", "configMap": {"name": "none"}}]), "there is no ConfigMap none"),
+    ({"kind": "Secret", "metadata": {"name": "s"}, "data": {"a": "%"}}, "data.a is not base64"),
+    (
+        {
+            "kind": "Deployment",
+            "metadata": {"name": "d"},
+            "spec": {
+                "replicas": 2,
+                "template": one_pod(container={"ports": [{"containerPort": 1, "hostPort": 2}]}),
+            },
+        },
+        "2 replicas cannot all have the host's port 2",
+    ),
+]
+
+
+@pytest.mark.parametrize(("manifest", "text"), BAD, ids=[text for _, text in BAD])
+def test_what_cannot_be_is_said(manifest, text):
+    with pytest.raises(UsageProblem, match=text.replace("(", r"\(")):
+        pods.plan([manifest])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("- 1", "no manifest"), ("a: [", "is not YAML"), ("kind: List\nitems: [1]", "no manifest"), ("{}", "no kind")],
+)
+def test_files_that_are_no_manifests(tmp_path, text, message):
+    (tmp_path / "x").write_text(text)
+    with pytest.raises(UsageProblem, match=message):
+        reader.documents(str(tmp_path / "x"))
+    with pytest.raises(UsageProblem, match="cannot read"):
+        reader.documents(str(tmp_path / "nosuch"))
+
+
+def test_a_list_is_taken_apart(tmp_path):
+    (tmp_path / "x").write_text("kind: List\nitems: [{kind: A}, {kind: List, items: [{kind: B}]}]\n---\n---\nkind: C\n")
+    assert [one["kind"] for one in reader.documents(str(tmp_path / "x"))] == ["A", "B", "C"]
+
+
+def test_what_is_generated_can_be_played():
+    info = {
+        "podID": "web",
+        "spec": {
+            "vcpu": 2,
+            "memory": 256,
+            "labels": {"a": "b"},
+            "volumes": [
+                {"name": "v1", "source": "/srv", "driver": "vfs"},
+                {"name": "v2", "source": "store", "driver": "volume"},
+                {"name": "unused", "source": "", "driver": ""},
+            ],
+            "containers": [
+                {
+                    "name": "/web-app",
+                    "image": "nginx:1",
+                    "args": ["nginx", "-g", "daemon off;"],
+                    "env": [{"env": "A", "value": "1"}],
+                    "user": "33:34",
+                    "workingDir": "/srv",
+                    "volumeMounts": [
+                        {"name": "v1", "mountPath": "/a", "readOnly": True},
+                        {"name": "v2", "mountPath": "/b", "readOnly": False},
+                    ],
+                }
+            ],
+        },
+    }
+    rules = [{"protocol": "udp", "hostPort": "53-54", "containerPort": "1053-1054"}]
+    text = generate.manifests([(info, rules)])
+    plan = pods.plan(list(yaml.safe_load_all(text)))
+    assert plan.unknown == []
+    assert plan.claims == ["store"]
+    (pod,) = plan.pods
+    assert (pod["id"], pod["labels"], pod["resource"]) == ("web", {"a": "b"}, {"vcpu": 2, "memory": 256})
+    assert [rule["hostPort"] for rule in pod["portmappings"]] == ["53", "54"]
+    (container,) = pod["containers"]
+    assert container["name"] == "web-app"
+    assert container["entrypoint"] == ["nginx", "-g", "daemon off;"]
+    assert container["user"] == {"name": "33", "group": "34"}
+    assert [ref["path"] for ref in container["volumes"]] == ["/a", "/b"]
