@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
-from hyperd.build.cache import StepCache
+from hyperd.build.cache import StepCache, chain
 from hyperd.build.config import ImageDraft
 from hyperd.build.context import Context
 from hyperd.build.dockerfile import Dockerfile, Instruction, Stage, parse_dockerfile, parse_instructions
@@ -69,13 +70,25 @@ class Build:
         unused = sorted(set(self._order.arguments) - self._used - PREDEFINED)
         if unused:
             self._reporter.say(f"[Warning] One or more build-args [{' '.join(unused)}] were not consumed")
-        layers = [below.diff_id for below in state.layers if not below.local]
-        image = self._services.images.add_image(state.draft.finish(), layers, tags=self._order.tags, parent=state.base)
+        image = self._finished(state)
         self._reporter.last(image.id)
         self._reporter.say(f"Successfully built {_short(image.id)}")
         for tag in self._order.tags:
             self._reporter.say(f"Successfully tagged {self._services.images.taggable(tag).familiar}")
         return image.id
+
+    def _finished(self, state: StageState) -> Image:
+        """Make the image; a build that is all cache has made it before: it is the same one then."""
+        images, layers = self._services.images, [below.diff_id for below in state.layers if not below.local]
+        key = chain("image", state.draft.identity, layers, state.base)
+        if not (state.fresh or self._order.no_cache) and (known := self._cache.image(key)):
+            with suppress(ImageNotFound), images.held(known) as image:
+                for tag in self._order.tags:
+                    images.tag(known, tag)
+                return images.get(image.id)
+        made = images.add_image(state.draft.finish(), layers, tags=self._order.tags, parent=state.base)
+        self._cache.note(key, made.id)
+        return made
 
     def _read(self) -> Dockerfile:
         path = self._order.dockerfile or "Dockerfile"
@@ -174,7 +187,7 @@ class Build:
         draft = ImageDraft({**image, "config": state.draft.config, "history": []}, escape=self._file.escape)
         draft.history = [dict(entry) for entry in state.draft.history]
         draft.arguments = dict(state.draft.arguments)  # Docker: child stages inherit what was declared
-        return StageState(draft=draft, layers=list(state.layers), key=state.key, base=state.base)
+        return StageState(draft=draft, layers=list(state.layers), key=state.key, base=state.base, fresh=state.fresh)
 
     def _from_image(self, name: str) -> StageState:
         if name == "scratch":

@@ -27,7 +27,7 @@ def chain(key: str, *parts: object) -> str:
 
 
 class StepCache:
-    """Keys to diff_ids; an empty diff_id means that the step changed no file."""
+    """Keys to diff_ids, of whole builds to ids of images; an empty diff_id means that the step changed no file."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -42,8 +42,16 @@ class StepCache:
             return ""
         return found if _DIFF_ID.fullmatch(found) and intake.use_layer(found) else None
 
+    def image(self, key: str) -> str:
+        """Return the id of the image that a build with this key has made, empty when there was none."""
+        try:
+            found = (self._directory / key).read_text("ascii").strip()
+        except (OSError, ValueError):
+            return ""
+        return found if _DIFF_ID.fullmatch(found) else ""
+
     def note(self, key: str, diff_id: str) -> None:
-        """Keep what a step made. Errors: OutOfSpace, HostFault."""
+        """Keep what a step (a layer) or a whole build (an image) made. Errors: OutOfSpace, HostFault."""
         with disk_errors():
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             draft = self._directory / f".{secrets.token_hex(8)}"

@@ -222,7 +222,7 @@ def thaw(agent: AgentClient, group: str) -> None:
 def own_config(config: dict[str, Any], spec: ContainerSpec) -> None:
     """Write what a container's specification says over its image's configuration."""
     if spec.entrypoint:
-        config["Entrypoint"] = list(spec.entrypoint)
+        config["Entrypoint"] = [] if spec.entrypoint == ("",) else list(spec.entrypoint)
         config.pop("Cmd", None)
     if spec.command:
         config["Cmd"] = list(spec.command)

@@ -98,6 +98,16 @@ class ImageDraft:
             entry["empty_layer"] = True
         self.history.append(entry)
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes two configurations the same: all but the times of what was made here."""
+        history = [{key: value for key, value in entry.items() if key != "created"} for entry in self.history]
+        return {
+            **{key: self.image[key] for key in self.image if key != "created"},
+            "config": self.config,
+            "history": history,
+        }
+
     def finish(self) -> dict[str, Any]:
         """Give the whole configuration; ``rootfs`` is left to the store."""
         whole = {**self.image, "created": now(), "config": self.config, "history": self.history}

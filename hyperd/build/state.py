@@ -26,6 +26,7 @@ class StageState:
     layers: list[Below] = field(default_factory=list)
     key: str = SCRATCH_KEY
     base: str = ""  # id of the image it began with
+    fresh: bool = False  # a step of it was made anew
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,7 @@ class Bench:
             tools.reporter.say(" ---> Using cache")
             made = Below(diff_id=found) if found else None
         else:
-            self._cache_broken = True
+            self._cache_broken = state.fresh = True
             made = self._make(work)
             tools.cache.note(key, made.diff_id if made else "")
         if made is not None:

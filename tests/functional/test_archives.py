@@ -182,13 +182,27 @@ def test_skopeos_is_read_by_us(ours: ImageService, tmp_path: Path, form: str) ->
     skopeo("copy", f"docker-archive:{tmp_path}/first.tar", f"{form}:{tmp_path}/second.tar{name}")
     ours.remove("x/y:t")
     if form == "oci-archive":
-        with pytest.raises(InvalidInput, match="no OCI image name mapping provided"):
-            load(ours, tmp_path / "second.tar")
-        assert store_files(ours) == []
+        (loaded,), lines = load(ours, tmp_path / "second.tar")  # a tag alone names nothing
+        assert (loaded.tags, lines) == ((), [f"Loaded image ID: {loaded.id}"])
         (loaded,), _ = load(ours, tmp_path / "second.tar", name="x/y")
     else:
         (loaded,), _ = load(ours, tmp_path / "second.tar")
     assert (loaded.tags, diff_ids(loaded)) == (("x/y:t",), diff_ids(image))
+
+
+def test_a_layout_without_names_and_with_attestations(ours: ImageService, tmp_path: Path) -> None:
+    image = built(ours, "x:t")
+    files = contents(save(ours, tmp_path / "s.tar", "x:t", oci=True))
+    index = json.loads(files["index.json"])
+    (entry,) = index["manifests"]
+    del entry["annotations"]
+    statement = {"mediaType": entry["mediaType"], "digest": "sha256:" + "e" * 64, "size": 3}
+    index["manifests"].append({**statement, "annotations": {"vnd.docker.reference.type": "attestation-manifest"}})
+    files["index.json"] = json.dumps(index).encode()
+    ours.remove("x:t")
+    (loaded,), lines = load(ours, archive_of(*(member(name, data) for name, data in files.items())))
+    assert (loaded.id, loaded.tags, lines) == (image.id, (), [f"Loaded image ID: {image.id}"])
+    assert [one.id for one in ours.list()] == [image.id]
 
 
 def test_names_of_a_layout(make: Callable[..., ImageService], tmp_path: Path) -> None:

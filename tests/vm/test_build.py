@@ -66,6 +66,9 @@ CMD ["./hello.sh"]
     second = built(host, files, t="made/hello:3", buildargs='{"WHO":"tests"}')
     assert second.count(" ---> Using cache\n") == 5
     assert "Running in" not in second
+    ids = {host.daemon.json("GET", "/image/inspect", imageId=f"made/hello:{tag}")["Id"] for tag in (1, 2, 3)}
+    assert len(ids) == 1  # the same image, and none is left without a name
+    assert not host.daemon.json("GET", "/images/get", filters='{"dangling":["true"]}')["imagesList"]
     assert time.monotonic() - before < 3  # no VM was needed
     files["sub/x"] = "changed\n"
     third = built(host, files, t="made/hello:3", buildargs='{"WHO":"tests"}')

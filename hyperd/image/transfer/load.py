@@ -33,6 +33,7 @@ log = structlog.get_logger(__name__)
 MANIFEST, LEGACY, LAYOUT, INDEX = "manifest.json", "repositories", "oci-layout", "index.json"
 MAX_IMAGES = 1024
 _OLD_REFS = "refs/"
+_REFERENCE_TYPE = "vnd.docker.reference.type"  # of what is said of an image (attestations) and is none itself
 _V1_ID = re.compile(r"[0-9a-f]{1,64}", re.ASCII)
 _V1_KEYS = ("architecture", "os", "created", "author", "config", "container_config", "docker_version")
 
@@ -192,13 +193,7 @@ class _Load:
             names += self._names(item, name=name, wanted=wanted, single=len(described) == 1)
         if references and (missing := set(wanted) - {_annotation(item, REF_NAME) for item in described}):
             raise InvalidInput("the OCI layout has no such reference", details=", ".join(sorted(missing))[:200])
-        chosen = [pair for pair in found.values() if pair[1]]
-        if not chosen:
-            raise InvalidInput(
-                "no OCI image name mapping provided",
-                details="the layout does not say what its images are called",
-                resolution="give a name or references",
-            )
+        chosen = [pair for pair in found.values() if pair[1] or not references]
         return [self._oci_image(contents, manifest, names) for manifest, names in chosen]
 
     def _names(
@@ -216,7 +211,7 @@ class _Load:
             except InvalidInput:
                 return [own.with_default_tag()]
         for text in (_annotation(item, IMAGE_NAME), reference):
-            # A reference is mostly a tag only; who wrote a whole name there meant the image to be called so.
+            # A reference is mostly a tag only, which names nothing; a whole name there is what the image is called.
             if "/" in text or ":" in text:
                 try:
                     return [self._name(text)]
@@ -320,7 +315,7 @@ def _descriptors(contents: Contents) -> list[dict[str, Any]]:
         raise TooLarge(f"an archive has more than {MAX_IMAGES} images")
     if not all(isinstance(item, dict) for item in items):
         raise InvalidInput("an OCI layout has a bad index")
-    return items
+    return [item for item in items if not _annotation(item, _REFERENCE_TYPE)]
 
 
 def _annotation(item: Mapping[str, Any], key: str) -> str:
