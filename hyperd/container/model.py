@@ -82,6 +82,7 @@ class Container:
         exit_code: of the last run, None before the first has ended.
         error: why the last start failed, empty when it did not.
         pid: number of the program in its guest, 0 when it does not run or nobody knows.
+        stop_signal: number of the signal that stops it. warnings: for people, such as a stop signal nobody knows.
         paused: its pod is paused. killed: its last end was asked for.
         run_count: starts. restart_count: restarts by its policy since it was last started.
         restart_at: when the next restart is due. restart_policy: its own, else the pod's, else ``never``.
@@ -105,6 +106,8 @@ class Container:
     oom_killed: bool = False
     error: str = ""
     pid: int = 0
+    stop_signal: int = 15
+    warnings: tuple[str, ...] = ()
     paused: bool = False
     killed: bool = False
     started_at: float | None = None

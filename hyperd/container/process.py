@@ -108,6 +108,7 @@ class GuestProcess:
         self.finished = threading.Event()
         self.sessions: set[AttachSession] = set()
         self.set_up = True  # False: it never began to run
+        self.failure = ""  # why its program could not be executed
         self._cut_off = cut_off
         self._on_finished = on_finished
         self._settled = False
@@ -128,6 +129,7 @@ class GuestProcess:
                 self.set_up = False
                 self.relay.soon(self.abandon, code)
                 raise
+            self.failure = str(error)
             self.relay.soon(self.fail, code, str(error))
             return
         self.relay.call(self._opened(), timeout=10)
@@ -141,6 +143,7 @@ class GuestProcess:
         try:
             self.pid = await agent.async_start(plan)
         except AgentError as error:
+            self.failure = str(error)
             self.fail(exit_code_of(error), str(error))
             return
         await self._opened()

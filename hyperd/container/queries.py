@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from typing import Any
 
 from hyperd.config.model import Config
-from hyperd.container.logconf import log_settings
+from hyperd.container.logconf import LogSettings, log_settings
 from hyperd.container.model import Container, ContainerSummary, Mount
 from hyperd.container.plan import Program, merge_program
 from hyperd.container.process import GuestProcess
 from hyperd.container.records import ContainerRecords
+from hyperd.container.signals import StopSignal, stop_signal
 from hyperd.container.states import LIVE, ContainerState
 from hyperd.db.models import ContainerRow
 from hyperd.errors import HyperError, NotFound
@@ -102,11 +104,11 @@ class ContainerQueries:
             program = self.program(row)
         process = self._processes.get(row.id)
         vm = self._vms.of_pod(row.pod_id)
-        driver = ""
-        path = None
+        driver, path = "", None
         with contextlib.suppress(HyperError):
-            settings = log_settings(self._config, pod, row.pod_id, row.id, spec)
+            settings = self.log_settings(row)
             driver, path = settings.driver, settings.path if settings.driver == WITH_FILE else None
+        stops_by = self.stop_signal(row)
         return Container(
             id=row.id,
             name=row.name,
@@ -120,6 +122,10 @@ class ContainerQueries:
             pid=process.pid if process is not None and row.state == ContainerState.RUNNING else 0,
             paused=vm is not None and vm.state == PAUSED and row.state in LIVE,
             killed=row.killed,
+            oom_killed=row.oom_killed,
+            error=row.error,
+            stop_signal=stops_by.number,
+            warnings=_warnings(stops_by),
             created_at=row.created_at,
             started_at=row.started_at,
             finished_at=row.finished_at,
@@ -147,6 +153,18 @@ class ContainerQueries:
         image: Image = self._images.get(row.image_id)
         return merge_program(self._records.spec(row), image.config, hostname=pod.hostname, pod_tty=pod.tty)
 
+    def stop_signal(self, row: ContainerRow) -> StopSignal:
+        """Return the signal that stops a container."""
+        config: Mapping[str, Any] = {}
+        with contextlib.suppress(NotFound):
+            config = self._images.get(row.image_id).config
+        return stop_signal(self._records.spec(row), config)
+
+    def log_settings(self, row: ContainerRow) -> LogSettings:
+        """Return how a container's output is kept. Errors: NotFound, NotSupported, InvalidInput."""
+        pod = self._records.pod_spec(row.pod_id)
+        return log_settings(self._config, pod, row.pod_id, row.id, self._records.spec(row))
+
     def _image_volumes(self, row: ContainerRow, spec: ContainerSpec) -> tuple[VolumeRef, ...]:
         with contextlib.suppress(NotFound):
             return image_volumes(spec, self._images.get(row.image_id).config, row.id)
@@ -170,3 +188,9 @@ def _mount(ref: VolumeRef, volume: VolumeSpec) -> Mount:
         source=volume.source,
         propagation=ref.propagation,
     )
+
+
+def _warnings(stops_by: StopSignal) -> tuple[str, ...]:
+    if not stops_by.unknown:
+        return ()
+    return (f"the stop signal {stops_by.unknown} is not known; SIGTERM is sent instead",)

@@ -77,6 +77,7 @@ class Restarts:
     Args:
         start: starts a container in its VM, the pod's lock is held (``ContainerService.start_in``).
         stop: ends one that was killed while it was started.
+        settled: is told of a container that will not be started again although it was to be.
 
     ``revive`` is set by the pods' service before ``open``: it brings a pod up whose VM is gone (its lock is held) and
     gives the new VM.
@@ -93,6 +94,7 @@ class Restarts:
         events: EventBus,
         start: Callable[[Vm, str], None],
         stop: Callable[[str], None],
+        settled: Callable[[ContainerRow], None],
     ) -> None:
         self._records = records
         self._relay = relay
@@ -101,6 +103,7 @@ class Restarts:
         self._events = events
         self._start = start
         self._stop = stop
+        self._settled = settled
         self.revive: Callable[[str], Vm | None] = lambda _pod_id: None
         self._workers = ThreadPoolExecutor(4, thread_name_prefix="restart")
         self._cancel: Callable[[], None] = lambda: None
@@ -164,7 +167,9 @@ class Restarts:
             try:
                 vm = vm or self.revive(pod_id)
                 if vm is None:
-                    self._records.update(container_id, restart_at=None)
+                    ended = self._records.update(container_id, restart_at=None)
+                    if ended is not None:
+                        self._settled(ended)
                     return
                 self._start(vm, container_id)
             except HyperError as error:

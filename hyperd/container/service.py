@@ -1,8 +1,9 @@
-"""Containers: create, start, stop, watch, attach, logs. A container lives in a pod, which gives it its VM."""
+"""Containers: create, start, stop, watch. A container lives in a pod, which gives it its VM."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,28 +11,32 @@ from concurrent.futures import ThreadPoolExecutor
 import structlog
 
 from hyperd.agent.client import ProcessState
-from hyperd.agent.plan import Op, Plan
 from hyperd.config.model import Config
 from hyperd.container import names
 from hyperd.container.discarded import Discarded
 from hyperd.container.files import Files
 from hyperd.container.locks import PodLocks
-from hyperd.container.logconf import LogSettings, check_receiver, log_settings
-from hyperd.container.logdrivers import log_session, open_log, remove_log
-from hyperd.container.plan import RootFs, cgroup, container_plan, merge_program, stop_signal
-from hyperd.container.process import AttachSession, GuestProcess
+from hyperd.container.logconf import check_receiver, log_settings
+from hyperd.container.logdrivers import remove_log
+from hyperd.container.observers import ContainerObservers
+from hyperd.container.plan import RootFs, container_plan, merge_program
+from hyperd.container.process import GuestProcess
+from hyperd.container.processes import ProcessTable
 from hyperd.container.queries import ContainerQueries
 from hyperd.container.records import ContainerRecords
 from hyperd.container.restart import ENDING, Restarts, decide
+from hyperd.container.signals import RTMAX
 from hyperd.container.states import KILLED, LIVE, SETUP_FAILED, ContainerState
+from hyperd.container.streams import ContainerStreams
 from hyperd.container.volumes import PodVolumes
+from hyperd.container.waits import Waits
+from hyperd.db import spec_codec
 from hyperd.db.models import ContainerRow
-from hyperd.errors import AgentError, Conflict, HyperError, InvalidInput, NotAlive, NotFound
+from hyperd.errors import AgentError, Cancelled, Conflict, HyperError, InvalidInput, NotAlive, NotFound
 from hyperd.event.bus import EventBus
 from hyperd.image.service import ImageService
 from hyperd.network.driver import NetworkDriver
 from hyperd.spec.model import ContainerSpec, PodSpec
-from hyperd.stream.logread import LogQuery, LogSession
 from hyperd.stream.relay import Relay
 from hyperd.vm.model import Vm, require_running
 from hyperd.vm.service import VmService
@@ -40,10 +45,16 @@ log = structlog.get_logger(__name__)
 
 SIGKILL = 9
 KILL_WAIT = 10.0
+MAX_ERROR = 500  # characters
 
 
 class ContainerService:
-    """See the module's docstring. ``locks`` are shared with the pod service; ``queries`` looks and changes nothing."""
+    """See the module's docstring.
+
+    Its parts: ``queries`` looks and changes nothing, ``streams`` has the clients, ``waits`` those who wait,
+    ``restarts`` starts again what its policy wants; ``observers`` are told what happens. ``locks`` are shared with the
+    pod service.
+    """
 
     def __init__(
         self,
@@ -59,22 +70,33 @@ class ContainerService:
         volumes: PodVolumes,
     ) -> None:
         self._config = config
+        self.records = records
         self.files = Files(config)
         self.discarded = Discarded(config.root / "pods")
         self.volumes = volumes
-        self._relay = relay
-        self.records = records
         self._images = images
         self._vms = vms
-        self._processes: dict[str, GuestProcess] = {}
-        self.queries = ContainerQueries(
-            config=config, records=records, images=images, network=network, vms=vms, processes=self._processes
-        )
         self._locks = locks
         self._events = events
         self._workers = ThreadPoolExecutor(8, thread_name_prefix="container")
         self._stoppers = ThreadPoolExecutor(16, thread_name_prefix="stop")  # they wait for the workers
-        self._by_ident: dict[tuple[str, str], GuestProcess] = {}
+        self.processes = ProcessTable(
+            relay, settings=lambda row: self.queries.log_settings(row), on_finished=self._submit
+        )
+        self.queries = ContainerQueries(
+            config=config,
+            records=records,
+            images=images,
+            network=network,
+            vms=vms,
+            processes=self.processes.by_container,
+        )
+        self.streams = ContainerStreams(
+            records=records, queries=self.queries, processes=self.processes, relay=relay, vms=vms
+        )
+        self.waits = Waits(records)
+        self.observers = ContainerObservers()
+        self.observers.add(self.waits)
         self.restarts = Restarts(
             records=records,
             relay=relay,
@@ -82,7 +104,8 @@ class ContainerService:
             locks=locks,
             events=events,
             start=lambda vm, container_id: self.start_in(vm, container_id, again=True),
-            stop=lambda container_id: self._stop(container_id, grace=self._config.stop_grace),
+            stop=lambda container_id: self._stop(container_id, grace=None),
+            settled=self.observers.settled,
         )
 
     def reconfigure(self, config: Config) -> None:
@@ -137,29 +160,29 @@ class ContainerService:
         """Remove a container; a running one is stopped first. Errors: NotFound."""
         row = self.records.find(name)
         with self._locks.locked(row.pod_id, "remove a container"):
-            self._stop(row.id, grace=self._config.stop_grace)
+            self._stop(row.id, grace=None)
             vm = self._vms.of_pod(row.pod_id)
             self.discarded.remove(vm, row.pod_id, row.id)
-            self.discard(row)
+            self.discard(self.records.get(row.id))
 
     def discard(self, row: ContainerRow) -> None:
         """Forget a container and its log; its VM is gone or it is stopped."""
-        process = self._processes.pop(row.id, None)
+        process = self.processes.drop(row.id)
         if process is not None:
-            self._let_go(process)
-            self._relay.soon(process.abandon, KILLED)
-        settings = self._log_settings(row)
+            self.processes.let_go(process)
+            self.processes.abandon(process, KILLED)
+        settings = self.queries.log_settings(row)
         self.records.delete(row.id)
         self.tell("destroy", row)
         remove_log(self._config, settings)
+        self.observers.removed(row)
 
     def rename(self, old: str, new: str) -> None:
         """Give a container another name. Errors: NotFound, Conflict, InvalidInput."""
         new = names.checked(new)
         row = self.records.find(old)
-        spec = dict(row.spec)
-        spec["name"] = new
-        self.records.update(row.id, name=new, spec=spec)
+        spec = names.named(self.records.spec(row), new)
+        self.records.update(row.id, name=new, spec=spec_codec.dump(spec))
         self.tell("rename", self.records.get(row.id), oldName=row.name)
 
     # -- running
@@ -198,8 +221,8 @@ class ContainerService:
         files = self.files.send(vm, row.pod_id, row.id, spec, pod.files)
         base = vm.agent.new_base()
         run = row.run_count + 1
-        process = self._process(row, run, tty=program.tty)
-        self._by_ident[vm.id, process.ident] = process
+        process = self.processes.of_run(row, run, tty=program.tty)
+        self.processes.place(vm, process)
         self.records.starting(row, run=run, base=base, again=again)
         plan = container_plan(
             process=process.ident,
@@ -214,92 +237,61 @@ class ContainerService:
         vm.entering = None
         try:
             process.start(vm.agent, base, plan)
-        except HyperError:
+        except HyperError as error:
             process.finished.wait(KILL_WAIT)
-            self.records.update(row.id, state=ContainerState.EXITED, exit_code=SETUP_FAILED, finished_at=time.time())
+            self._start_failed(row.id, error)
             raise
         self.files.forget(vm, row.id, files)
         self.records.started(row.id, run=run)
+        if process.failure:
+            self.records.update(row.id, error=process.failure[:MAX_ERROR])
         self.tell("start", row)
+        self.observers.started(row)
         log.info("container.started", container=row.id, name=row.name, vm=vm.id)
 
-    def stop(self, name: str, *, grace: float | None = None) -> None:
-        """Stop a container: its stop signal, then SIGKILL after the grace (seconds). Errors: NotFound, NotAlive."""
+    def stop(self, name: str, *, grace: float | None = None, signal: int = 0) -> None:
+        """Stop a container: its stop signal, then SIGKILL after the grace.
+
+        Args:
+            name: name, id or unique beginning of an id.
+            grace: seconds; below 0 = without end, None = the container's own, else the daemon's.
+            signal: instead of its stop signal, 0 = that.
+
+        Errors: NotFound, NotAlive, Conflict (it survives SIGKILL).
+
+        """
         row = self.records.find(name)
         with self._locks.locked(row.pod_id, "stop a container"):
             require_running(self._vms.of_pod(row.pod_id), row.pod_id)
-            self._stop(row.id, grace=self._config.stop_grace if grace is None else grace)
+            self._stop(row.id, grace=grace, signal=signal)
             self.tell("stop", row)
 
-    def stop_all(self, pod_id: str, *, grace: float) -> None:
-        """Stop every container of a pod at the same time."""
+    def stop_all(self, pod_id: str, *, grace: float | None = None) -> None:
+        """Stop every container of a pod at the same time; ``grace`` as for ``stop``."""
         rows = [row for row in self.records.of_pod(pod_id) if row.state in LIVE]
         list(self._stoppers.map(lambda row: self._stop(row.id, grace=grace), rows))
 
     def kill(self, name: str, signal: int) -> None:
         """Send a signal to a container's main process; one that does not run is left alone. Errors: NotFound."""
-        if not 1 <= signal <= 64:
+        if not 1 <= signal <= RTMAX:
             raise InvalidInput(f"{signal} is no signal", resolution="use a number from 1 to 64")
         row = self.records.find(name)
         if row.state in LIVE:
             require_running(self._vms.of_pod(row.pod_id), row.pod_id)
-        if signal in ENDING or signal == self._stop_signal(row):
+        if signal in ENDING or signal == self.queries.stop_signal(row).number:
             self._end_restarts(row.id)
         if row.state in LIVE:
             self._signal(row.id, signal)
             self.tell("kill", row, signal=signal)
 
     def wait(self, name: str, *, cancelled: Callable[[], bool] = lambda: False) -> int:
-        """Wait until a container does not run and give its exit code; 0 for one that never ran. Errors: NotFound.
+        """Wait until a container does not run and return its exit code; 0 for one that never ran. Errors: NotFound.
 
         ``cancelled`` is asked every second; when it says so the wait ends early, with 0.
         """
-        row = self.records.find(name)
-        while (row.state in LIVE or row.restart_at is not None) and not cancelled():
-            process = self._processes.get(row.id)
-            if process is None or not process.finished.is_set():
-                time.sleep(0.05) if process is None else process.finished.wait(1.0)  # None: its start has just begun
-            else:
-                time.sleep(0.2)  # until it is restarted
-            row = self.records.get(row.id)
-        return row.exit_code or 0
-
-    # -- looking
-
-    def attach(self, name: str) -> AttachSession:
-        """Join a client to a container, also before its start. Errors: NotFound."""
-        row = self.records.find(name)
-        process = self._processes.get(row.id)
-        if process is None:
-            process = self._process(row, row.run_count + (row.state not in LIVE), tty=self.queries.program(row).tty)
-            if row.state == ContainerState.EXITED:
-                self._processes.pop(row.id, None)
-                self._relay.soon(process.abandon, row.exit_code or 0)
-        return AttachSession(process)
-
-    def logs(self, name: str, query: LogQuery) -> LogSession:
-        """Give a session that sends the log. Errors: NotFound, InvalidInput, NotSupported (no readable log)."""
-        row = self.records.find(name)
-        process = self._processes.get(row.id)
-        tty = process.tty if process is not None else self.queries.program(row).tty
-        return log_session(
-            self._relay, self._log_settings(row), query, tty=tty, current=lambda: self._processes.get(row.id)
-        )
-
-    def resize(self, name: str, rows: int, columns: int) -> None:
-        """Set the window size of a container's terminal; before the start it is kept for the start.
-
-        Errors: NotFound, NotAlive, AgentError.
-        """
-        row = self.records.find(name)
-        process = self._processes.get(row.id)
-        if process is None:
-            process = self._process(row, row.run_count + 1, tty=self.queries.program(row).tty)
-        if not process.tty:
-            raise Conflict(f"the container {row.name} has no terminal")
-        process.size = (rows, columns)
-        if row.state == ContainerState.RUNNING:
-            require_running(self._vms.of_pod(row.pod_id), row.pod_id).agent.resize(process.ident, rows, columns)
+        with contextlib.suppress(Cancelled):
+            return self.waits.register(name).result(cancelled=cancelled).exit_code
+        return 0
 
     def process_ident(self, row: ContainerRow) -> str:
         """Give the agent's name of a running container; a start under way is waited for. Errors: NotAlive."""
@@ -307,7 +299,7 @@ class ContainerService:
             # A pod is running before all of its containers are: its start holds the lock until they are.
             with self._locks.locked(row.pod_id, "see whether a container runs"):
                 row = self.records.get(row.id)
-        process = self._processes.get(row.id)
+        process = self.processes.get(row.id)
         if process is None or row.state != ContainerState.RUNNING:
             raise NotAlive(f"the container {row.name} is not running")
         return process.ident
@@ -316,44 +308,43 @@ class ContainerService:
 
     def exited(self, vm_id: str, ident: str, code: int) -> bool:
         """Take an EXITED event (loop's thread); False when it is no container's."""
-        process = self._by_ident.get((vm_id, ident))
-        if process is None:
-            return False
-        process.exited(code)
-        return True
+        return self.processes.exited(vm_id, ident, code)
 
     def ran_out(self, vm_id: str, ident: str) -> None:
         """Take an OOM event (loop's thread): the kernel killed something in a container for want of memory."""
-        process = self._by_ident.get((vm_id, ident))
-        found = [key for key, value in tuple(self._processes.items()) if value is process]
-        if process is not None and found:
+        container_id = self.processes.owner(vm_id, ident)
+        if container_id:
             with contextlib.suppress(RuntimeError):  # shutting down
-                self._workers.submit(self._tell_oom, found[0])
+                self._workers.submit(self._note_oom, container_id, ident)
 
-    def _tell_oom(self, container_id: str) -> None:
+    def _note_oom(self, container_id: str, ident: str) -> None:
         with contextlib.suppress(NotFound):
-            self.tell("oom", self.records.get(container_id))
+            row = self.records.get(container_id)
+            if names.ident(row.id, row.run_count) == ident:
+                self.records.update(container_id, oom_killed=True)
+            self.tell("oom", row)
 
     def vm_gone(self, vm_id: str, pod_id: str, *, code: int = KILLED, by_itself: bool = False) -> None:
         """Settle the containers of a VM that is gone: they ended with this code unless they had ended before.
 
         ``by_itself``: nobody wanted that; their policies decide whether they run again. Else nothing does.
         """
-        for key in [key for key in tuple(self._by_ident) if key[0] == vm_id]:
-            process = self._by_ident.pop(key, None)
-            if process is not None:
-                if not by_itself:
-                    self._let_go(process)
-                self._relay.soon(process.abandon, code)
-                process.finished.wait(KILL_WAIT)
+        for process in self.processes.of_vm(vm_id):
+            if not by_itself:
+                self.processes.let_go(process)
+            self.processes.abandon(process, code)
+            process.finished.wait(KILL_WAIT)
         for row in self.records.of_pod(pod_id):
             ended = row
             if row.state in LIVE:
                 decision = decide if by_itself else None
-                ended = self.records.finish(row.id, run=row.run_count, exit_code=code, decide=decision) or row
+                finished = self.records.finish(row.id, run=row.run_count, exit_code=code, decide=decision)
+                ended = finished or row
+                if finished is not None:
+                    self._tell_ended(finished)
             if not by_itself or ended.restart_at is None:
                 self._end_restarts(row.id, killed=row.killed)
-                self._processes.pop(row.id, None)
+                self.processes.drop(row.id)
 
     def end_restarts(self, pod_id: str) -> None:
         """Let nothing of a pod be started again by its policy until the API does."""
@@ -371,37 +362,13 @@ class ContainerService:
             if state is None:
                 self.records.finish(row.id, run=row.run_count, exit_code=SETUP_FAILED, decide=decide)
                 continue
-            process = self._process(row, row.run_count, tty=self.queries.program(row).tty)
-            self._by_ident[vm.id, ident] = process
+            process = self.processes.of_run(row, row.run_count, tty=self.queries.program(row).tty)
             self.records.started(row.id, run=row.run_count)
-            self._relay.call(process.resume(vm.agent, state), timeout=10)
+            self.processes.resume(vm, process, state)
             if not state.running:
-                self._relay.soon(process.exited, state.exit_code)
+                self.processes.ended(process, state.exit_code)
 
     # -- inside
-
-    def _process(self, row: ContainerRow, run: int, *, tty: bool) -> GuestProcess:
-        """Give the process of a run, made by an attach before the start or by the start."""
-        ident = names.ident(row.id, run)
-        process = before = self._processes.get(row.id)
-        if process is not None and process.ident == ident:
-            return process
-        settings = self._log_settings(row)
-        process = GuestProcess(
-            self._relay,
-            ident=ident,
-            tty=tty,
-            log_file=open_log(self._relay, settings, row, run=run),
-            keep_early=True,
-            cut_off=False,
-            on_finished=lambda ended: self._submit(row.id, run, ended),
-        )
-        # Clients stay until the record says that it ended, and what comes next: they ask for the exit code then.
-        process.hub.keeping = True
-        self._processes[row.id] = process  # before clients come over: followers of the log look here then
-        if before is not None and before.hub.keeping:
-            self._relay.soon(before.hand_on, process)
-        return process
 
     def _submit(self, container_id: str, run: int, process: GuestProcess) -> None:
         try:
@@ -414,49 +381,63 @@ class ContainerService:
             code, again = process.exit_code or 0, process.set_up and process.hub.keeping
             row = self.records.finish(container_id, run=run, exit_code=code, decide=decide if again else None)
             if row is None or row.restart_at is None:
-                self._let_go(process)
-            for key in [key for key, value in tuple(self._by_ident.items()) if value is process]:
-                self._by_ident.pop(key, None)
-                if process.agent is not None:
-                    with contextlib.suppress(HyperError):
-                        process.agent.forget(process.ident)
-                        process.agent.run(Plan().add(Op.REMOVE, f"/sys/fs/cgroup/{cgroup(process.ident)}"))
+                self.processes.let_go(process)
+            self.processes.forget(process)
             if row is not None:
                 log.info("container.finished", container=container_id, name=row.name, code=code)
-                self.tell("die", row, exitCode=code)
+                self._tell_ended(row)
             if row is not None and row.restart_at is not None:
                 self.restarts.schedule(row)
         except Exception:
             log.exception("container.settle_failed", container=container_id)
-            self._let_go(process)
+            self.processes.let_go(process)
         finally:
             process.finished.set()
 
-    def _stop(self, container_id: str, *, grace: float) -> None:
+    def _tell_ended(self, row: ContainerRow) -> None:
+        """Tell that a run has ended, once."""
+        self.tell("die", row, exitCode=row.exit_code or 0)
+        self.observers.ended(row)
+        if row.restart_at is None:
+            self.observers.settled(row)
+
+    def _start_failed(self, container_id: str, error: HyperError) -> None:
+        row = self.records.update(
+            container_id,
+            state=ContainerState.EXITED,
+            exit_code=SETUP_FAILED,
+            finished_at=time.time(),
+            error=str(error)[:MAX_ERROR],
+        )
+        if row is not None:
+            self.observers.settled(row)
+
+    def _stop(self, container_id: str, *, grace: float | None, signal: int = 0) -> None:
         self._end_restarts(container_id)
         row = self.records.get(container_id)
-        process = self._processes.get(container_id)
+        process = self.processes.get(container_id)
         if row.state not in LIVE or process is None:
             return
-        self._signal(container_id, self._stop_signal(row))
-        if not process.finished.wait(grace):
+        if grace is None:
+            own = self.records.spec(row).stop_timeout
+            grace = self._config.stop_grace if own is None else own
+        self._signal(container_id, signal or self.queries.stop_signal(row).number)
+        if not process.finished.wait(None if grace < 0 or grace == math.inf else grace):
             self._signal(container_id, SIGKILL)
             if not process.finished.wait(KILL_WAIT):
                 raise Conflict(f"the container {row.name} does not end", details="it survived SIGKILL for 10 s")
 
-    def _stop_signal(self, row: ContainerRow) -> int:
-        return stop_signal(self.records.spec(row), self._images.get(row.image_id).config)
-
     def _end_restarts(self, container_id: str, *, killed: bool = True) -> None:
         """Let a container's policy start it no more until the API does; nobody waits for its next run."""
+        before = self.records.get(container_id)
         row = self.records.update(container_id, killed=killed, restart_at=None)
-        process = self._processes.get(container_id)
-        if process is not None and row is not None and row.state not in LIVE:
-            self._let_go(process)
-
-    def _let_go(self, process: GuestProcess) -> None:
-        process.hub.keeping = False
-        self._relay.soon(process.hub.let_go)
+        process = self.processes.get(container_id)
+        if row is None or row.state in LIVE:
+            return
+        if process is not None:
+            self.processes.let_go(process)
+        if before.restart_at is not None:
+            self.observers.settled(row)
 
     def tell(self, action: str, row: ContainerRow, **more: object) -> None:
         """Publish that something has happened to a container."""
@@ -464,7 +445,7 @@ class ContainerService:
         self._events.publish("container", action, row.id, **{**row.labels, **about, **more})
 
     def _signal(self, container_id: str, number: int) -> None:
-        process = self._processes.get(container_id)
+        process = self.processes.get(container_id)
         if process is None or process.agent is None:
             return
         try:
@@ -472,6 +453,3 @@ class ContainerService:
         except AgentError as error:
             if error.errno != 3:  # ESRCH: it has ended, its exit is on the way
                 raise
-
-    def _log_settings(self, row: ContainerRow) -> LogSettings:
-        return log_settings(self._config, self.records.pod_spec(row.pod_id), row.pod_id, row.id, self.records.spec(row))

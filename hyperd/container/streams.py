@@ -1,0 +1,69 @@
+"""Clients of containers: attach, logs, the size of terminals."""
+
+from __future__ import annotations
+
+from hyperd.container.logdrivers import log_session
+from hyperd.container.process import AttachSession
+from hyperd.container.processes import ProcessTable
+from hyperd.container.queries import ContainerQueries
+from hyperd.container.records import ContainerRecords
+from hyperd.container.states import LIVE, ContainerState
+from hyperd.errors import Conflict
+from hyperd.stream.logread import LogQuery, LogSession
+from hyperd.stream.relay import Relay
+from hyperd.vm.model import require_running
+from hyperd.vm.service import VmService
+
+
+class ContainerStreams:
+    """See the module's docstring; a part of the container service."""
+
+    def __init__(
+        self,
+        *,
+        records: ContainerRecords,
+        queries: ContainerQueries,
+        processes: ProcessTable,
+        relay: Relay,
+        vms: VmService,
+    ) -> None:
+        self._records = records
+        self._queries = queries
+        self._processes = processes
+        self._relay = relay
+        self._vms = vms
+
+    def attach(self, name: str) -> AttachSession:
+        """Join a client to a container, also before its start. Errors: NotFound."""
+        row = self._records.find(name)
+        process = self._processes.get(row.id)
+        if process is None:
+            run = row.run_count + (row.state not in LIVE)
+            process = self._processes.of_run(row, run, tty=self._queries.program(row).tty)
+            if row.state == ContainerState.EXITED:
+                self._processes.drop(row.id)
+                self._processes.abandon(process, row.exit_code or 0)
+        return AttachSession(process)
+
+    def logs(self, name: str, query: LogQuery) -> LogSession:
+        """Return a session that sends the log. Errors: NotFound, InvalidInput, NotSupported (no readable log)."""
+        row = self._records.find(name)
+        process = self._processes.get(row.id)
+        tty = process.tty if process is not None else self._queries.program(row).tty
+        settings = self._queries.log_settings(row)
+        return log_session(self._relay, settings, query, tty=tty, current=lambda: self._processes.get(row.id))
+
+    def resize(self, name: str, rows: int, columns: int) -> None:
+        """Set the window size of a container's terminal; before the start it is kept for the start.
+
+        Errors: NotFound, NotAlive, Conflict (it has no terminal), AgentError.
+        """
+        row = self._records.find(name)
+        process = self._processes.get(row.id)
+        if process is None:
+            process = self._processes.of_run(row, row.run_count + 1, tty=self._queries.program(row).tty)
+        if not process.tty:
+            raise Conflict(f"the container {row.name} has no terminal")
+        process.size = (rows, columns)
+        if row.state == ContainerState.RUNNING:
+            require_running(self._vms.of_pod(row.pod_id), row.pod_id).agent.resize(process.ident, rows, columns)
