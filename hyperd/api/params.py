@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from flask import request
 
+from hyperd.container.signals import parse_signal
 from hyperd.errors import InvalidInput, TooLarge
 
 MAX_JSON_BODY = 16 * 2**20
@@ -84,16 +85,11 @@ def moment(name: str) -> float | None:
 
 
 def signal_number(name: str = "signal", *, default: int = signal.SIGTERM) -> int:
-    """Give a signal by number or name (``SIG`` may be left out). Errors: InvalidInput."""
+    """Return a signal by number or name (see ``hyperd.container.signals``). Errors: InvalidInput."""
     raw = text(name).strip()
     if not raw:
         return int(default)
-    if raw.isascii() and raw.isdigit() and len(raw) < 4 and 1 <= int(raw) <= 64:
-        return int(raw)
-    word = raw.upper() if raw.upper().startswith("SIG") else f"SIG{raw.upper()}"
-    if word not in signal.Signals.__members__:
-        raise InvalidInput(f"unknown signal {raw[:40]!r}")
-    return int(signal.Signals[word])
+    return parse_signal(raw)
 
 
 def json_text(raw: str | bytes, what: str) -> Any:

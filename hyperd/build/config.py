@@ -12,7 +12,7 @@ from typing import Any
 
 from hyperd.build.dockerfile import Instruction, parse_instructions
 from hyperd.build.expand import expand
-from hyperd.container.plan import signal_number
+from hyperd.container.signals import find_signal
 from hyperd.errors import InvalidInput
 
 DEFAULT_SHELL = ("/bin/sh", "-c")
@@ -179,7 +179,7 @@ class ImageDraft:
 
     def _stopsignal(self, instruction: Instruction) -> None:
         name = self.word(instruction.words[0])
-        if not signal_number(name):
+        if not find_signal(name):
             raise InvalidInput(f"line {instruction.line}: invalid signal: {name[:40]}")
         self.config["StopSignal"] = name
 

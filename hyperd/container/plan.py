@@ -7,7 +7,6 @@ defaults for capabilities, devices and read-only paths.
 from __future__ import annotations
 
 import shlex
-import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -133,23 +132,6 @@ def merge_program(spec: ContainerSpec, image_config: Mapping[str, Any], *, hostn
 def cgroup(process: str) -> str:
     """Give the control group of a container's run, below the root of cgroup v2."""
     return f"hyper/{process}"
-
-
-def stop_signal(spec: ContainerSpec, image_config: Mapping[str, Any]) -> int:
-    """Give the signal that stops the container: the specification's, the image's, else SIGTERM."""
-    for name in (spec.stop_signal, str((image_config.get("config") or {}).get("StopSignal") or "")):
-        if name:
-            return signal_number(name) or signal.SIGTERM
-    return signal.SIGTERM
-
-
-def signal_number(text: str) -> int:
-    """Read ``9``, ``KILL`` or ``SIGKILL``; 0 when it is none."""
-    if text.isascii() and text.isdigit():
-        return int(text) if 1 <= int(text) <= 64 else 0
-    name = text.upper()
-    found = getattr(signal, name if name.startswith("SIG") else "SIG" + name, 0)
-    return int(found) if isinstance(found, signal.Signals) else 0
 
 
 def container_plan(

@@ -34,9 +34,7 @@ class ProcessTable:
 
     """
 
-    def __init__(
-        self, relay: Relay, *, settings: Callable[[ContainerRow], LogSettings], on_finished: Finished
-    ) -> None:
+    def __init__(self, relay: Relay, *, settings: Callable[[ContainerRow], LogSettings], on_finished: Finished) -> None:
         self._relay = relay
         self._settings = settings
         self._on_finished = on_finished

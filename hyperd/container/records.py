@@ -166,6 +166,8 @@ class ContainerRecords:
             started_at=time.time(),
             finished_at=None,
             restart_at=None,
+            oom_killed=False,
+            error="",
             restart_count=row.restart_count + 1 if again else 0,
             **({} if again else {"killed": False, "restart_delay": 0.0}),
         )

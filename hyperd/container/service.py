@@ -16,7 +16,7 @@ from hyperd.container import names
 from hyperd.container.discarded import Discarded
 from hyperd.container.files import Files
 from hyperd.container.locks import PodLocks
-from hyperd.container.logconf import check_receiver, log_settings
+from hyperd.container.logconf import LogSettings, check_receiver, log_settings
 from hyperd.container.logdrivers import remove_log
 from hyperd.container.observers import ContainerObservers
 from hyperd.container.plan import RootFs, container_plan, merge_program
@@ -80,9 +80,7 @@ class ContainerService:
         self._events = events
         self._workers = ThreadPoolExecutor(8, thread_name_prefix="container")
         self._stoppers = ThreadPoolExecutor(16, thread_name_prefix="stop")  # they wait for the workers
-        self.processes = ProcessTable(
-            relay, settings=lambda row: self.queries.log_settings(row), on_finished=self._submit
-        )
+        self.processes = ProcessTable(relay, settings=self._log_settings, on_finished=self._submit)
         self.queries = ContainerQueries(
             config=config,
             records=records,
@@ -438,6 +436,9 @@ class ContainerService:
             self.processes.let_go(process)
         if before.restart_at is not None:
             self.observers.settled(row)
+
+    def _log_settings(self, row: ContainerRow) -> LogSettings:
+        return self.queries.log_settings(row)
 
     def tell(self, action: str, row: ContainerRow, **more: object) -> None:
         """Publish that something has happened to a container."""

@@ -53,6 +53,7 @@ class ContainerRow(Base):
     exit_code: Mapped[int | None]
     killed: Mapped[bool] = mapped_column(default=False)
     oom_killed: Mapped[bool] = mapped_column(default=False)  # the last run ended so
+    error: Mapped[str] = mapped_column(String, default="")  # why the last start failed
     auto_remove: Mapped[bool] = mapped_column(default=False)  # it goes when it has ended, whoever notices that
     health: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)  # of its health check; empty = it has none
     stream_base: Mapped[int] = mapped_column(Integer, default=0)

@@ -169,7 +169,7 @@ class PodService:
                 self.records.change(pod_id, PodState.STOPPING)
             if vm is not None:
                 try:
-                    self._containers.stop_all(pod_id, grace=self._config.stop_grace)
+                    self._containers.stop_all(pod_id)
                 except HyperError as error:
                     log.warning("pod.stop_hard", pod=pod_id, error=str(error))
             self.settle_stopped(pod_id, vm, keep_vm=not stop_vm)

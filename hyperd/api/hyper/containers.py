@@ -140,7 +140,7 @@ def container_logs() -> Response:
         since=params.moment("since") or None,
         tail=int(tail[-MAX_TAIL_DIGITS:]) if tail.isascii() and tail.isdigit() else None,
     )
-    return takeover.follow(engine().containers.logs(name, query), "text/plain; charset=utf-8")
+    return takeover.follow(engine().containers.streams.logs(name, query), "text/plain; charset=utf-8")
 
 
 @blueprint.post("/container/commit")
@@ -181,7 +181,7 @@ def _changes(raw: str) -> list[str]:
 @blueprint.post("/attach")
 def attach() -> Response:
     """Join the client to a container's terminal or standard streams."""
-    return takeover.upgrade(engine().containers.attach(container_name()))
+    return takeover.upgrade(engine().containers.streams.attach(container_name()))
 
 
 @blueprint.get("/exitcode")
@@ -209,5 +209,5 @@ def resize() -> Response:
     if exec_id:
         engine().execs.resize(exec_id, rows, columns)
     else:
-        engine().containers.resize(name, rows, columns)
+        engine().containers.streams.resize(name, rows, columns)
     return answers.empty(200)

@@ -80,6 +80,7 @@ def _containers(connection: sa.Connection) -> None:
     for ident, text in connection.execute(sa.text("SELECT id, spec FROM containers")).all():
         _rewrite(connection, "containers", ident, {"v": 1, **converted(json.loads(text))})
     op.add_column("containers", sa.Column("oom_killed", sa.Boolean(), nullable=False, server_default=sa.false()))
+    op.add_column("containers", sa.Column("error", sa.String(), nullable=False, server_default=""))
     op.add_column("containers", sa.Column("auto_remove", sa.Boolean(), nullable=False, server_default=sa.false()))
     op.add_column("containers", sa.Column("health", sa.JSON(), nullable=False, server_default="{}"))
 
