@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from hyperd.agent.client import AgentClient
 from hyperd.agent.input import GuestInput
 from hyperd.agent.plan import Plan
+from hyperd.container.process import exit_code_of
+from hyperd.container.states import SETUP_FAILED
 from hyperd.errors import AgentError, HyperError
 
 STDOUT, STDERR = 1, 2
@@ -72,7 +74,13 @@ class Capture:
         started = False
         try:
             relay.call(self._prepare(), timeout=_CALL)
-            self._agent.start(plan)
+            try:
+                self._agent.start(plan)
+            except AgentError as error:
+                code = exit_code_of(error)
+                if code == SETUP_FAILED:
+                    raise
+                return ExecResult(exit_code=code, stderr=f"{error}\n".encode())
             started = True
             relay.call(self._opened(), timeout=_CALL)
             in_time = self._wait(lambda: self._exited, timeout)

@@ -11,21 +11,23 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import cast
 
 import structlog
-from sqlalchemy import Table, bindparam, delete, select
 
 from hyperd.agent.client import ProcessState
 from hyperd.agent.plan import Plan
-from hyperd.container.plan import exec_plan, vm_exec_plan
-from hyperd.container.process import DEFAULT_SIZE, AttachSession, GuestProcess
+from hyperd.agent.programs import new_name
+from hyperd.container.capture import Capture, ExecResult
+from hyperd.container.exec_records import ExecRecords
+from hyperd.container.model import Exec, ExecState
+from hyperd.container.plan import Program, exec_plan, vm_exec_plan
+from hyperd.container.process import ALL_STREAMS, DEFAULT_SIZE, AttachOptions, AttachSession, GuestProcess
 from hyperd.container.service import ContainerService
+from hyperd.container.signals import RTMAX
 from hyperd.container.states import KILLED, SETUP_FAILED
-from hyperd.db import spec_codec
-from hyperd.db.models import ContainerRow, ExecRow
+from hyperd.db.models import ContainerRow
 from hyperd.db.session import Database
-from hyperd.errors import AgentError, Conflict, HyperError, InvalidInput, NotFound, Timeout
+from hyperd.errors import AgentError, Conflict, HyperError, InvalidInput, NotAlive, NotFound, Timeout
 from hyperd.spec.model import ExecSpec
 from hyperd.stream.relay import Relay
 from hyperd.vm.model import Vm, require_running
@@ -34,21 +36,15 @@ from hyperd.vm.service import VmService
 log = structlog.get_logger(__name__)
 
 WAIT_SECONDS = 10.0
-KEEP_SECONDS, SWEEP_SECONDS = 600.0, 60.0
-KEEP_UNUSED_SECONDS = 86_400.0  # one that nobody has started
-CREATED, RUNNING, EXITED = "created", "running", "exited"
-# An exec is three small writes; as statements of their own they cost a third of what objects of the ORM do.
-_EXECS = cast("Table", ExecRow.__table__)
-_INSERT = _EXECS.insert()
-_START = _EXECS.update().where(_EXECS.c.id == bindparam("ident"), _EXECS.c.state == CREATED)
-_FINISH = _EXECS.update().where(_EXECS.c.id == bindparam("ident"))
+RUN_SECONDS = 30.0
+RUN_LIMIT = 1 << 20  # bytes of each output
 
 
 class ExecService:
     """See the module's docstring."""
 
     def __init__(self, *, database: Database, relay: Relay, containers: ContainerService, vms: VmService) -> None:
-        self._db = database
+        self._records = ExecRecords(database)
         self._relay = relay
         self._containers = containers
         self._vms = vms
@@ -56,81 +52,130 @@ class ExecService:
         self._processes: dict[tuple[str, str], GuestProcess] = {}
         self._owners: dict[str, ContainerRow] = {}  # of execs that run, as their containers were at the start
         self._sizes: dict[str, tuple[int, int]] = {}  # asked for before the start
-        self._sweep_at = 0.0
 
     def close(self) -> None:
         """Wait for what is being settled."""
         self._workers.shutdown(wait=True)
 
-    def create(self, container: str, command: Sequence[str], *, tty: bool) -> str:
-        """Prepare a process in a running container; give its id. Errors: NotFound, NotAlive, InvalidInput."""
-        if not command or not command[0]:
+    def create(self, container: str, spec: ExecSpec) -> str:
+        """Prepare a process in a running container; return its id.
+
+        Errors: NotFound, NotAlive, InvalidInput (no command, bad detach keys).
+        """
+        if not spec.argv or not spec.argv[0]:
             raise InvalidInput("no command given")
         row = self._containers.records.find(container)
         self._containers.process_ident(row)
-        exec_id = "exec-" + "".join(random.choices(string.ascii_letters, k=10))
-        spec = ExecSpec(argv=tuple(command), tty=tty)
-        made = {"id": exec_id, "container_id": row.id, "spec": spec_codec.dump(spec), "created_at": time.time()}
-        with self._db.session() as session:
-            if time.monotonic() >= self._sweep_at:
-                self._sweep_at = time.monotonic() + SWEEP_SECONDS
-                for state, keep in ((EXITED, KEEP_SECONDS), (CREATED, KEEP_UNUSED_SECONDS)):
-                    old = time.time() - keep
-                    session.execute(delete(ExecRow).where(ExecRow.state == state, ExecRow.created_at < old))
-            session.connection().execute(_INSERT, {"state": CREATED, "stream_base": 0, "pid": 0, **made})
-        self._containers.tell("exec_create", row, execID=exec_id, command=shlex.join(command))
+        exec_id = _new_id()
+        self._records.insert(exec_id, row.id, spec)
+        self._containers.tell("exec_create", row, execID=exec_id, command=shlex.join(spec.argv))
         return exec_id
 
-    def start(self, container: str, exec_id: str) -> AttachSession:
-        """Give the session that starts the process for its client. Errors: NotFound, NotAlive, Conflict."""
-        execution = self._get(exec_id)
-        row = self._containers.records.get(execution.container_id)
-        if container and self._containers.records.find(container).id != row.id:
-            raise NotFound(f"the exec {exec_id} is not of container {container}")
+    def inspect(self, exec_id: str) -> Exec:
+        """Return an exec; those that have ended are known for ten minutes. Errors: NotFound."""
+        return self._with_pid(self._records.get(exec_id))
+
+    def list(self, container: str) -> list[Exec]:
+        """Return a container's execs, oldest first. Errors: NotFound."""
+        row = self._containers.records.find(container)
+        return [self._with_pid(one) for one in self._records.of_container(row.id)]
+
+    def start(
+        self, container: str, exec_id: str, *, streams: frozenset[int] = ALL_STREAMS, size: tuple[int, int] | None = None
+    ) -> AttachSession:
+        """Return the session that starts the process for its client.
+
+        Args:
+            container: must be the exec's, where it is not empty.
+            exec_id: the exec.
+            streams: which outputs the client gets. size: rows and columns of its terminal.
+
+        Errors: NotFound, NotAlive, Conflict (it was started before).
+
+        """
+        execution, vm, base, plan, size = self._prepare(container, exec_id, size)
+        spec = execution.spec
+        options = AttachOptions(stdin=spec.stdin, streams=streams, detach_keys=spec.detach_keys)
+        return self._session(vm, exec_id, base, plan, tty=spec.tty, size=size, options=options)
+
+    def start_detached(self, exec_id: str, *, container: str = "", size: tuple[int, int] | None = None) -> Exec:
+        """Start the process with no client: its output is thrown away, its input is empty.
+
+        A program that cannot be executed has ended then, with 126 or 127. Errors: NotFound, NotAlive, Conflict (it was
+        started before), AgentError, Timeout.
+        """
+        execution, vm, base, plan, size = self._prepare(container, exec_id, size)
+        process = self._process(vm, exec_id, tty=execution.spec.tty, size=size)
+        try:
+            process.start(vm.agent, base, plan)
+        finally:
+            if not execution.spec.tty:
+                self._relay.soon(process.input.end)
+        if process.failure:
+            process.finished.wait(WAIT_SECONDS)
+        return self.inspect(exec_id)
+
+    def run(
+        self, container: str, spec: ExecSpec, *, timeout: float = RUN_SECONDS, limit: int = RUN_LIMIT
+    ) -> ExecResult:
+        """Run a program in a container and return what it said; it has no input, and no record is kept.
+
+        Args:
+            container: name, id or unique beginning of an id.
+            spec: ``tty``, ``stdin`` and ``detach_keys`` do not count.
+            timeout: seconds; then it is killed. limit: bytes kept of each output.
+
+        A program that cannot be executed ends with 126 or 127. Errors: NotFound, NotAlive, InvalidInput, AgentError,
+        Timeout (the guest does not answer).
+
+        """
+        if not spec.argv or not spec.argv[0]:
+            raise InvalidInput("no command given")
+        row = self._containers.records.find(container)
         vm = require_running(self._vms.of_pod(row.pod_id), row.pod_id)
-        joined = self._containers.process_ident(row)
-        base = vm.agent.new_base()
-        start = {"ident": exec_id, "state": RUNNING, "stream_base": base, "started_at": time.time()}
-        with self._db.session() as session:
-            if session.connection().execute(_START, start).rowcount != 1:
-                raise Conflict(f"the exec {exec_id} has been started already")
-        spec = spec_codec.load(ExecSpec, execution.spec)
-        program = replace(self._containers.queries.program(row), argv=spec.argv, tty=spec.tty)
-        if spec.tty:
-            program = replace(program, env={"TERM": "xterm", **program.env})
-        size = self._sizes.pop(exec_id, DEFAULT_SIZE)
-        plan = exec_plan(
-            process=exec_id,
-            base=base,
-            container_process=joined,
-            program=program,
-            limits=self._containers.records.spec(row).ulimits,
-            size=size,
-        )
-        self._owners[exec_id] = row
-        self._containers.tell("exec_start", row, execID=exec_id)
-        return self._session(vm, exec_id, base, plan, tty=spec.tty, size=size)
+        ident, base = new_name(), vm.agent.new_base()
+        plan = self._plan(row, replace(spec, tty=False), ident, base, DEFAULT_SIZE)
+        return Capture(vm.agent, ident=ident, base=base, limit=limit).run(plan, timeout=timeout)
+
+    def signal(self, exec_id: str, number: int) -> None:
+        """Send a signal to the process of an exec; SIGKILL goes to its whole process group.
+
+        Errors: NotFound, InvalidInput, NotAlive (it does not run), AgentError.
+        """
+        if not 1 <= number <= RTMAX:
+            raise InvalidInput(f"{number} is no signal", resolution="use a number from 1 to 64")
+        execution = self._records.get(exec_id)
+        for (vm_id, ident), _process in tuple(self._processes.items()):
+            if ident == exec_id and execution.state == ExecState.RUNNING:
+                try:
+                    self._vms.get(vm_id).agent.signal(exec_id, number, everyone=number == KILLED - 128)
+                except AgentError as error:
+                    if error.errno != errno.ESRCH:
+                        raise
+                else:
+                    return
+        raise NotAlive(f"the exec {exec_id} is not running")
 
     def exec_vm(self, pod_id: str, command: Sequence[str]) -> AttachSession:
-        """Give the session of a process in the guest's root; raw output. Errors: NotAlive, InvalidInput."""
+        """Return the session of a process in the guest's root; raw output. Errors: NotAlive, InvalidInput."""
         if not command or not command[0]:
             raise InvalidInput("no command given")
         vm = require_running(self._vms.of_pod(pod_id), pod_id)
         base = vm.agent.new_base()
-        exec_id = "exec-" + "".join(random.choices(string.ascii_letters, k=10))
+        exec_id = _new_id()
         plan = vm_exec_plan(process=exec_id, base=base, command=command)
         return self._session(vm, exec_id, base, plan, tty=False, raw=True)
 
     def wait(self, exec_id: str, *, seconds: float = WAIT_SECONDS) -> int:
-        """Give the exit code, waiting so long at most. Errors: NotFound, Timeout."""
+        """Return the exit code, waiting so long at most. Errors: NotFound, Timeout."""
         deadline = time.monotonic() + seconds
         while True:
-            process = next((value for (_, ident), value in tuple(self._processes.items()) if ident == exec_id), None)
+            process = self._find(exec_id)
             left = deadline - time.monotonic()
             if process is not None and left > 0 and not process.finished.wait(left):
                 left = 0
-            execution = self._get(exec_id)
-            if execution.state == EXITED:
+            execution = self._records.get(exec_id)
+            if execution.state == ExecState.EXITED:
                 return execution.exit_code or 0
             if left <= 0:
                 raise Timeout("wait exec exit code timeout", details=f"{exec_id} still runs")
@@ -142,7 +187,7 @@ class ExecService:
 
         Errors: NotFound, AgentError.
         """
-        if self._get(exec_id).state == CREATED:
+        if self._records.get(exec_id).state == ExecState.CREATED:
             self._sizes[exec_id] = (rows, columns)
         for (vm_id, ident), process in tuple(self._processes.items()):
             if ident == exec_id:
@@ -152,6 +197,8 @@ class ExecService:
                 except AgentError as error:
                     if error.errno != errno.ESRCH:  # else it is being started, or it has ended
                         raise
+
+    # -- what the guest tells
 
     def exited(self, vm_id: str, ident: str, code: int) -> bool:
         """Take an EXITED event (loop's thread); False when it is no exec's."""
@@ -170,16 +217,13 @@ class ExecService:
 
     def adopt(self, vm: Vm, states: dict[str, ProcessState]) -> None:
         """Join the execs of a VM that outlived the last daemon; their clients are gone, their exit codes are not."""
-        query = select(ExecRow).join(ContainerRow, ContainerRow.id == ExecRow.container_id)
-        with self._db.session() as session:
-            rows = list(session.scalars(query.where(ContainerRow.pod_id == vm.pod_id, ExecRow.state == RUNNING)))
-        for row in rows:
-            state = states.get(row.id)
+        for execution in self._records.running(vm.pod_id):
+            state = states.get(execution.id)
             if state is None:
-                self._finish(row.id, SETUP_FAILED)
+                self._finish(execution.id, SETUP_FAILED)
                 continue
-            self._owners[row.id] = self._containers.records.get(row.container_id)
-            process = self._process(vm, row.id, tty=spec_codec.load(ExecSpec, row.spec).tty)
+            self._owners[execution.id] = self._containers.records.get(execution.container_id)
+            process = self._process(vm, execution.id, tty=execution.spec.tty)
             self._relay.call(process.resume(vm.agent, state), timeout=10)
             self._relay.soon(process.input.end)
             if not state.running:
@@ -187,11 +231,46 @@ class ExecService:
 
     def settle_lost(self) -> None:
         """Close the records of execs whose VM did not outlive the last daemon."""
-        known = {ident for _, ident in self._processes}
-        with self._db.session() as session:
-            for row in session.scalars(select(ExecRow).where(ExecRow.state == RUNNING)):
-                if row.id not in known:
-                    row.state, row.exit_code, row.finished_at = EXITED, KILLED, time.time()
+        self._records.settle_others([ident for _, ident in self._processes])
+
+    # -- inside
+
+    def _prepare(
+        self, container: str, exec_id: str, size: tuple[int, int] | None
+    ) -> tuple[Exec, Vm, int, Plan, tuple[int, int]]:
+        """Note that an exec is being started and return how. Errors: as for ``start``."""
+        execution = self._records.get(exec_id)
+        row = self._containers.records.get(execution.container_id)
+        if container and self._containers.records.find(container).id != row.id:
+            raise NotFound(f"the exec {exec_id} is not of container {container}")
+        vm = require_running(self._vms.of_pod(row.pod_id), row.pod_id)
+        base = vm.agent.new_base()
+        size = self._sizes.get(exec_id) or size or DEFAULT_SIZE
+        plan = self._plan(row, execution.spec, exec_id, base, size)
+        if not self._records.start(exec_id, base=base):
+            raise Conflict(f"the exec {exec_id} has been started already")
+        self._sizes.pop(exec_id, None)
+        self._owners[exec_id] = row
+        self._containers.tell("exec_start", row, execID=exec_id, command=shlex.join(execution.spec.argv))
+        return execution, vm, base, plan, size
+
+    def _plan(self, row: ContainerRow, spec: ExecSpec, ident: str, base: int, size: tuple[int, int]) -> Plan:
+        return exec_plan(
+            process=ident,
+            base=base,
+            container_process=self._containers.process_ident(row),
+            program=exec_program(self._containers.queries.program(row), spec),
+            limits=self._containers.records.spec(row).ulimits,
+            size=size,
+            privileged=spec.privileged,
+        )
+
+    def _with_pid(self, execution: Exec) -> Exec:
+        process = self._find(execution.id)
+        return execution if process is None or not execution.running else replace(execution, pid=process.pid)
+
+    def _find(self, exec_id: str) -> GuestProcess | None:
+        return next((value for (_, ident), value in tuple(self._processes.items()) if ident == exec_id), None)
 
     def _session(
         self,
@@ -203,6 +282,7 @@ class ExecService:
         tty: bool,
         raw: bool = False,
         size: tuple[int, int] = DEFAULT_SIZE,
+        options: AttachOptions | None = None,
     ) -> AttachSession:
         process = self._process(vm, exec_id, tty=tty, size=size)
         if raw:
@@ -210,8 +290,10 @@ class ExecService:
 
         def begin() -> None:
             self._relay.task(process.start_async(vm.agent, base, plan, size))
+            if options is not None and not options.stdin and not tty:
+                process.input.end()
 
-        return AttachSession(process, raw=raw, before=begin)
+        return AttachSession(process, raw=raw, before=begin, options=options or AttachOptions())
 
     def _process(self, vm: Vm, exec_id: str, *, tty: bool, size: tuple[int, int] = DEFAULT_SIZE) -> GuestProcess:
         process = GuestProcess(
@@ -247,16 +329,29 @@ class ExecService:
 
     def _finish(self, exec_id: str, code: int) -> None:
         """Note the end of an exec and tell of it, once; execs in the guest's own root have no record."""
-        with self._db.session() as session:
-            ended = {"ident": exec_id, "state": EXITED, "exit_code": code, "finished_at": time.time()}
-            session.connection().execute(_FINISH, ended)
+        self._records.finish(exec_id, code)
         container = self._owners.pop(exec_id, None)
         if container is not None:
             self._containers.tell("exec_die", container, execID=exec_id, exitCode=code)
 
-    def _get(self, exec_id: str) -> ExecRow:
-        with self._db.reading() as session:
-            row = session.get(ExecRow, exec_id)
-        if row is None:
-            raise NotFound(f"cannot find exec {exec_id}")
-        return row
+
+def exec_program(program: Program, spec: ExecSpec) -> Program:
+    """Return what an exec runs: the container's program with what the exec says otherwise."""
+    env = {**({"TERM": "xterm"} if spec.tty else {}), **program.env, **dict(spec.envs)}
+    user, groups = program.user, program.groups
+    if spec.user.name:
+        user = spec.user.name + (f":{spec.user.group}" if spec.user.group else "")
+        groups = spec.user.additional_groups
+    return replace(
+        program,
+        argv=spec.argv,
+        tty=spec.tty,
+        env=env,
+        workdir=spec.workdir or program.workdir,
+        user=user,
+        groups=groups,
+    )
+
+
+def _new_id() -> str:
+    return "exec-" + "".join(random.choices(string.ascii_letters, k=10))

@@ -10,7 +10,7 @@ from pathlib import Path
 from hyperd.container.plan import Program
 from hyperd.container.states import LIVE, ContainerState
 from hyperd.network.ports import PortMapping
-from hyperd.spec.model import ContainerSpec
+from hyperd.spec.model import ContainerSpec, ExecSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,3 +134,36 @@ class Container:
     def live(self) -> bool:
         """Whether it runs or is being started."""
         return self.state in LIVE
+
+
+class ExecState(StrEnum):
+    """What an exec is doing."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    EXITED = "exited"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exec:
+    """An additional process in a container.
+
+    Args:
+        exit_code: None before its end. pid: in the guest, 0 unless it runs.
+
+    """
+
+    id: str
+    container_id: str
+    spec: ExecSpec
+    state: ExecState
+    created_at: float
+    exit_code: int | None = None
+    pid: int = 0
+    started_at: float | None = None
+    finished_at: float | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether it runs."""
+        return self.state == ExecState.RUNNING

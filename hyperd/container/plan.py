@@ -33,6 +33,7 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap, net_bind_service, net_raw, sys_chroot, mknod,
 # audit_write, setfcap: Docker's default set.
 DEFAULT_CAPABILITIES = sum(1 << bit for bit in (0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31))
+ALL_CAPABILITIES = (1 << 41) - 1  # to CAP_CHECKPOINT_RESTORE, Linux 5.9
 READ_ONLY_PATHS = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq")
 _DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
 _LINKS = (
@@ -205,6 +206,7 @@ def exec_plan(
     program: Program,
     limits: Sequence[Ulimit] = (),
     size: tuple[int, int] = (24, 80),
+    privileged: bool = False,
 ) -> Plan:
     """Give the START plan of an additional process in a running container, under the container's ``limits``."""
     plan = Plan()
@@ -214,7 +216,7 @@ def exec_plan(
     if program.tty:
         plan.add(Op.TTY, *size)
     _rlimits(plan, limits)
-    _identity(plan, program)
+    _identity(plan, program, capabilities=ALL_CAPABILITIES if privileged else DEFAULT_CAPABILITIES)
     return plan.argv(program.argv)
 
 
@@ -266,13 +268,13 @@ def _rlimits(plan: Plan, limits: Sequence[Ulimit]) -> None:
         plan.add(Op.RLIMIT, _RLIMITS["nofile"], MAX_NOFILE, MAX_NOFILE)
 
 
-def _identity(plan: Plan, program: Program) -> None:
+def _identity(plan: Plan, program: Program, *, capabilities: int = DEFAULT_CAPABILITIES) -> None:
     plan.env(program.env)
     plan.add(Op.CWD, program.workdir)
     if program.user:
         plan.add(Op.USER, program.user, *program.groups)
     # Ambient and inheritable sets stay empty, as with Docker since 20.10: a process that is not root has no
     # capabilities.
-    caps = f"{DEFAULT_CAPABILITIES:x}"
+    caps = f"{capabilities:x}"
     plan.add(Op.CAPS, caps, caps, caps, "0", "0")
     plan.add(Op.UMASK, "022")

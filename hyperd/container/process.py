@@ -6,7 +6,8 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 import structlog
 
@@ -14,6 +15,7 @@ from hyperd.agent.client import AgentClient, ProcessState
 from hyperd.agent.frames import Method, encode_records
 from hyperd.agent.input import GuestInput
 from hyperd.agent.plan import Plan
+from hyperd.container.detach import KeyWatch, parse_keys
 from hyperd.container.states import NOT_EXECUTABLE, NOT_FOUND, SETUP_FAILED
 from hyperd.errors import AgentError
 from hyperd.stream.connection import ClientConnection
@@ -30,7 +32,7 @@ OUTPUT_GRACE = 3.0
 REPLAY_SECONDS = 3.0
 REPLAY_BYTES = 1 << 20
 DEFAULT_SIZE = (24, 80)
-DETACH_KEYS = b"\x10\x11"  # ctrl-p ctrl-q
+ALL_STREAMS = frozenset({STDOUT, STDERR})
 ENOENT, EACCES, ENOEXEC = 2, 13, 8
 
 
@@ -46,7 +48,7 @@ class _Replay(OutputHub):
 
     def __init__(self, relay: Relay, *, tty: bool, log_file: LogWriter | None, keep: bool) -> None:
         super().__init__(relay, tty=tty, log_file=log_file)
-        self._early: list[bytes] | None = [] if keep else None
+        self._early: list[tuple[int, bytes]] | None = [] if keep else None
         self._size = 0
         self.started: float | None = None
 
@@ -56,14 +58,14 @@ class _Replay(OutputHub):
             if self._size > REPLAY_BYTES or self._late():
                 self._early = None
             else:
-                self._early.append(data if self.tty else stdcopy(stream, data))
+                self._early.append((stream, data if self.tty else stdcopy(stream, data)))
         super().emit(stream, data)
 
-    def attach(self, client: ClientConnection) -> None:
+    def attach(self, client: ClientConnection, streams: Collection[int] = ALL_STREAMS) -> None:
         early, self._early = (self._early, None) if not self._late() else (None, None)
         if early:
-            client.write(b"".join(early))
-        super().attach(client)
+            client.write(b"".join(data for stream, data in early if stream in streams))
+        super().attach(client, streams)
 
     def forget_early(self) -> None:
         """Let go of the first output."""
@@ -235,11 +237,33 @@ class GuestProcess:
         self._on_finished(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class AttachOptions:
+    """What a client gets of a process and gives to it.
+
+    Args:
+        stdin: its bytes go to the process.
+        streams: the outputs it gets; a terminal has only the first.
+        detach_keys: see ``hyperd.container.detach``; they count where there is a terminal.
+        ends_input: its end of input is the process's, which has no terminal.
+        leaves_input_ended: when it leaves, in whatever way, the process's input ends (Docker's ``StdinOnce``).
+
+    """
+
+    stdin: bool = True
+    streams: frozenset[int] = ALL_STREAMS
+    detach_keys: str = ""
+    ends_input: bool = True
+    leaves_input_ended: bool = False
+
+
 class AttachSession:
     """One client on a process: output to it, its bytes to stdin.
 
     Args:
         before: started (in the loop) once the client listens; an exec starts its process here.
+
+    Errors: InvalidInput for detach keys that nobody knows.
 
     """
 
@@ -249,13 +273,14 @@ class AttachSession:
         *,
         raw: bool = False,
         before: Callable[[], None] | None = None,
-        stdin: bool = True,
+        options: AttachOptions | None = None,
     ) -> None:
         self.process = process
         self.tty = raw or process.tty
         self._before = before
-        self._stdin = stdin
-        self._last = b""
+        self._options = options or AttachOptions()
+        self._stdin = self._options.stdin
+        self._keys = KeyWatch(parse_keys(self._options.detach_keys))
         self._client: ClientConnection | None = None
 
     def run(self, sock: socket.socket, early: bytes, *, chunked: bool = False) -> None:
@@ -274,7 +299,7 @@ class AttachSession:
             self._join_input(client)
         await client.open(sock, early)
         self.process.sessions.add(self)
-        self.process.hub.attach(client)
+        self.process.hub.attach(client, self._options.streams)
         if self._before is not None:
             self._before()
         if self.process.hub.ended:
@@ -298,24 +323,28 @@ class AttachSession:
         client.on_closed = self._left
         if self._stdin:
             self._join_input(client)
-            if client.half_closed and not process.tty:
+            if client.half_closed and not process.tty and self._options.ends_input:
                 process.input.end()
-        process.hub.attach(client)
+        process.hub.attach(client, self._options.streams)
         client.resume_reading()
 
     def _left(self) -> None:
         self.process.sessions.discard(self)
+        if self._stdin and self._options.leaves_input_ended and not self.process.tty:
+            self.process.input.end()
 
     def _join_input(self, client: ClientConnection) -> None:
         stdin = self.process.input
 
         def forward(data: bytes) -> None:
-            if self.process.tty and self._detaches(data):
+            leaves = False
+            if self.process.tty:
+                data, leaves = self._keys.feed(data)
+            stdin.write(data)
+            if leaves:
                 self.process.hub.detach(client)
                 client.finish()
-                return
-            stdin.write(data)
-            if stdin.congested:
+            elif stdin.congested:
                 client.pause_reading()
 
         on_closed = client.on_closed
@@ -328,10 +357,6 @@ class AttachSession:
         client.on_data = forward
         client.on_closed = closed
         # A terminal's client that leaves must not end the shell for the others; ctrl-d does that.
-        client.on_eof = (lambda: None) if self.process.tty else stdin.end
+        ends = self._options.ends_input and not self.process.tty
+        client.on_eof = stdin.end if ends else (lambda: None)
         stdin.on_drained.append(client.resume_reading)
-
-    def _detaches(self, data: bytes) -> bool:
-        joined = self._last + data
-        self._last = joined[-1:]
-        return DETACH_KEYS in joined

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hyperd.container.logdrivers import log_session
-from hyperd.container.process import AttachSession
+from hyperd.container.process import AttachOptions, AttachSession
 from hyperd.container.processes import ProcessTable
 from hyperd.container.queries import ContainerQueries
 from hyperd.container.records import ContainerRecords
@@ -33,8 +33,8 @@ class ContainerStreams:
         self._relay = relay
         self._vms = vms
 
-    def attach(self, name: str) -> AttachSession:
-        """Join a client to a container, also before its start. Errors: NotFound."""
+    def attach(self, name: str, options: AttachOptions | None = None) -> AttachSession:
+        """Join a client to a container, also before its start. Errors: NotFound, InvalidInput (bad detach keys)."""
         row = self._records.find(name)
         process = self._processes.get(row.id)
         if process is None:
@@ -43,7 +43,7 @@ class ContainerStreams:
             if row.state == ContainerState.EXITED:
                 self._processes.drop(row.id)
                 self._processes.abandon(process, row.exit_code or 0)
-        return AttachSession(process)
+        return AttachSession(process, options=options)
 
     def logs(self, name: str, query: LogQuery) -> LogSession:
         """Return a session that sends the log. Errors: NotFound, InvalidInput, NotSupported (no readable log)."""

@@ -7,7 +7,7 @@ client slows its own process, nothing else. All of it belongs to the relay's thr
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 import structlog
@@ -55,7 +55,7 @@ class OutputHub:
         self._held = False
         self._settling = False
         self.keeping = False  # clients stay when this has ended: the same container may run again
-        self._clients: set[ClientConnection] = set()
+        self._clients: dict[ClientConnection, frozenset[int]] = {}  # and which outputs each of them gets
         self._acknowledge: Acknowledge | None = None
         self._received: dict[int, int] = {}
         self._acked: dict[int, int] = {}
@@ -91,12 +91,12 @@ class OutputHub:
             return {}
         return {number: self.log.persisted.get(name, 0) for number, name in STREAM_NAMES.items()}
 
-    def attach(self, client: ClientConnection) -> None:
-        """Send this client everything from now on."""
+    def attach(self, client: ClientConnection, streams: Collection[int] = (STDOUT, STDERR)) -> None:
+        """Send this client these outputs from now on; a terminal has only stdout."""
         if self.ended and not self.keeping:
             client.finish()
             return
-        self._clients.add(client)
+        self._clients[client] = frozenset(streams)
         client.on_drained = self._settle
         on_closed = client.on_closed
 
@@ -108,7 +108,7 @@ class OutputHub:
 
     def detach(self, client: ClientConnection) -> None:
         """Send this client no more."""
-        self._clients.discard(client)
+        self._clients.pop(client, None)
         self._settle()
 
     def data(self, stream: int, offset: int, data: bytes) -> None:
@@ -144,8 +144,9 @@ class OutputHub:
         """Hand bytes to log and clients (also the daemon's own words, such as why a program could not start)."""
         if self._clients:
             framed = data if self.tty else stdcopy(stream, data)
-            for client in tuple(self._clients):
-                client.write(framed)
+            for client, streams in tuple(self._clients.items()):
+                if stream in streams:
+                    client.write(framed)
         if self.log is not None:
             self._unlogged.append((stream, data, time.time_ns()))
             self._write_log()

@@ -31,7 +31,7 @@ def _command() -> list[str]:
 @blueprint.post("/exec/create")
 def create_exec() -> Response:
     """Prepare a command in a container."""
-    exec_id = engine().execs.create(container_name(), _command(), tty=params.strict_flag("tty"))
+    exec_id = engine().execs.create(container_name(), _spec())
     return answers.plain_json(exec_id, 201)
 
 

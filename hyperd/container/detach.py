@@ -1,0 +1,62 @@
+"""The keys with which a client leaves a terminal, such as ``ctrl-p,ctrl-q`` (the spelling of Docker's clients)."""
+
+from __future__ import annotations
+
+from hyperd.errors import InvalidInput
+
+DEFAULT = b"\x10\x11"  # ctrl-p ctrl-q
+MAX_KEYS = 16
+_SPECIAL = {"@": 0, "[": 27, "\\": 28, "]": 29, "^": 30, "_": 31}
+
+
+def parse_keys(text: str) -> bytes:
+    """Return the bytes of a sequence of keys: single characters and ``ctrl-X``, joined by commas; empty = default.
+
+    Errors: InvalidInput.
+    """
+    if not text:
+        return DEFAULT
+    keys = text.split(",")
+    if len(keys) > MAX_KEYS:
+        raise InvalidInput(f"over {MAX_KEYS} detach keys")
+    return bytes(_key(key) for key in keys)
+
+
+def _key(key: str) -> int:
+    name = key.lower()
+    if len(key) == 1 and key.isascii():
+        return ord(key)
+    last = name.removeprefix("ctrl-")
+    if name.startswith("ctrl-") and len(last) == 1:
+        if "a" <= last <= "z":
+            return ord(last) - ord("a") + 1
+        if last in _SPECIAL:
+            return _SPECIAL[last]
+    raise InvalidInput(
+        f"unknown detach key {key[:20]!r}", resolution="use single characters or ctrl- and one of a-z @ [ \\ ] ^ _"
+    )
+
+
+class KeyWatch:
+    """Looks for a sequence of keys in what a client types, wherever the pieces are cut."""
+
+    def __init__(self, keys: bytes) -> None:
+        self._keys = keys
+        self._last = b""
+
+    def feed(self, data: bytes) -> tuple[bytes, bool]:
+        """Return what is to be passed on, and whether the sequence is complete.
+
+        The beginning of a sequence is passed on when it turns out to be none: it is held back until then.
+        """
+        joined = self._last + data
+        at = joined.find(self._keys)
+        if at >= 0:
+            self._last = b""
+            return joined[:at], True
+        held = next(
+            (size for size in range(min(len(self._keys) - 1, len(joined)), 0, -1) if self._keys.startswith(joined[-size:])),
+            0,
+        )
+        self._last = joined[len(joined) - held :]
+        return joined[: len(joined) - held], False
