@@ -47,16 +47,13 @@ class KeyWatch:
     def feed(self, data: bytes) -> tuple[bytes, bool]:
         """Return what is to be passed on, and whether the sequence is complete.
 
-        The beginning of a sequence is passed on when it turns out to be none: it is held back until then.
+        What may be its beginning is passed on at once: a key that a program needs, too, works without delay.
         """
         joined = self._last + data
         at = joined.find(self._keys)
         if at >= 0:
+            new = max(0, at - len(self._last))
             self._last = b""
-            return joined[:at], True
-        held = next(
-            (size for size in range(min(len(self._keys) - 1, len(joined)), 0, -1) if self._keys.startswith(joined[-size:])),
-            0,
-        )
-        self._last = joined[len(joined) - held :]
-        return joined[: len(joined) - held], False
+            return data[:new], True
+        self._last = joined[-(len(self._keys) - 1) :] if len(self._keys) > 1 else b""
+        return data, False

@@ -47,12 +47,8 @@ class ExecRecords:
             if time.monotonic() >= self._sweep_at:
                 self._sweep_at = time.monotonic() + SWEEP_SECONDS
                 ended, unused = time.time() - KEEP_SECONDS, time.time() - KEEP_UNUSED_SECONDS
-                session.execute(
-                    delete(ExecRow).where(ExecRow.state == ExecState.EXITED, ExecRow.finished_at < ended)
-                )
-                session.execute(
-                    delete(ExecRow).where(ExecRow.state == ExecState.CREATED, ExecRow.created_at < unused)
-                )
+                session.execute(delete(ExecRow).where(ExecRow.state == ExecState.EXITED, ExecRow.finished_at < ended))
+                session.execute(delete(ExecRow).where(ExecRow.state == ExecState.CREATED, ExecRow.created_at < unused))
             session.connection().execute(_INSERT, made)
 
     def get(self, exec_id: str) -> Exec:

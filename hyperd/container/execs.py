@@ -81,7 +81,12 @@ class ExecService:
         return [self._with_pid(one) for one in self._records.of_container(row.id)]
 
     def start(
-        self, container: str, exec_id: str, *, streams: frozenset[int] = ALL_STREAMS, size: tuple[int, int] | None = None
+        self,
+        container: str,
+        exec_id: str,
+        *,
+        streams: frozenset[int] = ALL_STREAMS,
+        size: tuple[int, int] | None = None,
     ) -> AttachSession:
         """Return the session that starts the process for its client.
 

@@ -25,7 +25,7 @@ from hyperd.container.processes import ProcessTable
 from hyperd.container.queries import ContainerQueries
 from hyperd.container.records import ContainerRecords
 from hyperd.container.restart import ENDING, Restarts, decide
-from hyperd.container.signals import RTMAX
+from hyperd.container.signals import RTMAX, stop_signal
 from hyperd.container.states import KILLED, LIVE, SETUP_FAILED, ContainerState
 from hyperd.container.streams import ContainerStreams
 from hyperd.container.volumes import PodVolumes
@@ -123,6 +123,9 @@ class ContainerService:
         """Add a container to a pod (which need not run); give its id. Errors: ImageNotFound, Conflict."""
         image = self._images.usable(spec.image)
         row = self.records.insert(pod_id, spec, position=position, image_id=image.id)
+        unknown = stop_signal(spec, image.config).unknown
+        if unknown:
+            log.warning("container.stop_signal_unknown", container=row.id, name=row.name, signal=unknown)
         self.tell("create", row)
         return row.id
 
@@ -191,14 +194,6 @@ class ContainerService:
         with self._locks.locked(row.pod_id, "start a container"):
             vm = require_running(self._vms.of_pod(row.pod_id), row.pod_id)
             self.start_in(vm, row.id)
-
-    def restart(self, name: str, *, grace: float | None = None) -> None:
-        """Stop a container if it runs, then start it. Errors: as for stop and start."""
-        row = self.records.find(name)
-        with self._locks.locked(row.pod_id, "restart a container"):
-            self.stop(row.id, grace=grace)
-            self.start(row.id)
-            self.tell("restart", row)
 
     def start_in(self, vm: Vm, container_id: str, *, again: bool = False) -> None:
         """Start a container in its pod's VM (its lock is held); ``again``: by its policy. Errors: as for start."""

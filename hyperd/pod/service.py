@@ -122,12 +122,13 @@ class PodService:
         self._tell("create", spec.id, spec.labels)
         return spec.id
 
-    def start(self, pod_id: str, *, vm_id: str = "") -> str:
+    def start(self, pod_id: str, *, vm_id: str = "", only: str = "") -> str:
         """Start a pod (or the containers of a running one that do not run); give its VM's id.
 
         Args:
             pod_id: the pod.
             vm_id: an idle VM to run on; empty boots a new one.
+            only: id of the one container to start; empty = all.
 
         A start that fails leaves the pod as it was before and no VM. Errors: NotFound, NotAlive, Conflict,
         DriverError, AgentError,
@@ -146,10 +147,43 @@ class PodService:
                 vm = require_running(self._vms.of_pod(pod_id), pod_id)
             else:
                 vm = self._raise_vm(spec, vm_id)
-            self._start_containers(vm, pod_id, fresh=state != PodState.RUNNING)
+            self._start_containers(vm, pod_id, fresh=state != PodState.RUNNING, only=only)
             if state != PodState.RUNNING:
                 self._tell("start", pod_id, row.labels, vm=vm.id)
             return vm.id
+
+    def start_container(self, name: str) -> None:
+        """Start a container; a pod that does not run is started with this container alone. Errors: as for ``start``."""
+        row = self._containers.records.find(name)
+        with self._locks.locked(row.pod_id, "start a container"):
+            if self.records.get(row.pod_id).state == PodState.RUNNING:
+                self._containers.start(row.id)
+            else:
+                self.start(row.pod_id, only=row.id)
+
+    def restart_container(self, name: str, *, grace: float | None = None, signal: int = 0) -> None:
+        """Stop a container if it runs, then start it; arguments and errors as for stop and start of one."""
+        row = self._containers.records.find(name)
+        with self._locks.locked(row.pod_id, "restart a container"):
+            if row.state in LIVE:
+                self._containers.stop(row.id, grace=grace, signal=signal)
+            self.start_container(row.id)
+            self._containers.tell("restart", row)
+
+    def remove_container(self, name: str) -> None:
+        """Remove a container; a running one is stopped first. An implicit pod goes with its last.
+
+        Errors: NotFound.
+        """
+        row = self._containers.records.find(name)
+        with self._locks.locked(row.pod_id, "remove a container"):
+            others = [one for one in self._containers.records.of_pod(row.pod_id) if one.id != row.id]
+            if stored_pod(self.records.get(row.pod_id).spec).implicit and not others:
+                if row.state in LIVE:
+                    self._containers.stop(row.id)
+                self.remove(row.pod_id)
+            else:
+                self._containers.remove(row.id)
 
     def stop(self, pod_id: str, *, stop_vm: bool = True) -> None:
         """Stop a pod: its containers' stop signals, SIGKILL after the grace, then the VM goes (or becomes idle).
@@ -441,10 +475,11 @@ class PodService:
             raise
         return vm
 
-    def _start_containers(self, vm: Vm, pod_id: str, *, fresh: bool) -> None:
+    def _start_containers(self, vm: Vm, pod_id: str, *, fresh: bool, only: str = "") -> None:
         try:
             for row in self._containers.records.of_pod(pod_id):
-                self._containers.start_in(vm, row.id)
+                if not only or row.id == only:
+                    self._containers.start_in(vm, row.id)
             self._vms.enter(vm)  # of a pod without containers
         except BaseException as error:
             log.warning("pod.start_failed", pod=pod_id, error=str(error))

@@ -392,6 +392,7 @@ class PodSpec:
     stops when none of them runs and is removed with the last one.
     ``networks``: empty = the default bridge, unless ``interfaces`` names others. ``network_disabled``: only loopback.
     ``extra_hosts``: lines of ``/etc/hosts``: name and address.
+    ``implicit``: it was made for its containers and goes with the last of them.
     """
 
     id: str = ""
@@ -419,3 +420,4 @@ class PodSpec:
     networks: tuple[NetworkAttachment, ...] = ()
     network_disabled: bool = False
     extra_hosts: tuple[tuple[str, str], ...] = ()
+    implicit: bool = False

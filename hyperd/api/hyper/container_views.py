@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from hyperd.container.model import Container, ContainerSummary
+from hyperd.container.model import Container, ContainerSummary, Exec
+from hyperd.container.signals import signal_name
 from hyperd.container.states import ContainerState
 from hyperd.spec.model import PortSpec, parse_ports
 
@@ -31,6 +32,7 @@ def container_info(container: Container) -> dict[str, Any]:
         "createdAt": int(container.created_at),
         "podID": container.pod_id,
         "status": container_status(container),
+        "warnings": list(container.warnings),
     }
 
 
@@ -82,6 +84,7 @@ def container_object(container: Container) -> dict[str, Any]:
             {"name": mount.volume, "mountPath": mount.path, "readOnly": mount.read_only} for mount in container.mounts
         ],
         "labels": dict(spec.labels),
+        "stopSignal": signal_name(container.stop_signal),
     }
 
 
@@ -98,3 +101,23 @@ def _ports(published: PortSpec) -> list[dict[str, Any]]:
         }
         for index, port in enumerate(inner)
     ]
+
+
+def exec_object(execution: Exec) -> dict[str, Any]:
+    """Return ``ExecInfo``; the exit code is null until it has ended."""
+    spec = execution.spec
+    return {
+        "id": execution.id,
+        "containerID": execution.container_id,
+        "command": list(spec.argv),
+        "tty": spec.tty,
+        "privileged": spec.privileged,
+        "user": spec.user.name + (f":{spec.user.group}" if spec.user.group else ""),
+        "workdir": spec.workdir,
+        "state": str(execution.state),
+        "exitCode": execution.exit_code,
+        "pid": execution.pid,
+        "createdAt": rfc3339(execution.created_at),
+        "startedAt": rfc3339(execution.started_at),
+        "finishedAt": rfc3339(execution.finished_at),
+    }

@@ -16,7 +16,9 @@ from hyperd.api.context import engine, may_fetch
 from hyperd.api.hyper.container_views import container_info
 from hyperd.api.hyper.pod_spec import parse_container
 from hyperd.api.hyper.routes import blueprint
+from hyperd.api.waiting import HeadFirst
 from hyperd.build.commit import CommitOrder
+from hyperd.container.waits import WaitCondition
 from hyperd.errors import ImageNotFound, InvalidInput, NotAlive, NotFound, Timeout
 from hyperd.registry.reference import Reference
 from hyperd.spec.limits import IDENTIFIER
@@ -72,7 +74,7 @@ def _created(pod_id: str, spec: ContainerSpec) -> str:
 @blueprint.post("/container/start")
 def start_container() -> Response:
     """Start a container; a running one is fine."""
-    engine().containers.start(container_name())
+    engine().pods.start_container(container_name())
     return answers.env({})
 
 
@@ -88,7 +90,7 @@ def restart_container() -> Response:
     """Stop a container if it runs, then start it; ``t`` is the grace in seconds."""
     name = container_name()
     grace = params.number("t", low=0, high=3600, default=-1)
-    engine().containers.restart(name, grace=None if grace < 0 else grace)
+    engine().pods.restart_container(name, grace=None if grace < 0 else grace)
     return answers.env({})
 
 
@@ -103,7 +105,7 @@ def kill_container() -> Response:
 @blueprint.post("/container/remove")
 def remove_container() -> Response:
     """Stop and forget a container."""
-    engine().containers.remove(container_name())
+    engine().pods.remove_container(container_name())
     return answers.empty()
 
 
@@ -199,6 +201,20 @@ def exit_code() -> Response:
         return running.execs.wait(exec_id) if exec_id else running.containers.wait(name, cancelled=cancelled)
 
     return Waiting("exitcode", ask, request_id=g.request_id).respond()
+
+
+@blueprint.get("/container/wait")
+def wait() -> Response:
+    """Wait for a container: the answer's head comes at once, its body when what is waited for has happened."""
+    raw = params.text("condition").strip() or WaitCondition.NOT_RUNNING
+    if raw not in set(WaitCondition):
+        raise InvalidInput(f"unknown condition {raw[:40]!r}", resolution="use " + ", ".join(WaitCondition))
+    waiting = engine().containers.waits.register(container_name(), WaitCondition(raw))
+
+    def ask(cancelled: Callable[[], bool]) -> dict[str, Any]:
+        return {"exitCode": waiting.result(cancelled=cancelled).exit_code}
+
+    return HeadFirst("wait", ask, failed=lambda error: {"error": str(error)}, close=waiting.close).respond()
 
 
 @blueprint.post("/tty/resize")

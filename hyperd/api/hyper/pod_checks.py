@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 from marshmallow import ValidationError
 
+from hyperd.container.signals import find_signal
+
 LOG_DRIVERS = ("json-file", "syslog", "journald", "gelf", "fluentd", "awslogs", "splunk", "none")
 RLIMITS = (
     *("as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss"),
@@ -125,8 +127,13 @@ def sysctl(value: str) -> None:
 
 
 def restart_policy(value: str) -> None:
-    """Demand never, onFailure or always."""
-    choice("", "never", "onFailure", "always")(value)
+    """Demand never, onFailure, always or unless-stopped."""
+    choice("", "never", "onFailure", "always", "unless-stopped")(value)
+
+
+def stop_signal(value: str) -> None:
+    """Demand a signal by name or number, such as ``TERM``, ``SIGRTMIN+3`` or ``9``."""
+    _require(not value or find_signal(value) != 0, f"{shown(value)} is not a signal")
 
 
 def device(value: str) -> None:

@@ -341,7 +341,7 @@ class ContainerSchema(Wire):
     labels = Table()
     sysctl = Table(key=checks.sysctl)
     restart_policy = Text(checks.restart_policy, data_key="restartPolicy")
-    stop_signal = Text(checks.pattern(re.compile(r"[A-Za-z0-9+-]{0,32}"), "a signal"), data_key="StopSignal")
+    stop_signal = Text(checks.stop_signal, limit=32, data_key="StopSignal")
     ulimits = Many(one(UlimitSchema), limit=32)
     log_path = Text(checks.optional(checks.guest_path), data_key="logPath")
     read_only = Flag(data_key="readOnly")

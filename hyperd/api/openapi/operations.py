@@ -91,7 +91,7 @@ def _portmappings(verb: str) -> Operation:
 
 
 def _on_container(**more: Any) -> Operation:
-    return Operation(tag="containers", query=[CONTAINER], **{"schema": ref("Empty"), "errors": _LIVE, **more})
+    return Operation(tag="containers", **{"query": [CONTAINER], "schema": ref("Empty"), "errors": _LIVE, **more})
 
 
 _PUSH = Operation(
@@ -106,6 +106,15 @@ _PUSH = Operation(
 )
 _EXIT_CODE = Operation(
     tag="containers", query=[CONTAINER, TTY_EXEC], schema=ref("ExitCode"), errors=(404, 504), note="waits for the end"
+)
+
+_EXEC_OPTIONS = (
+    q("env", "NAME=value, may be repeated", many(TEXT)),
+    q("workdir", "absolute path; the container's if not given"),
+    q("user", "user or user:group; the container's if not given"),
+    q("privileged", "with all capabilities", YES),
+    q("stdin", "no: its input is empty", YES),
+    q("detachKeys", "such as ctrl-p,ctrl-q"),
 )
 
 OPERATIONS: dict[str, Operation] = {
@@ -257,6 +266,12 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "GET /exitcode": _EXIT_CODE,
     "GET /container/exitcode": _EXIT_CODE,
+    "GET /container/wait": _on_container(
+        query=[CONTAINER, q("condition", schema={"enum": ["not-running", "next-exit", "removed"]})],
+        schema=ref("WaitResult"),
+        errors=[404],
+        note="the head comes at once, the body when it has happened; not-running if no condition is given",
+    ),
     "POST /attach": _on_container(media=RAW, schema=None, upgrade=True, errors=[404]),
     "POST /tty/resize": Operation(
         tag="containers",
@@ -270,6 +285,7 @@ OPERATIONS: dict[str, Operation] = {
             CONTAINER,
             json_q("command", "words; a command line is taken, too", many(TEXT), needed=True),
             q("tty", "yes, true or on: with a terminal"),
+            *_EXEC_OPTIONS,
         ],
         status=201,
         schema=ref("ExecId"),
@@ -277,10 +293,34 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "POST /exec/start": Operation(
         tag="execs",
-        query=[CONTAINER, q("exec", needed=True)],
+        query=[CONTAINER, q("exec", needed=True), q("detach", "run without a client; answers the exec", YES)],
         media=RAW,
         upgrade=True,
         errors=(404, 409, 412),
+        note="with detach the answer is an ExecInfo as JSON",
+    ),
+    "GET /exec/info": Operation(
+        tag="execs",
+        query=[q("exec", needed=True)],
+        schema=ref("ExecInfo"),
+        errors=[404],
+        note="ended ones: ten minutes",
+    ),
+    "GET /exec/list": Operation(tag="execs", query=[CONTAINER], schema=many(ref("ExecInfo")), errors=[404]),
+    "POST /exec/kill": Operation(
+        tag="execs", query=[q("exec", needed=True), SIGNAL], schema=ref("Empty"), errors=(404, 412)
+    ),
+    "POST /exec/run": Operation(
+        tag="execs",
+        query=[
+            CONTAINER,
+            json_q("command", "words; a command line is taken, too", many(TEXT), needed=True),
+            q("timeout", "seconds until it is killed, 30 if not given", WHOLE),
+            q("limit", "bytes of each output that are kept, 1048576 if not given", WHOLE),
+            *_EXEC_OPTIONS,
+        ],
+        schema=ref("ExecResult"),
+        errors=(404, 412, 504),
     ),
     "POST /execvm": Operation(
         tag="execs",

@@ -101,6 +101,7 @@ ANSWERS: dict[str, Schema] = {
         env=many(thing(env=TEXT, value=TEXT)),
         volumeMounts=many(thing(name=TEXT, mountPath=TEXT, readOnly=FLAG)),
         labels=TEXTS,
+        stopSignal={"type": "string", "description": "such as SIGTERM or SIGRTMIN+3"},
     ),
     "ContainerStatus": thing(
         name=TEXT,
@@ -119,7 +120,11 @@ ANSWERS: dict[str, Schema] = {
         restartCount={"type": "integer", "minimum": 0, "description": "by its policy, since it was last started"},
     ),
     "ContainerInfo": thing(
-        container=ref("ContainerObject"), createdAt=WHOLE, podID=TEXT, status=ref("ContainerStatus")
+        container=ref("ContainerObject"),
+        createdAt=WHOLE,
+        podID=TEXT,
+        status=ref("ContainerStatus"),
+        warnings=many({"type": "string", "description": "what is not as it was asked for"}),
     ),
     "PodInfo": thing(
         podID=TEXT,
@@ -190,6 +195,29 @@ ANSWERS: dict[str, Schema] = {
     "Done": thing(Result={"const": "success"}),
     "ExitCode": {"type": "integer", "minimum": 0, "maximum": 255},
     "ExecId": {"type": "string", "pattern": "^exec-[A-Za-z]{10}$"},
+    "ExecInfo": thing(
+        id=TEXT,
+        containerID=TEXT,
+        command=many(TEXT),
+        tty=FLAG,
+        privileged=FLAG,
+        user=TEXT,
+        workdir=TEXT,
+        state={"enum": ["created", "running", "exited"]},
+        exitCode=maybe(WHOLE),
+        pid={"type": "integer", "description": "in the guest; 0 unless it runs"},
+        createdAt=TIME,
+        startedAt=TIME,
+        finishedAt=TIME,
+    ),
+    "ExecResult": thing(
+        stdout=TEXT,
+        stderr=TEXT,
+        exitCode={"type": "integer", "description": "-1 when it took too long"},
+        timedOut=FLAG,
+        truncated=FLAG,
+    ),
+    "WaitResult": thing("exitCode error", exitCode=WHOLE, error=TEXT),
     "Images": thing(
         imagesList=many({"type": "string", "description": "repository:tag:id:created (unix seconds):size (bytes)"})
     ),

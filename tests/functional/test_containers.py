@@ -1,0 +1,211 @@
+"""Containers and execs as values and over the API: waiting, execs without clients, what inspection tells."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+from tests.support.daemon import HyperdLauncher
+from tests.support.registry import Layer, RegistryServer, busybox_tar
+from tests.support.until import until
+
+pytestmark = [pytest.mark.root, pytest.mark.registry]
+
+
+@pytest.fixture(scope="module")
+def registry() -> Iterator[RegistryServer]:
+    with RegistryServer() as server:
+        server.push("busybox", "latest", [Layer(busybox_tar())])
+        strange = {"config": {"Cmd": ["sh", "-c", "sleep 100"], "StopSignal": "SIGNOPE"}}
+        server.push("strange", "1", [Layer(busybox_tar())], config=strange)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def daemon(registry: RegistryServer) -> Iterator[HyperdLauncher]:
+    with HyperdLauncher(config="stop_grace = 1\n") as launcher:
+        launcher.start()
+        for name in ("busybox", "strange:1"):
+            assert launcher.request("POST", "/image/create", imageName=f"{registry.host}/{name}")[0] == 200
+        yield launcher
+        assert "internal_error" not in launcher.log()
+        assert "observer_failed" not in launcher.log()
+
+
+Make = Callable[..., str]
+
+
+@pytest.fixture
+def container(daemon: HyperdLauncher, registry: RegistryServer) -> Iterator[Make]:
+    """Give a function that makes a pod with one container, started or not, and gives the container's name."""
+    pods: list[str] = []
+
+    def make(command: str, *, start: bool = True, image: str = "busybox", **fields: Any) -> str:
+        spec = {"image": f"{registry.host}/{image}", "command": ["sh", "-c", command] if command else [], **fields}
+        pod = daemon.json("POST", "/pod/create", status=201, body={"containers": [spec]})["ID"]
+        pods.append(pod)
+        if start:
+            daemon.json("POST", "/pod/start", podId=pod)
+        info = daemon.json("GET", "/pod/info", podName=pod)
+        return info["spec"]["containers"][0]["containerID"]
+
+    yield make
+    for pod in pods:
+        daemon.request("DELETE", "/pod", podId=pod)
+
+
+def info(daemon: HyperdLauncher, name: str) -> dict[str, Any]:
+    return daemon.json("GET", "/container/info", container=name)
+
+
+class Waiter:
+    """A client of /container/wait, whose head has come."""
+
+    def __init__(self, daemon: HyperdLauncher, name: str, condition: str = "") -> None:
+        self._connection = daemon.connection()
+        connection = self._connection.__enter__()
+        connection.request("GET", f"/container/wait?container={name}&condition={condition}")
+        self._answer = connection.getresponse()
+        assert self._answer.status == 200, self._answer.read()
+
+    def result(self) -> int:
+        value = json.loads(self._answer.read())
+        self._connection.__exit__(None, None, None)
+        return value["exitCode"]
+
+
+def test_the_head_of_a_wait_comes_before_the_start(daemon: HyperdLauncher, container: Make):
+    name = container("exit 7", start=False)
+    next_exit = Waiter(daemon, name, "next-exit")
+    assert Waiter(daemon, name).result() == 0  # it does not run
+    daemon.json("POST", "/container/start", container=name)
+    assert next_exit.result() == 7
+    assert Waiter(daemon, name).result() == 7
+
+
+def test_starting_a_container_of_a_pod_that_does_not_run_starts_it_alone(
+    daemon: HyperdLauncher, registry: RegistryServer
+):
+    pod = daemon.json("POST", "/pod/create", status=201, body={})["ID"]
+    try:
+        for name in ("alone-1", "alone-2"):
+            spec = {"name": name, "image": f"{registry.host}/busybox", "command": ["sleep", "100"]}
+            daemon.json("POST", "/container/create", status=201, body=spec, podId=pod)
+        for name, other in (("alone-1", "alone-2"), ("alone-2", "alone-1")):
+            daemon.json("POST", "/container/start", container=name)
+            assert daemon.json("GET", "/pod/info", podName=pod)["status"]["phase"] == "Running"
+            assert info(daemon, name)["status"]["phase"] == "running"
+            assert info(daemon, other)["status"]["phase"] != "running"
+            daemon.json("POST", "/pod/stop", podId=pod)
+    finally:
+        daemon.request("DELETE", "/pod", podId=pod)
+
+
+def test_waiting_for_the_removal(daemon: HyperdLauncher, container: Make):
+    name = container("exit 3")
+    until(lambda: info(daemon, name)["status"]["phase"] == "failed")
+    removed, ended = Waiter(daemon, name, "removed"), Waiter(daemon, name, "next-exit")
+    daemon.request("POST", "/container/remove", container=name)
+    assert (removed.result(), ended.result()) == (3, 3)
+    assert daemon.request("GET", "/container/wait", container=name)[0] == 404
+
+
+def test_a_wait_outlasts_restarts_by_the_policy(daemon: HyperdLauncher, container: Make):
+    name = container("exit 5", start=False, restartPolicy="onFailure")
+    wait = Waiter(daemon, name, "next-exit")
+    daemon.json("POST", "/container/start", container=name)
+    until(lambda: info(daemon, name)["status"]["restartCount"] >= 1)
+    daemon.json("POST", "/container/kill", container=name, signal="TERM", status=201)
+    assert wait.result() in (5, 143)
+
+
+def test_bad_conditions(daemon: HyperdLauncher, container: Make):
+    status, _, body = daemon.request("GET", "/container/wait", container=container("true"), condition="never")
+    assert (status, b"next-exit" in body) == (400, True)
+
+
+def test_an_exec_without_a_client(daemon: HyperdLauncher, container: Make):
+    name = container("sleep 100")
+    command = json.dumps(["sh", "-c", "test $A = b || exit 9; cat; sleep 100"])
+    ident = daemon.json("POST", "/exec/create", status=201, container=name, command=command, env="A=b", user="0:0")
+    made = daemon.json("GET", "/exec/info", exec=ident)
+    assert (made["state"], made["exitCode"], made["pid"], made["user"]) == ("created", None, 0, "0:0")
+    running = daemon.json("POST", "/exec/start", container=name, exec=ident, detach="yes")
+    assert running["state"] == "running"
+    assert running["pid"] > 0
+    assert daemon.request("POST", "/exec/start", container=name, exec=ident, detach="yes")[0] == 409
+    assert [one["id"] for one in daemon.json("GET", "/exec/list", container=name)] == [ident]
+    daemon.json("POST", "/exec/kill", exec=ident, signal="KILL")
+    assert daemon.json("GET", "/exitcode", container=name, exec=ident) == 137
+    ended = daemon.json("GET", "/exec/info", exec=ident)
+    assert (ended["state"], ended["exitCode"], ended["pid"]) == ("exited", 137, 0)
+    assert ended["finishedAt"] >= ended["startedAt"] != ""
+    assert daemon.request("POST", "/exec/kill", exec=ident, signal="KILL")[0] == 412
+
+
+def test_a_detached_exec_that_cannot_be_executed(daemon: HyperdLauncher, container: Make):
+    name = container("sleep 100")
+    ident = daemon.json("POST", "/exec/create", status=201, container=name, command='["/no/such"]')
+    found = daemon.json("POST", "/exec/start", container=name, exec=ident, detach=1)
+    assert (found["state"], found["exitCode"]) == ("exited", 127)
+
+
+def test_running_a_command_for_its_output(daemon: HyperdLauncher, container: Make):
+    name = container("sleep 100")
+
+    def run(script: str, **query: Any) -> dict[str, Any]:
+        asked = urlencode({"container": name, "command": json.dumps(["sh", "-c", script]), **query})
+        return daemon.json("POST", f"/exec/run?{asked}")
+
+    found = run("echo out; echo err >&2; cat; exit 4")
+    assert (found["stdout"], found["stderr"], found["exitCode"], found["timedOut"]) == ("out\n", "err\n", 4, False)
+    late = run("echo begun; exec sleep 100", timeout=1)
+    assert (late["stdout"], late["exitCode"], late["timedOut"]) == ("begun\n", -1, True)
+    much = run("head -c 700000 /dev/zero | tr '\\0' x", limit=1000)
+    assert (much["stdout"], much["truncated"]) == ("x" * 1000, True)
+    missing = daemon.json("POST", "/exec/run", container=name, command='["/no/such"]')
+    assert missing["exitCode"] == 127
+    assert "no/such" in missing["stderr"]
+    assert daemon.json("GET", "/exec/list", container=name) == []
+
+
+@pytest.mark.parametrize(
+    "query", [{"env": "A"}, {"workdir": "rel"}, {"user": ":g"}, {"detachKeys": "ctrl-nope"}, {"command": "[]"}]
+)
+def test_bad_execs(daemon: HyperdLauncher, container: Make, query: dict[str, str]):
+    assert daemon.request("POST", "/exec/create", container=container("true"), **{"command": "ls", **query})[0] == 400
+
+
+def test_clients_that_run_many_at_once(daemon: HyperdLauncher, container: Make):
+    name = container("sleep 100")
+    found: list[str] = []
+
+    def run(number: int) -> None:
+        answer = daemon.json("POST", "/exec/run", container=name, command=json.dumps(["sh", "-c", f"echo {number}"]))
+        found.append(answer["stdout"].strip())
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == sorted(str(number) for number in range(8))
+
+
+def test_signals_of_real_time_and_strange_ones(daemon: HyperdLauncher, container: Make):
+    name = container("trap 'exit 21' RTMIN+3 2>/dev/null || trap 'exit 21' 37; while :; do sleep 0.05; done")
+    daemon.json("POST", "/container/kill", container=name, signal="SIGRTMIN+3", status=201)
+    until(lambda: info(daemon, name)["status"]["phase"] == "failed")
+    assert daemon.request("POST", "/container/kill", container=name, signal="RTMIN+99")[0] == 400
+    bad = {"image": "busybox", "StopSignal": "SIGNOPE"}
+    status, _, body = daemon.request("POST", "/pod/create", body={"containers": [bad]})
+    assert (status, b"is not a signal" in body) == (400, True), body
+    strange = container("", image="strange:1")
+    assert info(daemon, strange)["warnings"] == ["the stop signal SIGNOPE is not known; SIGTERM is sent instead"]
+    assert info(daemon, strange)["container"]["stopSignal"] == "SIGTERM"
+    assert "SIGNOPE" in daemon.log()
