@@ -13,6 +13,7 @@ import structlog
 from hyperd.agent.client import ProcessState
 from hyperd.config.model import Config
 from hyperd.container import names
+from hyperd.container.contents import ContainerContents
 from hyperd.container.discarded import Discarded
 from hyperd.container.files import Files
 from hyperd.container.locks import PodLocks
@@ -28,6 +29,7 @@ from hyperd.container.restart import ENDING, Restarts, decide
 from hyperd.container.signals import RTMAX, stop_signal
 from hyperd.container.states import KILLED, LIVE, SETUP_FAILED, ContainerState
 from hyperd.container.streams import ContainerStreams
+from hyperd.container.top import ContainerTop
 from hyperd.container.volumes import PodVolumes
 from hyperd.container.waits import Waits
 from hyperd.db import spec_codec
@@ -52,6 +54,7 @@ class ContainerService:
     """See the module's docstring.
 
     Its parts: ``queries`` looks and changes nothing, ``streams`` has the clients, ``waits`` those who wait,
+    ``contents`` the files, ``top`` the processes in the guest,
     ``restarts`` starts again what its policy wants; ``observers`` are told what happens. ``locks`` are shared with the
     pod service.
     """
@@ -92,6 +95,17 @@ class ContainerService:
         self.streams = ContainerStreams(
             records=records, queries=self.queries, processes=self.processes, relay=relay, vms=vms
         )
+        self.contents = ContainerContents(
+            config=config,
+            records=records,
+            queries=self.queries,
+            processes=self.processes,
+            images=images,
+            vms=vms,
+            volumes=volumes,
+            locks=locks,
+        )
+        self.top = ContainerTop(records=records, vms=vms)
         self.waits = Waits(records)
         self.observers = ContainerObservers()
         self.observers.add(self.waits)

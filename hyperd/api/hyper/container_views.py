@@ -5,10 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from hyperd.container.contents import PathStat
 from hyperd.container.model import Container, ContainerSummary, Exec
 from hyperd.container.signals import signal_name
 from hyperd.container.states import ContainerState
 from hyperd.spec.model import PortSpec, parse_ports
+from hyperd.stream.logs import now_text
 
 
 def rfc3339(seconds: float | None) -> str:
@@ -101,6 +103,18 @@ def _ports(published: PortSpec) -> list[dict[str, Any]]:
         }
         for index, port in enumerate(inner)
     ]
+
+
+def path_stat(found: PathStat) -> dict[str, Any]:
+    """Return ``PathStat``; ``mode`` is ``st_mode`` of Linux."""
+    return {
+        "name": found.name,
+        "mode": found.mode,
+        "size": found.size,
+        "mtime": now_text(int(found.mtime * 1e9)),
+        "link": found.link,
+        "target": found.target,
+    }
 
 
 def exec_object(execution: Exec) -> dict[str, Any]:

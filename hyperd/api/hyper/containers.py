@@ -12,10 +12,13 @@ from flask import Response, g
 
 from hyperd.api import answers, params, takeover
 from hyperd.api.background import INLINE_WAIT, Waiting
+from hyperd.api.bodies import Download, uploaded
 from hyperd.api.context import engine, may_fetch
-from hyperd.api.hyper.container_views import container_info
+from hyperd.api.hyper import stats_views
+from hyperd.api.hyper.container_views import container_info, path_stat
 from hyperd.api.hyper.pod_spec import parse_container
 from hyperd.api.hyper.routes import blueprint
+from hyperd.api.psformat import table
 from hyperd.api.waiting import HeadFirst
 from hyperd.build.commit import CommitOrder
 from hyperd.container.waits import WaitCondition
@@ -27,6 +30,7 @@ from hyperd.stream.logread import LogQuery
 
 _IMAGE_ID = re.compile(r"(?:sha256:)?[0-9a-f]{4,64}")
 MAX_TAIL_DIGITS = 9
+TAR = "application/x-tar"
 
 
 def container_name() -> str:
@@ -201,6 +205,57 @@ def exit_code() -> Response:
         return running.execs.wait(exec_id) if exec_id else running.containers.wait(name, cancelled=cancelled)
 
     return Waiting("exitcode", ask, request_id=g.request_id).respond()
+
+
+@blueprint.get("/container/top")
+def top() -> Response:
+    """List the processes of a running container, as ps would; ``psArgs`` are its arguments."""
+    titles, rows = table(engine().containers.top.list(container_name()), params.text("psArgs"))
+    return answers.plain_json({"titles": titles, "processes": rows})
+
+
+@blueprint.get("/container/stats")
+def container_counters() -> Response:
+    """Give the counters of a running container; times in ns, sizes in bytes."""
+    return answers.plain_json(stats_views.container_stats(engine().stats.container(container_name())))
+
+
+@blueprint.get("/container/changes")
+def changes() -> Response:
+    """List what of its image a container has changed."""
+    found = engine().containers.contents.changes(container_name())
+    return answers.plain_json([{"path": change.path, "kind": str(change.kind)} for change in found])
+
+
+@blueprint.get("/container/export")
+def export() -> Response:
+    """Send a container's whole file system as a tar, without what is mounted in it."""
+    name = container_name()
+    contents = engine().containers.contents
+    engine().containers.records.find(name)
+    return Download("export", lambda _left: contents.export(name), content_type=TAR).respond()
+
+
+@blueprint.get("/container/archive")
+def get_archive() -> Response:
+    """Send a file or directory of a container as a tar."""
+    _, pieces = engine().containers.contents.pack(container_name(), params.needed("path"))
+    return Download("archive", lambda _left: pieces, content_type=TAR).respond()
+
+
+@blueprint.get("/container/stat")
+def stat_path() -> Response:
+    """Describe a file or directory of a container; a link is not followed."""
+    return answers.plain_json(path_stat(engine().containers.contents.stat(container_name(), params.needed("path"))))
+
+
+@blueprint.put("/container/archive")
+def put_archive() -> Response:
+    """Unpack a tar into a directory of a container; with ``strict`` no directory replaces a file, nor a file one."""
+    name, path = container_name(), params.needed("path")
+    with uploaded() as chunks:
+        engine().containers.contents.unpack(name, path, chunks, strict=params.flag("strict"))
+    return answers.empty()
 
 
 @blueprint.get("/container/wait")

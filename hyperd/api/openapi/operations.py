@@ -266,6 +266,38 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "GET /exitcode": _EXIT_CODE,
     "GET /container/exitcode": _EXIT_CODE,
+    "GET /container/top": Operation(
+        tag="containers",
+        query=[CONTAINER, q("psArgs", "-ef if not given; aux, or -o and names of columns")],
+        schema=ref("Processes"),
+        errors=(404, 412, 504),
+    ),
+    "GET /container/stats": _on_container(schema=ref("ContainerStats"), errors=(404, 412, 504)),
+    "GET /container/changes": _on_container(schema=many(ref("Change"))),
+    "GET /container/export": _on_container(media=TAR, schema=None),
+    "GET /container/archive": Operation(
+        tag="containers",
+        query=[
+            CONTAINER,
+            q("path", "dir/ and dir/. must be directories; of the latter the content", needed=True),
+        ],
+        media=TAR,
+        errors=_LIVE,
+    ),
+    "GET /container/stat": Operation(
+        tag="containers", query=[CONTAINER, q("path", needed=True)], schema=ref("PathStat"), errors=_LIVE
+    ),
+    "PUT /container/archive": Operation(
+        tag="containers",
+        query=[
+            CONTAINER,
+            q("path", "an existing directory", needed=True),
+            q("strict", "no directory replaces a file, nor a file a directory", YES),
+        ],
+        body=(TAR, {}),
+        status=204,
+        errors=(*_LIVE, 403, 413, 499),
+    ),
     "GET /container/wait": _on_container(
         query=[CONTAINER, q("condition", schema={"enum": ["not-running", "next-exit", "removed"]})],
         schema=ref("WaitResult"),

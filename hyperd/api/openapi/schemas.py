@@ -217,6 +217,16 @@ ANSWERS: dict[str, Schema] = {
         timedOut=FLAG,
         truncated=FLAG,
     ),
+    "Processes": thing(titles=many(TEXT), processes=many(many(TEXT))),
+    "Change": thing(path=TEXT, kind={"enum": ["modified", "added", "deleted"]}),
+    "PathStat": thing(
+        name=TEXT,
+        mode={"type": "integer", "description": "st_mode of Linux"},
+        size=COUNT,
+        mtime=TIME,
+        link=TEXT,
+        target={"type": "string", "description": "where a link leads, as an absolute path; empty for others"},
+    ),
     "WaitResult": thing("exitCode error", exitCode=WHOLE, error=TEXT),
     "Images": thing(
         imagesList=many({"type": "string", "description": "repository:tag:id:created (unix seconds):size (bytes)"})

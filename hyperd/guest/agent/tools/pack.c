@@ -35,6 +35,8 @@ struct level {
 
 static struct {
   bool difference; /* an overlay's upper directory: whiteouts and opaque directories */
+  bool one_device; /* of a directory on another device than this only the name */
+  dev_t device;
   int lower_fd;
   char **skip;
   int skip_count;
@@ -366,6 +368,11 @@ static int pack_entry(struct level *level, const char *entry, unsigned depth) {
     strcpy(at + size, "/");
     struct level down = {.up = level, .name_size = level->name_size + size + 1, .stat = s};
     down.fd = openat(level->fd, entry, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (p.one_device && s.st_dev != p.device && down.fd >= 0) {
+      int written = write_levels(&down);
+      close_fd(&down.fd);
+      return written;
+    }
     int result = down.fd < 0 ? (errno == ENOENT ? 0 : -1) : pack_directory(&down, depth + 1);
     close_fd(&down.fd);
     return result;
@@ -444,6 +451,38 @@ static int pack_match(const char *path) {
   if (S_ISSOCK(s.st_mode))
     return 0;
   return S_ISREG(s.st_mode) ? write_file(AT_FDCWD, real, name) : write_other(AT_FDCWD, real, name, &s);
+}
+
+int pack_path(const char *root, const char *directory, const char *name, const char *as) {
+  struct stat s;
+  prepare();
+  if (!as)
+    as = strcmp(name, ".") == 0 ? "" : name;
+  if (chroot(root) < 0 || chdir("/") < 0)
+    return packing_failed(root);
+  if (chdir(directory) < 0 || lstat(name, &s) < 0)
+    return packing_failed(name);
+  if (strlen(as) + 16 >= sizeof p.path)
+    return tool_failed("pack: the name is too long");
+  strcpy(p.path, as);
+  if (!S_ISDIR(s.st_mode))
+    return S_ISSOCK(s.st_mode) || write_plain(AT_FDCWD, name, as, &s) == 0 ? finish() : packing_failed(name);
+  struct level top = {.stat = s, .fd = open(name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)};
+  if (*as) {
+    strcat(p.path, "/");
+    top.name_size = strlen(p.path);
+  }
+  return top.fd < 0 || pack_directory(&top, 0) < 0 ? packing_failed(p.path) : finish();
+}
+
+int pack_device(const char *root) {
+  struct level top = {.fd = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+  prepare();
+  if (top.fd < 0 || fstat(top.fd, &top.stat) < 0)
+    return packing_failed(root);
+  p.one_device = true;
+  p.device = top.stat.st_dev;
+  return pack_directory(&top, 0) < 0 ? packing_failed(p.path) : finish();
 }
 
 int pack_tree(const char *root, char **patterns, int count, bool announce) {

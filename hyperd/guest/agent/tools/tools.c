@@ -40,6 +40,16 @@ int tool_main(int argc, char **argv) {
     return pack_difference(argv[2], argc > 3 ? argv[3] : NULL, argv + 4, argc > 4 ? argc - 4 : 0);
   if (strcmp(tool, "--pack-tree") == 0)
     return pack_tree(argv[2], argv + 3, argc - 3, false);
+  if (strcmp(tool, "--pack-path") == 0 && (argc == 5 || argc == 6))
+    return pack_path(argv[2], argv[3], argv[4], argc == 6 ? argv[5] : NULL);
+  if (strcmp(tool, "--pack-device") == 0 && argc == 3)
+    return pack_device(argv[2]);
+  if (strcmp(tool, "--stat") == 0 && argc == 5)
+    return look_stat(argv[2], argv[3], argv[4]);
+  if (strcmp(tool, "--changes") == 0 && argc >= 4)
+    return look_changes(argv[2], argv[3], argv + 4, argc - 4);
+  if (strcmp(tool, "--processes") == 0 && argc == 3)
+    return look_processes(argv[2]);
   if (strcmp(tool, "--unpack") == 0 && argc <= 8) {
     /* ROOT TARGET OWNER MODE [single] [copy] */
     struct unpack_options o = {.root = argv[2], .target = argc > 3 ? argv[3] : "/", .owner = "-", .mode = "-"};

@@ -11,6 +11,15 @@ int tool_main(int argc, char **argv);
 int pack_difference(const char *upper, const char *lower, char **skip, int skip_count);
 /* Pack what the patterns match below `root`: a directory's content, anything else under its last name. */
 int pack_tree(const char *root, char **patterns, int count, bool announce);
+/* Pack `name` in `directory` as `as` (NULL = its own name), a link as a link; of the name "." the directory's content. */
+int pack_path(const char *root, const char *directory, const char *name, const char *as);
+/* Pack everything below `root`, of directories that something is mounted on only the name. */
+int pack_device(const char *root);
+
+/* look.c */
+int look_stat(const char *root, const char *directory, const char *name);
+int look_changes(const char *upper, const char *lower, char **skip, int skip_count);
+int look_processes(const char *group);
 
 /* unpack.c */
 struct unpack_options {

@@ -1,0 +1,202 @@
+"""Files, processes, counters and execs of containers in real guests, running, stopped and never started."""
+
+from __future__ import annotations
+
+import io
+import json
+import stat
+import tarfile
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from tests.support.until import until
+from tests.vm.conftest import Host
+
+pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(240)]
+
+SETUP = r"""
+mkdir -p /data/sub; echo text > /data/sub/file; chmod 640 /data/sub/file; chown 12:34 /data/sub/file
+ln -s /data/sub /link; ln -s nowhere /data/dangling; echo in > /vol/inside
+rm /bin/wc; echo changed > /etc/passwd
+touch /ready
+"""
+
+
+def tar_of(files: Mapping[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return out.getvalue()
+
+
+class Files:
+    """The archive routes of one container."""
+
+    def __init__(self, host: Host, name: str) -> None:
+        self.daemon = host.daemon
+        self.name = name
+
+    def stat(self, path: str) -> Any:
+        return self.daemon.json("GET", "/container/stat", container=self.name, path=path)
+
+    def get(self, path: str) -> dict[str, tarfile.TarInfo]:
+        status, _, data = self.daemon.request("GET", "/container/archive", container=self.name, path=path)
+        assert status == 200, data
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            return {member.name: member for member in archive.getmembers()}
+
+    def content(self, path: str) -> bytes:
+        _, _, data = self.daemon.request("GET", "/container/archive", container=self.name, path=path)
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            file = archive.extractfile(archive.getmembers()[0])
+            assert file is not None
+            return file.read()
+
+    def put(self, path: str, files: Mapping[str, bytes], **query: str) -> int:
+        asked = {"container": self.name, "path": path, **query}
+        return self.daemon.request("PUT", "/container/archive", body=tar_of(files), **asked)[0]
+
+    def status(self, path: str) -> int:
+        return self.daemon.request("GET", "/container/stat", container=self.name, path=path)[0]
+
+
+def look(files: Files) -> None:
+    """What holds for a running and for a stopped container."""
+    found = files.stat("/data/sub/file")
+    assert (stat.S_IMODE(found["mode"]), found["size"], found["name"]) == (0o640, 5, "file")
+    assert stat.S_ISREG(found["mode"])
+    link = files.stat("/link")
+    assert stat.S_ISLNK(link["mode"])
+    assert (link["link"], link["target"]) == ("/data/sub", "/data/sub")
+    assert files.stat("/data/dangling")["target"] == "/data/nowhere"
+    assert stat.S_ISDIR(files.stat("/link/")["mode"])
+    assert files.status("/no/such") == 404
+    assert files.status("/data/sub/file/") == 400
+    assert set(files.get("/data/sub")) == {"sub", "sub/file"}
+    assert set(files.get("/link/")) == {"link", "link/file"}
+    assert set(files.get("/link/sub/../file")) == {"file"}
+    assert set(files.get("/data/sub/.")) == {"file"}
+    member = files.get("/link")["link"]
+    assert (member.issym(), member.linkname) == (True, "/data/sub")
+    owner = files.get("/data/sub/file")["file"]
+    assert (owner.uid, owner.gid) == (12, 34)
+    assert files.content("/vol/inside") == b"in\n"
+
+
+def changes_of(host: Host, name: str) -> dict[str, str]:
+    return {one["path"]: one["kind"] for one in host.daemon.json("GET", "/container/changes", container=name)}
+
+
+def test_files_of_a_container(host: Host):
+    spec = {
+        "name": "filer",
+        "image": host.image,
+        "command": ["sh", "-c", f"test -e /ready || {{ {SETUP} }}; exec sleep 1000"],
+        "volumes": [{"path": "/vol", "volume": "v"}],
+    }
+    pod = {"id": "filing", "containers": [spec], "volumes": [{"name": "v"}]}
+    host.daemon.json("POST", "/pod/create", status=201, body=pod)
+    files = Files(host, "filer")
+    # Before the first start: what is put there is there when it starts.
+    assert files.put("/etc", {"early": b"early\n"}) == 204
+    assert files.status("/ready") == 404
+    host.daemon.json("POST", "/pod/start", podId="filing")
+    until(lambda: files.status("/ready") == 200)
+    look(files)
+    assert files.content("/etc/early") == b"early\n"
+    assert files.put("/vol", {"put/one": b"1", "two": b"2"}) == 204
+    assert host.ok("exec", "filer", "cat", "/vol/put/one", "/vol/two") == "12"
+    assert files.put("/data", {"sub": b"no directory any more"}, strict="yes") == 500
+    assert files.put("/data/sub/file", {"x": b""}) == 400
+    assert files.put("/no/such", {"x": b""}) == 404
+    assert files.status("/proc/self") == 200  # what is mounted there is seen while it runs
+    wanted = {
+        "/data": "added",
+        "/data/sub": "added",
+        "/data/sub/file": "added",
+        "/etc": "modified",
+        "/etc/passwd": "modified",
+        "/etc/early": "added",
+        "/bin": "modified",
+        "/bin/wc": "deleted",
+        "/link": "added",
+        "/ready": "added",
+    }
+    assert wanted.items() <= changes_of(host, "filer").items()
+    _, _, running = host.daemon.request("GET", "/container/export", container="filer")
+    host.daemon.json("POST", "/pod/stop", podId="filing")
+    look(files)
+    assert wanted.items() <= changes_of(host, "filer").items()
+    assert files.put("/data/sub", {"late": b"late\n"}) == 204
+    _, _, stopped = host.daemon.request("GET", "/container/export", container="filer")
+    for data in (running, stopped):
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            names = set(archive.getnames())
+        assert {"data/sub/file", "etc/early", "bin/busybox"} <= names
+        assert not {"vol/inside", "proc/self", "bin/wc"} & names
+    host.daemon.json("POST", "/container/start", container="filer")
+    assert host.ok("exec", "filer", "cat", "/data/sub/late") == "late\n"
+    host.ok("rm", "filing")
+    assert {key: value for key, value in host.left().items() if value and key != "sockets"} == {}
+
+
+def test_a_read_only_root_takes_no_files(host: Host):
+    spec = {"name": "rigid", "image": host.image, "command": ["sleep", "1000"], "readOnly": True}
+    host.daemon.json("POST", "/pod/create", status=201, body={"id": "rigid-pod", "containers": [spec]})
+    host.daemon.json("POST", "/pod/start", podId="rigid-pod")
+    assert Files(host, "rigid").put("/etc", {"x": b""}) == 403
+    host.ok("rm", "rigid-pod")
+
+
+def test_processes_counters_and_execs(host: Host):
+    host.pod("busy-pod", "sleep 1001 & sleep 1002 & wait")
+    daemon = host.daemon
+    name = daemon.json("GET", "/pod/info", podName="busy-pod")["spec"]["containers"][0]["name"].removeprefix("/")
+
+    def top(arguments: str = "") -> Any:
+        return daemon.json("GET", "/container/top", container=name, psArgs=arguments)
+
+    until(lambda: len(top()["processes"]) >= 3)
+    plain = top()
+    assert plain["titles"] == ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]
+    commands = {row[-1] for row in plain["processes"]}
+    assert {"sleep 1001", "sleep 1002"} <= commands
+    assert {row[0] for row in plain["processes"]} == {"root"}
+    wide = top("aux")
+    assert wide["titles"][:4] == ["USER", "PID", "%CPU", "%MEM"]
+    assert all(float(row[3]) >= 0 and int(row[5]) > 0 for row in wide["processes"])
+    assert top("-o pid,comm")["titles"] == ["PID", "COMMAND"]
+    assert daemon.request("GET", "/container/top", container=name, psArgs="--forest")[0] == 400
+    counters = daemon.json("GET", "/container/stats", container=name)
+    assert counters["memory"]["usage"] > 0
+    assert counters["cpu"]["usage"]["total"] > 0
+    assert counters["processes"] >= 3
+
+    def run(script: str, **options: Any) -> Any:
+        command = json.dumps(["sh", "-c", script])
+        return daemon.json("POST", "/exec/run", container=name, command=command, **options)
+
+    found = run("echo $A; pwd; id -u; id -g; grep CapEff /proc/self/status", env="A=b", workdir="/tmp", user="3:4")
+    assert found["stdout"].split("\n")[:4] == ["b", "/tmp", "3", "4"]
+    assert found["stdout"].split()[-1] == "0" * 16
+    own = run("grep CapEff /proc/self/status")["stdout"].split()[-1]
+    all_of_them = run("grep CapEff /proc/self/status", privileged="yes")["stdout"].split()[-1]
+    assert int(own, 16) & ~int(all_of_them, 16) == 0
+    assert int(all_of_them, 16) >> 21 & 1  # CAP_SYS_ADMIN
+    assert not int(own, 16) >> 21 & 1
+    ident = daemon.json("POST", "/exec/create", status=201, container=name, command='["sleep", "1003"]')
+    started = daemon.json("POST", "/exec/start", container=name, exec=ident, detach="yes")
+    assert started["pid"] > 0
+    assert "sleep 1003" in {row[-1] for row in top()["processes"]}
+    # The daemon dies; the exec does not, and can still be seen and ended.
+    daemon.restart(kill=True)
+    again = daemon.json("GET", "/exec/info", exec=ident)
+    assert (again["state"], again["pid"]) == ("running", started["pid"])
+    daemon.json("POST", "/exec/kill", exec=ident, signal="TERM")
+    assert daemon.json("GET", "/exitcode", container=name, exec=ident) == 143
+    host.ok("rm", "busy-pod")
