@@ -14,11 +14,14 @@ from types import SimpleNamespace
 import click
 
 from hyperd.config import load
+from hyperd.container.model import Container
+from hyperd.container.states import ContainerState
 from hyperd.errors import Conflict, HostFault, HyperError, ImageNotFound, NotFound
 from hyperd.event.bus import EventBus
 from hyperd.image.progress import LayerPull, PullPhase, PullSigned, PullStarted
 from hyperd.server import logging as daemon_logging
 from hyperd.server import serve
+from hyperd.spec.model import ContainerSpec
 from hyperd.stream.frames import LAST_CHUNK, chunk, stdcopy
 
 
@@ -89,6 +92,8 @@ class StubContainers:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.records = SimpleNamespace(find=self.info)
+        self.queries = SimpleNamespace(inspect=self.info)
+        self.streams = SimpleNamespace(attach=self.attach, logs=self.logs)
 
     def attach(self, name: str) -> EchoSession:
         if name == "missing":
@@ -100,13 +105,24 @@ class StubContainers:
     def logs(self, name: str, query: object) -> EchoSession:
         return self.attach(name)
 
-    def info(self, name: str) -> dict[str, object]:
+    def info(self, name: str) -> Container:
         if name == "missing":
             raise NotFound("The container (missing) can not be found")
         if name == "slow":
             self.directory.joinpath("slow-begun").touch()
             time.sleep(2.0)
-        return {"container": {"containerID": name}, "status": {}}
+        return Container(
+            id=name,
+            name=name,
+            pod_id="pod",
+            spec=ContainerSpec(image="busybox"),
+            image_id="",
+            image_name="busybox",
+            program=None,
+            state=ContainerState.CREATED,
+            created_at=1.0,
+            labels={},
+        )
 
     def wait(self, name: str, *, cancelled) -> int:
         if name == "endless":
@@ -122,9 +138,6 @@ class StubContainers:
 
     def create(self, pod_id: str, spec: object, *, may_fetch: bool = True) -> str:
         raise NotFound(f"The pod({pod_id}) can not be found")
-
-    def start(self, name: str) -> None:
-        raise Conflict("the container is busy", details="twice", resolution="wait")
 
 
 class StubImages:
@@ -174,7 +187,10 @@ class StubPods:
     def stop(self, pod_id: str, *, stop_vm: bool) -> None:
         raise Conflict(f"stop_vm={stop_vm}")
 
-    def views(self, *, pod_id: str, vm_id: str) -> list:
+    def start_container(self, name: str) -> None:
+        raise Conflict("the container is busy", details="twice", resolution="wait")
+
+    def summaries(self, *, pod_id: str, vm_id: str) -> list:
         return []
 
 

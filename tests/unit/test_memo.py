@@ -149,12 +149,12 @@ def engine_of(database, vms):
         return [SimpleNamespace(id=one.id, pod_id=one.pod_id, status=one.state) for one in vms]
 
     def pod_views(**_):
-        return [SimpleNamespace(id=name, name=name, vm_id="", status=state) for name, state in states(database).items()]
+        return [SimpleNamespace(id=name, vm_id="", state=state, outcome="") for name, state in states(database).items()]
 
     return SimpleNamespace(
         database=database,
         vms=SimpleNamespace(all=lambda: list(vms), views=vm_views),
-        pods=SimpleNamespace(views=pod_views),
+        pods=SimpleNamespace(summaries=pod_views),
     )
 
 

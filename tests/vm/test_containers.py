@@ -8,6 +8,7 @@ import stat
 import tarfile
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -41,28 +42,30 @@ class Files:
         self.daemon = host.daemon
         self.name = name
 
+    def url(self, route: str, path: str, **query: str) -> str:
+        return f"/container/{route}?{urlencode({'container': self.name, 'path': path, **query})}"
+
     def stat(self, path: str) -> Any:
-        return self.daemon.json("GET", "/container/stat", container=self.name, path=path)
+        return self.daemon.json("GET", self.url("stat", path))
 
     def get(self, path: str) -> dict[str, tarfile.TarInfo]:
-        status, _, data = self.daemon.request("GET", "/container/archive", container=self.name, path=path)
+        status, _, data = self.daemon.request("GET", self.url("archive", path))
         assert status == 200, data
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
             return {member.name: member for member in archive.getmembers()}
 
     def content(self, path: str) -> bytes:
-        _, _, data = self.daemon.request("GET", "/container/archive", container=self.name, path=path)
+        _, _, data = self.daemon.request("GET", self.url("archive", path))
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
             file = archive.extractfile(archive.getmembers()[0])
             assert file is not None
             return file.read()
 
     def put(self, path: str, files: Mapping[str, bytes], **query: str) -> int:
-        asked = {"container": self.name, "path": path, **query}
-        return self.daemon.request("PUT", "/container/archive", body=tar_of(files), **asked)[0]
+        return self.daemon.request("PUT", self.url("archive", path, **query), body=tar_of(files))[0]
 
     def status(self, path: str) -> int:
-        return self.daemon.request("GET", "/container/stat", container=self.name, path=path)[0]
+        return self.daemon.request("GET", self.url("stat", path))[0]
 
 
 def look(files: Files) -> None:

@@ -128,8 +128,11 @@ static int walk(int upper, int lower, size_t length, unsigned depth, bool *chang
     if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0 || !is_there(upper, e->d_name, &above))
       continue;
     bool was = is_there(lower, e->d_name, &below);
-    if ((result = append(length, e->d_name)) < 0 || left_out())
+    result = append(length, e->d_name);
+    if (result < 0 || left_out()) {
+      c.path[length] = 0;
       continue;
+    }
     if (S_ISCHR(above.st_mode) && above.st_rdev == makedev(0, 0)) {
       if (was) {
         tell('D');
