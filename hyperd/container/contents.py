@@ -30,7 +30,8 @@ from hyperd.db.models import ContainerRow
 from hyperd.errors import AgentError, Forbidden, HyperError, InvalidInput, NotFound
 from hyperd.guest import layout
 from hyperd.image.layer.compression import decompressed
-from hyperd.image.service import ImageInfo, ImageService
+from hyperd.image.model import Image
+from hyperd.image.service import ImageService
 from hyperd.vm.model import Vm, require_running
 from hyperd.vm.service import VmService
 
@@ -234,7 +235,7 @@ class ContainerContents:
             yield _View(vm=vm, root=layout.ROOTFS, prepare=prepare, upper=f"{work}/upper", lower=lower)
 
     @contextmanager
-    def _guest(self, pod_id: str, image: ImageInfo) -> Iterator[Vm]:
+    def _guest(self, pod_id: str, image: Image) -> Iterator[Vm]:
         """Give a VM that has the pod's disk mounted (the pod's lock is held)."""
         vm = self._vms.of_pod(pod_id)
         if vm is not None:

@@ -392,7 +392,6 @@ class PodSpec:
     stops when none of them runs and is removed with the last one.
     ``networks``: empty = the default bridge, unless ``interfaces`` names others. ``network_disabled``: only loopback.
     ``extra_hosts``: lines of ``/etc/hosts``: name and address.
-    ``implicit``: it was made for its containers and goes with the last of them.
     """
 
     id: str = ""
@@ -420,4 +419,3 @@ class PodSpec:
     networks: tuple[NetworkAttachment, ...] = ()
     network_disabled: bool = False
     extra_hosts: tuple[tuple[str, str], ...] = ()
-    implicit: bool = False

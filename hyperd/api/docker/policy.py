@@ -20,7 +20,7 @@ from hyperd.api.docker.container_views import labels
 from hyperd.api.docker.create import OWNER, Order
 from hyperd.api.docker.lookup import Lookup, container
 from hyperd.container.model import Container
-from hyperd.container.plan import signal_number
+from hyperd.container.signals import find_signal
 from hyperd.errors import Conflict, InvalidInput, NotFound, NotSupported
 from hyperd.spec.model import PodSpec
 
@@ -199,7 +199,7 @@ def kill(found: Container, signal: str) -> None:
     """Send a signal. Errors: Conflict when it does not run, InvalidInput."""
     if not found.live:
         raise Conflict(f"Cannot kill container: {found.name}: Container {found.id} is not running")
-    number = signal_number(signal)
+    number = find_signal(signal)
     if not number:
         raise InvalidInput(f"Invalid signal: {signal[:40]}")
     engine().containers.kill(found.id, number)

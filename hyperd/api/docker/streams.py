@@ -16,6 +16,7 @@ from hyperd.api.context import engine
 from hyperd.api.docker import answers, params, policy, versions
 from hyperd.api.docker.lookup import container
 from hyperd.api.docker.routes import blueprint
+from hyperd.container.waits import WaitCondition
 from hyperd.errors import Conflict, HyperError, InvalidInput
 from hyperd.stream.frames import LAST_CHUNK, chunk
 from hyperd.stream.logread import LogQuery
@@ -50,7 +51,7 @@ def logs(name: str) -> Response:
         since=(policy.moment(since) or None) if since not in ("", "0") else None,
         tail=int(tail) if tail.isascii() and tail.isdigit() else None,
     )
-    session = engine().containers.logs(found.id, query)
+    session = engine().containers.streams.logs(found.id, query)
     return takeover.follow(session, stream_type(tty=session.tty))
 
 
@@ -60,7 +61,7 @@ def attach(name: str) -> Response:
     found = container(name)
     if found.paused:
         raise Conflict(f"Container {found.name} is paused, unpause the container before attach")
-    session = engine().containers.attach(found.id)
+    session = engine().containers.streams.attach(found.id)
     return takeover.upgrade(session)
 
 
@@ -68,7 +69,7 @@ def attach(name: str) -> Response:
 def resize(name: str) -> Response:
     """Set the size of a container's terminal."""
     rows, columns = size()
-    engine().containers.resize(container(name).id, rows, columns)
+    engine().containers.streams.resize(container(name).id, rows, columns)
     return answers.empty(200)
 
 
@@ -86,11 +87,10 @@ def wait(name: str) -> Response:
     condition = params.text("condition")
     if condition not in CONDITIONS:
         raise InvalidInput(f"invalid condition: {condition[:40]!r}")
-    found = container(name)
-    running = engine()
+    waiting = engine().containers.waits.register(container(name).id, WaitCondition(condition or "not-running"))
 
     def ask(cancelled: Callable[[], bool]) -> int:
-        return running.containers.wait(found.id, cancelled=cancelled)
+        return waiting.result(cancelled=cancelled).exit_code
 
     return _Wait(ask).respond()
 
