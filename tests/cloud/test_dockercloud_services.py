@@ -4,7 +4,8 @@ from __future__ import annotations
 
 
 def test_life_of_a_service(cloud, engines):
-    made = cloud.dc("POST", "/api/app/v1/service/", {"image": "tutum/hello-world", "name": "my-new-app", "target_num_containers": 2})
+    body = {"image": "tutum/hello-world", "name": "my-new-app", "target_num_containers": 2}
+    made = cloud.dc("POST", "/api/app/v1/service/", body)
     assert made.status == 201, made.text
     service = made.json
     assert service["state"] == "Not running"
