@@ -21,6 +21,7 @@ _COMMANDS = {
     "sh": "exec -t NAME sh",
     "describe": "inspect",
     "get": "list",
+    "export": "commit, then save",
     "play": "kube play",
 }
 _OPTIONS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import structlog
 from flask import Response, request
@@ -68,12 +68,20 @@ class Download:
     Args:
         name: of the thread.
         make: gets a function that tells whether the client has left, gives the pieces.
-        content_type: of the answer.
+        content_type: of the answer. headers: further ones.
 
     """
 
-    def __init__(self, name: str, make: Callable[[Callable[[], bool]], Iterator[bytes]], *, content_type: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        make: Callable[[Callable[[], bool]], Iterator[bytes]],
+        *,
+        content_type: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self._name = name
+        self._headers = dict(headers or {})
         self._content_type = content_type
         self._taken: takeover.Taken | None = None
         self._pieces = make(self._left)
@@ -81,10 +89,10 @@ class Download:
     def respond(self) -> Response:
         """Make the first piece and stream the rest. Errors: whatever comes before the first piece is there."""
         first = next(self._pieces, b"")
-        head = takeover.stream_head(self._content_type, chunked=takeover.speaks_chunks())
+        head = takeover.stream_head(self._content_type, chunked=takeover.speaks_chunks(), headers=self._headers)
         if request.method == "HEAD":
             self._close()
-            return Response(status=200, content_type=self._content_type)
+            return Response(status=200, content_type=self._content_type, headers=self._headers)
         try:
             self._taken = takeover.take(head)
         except BaseException:

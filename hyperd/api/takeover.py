@@ -13,6 +13,7 @@ import contextlib
 import os
 import socket
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Protocol
@@ -51,16 +52,16 @@ class Taken:
     chunked: bool
 
 
-def upgrade(session: Session) -> Response:
+def upgrade(session: Session, content_type: str = RAW_STREAM) -> Response:
     """Turn the request into a raw two-way stream: 101 if the client asked for an upgrade, else 200.
 
     Errors: HostFault, NotSupported if this server cannot hand its connections over; the session is closed then.
     """
     asked = upgrade_asked()
     if asked:
-        head = f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {RAW_STREAM}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+        head = f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {content_type}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
     else:
-        head = f"HTTP/1.1 200 OK\r\nContent-Type: {RAW_STREAM}\r\n\r\n"
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n\r\n"
     return _give(session, head, chunked=False, status=101 if asked else 200)
 
 
@@ -85,10 +86,16 @@ def take(head: str) -> Taken:
     return Taken(sock, early, speaks_chunks())
 
 
-def stream_head(content_type: str, *, chunked: bool) -> str:
+def stream_head(content_type: str, *, chunked: bool, headers: Mapping[str, str] | None = None) -> str:
     """Write the head of a streamed answer, after which the connection is closed."""
-    framing = "Transfer-Encoding: chunked\r\n" if chunked else ""
-    return f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n{framing}Connection: close\r\n\r\n"
+    lines = [
+        "HTTP/1.1 200 OK",
+        f"Content-Type: {content_type}",
+        *(f"{key}: {value}" for key, value in (headers or {}).items()),
+    ]
+    if chunked:
+        lines.append("Transfer-Encoding: chunked")
+    return "\r\n".join([*lines, "Connection: close", "", ""])
 
 
 def whole_head(status: HTTPStatus, content_type: str, length: int) -> str:

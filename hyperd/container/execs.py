@@ -35,6 +35,7 @@ from hyperd.vm.service import VmService
 
 log = structlog.get_logger(__name__)
 
+SETTLE_WAIT = 1.0
 WAIT_SECONDS = 10.0
 RUN_SECONDS = 30.0
 RUN_LIMIT = 1 << 20  # bytes of each output
@@ -73,6 +74,9 @@ class ExecService:
 
     def inspect(self, exec_id: str) -> Exec:
         """Return an exec; those that have ended are known for ten minutes. Errors: NotFound."""
+        process = self._find(exec_id)
+        if process is not None and process.hub.ended:
+            process.finished.wait(SETTLE_WAIT)  # a client that has just seen the end of its output asks how it ended
         return self._with_pid(self._records.get(exec_id))
 
     def list(self, container: str) -> list[Exec]:

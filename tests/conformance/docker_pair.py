@@ -53,7 +53,7 @@ class Docker:
     def __init__(self, socket: Path, *, home: Path, program: str = "docker") -> None:
         self.socket = socket
         self._program = program
-        self._env: Mapping[str, str] = {
+        self.environment: Mapping[str, str] = {
             **os.environ,
             "DOCKER_HOST": f"unix://{socket}",
             "DOCKER_CONFIG": str(home),
@@ -69,7 +69,7 @@ class Docker:
             text=True,
             timeout=timeout,
             check=False,
-            env=self._env,
+            env=self.environment,
         )
         return Done(done.returncode, done.stdout, done.stderr)
 
@@ -84,12 +84,12 @@ class Docker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=dict(self._env),
+            env=dict(self.environment),
         )
 
 
 class Dockerd:
-    """Debian's own dockerd with a root, a bridge address and a socket of its own."""
+    """Debian's own dockerd with a root, a network namespace and a socket of its own."""
 
     def __init__(self, directory: Path, *, options: Sequence[str] = ()) -> None:
         self.directory = directory
@@ -105,8 +105,13 @@ class Dockerd:
             [
                 "unshare",
                 "--mount",
+                "--net",
                 "--propagation",
                 "private",
+                "sh",
+                "-c",
+                'ip link set lo up && exec "$@"',
+                "sh",
                 "dockerd",
                 "--data-root",
                 str(self.directory / "root"),

@@ -22,15 +22,6 @@ from tests.support.until import until
 PASSWORD = re.compile(r"password (\S+) ")
 
 
-def _exists(group: int) -> bool:
-    """Say whether a process group has members."""
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 @dataclass
 class Answer:
     """What came back."""
@@ -90,10 +81,9 @@ class CloudProcess:
     def kill(self) -> None:
         """kill -9 of all its processes."""
         if self.process is not None:
-            group, self.process = self.process, None
-            os.killpg(group.pid, signal.SIGKILL)
-            group.wait()
-            until(lambda: not _exists(group.pid))  # the worker is not our child: it may take a moment longer
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
 
     def stop(self) -> None:
         if self.process is not None:

@@ -67,15 +67,15 @@ def directory(name: str, **fields: Any) -> tuple[tarfile.TarInfo, bytes]:
     return member(name, **{"type": tarfile.DIRTYPE, "mode": 0o755, **fields})
 
 
-def busybox_tar() -> bytes:
+def busybox_tar(*, users: str = "root:x:0:0:root:/root:/bin/sh\n", groups: str = "root:x:0:\n") -> bytes:
     """Make a root file system of Debian's static busybox with its applets as links."""
     binary = Path("/bin/busybox")
     names = subprocess.run([binary, "--list"], capture_output=True, text=True, check=True).stdout.split()
     members = [directory(name) for name in ("bin", "etc", "proc", "sys", "dev", "root", "tmp", "usr", "var")]
     members.append(member("bin/busybox", binary.read_bytes(), mode=0o755))
     members += [member(f"bin/{n}", type=tarfile.SYMTYPE, linkname="busybox") for n in names if n != "busybox"]
-    members.append(member("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n"))
-    members.append(member("etc/group", b"root:x:0:\n"))
+    members.append(member("etc/passwd", users.encode()))
+    members.append(member("etc/group", groups.encode()))
     return layer_tar(members)
 
 

@@ -43,7 +43,7 @@ CLOUD_FLOORS = (
     {"api"},
     {"cloud"},
     {"workload", "fleet"},
-    {"placement", "account", "engine", "action"},
+    {"placement", "account", "engine"},
     {"event"},
     {"db"},
     {"config", "logs"},

@@ -8,13 +8,18 @@ from flask import Flask
 
 from hyperd.api.context import EXTENSION
 from hyperd.api.docker import (
+    archive,
     builds,
     containers,
     errors,
     events,
+    execs,
     image_archives,
     images,
     info,
+    networks,
+    processes,
+    stats,
     streams,
     system,
     unsupported,
@@ -29,7 +34,22 @@ if TYPE_CHECKING:
 __all__ = ["ROUTES", "create_docker_app"]
 
 # Imported for their routes.
-ROUTES = (builds, containers, events, image_archives, images, info, streams, system, unsupported)
+ROUTES = (
+    archive,
+    builds,
+    containers,
+    events,
+    execs,
+    image_archives,
+    images,
+    info,
+    networks,
+    processes,
+    stats,
+    streams,
+    system,
+    unsupported,
+)
 
 
 def create_docker_app(engine: Engine) -> Flask:

@@ -8,7 +8,6 @@ from flask import Response, g, request
 
 from hyperd.api import bodies
 from hyperd.api.background import Line, Progress
-from hyperd.api.build_settings import with_settings
 from hyperd.api.context import engine
 from hyperd.api.credentials import registry_config
 from hyperd.api.docker import answers, params
@@ -50,7 +49,7 @@ def _order() -> BuildOrder:
     memory = params.number("memory")
     if not 0 <= memory <= MAX_MEMORY:
         raise InvalidInput("invalid memory limit of a build")
-    order = BuildOrder(
+    return BuildOrder(
         dockerfile=params.text("dockerfile").strip() or "Dockerfile",
         tags=[tag.strip() for tag in request.args.getlist("t") if tag.strip()],
         remote=params.text("remote").strip(),
@@ -65,7 +64,6 @@ def _order() -> BuildOrder:
         vcpu=min(MAX_CPUS, -(-quota // (period or CFS_PERIOD))) if quota > 0 else 0,
         auth=registry_config(request.headers.get("X-Registry-Config", "")),
     )
-    return with_settings(order, request.args.getlist)
 
 
 def _map(name: str) -> dict[str, str]:

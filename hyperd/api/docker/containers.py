@@ -179,7 +179,11 @@ def _grace() -> float | None:
 @blueprint.post("/containers/<name>/kill")
 def kill_container(name: str) -> Response:
     """Send a signal, SIGKILL by default."""
-    policy.kill(container(name), params.text("signal") or "KILL")
+    try:
+        found = container(name)
+    except NotFound as error:
+        raise NotFound(f"Cannot kill container: {name[:200]}: {error.brief}") from error
+    policy.kill(found, params.text("signal") or "KILL")
     return answers.empty()
 
 

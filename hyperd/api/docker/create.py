@@ -138,7 +138,7 @@ def _container(
         command=tuple(given["Cmd"] or ()),
         entrypoint=_entrypoint(given["Entrypoint"]),
         workdir=given["WorkingDir"],
-        envs=tuple(_env(entry) for entry in given["Env"] if entry),
+        envs=tuple(read_env(entry) for entry in given["Env"] if "=" in entry),
         tty=given["Tty"],
         user=read_user(given["User"]),
         volumes=mounts.refs,
@@ -295,7 +295,8 @@ def _entrypoint(words: list[str] | None) -> tuple[str, ...]:
     return tuple(words) or ("",)
 
 
-def _env(entry: str) -> tuple[str, str]:
+def read_env(entry: str) -> tuple[str, str]:
+    """Read ``NAME=value``. Errors: InvalidInput."""
     name, _, value = entry.partition("=")
     if not name:
         raise InvalidInput(f"invalid environment variable: {entry[:60]}")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from hyperd.api.context import engine
 from hyperd.api.docker.container_views import Shown
-from hyperd.api.docker.network_views import Attachment
+from hyperd.api.docker.network_views import Attachment, endpoint_id
 from hyperd.container.model import Container
 from hyperd.errors import ImageNotFound, NotFound
+from hyperd.network.model import Network
+from hyperd.spec.model import NetworkAttachment, PodSpec
 
 if TYPE_CHECKING:
     from hyperd.engine import Engine
@@ -26,6 +28,7 @@ class Lookup:
     def __init__(self, running: Engine) -> None:
         self._engine = running
         self.image = cache(self._image)
+        self.networks = running.networks.all()
 
     def all(self) -> list[Shown]:
         """Return every container, the newest first."""
@@ -48,7 +51,7 @@ class Lookup:
             pod=pod,
             image_config=config,
             image_name=name,
-            attachments=self._attachments(found),
+            attachments=self._attachments(found, pod),
         )
 
     def _image(self, image_id: str, image_name: str) -> tuple[Mapping[str, Any], str]:
@@ -63,33 +66,75 @@ class Lookup:
             same = False
         return config, image_name if same else image_id
 
-    def _attachments(self, found: Container) -> list[Attachment]:
-        """Return the networks of a container's pod."""
-        pod = self._engine.containers.records.pod_spec(found.pod_id)
+    def _attachments(self, found: Container, pod: PodSpec) -> list[Attachment]:
+        """Return the networks of a container's pod: those it is on, or will be on when it starts."""
         if pod.network_disabled:
-            return [Attachment(network="none", network_id="none")]
-        attachments = []
-        for text in found.addresses[:1] or ("",):
-            address, prefix, gateway = _split(text)
-            attachments.append(
-                Attachment(
-                    network="bridge",
-                    network_id="bridge",
-                    endpoint_id=found.id if text else "",
-                    address=address,
-                    prefix=prefix,
-                    gateway=gateway,
-                )
-            )
-        return attachments
+            return [Attachment(network="none", network_id=self._network("none").id)]
+        wishes = {wish.network: wish for wish in pod.networks}
+        attached = [self._attached(network, found, wishes) for network in self.networks if _is_on(network, found)]
+        if attached or found.live:
+            return attached
+        names = list(wishes) or ["bridge"]
+        return [self._planned(name, found, wishes.get(name)) for name in names]
+
+    def _network(self, name: str) -> Network:
+        return next(one for one in self.networks if name in (one.name, one.id))
+
+    def _attached(self, network: Network, found: Container, wishes: Mapping[str, NetworkAttachment]) -> Attachment:
+        lease = next(one for one in network.attachments if one.pod == found.pod_id)
+        address, prefix = _split(lease.addresses[0]) if lease.addresses else ("", 0)
+        wish = wishes.get(network.name) or wishes.get(network.id)
+        return Attachment(
+            network=network.name,
+            network_id=network.id,
+            endpoint_id=endpoint_id(network.id, found.pod_id),
+            address=address,
+            prefix=prefix,
+            gateway="" if network.internal else network.gateway,
+            mac=lease.mac,
+            aliases=_aliases(network, found, lease.aliases),
+            fixed=wish.ipv4 if wish else "",
+            links=tuple(f"{name}:{alias}" for name, alias in wish.links) if wish else (),
+        )
+
+    def _planned(self, name: str, found: Container, wish: NetworkAttachment | None) -> Attachment:
+        network = next((one for one in self.networks if name in (one.name, one.id)), None)
+        return Attachment(
+            network=network.name if network else name,
+            network_id=network.id if network else "",
+            aliases=_aliases(network, found, wish.aliases if wish else ()),
+            fixed=wish.ipv4 if wish else "",
+        )
 
 
-def _split(cidr: str) -> tuple[str, int, str]:
-    """Return address, prefix length and the first address of the subnet, which is the bridge's."""
-    if not cidr:
-        return "", 0, ""
+def _is_on(network: Network, found: Container) -> bool:
+    return any(one.pod == found.pod_id for one in network.attachments)
+
+
+def _aliases(network: Network | None, found: Container, aliases: Sequence[str]) -> tuple[str, ...]:
+    """Return the names on a network; Docker adds the short id where names are resolved, and clients look for it."""
+    if network is None or not network.resolves:
+        return tuple(aliases)
+    return tuple(dict.fromkeys((*aliases, found.id[:12])))
+
+
+def _split(cidr: str) -> tuple[str, int]:
+    """Return address and prefix length."""
     interface = ipaddress.ip_interface(cidr)
-    return str(interface.ip), interface.network.prefixlen, str(next(interface.network.hosts()))
+    return str(interface.ip), interface.network.prefixlen
+
+
+def network_of(name: str) -> Network:
+    """Return a network by name, id or the beginning of an id. Errors: NotFound in Docker's words."""
+    try:
+        return engine().networks.get(name)
+    except NotFound as error:
+        raise NotFound(f"network {name[:200]} not found") from error
+
+
+def network_names() -> set[str]:
+    """Return the names and ids of all networks."""
+    return {word for one in engine().networks.all() for word in (one.name, one.id)}
 
 
 def container(name: str) -> Container:

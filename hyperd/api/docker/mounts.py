@@ -120,8 +120,8 @@ class _Collector:
             self._create[source] = not options["read_only"]
             spec = VolumeSpec(name=self._name(source), source=source, format=HOST_DIRECTORY)
         else:
-            _check_volume_name(source)
-            _check_driver(driver)
+            check_volume_name(source)
+            check_driver(driver)
             self._volumes.setdefault(source, NewVolume(name=source, driver=driver or "local"))
             spec = VolumeSpec(name=source, source=source, format=NAMED)
         self._claim(path)
@@ -163,9 +163,9 @@ class _Collector:
     def _volume_mount(self, mount: Mapping[str, Any], path: str) -> None:
         options = mount["VolumeOptions"]
         driver = options["DriverConfig"]
-        _check_driver(driver["Name"])
+        check_driver(driver["Name"])
         name = mount["Source"] or secrets.token_hex(32)
-        _check_volume_name(name)
+        check_volume_name(name)
         self._volumes[name] = NewVolume(
             name=name,
             driver=driver["Name"] or "local",
@@ -266,7 +266,8 @@ def _check_propagation(word: str) -> None:
         )
 
 
-def _check_volume_name(name: str) -> None:
+def check_volume_name(name: str) -> None:
+    """Refuse what cannot be the name of a volume. Errors: InvalidInput."""
     if not _VOLUME_NAME.fullmatch(name):
         raise InvalidInput(
             f'create {name[:100]}: "{name[:100]}" includes invalid characters for a local volume name, only '
@@ -274,7 +275,8 @@ def _check_volume_name(name: str) -> None:
         )
 
 
-def _check_driver(name: str) -> None:
+def check_driver(name: str) -> None:
+    """Refuse drivers of volumes but the local one. Errors: NotSupported."""
     if name not in ("", "local"):
         raise NotSupported(f"Error looking up volume plugin {name[:60]}: plugin not found")
 

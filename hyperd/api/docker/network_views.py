@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from hyperd.network.model import Network
+
+if TYPE_CHECKING:
+    from hyperd.engine import Engine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,3 +47,51 @@ def endpoint(attachment: Attachment) -> dict[str, Any]:
         "DriverOpts": None,
         "DNSNames": list(attachment.aliases) or None,
     }
+
+
+def network_object(network: Network, running: Engine, *, detailed: bool) -> dict[str, Any]:
+    """Return a network; ``detailed``: with the containers on it."""
+    pools = []
+    if network.subnet:
+        pool = {"Subnet": network.subnet, "Gateway": network.gateway}
+        if network.ip_range:
+            pool["IPRange"] = network.ip_range
+        pools.append(pool)
+    return {
+        "Name": network.name,
+        "Id": network.id,
+        "Created": network.created_at.isoformat().replace("+00:00", "Z"),
+        "Scope": "local",
+        "Driver": "null" if network.driver == "none" else str(network.driver),
+        "EnableIPv4": True,
+        "EnableIPv6": False,
+        "IPAM": {"Driver": "default", "Options": None, "Config": pools},
+        "Internal": network.internal,
+        "Attachable": False,
+        "Ingress": False,
+        "ConfigFrom": {"Network": ""},
+        "ConfigOnly": False,
+        "Containers": _members(network, running) if detailed else {},
+        "Options": dict(network.options),
+        "Labels": dict(network.labels),
+    }
+
+
+def _members(network: Network, running: Engine) -> dict[str, Any]:
+    found = {}
+    for attachment in network.attachments:
+        for container in running.containers.queries.of_pod(attachment.pod):
+            if container.live:
+                found[container.id] = {
+                    "Name": container.name,
+                    "EndpointID": endpoint_id(network.id, attachment.pod),
+                    "MacAddress": attachment.mac,
+                    "IPv4Address": attachment.addresses[0] if attachment.addresses else "",
+                    "IPv6Address": "",
+                }
+    return found
+
+
+def endpoint_id(network_id: str, pod_id: str) -> str:
+    """Return the id of a pod's endpoint: endpoints have no rows of their own."""
+    return hashlib.sha256(f"{network_id} {pod_id}".encode()).hexdigest()

@@ -17,12 +17,12 @@ from typing import Any
 from hyperd.api.context import engine, may_fetch
 from hyperd.api.docker import params
 from hyperd.api.docker.container_views import labels
-from hyperd.api.docker.create import OWNER, Order
-from hyperd.api.docker.lookup import Lookup, container
+from hyperd.api.docker.create import Order
+from hyperd.api.docker.errors import NotModified
+from hyperd.api.docker.lookup import Lookup, container, network_names
 from hyperd.container.model import Container
 from hyperd.container.signals import find_signal
-from hyperd.errors import Conflict, InvalidInput, NotFound, NotSupported
-from hyperd.spec.model import PodSpec
+from hyperd.errors import Conflict, HyperError, InvalidInput, NotAlive, NotFound, NotSupported
 
 _KEPT = (
     "AttachStdin",
@@ -78,6 +78,10 @@ def create(order: Order) -> None:
     running = engine()
     _check_name(order.container.name)
     _refuse_volumes(order)
+    known = network_names()
+    for wish in order.pod.networks:  # no 404: clients would take it for a missing image
+        if wish.network not in known:
+            raise InvalidInput(f"network {wish.network[:200]} not found")
     if order.joins:
         joined = container(order.joins)
         running.containers.create(joined.pod_id, order.container, may_fetch=may_fetch())
@@ -107,25 +111,12 @@ def _refuse_volumes(order: Order) -> None:
 def remove(found: Container, *, force: bool) -> None:
     """Remove a container, and its pod with the last one. Errors: Conflict when it runs and is not forced."""
     if found.live and not force:
-        word = "a paused" if found.paused else "a running"
+        word = "paused" if found.paused else "running"
         raise Conflict(
-            f'cannot remove container "/{found.name}": container is {word[2:]}: stop the container before removing '
+            f'cannot remove container "/{found.name}": container is {word}: stop the container before removing '
             "or force remove",
         )
-    running = engine()
-    pod = _pod(found)
-    others = [one for one in running.containers.queries.of_pod(found.pod_id) if one.id != found.id]
-    if pod is not None and pod.owner == OWNER and not others:
-        running.pods.remove(found.pod_id)
-    else:
-        running.containers.remove(found.id)
-
-
-def _pod(found: Container) -> PodSpec | None:
-    try:
-        return engine().containers.records.pod_spec(found.pod_id)
-    except NotFound:
-        return None
+    engine().pods.remove_container(found.id)
 
 
 def prune(filters: params.Filters) -> tuple[list[str], int]:
@@ -171,11 +162,13 @@ def moment(text: str) -> float:
 def start(found: Container) -> None:
     """Start a container, and its pod where that does not run. Errors: as the services'."""
     running = engine()
-    pod = _pod(found)
-    if pod is not None and pod.implicit and len(running.containers.queries.of_pod(found.pod_id)) == 1:
-        running.pods.start(found.pod_id)
-    else:
-        running.containers.start(found.id)
+    try:
+        running.pods.start_container(found.id)
+    except HyperError:
+        if found.spec.auto_remove:  # nobody else would remove it, and its client waits for that
+            with contextlib.suppress(HyperError):
+                running.pods.remove_container(found.id)
+        raise
 
 
 def stop(found: Container, *, grace: float | None, signal: str) -> None:
@@ -183,42 +176,50 @@ def stop(found: Container, *, grace: float | None, signal: str) -> None:
     running = engine()
     if found.paused:
         running.pods.unpause(found.pod_id)
-    if signal:
-        kill(found, signal)
-    running.containers.stop(found.id, grace=grace)
+    number = signal_number(signal) if signal else 0
+    try:
+        running.containers.stop(found.id, grace=grace, signal=number)
+    except NotAlive as error:  # it has ended meanwhile, and its VM with it
+        raise NotModified from error
 
 
 def restart(found: Container, *, grace: float | None, signal: str) -> None:
     """Stop a container if it runs, and start it."""
-    if found.live:
-        stop(found, grace=grace, signal=signal)
-    start(container(found.id))
+    running = engine()
+    if found.paused:
+        running.pods.unpause(found.pod_id)
+    running.pods.restart_container(found.id, grace=grace, signal=signal_number(signal) if signal else 0)
 
 
 def kill(found: Container, signal: str) -> None:
     """Send a signal. Errors: Conflict when it does not run, InvalidInput."""
     if not found.live:
         raise Conflict(f"Cannot kill container: {found.name}: Container {found.id} is not running")
-    number = find_signal(signal)
+    engine().containers.kill(found.id, signal_number(signal))
+
+
+def signal_number(text: str) -> int:
+    """Return the number of a signal. Errors: InvalidInput."""
+    number = find_signal(text)
     if not number:
-        raise InvalidInput(f"Invalid signal: {signal[:40]}")
-    engine().containers.kill(found.id, number)
+        raise InvalidInput(f"Invalid signal: {text[:40]}")
+    return number
 
 
 def pause(found: Container) -> None:
     """Stop the CPUs of its VM. Errors: Conflict when it does not run or shares its VM."""
     _check_alone(found, "pause")
     if not found.live:
-        raise Conflict(f"Container {found.name} is not running")
+        raise Conflict(f"Container {found.id} is not running")
     if found.paused:
-        raise Conflict(f"Container {found.name} is already paused")
+        raise Conflict(f"Container {found.id} is already paused")
     engine().pods.pause(found.pod_id)
 
 
 def unpause(found: Container) -> None:
     """Let it continue. Errors: Conflict when it is not paused."""
     if not found.paused:
-        raise Conflict(f"Container {found.name} is not paused")
+        raise Conflict(f"Container {found.id} is not paused")
     engine().pods.unpause(found.pod_id)
 
 
@@ -233,10 +234,14 @@ def _check_alone(found: Container, verb: str) -> None:
 
 
 def sizes(found: Container) -> tuple[int, int]:
-    """Return the bytes of the writable layer and of the whole root file system."""
+    """Return the bytes that its pod's writable disk takes on this host, and those of its whole root file system."""
     running = engine()
     try:
         of_image = running.images.get(found.image_id).size
     except NotFound:
         of_image = 0
-    return 0, of_image
+    try:
+        written = running.pods.scratch(found.pod_id).stat().st_blocks * 512
+    except OSError:
+        written = 0  # it never ran
+    return written, of_image + written

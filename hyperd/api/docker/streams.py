@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
-from collections.abc import Callable
 
-import structlog
 from flask import Response
 
 from hyperd.api import takeover
@@ -16,12 +15,12 @@ from hyperd.api.context import engine
 from hyperd.api.docker import answers, params, policy, versions
 from hyperd.api.docker.lookup import container
 from hyperd.api.docker.routes import blueprint
-from hyperd.container.waits import WaitCondition
-from hyperd.errors import Conflict, HyperError, InvalidInput
-from hyperd.stream.frames import LAST_CHUNK, chunk
+from hyperd.container.model import Container
+from hyperd.container.process import AttachOptions
+from hyperd.container.waits import Wait, WaitCondition
+from hyperd.errors import Conflict, HyperError, InvalidInput, NotSupported
+from hyperd.stream.frames import LAST_CHUNK, STDERR, STDOUT, chunk
 from hyperd.stream.logread import LogQuery
-
-log = structlog.get_logger(__name__)
 
 RAW = "application/vnd.docker.raw-stream"
 MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
@@ -61,8 +60,28 @@ def attach(name: str) -> Response:
     found = container(name)
     if found.paused:
         raise Conflict(f"Container {found.name} is paused, unpause the container before attach")
-    session = engine().containers.streams.attach(found.id)
-    return takeover.upgrade(session)
+    running = engine()
+    options = attach_options(found)
+    if params.flag("logs"):
+        if options.stdin:
+            raise NotSupported("logs=1 cannot be had together with stdin=1", resolution="ask for the logs first")
+        query = LogQuery(stdout=params.flag("stdout"), stderr=params.flag("stderr"), follow=params.flag("stream"))
+        past = running.containers.streams.logs(found.id, query)
+        return takeover.upgrade(past, stream_type(tty=past.tty))
+    session = running.containers.streams.attach(found.id, options)
+    return takeover.upgrade(session, stream_type(tty=session.tty))
+
+
+def attach_options(found: Container) -> AttachOptions:
+    """Return what a client wants of a container. Errors: InvalidInput."""
+    wanted = {number for number, key in ((STDOUT, "stdout"), (STDERR, "stderr")) if params.flag(key)}
+    streaming = params.flag("stream")
+    return AttachOptions(
+        stdin=params.flag("stdin") and streaming and found.spec.open_stdin,
+        streams=frozenset(wanted) if streaming else frozenset(),
+        detach_keys=params.text("detachKeys"),
+        leaves_input_ended=found.spec.stdin_once,
+    )
 
 
 @blueprint.post("/containers/<name>/resize")
@@ -87,38 +106,35 @@ def wait(name: str) -> Response:
     condition = params.text("condition")
     if condition not in CONDITIONS:
         raise InvalidInput(f"invalid condition: {condition[:40]!r}")
-    waiting = engine().containers.waits.register(container(name).id, WaitCondition(condition or "not-running"))
-
-    def ask(cancelled: Callable[[], bool]) -> int:
-        return waiting.result(cancelled=cancelled).exit_code
-
-    return _Wait(ask).respond()
+    wait = engine().containers.waits.register(container(name).id, WaitCondition(condition or "not-running"))
+    return _Answer(wait).respond()
 
 
-class _Wait:
+class _Answer:
     """Sends the head of the answer at once; clients start the container only after they have seen it."""
 
-    def __init__(self, ask: Callable[[Callable[[], bool]], int]) -> None:
-        self._ask = ask
+    def __init__(self, wait: Wait) -> None:
+        self._wait = wait
 
     def respond(self) -> Response:
         """Take the connection over and answer from a thread."""
         chunked = takeover.speaks_chunks()
-        taken = takeover.take(takeover.stream_head("application/json", chunked=chunked))
-        threading.Thread(target=self._run, args=(taken.sock, chunked), name="wait", daemon=True).start()
+        try:
+            taken = takeover.take(takeover.stream_head("application/json", chunked=chunked))
+        except BaseException:
+            self._wait.close()
+            raise
+        threading.Thread(target=self._run, args=(taken,), name="wait", daemon=True).start()
         return takeover.gone()
 
-    def _run(self, sock: socket.socket, chunked: bool) -> None:
+    def _run(self, taken: takeover.Taken) -> None:
         body: dict[str, object]
-        try:
-            body = {"StatusCode": self._ask(lambda: has_left(sock))}
-        except HyperError as error:
-            body = {"StatusCode": -1, "Error": {"Message": str(error)}}
-        data = json.dumps(body, separators=(",", ":")).encode() + b"\n"
-        with sock:
+        with taken.sock as sock, contextlib.suppress(OSError):
             try:
-                sock.settimeout(SEND_TIMEOUT)
-                sock.sendall(chunk(data) + LAST_CHUNK if chunked else data)
-                sock.shutdown(socket.SHUT_RDWR)
-            except OSError as error:
-                log.debug("docker.client_left", error=str(error))
+                body = {"StatusCode": self._wait.result(cancelled=lambda: has_left(sock)).exit_code}
+            except HyperError as error:
+                body = {"StatusCode": -1, "Error": {"Message": str(error)}}
+            data = json.dumps(body, separators=(",", ":")).encode() + b"\n"
+            sock.settimeout(SEND_TIMEOUT)
+            sock.sendall(chunk(data) + LAST_CHUNK if taken.chunked else data)
+            sock.shutdown(socket.SHUT_RDWR)

@@ -1,1 +1,0 @@
-"""Actions: what was asked, by whom, and how far it has come."""

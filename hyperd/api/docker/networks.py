@@ -1,0 +1,133 @@
+"""Networks: list, create, inspect, connect, disconnect, remove, prune."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from flask import Response
+
+from hyperd.api.context import engine
+from hyperd.api.docker import answers, params, policy, schema
+from hyperd.api.docker.lookup import network_of
+from hyperd.api.docker.network_views import network_object
+from hyperd.api.docker.params import Filters
+from hyperd.api.docker.routes import blueprint
+from hyperd.errors import Conflict, Forbidden, InvalidInput, NotSupported
+from hyperd.network.model import Network, NetworkSpec
+
+_CREATE, _CONNECT, _DISCONNECT = schema.NetworkCreate(), schema.NetworkConnect(), schema.NetworkDisconnect()
+_LIST_KEYS = ("dangling", "driver", "id", "label", "name", "scope", "type")
+_PRUNE_KEYS = ("label", "label!", "until")
+
+
+@blueprint.get("/networks")
+def list_networks() -> Response:
+    """List networks."""
+    filters = params.filters(_LIST_KEYS)
+    found = [one for one in engine().networks.all() if _passes(one, filters)]
+    return answers.as_json([network_object(one, engine(), detailed=False) for one in found])
+
+
+def _passes(network: Network, filters: Filters) -> bool:
+    return all(_fits(network, key, values) for key, values in filters.items())
+
+
+def _fits(network: Network, key: str, values: Sequence[str]) -> bool:
+    if key == "driver":
+        return _driver_word(network) in values
+    if key == "id":
+        return any(network.id.startswith(value) for value in values)
+    if key == "name":
+        return any(value in network.name for value in values)
+    if key == "label":
+        return params.has_labels(network.labels, values)
+    if key == "scope":
+        return "local" in values
+    if key == "type":
+        return ("builtin" if network.builtin else "custom") in values
+    unused = not network.builtin and not network.attachments
+    return str(unused).lower() in values or str(int(unused)) in values
+
+
+def _driver_word(network: Network) -> str:
+    return "null" if network.driver == "none" else str(network.driver)
+
+
+@blueprint.get("/networks/<name>")
+def inspect_network(name: str) -> Response:
+    """Describe a network and who is on it."""
+    return answers.as_json(network_object(network_of(name), engine(), detailed=True))
+
+
+@blueprint.post("/networks/create")
+def create_network() -> Response:
+    """Make a network."""
+    given = schema.load(_CREATE, params.body_object())
+    made = engine().networks.create(_spec(given))
+    return answers.as_json({"Id": made.id, "Warning": ""}, 201)
+
+
+def _spec(given: dict[str, Any]) -> NetworkSpec:
+    if given["Driver"] not in ("bridge", "default", ""):
+        raise NotSupported(
+            f"could not find plugin {given['Driver'][:60]} in v1 plugin registry: plugin not found",
+            resolution="use the driver bridge",
+        )
+    if given["Ingress"]:
+        raise NotSupported("ingress networks belong to swarm mode, which is not supported")
+    if given["EnableIPv6"]:
+        raise NotSupported("IPv6 networks are not supported yet")
+    ipam = given["IPAM"]
+    if ipam["Driver"] not in ("", "default"):
+        raise NotSupported(f"IPAM driver {ipam['Driver'][:60]} is not supported")
+    pools = ipam["Config"]
+    if len(pools) > 1:
+        raise InvalidInput("a network can have one subnet here", details=f"{len(pools)} were given")
+    pool = pools[0] if pools else {}
+    if pool.get("AuxiliaryAddresses"):
+        raise NotSupported("auxiliary addresses are not supported", resolution="use an ip range that leaves them out")
+    options = given["Options"]
+    mtu = options.get("com.docker.network.driver.mtu", "")
+    return NetworkSpec(
+        name=given["Name"],
+        subnet=pool.get("Subnet", ""),
+        gateway=pool.get("Gateway", ""),
+        ip_range=pool.get("IPRange", ""),
+        internal=given["Internal"],
+        labels=given["Labels"],
+        options=options,
+        bridge=options.get("com.docker.network.bridge.name", ""),
+        mtu=int(mtu) if mtu.isdigit() else 0,
+        masquerade=options.get("com.docker.network.bridge.enable_ip_masquerade", "true") != "false",
+    )
+
+
+@blueprint.delete("/networks/<name>")
+def remove_network(name: str) -> Response:
+    """Remove a network that nobody is on."""
+    network = network_of(name)
+    try:
+        engine().networks.remove(network.id)
+    except Conflict as error:
+        raise Forbidden(
+            f"error while removing network: network {network.name} id {network.id} has active endpoints"
+        ) from error
+    return answers.empty()
+
+
+@blueprint.post("/networks/prune")
+def prune_networks() -> Response:
+    """Remove the networks that nobody is on."""
+    filters = params.filters(_PRUNE_KEYS)
+    until = policy.moment(filters["until"][0]) if "until" in filters else None
+
+    def chosen(network: Network) -> bool:
+        return (
+            params.has_labels(network.labels, filters.get("label", ()))
+            and not any(params.has_labels(network.labels, (entry,)) for entry in filters.get("label!", ()))
+            and (until is None or network.created_at.timestamp() < until)
+        )
+
+    removed = engine().networks.prune(chosen)
+    return answers.as_json({"NetworksDeleted": [network.name for network in removed] or None})

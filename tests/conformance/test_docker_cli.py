@@ -1,0 +1,96 @@
+"""Debian's docker CLI with this daemon and with Docker's own: the same output, exit code and errors.
+
+Each container of ours is a VM. What differs is compared by less, and the reason stands with the case; docs/docker.md
+lists the reasons.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.docker_cases import CODE, ERROR, GROUPS, Case
+from tests.conformance.docker_pair import Docker, Dockerd
+from tests.support.daemon import HyperdLauncher
+from tests.support.registry import busybox_tar
+from tests.vm.conftest import GUEST
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
+
+IMAGE = "bb:1"
+USERS = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
+GROUPS_FILE = "root:x:0:\nnogroup:x:65534:\n"
+# Debian's, where another one is installed as well.
+PROGRAM = os.environ.get("HYPERD_TEST_DOCKER", "/usr/bin/docker")
+
+
+def import_image(docker: Docker) -> None:
+    """Make the image of Debian's busybox."""
+    done = subprocess.run(
+        [PROGRAM, "import", "--change", 'CMD ["sh"]', "-", IMAGE],
+        input=busybox_tar(users=USERS, groups=GROUPS_FILE),
+        capture_output=True,
+        env=dict(docker.environment),
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def theirs() -> Iterator[Docker]:
+    """Docker's own daemon."""
+    directory = Path("/tmp") / f"dockerd-{os.getpid()}"
+    directory.mkdir(mode=0o700)
+    dockerd = Dockerd(directory)
+    try:
+        dockerd.start()
+        docker = Docker(dockerd.socket, home=directory, program=PROGRAM)
+        import_image(docker)
+        yield docker
+    finally:
+        dockerd.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def ours() -> Iterator[Docker]:
+    """This daemon, with real virtual machines."""
+    with HyperdLauncher(driver="libvirt", guest=GUEST, pool=1) as launcher:
+        socket = launcher.directory / "docker.sock"
+        launcher.start("--docker-host", f"unix://{socket}")
+        docker = Docker(socket, home=launcher.directory, program=PROGRAM)
+        import_image(docker)
+        yield docker
+
+
+def words_of(case: Case) -> str:
+    return case.words.replace("{image}", IMAGE).replace("<<", "{{").replace(">>", "}}")
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_the_same_as_with_dockers_own_daemon(name: str, ours: Docker, theirs: Docker) -> None:
+    wrong = []
+    for case in GROUPS[name]:
+        line = words_of(case)
+        wanted, found = theirs.line(line, stdin=case.stdin), ours.line(line, stdin=case.stdin)
+        if case.compare == CODE:
+            same = bool(wanted.code) == bool(found.code)
+        elif case.compare == ERROR:
+            same = wanted.code == found.code and case.part.lower() in (found.stdout + found.stderr).lower()
+        else:
+            same = wanted.plain == found.plain
+        if not same:
+            wrong.append(f"docker {line}\n    Docker: {wanted.plain}\n    hyperd: {found.plain}")
+    assert not wrong, f"{len(wrong)} of {len(GROUPS[name])} differ:\n" + "\n".join(wrong)
+
+
+def test_every_case_that_is_compared_by_less_says_why() -> None:
+    silent = [case.words for cases in GROUPS.values() for case in cases if case.compare != "all" and not case.differs]
+    assert not silent
+    assert sum(len(cases) for cases in GROUPS.values()) >= 150
