@@ -57,12 +57,29 @@ class Op(IntEnum):
     COPYUP = 42
     LIKE = 43
     MAC = 44
+    FIRST = 45
+    DEVICES = 46
+    MASK = 47
+    PROTECT = 48
+    NODES = 49
 
 
 # What agents booted by earlier versions of the daemon do not know, and what comes closest there.
 SUBSTITUTES: Mapping[int, Callable[[Plan, Arguments], object]] = {
     Op.LIKE: lambda plan, args: plan.mkdir(str(args[0])),
+    Op.FIRST: lambda plan, _args: plan,
+    Op.DEVICES: lambda plan, _args: plan,
+    Op.MASK: lambda plan, _args: plan,
+    Op.PROTECT: lambda plan, args: _protect(plan, str(args[0])),
+    Op.NODES: lambda plan, _args: plan,
 }
+_THERE = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq")  # in every guest
+
+
+def _protect(plan: Plan, path: str) -> None:
+    """Make a path read-only by mounts, which fail where it is missing."""
+    if path in _THERE:
+        plan.bind(path, path, readonly=True, flags=MS_NOSUID | MS_NODEV | MS_NOEXEC)
 
 
 class Plan:

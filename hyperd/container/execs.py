@@ -264,14 +264,16 @@ class ExecService:
         return execution, vm, base, plan, size
 
     def _plan(self, row: ContainerRow, spec: ExecSpec, ident: str, base: int, size: tuple[int, int]) -> Plan:
+        owner = self._containers.records.spec(row)
         return exec_plan(
             process=ident,
             base=base,
             container_process=self._containers.process_ident(row),
             program=exec_program(self._containers.queries.program(row), spec),
-            limits=self._containers.records.spec(row).ulimits,
-            size=size,
+            limits=owner.ulimits,
+            security=owner.security,
             privileged=spec.privileged,
+            size=size,
         )
 
     def _with_pid(self, execution: Exec) -> Exec:

@@ -17,24 +17,19 @@ from hyperd.agent.plan import (
     MS_NOEXEC,
     MS_NOSUID,
     MS_RDONLY,
-    MS_REC,
     MS_REMOUNT,
     MS_STRICTATIME,
     Op,
     Plan,
 )
+from hyperd.container import isolation
 from hyperd.container.files import PlannedFile
 from hyperd.container.volumes import Mounted
 from hyperd.errors import InvalidInput
 from hyperd.guest import layout
-from hyperd.spec.model import MAX_NOFILE, ContainerSpec, Ulimit
+from hyperd.spec.model import MAX_NOFILE, ContainerSpec, Security, Ulimit
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap, net_bind_service, net_raw, sys_chroot, mknod,
-# audit_write, setfcap: Docker's default set.
-DEFAULT_CAPABILITIES = sum(1 << bit for bit in (0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31))
-ALL_CAPABILITIES = (1 << 41) - 1  # to CAP_CHECKPOINT_RESTORE, Linux 5.9
-READ_ONLY_PATHS = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq")
 _DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
 _LINKS = (
     ("/proc/self/fd", "fd"),
@@ -47,6 +42,7 @@ _RLIMITS = {
     "cpu": 0, "fsize": 1, "data": 2, "stack": 3, "core": 4, "rss": 5, "nproc": 6, "nofile": 7, "memlock": 8, "as": 9,
     "locks": 10, "sigpending": 11, "msgqueue": 12, "nice": 13, "rtprio": 14, "rttime": 15,
 }  # fmt: skip
+_PLAIN = Security()
 IN_ROOT = "root:"  # the agent resolves such a mount target below OPENROOT
 SHM = "/dev/shm"  # noqa: S108  # shared by the containers of a pod, as their IPC namespace is
 
@@ -135,6 +131,11 @@ def cgroup(process: str) -> str:
     return f"hyper/{process}"
 
 
+def cgroup_dir(process: str) -> str:
+    """Give the directory of that group in the guest."""
+    return f"/sys/fs/cgroup/{cgroup(process)}"
+
+
 def container_plan(
     *,
     process: str,
@@ -145,8 +146,12 @@ def container_plan(
     files: Sequence[PlannedFile | GuestProgram] = (),
     size: tuple[int, int] = (24, 80),
     before: Plan | None = None,
+    memory: int = 0,
 ) -> Plan:
-    """Give the START plan of a container's main process; ``before`` has steps for the guest that come first."""
+    """Give the START plan of a container's main process.
+
+    ``before`` has steps for the guest that come first; ``memory`` is the VM's in MiB (0 = unknown).
+    """
     plan = Plan()
     plan.steps += before.steps if before is not None else []
     directory = layout.container_dir(rootfs.container_id)
@@ -154,40 +159,46 @@ def container_plan(
     plan.add(Op.PROCESS, process)
     plan.add(Op.STREAMS, base, "open")
     plan.add(Op.CGROUP, cgroup(process))
+    isolation.limit_group(plan, cgroup_dir(process), spec.limits, memory=memory)
+    isolation.allow_devices(plan, cgroup(process), spec)
+    if spec.oom_score_adj:
+        plan.write("/proc/self/oom_score_adj", str(spec.oom_score_adj), None)
     for key, value in spec.sysctl.items():
         plan.write("/proc/sys/" + key.replace(".", "/"), value, None)
     for volume in rootfs.volumes:
         if not volume.made and not volume.copy_up:
             plan.mkdir(volume.source, 0o777)
-    plan.add(Op.UNSHARE, "mnt", "pid")
+    plan.add(Op.UNSHARE, "mnt", "pid", "cgroup")
+    if not spec.init:
+        plan.add(Op.FIRST)
     lower = ":".join(reversed(rootfs.layers)) or layout.EMPTY
     options = f"lowerdir={lower},upperdir={directory}/upper,workdir={directory}/work"
     plan.mount("overlay", layout.ROOTFS, "overlay", 0, options)
     # From here on paths are the image's: the agent resolves them inside the new root, whatever links are there.
     plan.add(Op.OPENROOT, layout.ROOTFS)
-    _kernel_file_systems(plan)
-    _mounts(plan, rootfs, files)
+    _kernel_file_systems(plan, spec)
+    _mounts(plan, rootfs, files, spec)
     if spec.read_only:
         plan.mkdir(program.workdir)  # CWD makes a missing one, but not below a read-only root
     plan.add(Op.OPENROOT, "")
     if spec.read_only:
         plan.mount("none", layout.ROOTFS, "", MS_REMOUNT | MS_BIND | MS_RDONLY)
     plan.add(Op.PIVOT, layout.ROOTFS)
-    for path in READ_ONLY_PATHS:
-        plan.mount(path, path, "", MS_BIND | MS_REC)
-        plan.mount("none", path, "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    isolation.hide_paths(plan, spec.security)
     if program.tty:
         plan.add(Op.TTY, *size)
     _rlimits(plan, spec.ulimits)
-    _identity(plan, program)
+    _identity(plan, program, spec.security)
     return plan.argv(program.argv)
 
 
-def _mounts(plan: Plan, rootfs: RootFs, files: Sequence[PlannedFile | GuestProgram]) -> None:
+def _mounts(plan: Plan, rootfs: RootFs, files: Sequence[PlannedFile | GuestProgram], spec: ContainerSpec) -> None:
     own = {volume.path for volume in rootfs.volumes} | {file.target for file in files}
     for name in ("hosts", "hostname", "resolv.conf"):
         if f"/etc/{name}" not in own:
             plan.bind(f"{layout.ETC}/{name}", f"{IN_ROOT}/etc/{name}")
+    for tmpfs in spec.tmpfs:
+        isolation.mount_tmpfs(plan, tmpfs, IN_ROOT)
     for volume in rootfs.volumes:
         if volume.copy_up:
             plan.add(Op.COPYUP, volume.path, volume.source)
@@ -205,10 +216,14 @@ def exec_plan(
     container_process: str,
     program: Program,
     limits: Sequence[Ulimit] = (),
-    size: tuple[int, int] = (24, 80),
+    security: Security = _PLAIN,
     privileged: bool = False,
+    size: tuple[int, int] = (24, 80),
 ) -> Plan:
-    """Give the START plan of an additional process in a running container, under the container's ``limits``."""
+    """Give the START plan of an additional process in a running container.
+
+    ``limits`` and ``security`` are the container's; ``privileged``: it has all capabilities and no seccomp program.
+    """
     plan = Plan()
     plan.add(Op.PROCESS, process)
     plan.add(Op.STREAMS, base, "open")
@@ -216,7 +231,7 @@ def exec_plan(
     if program.tty:
         plan.add(Op.TTY, *size)
     _rlimits(plan, limits)
-    _identity(plan, program, capabilities=ALL_CAPABILITIES if privileged else DEFAULT_CAPABILITIES)
+    _identity(plan, program, security, privileged=privileged)
     return plan.argv(program.argv)
 
 
@@ -237,13 +252,16 @@ def split_command(text: str) -> list[str]:
         raise InvalidInput("the command cannot be split into words", details=str(error)) from error
 
 
-def _kernel_file_systems(plan: Plan) -> None:
+def _kernel_file_systems(plan: Plan, spec: ContainerSpec) -> None:
     safe = MS_NOSUID | MS_NODEV | MS_NOEXEC
     for path in ("/proc", "/dev", "/sys", "/etc"):
         plan.mkdir(path)
     plan.mount("proc", f"{IN_ROOT}/proc", "proc", safe)
-    plan.mount("sysfs", f"{IN_ROOT}/sys", "sysfs", safe | MS_RDONLY)
-    plan.mount("tmpfs", f"{IN_ROOT}/dev", "tmpfs", MS_NOSUID | MS_STRICTATIME, "mode=755,size=65536k")
+    readonly = 0 if spec.security.privileged else MS_RDONLY
+    plan.mount("sysfs", f"{IN_ROOT}/sys", "sysfs", safe | readonly)
+    plan.mount("cgroup2", f"{IN_ROOT}/sys/fs/cgroup", "cgroup2", safe | readonly)
+    # Filled to the brim it must not take the memory of the other containers.
+    plan.mount("tmpfs", f"{IN_ROOT}/dev", "tmpfs", MS_NOSUID | MS_STRICTATIME, "mode=755,size=5%")
     for name, major, minor in _DEVICES:
         plan.add(Op.MKNOD, f"/dev/{name}", "20666", major, minor)
     for target, name in _LINKS:
@@ -251,8 +269,12 @@ def _kernel_file_systems(plan: Plan) -> None:
     plan.mkdir("/dev/pts").mkdir(SHM, 0o1777).mkdir("/dev/mqueue")
     options = "newinstance,ptmxmode=0666,mode=0620,gid=5"
     plan.mount("devpts", f"{IN_ROOT}/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, options)
-    plan.mount(SHM, IN_ROOT + SHM, "", MS_BIND)
+    if spec.shm_size:
+        plan.mount("shm", IN_ROOT + SHM, "tmpfs", safe, f"mode=1777,size={spec.shm_size}")
+    else:
+        plan.mount(SHM, IN_ROOT + SHM, "", MS_BIND)
     plan.mount("mqueue", f"{IN_ROOT}/dev/mqueue", "mqueue", safe)
+    isolation.make_devices(plan, spec)
 
 
 def _rlimits(plan: Plan, limits: Sequence[Ulimit]) -> None:
@@ -268,13 +290,11 @@ def _rlimits(plan: Plan, limits: Sequence[Ulimit]) -> None:
         plan.add(Op.RLIMIT, _RLIMITS["nofile"], MAX_NOFILE, MAX_NOFILE)
 
 
-def _identity(plan: Plan, program: Program, *, capabilities: int = DEFAULT_CAPABILITIES) -> None:
+def _identity(plan: Plan, program: Program, security: Security, *, privileged: bool = False) -> None:
     plan.env(program.env)
     plan.add(Op.CWD, program.workdir)
-    if program.user:
-        plan.add(Op.USER, program.user, *program.groups)
-    # Ambient and inheritable sets stay empty, as with Docker since 20.10: a process that is not root has no
-    # capabilities.
-    caps = f"{capabilities:x}"
-    plan.add(Op.CAPS, caps, caps, caps, "0", "0")
+    groups = (*program.groups, *security.group_add)
+    if program.user or groups:
+        plan.add(Op.USER, program.user or "0", *groups)
+    isolation.restrict_program(plan, security, privileged=privileged)
     plan.add(Op.UMASK, "022")

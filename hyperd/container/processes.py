@@ -12,7 +12,7 @@ from hyperd.agent.plan import Op, Plan
 from hyperd.container import names
 from hyperd.container.logconf import LogSettings
 from hyperd.container.logdrivers import open_log
-from hyperd.container.plan import cgroup
+from hyperd.container.plan import cgroup_dir
 from hyperd.container.process import GuestProcess
 from hyperd.db.models import ContainerRow
 from hyperd.errors import HyperError
@@ -98,7 +98,7 @@ class ProcessTable:
             if process.agent is not None:
                 with contextlib.suppress(HyperError):
                     process.agent.forget(process.ident)
-                    process.agent.run(Plan().add(Op.REMOVE, f"/sys/fs/cgroup/{cgroup(process.ident)}"))
+                    process.agent.run(Plan().add(Op.REMOVE, cgroup_dir(process.ident)))
 
     def drop(self, container_id: str) -> GuestProcess | None:
         """Take a container's process out of the table and return it."""

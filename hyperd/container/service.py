@@ -12,7 +12,7 @@ import structlog
 
 from hyperd.agent.client import ProcessState
 from hyperd.config.model import Config
-from hyperd.container import names
+from hyperd.container import isolation, names
 from hyperd.container.contents import ContainerContents
 from hyperd.container.discarded import Discarded
 from hyperd.container.files import Files
@@ -150,6 +150,7 @@ class ContainerService:
         """
         check_receiver(log_settings(self._config, pod, pod.id, "check", spec))
         self.files.check(spec, pod.files, may_fetch=may_fetch)
+        isolation.check(spec)
         self._images.usable(spec.image)
 
     def create(self, pod_id: str, spec: ContainerSpec, *, may_fetch: bool = True) -> str:
@@ -240,6 +241,7 @@ class ContainerService:
             files=files,
             size=process.size,
             before=vm.entering,
+            memory=vm.memory,
         )
         vm.entering = None
         try:

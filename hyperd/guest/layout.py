@@ -7,12 +7,13 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from hyperd.agent.plan import MNT_DETACH, MS_NOATIME, MS_RDONLY, Op, Plan
+from hyperd.agent.plan import MNT_DETACH, MS_NOATIME, MS_NODEV, MS_NOSUID, MS_RDONLY, MS_REMOUNT, Op, Plan
 
 SCRATCH = "/run/scratch"
 ETC = "/run/etc"
 EMPTY = "/run/empty"
 ROOTFS = "/run/rootfs"
+SHM = "/dev/shm"  # noqa: S108 - of the pod: at most a quarter of its memory
 
 _HOSTS = """127.0.0.1\tlocalhost
 ::1\tlocalhost ip6-localhost ip6-loopback
@@ -95,6 +96,7 @@ def identify(setup: GuestSetup) -> Plan:
     plan.add(Op.TIME, now // 10**9, now % 10**9)
     plan.add(Op.ENTROPY, os.urandom(32))  # a VM of the pool has waited since long before
     plan.add(Op.HOSTNAME, setup.hostname)
+    plan.mount("shm", SHM, "tmpfs", MS_REMOUNT | MS_NOSUID | MS_NODEV, "size=25%")
     own = setup.nics[0].cidrs[0].partition("/")[0] if setup.nics else "127.0.1.1"
     plan.write(f"{ETC}/hosts", f"{_HOSTS}{own}\t{setup.hostname}\n")
     plan.write(f"{ETC}/hostname", setup.hostname + "\n")

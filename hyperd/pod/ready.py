@@ -16,7 +16,7 @@ import structlog
 from hyperd.agent import programs
 from hyperd.agent.plan import Op, Plan
 from hyperd.config.model import Config
-from hyperd.container.plan import GuestProgram, Program, RootFs, cgroup, container_plan
+from hyperd.container.plan import GuestProgram, Program, RootFs, cgroup_dir, container_plan
 from hyperd.container.records import ContainerRecords
 from hyperd.errors import HyperError, NotFound
 from hyperd.event.bus import Event, EventBus
@@ -171,11 +171,12 @@ def _rehearse(vm: Vm) -> None:
         program=program,
         rootfs=rootfs,
         files=[GuestProgram(target=target, source=programs.PROGRAM)],
+        memory=vm.memory,
     )
     with programs.GuestTool(vm.agent, ident=name, base=base) as tool:
         tool.start(plan)
         for _ in tool.output():
             pass
         tool.wait()
-    plan = Plan().add(Op.REMOVE, layout.container_dir(name)).add(Op.REMOVE, f"/sys/fs/cgroup/{cgroup(name)}")
+    plan = Plan().add(Op.REMOVE, layout.container_dir(name)).add(Op.REMOVE, cgroup_dir(name))
     vm.agent.run(plan)

@@ -32,6 +32,9 @@ SERVICES = "test_network.py::test_services"
 NAMES = "test_network.py::test_names_and_name_servers"
 LISTS = "test_network.py::test_white_lists"
 ON_FAILURE = "test_lifecycle.py::test_on_failure_ends_with_success_and_attached_clients_see_every_run"
+GIVEN = "test_isolation.py::test_what_a_container_is_given"
+WALLS = "test_isolation.py::test_root_in_a_container_meets_walls"
+LIMITS = "test_isolation.py::test_limits_hold_and_siblings_live"
 LOGS = "test_logs.py::test_json_file_with_size_number_and_path"
 
 TESTED_BY = {
@@ -88,6 +91,33 @@ TESTED_BY = {
     "containers[].logPath": LOGS,
     "containers[].readOnly": FIELDS,
     "containers[].cache": "test_volumes.py::test_the_containers_cache_mode_is_the_pods_disks",
+    "containers[].init": "test_isolation.py::test_programs_that_insist_on_being_process_one",
+    "containers[].limits.memory": LIMITS,
+    "containers[].limits.memoryReservation": LIMITS,
+    "containers[].limits.memorySwap": LIMITS,
+    "containers[].limits.nanoCpus": LIMITS,
+    "containers[].limits.cpuShares": LIMITS,
+    "containers[].limits.cpuPeriod": LIMITS,
+    "containers[].limits.cpuQuota": LIMITS,
+    "containers[].limits.cpusetCpus": LIMITS,
+    "containers[].limits.pids": LIMITS,
+    "containers[].security.privileged": GIVEN,
+    "containers[].security.capAdd[]": GIVEN,
+    "containers[].security.capDrop[]": WALLS,
+    "containers[].security.seccomp": WALLS,
+    "containers[].security.noNewPrivileges": WALLS,
+    "containers[].security.maskedPaths[]": GIVEN,
+    "containers[].security.readonlyPaths[]": GIVEN,
+    "containers[].security.groupAdd[]": GIVEN,
+    "containers[].tmpfs[].path": GIVEN,
+    "containers[].tmpfs[].size": GIVEN,
+    "containers[].tmpfs[].mode": GIVEN,
+    "containers[].tmpfs[].options[]": GIVEN,
+    "containers[].devices[].source": GIVEN,
+    "containers[].devices[].target": GIVEN,
+    "containers[].devices[].permissions": GIVEN,
+    "containers[].shmSize": GIVEN,
+    "containers[].oomScoreAdj": GIVEN,
     "files[].name": OWNERS,
     "files[].encoding": SOURCES,
     "files[].uri": SOURCES,

@@ -431,11 +431,55 @@ def test_a_mount_target_may_be_below_openroot(host: Host, tmp_path: Path) -> Non
     (root / Path(*outside.parts[1:-1])).mkdir(parents=True)
     plan = Plan().add(Op.UNSHARE, "mnt").add(Op.OPENROOT, str(root)).mount(str(secret), "root:/etc/hosts", "", MS_BIND)
     # The link leads to a file inside the root that does not exist yet: it is made for the mount, in the root.
-    with pytest.raises(AgentRefusal):
-        host.run(plan)
+    host.run(plan)
+    assert (root / Path(*outside.parts[1:])).read_text() == ""
     (root / Path(*outside.parts[1:])).write_text("inner")
     host.run(plan.add(Op.OPENROOT, "").add(Op.UMOUNT, f"{root}{outside}", 0))
     assert outside.read_text() == "outside"
+
+
+LINKS = {
+    "absolute": ("/nowhere/zone", "nowhere/zone"),
+    "relative": ("../nowhere/zone", "nowhere/zone"),
+    "out of the root": ("../../../../nowhere/zone", "nowhere/zone"),
+    "through another": ("/etc/second", "third/place"),
+}
+
+
+@pytest.mark.parametrize("case", LINKS)
+@pytest.mark.parametrize("directory", [False, True])
+def test_a_link_that_leads_nowhere_is_followed_inside_the_root(
+    host: Host, tmp_path: Path, case: str, directory: bool
+) -> None:
+    root = tiny_root(tmp_path / "root")
+    target, made = LINKS[case]
+    (root / "etc" / "place").symlink_to(target)
+    (root / "etc" / "second").symlink_to("/third/place")
+    (root / "third").mkdir()
+    source = tmp_path / "source"
+    source.mkdir() if directory else source.write_text("shown")
+    plan = Plan().add(Op.UNSHARE, "mnt").add(Op.OPENROOT, str(root))
+    if directory:
+        plan.mkdir("/etc/place")
+    host.run(plan.bind(str(source), "root:/etc/place"))
+    assert (root / made).is_dir() if directory else (root / made).is_file()
+    assert (root / "etc" / "place").is_symlink()
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_mount_below_a_link_that_leads_nowhere(host: Host, tmp_path: Path) -> None:
+    root = tiny_root(tmp_path / "root")
+    (root / "data").symlink_to("/srv/data")
+    host.run(Plan().add(Op.OPENROOT, str(root)).mkdir("/data/deep/er", 0o700))
+    assert (root / "srv" / "data" / "deep" / "er").is_dir()
+
+
+def test_links_in_a_circle(host: Host, tmp_path: Path) -> None:
+    root = tiny_root(tmp_path / "root")
+    (root / "a").symlink_to("b")
+    (root / "b").symlink_to("a")
+    with pytest.raises(AgentRefusal, match="MKDIR /a"):
+        host.run(Plan().add(Op.OPENROOT, str(root)).mkdir("/a/x"))
 
 
 def test_remove(host: Host, tmp_path: Path) -> None:
@@ -686,6 +730,87 @@ def test_cwd_is_made(host: Host, tmp_path: Path) -> None:
         host.execute(lambda p: p.add(Op.CWD, f"{tmp_path}/new/dir").argv(["pwd"]))[1].decode()
         == f"{tmp_path}/new/dir\n"
     )
+
+
+def test_a_working_directory_over_a_link_that_leads_nowhere(host: Host, tmp_path: Path) -> None:
+    root = tiny_root(tmp_path / "root")
+    (root / "work").symlink_to("/srv/work")
+    code, out, _ = host.execute(lambda p: contained(p, root).add(Op.CWD, "/work/here").argv(["pwd"]))
+    assert (code, out) == (0, b"/srv/work/here\n")
+
+
+def test_masked_and_protected_paths(host: Host, tmp_path: Path) -> None:
+    root = tiny_root(tmp_path / "root")
+    (root / "secret").mkdir()
+    (root / "secret" / "key").write_text("k")
+    (root / "file").write_text("content")
+    script = "ls /secret; cat /file; cat /etc/group >/dev/null && ! echo x 2>/dev/null >>/etc/group && echo held"
+
+    def plan(p: Plan) -> Plan:
+        contained(p, root).add(Op.MASK, "/secret").add(Op.MASK, "/file").add(Op.MASK, "/none")
+        return p.add(Op.PROTECT, "/etc").add(Op.PROTECT, "/none").argv(["sh", "-c", script])
+
+    assert host.execute(plan)[:2] == (0, b"held\n")
+
+
+def test_nodes_of_devices(host: Host, tmp_path: Path) -> None:
+    root = tiny_root(tmp_path / "root")
+    plan = Plan().add(Op.OPENROOT, str(root)).add(Op.NODES, "/dev/zero", "/dev/given").add(Op.NODES, "/dev", "/all")
+    host.run(plan)
+    assert (root / "dev" / "given").stat().st_rdev == os.makedev(1, 5)
+    assert (root / "all" / "null").stat().st_rdev == os.makedev(1, 3)
+    assert not (root / "all" / "console").exists()
+    with pytest.raises(AgentRefusal, match="NODES /etc/passwd"):
+        host.run(Plan().add(Op.OPENROOT, str(root)).add(Op.NODES, "/etc/passwd", "/dev/x"))
+
+
+def first(plan: Plan) -> Plan:
+    return plan.add(Op.UNSHARE, "mnt", "pid").add(Op.FIRST).mount("proc", "/proc", "proc")
+
+
+def test_the_program_is_process_one(host: Host) -> None:
+    code, out, _ = host.execute(lambda p: first(p).argv(["sh", "-c", "echo $$ $PPID; exit 3"]))
+    assert (code, out) == (3, b"1 0\n")
+
+
+def test_process_one_without_a_handler_ignores_signals_but_kill(host: Host) -> None:
+    base = host.new_base()
+    host.start(first(host.program("one", base)).argv([BUSYBOX, "sleep", "100"]))
+    host.ask(Method.SIGNAL, "one", signal.SIGTERM, "one")
+    code, out, _ = host.execute(lambda p: p.add(Op.JOIN, "one").argv([BUSYBOX, "sh", "-c", "kill -0 1; echo $?"]))
+    assert (code, out) == (0, b"0\n")
+    host.ask(Method.SIGNAL, "one", signal.SIGKILL, "all")
+    assert host.finish("one", base)[0] == 137
+
+
+def test_process_one_gets_the_signals_it_asked_for(host: Host) -> None:
+    script = "trap 'echo heard; exit 7' TERM; echo ready; while :; do sleep 0.05; done"
+    base = host.new_base()
+    host.start(first(host.program("trap", base)).argv([BUSYBOX, "sh", "-c", script]))
+    host.pump(lambda: b"ready" in host.output(base + 1))
+    host.ask(Method.SIGNAL, "trap", signal.SIGTERM, "one")
+    code, out, _ = host.finish("trap", base)
+    assert (code, out) == (7, b"ready\nheard\n")
+
+
+def test_devices_of_a_control_group(host: Host) -> None:
+    name = f"hydev{os.getpid()}"
+    rules = ("c *:* m", "c 1:3 rwm", "c 5:0 rwm", "/dev/zero r")
+    script = """
+        echo x >/dev/null && echo null; head -c1 /dev/zero | wc -c; echo x 2>&- >/dev/zero || echo not written
+        head -c1 /dev/urandom 2>&- | wc -c; mknod $0 c 1 9 && ! head -c1 $0 2>&- && echo made; rm $0"""
+    node = f"/tmp/{name}"
+
+    def plan(p: Plan) -> Plan:
+        return p.add(Op.CGROUP, name).add(Op.DEVICES, name, *rules).argv(["sh", "-c", script, node])
+
+    try:
+        code, out, err = host.execute(plan)
+        assert (code, out.split(b"\n")) == (0, [b"null", b"1", b"not written", b"0", b"made", b""]), err
+        with pytest.raises(AgentRefusal, match="DEVICES c 1:3 loud"):
+            host.run(Plan().add(Op.DEVICES, name, "c 1:3 loud"))
+    finally:
+        host.run(Plan().add(Op.REMOVE, str(cgroup2() / name)))
 
 
 def test_cgroups_and_join(host: Host) -> None:

@@ -322,6 +322,60 @@ class EnvSchema(Wire):
     value = Text(limit=MAX_ARGUMENT, load_default="")
 
 
+class LimitsSchema(Wire):
+    """containers[].limits: bytes, microseconds; cpus in billionths of a CPU."""
+
+    builds = model.Limits
+    memory = Whole(0, 2**62)
+    memory_reservation = Whole(0, 2**62, data_key="memoryReservation")
+    memory_swap = Whole(-1, 2**62, data_key="memorySwap")
+    cpus = Whole(0, 2**40, data_key="nanoCpus")
+    cpu_shares = Whole(0, 262144, data_key="cpuShares")
+    cpu_period = Whole(0, 1_000_000, data_key="cpuPeriod")
+    cpu_quota = Whole(-1, 2**40, data_key="cpuQuota")
+    cpuset = Text(checks.single_line, limit=256, data_key="cpusetCpus")
+    pids = Whole(-1, 2**22)
+
+
+class SecuritySchema(Wire):
+    """containers[].security."""
+
+    builds = model.Security
+    privileged = Flag()
+    cap_add = Many(Text(checks.word), limit=64, data_key="capAdd")
+    cap_drop = Many(Text(checks.word), limit=64, data_key="capDrop")
+    seccomp = Text(limit=MAX_ARGUMENT)
+    no_new_privileges = Flag(data_key="noNewPrivileges")
+    masked_paths = Many(Text(checks.guest_path), limit=64, data_key="maskedPaths", allow_none=True)
+    readonly_paths = Many(Text(checks.guest_path), limit=64, data_key="readonlyPaths", allow_none=True)
+    group_add = Many(Text(checks.account), limit=64, data_key="groupAdd")
+
+
+class TmpfsSchema(Wire):
+    """containers[].tmpfs[]: ``size`` in bytes, ``mode`` in octal digits."""
+
+    builds = model.Tmpfs
+    path = Text(checks.mount_path, required=True)
+    size = Whole(0, 2**62)
+    mode = Text(checks.pattern(re.compile(r"[0-7]{1,4}"), "a mode in octal digits"))
+    options = Many(Text(checks.word), limit=16)
+
+    @post_load
+    def build(self, data: dict[str, Any], **_: Any) -> Any:
+        """Make the value object."""
+        data["mode"] = int(data.get("mode") or "1777", 8)
+        return self.builds(**data)
+
+
+class DeviceSchema(Wire):
+    """containers[].devices[]: of the guest."""
+
+    builds = model.DeviceSpec
+    source = Text(checks.guest_path, required=True)
+    target = Text(checks.optional(checks.guest_path))
+    permissions = Text(checks.pattern(re.compile(r"[rwm]{0,3}"), "permissions of r, w and m"), load_default="rwm")
+
+
 class ContainerSchema(Wire):
     """An element of containers; the body of /container/create."""
 
@@ -346,6 +400,13 @@ class ContainerSchema(Wire):
     log_path = Text(checks.optional(checks.guest_path), data_key="logPath")
     read_only = Flag(data_key="readOnly")
     cache = Text()
+    init = Flag()
+    limits = one(LimitsSchema)
+    security = one(SecuritySchema)
+    tmpfs = Many(one(TmpfsSchema), limit=64)
+    devices = Many(one(DeviceSchema), limit=64)
+    shm_size = Whole(0, 2**62, data_key="shmSize")
+    oom_score_adj = Whole(-1000, 1000, data_key="oomScoreAdj")
 
     @post_load
     def build(self, data: dict[str, Any], **_: Any) -> Any:

@@ -62,6 +62,9 @@ void boot_guest(void) {
   mount_one("tmpfs", "/dev/shm", MS_NOSUID | MS_NODEV, "mode=1777");
   mount_one("tmpfs", "/run", MS_NOSUID | MS_NODEV, "mode=0755");
   mount_one("cgroup2", "/sys/fs/cgroup", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+  /* Containers hear nothing of the kernel's log, and the console only of what is serious. */
+  write_small("/proc/sys/kernel/dmesg_restrict", "1");
+  write_small("/proc/sys/kernel/printk", "4 4 1 7");
   mkdir("/tmp", 01777);
   chmod("/tmp", 01777);
   finish_later();

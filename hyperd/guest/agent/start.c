@@ -201,6 +201,7 @@ int start_process(uint32_t request, const uint8_t *payload, size_t size, struct 
   p->tty = brief.tty;
   p->input_open = brief.input_open;
   p->has_init = brief.has_pid_namespace;
+  p->is_first = brief.is_first;
   memcpy(p->cgroup, brief.cgroup, sizeof p->cgroup);
   struct plan_bytes *plan = plan_copy(payload, size, e);
   int result = plan ? launch(p, &brief, request, plan, e) : -1;

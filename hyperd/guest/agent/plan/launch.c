@@ -191,7 +191,7 @@ static void run_program(struct plan *plan, struct err *e) {
 }
 
 void launch(struct plan *plan, struct err *e) {
-  if (!plan->in_init) {
+  if (!plan->in_init || plan->is_first) {
     run_program(plan, e);
     return;
   }

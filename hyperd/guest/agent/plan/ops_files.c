@@ -31,7 +31,6 @@ static bool owner(const struct step *step, unsigned index, uid_t *uid, gid_t *gi
 }
 
 int op_mkdir(struct plan *plan, const struct step *step, struct err *e) {
-  char name[256];
   mode_t mode;
   uid_t uid = (uid_t)-1;
   gid_t gid = (gid_t)-1;
@@ -40,10 +39,10 @@ int op_mkdir(struct plan *plan, const struct step *step, struct err *e) {
   cleanup_fd int existing = path_open(plan->root_fd, step->args[0].text, O_PATH | O_DIRECTORY, 0);
   if (existing >= 0)
     return 0;
-  cleanup_fd int parent = path_parent(plan->root_fd, step->args[0].text, true, name);
-  if (parent < 0 || mkdirat(parent, name, mode) < 0)
+  cleanup_fd int made = path_make(plan->root_fd, step->args[0].text, true, mode);
+  if (made < 0)
     return step_failed(step, errno, e);
-  if (uid != (uid_t)-1 && fchownat(parent, name, uid, gid, AT_SYMLINK_NOFOLLOW) < 0)
+  if (uid != (uid_t)-1 && fchownat(made, "", uid, gid, AT_EMPTY_PATH) < 0)
     return step_failed(step, errno, e);
   return 0;
 }

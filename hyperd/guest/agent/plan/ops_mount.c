@@ -68,19 +68,11 @@ static int resolve_source(const char *source, char *out, size_t size) {
 /* A bind mount of a file needs a file to lie on. */
 static int make_bind_target(const struct plan *plan, const char *source, const char *target) {
   struct stat stat_source;
-  char name[256];
   if (stat(source, &stat_source) < 0 || S_ISDIR(stat_source.st_mode))
     return 0;
   int root = strncmp(target, "root:", 5) == 0 ? plan->root_fd : -1;
-  const char *path = root >= 0 ? target + 5 : target;
-  cleanup_fd int existing = path_open(root, path, O_PATH, 0);
-  if (existing >= 0)
-    return 0;
-  cleanup_fd int parent = path_parent(root, path, true, name);
-  if (parent < 0)
-    return -1;
-  cleanup_fd int fd = openat(parent, name, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0644);
-  return fd < 0 ? -1 : 0;
+  cleanup_fd int made = path_make(root, root >= 0 ? target + 5 : target, false, 0644);
+  return made < 0 ? -1 : 0;
 }
 
 /* A target `root:PATH` is resolved below OPENROOT; it is then named by a descriptor that stays open in *held. */
@@ -156,4 +148,26 @@ int op_pivot(struct plan *plan, const struct step *step, struct err *e) {
   if (chdir(step->args[0].text) < 0 || syscall(SYS_pivot_root, ".", ".") < 0 || umount2(".", MNT_DETACH) < 0 || chdir("/") < 0)
     return step_failed(step, errno, e);
   return 0;
+}
+
+/* Nothing of what is there is to be seen: an empty directory, or /dev/null. What is not there needs nothing. */
+int op_mask(struct plan *plan, const struct step *step, struct err *e) {
+  (void)plan;
+  struct stat stat_path;
+  const char *path = step->args[0].text;
+  if (stat(path, &stat_path) < 0)
+    return errno == ENOENT || errno == ENOTDIR ? 0 : step_failed(step, errno, e);
+  int result = S_ISDIR(stat_path.st_mode) ? mount("tmpfs", path, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k,mode=0555")
+                                          : mount("/dev/null", path, NULL, MS_BIND, NULL);
+  return result < 0 ? step_failed(step, errno, e) : 0;
+}
+
+/* What is there can be read only. What is not there needs nothing. */
+int op_protect(struct plan *plan, const struct step *step, struct err *e) {
+  (void)plan;
+  const char *path = step->args[0].text;
+  const unsigned long flags = MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;
+  if (mount(path, path, NULL, MS_BIND | MS_REC, NULL) < 0)
+    return errno == ENOENT || errno == ENOTDIR ? 0 : step_failed(step, errno, e);
+  return mount("none", path, NULL, flags, NULL) < 0 ? step_failed(step, errno, e) : 0;
 }

@@ -84,3 +84,10 @@ int op_cgroup(struct plan *plan, const struct step *step, struct err *e) {
   (void)plan;
   return cgroup_enter(step->args[0].text) < 0 ? step_failed(step, errno, e) : 0;
 }
+
+/* The program is process 1 of its namespace: nothing reaps or passes signals on for it. */
+int op_first(struct plan *plan, const struct step *step, struct err *e) {
+  (void)step, (void)e;
+  plan->is_first = true;
+  return 0;
+}

@@ -61,15 +61,15 @@ int op_seccomp(struct plan *plan, const struct step *step, struct err *e) {
 
 int op_cwd(struct plan *plan, const struct step *step, struct err *e) {
   const char *path = step->args[0].text;
-  char name[256];
+  (void)plan;
   if (chdir(path) == 0)
     return 0;
   if (errno != ENOENT)
     return step_failed(step, errno, e);
-  cleanup_fd int parent = path_parent(-1, path, true, name);
-  if (parent < 0 || mkdirat(parent, name, 0755) < 0 || chdir(path) < 0)
+  cleanup_fd int root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+  cleanup_fd int made = root < 0 ? -1 : path_make(root, path, true, 0755);
+  if (made < 0 || fchdir(made) < 0)
     return step_failed(step, errno, e);
-  (void)plan;
   return 0;
 }
 

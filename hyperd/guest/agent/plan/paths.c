@@ -70,6 +70,84 @@ int path_parent(int root_fd, const char *path, bool make, char name[256]) {
   return fd;
 }
 
+/* Put `first` and what is left of a path together in front of it. */
+static int prepend(char *rest, size_t size, const char *first, const char *left) {
+  char joined[2 * MAX_PATH_TEXT];
+  int length = snprintf(joined, sizeof joined, "%s/%s", first, left);
+  if (length < 0 || (size_t)length >= size)
+    return errno = ENAMETOOLONG, -1;
+  memcpy(rest, joined, (size_t)length + 1);
+  return 0;
+}
+
+/* Read the link at a path without links; 0 = it is none. */
+static ssize_t read_link(int root_fd, const char *path, char *out, size_t size) {
+  cleanup_fd int fd = path_open(root_fd, path, O_PATH | O_NOFOLLOW, 0);
+  ssize_t length = fd < 0 ? 0 : readlinkat(fd, "", out, size - 1);
+  if (length > 0)
+    out[length] = 0;
+  return length > 0 ? length : 0;
+}
+
+/* Follow every link of a path inside the root, also those that lead nowhere. `out` then names the same without links. */
+static int follow(int root_fd, const char *path, char out[MAX_PATH_TEXT]) {
+  char rest[MAX_PATH_TEXT], link[MAX_PATH_TEXT], part[256];
+  unsigned links = 0;
+  size_t used = 0;
+  if (strlen(path) >= sizeof rest)
+    return errno = ENAMETOOLONG, -1;
+  strcpy(rest, path);
+  out[0] = 0;
+  for (char *at = rest + strspn(rest, "/"); *at; at += strspn(at, "/")) {
+    size_t length = strcspn(at, "/");
+    if (length >= sizeof part || used + length + 2 > MAX_PATH_TEXT)
+      return errno = ENAMETOOLONG, -1;
+    memcpy(part, at, length);
+    part[length] = 0;
+    at += length;
+    if (strcmp(part, ".") == 0)
+      continue;
+    if (strcmp(part, "..") == 0) {
+      while (used && out[--used] != '/')
+        continue;
+      out[used] = 0;
+      continue;
+    }
+    size_t before = used;
+    used += (size_t)sprintf(out + used, "/%s", part);
+    if (!read_link(root_fd, out, link, sizeof link))
+      continue;
+    if (++links > 40)
+      return errno = ELOOP, -1;
+    used = *link == '/' ? 0 : before;
+    out[used] = 0;
+    if (prepend(rest, sizeof rest, link, at) < 0)
+      return -1;
+    at = rest;
+  }
+  if (!used)
+    strcpy(out, "/");
+  return 0;
+}
+
+int path_make(int root_fd, const char *path, bool directory, mode_t mode) {
+  char real[MAX_PATH_TEXT], name[256];
+  int fd = path_open(root_fd, path, O_PATH | (directory ? O_DIRECTORY : 0), 0);
+  if (fd >= 0 || errno != ENOENT)
+    return fd;
+  if (follow(root_fd, path, real) < 0)
+    return -1;
+  cleanup_fd int parent = path_parent(root_fd, real, true, name);
+  if (parent < 0)
+    return -1;
+  cleanup_fd int made = -1;
+  if (directory ? mkdirat(parent, name, mode) < 0
+                : (made = openat(parent, name, O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, mode)) < 0)
+    if (errno != EEXIST)
+      return -1;
+  return path_open(root_fd, real, O_PATH | (directory ? O_DIRECTORY : 0), 0);
+}
+
 static int mount_id(int dir_fd, const char *name, int flags, uint64_t *out) {
   struct statx stat;
   if (statx(dir_fd, name, flags | AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, STATX_MNT_ID, &stat) < 0)

@@ -7,5 +7,8 @@
 int path_open(int root_fd, const char *path, int flags, mode_t mode);
 /* Open the directory that holds the last part of `path` and copy that part; with `make`, missing directories are made (0755). */
 int path_parent(int root_fd, const char *path, bool make, char name[256]);
+/* Open (O_PATH) what a path names below a root, and make it when it is missing: a directory, or an empty file.
+   Links are followed inside the root, also one that leads nowhere: then its target is made (parents 0755). -1 with errno. */
+int path_make(int root_fd, const char *path, bool directory, mode_t mode);
 /* Remove a file or a whole tree, never across a mount. Missing is fine. -1 with errno. */
 int path_remove(int parent_fd, const char *name);

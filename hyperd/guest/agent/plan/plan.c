@@ -59,6 +59,11 @@ const struct op OPS[] = {
     [42] = {"COPYUP", 2, 2, 0, op_copyup},
     [43] = {"LIKE", 2, 2, 0, op_like},
     [44] = {"MAC", 2, 2, 0, op_mac},
+    [OP_FIRST] = {"FIRST", 0, 0, 0, op_first},
+    [46] = {"DEVICES", 1, MANY, 0, op_devices},
+    [47] = {"MASK", 1, 1, 0, op_mask},
+    [48] = {"PROTECT", 1, 1, 0, op_protect},
+    [49] = {"NODES", 2, 2, 0, op_nodes},
 };
 const unsigned OP_COUNT = sizeof OPS / sizeof OPS[0];
 
@@ -113,6 +118,9 @@ static bool note(const struct record *r, struct plan_brief *b) {
     break;
   case OP_ARGV:
     b->has_argv = true;
+    break;
+  case OP_FIRST:
+    b->is_first = true;
     break;
   default:
     break;

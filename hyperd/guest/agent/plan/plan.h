@@ -11,7 +11,7 @@ enum { MAX_RLIMITS = 32 };
 struct plan_brief {
   char process[65], join[65], cgroup[256];
   uint32_t base;
-  bool input_open, tty, has_argv, has_pid_namespace;
+  bool input_open, tty, has_argv, has_pid_namespace, is_first;
 };
 
 struct plan_bytes {
@@ -38,6 +38,7 @@ struct plan {
   const struct plan_start *start; /* NULL for RUN */
   int root_fd;                    /* OPENROOT, -1 = none */
   bool in_init;                   /* this process is PID 1 of the new namespace */
+  bool is_first;                  /* and becomes the program itself */
   bool own_mounts;                /* UNSHARE mnt */
   struct limit limits[MAX_RLIMITS];
   unsigned limit_count;
@@ -80,6 +81,7 @@ enum {
   OP_JOIN = 18,
   OP_ARGV = 27,
   OP_CGROUP = 28,
+  OP_FIRST = 45,
 };
 
 /* Steps, by module. */
@@ -89,5 +91,7 @@ step_fn op_copyup, op_like;                                                     
 step_fn op_mount, op_umount, op_pivot;                                              /* ops_mount.c */
 step_fn op_hostname, op_time, op_entropy, op_link, op_mac, op_linkdown, op_addr, op_route;  /* ops_system.c */
 step_fn op_local, op_ipvs, op_modules;                                           /* ops_system.c */
-step_fn op_unshare, op_join, op_cgroup;                                             /* ops_namespace.c */
+step_fn op_unshare, op_join, op_cgroup, op_first;                                   /* ops_namespace.c */
+step_fn op_devices, op_nodes;                                                       /* ops_devices.c */
+step_fn op_mask, op_protect;                                                        /* ops_mount.c */
 step_fn op_rlimit, op_user, op_caps, op_nnp, op_seccomp, op_cwd, op_env, op_argv, op_umask, op_tty; /* ops_program.c */

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "process/cgroup.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -48,4 +49,18 @@ int cgroup_enter(const char *wanted) {
       return -1;
   }
   return cgroup_join(wanted);
+}
+
+int cgroup_signal(const char *group, int signal) {
+  static char text[65536];
+  char path[512];
+  uint64_t pid;
+  if (!*group || snprintf(path, sizeof path, "%s/%s/cgroup.procs", cgroup_root, group) >= (int)sizeof path)
+    return errno = ESRCH, -1;
+  if (read_small(path, text, sizeof text) < 0)
+    return -1;
+  for (char *rest = text, *line; (line = strsep(&rest, "\n"));)
+    if (parse_u64(line, 10, INT32_MAX, &pid) && pid > 0)
+      kill((pid_t)pid, signal);
+  return 0;
 }

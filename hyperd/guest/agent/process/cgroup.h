@@ -8,3 +8,5 @@ extern const char *cgroup_root;
 int cgroup_enter(const char *path);
 /* Enter a group that exists. -1 with errno. */
 int cgroup_join(const char *path);
+/* Send a signal to every process in a group. -1 with errno. */
+int cgroup_signal(const char *path, int signal);

@@ -18,7 +18,8 @@ struct process {
   pid_t waited_pid; /* our child: the program, or the init of its pid namespace */
   int main_fd;      /* pidfd of the program */
   int init_fd;      /* pidfd of the namespace's init, -1 = none */
-  bool has_init;    /* started with UNSHARE pid */
+  bool has_init;    /* started with UNSHARE pid: init_fd is process 1 of its namespace */
+  bool is_first;    /* the program itself is that process */
   bool tty, input_open;
   bool reaped;
   int wait_status;
