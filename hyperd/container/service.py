@@ -7,10 +7,12 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import structlog
 
 from hyperd.agent.client import ProcessState
+from hyperd.agent.plan import Plan
 from hyperd.config.model import Config
 from hyperd.container import isolation, names
 from hyperd.container.contents import ContainerContents
@@ -20,7 +22,7 @@ from hyperd.container.locks import PodLocks
 from hyperd.container.logconf import LogSettings, check_receiver, log_settings
 from hyperd.container.logdrivers import remove_log
 from hyperd.container.observers import ContainerObservers
-from hyperd.container.plan import RootFs, container_plan, merge_program
+from hyperd.container.plan import RootFs, cgroup_dir, container_plan, merge_program
 from hyperd.container.process import GuestProcess
 from hyperd.container.processes import ProcessTable
 from hyperd.container.queries import ContainerQueries
@@ -38,7 +40,7 @@ from hyperd.errors import AgentError, Cancelled, Conflict, HyperError, InvalidIn
 from hyperd.event.bus import EventBus
 from hyperd.image.service import ImageService
 from hyperd.network.driver import NetworkDriver
-from hyperd.spec.model import ContainerSpec, PodSpec
+from hyperd.spec.model import ContainerSpec, Limits, PodSpec
 from hyperd.stream.relay import Relay
 from hyperd.vm.model import Vm, require_running
 from hyperd.vm.service import VmService
@@ -200,6 +202,20 @@ class ContainerService:
         spec = names.named(self.records.spec(row), new)
         self.records.update(row.id, name=new, spec=spec_codec.dump(spec))
         self.tell("rename", self.records.get(row.id), oldName=row.name)
+
+    def update(self, name: str, limits: Limits) -> None:
+        """Give a container other limits, at once when it runs. Errors: NotFound, InvalidInput, NotAlive, AgentError."""
+        row = self.records.find(name)
+        with self._locks.locked(row.pod_id, "change a container's limits"):
+            row = self.records.get(row.id)
+            spec = replace(self.records.spec(row), limits=limits)
+            isolation.check(spec)
+            if row.state in LIVE:
+                vm = require_running(self._vms.of_pod(row.pod_id), row.pod_id)
+                group = cgroup_dir(self.process_ident(row))
+                vm.agent.run(isolation.change_limits(Plan(), group, limits, memory=vm.memory))
+            self.records.update(row.id, spec=spec_codec.dump(spec))
+            self.tell("update", row)
 
     # -- running
 

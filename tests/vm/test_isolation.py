@@ -214,7 +214,7 @@ def test_what_a_container_is_given(host: Host, start: Any) -> None:
 
 
 def test_limits_hold_and_siblings_live(host: Host, start: Any) -> None:
-    limits = {"memory": 33554432, "memoryReservation": 8388608, "memorySwap": 33554432, "pids": 40, "cpuShares": 512}
+    limits = {"memory": 33554432, "memoryReservation": 8388608, "memorySwap": 67108864, "pids": 40, "cpuShares": 512}
     cpu = {"cpusetCpus": "0", "cpuPeriod": 50000, "cpuQuota": 25000}
     start(
         {"small": {"limits": limits}, "slow": {"limits": cpu}, "half": {"limits": {"nanoCpus": 500000000}}, "free": {}}
@@ -224,6 +224,9 @@ def test_limits_hold_and_siblings_live(host: Host, start: Any) -> None:
     assert sh(host, "slow", "cd /sys/fs/cgroup; cat cpuset.cpus cpu.max") == ["0", "25000 50000"]
     assert sh(host, "half", "cat /sys/fs/cgroup/cpu.max") == ["50000 100000"]
     assert sh(host, "free", "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max") == ["max", "512"]
+    # Other limits, while it runs.
+    host.daemon.json("POST", "/container/update", container="small", body=limits | {"pids": 50, "memory": 41943040})
+    assert sh(host, "small", files) == ["41943040", "8388608", "50", "20"]
     # A fork bomb, and memory: they end in their own container.
     host.ctl("exec", "free", "sh", "-c", "(f() { f | f & }; f) >/dev/null 2>&1 & sleep 2")
     assert sh(host, "small", "echo here") == ["here"]

@@ -16,7 +16,7 @@ from hyperd.api.bodies import Download, uploaded
 from hyperd.api.context import engine, may_fetch
 from hyperd.api.hyper import stats_views
 from hyperd.api.hyper.container_views import container_info, path_stat
-from hyperd.api.hyper.pod_spec import parse_container
+from hyperd.api.hyper.pod_spec import parse_container, parse_limits
 from hyperd.api.hyper.routes import blueprint
 from hyperd.api.psformat import table
 from hyperd.api.waiting import HeadFirst
@@ -122,6 +122,13 @@ def rename_container() -> Response:
         raise InvalidInput(f"{new[:80]!r} is not a container name", details=IDENTIFIER.pattern)
     engine().containers.rename(old, new)
     return answers.code(new)
+
+
+@blueprint.post("/container/update")
+def update_container() -> Response:
+    """Give a container other limits; a running one has them at once."""
+    engine().containers.update(container_name(), parse_limits(params.body_json("the limits")))
+    return answers.empty()
 
 
 @blueprint.get("/container/info")

@@ -17,7 +17,7 @@ from typing import Any, cast
 from marshmallow import ValidationError
 
 from hyperd.api.hyper.pod_checks import Verbatim
-from hyperd.api.hyper.pod_schema import ContainerSchema, PodSchema, PortSchema, ServiceSchema, Wire
+from hyperd.api.hyper.pod_schema import ContainerSchema, LimitsSchema, PodSchema, PortSchema, ServiceSchema, Wire
 from hyperd.errors import InvalidInput
 from hyperd.spec.limits import DEFAULT_MEMORY, DEFAULT_VCPU, MAX_HOSTNAME, granted_memory
 from hyperd.spec.model import (
@@ -25,6 +25,7 @@ from hyperd.spec.model import (
     MAX_NOFILE,
     ContainerSpec,
     InterfaceSpec,
+    Limits,
     PodSpec,
     PortSpec,
     Resource,
@@ -66,6 +67,11 @@ def parse_container(data: object) -> ContainerSpec:
     _check_container(0, spec)
     _check_ports(spec.ports)
     return spec
+
+
+def parse_limits(data: object) -> Limits:
+    """Read the limits of a container. Errors: InvalidInput."""
+    return cast("Limits", load(LimitsSchema(), data))
 
 
 def parse_portmappings(data: object) -> tuple[PortSpec, ...]:

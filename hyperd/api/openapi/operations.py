@@ -232,6 +232,9 @@ OPERATIONS: dict[str, Operation] = {
         schema=ref("Code"),
         errors=(404, 409),
     ),
+    "POST /container/update": Operation(
+        tag="containers", query=[CONTAINER], body=(JSON, ref("LimitsSpec")), schema=ref("Empty"), errors=_LIVE
+    ),
     "GET /container/info": _on_container(schema=ref("ContainerInfo"), errors=[404]),
     "GET /container/logs": Operation(
         tag="containers",
