@@ -52,7 +52,8 @@ def test_it_really_is_another_kernel(host: Host):
     ],
 )
 def test_exit_codes_of_run_and_exec(host: Host, words, code):
-    assert host.ctl("run", "--rm", host.image, *words).returncode == code
+    # Process 1 ignores what it sends itself; an exec does not.
+    assert host.ctl("run", "--rm", host.image, *words).returncode == (0 if code > 128 else code)
     name = host.pod("codes", "sleep 1000")
     done = host.ctl("exec", name, *words)
     assert done.returncode == code, done
@@ -80,7 +81,7 @@ def test_a_life_run_exec_logs_stop_start_again_rm(host: Host):
     assert host.ok("logs", name) == "started\n"
     host.ok("stop", name)
     rows = host.daemon.json("GET", "/list", item="pod", pod=name)["podData"]
-    assert rows == [f"{name}:{name}::failed"]  # its shell ended by SIGTERM: 143
+    assert rows == [f"{name}:{name}::failed"]  # its shell is process 1 without a handler: it was killed
     assert host.left()["qemu"] == []
     host.ok("start", name)
     until(lambda: host.ok("logs", name) == "started\nstarted yes\n")
