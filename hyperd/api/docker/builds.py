@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import json
+import tarfile
 from collections.abc import Callable
 
 from flask import Response, g, request
 
 from hyperd.api import bodies
 from hyperd.api.background import Line, Progress
-from hyperd.api.context import engine
+from hyperd.api.context import engine, may_fetch
 from hyperd.api.credentials import registry_config
-from hyperd.api.docker import answers, params
+from hyperd.api.docker import answers, params, versions
 from hyperd.api.docker.routes import blueprint
 from hyperd.api.jsonmessage import as_lines
 from hyperd.build.order import BuildOrder
-from hyperd.errors import InvalidInput, NotSupported
+from hyperd.errors import Forbidden, InvalidInput, NotFound, NotSupported
 
 MAX_MEMORY = 1 << 40  # bytes
 CFS_PERIOD = 100_000  # microseconds
@@ -75,6 +78,36 @@ def _map(name: str) -> dict[str, str]:
     if not isinstance(value, dict) or not all(item is None or isinstance(item, str) for item in value.values()):
         raise InvalidInput(f"{name} must be a JSON object of strings")
     return {str(key): item for key, item in value.items() if item is not None}
+
+
+@blueprint.post("/images/<path:name>/insert")
+def insert(name: str) -> Response:
+    """Add a file of the web to an image, as API 1.11 and before could; the image keeps its name."""
+    if versions.requested() >= (1, 12):
+        raise NotFound("page not found")
+    path, url = params.text("path"), params.text("url")
+    if not path or not url or any(sign in path + url for sign in "\r\n"):
+        raise InvalidInput("insert needs a path and a url")
+    if not may_fetch():
+        raise Forbidden("this host fetches nothing for who comes over TCP")
+    dockerfile = f"FROM {engine().images.get(name).id}\nADD {json.dumps([url, path])}\n".encode()
+    prepared = engine().builds.prepare(BuildOrder(tags=[name]), iter([_context(dockerfile)]))
+
+    def work(line: Callable[[Line], None], cancelled: Callable[[], bool]) -> None:
+        line({"status": "Inserting..."})
+        prepared.run(progress=as_lines(line), cancelled=cancelled)
+
+    return Progress("insert", work, request_id=g.request_id).respond()
+
+
+def _context(dockerfile: bytes) -> bytes:
+    """Return a context that has only a Dockerfile."""
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as archive:
+        about = tarfile.TarInfo("Dockerfile")
+        about.size = len(dockerfile)
+        archive.addfile(about, io.BytesIO(dockerfile))
+    return data.getvalue()
 
 
 @blueprint.post("/build/prune")

@@ -226,7 +226,7 @@ def inspect(shown: Shown, version: Version, *, driver: str) -> dict[str, Any]:
         "GraphDriver": {"Data": None, "Name": driver},
         "Mounts": [mount_object(mount, shown) for mount in container.mounts],
         "Config": config_object(shown, version),
-        "NetworkSettings": network_settings(shown),
+        "NetworkSettings": network_settings(shown, version),
     }
     if shown.sizes is not None:
         found["SizeRw"], found["SizeRootFs"] = shown.sizes
@@ -538,7 +538,7 @@ def networks(shown: Shown) -> dict[str, Any]:
     return {attachment.network: endpoint(attachment) for attachment in shown.attachments}
 
 
-def network_settings(shown: Shown) -> dict[str, Any]:
+def network_settings(shown: Shown, version: Version) -> dict[str, Any]:
     """Return ``NetworkSettings``."""
     main = next((one for one in shown.attachments if one.network == "bridge"), None)
     live = shown.container.live
@@ -548,7 +548,9 @@ def network_settings(shown: Shown) -> dict[str, Any]:
         key = f"{mapping.container_port}/{mapping.protocol}"
         ports[key] = [*(ports.get(key) or []), entry]
     first = main if main is not None and live else None
+    of_old = {"IpAddress": first.address if first else "", "IpPrefixLen": first.prefix if first else 0}
     return {
+        **(of_old if version < (1, 10) else {}),
         "Bridge": "",
         "SandboxID": shown.container.id if live else "",
         "SandboxKey": "",

@@ -20,6 +20,7 @@ from hyperd.build.commit import CommitOrder
 from hyperd.errors import ImageNotFound, InvalidInput
 
 TAR = "application/x-tar"
+RAW_STREAM = "application/vnd.docker.raw-stream"
 
 
 @blueprint.get("/images/get")
@@ -84,4 +85,7 @@ def commit() -> Response:
         ident = commits.commit(order, cancelled=cancelled)
         return {"Id": ident if spoken >= (1, 22) else ident.removeprefix("sha256:")}
 
-    return Waiting("commit", ask, request_id=g.request_id, status=201).respond()
+    response = Waiting("commit", ask, request_id=g.request_id, status=201).respond()
+    if versions.is_legacy() and response.status_code == 201:
+        response.content_type = RAW_STREAM  # as documented then
+    return response

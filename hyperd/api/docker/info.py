@@ -40,17 +40,17 @@ def info() -> Response:
 
 
 def _of_old() -> dict[str, Any]:
-    """Return what API 1.8 had, with truth values as numbers."""
+    """Return what API 1.8 had."""
     counts = _counts()
     return {
         "Containers": counts["Containers"],
         "Images": counts["Images"],
-        "Debug": 0,
+        "Debug": False,
         "NFd": _descriptors(),
         "NGoroutines": 0,
-        "MemoryLimit": 1,
-        "SwapLimit": 1,
-        "IPv4Forwarding": 1,
+        "MemoryLimit": True,
+        "SwapLimit": True,
+        "IPv4Forwarding": True,
         "Driver": STORAGE_DRIVER,
         "DriverStatus": _storage()["DriverStatus"],
         "ExecutionDriver": "hyper-vm",
