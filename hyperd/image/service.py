@@ -25,6 +25,7 @@ from hyperd.image.reports import ImageReports
 from hyperd.image.signing.signature import SignatureGuard
 from hyperd.image.store import ImageStore
 from hyperd.image.transfer.ingest import AddedLayer, Intake
+from hyperd.image.transfer.layers import LayerIngest
 from hyperd.image.transfer.load import Loader
 from hyperd.image.transfer.pull import Puller, host_of, meta_headers
 from hyperd.image.transfer.push import Pusher
@@ -83,14 +84,16 @@ class ImageService:
             "catalog": self._catalog,
             "transport": self._transport,
             "tokens": self._tokens,
-            "provenance": self._provenance,
             "workers": self._workers,
         }
         self._trimmer = Trimmer(
             store=self._store, catalog=self._catalog, packer=self._packer, max_bytes=self._max_layer
         )
-        self._puller = Puller(store=self._store, trimmer=self._trimmer, signatures=self._signatures, **parts)
-        self._pusher = Pusher(packer=self._packer, **parts)
+        self._layers = LayerIngest(store=self._store, catalog=self._catalog, max_bytes=self._max_layer)
+        self._puller = Puller(
+            store=self._store, layers=self._layers, adding=self.adding, signatures=self._signatures, **parts
+        )
+        self._pusher = Pusher(packer=self._packer, provenance=self._provenance, **parts)
         self._saver = Saver(catalog=self._catalog, packer=self._packer)
         self._loader = Loader(
             catalog=self._catalog, provenance=self._provenance, adding=self.adding, max_layer=self._max_layer
@@ -306,7 +309,7 @@ class ImageService:
             catalog=self._catalog,
             provenance=self._provenance,
             trimmer=self._trimmer,
-            max_bytes=self._max_layer,
+            layers=self._layers,
             keep_unused=keep_unused,
         )
 

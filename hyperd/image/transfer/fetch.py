@@ -12,10 +12,11 @@ import structlog
 
 from hyperd.errors import InvalidInput, OutOfSpace, RegistryError, TooLarge
 from hyperd.image.catalog import Catalog
-from hyperd.image.layer.convert import BuiltLayer, build_layer, disk_errors, measure_layer, sync_file
+from hyperd.image.layer.convert import disk_errors, sync_file
 from hyperd.image.manifest import Descriptor
 from hyperd.image.progress import PullPhase, PullProgress
 from hyperd.image.store import ImageStore, size_of
+from hyperd.image.transfer.layers import LayerIngest
 from hyperd.registry.client import RegistryClient
 
 log = structlog.get_logger(__name__)
@@ -33,11 +34,11 @@ class LayerFetch:
     Args:
         store: the files.
         catalog: the rows.
+        ingest: converts and keeps it.
         client: the repository that has the blob.
         layer: the blob's descriptor.
         diff_id: the uncompressed digest that the image's configuration names.
         progress: is told how far it is.
-        max_bytes: bound of the uncompressed layer.
 
     """
 
@@ -46,19 +47,19 @@ class LayerFetch:
         *,
         store: ImageStore,
         catalog: Catalog,
+        ingest: LayerIngest,
         client: RegistryClient,
         layer: Descriptor,
         diff_id: str,
         progress: PullProgress,
-        max_bytes: int,
     ) -> None:
         self._store = store
         self._catalog = catalog
+        self._ingest = ingest
         self._client = client
         self._layer = layer
         self._diff_id = diff_id
         self._progress = progress
-        self._max_bytes = max_bytes
         self._blob = store.blob_path(layer.digest)
         self._partial = store.partial_path(layer.digest)
         self._opened = ExitStack()
@@ -74,8 +75,8 @@ class LayerFetch:
             OutOfSpace, HostFault: this host's part.
 
         """
-        if self._layer.size > self._max_bytes:
-            raise TooLarge(f"a layer has more than {self._max_bytes} bytes")
+        if self._layer.size > self._ingest.max_bytes:
+            raise TooLarge(f"a layer has more than {self._ingest.max_bytes} bytes")
         try:
             with self._opened:  # files and connections are closed now, not when the exception's frames are forgotten
                 self._run()
@@ -93,24 +94,14 @@ class LayerFetch:
             raise
 
     def _convert(self) -> None:
-        size = self._catalog.layer_size(self._diff_id)
-        image_size = size_of(self._store.layer_path(self._diff_id))
-        if size >= 0 and image_size >= 0:  # the layer is there from another blob: only see that this one is the same
-            built = BuiltLayer(*measure_layer(self._chunks(), max_bytes=self._max_bytes), image_size)
-            self._check(built)
-        else:
-            with self._store.new_file() as (output, path):
-                built = build_layer(self._chunks, output, max_bytes=self._max_bytes)
-                self._check(built)
-                self._store.keep(path, self._store.layer_path(self._diff_id))
-        self._catalog.add_layer(built, blob=self._layer.digest, blob_size=self._layer.size)
-
-    def _check(self, built: BuiltLayer) -> None:
-        if built.diff_id != self._diff_id:
-            raise _WrongData(
-                "a layer is not what the image's configuration says",
-                details=f"want {self._diff_id}, got {built.diff_id}",
-            )
+        # A layer that is there from another blob is only measured, to see that this one is the same.
+        with self._ingest.converted(self._chunks, diff_id=self._diff_id) as layer:
+            if layer.built.diff_id != self._diff_id:
+                raise _WrongData(
+                    "a layer is not what the image's configuration says",
+                    details=f"want {self._diff_id}, got {layer.built.diff_id}",
+                )
+            layer.keep(self._layer.digest, self._layer.size)
 
     def _discard(self) -> None:
         self._store.remove(self._partial)

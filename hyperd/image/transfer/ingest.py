@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,10 +20,12 @@ from hyperd.errors import Conflict, InvalidInput, RegistryError, TooLarge
 from hyperd.image import manifest as manifests
 from hyperd.image.catalog import Catalog, NewImage, NewLayer
 from hyperd.image.layer.compression import MAGIC, decompressed, kind_of
-from hyperd.image.layer.convert import BuiltLayer, build_layer, disk_errors, sync_file
+from hyperd.image.layer.convert import disk_errors, sync_file
 from hyperd.image.layer.overlay_fixup import Trimmer
 from hyperd.image.origins import Provenance
 from hyperd.image.store import ImageStore, size_of
+from hyperd.image.transfer.layers import LayerIngest, NewLayerFile
+from hyperd.registry.client import RawManifest
 from hyperd.registry.reference import Reference
 
 log = structlog.get_logger(__name__)
@@ -69,7 +71,7 @@ class Intake:
         catalog: Catalog,
         provenance: Provenance,
         trimmer: Trimmer,
-        max_bytes: int,
+        layers: LayerIngest,
         keep_unused: bool = False,
     ) -> None:
         self._keep_unused = keep_unused
@@ -77,7 +79,7 @@ class Intake:
         self._catalog = catalog
         self._provenance = provenance
         self._trimmer = trimmer
-        self._max_bytes = max_bytes
+        self._layers = layers
         self._added: set[str] = set()
         self._pins = ExitStack()
 
@@ -111,23 +113,23 @@ class Intake:
         """
         with (
             self._store.new_file() as (blob, blob_path),
-            self._store.new_file() as (image, image_path),
-            _Recorder(open_chunks, blob, max_bytes=self._max_bytes) as recorder,
+            _Recorder(open_chunks, blob, max_bytes=self._layers.max_bytes) as recorder,
+            self._layers.converted(recorder.open) as layer,
         ):
-            built = build_layer(recorder.open, image, max_bytes=self._max_bytes)
             recorder.finish()
-            for what, wanted, got in (("layer", diff_id, built.diff_id), ("blob", digest, recorder.source)):
+            for what, wanted, got in (("layer", diff_id, layer.built.diff_id), ("blob", digest, recorder.source)):
                 if wanted and wanted != got:
                     raise InvalidInput(f"a {what} is not what its digest says", details=f"want {wanted}, got {got}")
             sync_file(blob)
-            return self._keep(built, image_path, recorder, blob_path)
+            return self._keep(layer, recorder, blob_path)
 
-    def _keep(self, built: BuiltLayer, image_path: Path, recorder: _Recorder, blob_path: Path) -> AddedLayer:
-        store, kept = self._store, recorder.kept
-        with store.lock:  # nobody shall remove a layer between its file, its row and its pin
-            fresh = self._catalog.layer_size(built.diff_id) < 0
-            if fresh or size_of(store.layer_path(built.diff_id)) < 0:
-                store.keep(image_path, store.layer_path(built.diff_id))
+    def hold(self, digests: Collection[str]) -> None:
+        """Keep layers (by diff_id) and blobs (by digest) from being removed until the end of this piece of work."""
+        self._pins.enter_context(self._store.pinned(digests))
+
+    def _keep(self, layer: NewLayerFile, recorder: _Recorder, blob_path: Path) -> AddedLayer:
+        store, kept, built = self._store, recorder.kept, layer.built
+        with store.lock:  # nobody shall remove a layer between its row and its pin
             stored = (recorder.digest, recorder.size)
             if not kept:
                 stored = next(
@@ -140,7 +142,7 @@ class Intake:
                 )
             if size_of(store.blob_path(stored[0])) < 0:
                 store.keep(blob_path, store.blob_path(stored[0]))
-            self._catalog.add_layer(built, blob=stored[0], blob_size=stored[1])
+            fresh = layer.keep(*stored)
             self._pins.enter_context(store.pinned([built.diff_id]))
             if fresh:
                 self._added.add(built.diff_id)
@@ -174,6 +176,8 @@ class Intake:
         blob: bytes = b"",
         tags: Sequence[Reference] = (),
         parent: str = "",
+        manifest: RawManifest | None = None,
+        digest: str = "",
     ) -> tuple[str, list[tuple[Reference, str]]]:
         """Register an image.
 
@@ -183,6 +187,8 @@ class Intake:
             blob: the configuration's bytes when they must stay as they came.
             tags: names it gets.
             parent: id of the image it was built from here.
+            manifest: the manifest it came with, if any.
+            digest: of the manifest or index that the names mean where it came from.
 
         Returns:
             Its id, and the names that were taken from other images with those images' ids.
@@ -212,13 +218,15 @@ class Intake:
                     trim=trim,
                 )
             )
-            return image_id, self._name(image_id, tags)
+            if manifest is not None:
+                self._provenance.add_manifest(image_id, manifest)
+            return image_id, self._name(image_id, tags, digest)
 
-    def _name(self, image_id: str, tags: Sequence[Reference]) -> list[tuple[Reference, str]]:
+    def _name(self, image_id: str, tags: Sequence[Reference], digest: str) -> list[tuple[Reference, str]]:
         taken = []
         for reference in tags:
             before = self._catalog.image_of_tag(reference.repository, reference.tag)
-            self._catalog.set_name(reference, image_id)
+            self._catalog.set_name(reference, image_id, digest=digest)
             if before not in {"", image_id}:
                 taken.append((reference, before))
         return taken

@@ -146,9 +146,9 @@ class _Load:
         return images
 
     def _add(self, image: _Ready) -> Loaded:
-        image_id, taken = self._intake.add_image(image.config, image.layers, blob=image.blob, tags=image.names)
-        if image.manifest is not None:
-            self._provenance.add_manifest(image_id, image.manifest)
+        image_id, taken = self._intake.add_image(
+            image.config, image.layers, blob=image.blob, tags=image.names, manifest=image.manifest
+        )
         for reference, old in taken:
             self._sink(NameMoved(name=reference.familiar, image_id=old))
         return Loaded(image_id, tuple(name.familiar for name in image.names))

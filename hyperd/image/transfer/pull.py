@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -14,10 +13,8 @@ import structlog
 from hyperd.config.model import RegistryConfig
 from hyperd.errors import Cancelled, HyperError, InvalidInput, OutOfSpace, RegistryError, TooLarge
 from hyperd.image import manifest as manifests
-from hyperd.image.catalog import Catalog, NewImage, NewLayer
-from hyperd.image.layer.overlay_fixup import Trimmer
+from hyperd.image.catalog import Catalog, NewLayer
 from hyperd.image.manifest import Descriptor, Manifest
-from hyperd.image.origins import Provenance
 from hyperd.image.progress import (
     Flights,
     PullFinished,
@@ -30,7 +27,8 @@ from hyperd.image.progress import (
 from hyperd.image.signing.signature import SignatureGuard
 from hyperd.image.store import ImageStore, size_of
 from hyperd.image.transfer.fetch import LayerFetch
-from hyperd.image.transfer.ingest import created_at
+from hyperd.image.transfer.ingest import Intake
+from hyperd.image.transfer.layers import LayerIngest
 from hyperd.image.work import Workers
 from hyperd.registry.auth import AuthConfig, TokenCache
 from hyperd.registry.client import RawManifest, RegistryClient
@@ -65,9 +63,9 @@ class Puller:
         catalog: the rows.
         transport: connections.
         tokens: bearer tokens.
-        provenance: the rows of manifests.
         workers: the transfers' threads.
-        trimmer: makes the topmost layer of images that need one.
+        layers: converts and keeps layers.
+        adding: begins an intake.
         signatures: says whose images may come in.
 
     """
@@ -80,9 +78,9 @@ class Puller:
         catalog: Catalog,
         transport: Transport,
         tokens: TokenCache,
-        provenance: Provenance,
         workers: Workers,
-        trimmer: Trimmer,
+        layers: LayerIngest,
+        adding: Callable[[], Intake],
         signatures: SignatureGuard,
     ) -> None:
         self._config = config
@@ -92,9 +90,9 @@ class Puller:
         self._tokens = tokens
         self._flights = Flights()
         self._workers = workers
-        self._trimmer = trimmer
+        self._layers = layers
+        self._adding = adding
         self._signatures = signatures
-        self._provenance = provenance
 
     def reconfigure(self, config: RegistryConfig) -> None:
         """Use other settings for pulls from now on."""
@@ -192,24 +190,20 @@ class Puller:
         if config.get("architecture") not in {manifests.host_architecture(), None, ""}:
             log.warning("image-for-other-machine", image=str(job.reference), architecture=config["architecture"])
         pins = {*diff_ids, *(layer.digest for layer in manifest.layers)}
-        with self._store.pinned(pins):
-            image_id = manifest.config.digest
-            layers = [
-                NewLayer(diff_id=diff_id, blob=layer.digest, media_type=layer.media_type)
-                for diff_id, layer in zip(diff_ids, manifest.layers, strict=True)
-            ]
-            created = created_at(config)
+        layers = [
+            NewLayer(diff_id=diff_id, blob=layer.digest, media_type=layer.media_type)
+            for diff_id, layer in zip(diff_ids, manifest.layers, strict=True)
+        ]
+        with self._adding() as intake:
+            intake.hold(pins)
             try:
                 self._fetch_layers(job, client, manifest, diff_ids)
-                with self._trimmer.trimmed(diff_ids) as trim:
-                    self._catalog.add_image(
-                        NewImage(id=image_id, blob=blob, config=config, layers=layers, created_at=created, trim=trim)
-                    )
+                image_id, _ = intake.add_image(
+                    config, layers, blob=blob, tags=[job.reference], manifest=raw, digest=top.digest
+                )
             except (InvalidInput, TooLarge, OutOfSpace):  # another try would end as this one
                 self._drop(job.touched, pins)
                 raise
-            self._provenance.add_manifest(image_id, raw)
-            self._catalog.set_name(job.reference, image_id, digest=top.digest)
         return image_id
 
     def _image_manifest(self, client: RegistryClient, top: RawManifest) -> tuple[RawManifest, Manifest]:
@@ -265,11 +259,11 @@ class Puller:
                     LayerFetch(
                         store=self._store,
                         catalog=self._catalog,
+                        ingest=self._layers,
                         client=client,
                         layer=layer,
                         diff_id=diff_id,
                         progress=PullProgress(flight.send, layer.digest),
-                        max_bytes=self._config.max_layer_bytes,
                     ).run()
                 finally:
                     self._flights.land(layer.digest)
@@ -307,8 +301,3 @@ def _is_for(auth: AuthConfig | None, host: str) -> bool:
 def meta_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Choose the headers of a client's request that go on to the registry."""
     return {name: value for name, value in headers.items() if name.lower().startswith(_META_HEADER)}
-
-
-def image_id_of(blob: bytes) -> str:
-    """Give the id of a configuration."""
-    return "sha256:" + hashlib.sha256(blob).hexdigest()
