@@ -21,14 +21,6 @@ DEFAULT_HOST = "unix:///var/run/hyper.sock"
 HOST_OPTIONS = ("-H", "--host")
 
 
-def default_host() -> str:
-    """Give where the daemon is when nobody says: the system's, or an ordinary user's own one if that is there."""
-    own = os.environ.get("XDG_RUNTIME_DIR", "")
-    if own and os.geteuid() != 0 and os.path.exists(os.path.join(own, "hyper.sock")):
-        return f"unix://{os.path.join(own, 'hyper.sock')}"
-    return DEFAULT_HOST
-
-
 class App:
     """One invocation of hyperctl; the connection is made at its first use.
 
@@ -39,7 +31,7 @@ class App:
     """
 
     def __init__(self, host: str = "", tls: Mapping[str, Any] | None = None) -> None:
-        self._host = host or os.environ.get("HYPER_HOST") or default_host()
+        self._host = host
         self._tls = tls or {}
         self._client: Client | None = None
 
@@ -53,9 +45,8 @@ class App:
         """
         if self._client is None:
             from hyperctl.api.client import Client
-            from hyperctl.api.transport import parse_host
 
-            self._client = Client(parse_host(self._host, self._tls_options()))
+            self._client = Client(self._host, tls=self._tls_options())
         return self._client
 
     def _tls_options(self) -> TlsOptions | None:

@@ -11,11 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from hyperctl import __version__
 from hyperctl.api.errors import HyperctlError, OperationFailed, ProgressError, ProtocolError, api_error
 from hyperctl.api.streams import Stream
-from hyperctl.api.transport import Connection, Endpoint, Response
+from hyperctl.api.transport import Connection, Endpoint, Response, default_host, parse_host
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Self
+
+    from hyperctl.api.tls import TlsOptions
 
 PLAIN_PREFIX = "/v1.1.0"
 HIJACK_PREFIX = "/v1.17"
@@ -58,17 +60,26 @@ def flag(value: bool) -> str:
 class Client:
     """The daemon at one endpoint; plain calls share a connection, every stream has its own.
 
+    Use it as a context manager, or close it. One client is for one thread.
+
     Args:
-        endpoint: where the daemon listens.
+        host: `unix:///path` or `tcp://host[:port]`; empty takes HYPER_HOST, or the default. Or an Endpoint.
+        tls: how to speak TLS with a daemon on TCP; None for not at all.
 
     Every method raises CannotConnect, ConnectionLost or ProtocolError when the daemon cannot be spoken to, and
-    ApiError (NotFound, Unauthorized) when it refuses.
+    ApiError (NotFound, Unauthorized) when it refuses. A host that is no address is a UsageProblem.
 
     """
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        self.endpoint = endpoint
-        self._plain = Connection(endpoint)
+    def __init__(self, host: str | Endpoint = "", *, tls: TlsOptions | None = None) -> None:
+        self.endpoint = host if isinstance(host, Endpoint) else parse_host(host or default_host(), tls)
+        self._plain = Connection(self.endpoint)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the shared connection."""
@@ -290,6 +301,28 @@ class Client:
     def start_exec(self, container: str, exec_id: str) -> Stream:
         """Start a prepared process and join its streams."""
         return self.hijack("/exec/start", {"container": container, "exec": exec_id})
+
+    def run_exec(
+        self,
+        container: str,
+        command: list[str],
+        *,
+        timeout: int = 30,
+        limit: int = 1 << 20,
+        more: Mapping[str, str | list[str]] | None = None,
+    ) -> dict[str, Any]:
+        """Run a process in a container to its end; give `exitCode`, `stdout`, `stderr`, `timedOut` and `truncated`.
+
+        Args:
+            container: its name or id.
+            command: the process.
+            timeout: seconds after which it is killed.
+            limit: most bytes of output.
+            more: as for `create_exec`.
+
+        """
+        asked = {"container": container, "command": compact(command), "timeout": str(timeout), "limit": str(limit)}
+        return self._object("POST", "/exec/run", {**asked, **(more or {})})
 
     def exec_vm(self, pod: str, command: list[str]) -> Stream:
         """Run a process in the guest itself; its output is never framed."""

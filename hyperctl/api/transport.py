@@ -6,6 +6,7 @@ attached command needs the socket itself afterwards (half-close, poll), with the
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 from collections.abc import Iterable, Iterator, Mapping
@@ -91,6 +92,20 @@ class Endpoint:
             sock.close()
             raise
         return TlsSocket(sock, context, self.host)
+
+
+def default_host() -> str:
+    """Give where the daemon is when nobody says: HYPER_HOST, the system's, or an ordinary user's own one.
+
+    The user's own one counts when it is there.
+    """
+    said = os.environ.get("HYPER_HOST")
+    if said:
+        return said
+    own = os.environ.get("XDG_RUNTIME_DIR", "")
+    if own and os.geteuid() != 0 and os.path.exists(os.path.join(own, "hyper.sock")):
+        return f"unix://{os.path.join(own, 'hyper.sock')}"
+    return DEFAULT_HOST
 
 
 def parse_host(text: str, tls: TlsOptions | None = None) -> Endpoint:

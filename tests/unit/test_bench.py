@@ -186,14 +186,12 @@ def test_rest_is_waited_for_and_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> 
     assert not at_rest([os.getpid()], most=0.05)
 
 
-def test_the_short_table_has_what_has_a_goal_and_what_its_titles_go_on_from() -> None:
-    floor = Row(key="floor", title="floor", unit="ms")
-    rows = [
-        floor,
-        Row(key="a", title="plain", unit="ms"),
-        Row(key="b", title="parent", unit="ms"),
-        Row(key="c", title="… without", unit="ms"),
-        Row(key="d", title="… with", unit="ms", goal="≤ 1", limit=1),
-        Row(key="e", title="alone", unit="ms", goal="≤ 1", limit=1),
-    ]
-    assert [row.key for row in report.with_goals(rows)] == ["floor", "b", "d", "e"]
+def test_the_short_table_has_eight_rows_that_stand_alone() -> None:
+    chosen = report.headline(ROWS)
+    assert len(chosen) == len(report.HEADLINE) <= 8
+    assert not [row.title for row in chosen if row.title.startswith("…")]
+
+
+def test_readme_shows_no_more() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("<!-- bench -->")[2].partition("<!-- /bench")[0]
+    assert 0 < sum(line.startswith("|") for line in text.splitlines()) - 2 <= 8
