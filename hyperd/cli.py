@@ -67,6 +67,7 @@ def run(config: Path | None, options: Mapping[str, Any]) -> int:
         options: those of the command line that win over the file, as ``load.load`` takes them.
 
     """
+    os.umask(0o077)  # nothing that the daemon makes is another user's to read; the socket gets its mode by itself
     try:
         from hyperd.server import memory
 
@@ -145,6 +146,42 @@ def build_guest_command(
     except (HyperError, OSError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{guest.flavour}: {guest.kernel} {guest.initrd}")
+
+
+@main.command("recover")
+@click.pass_obj
+def recover_command(common: tuple[Path | None, Mapping[str, Any]]) -> None:
+    """Rebuild the database from what lies in the root directory, when the daemon refuses to start.
+
+    Pods, images, networks and volumes come back from the copies that the daemon keeps beside disks and layers. Pods are
+    stopped then; VMs that still run are ended by the daemon's next start. A damaged database is kept in the directory
+    aside/. Running it again is fine; no daemon may run.
+    """
+    try:
+        from hyperd.config import load
+        from hyperd.db.rebuild import recover
+        from hyperd.server import logging
+        from hyperd.server.serve import root_lock
+    except ModuleNotFoundError as error:
+        raise click.ClickException(_missing(error)) from error
+    config, options = common
+    os.umask(0o077)
+    logging.setup(options["log_level"] or "warning", options["log_format"] or "logfmt")
+    try:
+        settings, _ = load.load(config, root=options["root"])
+        with root_lock(settings.root):
+            done = recover(settings.root)
+    except (HyperError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"database: {done.database}")
+    for kind in ("pod", "image", "layer", "network", "volume"):
+        click.echo(f"{kind}s brought back: {done.added[kind]}")
+    for path in done.aside:
+        click.echo(f"put aside: {path}")
+    for problem in done.failed:
+        click.echo(f"not brought back: {problem}", err=True)
+    if done.failed:
+        raise SystemExit(1)
 
 
 @main.command("files")

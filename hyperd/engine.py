@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +20,9 @@ from hyperd.container.locks import PodLocks
 from hyperd.container.records import ContainerRecords
 from hyperd.container.service import ContainerService
 from hyperd.container.volumes import PodVolumes
-from hyperd.db.migrate import migrate_apart
+from hyperd.db import guard
+from hyperd.db.copies import Copies
+from hyperd.db.migrate import HEAD, migrate_apart
 from hyperd.db.session import Database
 from hyperd.errors import HostFault, HyperError, InvalidInput, NotAlive
 from hyperd.event.bus import EventBus
@@ -113,9 +117,14 @@ class Engine:
     def _open(self) -> None:
         config, stack = self.config, self._stack
         config.root.mkdir(parents=True, exist_ok=True)
-        self.database = database = Database(config.root / "hyper.db")
+        guard.check(config.root)
+        tighten(config)
+        self.database = database = Database(config.root / guard.NAME)
         stack.callback(database.close)
         migrate_apart(database)
+        copies = Copies(database, config.root, version=HEAD)
+        stack.callback(copies.close)
+        copies.open()
         self.relay = Relay()
         stack.callback(self.relay.stop)
         self.relay.start()
@@ -265,6 +274,18 @@ class _Forwarder:
         vm = self._vm_of(pod_id)
         if vm is not None:
             self._driver.close_port(vm.id, protocol=mapping.protocol, host_port=mapping.host_port)
+
+
+def tighten(config: Config) -> None:
+    """Take other users' access from what an earlier version made in the root; the API's own sockets keep theirs."""
+    sockets = [Path(host.removeprefix("unix://")) for host in (*config.hosts, *config.docker_hosts)]
+    for entry in os.scandir(config.root):
+        path = Path(entry.path)
+        if entry.is_symlink() or any(path == socket or path in socket.parents for socket in sockets):
+            continue
+        mode = stat.S_IMODE(entry.stat().st_mode)
+        if mode & 0o077:
+            path.chmod(mode & ~0o077)
 
 
 def make_driver(config: Config) -> VmDriver:

@@ -15,7 +15,8 @@ from hyperd.errors import HostFault
 
 log = structlog.get_logger(__name__)
 
-HEAD = "0003"
+VERSIONS = ("0001", "0002", "0003")
+HEAD = VERSIONS[-1]
 TIMEOUT = 600  # seconds
 
 
@@ -25,7 +26,8 @@ def migrate(database: Database, version: str = HEAD) -> None:
     Alembic (0.4 s to import) is loaded only when there are any.
     Errors: sqlalchemy's, when the file is no database of this program or of a newer version.
     """
-    if current_version(database) == version:
+    now = current_version(database)
+    if now == version or (now in VERSIONS and VERSIONS.index(now) > VERSIONS.index(version)):
         return
     from alembic import command
     from alembic.config import Config as AlembicConfig

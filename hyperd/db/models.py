@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Integer, String, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, ForeignKey, Integer, String, UniqueConstraint, event
 from sqlalchemy.orm import Mapped, mapped_column
 
 from hyperd.db.session import Base
@@ -271,3 +271,67 @@ class VolumeRefRow(Base):
     container_id: Mapped[str] = mapped_column(
         ForeignKey("containers.id", ondelete="CASCADE"), primary_key=True, index=True
     )
+
+
+class CopyDueRow(Base):
+    """An object whose copy beside its files is not up to date (``hyperd.db.copies``); written by triggers."""
+
+    __tablename__ = "copies_due"
+    __table_args__ = (UniqueConstraint("kind", "id"), {"sqlite_autoincrement": True})
+    n: Mapped[int] = mapped_column(Integer, primary_key=True)  # another one at every change
+    kind: Mapped[str] = mapped_column(String)
+    id: Mapped[str] = mapped_column(String)
+
+
+# What is copied: by kind the tables and the column that names the object, its own table first.
+COPIED: dict[str, tuple[tuple[str, str], ...]] = {
+    "layer": (("layers", "diff_id"), ("blobs", "diff_id")),
+    "network": (("networks", "id"),),
+    "volume": (("volumes", "name"),),
+    "image": (
+        ("images", "id"),
+        ("image_layers", "image_id"),
+        ("tags", "image_id"),
+        ("repo_digests", "image_id"),
+        ("manifests", "image_id"),
+        ("image_signatures", "image_id"),
+    ),
+    "pod": (("pods", "id"), ("containers", "pod_id")),
+}
+COPIED_TABLES = frozenset(table for tables in COPIED.values() for table, _ in tables)
+# The columns whose change is worth a copy, where not all are: a container's state changes at every run.
+COPIED_COLUMNS = {
+    "pods": ("owner", "spec"),
+    "containers": ("name", "pod_id", "position", "spec", "image_id", "image_name", "auto_remove"),
+}
+
+
+def copy_triggers() -> list[str]:
+    """Return the statements that make the triggers which note what has to be copied."""
+    return [
+        statement
+        for kind, tables in COPIED.items()
+        for table, column in tables
+        for statement in _triggers(kind, table, column)
+    ]
+
+
+def _triggers(kind: str, table: str, column: str) -> list[str]:
+    columns = COPIED_COLUMNS.get(table, ())
+    note = "INSERT OR REPLACE INTO copies_due (kind, id) VALUES"
+    return [
+        f"CREATE TRIGGER copy_{table}_{name} AFTER {when} ON {table} BEGIN"
+        + "".join(f" {note} ('{kind}', {row}.{column});" for row in rows)
+        + " END"
+        for name, when, rows in (
+            ("insert", "INSERT", ("NEW",)),
+            ("update", f"UPDATE OF {', '.join(columns)}" if columns else "UPDATE", ("OLD", "NEW")),
+            ("delete", "DELETE", ("OLD",)),
+        )
+    ]
+
+
+@event.listens_for(Base.metadata, "after_create")
+def _make_triggers(_metadata: Any, connection: Any, **_: Any) -> None:
+    for statement in copy_triggers():
+        connection.exec_driver_sql(statement)

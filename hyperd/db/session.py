@@ -6,11 +6,13 @@ that read and then write lose updates silently (``docs/decisions.md``, D4).
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -20,9 +22,12 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
-from hyperd.errors import OutOfSpace
+from hyperd.errors import HostFault, OutOfSpace
 
 _WRITE = re.compile(r'(?:INSERT|REPLACE|UPDATE|DELETE)(?: OR \w+)?(?: INTO| FROM)? "?(\w+)', re.IGNORECASE)
+
+
+RESERVE = 2**20  # bytes
 
 
 class Base(DeclarativeBase):
@@ -39,8 +44,10 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._reserve = path.with_name(f"{path.name}.reserve")
         self._written = _Written()
         self._versions: Counter[str] = Counter()
+        self._listener: Callable[[frozenset[str]], None] = lambda _tables: None
         self._version_lock = threading.Lock()
         self.engine = _make_engine(path, self._written)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
@@ -84,6 +91,51 @@ class Database:
         if names:
             with self._version_lock:
                 self._versions.update(_with_dependents(names))
+            self._listener(names)
+
+    def listen(self, listener: Callable[[frozenset[str]], None]) -> None:
+        """Let a function be called after transactions with the tables they have written to; it must not block."""
+        self._listener = listener
+
+    def sync(self) -> None:
+        """Return when every change that was committed by now survives a power failure (decision D62).
+
+        A commit alone does not wait for the disk. Errors: HostFault when the disk cannot be written.
+        """
+        wal = self.path.with_name(f"{self.path.name}-wal")
+        try:
+            descriptor = os.open(wal, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return  # everything is in the database itself
+        try:
+            os.fdatasync(descriptor)
+        except OSError as error:
+            raise HostFault("the database cannot be written to the disk", details=f"{wal}: {error}") from error
+        finally:
+            os.close(descriptor)
+
+    def make_room(self) -> None:
+        """Let some transactions be written although the disk is full: those of a removal, which makes room itself."""
+        with contextlib.suppress(OSError):
+            status = os.statvfs(self.path)
+            if status.f_bavail * status.f_frsize < RESERVE:
+                self._reserve.unlink(missing_ok=True)
+
+    def reserve(self) -> None:
+        """Keep some space of the disk for ``make_room``, unless there is little left."""
+        with contextlib.suppress(OSError):
+            status = os.statvfs(self.path)
+            if not self._reserve.exists() and status.f_bavail * status.f_frsize > 16 * RESERVE:
+                descriptor = os.open(self._reserve, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                try:
+                    os.posix_fallocate(descriptor, 0, RESERVE)
+                finally:
+                    os.close(descriptor)
+
+    def finish(self) -> None:
+        """Bring everything into the one file, whose journal is empty then; nobody else uses the database."""
+        with self.engine.connect() as connection:
+            connection.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def create_all(self) -> None:
         """Make every table (tests); the daemon migrates instead."""

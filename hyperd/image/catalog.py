@@ -189,6 +189,7 @@ class Catalog:
                 )
             for known in {digest, reference.digest} - {""}:
                 session.merge(RepoDigestRow(repository=repository, digest=known, image_id=image_id))
+        self._database.sync()
 
     def image_of_digest(self, repository: str, digest: str) -> str:
         """Give the image that a manifest of a repository named, empty when there is none."""
@@ -285,12 +286,20 @@ class Catalog:
             diff_ids = set(session.scalars(used)) | ({row.trim} - {""})
             session.delete(row)
             session.flush()
-            return _drop_unused(session, diff_ids, spare)
+            dropped = _drop_unused(session, diff_ids, spare)
+        self._database.sync()  # before the files go: rows without their files would be worse than files without rows
+        return dropped
 
     def drop_layers(self, diff_ids: Collection[str], *, spare: Collection[str] = ()) -> tuple[list[str], list[str]]:
         """Delete the rows of those of the layers that no image uses; as ``delete_image``."""
         with self._database.session() as session:
-            return _drop_unused(session, set(diff_ids), spare)
+            dropped = _drop_unused(session, set(diff_ids), spare)
+        self._database.sync()
+        return dropped
+
+    def make_room(self) -> None:
+        """Let the rows of what is removed be written on a disk that is full."""
+        self._database.make_room()
 
     def unused_layers(self) -> list[str]:
         """Give the layers that no image uses."""

@@ -39,6 +39,7 @@ class Keeper:
         """Do ``ImageService.remove``."""
         if not name.strip():
             raise InvalidInput("image name cannot be blank")
+        self._catalog.make_room()
         with self._store.lock:
             image_id, reference = self._catalog.find(name)
             record = self._catalog.get(image_id)

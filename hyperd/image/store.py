@@ -24,6 +24,7 @@ from typing import BinaryIO
 
 import structlog
 
+from hyperd.aside import Aside
 from hyperd.errors import InvalidInput
 from hyperd.image.layer.convert import disk_errors, sync_directory
 from hyperd.registry.reference import is_digest
@@ -44,6 +45,7 @@ class ImageStore:
     """
 
     def __init__(self, root: Path) -> None:
+        self._aside = Aside(root.parent)
         self.layers = root / "layers"
         self.blobs = root / "blobs" / "sha256"
         self.temporary = root / "tmp"
@@ -137,7 +139,9 @@ class ImageStore:
                     self.remove(path)
 
     def remove_strangers(self, *, diff_ids: Collection[str], digests: Collection[str]) -> None:
-        """Remove old files that no row names: a crash came between the rename and the row.
+        """Take away files that no row names: a crash came between the rename and the row, or the row was lost.
+
+        Layers are put aside, old blobs removed.
 
         Args:
             diff_ids: layers that have rows.
@@ -146,7 +150,9 @@ class ImageStore:
         """
         known_layers = {f"{_hex(diff_id)}{_LAYER}" for diff_id in diff_ids}
         known_blobs = {_hex(digest) for digest in digests}
-        self._sweep(self.layers, lambda name: name not in known_layers)
+        for path in self.layers.iterdir():
+            if path.name not in known_layers:
+                self._aside.put(path, reason="no row of this layer")
         for path in self.blobs.iterdir():
             if path.name not in known_blobs and is_old(path):
                 self.remove(path)

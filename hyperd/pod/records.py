@@ -16,6 +16,8 @@ from hyperd.errors import Conflict, NotFound
 from hyperd.pod.states import PodState, check
 from hyperd.spec.model import PodSpec
 
+CREATING = "it is being created"  # the reason of a pod's state until it is complete
+
 
 class PodRecords:
     """The table of pods."""
@@ -54,7 +56,7 @@ class PodRecords:
             return {str(state): int(count) for state, count in rows}
 
     def insert(self, spec: PodSpec) -> None:
-        """Add a pending pod. Errors: Conflict when the id is taken."""
+        """Add a pending pod that is half made until ``complete``. Errors: Conflict when the id is taken."""
         try:
             with self._db.session() as session:
                 session.add(
@@ -65,11 +67,29 @@ class PodRecords:
                         owner=spec.owner,
                         created_at=time.time(),
                         outcome="",
-                        reason="",
+                        reason=CREATING,
                     )
                 )
         except IntegrityError as error:
             raise Conflict(f"pod name {spec.id} has already in use") from error
+
+    def complete(self, pod_id: str) -> None:
+        """Note that everything of a new pod is there; it survives a power failure from now on."""
+        self.update(pod_id, reason="")
+        self.sync()
+
+    def half_made(self, pod_id: str) -> bool:
+        """Tell whether a daemon was killed while it created this pod: nobody was told that it exists."""
+        row = self.get(pod_id)
+        return row.state == PodState.PENDING and row.reason == CREATING
+
+    def sync(self) -> None:
+        """Return when all changes by now survive a power failure. Errors: HostFault."""
+        self._db.sync()
+
+    def make_room(self) -> None:
+        """Let the rows of what is removed be written on a disk that is full."""
+        self._db.make_room()
 
     def change(self, pod_id: str, state: PodState, **values: Any) -> PodState:
         """Change the state as the table allows, and other columns; give the state before.

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 import structlog
 
+from hyperd.aside import Aside, remove_empty
 from hyperd.container.execs import ExecService
 from hyperd.container.service import ContainerService
 from hyperd.container.states import LIVE
+from hyperd.db.copies import POD_FILE
 from hyperd.errors import HyperError
 from hyperd.network.driver import NetworkDriver
 from hyperd.pod.records import PodRecords
@@ -20,6 +23,8 @@ from hyperd.vm.model import PAUSED, POOLED
 from hyperd.vm.service import VmService
 
 log = structlog.get_logger(__name__)
+
+BUILD_PREFIX = "build-"  # of the names of builds, whose disks lie where those of pods do (``hyperd.build.service``)
 
 
 class Recovery:
@@ -58,13 +63,23 @@ class Recovery:
                 self._vms.destroy(self._vms.get(view.id))
         self._network.reconcile(known | {vm.id for vm in self._vms.all() if vm.state == POOLED})
         self._execs.settle_lost()
+        self._strangers(known)
+
+    def _strangers(self, known: Collection[str]) -> None:
+        """Remove what builds left in the pods' directory, and put aside the rest that no row explains."""
+        aside = Aside(self._root)
         for directory in (self._root / "pods").glob("*"):
-            if directory.name not in known:
+            if directory.name in known:
+                continue
+            if directory.name.startswith(BUILD_PREFIX) and not (directory / POD_FILE).exists():
                 shutil.rmtree(directory, ignore_errors=True)
+            elif not remove_empty(directory):
+                aside.put(directory, reason="no pod of this name")
+        aside.prune()
 
     def _pod(self, pod_id: str, state: PodState) -> None:
         vm = self._vms.of_pod(pod_id)
-        if state == PodState.REMOVING:
+        if state == PodState.REMOVING or self._records.half_made(pod_id):
             self._pods.remove(pod_id)
         elif state == PodState.STARTING:
             # Half made: nobody was told that it runs.

@@ -115,6 +115,7 @@ class PodService:
                 for position, container in enumerate(spec.containers):
                     self._containers.insert(spec.id, container, position=position)
                     self._containers.files.fetch(spec.id, container, spec.files)
+                self.records.complete(spec.id)
             except BaseException:
                 self._erase(spec.id)
                 raise
@@ -207,6 +208,7 @@ class PodService:
                 except HyperError as error:
                     log.warning("pod.stop_hard", pod=pod_id, error=str(error))
             self.settle_stopped(pod_id, vm, keep_vm=not stop_vm)
+            self.records.sync()
             log.info("pod.stopped", pod=pod_id)
             self._tell("stop", pod_id, row.labels)
 
@@ -214,6 +216,7 @@ class PodService:
         """Remove a pod, running or not, with its containers, logs, disk, addresses and ports. Errors: NotFound."""
         with self._locks.locked(pod_id, "remove"):
             labels = self.records.get(pod_id).labels
+            self.records.make_room()
             self.records.update(pod_id, state=PodState.REMOVING)
             self._erase(pod_id)
             self._tell("destroy", pod_id, labels)
@@ -505,6 +508,7 @@ class PodService:
 
     def _erase(self, pod_id: str) -> None:
         """Remove everything of a pod (the lock is held); fine for what does not exist."""
+        self.records.make_room()
         vm = self._vms.of_pod(pod_id)
         if vm is not None:
             self._vms.destroy(vm)
@@ -515,6 +519,7 @@ class PodService:
             self._containers.discard(row)
         shutil.rmtree(self._config.root / "pods" / pod_id, ignore_errors=True)
         self.records.delete(pod_id)
+        self.records.sync()
 
     def _tell(self, action: str, pod_id: str, labels: Mapping[str, str], **more: object) -> None:
         self._events.publish("pod", action, pod_id, **{**labels, "name": pod_id, **more})

@@ -137,7 +137,11 @@ class Listeners:
     def _open_unix(self, path: Path, *, mode: int, gid: int | None) -> socket.socket:
         if not path.is_absolute() or len(os.fsencode(path)) > MAX_PATH:
             raise InvalidInput(f"{path} must be an absolute path of at most {MAX_PATH} bytes")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        before = os.umask(0o022)  # the socket's group has to get there
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        finally:
+            os.umask(before)
         remove_stale(path)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:

@@ -178,7 +178,9 @@ def root_lock(root: Path) -> Iterator[None]:
     Errors: Conflict that names the other daemon; HostFault when the directory cannot be had.
     """
     try:
-        root.mkdir(mode=0o711, parents=True, exist_ok=True)
+        if not root.is_dir():
+            root.mkdir(parents=True, exist_ok=True)
+            root.chmod(0o711)  # a socket may be configured to lie there
         file: IO[str] = (root / LOCK).open("a+")
     except OSError as error:
         raise HostFault(f"cannot use the root directory {root}", details=str(error)) from error

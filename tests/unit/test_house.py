@@ -28,7 +28,7 @@ FLOORS = (
     {"image", "volume", "network", "vm"},
     {"registry", "db", "guest"},
     {"agent"},
-    {"stream", "event", "capabilities"},
+    {"stream", "event", "capabilities", "aside"},
     {"config", "spec"},
     {"publickeys"},
     {"errors"},

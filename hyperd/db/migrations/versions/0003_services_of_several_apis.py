@@ -66,6 +66,7 @@ def upgrade() -> None:
     _execs(connection)
     _networks()
     _volumes()
+    _copies(connection)
 
 
 def _pods(connection: sa.Connection) -> None:
@@ -145,6 +146,52 @@ def _volumes() -> None:
         sa.PrimaryKeyConstraint("volume", "container_id"),
     )
     op.create_index("ix_volume_refs_container_id", "volume_refs", ["container_id"])
+
+
+COPIED = {
+    "layer": (("layers", "diff_id"), ("blobs", "diff_id")),
+    "network": (("networks", "id"),),
+    "volume": (("volumes", "name"),),
+    "image": (
+        ("images", "id"),
+        ("image_layers", "image_id"),
+        ("tags", "image_id"),
+        ("repo_digests", "image_id"),
+        ("manifests", "image_id"),
+        ("image_signatures", "image_id"),
+    ),
+    "pod": (("pods", "id"), ("containers", "pod_id")),
+}
+COLUMNS = {
+    "pods": "owner, spec",
+    "containers": "name, pod_id, position, spec, image_id, image_name, auto_remove",
+}
+
+
+def _copies(connection: sa.Connection) -> None:
+    """Make the notes of what has to be copied, and the triggers that write them."""
+    op.create_table(
+        "copies_due",
+        sa.Column("n", sa.Integer(), nullable=False),
+        sa.Column("kind", sa.String(), nullable=False),
+        sa.Column("id", sa.String(), nullable=False),
+        sa.PrimaryKeyConstraint("n"),
+        sa.UniqueConstraint("kind", "id"),
+        sqlite_autoincrement=True,
+    )
+    note = "INSERT OR REPLACE INTO copies_due (kind, id) VALUES"
+    for kind, tables in COPIED.items():
+        for table, column in tables:
+            update = f"UPDATE OF {COLUMNS[table]}" if table in COLUMNS else "UPDATE"
+            new, old = (f" {note} ('{kind}', {row}.{column});" for row in ("NEW", "OLD"))
+            for name, event, notes in (
+                ("insert", "INSERT", new),
+                ("update", update, old + new),
+                ("delete", "DELETE", old),
+            ):
+                connection.exec_driver_sql(
+                    f"CREATE TRIGGER copy_{table}_{name} AFTER {event} ON {table} BEGIN{notes} END"
+                )
 
 
 def downgrade() -> None:
