@@ -147,6 +147,8 @@ class Copies:
             if kind == "pod":
                 remove_empty(path.parent)
             return
+        if kind == "pod" and not path.parent.is_dir():
+            return  # it is being removed, which will be noted, too
         self._db.sync()
         content = {"database": self._version, "kind": kind, "id": ident, "rows": rows}
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -159,12 +161,15 @@ class Copies:
 
     def _note_missing(self) -> None:
         """Note what has no file: it was not written, or somebody has removed it."""
+        for part in (*self._root.glob("pods/*/*.json.part"), *self._root.glob("images/rows/*.json.part")):
+            part.unlink(missing_ok=True)
         there = {(kind, ident) for kind, ident, _ in copies(self._root)}
         with self._db.session() as session:
             for kind, tables in COPIED.items():
                 table, column = tables[0]
                 for ident in session.scalars(text(f"SELECT {column} FROM {table}")):  # noqa: S608 - names of our own
                     if (kind, ident) not in there:
+                        copy_path(self._root, kind, ident).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                         note = text("INSERT OR REPLACE INTO copies_due (kind, id) VALUES (:kind, :id)")
                         session.execute(note, {"kind": kind, "id": ident})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
 import shutil
 import string
@@ -14,6 +15,7 @@ from pathlib import Path
 import structlog
 
 from hyperd.agent.programs import sweep
+from hyperd.aside import remove_empty
 from hyperd.config.model import Config
 from hyperd.container.execs import ExecService
 from hyperd.container.locks import PodLocks
@@ -24,7 +26,7 @@ from hyperd.container.states import LIVE, ContainerState
 from hyperd.db import spec_codec
 from hyperd.db.models import PodRow
 from hyperd.db.spec_cache import stored_pod
-from hyperd.errors import Busy, Conflict, HyperError, InvalidInput, NotAlive, NotFound
+from hyperd.errors import Busy, Conflict, HostFault, HyperError, InvalidInput, NotAlive, NotFound, OutOfSpace
 from hyperd.event.bus import EventBus
 from hyperd.guest import layout
 from hyperd.image.service import ImageService
@@ -107,7 +109,8 @@ class PodService:
         with self._locks.locked(spec.id, "create"):
             if self.records.count() >= self._config.max_pods:
                 raise Busy(f"There have already been {self._config.max_pods} Pods", resolution="remove some")
-            self.records.insert(spec)
+            with self._new_directory(spec.id):
+                self.records.insert(spec)
             try:
                 booked = self.net.book(spec)
                 if booked != spec:
@@ -381,6 +384,23 @@ class PodService:
         return self._config.root / "pods" / pod_id / "scratch.img"
 
     # -- inside
+
+    @contextmanager
+    def _new_directory(self, pod_id: str) -> Iterator[None]:
+        """Make the pod's directory for the block; it stays when the block succeeds. Errors: OutOfSpace, HostFault."""
+        directory = self._config.root / "pods" / pod_id
+        before = directory.is_dir()
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            kind = OutOfSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else HostFault
+            raise kind("the pod's directory cannot be made", details=str(error)) from error
+        try:
+            yield
+        except BaseException:
+            if not before:
+                remove_empty(directory)
+            raise
 
     def _complete(self, spec: PodSpec) -> PodSpec:
         """Fill in what the caller left open: id, hostname, names of containers; ports of containers go to the pod."""

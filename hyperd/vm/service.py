@@ -107,6 +107,7 @@ class VmService(Pooling):
         for directory in (*self._config.run.glob("vm-*"), *self._config.run.glob(f"{templates.PREFIX}*")):
             if directory.name not in self._vms:
                 shutil.rmtree(directory, ignore_errors=True)
+        self._starter.templates.remove_parts()
         kept = {vm.spare_disk for vm in self._vms.values()}
         for file in (self._config.root / SPARE_DISKS).glob("*"):
             if str(file) not in kept:

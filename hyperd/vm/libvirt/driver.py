@@ -31,7 +31,7 @@ from hyperd.vm.driver import (
     VmSpec,
     VmStats,
 )
-from hyperd.vm.libvirt import accel, clone, config, counters, designer
+from hyperd.vm.libvirt import accel, clone, config, counters, designer, leftovers
 from hyperd.vm.libvirt.calls import Task
 from hyperd.vm.libvirt.guest import Guest
 from hyperd.vm.libvirt.host import Capabilities, Host
@@ -95,6 +95,8 @@ class LibvirtDriver(VmDriver):
         directory = self._root / "libvirt"
         try:
             directory.mkdir(parents=True, exist_ok=True)
+            if not self._settings.uri:
+                leftovers.remove(directory)
         except OSError as error:
             raise DriverError("Cannot open the hypervisor", details=str(error)) from error
         host = Host(

@@ -174,6 +174,7 @@ class Templates:
 
     def _make(self, spec: VmSpec, disk: int, key: str) -> Template:
         started = time.monotonic()
+        self.remove_parts()
         self._tidy()
         self._check_space(spec)
         self._vm = PREFIX + "".join(random.choices(string.ascii_letters, k=8))
@@ -202,13 +203,16 @@ class Templates:
         if free < 2 * spec.memory << 20:
             raise DriverError("There is too little space for a template of a VM", details=f"{free} bytes are free")
 
-    def _tidy(self) -> None:
-        """Remove what daemons that died left half-made, and templates that were not used for long."""
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def remove_parts(self) -> None:
+        """Remove what daemons that died left half-made; other daemons may be making some now."""
         for part in self._directory.glob(".part-*"):
             maker = part.name.split("-")[1]
-            if maker == str(os.getpid()) or not Path("/proc", maker).exists():
+            if maker == str(os.getpid()) or not _is_daemon(maker):
                 shutil.rmtree(part, ignore_errors=True)
+
+    def _tidy(self) -> None:
+        """Remove templates that were not used for long."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         kept = sorted(self._directory.glob("[0-9a-f]*"), key=_used, reverse=True)
         for old in kept[MAX_TEMPLATES - 1 :]:
             shutil.rmtree(old, ignore_errors=True)
@@ -237,6 +241,14 @@ def renew(nics: Sequence[NicSpec]) -> Plan:
 def _mac(number: int) -> str:
     """Give the MAC address of a template's NIC: one that no pod has, from QEMU's own range."""
     return f"52:54:00:00:00:{number + 1:02x}"
+
+
+def _is_daemon(pid: str) -> bool:
+    """Tell whether a process is a hyperd: numbers are given again after the host's restart."""
+    try:
+        return b"hyperd" in Path("/proc", pid, "cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def _used(path: Path) -> float:
