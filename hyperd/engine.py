@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -74,6 +75,7 @@ class Engine:
         self.config = config
         self.events = EventBus()
         self._stack = ExitStack()
+        self._undo = ExitStack()  # of what a start that fails must not leave on the host
 
     def open(self) -> None:
         """Start everything and bring database and host together.
@@ -83,8 +85,13 @@ class Engine:
         try:
             self._open()
         except BaseException:
+            try:
+                self._undo.close()
+            except HyperError as error:
+                log.error("engine.not_undone", error=str(error))
             self.close()
             raise
+        self._undo.pop_all()
 
     def close(self) -> None:
         """Stop the services; VMs run on. Calling it twice is fine."""
@@ -143,6 +150,8 @@ class Engine:
         self.imports = Importer(self.images)
         self.network = self._make_network(database, driver)
         stack.callback(self.network.close)
+        if not _interface_exists(config.network.bridge):
+            self._undo.callback(self.network.destroy)
         self.network.open()
         self.networks = NetworkService(driver=self.network, database=database, events=self.events)
         self.vms = VmService(
@@ -274,6 +283,14 @@ class _Forwarder:
         vm = self._vm_of(pod_id)
         if vm is not None:
             self._driver.close_port(vm.id, protocol=mapping.protocol, host_port=mapping.host_port)
+
+
+def _interface_exists(name: str) -> bool:
+    try:
+        socket.if_nametoindex(name)
+    except OSError:
+        return False
+    return True
 
 
 def tighten(config: Config) -> None:

@@ -68,7 +68,7 @@ class ExecRecords:
     def running(self, pod_id: str) -> list[Exec]:
         """Return the execs of a pod that run, as far as the rows know."""
         query = select(ExecRow).join(ContainerRow, ContainerRow.id == ExecRow.container_id)
-        with self._db.session() as session:
+        with self._db.reading() as session:
             rows = session.scalars(query.where(ContainerRow.pod_id == pod_id, ExecRow.state == ExecState.RUNNING))
             return [_exec(row) for row in rows]
 

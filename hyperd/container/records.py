@@ -208,7 +208,7 @@ class ContainerRecords:
 
     def awaiting_restart(self) -> list[ContainerRow]:
         """Give the containers that their policy starts again at some time."""
-        with self._db.session() as session:
+        with self._db.reading() as session:
             return list(session.scalars(select(ContainerRow).where(ContainerRow.restart_at.is_not(None))))
 
     def delete(self, container_id: str) -> None:

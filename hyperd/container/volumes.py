@@ -271,7 +271,7 @@ class PodVolumes:
 
     def _guest_writable(self) -> Collection[Path]:
         """Give the host directories that some pod may write to."""
-        with self._db.session() as session:
+        with self._db.reading() as session:
             pods = {row.id: stored_pod(row.spec) for row in session.scalars(select(PodRow))}
             refs = [
                 (pods[row.pod_id], ref)

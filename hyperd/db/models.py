@@ -320,7 +320,7 @@ def _triggers(kind: str, table: str, column: str) -> list[str]:
     columns = COPIED_COLUMNS.get(table, ())
     note = "INSERT OR REPLACE INTO copies_due (kind, id) VALUES"
     return [
-        f"CREATE TRIGGER copy_{table}_{name} AFTER {when} ON {table} BEGIN"
+        f"CREATE TRIGGER IF NOT EXISTS copy_{table}_{name} AFTER {when} ON {table} BEGIN"
         + "".join(f" {note} ('{kind}', {row}.{column});" for row in rows)
         + " END"
         for name, when, rows in (

@@ -19,15 +19,26 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
-from hyperd.errors import HostFault, OutOfSpace
+from hyperd.errors import Busy, HostFault, OutOfSpace
 
 _WRITE = re.compile(r'(?:INSERT|REPLACE|UPDATE|DELETE)(?: OR \w+)?(?: INTO| FROM)? "?(\w+)', re.IGNORECASE)
 
 
 RESERVE = 2**20  # bytes
+# Seconds to wait for a lock. The daemon's own transactions take milliseconds, so whoever has it longer is not ours.
+BUSY_TIMEOUT = 5
+_BROKEN = frozenset(
+    {
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_CANTOPEN,
+    }
+)
 
 
 class Base(DeclarativeBase):
@@ -58,25 +69,44 @@ class Database:
     def session(self) -> Iterator[Session]:
         """Give a session whose transaction is committed at the end, rolled back on an exception.
 
-        Errors: OutOfSpace when the disk is full; sqlalchemy's.
+        Errors: OutOfSpace when the disk is full; Busy when another program holds the database; HostFault when it is
+        damaged or cannot be written; sqlalchemy's for what the statements do wrong.
         """
         try:
-            with self._sessions.begin() as session:
+            with self._translated(), self._sessions.begin() as session:
                 yield session
-        except OperationalError as error:
-            if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-                raise OutOfSpace(
-                    "the host's disk is full", details=f"writing {self.path}", resolution="remove pods or images"
-                ) from error
-            raise
         finally:
             self._raise_versions()
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """Give a session that only reads: it waits for no writer, and sees one state of the database throughout."""
-        with self._readers.begin() as session:
+        """Give a session that only reads: it waits for no writer, and sees one state of the database throughout.
+
+        Errors: as for ``session``.
+        """
+        with self._translated(), self._readers.begin() as session:
             yield session
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn what SQLite says of the file into our errors."""
+        try:
+            yield
+        except DatabaseError as error:
+            code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF  # without what extends it
+            if code == sqlite3.SQLITE_FULL:
+                raise OutOfSpace(
+                    "the host's disk is full", details=f"writing {self.path}", resolution="remove pods or images"
+                ) from error
+            if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise Busy(
+                    f"the database {self.path} is locked by another program",
+                    details=f"for more than {BUSY_TIMEOUT} s",
+                    resolution="end that program and try again",
+                ) from error
+            if code in _BROKEN:
+                raise HostFault(f"the database {self.path} cannot be used", details=str(error.orig)) from error
+            raise
 
     def version(self, *tables: str) -> tuple[int, ...]:
         """Give numbers that are others than before once a transaction that wrote to one of these tables is over.
@@ -164,13 +194,22 @@ def _with_dependents(names: frozenset[str]) -> frozenset[str]:
 
 
 def _make_engine(path: Path, written: _Written) -> Engine:
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 30, "check_same_thread": False})
+    engine = create_engine(
+        f"sqlite:///{path}",
+        connect_args={"timeout": BUSY_TIMEOUT, "check_same_thread": False},
+        max_overflow=-1,  # as many as there are threads: one that waits for a lock must not keep others from reading
+    )
 
     @event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # the driver shall not begin transactions by itself
         cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=30000"):
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=NORMAL",
+            "foreign_keys=ON",
+            f"busy_timeout={BUSY_TIMEOUT * 1000}",
+        ):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 

@@ -107,26 +107,26 @@ class Catalog:
 
     def layer_size(self, diff_id: str) -> int:
         """Give the uncompressed size of a layer in bytes, -1 when there is no such layer."""
-        with self._database.session() as session:
+        with self._database.reading() as session:
             row = session.get(LayerRow, diff_id)
             return -1 if row is None else row.size
 
     def directory_notes(self, diff_ids: Sequence[str]) -> list[bytes]:
         """Give what layers say of directories (``hyperd.image.layer.directories``), empty for what is not known."""
         wanted = select(LayerRow.diff_id, LayerRow.directories).where(LayerRow.diff_id.in_(diff_ids))
-        with self._database.session() as session:
+        with self._database.reading() as session:
             found = {row.diff_id: row.directories for row in session.execute(wanted)}
             return [found.get(diff_id) or b"" for diff_id in diff_ids]
 
     def blob_layer(self, digest: str) -> str:
         """Give the diff_id that a blob was seen to have, empty for an unknown blob."""
-        with self._database.session() as session:
+        with self._database.reading() as session:
             row = session.get(BlobRow, digest)
             return "" if row is None else row.diff_id
 
     def known(self) -> tuple[set[str], set[str]]:
         """Give all diff_ids and all blob digests that have rows."""
-        with self._database.session() as session:
+        with self._database.reading() as session:
             return set(session.scalars(select(LayerRow.diff_id))), set(session.scalars(select(BlobRow.digest)))
 
     def add_image(self, image: NewImage) -> None:
@@ -193,20 +193,20 @@ class Catalog:
 
     def image_of_digest(self, repository: str, digest: str) -> str:
         """Give the image that a manifest of a repository named, empty when there is none."""
-        with self._database.session() as session:
+        with self._database.reading() as session:
             row = session.get(RepoDigestRow, (repository, digest))
             return "" if row is None else row.image_id
 
     def image_of_tag(self, repository: str, tag: str) -> str:
         """Give the image that a tag names, empty when there is none."""
-        with self._database.session() as session:
+        with self._database.reading() as session:
             row = session.get(TagRow, (repository, tag))
             return "" if row is None else row.image_id
 
     def tags(self, repository: str) -> list[str]:
         """Give the tags of a repository (its familiar name)."""
         wanted = select(TagRow.tag).where(TagRow.repository == repository).order_by(TagRow.tag)
-        with self._database.session() as session:
+        with self._database.reading() as session:
             return list(session.scalars(wanted))
 
     def find(self, name: str) -> tuple[str, Reference | None]:
@@ -219,7 +219,7 @@ class Catalog:
             ImageNotFound: there is none, or the beginning of an id fits several.
 
         """
-        with self._database.session() as session:
+        with self._database.reading() as session:
             return self._find(session, name)
 
     def get(self, name: str) -> ImageRecord:
@@ -236,7 +236,7 @@ class Catalog:
 
     def images(self, *, all_images: bool) -> list[ImageRecord]:
         """Return images, newest first; those without a name that others were built from only with ``all_images``."""
-        with self._database.session() as session:
+        with self._database.reading() as session:
             parents = set(session.scalars(select(ImageRow.parent)))
             found = []
             for row in session.scalars(select(ImageRow).order_by(ImageRow.created_at.desc(), ImageRow.id)):
@@ -266,7 +266,7 @@ class Catalog:
 
     def children(self, image_id: str) -> list[str]:
         """Give the images that were built from one here."""
-        with self._database.session() as session:
+        with self._database.reading() as session:
             return list(session.scalars(select(ImageRow.id).where(ImageRow.parent == image_id)))
 
     def delete_image(self, image_id: str, *, spare: Collection[str] = ()) -> tuple[list[str], list[str]]:
@@ -304,7 +304,7 @@ class Catalog:
     def unused_layers(self) -> list[str]:
         """Give the layers that no image uses."""
         used = select(ImageLayerRow.diff_id)
-        with self._database.session() as session:
+        with self._database.reading() as session:
             wanted = select(LayerRow.diff_id).where(
                 LayerRow.diff_id.not_in(used), LayerRow.diff_id.not_in(select(ImageRow.trim))
             )
@@ -312,7 +312,7 @@ class Catalog:
 
     def disk_sizes(self) -> dict[str, int]:
         """Give the bytes that every layer takes on this host, with the data kept of it, by diff_id."""
-        with self._database.session() as session:
+        with self._database.reading() as session:
             found = {row.diff_id: row.image_size for row in session.scalars(select(LayerRow))}
             for diff_id, size in session.execute(select(BlobRow.diff_id, BlobRow.size)):
                 found[diff_id] += size
@@ -320,7 +320,7 @@ class Catalog:
 
     def totals(self) -> StoreTotals:
         """Return counts and sizes."""
-        with self._database.session() as session:
+        with self._database.reading() as session:
             layers = session.execute(select(func.count(), func.coalesce(func.sum(LayerRow.image_size), 0))).one()
             blobs = session.execute(select(func.count(), func.coalesce(func.sum(BlobRow.size), 0))).one()
             images = session.scalar(select(func.count()).select_from(ImageRow))

@@ -65,7 +65,7 @@ class Provenance:
     def manifests(self, image_id: str) -> list[RawManifest]:
         """Give the manifests an image came with, the newest first."""
         wanted = select(ManifestRow).where(ManifestRow.image_id == image_id).order_by(ManifestRow.added_at.desc())
-        with self._database.session() as session:
+        with self._database.reading() as session:
             return [RawManifest(row.body, row.media_type, row.digest) for row in session.scalars(wanted)]
 
     def config_blob(self, image_id: str) -> bytes:
@@ -75,7 +75,7 @@ class Provenance:
             ImageNotFound: there is no such image.
 
         """
-        with self._database.session() as session:
+        with self._database.reading() as session:
             row = session.get(ImageRow, image_id)
             if row is None:
                 raise no_such_image(image_id)
@@ -85,7 +85,7 @@ class Provenance:
         """Give the layers of an image with all that is known of them, bottom first."""
         wanted = select(ImageLayerRow).where(ImageLayerRow.image_id == image_id).order_by(ImageLayerRow.position)
         found = []
-        with self._database.session() as session:
+        with self._database.reading() as session:
             for row in session.scalars(wanted):
                 layer = session.get_one(LayerRow, row.diff_id)
                 blobs = session.scalars(select(BlobRow).where(BlobRow.diff_id == row.diff_id).order_by(BlobRow.digest))
@@ -102,14 +102,14 @@ class Provenance:
 
     def blobs(self, diff_id: str) -> list[Blob]:
         """Give every form of a layer that was stored."""
-        with self._database.session() as session:
+        with self._database.reading() as session:
             rows = session.scalars(select(BlobRow).where(BlobRow.diff_id == diff_id).order_by(BlobRow.digest))
             return [Blob(row.digest, row.size) for row in rows]
 
     def origin(self, diff_id: str) -> NewLayer:
         """Describe a layer for a further image: with the blob it came with, if any image knows one."""
         wanted = select(ImageLayerRow).where(ImageLayerRow.diff_id == diff_id, ImageLayerRow.blob != "").limit(1)
-        with self._database.session() as session:
+        with self._database.reading() as session:
             row = session.scalars(wanted).first()
             if row is None:
                 return NewLayer(diff_id=diff_id)
@@ -137,7 +137,7 @@ class Provenance:
             .distinct()
             .order_by(RepoDigestRow.repository)
         )
-        with self._database.session() as session:
+        with self._database.reading() as session:
             return list(session.scalars(wanted))
 
     def note_push(self, reference: Reference, image_id: str, digest: str) -> None:
@@ -152,6 +152,6 @@ class Provenance:
 
     def tag_digest(self, repository: str, tag: str) -> str:
         """Give the digest of the manifest that a tag was pulled or pushed with, empty when there is none."""
-        with self._database.session() as session:
+        with self._database.reading() as session:
             row = session.get(TagRow, (repository, tag))
             return "" if row is None else row.digest

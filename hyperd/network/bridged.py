@@ -83,7 +83,7 @@ class BridgeDriver(NetworkDriver):
                     log.error("network.not_opened", network=segment.name, error=str(error))
             self._tables.write(anew=True)
             self._adopt_taps()
-            with self._database.session() as session:
+            with self._database.reading() as session:
                 published = [ports.mapping_of(row) for row in ports.rows(session)]
                 owners = {row.owner for row in ports.rows(session)}
             self._allow_hairpin(owners)
@@ -104,7 +104,7 @@ class BridgeDriver(NetworkDriver):
         with self._lock:
             self._holder.close()
             self._tables.remove()
-            with self._database.session() as session:
+            with self._database.reading() as session:
                 segments = self._segments.all(session)
             for segment in segments:
                 segment.bridge.remove()
@@ -164,7 +164,7 @@ class BridgeDriver(NetworkDriver):
 
     def drop(self, network_id: str) -> None:
         with self._lock:
-            with self._database.session() as session:
+            with self._database.reading() as session:
                 segment = self._segments.get(session, network_id)
                 row = session.scalars(select(AddressRow).filter_by(network_id=network_id)).first()
                 if row is not None:
@@ -229,7 +229,7 @@ class BridgeDriver(NetworkDriver):
         flows.forget_addresses(self._tables.change(work))
 
     def leases(self, pod_id: str) -> list[Lease]:
-        with self._database.session() as session:
+        with self._database.reading() as session:
             return self._leases(session, pod_id)
 
     def has_address(self, pod_id: str) -> bool:
@@ -298,7 +298,7 @@ class BridgeDriver(NetworkDriver):
         wanted = ports.check(mappings)
         target = _checked_address(address)
         with self._lock:
-            with self._database.session() as session:
+            with self._database.reading() as session:
                 before = {row.address for row in ports.rows(session, pod_id)} - {target, ""}
 
             def work(session: Session, held: list[PortMapping]) -> list[PortMapping]:
@@ -332,7 +332,7 @@ class BridgeDriver(NetworkDriver):
             self._events.publish("network", action, bridge, podID=pod_id, ports=ports.shown(mappings))
 
     def mappings(self, pod_id: str) -> list[PortMapping]:
-        with self._database.session() as session:
+        with self._database.reading() as session:
             return [ports.mapping_of(row) for row in ports.rows(session, pod_id)]
 
     def _change_ports(self, work: Callable[[Session, list[PortMapping]], T]) -> T:
@@ -421,7 +421,7 @@ class BridgeDriver(NetworkDriver):
 
     def _allow_hairpin(self, owners: Collection[str]) -> None:
         """Let pods reach themselves by their published ports. Best effort: everybody else can reach them anyway."""
-        with self._database.session() as session:
+        with self._database.reading() as session:
             bridges = {segment.pool.bridge for segment in self._segments.all(session)}
             taps = sorted({row.tap for row in rows_of(session) if row.owner in owners and row.bridge in bridges})
         try:

@@ -74,7 +74,7 @@ class UserDriver(NetworkDriver):
 
     def open(self) -> None:
         """Take back the ports of pods that do not run; those of running ones are held by their VMs."""
-        with self._lock, self._database.session() as session:
+        with self._lock, self._database.reading() as session:
             for row in ports.rows(session):
                 self._hold_again(ports.mapping_of(row))
 
@@ -220,7 +220,7 @@ class UserDriver(NetworkDriver):
         self._tell("unpublish", pod_id, dropped)
 
     def mappings(self, pod_id: str) -> list[PortMapping]:
-        with self._database.session() as session:
+        with self._database.reading() as session:
             return [ports.mapping_of(row) for row in ports.rows(session, pod_id)]
 
     def _tell(self, action: str, pod_id: str, mappings: Sequence[PortMapping]) -> None:

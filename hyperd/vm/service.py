@@ -96,7 +96,7 @@ class VmService(Pooling):
         self._config.run.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._driver.subscribe(self._on_event)
         states = self._driver.states()
-        with self._db.session() as session:
+        with self._db.reading() as session:
             rows = {row.id: row for row in session.scalars(select(VmRow))}
         for vm_id in states.keys() - rows.keys():
             log.warning("vm.unknown_removed", vm=vm_id)

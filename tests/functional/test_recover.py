@@ -17,6 +17,14 @@ from typing import Any
 
 import pytest
 
+from hyperd.config.model import Config, HypervisorConfig, NetworkConfig
+from hyperd.db.migrate import migrate
+from hyperd.db.session import Database
+from hyperd.engine import Engine
+from hyperd.errors import HostFault, OutOfSpace
+from hyperd.pod.records import PodRecords
+from hyperd.spec.model import PodSpec
+from hyperd.vm.service import VmService
 from tests.support.daemon import PROJECT, HyperdLauncher
 from tests.support.registry import Layer, RegistryServer, busybox_tar
 from tests.support.until import until
@@ -228,3 +236,47 @@ def test_nothing_that_the_daemon_makes_is_another_users(used: HyperdLauncher) ->
     assert stat.S_IMODE(used.socket.stat().st_mode) == 0o660
     used.json("DELETE", "/pod", podId="web")
     used.stop()
+
+
+def test_a_start_that_fails_leaves_no_bridge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_self: VmService) -> None:
+        raise HostFault("there is no guest to boot")
+
+    monkeypatch.setattr(VmService, "open", fail)
+    network = NetworkConfig(bridge="hyundo0", subnet="10.214.7.0/24", nft_table="hyperd_undo")
+    engine = Engine(Config(root=tmp_path, network=network, hypervisor=HypervisorConfig(driver="fake")))
+    with pytest.raises(HostFault, match="no guest"):
+        engine.open()
+    assert subprocess.run(["ip", "link", "show", "hyundo0"], capture_output=True, check=False).returncode != 0
+    assert "hyperd_undo" not in subprocess.check_output(["nft", "list", "tables"], text=True)
+
+
+def test_removals_work_on_a_full_disk(tmp_path: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(tmp_path)], check=True)
+    try:
+        database = Database(tmp_path / "hyper.db")
+        migrate(database)
+        records = PodRecords(database)
+        for number in range(20):
+            records.insert(PodSpec(id=f"p{number}", labels={"x": "y" * 10_000}))
+        database.reserve()
+        with (tmp_path / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        fill(records)
+        for name in [f"p{number}" for number in range(5)]:
+            records.make_room()
+            records.update(name, state="removing")
+            records.delete(name)
+        assert "p0" not in {row.id for row in records.all()}
+        database.close()
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def fill(records: PodRecords) -> None:
+    """Write until the database has used up what it had for itself."""
+    with contextlib.suppress(OutOfSpace):
+        for number in range(1000):
+            records.insert(PodSpec(id=f"q{number}", labels={"x": "y" * 100_000}))
+        pytest.fail("the disk is not full")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sqlite3
 import sys
 import threading
+from contextlib import closing
 
 import pytest
 from sqlalchemy import inspect
@@ -12,7 +16,8 @@ from hyperd.db import spec_codec
 from hyperd.db.migrate import HEAD, current_version, migrate, migrate_apart
 from hyperd.db.models import AddressRow, ContainerRow, ExecRow, PodRow
 from hyperd.db.session import Base, Database
-from hyperd.errors import HostFault
+from hyperd.errors import Busy, HostFault
+from hyperd.pod.records import PodRecords
 from hyperd.spec.model import ContainerSpec, ExecSpec, PodSpec, PortSpec, VolumeRef
 
 
@@ -41,6 +46,55 @@ def test_read_modify_write_from_eight_threads_loses_nothing(database):
         thread.join()
     with database.session() as session:
         assert session.get(PodRow, "p").spec == {"n": 400}
+
+
+def test_a_database_that_another_program_holds_is_busy_and_can_be_read(database):
+    migrate(database)
+    with closing(sqlite3.connect(database.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with database.reading() as session:
+            assert session.get(PodRow, "p") is None
+        with pytest.raises(Busy, match="locked by another program"):
+            write(database, PodRow(id="p", state="pending", spec={}, created_at=0.0, outcome="", reason=""))
+        other.execute("ROLLBACK")
+    with database.session() as session:
+        assert session.get(PodRow, "p") is None
+
+
+def test_a_database_that_breaks_while_it_is_used_is_a_fault_of_the_host(database):
+    migrate(database)
+    database.close()
+    database.path.write_bytes(b"x" * 8192)
+    with pytest.raises(HostFault, match="cannot be used"):
+        write(database, PodRow(id="p", state="pending", spec={}, created_at=0.0, outcome="", reason=""))
+
+
+def test_what_was_synced_survives_a_power_failure(database, tmp_path, monkeypatch):
+    """The files as they were at the last sync are what the disk has for sure; what came later may be lost."""
+    migrate(database)
+    database.finish()
+    safe = tmp_path / "safe"
+    safe.mkdir()
+    synced = os.fdatasync
+
+    def keep(descriptor):
+        synced(descriptor)
+        for name in ("hyper.db", "hyper.db-wal"):
+            shutil.copy(database.path.with_name(name), safe)
+
+    monkeypatch.setattr(os, "fdatasync", keep)
+    records = PodRecords(database)
+    records.insert(PodSpec(id="told"))
+    records.complete("told")
+    records.insert(PodSpec(id="untold"))
+    after = Database(safe / "hyper.db")
+    assert [(row.id, PodRecords(after).half_made(row.id)) for row in PodRecords(after).all()] == [("told", False)]
+    after.close()
+
+
+def write(database, row):
+    with database.session() as session:
+        session.add(row)
 
 
 def test_an_exception_rolls_back(database):

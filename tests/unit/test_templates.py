@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
 import threading
 import time
@@ -179,9 +180,11 @@ def test_switched_off(driver: Driver, tmp_path: Path, run: Path) -> None:
 def test_the_least_used_go_and_what_dead_daemons_left(kept: Templates, tmp_path: Path) -> None:
     (tmp_path / "t").mkdir()
     dead = tmp_path / "t" / ".part-4194305-abc"  # above the kernel's largest pid
-    living = tmp_path / "t" / f".part-{os.getppid()}-abc"
-    dead.mkdir()
-    living.mkdir()
+    daemon, program = (subprocess.Popen([name, "60"], executable="/bin/sleep") for name in ("hyperd", "other"))
+    other = tmp_path / "t" / f".part-{program.pid}-abc"  # the number was given to another program
+    living = tmp_path / "t" / f".part-{daemon.pid}-abc"
+    for part in (dead, other, living):
+        part.mkdir()
     found = []
     for number in range(MAX_TEMPLATES + 1):
         made = kept.make(spec(memory=128 + number))
@@ -191,7 +194,11 @@ def test_the_least_used_go_and_what_dead_daemons_left(kept: Templates, tmp_path:
         if number == MAX_TEMPLATES - 1:
             assert kept.find(spec()) == found[0]  # used again: the second is the oldest now
     assert [made.directory.exists() for made in found] == [True, False, *[True] * (MAX_TEMPLATES - 1)]
+    for process in (daemon, program):
+        process.kill()
+        process.wait()
     assert not dead.exists()
+    assert not other.exists()
     assert living.exists()
 
 

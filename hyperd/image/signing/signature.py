@@ -205,7 +205,7 @@ class SignatureGuard:
 
     def _noted(self, image_id: str) -> Sequence[tuple[str, str]]:
         wanted = select(ImageSignatureRow).where(ImageSignatureRow.image_id == image_id)
-        with self._database.session() as session:
+        with self._database.reading() as session:
             return [(row.repository, row.key) for row in session.scalars(wanted)]
 
 

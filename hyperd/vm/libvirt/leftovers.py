@@ -24,7 +24,7 @@ from hyperd.vm.libvirt.reaper import read_pid
 
 log = structlog.get_logger(__name__)
 
-# <root>/lib/qemu/domain-<number>-<name, shortened to 20 characters>, see virDomainDefGetShortName in libvirt
+# <root>/lib/qemu/domain-<number>-<the first 20 characters of the name>, and the same below channel/target
 _DOMAIN = re.compile(r"domain-[0-9]+-(.+)")
 _SHORT = 20
 _WAIT = 5_000  # ms for a killed QEMU to end
@@ -50,15 +50,12 @@ def remove(directory: Path) -> None:
             _unlink(pidfile)
     for part in (*state.glob("*.new"), *state.glob("*.xml.*")):
         _unlink(part)
-    for found in (directory / "lib" / "qemu").glob("domain-*"):
+    library = directory / "lib" / "qemu"
+    for found in (*library.glob("domain-*"), *library.glob("channel/target/domain-*")):
         match = _DOMAIN.fullmatch(found.name)
         if match and not any(name[:_SHORT] == match[1][:_SHORT] for name in alive):
             log.info("recovery.removed", path=str(found))
             shutil.rmtree(found, ignore_errors=True)
-    for name in ("master", "monitor", "agent"):
-        for socket in (directory / "lib" / "qemu").glob(f"*/{name}.sock"):
-            if not any(guest[:_SHORT] in socket.parent.name for guest in alive):
-                _unlink(socket)
 
 
 def _is_whole(path: Path) -> bool:

@@ -190,7 +190,7 @@ def _copies(connection: sa.Connection) -> None:
                 ("delete", "DELETE", old),
             ):
                 connection.exec_driver_sql(
-                    f"CREATE TRIGGER copy_{table}_{name} AFTER {event} ON {table} BEGIN{notes} END"
+                    f"CREATE TRIGGER IF NOT EXISTS copy_{table}_{name} AFTER {event} ON {table} BEGIN{notes} END"
                 )
 
 
