@@ -1,23 +1,23 @@
-"""The errors of hyperd: what failed, details, what to do; the class decides the HTTP status.
+"""The errors of hyperd: what failed, details, what to do. The dialects of the API decide what a class means to a client.
 
-HyperError                    500
-+-- InvalidInput              400
-+-- Unauthorized              401
-+-- Forbidden                 403
-+-- NotFound                  404
-|   +-- ImageNotFound         404   the only 404 of /pod/create and /container/create
-+-- Conflict                  409
-+-- NotAlive                  412
-+-- TooLarge                  413
-+-- HostFault                 500
-|   +-- DriverError           500
-|   +-- AgentError            500
-|   +-- OutOfSpace            507
-+-- Cancelled                 499
-+-- NotSupported              501
-+-- RegistryError             502
-+-- Busy                      503
-+-- Timeout                   504
+HyperError
++-- InvalidInput
++-- Unauthorized
++-- Forbidden
++-- NotFound
+|   +-- ImageNotFound
++-- Conflict
++-- NotAlive
++-- TooLarge
++-- HostFault
+|   +-- DriverError
+|   +-- AgentError
+|   +-- OutOfSpace
++-- Cancelled
++-- NotSupported
++-- RegistryError
++-- Busy
++-- Timeout
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ class HyperError(Exception):
 
     """
 
-    status = 500
 
     def __init__(self, brief: str, *, details: str = "", resolution: str = "") -> None:
         super().__init__(brief)
@@ -53,25 +52,21 @@ class HyperError(Exception):
 class InvalidInput(HyperError):
     """The request cannot be right whatever the state of the daemon."""
 
-    status = 400
 
 
 class Unauthorized(HyperError):
     """Credentials are missing or wrong."""
 
-    status = 401
 
 
 class Forbidden(HyperError):
     """The caller is known but may not do this."""
 
-    status = 403
 
 
 class NotFound(HyperError):
     """A named object does not exist."""
 
-    status = 404
 
 
 class ImageNotFound(NotFound):
@@ -81,19 +76,16 @@ class ImageNotFound(NotFound):
 class Conflict(HyperError):
     """The state of the object or another object forbids the operation."""
 
-    status = 409
 
 
 class NotAlive(HyperError):
     """The operation needs a running pod or container."""
 
-    status = 412
 
 
 class TooLarge(HyperError):
     """Input over a documented bound."""
 
-    status = 413
 
 
 class HostFault(HyperError):
@@ -120,34 +112,28 @@ class AgentError(HostFault):
 class OutOfSpace(HostFault):
     """No room on the host's disk."""
 
-    status = 507
 
 
 class Cancelled(HyperError):
     """The caller left or asked to stop; nobody reads the answer."""
 
-    status = 499
 
 
 class NotSupported(HyperError):
     """Asked for something that this version or host cannot do."""
 
-    status = 501
 
 
 class RegistryError(HyperError):
     """A registry is unreachable, answers nonsense or sends wrong data."""
 
-    status = 502
 
 
 class Busy(HyperError):
     """A limit of concurrent work is reached; try again."""
 
-    status = 503
 
 
 class Timeout(HyperError):
     """Something did not happen in time."""
 
-    status = 504

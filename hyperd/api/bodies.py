@@ -9,10 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 import structlog
 from flask import Response, request
 
-from hyperd.api import takeover
-from hyperd.api.background import SEND_TIMEOUT, has_left
+from hyperd.api.background import Background, CancelToken, Form, Send
 from hyperd.errors import Busy, Cancelled, HyperError
-from hyperd.stream.frames import LAST_CHUNK, chunk
 
 log = structlog.get_logger(__name__)
 
@@ -80,53 +78,19 @@ class Download:
         content_type: str,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        self._name = name
-        self._headers = dict(headers or {})
-        self._content_type = content_type
-        self._taken: takeover.Taken | None = None
-        self._pieces = make(self._left)
+        def run(send: Send, cancelled: CancelToken) -> None:
+            pieces = make(cancelled)
+            try:
+                for piece in pieces:
+                    send(piece)
+            finally:
+                close = getattr(pieces, "close", None)
+                if close is not None:
+                    close()
+
+        # Without the last chunk the client of a broken download knows that this is not all.
+        self._background = Background(name, run, Form(content_type=content_type, headers=dict(headers or {})))
 
     def respond(self) -> Response:
-        """Make the first piece and stream the rest. Errors: whatever comes before the first piece is there."""
-        first = next(self._pieces, b"")
-        head = takeover.stream_head(self._content_type, chunked=takeover.speaks_chunks(), headers=self._headers)
-        if request.method == "HEAD":
-            self._close()
-            return Response(status=200, content_type=self._content_type, headers=self._headers)
-        try:
-            self._taken = takeover.take(head)
-        except BaseException:
-            self._close()
-            raise
-        threading.Thread(target=self._run, args=(self._taken, first), name=self._name, daemon=True).start()
-        return takeover.gone()
-
-    def _left(self) -> bool:
-        return self._taken is not None and has_left(self._taken.sock)
-
-    def _run(self, taken: takeover.Taken, first: bytes) -> None:
-        with taken.sock as sock:
-            try:
-                sock.settimeout(SEND_TIMEOUT)
-                self._send(taken, first)
-                for piece in self._pieces:
-                    self._send(taken, piece)
-                if taken.chunked:
-                    sock.sendall(LAST_CHUNK)
-            except OSError as error:
-                log.info("api.client_left", work=self._name, error=str(error))
-            except HyperError as error:  # without the last chunk the client knows that this is not all
-                log.warning("api.download_broken", work=self._name, error=str(error))
-            except Exception:
-                log.exception("api.internal_error", work=self._name)
-            finally:
-                self._close()
-
-    def _send(self, taken: takeover.Taken, piece: bytes) -> None:
-        if piece:
-            taken.sock.sendall(chunk(piece) if taken.chunked else piece)
-
-    def _close(self) -> None:
-        close = getattr(self._pieces, "close", None)
-        if close is not None:
-            close()
+        """Stream the pieces. Errors: what comes before the first piece, if it comes soon; as Background.respond."""
+        return self._background.respond()

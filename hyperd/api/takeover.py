@@ -86,10 +86,16 @@ def take(head: str) -> Taken:
     return Taken(sock, early, speaks_chunks())
 
 
-def stream_head(content_type: str, *, chunked: bool, headers: Mapping[str, str] | None = None) -> str:
+def stream_head(
+    content_type: str,
+    *,
+    chunked: bool,
+    headers: Mapping[str, str] | None = None,
+    status: HTTPStatus = HTTPStatus.OK,
+) -> str:
     """Write the head of a streamed answer, after which the connection is closed."""
     lines = [
-        "HTTP/1.1 200 OK",
+        f"HTTP/1.1 {status.value} {status.phrase}",
         f"Content-Type: {content_type}",
         *(f"{key}: {value}" for key, value in (headers or {}).items()),
     ]

@@ -5,22 +5,12 @@ A client that starts a container only when it knows that somebody waits for it n
 
 from __future__ import annotations
 
-import contextlib
-import json
-import socket
-import threading
 from collections.abc import Callable
 from typing import Any
 
-import structlog
 from flask import Response
 
-from hyperd.api import takeover
-from hyperd.api.background import SEND_TIMEOUT, has_left
-from hyperd.errors import Cancelled
-from hyperd.stream.frames import LAST_CHUNK, chunk
-
-log = structlog.get_logger(__name__)
+from hyperd.api.background import Background, CancelToken, Form, Send, json_line
 
 
 class HeadFirst:
@@ -42,33 +32,12 @@ class HeadFirst:
         failed: Callable[[Exception], Any],
         close: Callable[[], object] = lambda: None,
     ) -> None:
-        self._name = name
-        self._ask = ask
-        self._failed = failed
-        self._close = close
+        def run(send: Send, cancelled: CancelToken) -> None:
+            send(json_line(ask(cancelled)))
+
+        form = Form(head_first=True, failed=lambda error: json_line(failed(error)))
+        self._background = Background(name, run, form, close=close)
 
     def respond(self) -> Response:
-        """Send the head; the rest is sent by a thread of its own. Errors: HostFault, NotSupported (no take-over)."""
-        chunked = takeover.speaks_chunks()
-        try:
-            taken = takeover.take(takeover.stream_head("application/json", chunked=chunked))
-        except BaseException:
-            self._close()
-            raise
-        threading.Thread(target=self._run, args=(taken,), name=self._name, daemon=True).start()
-        return takeover.gone()
-
-    def _run(self, taken: takeover.Taken) -> None:
-        with taken.sock as sock:
-            try:
-                value = self._ask(lambda: has_left(sock))
-            except Cancelled:
-                return  # the client has left, or the daemon ends: the answer is cut off
-            except Exception as error:
-                log.warning("api.wait_failed", work=self._name, error=str(error))
-                value = self._failed(error)
-            data = json.dumps(value, separators=(",", ":")).encode() + b"\n"
-            with contextlib.suppress(OSError):
-                sock.settimeout(SEND_TIMEOUT)
-                sock.sendall(chunk(data) + LAST_CHUNK if taken.chunked else data)
-                sock.shutdown(socket.SHUT_RDWR)
+        """Send the head; the rest is sent by a thread of its own. Errors: as Background.respond."""
+        return self._background.respond()

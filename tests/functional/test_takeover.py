@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import struct
@@ -220,6 +221,29 @@ def test_pull_that_fails_late_ends_with_an_error_line(daemon, name, word):
     assert last["error"] == last["errorDetail"]["message"]
     assert last["error"].startswith(word)
     assert b"secret" not in body
+
+
+def test_silent_registries_hold_no_thread(daemon):
+    """The first line is waited for in the background; what fails before it still has its status."""
+    seen = len(daemon.log())
+    with contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(daemon.raw()) for _ in range(THREADS * 5)]
+        for sock in silent:
+            sock.sendall(b"POST /image/create?imageName=silent HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        late = stack.enter_context(daemon.raw())
+        late.sendall(
+            b"POST /image/create?imageName=silent-missing HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n"
+            b"Accept: application/json\r\n\r\n"
+        )
+        for _ in range(5):
+            assert daemon.request("GET", "/_ping", timeout=10)[0] == 200
+        until(lambda: daemon.log()[seen:].count("path=/image/create status=101") == len(silent) + 1)
+        (daemon.root / "speak").touch()
+        for sock in silent:
+            assert receive_all(sock).startswith(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n")
+        head, _, body = receive_all(late).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\n")
+        assert json.loads(body)["message"] == "No such image: silent:latest"
 
 
 def test_pull_is_cancelled_when_the_client_leaves(daemon):

@@ -151,6 +151,11 @@ class StubImages:
             raise ImageNotFound("No such image: missing:latest")
         if name == "broken":
             raise RuntimeError("a secret of the daemon")
+        if name.startswith("silent"):
+            while not (self.directory / "speak").exists() and not cancelled():
+                time.sleep(0.05)
+            if name == "silent-missing":
+                raise ImageNotFound("No such image: silent:latest")
         progress(PullStarted(repository="library/busybox", target=tag or "latest"))
         if name == "late":
             raise HostFault("the disk is full")

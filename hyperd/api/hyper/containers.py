@@ -11,7 +11,7 @@ from typing import Any
 from flask import Response, g
 
 from hyperd.api import answers, params, takeover
-from hyperd.api.background import INLINE_WAIT, Waiting
+from hyperd.api.background import Waiting, inline_wait
 from hyperd.api.bodies import Download, uploaded
 from hyperd.api.context import engine, may_fetch
 from hyperd.api.hyper import stats_views
@@ -205,8 +205,8 @@ def exit_code() -> Response:
     running = engine()
     if exec_id:
         running.containers.records.find(name)  # 404 for a container that is not there
-        with suppress(Timeout):  # most clients ask when the output has ended: no thread for that
-            return answers.plain_json(running.execs.wait(exec_id, seconds=INLINE_WAIT))
+        with suppress(Timeout), inline_wait() as seconds:  # most clients ask when the output has ended
+            return answers.plain_json(running.execs.wait(exec_id, seconds=seconds))
 
     def ask(cancelled: Callable[[], bool]) -> int:
         return running.execs.wait(exec_id) if exec_id else running.containers.wait(name, cancelled=cancelled)
