@@ -13,9 +13,9 @@ import structlog
 from flask import Flask, Response, g, redirect, request
 from werkzeug.routing import BaseConverter
 
-from hyperd.api import errors, takeover
+from hyperd.api import takeover
 from hyperd.api.context import EXTENSION, LISTENER, LISTS, METRICS, begin_request, metrics
-from hyperd.api.hyper import blueprint
+from hyperd.api.hyper import blueprint, errors
 from hyperd.api.lists import ListBodies
 from hyperd.api.metrics import Metrics
 from hyperd.api.params import MAX_JSON_BODY

@@ -1,4 +1,4 @@
-"""The errors of hyperd: what failed, details, what to do. The dialects of the API decide what a class means to a client.
+"""The errors of hyperd: what failed, details, what to do. What a class means to a client decides the API's dialect.
 
 HyperError
 +-- InvalidInput
@@ -30,15 +30,17 @@ class HyperError(Exception):
         brief: what failed, one sentence without a full stop.
         details: what was seen (a command's output, the offending value).
         resolution: what the caller can do about it.
+        kind, name: the object that it is about, such as ``container`` and ``web-1``; empty where there is none.
 
     """
 
-
-    def __init__(self, brief: str, *, details: str = "", resolution: str = "") -> None:
+    def __init__(self, brief: str, *, details: str = "", resolution: str = "", kind: str = "", name: str = "") -> None:
         super().__init__(brief)
         self.brief = brief
         self.details = details
         self.resolution = resolution
+        self.kind = kind
+        self.name = name
 
     def __str__(self) -> str:
         text = self.brief
@@ -53,20 +55,16 @@ class InvalidInput(HyperError):
     """The request cannot be right whatever the state of the daemon."""
 
 
-
 class Unauthorized(HyperError):
     """Credentials are missing or wrong."""
-
 
 
 class Forbidden(HyperError):
     """The caller is known but may not do this."""
 
 
-
 class NotFound(HyperError):
     """A named object does not exist."""
-
 
 
 class ImageNotFound(NotFound):
@@ -77,15 +75,12 @@ class Conflict(HyperError):
     """The state of the object or another object forbids the operation."""
 
 
-
 class NotAlive(HyperError):
     """The operation needs a running pod or container."""
 
 
-
 class TooLarge(HyperError):
     """Input over a documented bound."""
-
 
 
 class HostFault(HyperError):
@@ -104,8 +99,8 @@ class AgentError(HostFault):
 
     """
 
-    def __init__(self, brief: str, *, errno: int = 0, details: str = "", resolution: str = "") -> None:
-        super().__init__(brief, details=details, resolution=resolution)
+    def __init__(self, brief: str, *, errno: int = 0, **more: str) -> None:
+        super().__init__(brief, **more)
         self.errno = errno
 
 
@@ -113,27 +108,21 @@ class OutOfSpace(HostFault):
     """No room on the host's disk."""
 
 
-
 class Cancelled(HyperError):
     """The caller left or asked to stop; nobody reads the answer."""
-
 
 
 class NotSupported(HyperError):
     """Asked for something that this version or host cannot do."""
 
 
-
 class RegistryError(HyperError):
     """A registry is unreachable, answers nonsense or sends wrong data."""
-
 
 
 class Busy(HyperError):
     """A limit of concurrent work is reached; try again."""
 
 
-
 class Timeout(HyperError):
     """Something did not happen in time."""
-

@@ -56,7 +56,7 @@ class ExecRecords:
         with self._db.reading() as session:
             row = session.get(ExecRow, exec_id)
         if row is None:
-            raise NotFound(f"cannot find exec {exec_id}")
+            raise NotFound(f"cannot find exec {exec_id}", kind="exec", name=exec_id)
         return _exec(row)
 
     def of_container(self, container_id: str) -> list[Exec]:

@@ -57,7 +57,7 @@ class ContainerRecords:
         if len(found) == 1:
             return found[0]
         detail = "several containers have an id that begins so" if found else ""
-        raise NotFound(f"Can not find container by name({name})", details=detail)
+        raise NotFound(f"Can not find container by name({name})", details=detail, kind="container", name=name)
 
     def get(self, container_id: str) -> ContainerRow:
         """Give a container by its whole id. Errors: NotFound."""
@@ -67,7 +67,7 @@ class ContainerRecords:
         with self._db.reading() as session:
             row = session.get(ContainerRow, container_id)
         if row is None:
-            raise NotFound(f"The container ({container_id}) can not be found")
+            raise NotFound(f"The container ({container_id}) can not be found", kind="container", name=container_id)
         return row
 
     def of_pod(self, pod_id: str) -> list[ContainerRow]:
@@ -230,5 +230,5 @@ class ContainerRecords:
         with self._db.reading() as session:
             row = session.get(PodRow, pod_id)
         if row is None:
-            raise NotFound(f"The pod({pod_id}) can not be found, please create it first")
+            raise NotFound(f"The pod({pod_id}) can not be found, please create it first", kind="pod", name=pod_id)
         return stored_pod(row.spec)

@@ -354,7 +354,7 @@ def no_such_image(name: str, *, details: str = "") -> HyperError:
     shown = name if len(name) <= 300 else f"{name[:300]}..."
     if ":" not in shown.rpartition("/")[2]:
         shown += f":{DEFAULT_TAG}"
-    return ImageNotFound(f"No such image: {shown}", details=details)
+    return ImageNotFound(f"No such image: {shown}", details=details, kind="image", name=shown)
 
 
 def _named(session: Session, reference: Reference) -> str:

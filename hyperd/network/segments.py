@@ -204,7 +204,7 @@ def find_row(session: Session, network: str) -> NetworkRow:
             raise Conflict(f"network {network} is ambiguous", details=f"{len(found)} ids begin with it")
         row = found[0] if found else None
     if row is None:
-        raise NotFound(f"network {network} not found")
+        raise NotFound(f"network {network} not found", kind="network", name=network)
     return row
 
 

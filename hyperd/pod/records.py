@@ -30,7 +30,7 @@ class PodRecords:
         with self._db.reading() as session:
             row = session.get(PodRow, pod_id)
         if row is None:
-            raise NotFound(f"The pod({pod_id}) can not be found, please create it first")
+            raise NotFound(f"The pod({pod_id}) can not be found, please create it first", kind="pod", name=pod_id)
         return row
 
     def all(self) -> list[PodRow]:
@@ -99,7 +99,7 @@ class PodRecords:
         with self._db.session() as session:
             row = session.get(PodRow, pod_id)
             if row is None:
-                raise NotFound(f"The pod({pod_id}) can not be found, please create it first")
+                raise NotFound(f"The pod({pod_id}) can not be found, please create it first", kind="pod", name=pod_id)
             before = PodState(row.state)
             check(pod_id, before, state)
             row.state = state

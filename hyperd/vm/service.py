@@ -211,7 +211,7 @@ class VmService(Pooling):
         with self._lock:
             vm = self._vms.get(vm_id)
         if vm is None:
-            raise NotFound(f"The VM {vm_id} doesn't exist")
+            raise NotFound(f"The VM {vm_id} doesn't exist", kind="vm", name=vm_id)
         return vm
 
     def all(self) -> list[Vm]:

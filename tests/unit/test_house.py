@@ -66,6 +66,8 @@ ONLY_BY = {
 }
 # The APIs: each has its own words, schemas and statuses below ``hyperd/api/``.
 DIALECTS = ("hyper", "docker", "cri")
+# Who may know statuses of HTTP.
+SPEAK_HTTP = ("hyperd.api", "hyperd.app", "hyperd.server", "hyperd.registry", "hyperd.container.fetch")
 
 
 @cache
@@ -159,6 +161,23 @@ def test_some_modules_are_reached_by_one_way_only() -> None:
             for closed, allowed in ONLY_BY.items():
                 if within(target, closed) and not any(within(name, one) for one in allowed):
                     offenders.append(f"{where(name, line)} {name} imports {target}; only {sorted(allowed)} may")
+    report(offenders)
+
+
+def test_statuses_of_http_are_the_dialects_business() -> None:
+    """Below the API nobody knows them. The server answers before a dialect is asked; registries are HTTP servers."""
+    offenders = []
+    for name in modules():
+        if not within(name, "hyperd") or any(within(name, room) for room in SPEAK_HTTP):
+            continue
+        for line, target in imports(name):
+            if target == "http" or within(target, "werkzeug") or within(target, "flask"):
+                offenders.append(f"{where(name, line)} {name} imports {target}")
+        for node in ast.walk(tree(name)):
+            names = node.targets if isinstance(node, ast.Assign) else []
+            value = getattr(getattr(node, "value", None), "value", None)
+            if any(getattr(one, "id", "") == "status" for one in names) and isinstance(value, int):
+                offenders.append(f"{where(name, node.lineno)} {name} gives a class a status")
     report(offenders)
 
 

@@ -54,7 +54,7 @@ _CONNECTIONS = thing(**dict.fromkeys(_TCP_STATES.split(), COUNT))
 
 ANSWERS: dict[str, Schema] = {
     "Code": _CODE,
-    "Error": thing(message=TEXT, details=TEXT, resolution=TEXT, code=WHOLE),
+    "Error": thing("kind name", message=TEXT, details=TEXT, resolution=TEXT, code=WHOLE, kind=TEXT, name=TEXT),
     "Empty": {"type": "object", "maxProperties": 0},
     "NewContainer": thing(ID=TEXT),
     "List": thing(
