@@ -165,8 +165,8 @@ def test_json_errors_on_request(daemon):
     status, answer_headers, body = daemon.request("POST", "/pod/start", podId="none", headers=headers)
     error = json.loads(body)
     assert (status, answer_headers["Content-Type"]) == (404, "application/json")
-    assert set(error) == {"message", "details", "resolution", "code"}
-    assert error["code"] == 404
+    assert set(error) == {"message", "details", "resolution", "code", "kind", "name"}
+    assert (error["code"], error["kind"], error["name"]) == (404, "pod", "none")
 
 
 def test_image_rows(daemon, registry, image):
