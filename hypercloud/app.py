@@ -6,9 +6,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from flask import Flask
+from flask_sock import Sock
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from hypercloud.api import context, shipyard
+from hypercloud.api import context, dockercloud, shipyard
 
 if TYPE_CHECKING:
     from hypercloud.cloud import Cloud
@@ -34,6 +35,7 @@ def create_app(cloud: Cloud) -> Flask:
         SESSION_COOKIE_SECURE=cloud.config.tls.cert is not None or cloud.config.public_url.startswith("https:"),
         PERMANENT_SESSION_LIFETIME=timedelta(hours=cloud.config.login.session_hours),
         MAX_CONTENT_LENGTH=LARGEST_BODY,
+        SOCK_SERVER_OPTIONS={"ping_interval": 25, "max_message_size": 2**20},
     )
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.json.compact = True  # type: ignore[attr-defined]
@@ -43,4 +45,5 @@ def create_app(cloud: Cloud) -> Flask:
     app.wsgi_app = context.SingleSlashes(app.wsgi_app)  # type: ignore[method-assign]
     context.install(app, cloud)
     shipyard.install(app)
+    dockercloud.install(app, Sock(app))
     return app

@@ -21,7 +21,6 @@ _COMMANDS = {
     "sh": "exec -t NAME sh",
     "describe": "inspect",
     "get": "list",
-    "export": "commit, then save",
     "play": "kube play",
 }
 _OPTIONS = {

@@ -25,7 +25,7 @@ OPTIONS = (
     Option(
         "--publish",
         many=True,
-        metavar="[IP:][HOST:]PORT[/udp]",
+        metavar="[HOST:]PORT[/udp]",
         text="Publish a port; without HOST the daemon chooses one (repeat).",
     ),
     Option(
@@ -38,14 +38,14 @@ OPTIONS = (
     ),
     Option("--mount", many=True, metavar="KEY=VALUE,...", text="Mount, spelled out: type=bind|volume... (repeat)."),
     Option("-l", "--label", many=True, metavar="KEY=VALUE", text="Set a label (repeat)."),
-    Option("--cpu", metavar="N", shown="1", text="CPUs of the VM; with create -c the container's limit."),
-    Option("--cpus", metavar="N", text="The same, and a part of a CPU: 0.5."),
+    Option("--cpu", metavar="N", shown="1", text="CPUs of the pod's VM."),
+    Option("--cpus", metavar="N", text="The same; a part of a CPU counts as one."),
     Option(
         "-m",
         "--memory",
         metavar="SIZE",
         shown="128",
-        text="Memory of the VM, in MiB or with a unit; with create -c the container's limit.",
+        text="Memory of the pod's VM, in MiB or with a unit.",
     ),
     Option("--read-only", flag=True, text="Make the container's root file system read-only."),
     Option(
@@ -68,7 +68,7 @@ OPTIONS = (
 )
 SPEC_OPTIONS = (*PODFILE_OPTIONS, *OPTIONS)
 # Options that say something of the pod, which a container in a pod that is there already cannot have.
-OF_POD = ("hostname", "dns", "dns_search", "dns_option", "log_driver", "log_opt")
+OF_POD = ("cpu", "cpus", "memory", "hostname", "dns", "dns_search", "dns_option", "log_driver", "log_opt")
 
 
 class SpecOptions:

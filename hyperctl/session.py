@@ -6,8 +6,15 @@ from contextlib import suppress
 
 from hyperctl import terminal
 from hyperctl.api.client import Client
-from hyperctl.api.errors import HyperctlError
+from hyperctl.api.errors import HyperctlError, NotFound
 from hyperctl.api.streams import Stream
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    Answer = TypeVar("Answer")
 
 
 def first_container(client: Client, pod: str, refusal: HyperctlError) -> str:
@@ -21,6 +28,19 @@ def first_container(client: Client, pod: str, refusal: HyperctlError) -> str:
     if not rows:
         raise refusal
     return rows[0][0]
+
+
+def of_first(client: Client, name: str, ask: Callable[[str], Answer]) -> Answer:
+    """Ask for something of a container; the name of a pod means its first container, unless a container has that name.
+
+    Raises:
+        NotFound: there is neither.
+
+    """
+    try:
+        return ask(name)
+    except NotFound as error:
+        return ask(first_container(client, name, error))
 
 
 def send_size(client: Client, container: str, exec_id: str = "") -> None:

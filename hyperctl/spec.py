@@ -148,8 +148,14 @@ def port_rule(text: str) -> dict[str, str]:
     """
     match = _RULE.fullmatch(text)
     if not match or (match["prefix"] and match["suffix"] not in {None, match["prefix"]}):
-        raise UsageProblem(f"'{text}' is not a port rule: use [IP:][hostPort:]containerPort[/tcp|udp]")
+        raise UsageProblem(f"'{text}' is not a port rule: use [hostPort:]containerPort[/tcp|udp]")
     host, ip = match["host"], (match["ip"] or "").strip("[]")
+    if ip in {"0.0.0.0", "::"}:  # noqa: S104 - what it is published on anyway
+        ip = ""
+    if ip:
+        raise UsageProblem(
+            f"'{text}': a port is published on all addresses of the host; one alone cannot be chosen yet"
+        )
     rule = {"containerPort": match["container"], **({"hostPort": host} if host else {})}
     return {**rule, "protocol": match["prefix"] or match["suffix"] or "tcp", **({"hostIP": ip} if ip else {})}
 

@@ -42,6 +42,11 @@ def address() -> str:
     return request.remote_addr or "unix"
 
 
+def base_url() -> str:
+    """Return how clients reach this server: as the configuration says, or as this request did."""
+    return (cloud().config.public_url or request.host_url).rstrip("/")
+
+
 def _begin() -> None:
     g.began = time.perf_counter()
 

@@ -31,6 +31,7 @@ class EnginesConfig:
     networks: tuple[str, ...] = ()  # CIDRs that engines' addresses must be in; empty = all but special ones
     sockets: tuple[str, ...] = ()  # paths that unix:// engines may have, besides ``local``
     stop_timeout: int = 10  # seconds between SIGTERM and SIGKILL
+    user_host_access: bool = False  # accounts that are no administrators may use host paths, privileges and the like
 
 
 @dataclass(frozen=True, kw_only=True)

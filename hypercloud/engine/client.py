@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -217,6 +217,16 @@ class EngineClient:
         if not known:
             with contextlib.suppress(Conflict), translated(self.name):
                 self.docker().create_network(name, driver="bridge", labels=dict(labels), check_duplicate=True)
+
+    def connect(self, network: str, container: str, links: Sequence[str]) -> None:
+        """Put a container into a further network, with links (``container:alias``); repeating it is no error."""
+        pairs = [link.partition(":")[::2] for link in links]
+        with contextlib.suppress(Conflict), translated(self.name):
+            try:
+                self.docker().connect_container_to_network(container, network, links=pairs)
+            except docker_errors.APIError as error:
+                if "already exists" not in str(error.explanation):
+                    raise
 
     def rename(self, container: str, name: str) -> None:
         """Give a container another name. Errors: Conflict."""

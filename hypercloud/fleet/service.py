@@ -25,6 +25,7 @@ log = structlog.get_logger(__name__)
 
 NEXT = ".hypercloud-next"  # ends the name of a container that is about to take another's place
 REPLACES = "io.hypercloud.replaces"
+SERVICES = "io.hypercloud.container"  # label of containers that belong to a service
 LARGEST = 1000  # containers that one call may ask for
 WORKERS = 8
 
@@ -236,9 +237,15 @@ class FleetService(EngineObserver):
     def redeploy(self, image: str) -> list[str]:
         """Pull an image where containers of it run, and replace each of them on its engine; return their ids.
 
+        Containers of services are left alone: those say themselves whether they follow their image.
+
         Errors: EngineError; containers that were not reached yet stay as they are.
         """
-        wanted = [one for one in self.containers() if one.seen.running and image in one.seen.image]
+        wanted = [
+            one
+            for one in self.containers()
+            if one.seen.running and image in one.seen.image and SERVICES not in one.seen.labels
+        ]
         pulled: set[tuple[str, str]] = set()
         made = []
         for one in wanted:

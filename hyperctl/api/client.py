@@ -286,17 +286,58 @@ class Client:
             },
         )
 
+    def stat_path(self, container: str, path: str) -> dict[str, Any]:
+        """Describe a file of a container: `name`, `mode` (st_mode), `size`, `link`, `target`."""
+        return self._object("GET", "/container/stat", {"container": container, "path": path})
+
+    def get_archive(self, container: str, path: str) -> Response:
+        """Ask for a file or directory of a container as a tar."""
+        return self.call("GET", "/container/archive", {"container": container, "path": path})
+
+    def put_archive(self, container: str, path: str, pieces: Iterable[bytes]) -> None:
+        """Unpack a tar into a directory of a container."""
+        headers = {"Content-Type": "application/x-tar"}
+        self._done("PUT", "/container/archive", {"container": container, "path": path}, body=pieces, headers=headers)
+
+    def changes(self, container: str) -> list[dict[str, Any]]:
+        """Give what a container has changed of its image: `path`, `kind` (added, modified, deleted)."""
+        rows = self.value("GET", "/container/changes", {"container": container})
+        return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+    def export(self, container: str) -> Response:
+        """Ask for a container's file system as a tar."""
+        return self.call("GET", "/container/export", {"container": container})
+
+    def top(self, container: str, arguments: str = "") -> dict[str, Any]:
+        """Give `titles` and `processes` of a container, as ps with these arguments would."""
+        more = {"psArgs": arguments} if arguments else {}
+        return self._object("GET", "/container/top", {"container": container, **more})
+
     def commit(self, container: str, parameters: Parameters) -> str:
         """Make an image of a container and give its id."""
         return str(self._object("POST", "/container/commit", {"container": container, **parameters}).get("ID", ""))
 
-    def create_exec(self, container: str, command: list[str], *, tty: bool) -> str:
-        """Prepare a process in a container and give its exec id."""
-        parameters = {"container": container, "command": compact(command), "tty": flag(tty)}
+    def create_exec(
+        self, container: str, command: list[str], *, tty: bool, more: Mapping[str, str | list[str]] | None = None
+    ) -> str:
+        """Prepare a process in a container and give its exec id.
+
+        Args:
+            container: its name or id.
+            command: the process.
+            tty: it gets a terminal.
+            more: `user`, `workdir`, `env` (a list of KEY=value), `privileged`, where they are not the container's.
+
+        """
+        parameters = {"container": container, "command": compact(command), "tty": flag(tty), **(more or {})}
         exec_id = _parse(self.call("POST", "/exec/create", parameters).read())
         if not isinstance(exec_id, str):
             raise ProtocolError("the daemon's answer is not an exec id")
         return exec_id
+
+    def start_exec_detached(self, container: str, exec_id: str) -> None:
+        """Start a prepared process that nobody joins."""
+        self._done("POST", "/exec/start", {"container": container, "exec": exec_id, "detach": "true"})
 
     def start_exec(self, container: str, exec_id: str) -> Stream:
         """Start a prepared process and join its streams."""

@@ -89,17 +89,7 @@ def save_command(app: App, *, names: tuple[str, ...], target: str, layout: str, 
         for piece in answer.pieces():
             write_all(STDOUT, piece)
         return
-    partial = f"{target}.part"
-    try:
-        with open(partial, "wb") as file:
-            for piece in answer.pieces():
-                file.write(piece)
-        os.replace(partial, target)
-    except OSError as error:
-        raise UsageProblem(f"cannot write {target}: {error.strerror}") from error
-    finally:
-        if os.path.lexists(partial):
-            os.unlink(partial)
+    uploads.save(answer.pieces(), target)
 
 
 @command(

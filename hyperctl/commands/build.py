@@ -5,23 +5,17 @@ from __future__ import annotations
 import os
 import random
 import re
-import stat
 import string
 import sys
 import tarfile
 from collections.abc import Iterator
 from contextlib import nullcontext
 
-from hyperctl import credentials, progress, uploads
+from hyperctl import credentials, progress, tars, uploads
 from hyperctl.api.client import compact
 from hyperctl.api.errors import UsageProblem
 from hyperctl.command import App, Argument, Option, command
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import BinaryIO
-
-_PIECE = 1 << 18
 _NAME_LENGTH = 10
 _REMOTE = re.compile(r"(https?://|git://|git@|github\.com/)")
 
@@ -131,51 +125,12 @@ def context(directory: str, dockerfile: str) -> Iterator[bytes]:
     needed = {dockerfile, ".dockerignore"}
     rules = _rules(os.path.join(directory, ".dockerignore"))
     try:
-        for name in _walk(directory, ""):
+        for name in tars.walk(directory):
             if name in needed or not _hidden(rules, name):
-                yield from _member(os.path.join(directory, name), name)
+                yield from tars.member(os.path.join(directory, name), name)
     except OSError as error:
         raise UsageProblem(f"cannot read {error.filename or directory}: {error.strerror}") from error
-    yield bytes(2 * tarfile.BLOCKSIZE)
-
-
-def _walk(directory: str, inside: str) -> Iterator[str]:
-    """Give every file below a directory by its path from there, directories before what is in them."""
-    with os.scandir(os.path.join(directory, inside)) as entries:
-        found = sorted(entries, key=lambda entry: entry.name)
-    for entry in found:
-        name = f"{inside}/{entry.name}" if inside else entry.name
-        yield name
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(directory, name)
-
-
-def _member(path: str, name: str) -> Iterator[bytes]:
-    status = os.lstat(path)
-    info = tarfile.TarInfo(name)
-    info.mode, info.mtime = stat.S_IMODE(status.st_mode), int(status.st_mtime)
-    if stat.S_ISDIR(status.st_mode):
-        info.type = tarfile.DIRTYPE
-    elif stat.S_ISLNK(status.st_mode):
-        info.type, info.linkname = tarfile.SYMTYPE, os.readlink(path)
-    elif not stat.S_ISREG(status.st_mode):
-        return  # sockets, devices: nothing that a build could use
-    else:
-        info.size = status.st_size
-    yield info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
-    if info.size:
-        with open(path, "rb") as file:
-            yield from _content(file, info.size)
-
-
-def _content(file: BinaryIO, size: int) -> Iterator[bytes]:
-    """Give exactly so many bytes, in whole blocks; what the file lost meanwhile is zeros."""
-    left = size
-    while left:
-        piece = file.read(min(_PIECE, left)) or bytes(min(_PIECE, left))
-        left -= len(piece)
-        yield piece
-    yield bytes(-size % tarfile.BLOCKSIZE)
+    yield tars.end()
 
 
 def _dockerfile(directory: str, file: str) -> str:

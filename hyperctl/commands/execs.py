@@ -19,17 +19,23 @@ _POD = "pod-"  # generated pod ids contain it, and the original goes by that
     Option("-m", "--vm", flag=True, text="Run in the guest of a pod, not in a container."),
     Option("-d", "--detach", flag=True, text="Do not wait for the command."),
     Option("-i", "--interactive", flag=True, text="Pass standard input on; it always is."),
+    Option("-e", "--env", many=True, metavar="KEY[=VALUE]", text="Set an environment variable (repeat)."),
+    Option("--env-file", many=True, metavar="FILE", complete="file", text="Read variables from a file (repeat)."),
+    Option("-u", "--user", metavar="USER[:GROUP]", text="Run as this user, by name or number."),
+    Option("-w", "--workdir", metavar="DIR", text="Working directory of the command."),
+    Option("--privileged", flag=True, text="Let the command do everything in the pod's VM."),
     Argument("name", "CONTAINER|POD", complete="container/pod"),
     Argument("words", "COMMAND...", many=True, default=""),
     examples=(
         "hyperctl exec web1 ls -l /",
-        "hyperctl exec -t web1 sh",
+        "hyperctl exec -it web1 sh",
+        "hyperctl exec -u www-data -w /srv -e MODE=demo web1 id",
         "hyperctl exec -m web1 /sbin/busybox ps   # in the guest, outside the containers",
     ),
     own_options_first=True,
 )
 def exec_command(
-    app: App, *, tty: bool, vm: bool, detach: bool, interactive: bool, name: str, words: tuple[str, ...]
+    app: App, *, tty: bool, vm: bool, detach: bool, interactive: bool, name: str, words: tuple[str, ...], **typed: Any
 ) -> int:
     """Run a command in a container and end with its exit code.
 
@@ -41,6 +47,9 @@ def exec_command(
         if vm:
             return 0  # as the original, for which nothing is no mistake in the guest
         raise UsageProblem("Missing argument 'COMMAND...': what shall run in the container?")
+    more = _own(**typed)
+    if vm and more:
+        raise UsageProblem(f"--{next(iter(more))} is for commands in containers; in the guest everything is root's")
     if vm:
         with client.exec_vm(name, arguments) as stream:
             stream.pump(raw=True)
@@ -51,18 +60,38 @@ def exec_command(
     if _POD in name:
         container = session.first_container(client, name, HyperctlError(f"cannot find a container in the pod {name}"))
     try:
-        exec_id = client.create_exec(container, arguments, tty=tty)
+        exec_id = client.create_exec(container, arguments, tty=tty, more=more)
     except NotFound as error:
         container = session.first_container(client, name, error)
-        exec_id = client.create_exec(container, arguments, tty=tty)
+        exec_id = client.create_exec(container, arguments, tty=tty, more=more)
+    if detach:
+        client.start_exec_detached(container, exec_id)
+        return 0
     if tty:
         session.send_size(client, container, exec_id)
     with client.start_exec(container, exec_id) as stream:
-        if detach:
-            return 0
         if not session.converse(stream, client, container=container, exec_id=exec_id, tty=tty):
             return 0
     return client.exit_code(container, exec_id)
+
+
+def _own(
+    *, env: tuple[str, ...], env_file: tuple[str, ...], user: str, workdir: str, privileged: bool
+) -> dict[str, str | list[str]]:
+    """Give what the command has for itself, as the API takes it."""
+    from hyperctl import spec
+
+    more: dict[str, str | list[str]] = {}
+    if env or env_file:
+        more["env"] = [f"{pair['env']}={pair['value']}" for pair in spec.environment(env, env_file)]
+    if user:
+        spec.user(user)
+        more["user"] = user
+    if workdir:
+        more["workdir"] = workdir
+    if privileged:
+        more["privileged"] = "true"
+    return more
 
 
 @command(

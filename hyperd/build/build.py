@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from hyperd.build.cache import StepCache, chain
+from hyperd.build.cache import ImageSteps, StepCache, chain
 from hyperd.build.config import ImageDraft
 from hyperd.build.context import Context
 from hyperd.build.dockerfile import Dockerfile, Instruction, Stage, parse_dockerfile, parse_instructions
@@ -55,9 +55,13 @@ class Build:
         self._used: set[str] = set()
         self._step = 0
         self._total = self._file.step_count + bool(order.labels)
+        self._others = ImageSteps(list(self._cache_images()))
 
     def run(self) -> str:
         """Build; give the image's id. Errors: those of ``BuildService.build``."""
+        for note in self._order.notes:
+            self._reporter.say(f"[Warning] {note}")
+        check_platform(self._order.platform)
         for instruction in self._file.arguments:
             self._announce(instruction.shown)
             self._global_argument(instruction)
@@ -89,6 +93,11 @@ class Build:
         made = images.add_image(state.draft.finish(), layers, tags=self._order.tags, parent=state.base)
         self._cache.note(key, made.id)
         return made
+
+    def _cache_images(self) -> Iterator[Image]:
+        for name in self._order.cache_from:
+            with suppress(ImageNotFound):  # it is only a hint
+                yield self._services.images.usable(name)
 
     def _read(self) -> Dockerfile:
         path = self._order.dockerfile or "Dockerfile"
@@ -163,6 +172,8 @@ class Build:
             workshop=self._workshop,
             intake=self._intake,
             cache=self._cache,
+            others=self._others,
+            shm_size=self._order.shm_size,
             reporter=self._reporter,
             arguments=self._order.arguments,
             global_arguments={**platform_arguments(), **self._globals},

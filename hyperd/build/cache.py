@@ -11,10 +11,12 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hyperd.image.layer.convert import disk_errors
+from hyperd.image.model import Image
 from hyperd.image.transfer.ingest import Intake
 
 MAX_ENTRIES = 20_000
@@ -24,6 +26,43 @@ _DIFF_ID = re.compile(r"sha256:[0-9a-f]{64}")
 def chain(key: str, *parts: object) -> str:
     """Give the key of a step that follows the one with ``key``."""
     return hashlib.sha256(json.dumps([key, *parts], sort_keys=True).encode()).hexdigest()
+
+
+class ImageSteps:
+    """Steps of images that somebody else has built (``cache_from``), by what their histories say.
+
+    A step is found when an image begins with all that there is so far, its history and its layers, and goes on with the
+    same command.
+    """
+
+    def __init__(self, images: Sequence[Image]) -> None:
+        self._chains = [_steps_of(image) for image in images]
+
+    def find(
+        self, history: Sequence[Mapping[str, Any]], layers: Sequence[str], created_by: str, intake: Intake
+    ) -> str | None:
+        """Return the diff_id of a step's layer, empty when it made none, None when no image has it."""
+        so_far = [(_command(entry), bool(entry.get("empty_layer"))) for entry in history]
+        for commands, diff_ids in self._chains:
+            if commands[: len(so_far)] != so_far or diff_ids[: len(layers)] != list(layers):
+                continue
+            following = commands[len(so_far) : len(so_far) + 1]
+            if following == [(created_by, True)]:
+                return ""
+            found = diff_ids[len(layers)] if len(layers) < len(diff_ids) else ""
+            if following == [(created_by, False)] and found and intake.use_layer(found):
+                return found
+        return None
+
+
+def _steps_of(image: Image) -> tuple[list[tuple[str, bool]], list[str]]:
+    entries = image.config.get("history")
+    known = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    return [(_command(entry), bool(entry.get("empty_layer"))) for entry in known], list(image.diff_ids)
+
+
+def _command(entry: Mapping[str, Any]) -> str:
+    return str(entry.get("created_by") or "")
 
 
 class StepCache:

@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 
 from hyperd.image.progress import ImageEvent
 from hyperd.registry.auth import AuthConfig
+from hyperd.spec.model import Ulimit
+
+NO_NETWORK = "none"
+GATEWAY = "host-gateway"  # instead of a host's address: the way out of the build's network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,12 @@ class BuildOrder:
         arguments: values of ARGs. labels: further labels.
         memory: bytes of the VM, 0 = default. vcpu: CPUs, 0 = default.
         auth: credentials by registry.
+        network: empty = the pods' network, or ``NO_NETWORK``.
+        hosts: further names and their addresses (or ``GATEWAY``), for RUN.
+        shm_size: bytes of ``/dev/shm`` of RUN, 0 = half of the VM's memory. ulimits: of RUN.
+        cache_from: images whose steps may be used again, beside what was built here.
+        platform: what is built for, empty = this host's.
+        notes: what the caller is told first, one line each.
 
     """
 
@@ -55,6 +65,13 @@ class BuildOrder:
     memory: int = 0
     vcpu: int = 0
     auth: Mapping[str, AuthConfig] = field(default_factory=dict)
+    network: str = ""
+    hosts: Sequence[tuple[str, str]] = ()
+    shm_size: int = 0
+    ulimits: Sequence[Ulimit] = ()
+    cache_from: Sequence[str] = ()
+    platform: str = ""
+    notes: Sequence[str] = ()
 
 
 class Reporter:

@@ -180,5 +180,10 @@ class PreparedBuild:
         order, shape = self._order, self._services.config.hypervisor
         memory = max(128, order.memory // _MIB) if order.memory else max(DEFAULT_MEMORY, shape.default_memory)
         return Workshop(
-            self._services, build=self._name, vcpu=order.vcpu or shape.default_vcpu, memory=memory, cancelled=cancelled
+            self._services,
+            build=self._name,
+            vcpu=order.vcpu or shape.default_vcpu,
+            memory=memory,
+            order=order,
+            cancelled=cancelled,
         )

@@ -10,9 +10,9 @@ from hyperd.build.cache import chain
 from hyperd.build.copying import Copying
 from hyperd.build.dockerfile import Instruction
 from hyperd.build.heredocs import raw_words, with_texts
-from hyperd.build.mounts import Mounting
+from hyperd.build.mounts import Memory, Mounting
 from hyperd.build.state import Bench, StageState, Tools
-from hyperd.container.plan import DEFAULT_PATH, Program
+from hyperd.container.plan import DEFAULT_PATH, SHM, Program
 from hyperd.errors import Cancelled, HyperError, InvalidInput
 from hyperd.image.manifest import host_architecture
 
@@ -80,6 +80,8 @@ class StageRunner(Bench):
         def work(directory: str) -> None:
             tools.reporter.say(f" ---> Running in {key[:12]}")
             volumes, files = mounting.prepare(directory)
+            if tools.shm_size:
+                files = [Memory(target=SHM, source=f"mode=1777,size={tools.shm_size}"), *files]
             code = tools.workshop.run(
                 program, self.state.layers, directory, tools.reporter.output, volumes=volumes, files=files
             )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from hyperd.build import guest
-from hyperd.build.cache import StepCache
+from hyperd.build.cache import ImageSteps, StepCache
 from hyperd.build.config import ImageDraft
 from hyperd.build.context import Context
 from hyperd.build.expand import expand_text
@@ -37,11 +37,13 @@ class Tools:
     workshop: Workshop
     intake: Intake
     cache: StepCache
+    others: ImageSteps
     reporter: Reporter
     arguments: Mapping[str, str]  # as the caller gave them
     global_arguments: Mapping[str, str]
     use_cache: bool
     remove: bool
+    shm_size: int
     cancelled: Callable[[], bool]
     find_source: Callable[[str], StageState]
 
@@ -82,7 +84,7 @@ class Bench:
     def make(self, key: str, created_by: str, work: Callable[[str], None]) -> None:
         """Take a step's layer from the cache, or make it: ``work`` fills the upper directory it is given."""
         state, tools = self.state, self.tools
-        found = None if self._cache_broken else tools.cache.find(key, tools.intake)
+        found = None if self._cache_broken else self._known(key, created_by)
         if found is not None:
             tools.reporter.say(" ---> Using cache")
             made = Below(diff_id=found) if found else None
@@ -94,6 +96,17 @@ class Bench:
             state.layers.append(made)
         state.key = key
         state.draft.add_history(created_by, empty=made is None)
+
+    def _known(self, key: str, created_by: str) -> str | None:
+        """Look a step up: what was made here, then in the images that the caller names."""
+        tools, state = self.tools, self.state
+        found = tools.cache.find(key, tools.intake)
+        if found is None:
+            layers = [below.diff_id for below in state.layers if not below.local]
+            found = tools.others.find(state.draft.history, layers, created_by, tools.intake)
+            if found is not None:
+                tools.cache.note(key, found)
+        return found
 
     def _make(self, work: Callable[[str], None]) -> Below | None:
         tools = self.tools

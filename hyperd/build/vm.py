@@ -18,6 +18,7 @@ from hyperd.agent.client import AgentClient
 from hyperd.agent.plan import Op, Plan
 from hyperd.agent.programs import GuestTool, new_name
 from hyperd.build import guest
+from hyperd.build.order import GATEWAY, NO_NETWORK, BuildOrder
 from hyperd.config.model import Config
 from hyperd.container.plan import GuestProgram, Program, RootFs, container_plan
 from hyperd.container.process import exit_code_of
@@ -66,14 +67,23 @@ class Workshop:
     Args:
         build: the build's id; names its disk and its address.
         vcpu, memory: of the VM; memory in MiB.
+        order: says how steps run: network, hosts, limits.
         cancelled: asked while something is waited for.
 
     """
 
     def __init__(
-        self, services: Services, *, build: str, vcpu: int, memory: int, cancelled: Callable[[], bool]
+        self,
+        services: Services,
+        *,
+        build: str,
+        vcpu: int,
+        memory: int,
+        order: BuildOrder,
+        cancelled: Callable[[], bool],
     ) -> None:
         self._services = services
+        self._order = order
         self._build = build
         self._shape = (vcpu, memory)
         self._cancelled = cancelled
@@ -174,7 +184,7 @@ class Workshop:
         plan = container_plan(
             process=ident,
             base=base,
-            spec=ContainerSpec(name=ident, image=""),
+            spec=ContainerSpec(name=ident, image="", ulimits=tuple(self._order.ulimits)),
             program=program,
             rootfs=rootfs,
             files=files,
@@ -209,14 +219,21 @@ class Workshop:
     def _boot(self) -> Vm:
         services, (vcpu, memory) = self._services, self._shape
         disk = self._directory / "scratch.img"
-        lease = services.network.allocate(self._build)
-        nic = NicSpec(mac=lease.mac, tap=lease.tap, bridge=lease.bridge, mtu=lease.mtu)
-        vm = services.vms.boot(vcpu=vcpu, memory=memory, pod_id=self._build, scratch=disk, nics=[nic], hidden=True)
+        lease = None if self._order.network == NO_NETWORK else services.network.allocate(self._build)
+        nics = [] if lease is None else [NicSpec(mac=lease.mac, tap=lease.tap, bridge=lease.bridge, mtu=lease.mtu)]
+        vm = services.vms.boot(vcpu=vcpu, memory=memory, pod_id=self._build, scratch=disk, nics=nics, hidden=True)
         try:
-            services.network.plugged(self._build)
-            inside = layout.GuestNic(mac=lease.mac, cidrs=lease.cidrs, gateway=lease.gateway, mtu=lease.mtu)
-            setup = layout.GuestSetup(hostname=self._build, nics=[inside], dns=lease.dns)
-            vm.agent.run(layout.enter(setup, mounted=vm.mounted))
+            setup = layout.GuestSetup(hostname=self._build, nics=[], dns=[])
+            if lease is not None:
+                services.network.plugged(self._build)
+                inside = layout.GuestNic(mac=lease.mac, cidrs=lease.cidrs, gateway=lease.gateway, mtu=lease.mtu)
+                setup = layout.GuestSetup(hostname=self._build, nics=[inside], dns=lease.dns)
+            plan = layout.enter(setup, mounted=vm.mounted)
+            for name, address in self._order.hosts:
+                where = (lease.gateway if lease is not None else "") if address == GATEWAY else address
+                if where:
+                    plan.add(Op.APPEND, f"{layout.ETC}/hosts", f"{where}\t{name}\n")
+            vm.agent.run(plan)
         except BaseException:
             services.vms.destroy(vm)
             raise

@@ -9,35 +9,31 @@ process whose id was written into the lock file.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
-import resource
 import signal
-import socket
 import ssl
-import struct
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, TYPE_CHECKING, Any
 
 import structlog
 from gunicorn.config import Config as GunicornConfig
-from gunicorn.glogging import Logger
 from gunicorn.http import message as gunicorn_message
 from gunicorn.http import wsgi as gunicorn_wsgi
-from gunicorn.workers import gthread
 
 from hyperd import __version__
-from hyperd.app import LISTENER, Dispatcher
+from hyperd.app import Dispatcher
 from hyperd.config.model import Config
 from hyperd.config.reload import merge
 from hyperd.errors import Conflict, HostFault, HyperError
 from hyperd.server import logging, memory, tls
-from hyperd.server.listeners import Dialect, Listener, Listeners
+from hyperd.server.limits import connection_limits, raise_file_limit
+from hyperd.server.listeners import Dialect, Listeners
 from hyperd.server.notify import READY, STOPPING, Notifier
+from hyperd.server.worker import Worker
 
 if TYPE_CHECKING:
     from hyperd.engine import Engine
@@ -49,102 +45,9 @@ LOCK = "hyperd.pid"
 TLS_SOCKETS = {Dialect.HYPER: "tls.sock", Dialect.DOCKER: "tls-docker.sock"}
 KEEPALIVE = 75  # seconds; clients keep one connection open between commands
 GRACEFUL_TIMEOUT = 10  # seconds that requests under way have at SIGTERM; taken-over streams are not waited for
-FIRST_DATA_TIMEOUT = 0.25  # seconds until a new connection that says nothing waits without a thread
-RECEIVE_TIMEOUT = 60  # seconds a client may stop in the middle of a request
-MAX_CONNECTIONS = 10_000
 MAX_REQUEST_LINE = 2**20  # bytes: /pod/create?podArgs= carries a whole pod
 HEAVY = {("vm", "gone"), ("image", "pull"), ("image", "push"), ("image", "load")}  # events; builds have VMs, too
 MAX_HEADER = 2**16  # bytes: X-Registry-Config carries a table of credentials
-
-
-class _Log(Logger):  # type: ignore[misc]
-    """gunicorn's messages through the daemon's own logging."""
-
-    def setup(self, cfg: GunicornConfig) -> None:
-        super().setup(cfg)
-        self.error_log.handlers[:] = []
-        self.error_log.propagate = True
-        # Its debug messages are one for every connection.
-        self.error_log.setLevel("INFO")
-
-
-class _Worker(gthread.ThreadWorker):  # type: ignore[misc]
-    """The worker without an arbiter: its parent is whoever started the daemon and may go."""
-
-    on_hangup: Callable[[], None]
-
-    def __init__(self, listeners: Sequence[Listener], app: Dispatcher, cfg: GunicornConfig) -> None:
-        sockets = [listener.sock for listener in listeners]
-        super().__init__(1, os.getppid(), sockets, _App(app), 0, cfg, _Log(cfg))
-        self._listeners = {listener.sock.fileno(): listener for listener in listeners}
-        self._thread = threading.local()  # its ``listener``: where the request came in that this thread answers
-
-    def load_wsgi(self) -> None:
-        app = self.app.wsgi()
-
-        def with_listener(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-            environ[LISTENER] = self._thread.listener
-            return app(environ, start_response)
-
-        self.wsgi = with_listener
-
-    def accept(self, listener: socket.socket) -> None:
-        try:
-            sock, address = listener.accept()
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
-                log.error("server.accept_failed", error=str(error))
-            return
-        self.nr_conns += 1
-        conn = gthread.TConn(self.cfg, sock, address, listener.getsockname())
-        conn.listener = self._listeners[listener.fileno()]
-        self.enqueue_req(conn)
-
-    def handle_request(self, req: Any, conn: Any) -> Any:
-        self._thread.listener = conn.listener
-        return super().handle_request(req, conn)
-
-    def is_parent_alive(self) -> bool:
-        return True
-
-    def notify(self) -> None:
-        """Tell nobody that the worker lives: there is no arbiter, and it would be a system call for every event."""
-
-    def handle(self, conn: Any) -> Any:
-        """Let no silent or stalled client hold a thread for long."""
-        if not conn.initialized:
-            limit = struct.pack("ll", RECEIVE_TIMEOUT, 0)
-            conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-            if not conn.data_ready and not conn.wait_for_data(FIRST_DATA_TIMEOUT):
-                return gthread._DEFER
-        return super().handle(conn)
-
-    def wait_for_and_dispatch_events(self, timeout: float) -> None:
-        """Once the end has begun, wait for requests under way only: who asks for nothing now is let go at once.
-
-        gunicorn leaves kept-alive connections two seconds and those that never said anything the whole grace.
-        """
-        if not self.alive and (self.keepalived_conns or self.pending_conns):
-            timeout = 0.0
-        super().wait_for_and_dispatch_events(timeout)
-        if not self.alive:
-            for conn in (*self.keepalived_conns, *self.pending_conns):
-                conn.timeout = 0.0  # what the kernel already had of it has been taken just now
-
-    def init_signals(self) -> None:
-        super().init_signals()
-        signal.signal(signal.SIGINT, self.handle_exit)
-        signal.signal(signal.SIGHUP, lambda _number, _frame: self.on_hangup())
-
-
-class _App:
-    """What gunicorn's worker wants of an application."""
-
-    def __init__(self, app: Dispatcher) -> None:
-        self._app = app
-
-    def wsgi(self) -> Dispatcher:
-        return self._app
 
 
 def settings(config: Config) -> GunicornConfig:
@@ -154,7 +57,6 @@ def settings(config: Config) -> GunicornConfig:
         "worker_class": "gthread",
         "workers": 1,
         "threads": config.threads,
-        "worker_connections": MAX_CONNECTIONS,
         "keepalive": KEEPALIVE,
         "timeout": 0,
         "graceful_timeout": GRACEFUL_TIMEOUT,
@@ -217,7 +119,7 @@ def serve(
     Errors: HyperError when it cannot start; nothing stays then.
 
     """
-    _raise_file_limit()
+    limits = connection_limits(raise_file_limit())
     notifier = Notifier()
     with root_lock(config.root), contextlib.ExitStack() as stack:
         _exit_on_signals()
@@ -236,8 +138,9 @@ def serve(
             stack.callback(front.close)
             front.open(listeners.fronted)
         cfg = settings(config)
-        worker = _Worker(listeners.served, Dispatcher(engine, docker=bool(config.docker_hosts)), cfg)
-        worker.on_hangup = Reloader(engine, notifier, reload, context).ask
+        app = Dispatcher(engine, docker=bool(config.docker_hosts))
+        reloader = Reloader(engine, notifier, reload, context)
+        worker = Worker(listeners.served, app, cfg, limits=limits, on_hangup=reloader.ask)
         memory.settle()
         log.info("server.ready", version=__version__, pid=os.getpid(), root=str(config.root))
         notifier.tell(READY)
@@ -330,10 +233,3 @@ def _exit_on_signals() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, leave)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # there is nothing to reload yet
-
-
-def _raise_file_limit() -> None:
-    """Allow as many descriptors as the host lets us: a stream is one, a VM is several."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

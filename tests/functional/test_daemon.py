@@ -115,7 +115,7 @@ def test_a_request_under_way_is_answered_before_the_end(daemon):
         assert idle.sock.recv(1) == b""  # at once: the slow one is still being worked on
         assert select.select([busy.sock], [], [], 0)[0] == []
         answer = busy.getresponse()
-        assert (answer.status, json.loads(answer.read())["container"]) == (200, {"containerID": "slow"})
+        assert (answer.status, json.loads(answer.read())["container"]["containerID"]) == (200, "slow")
     assert daemon.wait_exit() == 0
 
 
@@ -334,18 +334,6 @@ def test_silent_clients_hold_no_thread():
         silent[0].sendall(b"GET /_ping HTTP/1.1\r\nHost: \r\n\r\n")
         assert silent[0].recv(4096).startswith(b"HTTP/1.1 200")
         for sock in silent:
-            sock.close()
-
-
-def test_half_requests_hold_no_thread_for_ever():
-    with HyperdLauncher(command=STUB, config="threads = 4\n", env={"STUB_RECEIVE_TIMEOUT": "1"}) as launcher:
-        launcher.start()
-        stalled = [launcher.raw() for _ in range(8)]
-        for sock in stalled:
-            sock.sendall(b"GET /_ping HTT")
-        assert launcher.request("GET", "/_ping", timeout=30)[0] == 200
-        assert stalled[0].recv(4096) == b""
-        for sock in stalled:
             sock.close()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +15,11 @@ import pytest
 from hyperd.errors import HostFault
 from hyperd.network import nft
 from tests.support.daemon import HyperdLauncher
+from tests.support.until import until
 
 pytestmark = pytest.mark.root
 
+PING = b"GET /_ping HTTP/1.1\r\nHost: x\r\n\r\n"
 FD_SETSIZE = 1024  # what select(2) can name
 
 
@@ -29,6 +33,14 @@ def many_descriptors(count: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def answered(sock: socket.socket) -> bool:
+    """Read an answer of ``/_ping`` to its end."""
+    data = b""
+    while not data.endswith(b"OK"):
+        data += sock.recv(4096)
+    return data.startswith(b"HTTP/1.1 200 OK")
 
 
 def test_a_pod_with_a_port_starts_beside_a_thousand_connections() -> None:
@@ -52,3 +64,47 @@ def test_rules_are_written_whatever_the_number_of_the_next_descriptor() -> None:
         with pytest.raises(HostFault, match="refused"):
             nft.apply("no such command")
         nft.apply("add table inet hyperd_test_descriptors; delete table inet hyperd_test_descriptors")
+
+
+def test_more_connections_than_descriptors_end_nothing() -> None:
+    """The soft limit is the hard one here: the daemon cannot raise it."""
+    command = ["prlimit", "--nofile=256:256", sys.executable, "-m", "hyperd.cli"]
+    with HyperdLauncher(driver="fake", command=command) as daemon, contextlib.ExitStack() as stack:
+        daemon.start()
+        with daemon.connection() as kept:
+            for _ in range(400):
+                stack.enter_context(daemon.raw())
+                kept.request("GET", "/_ping")
+                assert kept.getresponse().read() == b"OK"
+            # Half requests give way less easily than idle connections: new callers are told so.
+            with contextlib.ExitStack() as halves:
+                for _ in range(400):
+                    with contextlib.suppress(OSError):
+                        halves.enter_context(daemon.raw()).sendall(PING[:9])
+                refused = halves.enter_context(daemon.raw())
+                assert refused.recv(4096).startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+                assert len(list(Path(f"/proc/{daemon.pid}/fd").iterdir())) < 256
+        daemon.json("POST", "/pod/create", body={"id": "beside"})
+        daemon.json("POST", "/pod/start", podId="beside")
+        daemon.json("DELETE", "/pod", podId="beside")
+        until(lambda: "server.connections_refused" in daemon.log())
+
+
+def test_the_last_descriptor_is_spent_on_saying_so() -> None:
+    """When the daemon's own work has used up everything, connections are refused and not left waiting."""
+    command = ["prlimit", "--nofile=256:256", sys.executable, "-m", "hyperd.cli"]
+    with HyperdLauncher(driver="fake", command=command) as daemon, contextlib.ExitStack() as stack:
+        daemon.start()
+        files = Path(f"/proc/{daemon.pid}/fd")
+        spare = max(int(fd.name) for fd in files.iterdir() if fd.readlink() == Path("/dev/null"))
+        idle = stack.enter_context(daemon.raw())
+        idle.sendall(PING)
+        assert answered(idle)
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (spare + 1, 256))
+        for _ in range(20):
+            sock = stack.enter_context(daemon.raw())
+            assert sock.recv(4096).startswith(b"HTTP/1.1 503 ")
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (256, 256))
+        idle.sendall(PING)
+        assert answered(idle)
+        assert daemon.request("GET", "/_ping")[2] == b"OK"

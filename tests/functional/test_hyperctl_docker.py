@@ -183,7 +183,7 @@ def test_a_long_list(pods, hyperctl):
     assert web.split("  ")[0] == "web"
     assert "running" in web
     assert "nginx:1" in web
-    assert "5 minutes ago" in web
+    assert " minutes ago " in web
     assert "127.0.0.1:8080->80/tcp" in web
     assert web.endswith("10.0.0.2")
     assert "postgres" in database

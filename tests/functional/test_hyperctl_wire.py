@@ -355,6 +355,7 @@ BAD_LINES = [
     (["run", "--ulimit", "nofile", "busybox"], "'nofile' is not a limit"),
     (["run", "--pull", "sometimes", "busybox"], "'sometimes' is not known to --pull"),
     (["create", "-c", "--dns", "1.1.1.1", "p", "busybox"], "--dns is the pod's"),
+    (["create", "-c", "--memory", "512", "p", "busybox"], "--memory is the pod's: give it when the pod is created"),
     (["list", "--filter", "colour=red"], "a filter is KEY=VALUE"),
     (["list", "--format", "{{.Name"], "'{{.Name' has {{ without }}"),
     (["logs", "--since", "yesterday", "a"], "'yesterday' is not a time"),

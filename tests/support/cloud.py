@@ -22,6 +22,15 @@ from tests.support.until import until
 PASSWORD = re.compile(r"password (\S+) ")
 
 
+def _exists(group: int) -> bool:
+    """Say whether a process group has members."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 @dataclass
 class Answer:
     """What came back."""
@@ -81,9 +90,10 @@ class CloudProcess:
     def kill(self) -> None:
         """kill -9 of all its processes."""
         if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            self.process = None
+            group, self.process = self.process, None
+            os.killpg(group.pid, signal.SIGKILL)
+            group.wait()
+            until(lambda: not _exists(group.pid))  # the worker is not our child: it may take a moment longer
 
     def stop(self) -> None:
         if self.process is not None:

@@ -20,7 +20,7 @@ from hyperd.errors import Conflict, HostFault, HyperError, ImageNotFound, NotFou
 from hyperd.event.bus import EventBus
 from hyperd.image.progress import LayerPull, PullPhase, PullSigned, PullStarted
 from hyperd.server import logging as daemon_logging
-from hyperd.server import serve
+from hyperd.server import serve, worker
 from hyperd.spec.model import ContainerSpec
 from hyperd.stream.frames import LAST_CHUNK, chunk, stdcopy
 
@@ -173,6 +173,10 @@ class StubImages:
                     )
         progress(PullSigned(key=json.dumps({"auth": auth.username if auth else None, "meta": dict(headers)})))
 
+    def load(self, chunks, *, name, references, progress) -> None:
+        for _ in chunks:
+            pass
+
     def list(self, **_options) -> list:
         return []
 
@@ -237,7 +241,7 @@ class StubEngine:
 @click.option("--host", multiple=True)
 def main(config, root, host) -> None:
     code = 0
-    serve.RECEIVE_TIMEOUT = int(os.environ.get("STUB_RECEIVE_TIMEOUT", serve.RECEIVE_TIMEOUT))
+    worker.RECEIVE_TIMEOUT = int(os.environ.get("STUB_RECEIVE_TIMEOUT", worker.RECEIVE_TIMEOUT))
     try:
         settings, _ = load.load(config, root=root, hosts=host)
         daemon_logging.setup(settings.log_level, settings.log_format)

@@ -43,7 +43,7 @@ CLOUD_FLOORS = (
     {"api"},
     {"cloud"},
     {"workload", "fleet"},
-    {"placement", "account", "engine"},
+    {"placement", "account", "engine", "action"},
     {"event"},
     {"db"},
     {"config", "logs"},

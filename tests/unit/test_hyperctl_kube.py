@@ -153,13 +153,13 @@ def one_pod(**spec):
 def test_published_ports_and_restart_policies():
     ports = [
         {"containerPort": 80, "hostPort": 8080},
-        {"containerPort": 53, "hostPort": 53, "protocol": "UDP", "hostIP": "127.0.0.1"},
+        {"containerPort": 53, "hostPort": 53, "protocol": "UDP"},
         {"containerPort": 9, "hostIP": "127.0.0.2"},
     ]
     (pod,) = pods.plan([one_pod(container={"ports": ports}, restartPolicy="OnFailure")]).pods
     assert pod["portmappings"] == [
         {"containerPort": "80", "hostPort": "8080", "protocol": "tcp"},
-        {"containerPort": "53", "hostPort": "53", "protocol": "udp", "hostIP": "127.0.0.1"},
+        {"containerPort": "53", "hostPort": "53", "protocol": "udp"},
     ]
     assert pod["containers"][0]["restartPolicy"] == "onFailure"
     assert pod["resource"] == {"vcpu": 1, "memory": 128}
@@ -174,6 +174,7 @@ BAD = [
     (one_pod(container={"image": ""}), "container c.image must be"),
     (one_pod(container={"command": "sh"}), "container c.command must be a list"),
     (one_pod(hostNetwork=True), "hostNetwork cannot be had"),
+    (one_pod(container={"ports": [{"containerPort": 1, "hostPort": 1, "hostIP": "127.0.0.1"}]}), "hostIP must be left"),
     (one_pod(initContainers=[{"name": "i"}]), "initContainers cannot be had"),
     (one_pod(restartPolicy="Sometimes"), "restartPolicy must be"),
     (one_pod(container={"volumeMounts": [{"name": "v", "mountPath": "/x"}]}), "there is no volume v"),

@@ -473,3 +473,34 @@ def test_mounts_of_steps(host: Host):
     assert "ok\n" in built(host, {"Dockerfile": f"FROM {host.image}\nRUN --network=default echo ok\n"}, t="made/mounts")
     host.ok("rmi", "made/mounts")
     host.assert_clean()
+
+
+def test_how_steps_run(host: Host):
+    """Network, hosts, /dev/shm and ulimits of RUN; steps of other images; what is told to have no effect."""
+    dockerfile = f"""FROM {host.image}
+RUN echo $(ls /sys/class/net | grep -v dummy); grep -c . /proc/net/route
+RUN grep named /etc/hosts; df -k /dev/shm | tail -1 | tr -s " " | cut -d" " -f2; ulimit -n; ulimit -H -n
+"""
+    limits = json.dumps([{"Name": "nofile", "Soft": 100, "Hard": 200}])
+    hosts = ["named.one:192.0.2.7", "named.two:host-gateway"]
+    alone = built(
+        host, {"Dockerfile": dockerfile}, t="made/alone", networkmode="none", extrahosts=hosts, shmsize=1 << 20,
+        ulimits=limits, cpushares=7,
+    )  # fmt: skip
+    assert alone.startswith("[Warning] cpushares=7 has no effect")
+    for words in ("\nlo\n1\n", "192.0.2.7\tnamed.one\n1024\n100\n200\n"):
+        assert words in alone, alone
+    assert "named.two" not in alone.split("Step 3")[1].split("\n", 1)[1]  # there is no gateway
+    more = dockerfile + "RUN grep named.two /etc/hosts; echo $(ls /sys/class/net | grep -v dummy)\n"
+    host.daemon.json("POST", "/images/prune")
+    for path in (host.daemon.root / "builds/cache").iterdir():
+        path.unlink()
+    said = built(host, {"Dockerfile": more}, t="made/more", cachefrom='["made/alone","made/none"]', extrahosts=hosts)
+    assert said.count(" ---> Using cache\n") == 2
+    gateway = said.split("\tnamed.two\n", maxsplit=1)[0].split()[-1]
+    assert gateway.count(".") == 3
+    assert f"{gateway}\tnamed.two\neth0 lo\n" in said
+    code, _, text = send(host, context({"Dockerfile": dockerfile}), networkmode="host")
+    assert (code, b"cannot use the network" in text) == (501, True)
+    host.ok("rmi", "made/alone", "made/more")
+    host.assert_clean()

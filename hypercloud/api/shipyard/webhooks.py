@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 from marshmallow import EXCLUDE, Schema, fields, validate
 
+from hypercloud.action.service import Caller
 from hypercloud.api.bodies import json_object, load
-from hypercloud.api.context import cloud
+from hypercloud.api.context import address, base_url, cloud
 from hypercloud.api.shipyard.blueprint import text
 from hypercloud.errors import NotFound
 
@@ -41,4 +42,15 @@ def webhook(key: str) -> Response:
     if found.image not in pushed:
         raise NotFound("the webhook key is for another image", details=pushed[:200])
     cloud().fleet.redeploy(pushed)
+    who = Caller(
+        namespace="",
+        user="webhook",
+        method=request.method,
+        path="/hub/webhook/",
+        agent=request.headers.get("User-Agent", ""),
+        ip=address(),
+        base_url=base_url(),
+        is_user=False,
+    )
+    cloud().workloads.autoredeploy(who, pushed)
     return text("", 200)

@@ -11,6 +11,7 @@ from flask import Response, g, request
 
 from hyperd.api import bodies
 from hyperd.api.background import Line, Progress
+from hyperd.api.build_settings import with_settings
 from hyperd.api.context import engine, may_fetch
 from hyperd.api.credentials import registry_config
 from hyperd.api.docker import answers, params, versions
@@ -52,7 +53,7 @@ def _order() -> BuildOrder:
     memory = params.number("memory")
     if not 0 <= memory <= MAX_MEMORY:
         raise InvalidInput("invalid memory limit of a build")
-    return BuildOrder(
+    order = BuildOrder(
         dockerfile=params.text("dockerfile").strip() or "Dockerfile",
         tags=[tag.strip() for tag in request.args.getlist("t") if tag.strip()],
         remote=params.text("remote").strip(),
@@ -67,6 +68,7 @@ def _order() -> BuildOrder:
         vcpu=min(MAX_CPUS, -(-quota // (period or CFS_PERIOD))) if quota > 0 else 0,
         auth=registry_config(request.headers.get("X-Registry-Config", "")),
     )
+    return with_settings(order, request.args.getlist)
 
 
 def _map(name: str) -> dict[str, str]:

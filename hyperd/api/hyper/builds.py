@@ -8,6 +8,7 @@ from flask import Response, g, request
 
 from hyperd.api import bodies, params
 from hyperd.api.background import Line, Progress
+from hyperd.api.build_settings import with_settings
 from hyperd.api.context import engine
 from hyperd.api.credentials import registry_config
 from hyperd.api.hyper.routes import blueprint
@@ -37,6 +38,7 @@ def build_image() -> Response:
         vcpu=min(64, -(-quota // (period or 100_000))) if quota > 0 else 0,
         auth=registry_config(request.headers.get("X-Registry-Config", "")),
     )
+    order = with_settings(order, request.args.getlist)
     with bodies.uploaded() as chunks:
         prepared = engine().builds.prepare(order, chunks)
 

@@ -95,14 +95,14 @@ def upgrade() -> None:
         sa.Column("id", sa.String(), nullable=False),
         sa.Column("namespace", sa.String(), nullable=False),
         sa.Column("name", sa.String(), nullable=False),
-        sa.Column("registry", sa.String(), nullable=False),
+        sa.Column("host", sa.String(), nullable=False),
         sa.Column("username", sa.String(), nullable=False),
         sa.Column("password", sa.String(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("namespace", "name"),
     )
     with op.batch_alter_table("repositories", schema=None) as batch_op:
-        batch_op.create_index("ix_repositories_registry", ["registry"], unique=False)
+        batch_op.create_index("ix_repositories_host", ["host"], unique=False)
 
     op.create_table(
         "roles",
@@ -298,7 +298,7 @@ def downgrade() -> None:
     op.drop_table("service_keys")
     op.drop_table("roles")
     with op.batch_alter_table("repositories", schema=None) as batch_op:
-        batch_op.drop_index("ix_repositories_registry")
+        batch_op.drop_index("ix_repositories_host")
 
     op.drop_table("repositories")
     op.drop_table("extensions")

@@ -1,0 +1,1 @@
+"""Actions: what was asked, by whom, and how far it has come."""

@@ -1,0 +1,33 @@
+"""A service's life."""
+
+from __future__ import annotations
+
+
+def test_life_of_a_service(cloud, engines):
+    body = {"image": "tutum/hello-world", "name": "my-new-app", "target_num_containers": 2}
+    made = cloud.dc("POST", "/api/app/v1/service/", body)
+    assert made.status == 201, made.text
+    service = made.json
+    assert service["state"] == "Not running"
+    uri = service["resource_uri"]
+    answer = cloud.dc("POST", uri + "start/")
+    assert answer.status == 202, answer.text
+    cloud.action(answer)
+    found = cloud.dc("GET", uri).json
+    assert (found["state"], found["running_num_containers"], found["synchronized"]) == ("Running", 2, True), found
+    assert len(engines[0].running() + engines[1].running()) == 2
+    cloud.action(cloud.dc("POST", uri + "redeploy/"))
+    assert cloud.dc("GET", uri).json["containers"] != found["containers"]
+    assert cloud.dc("GET", uri).json["current_num_containers"] == 2
+    assert cloud.dc("PATCH", uri, {"target_num_containers": 3}).status == 200
+    cloud.action(cloud.dc("POST", uri + "scale/"))
+    assert cloud.dc("GET", uri).json["running_num_containers"] == 3
+    cloud.action(cloud.dc("POST", uri + "stop/"))
+    assert cloud.dc("GET", uri).json["state"] == "Stopped"
+    assert not engines[0].running() + engines[1].running()
+    cloud.action(cloud.dc("POST", uri + "start/"))
+    assert cloud.dc("GET", uri).json["state"] == "Running"
+    cloud.action(cloud.dc("DELETE", uri))
+    assert cloud.dc("GET", uri).json["state"] == "Terminated"
+    assert not engines[0].containers
+    assert not engines[1].containers
