@@ -17,6 +17,7 @@ from hyperd.build.service import BuildService
 from hyperd.build.vm import Services as BuildTools
 from hyperd.config.model import Config
 from hyperd.container.execs import ExecService
+from hyperd.container.health import HealthChecks
 from hyperd.container.locks import PodLocks
 from hyperd.container.records import ContainerRecords
 from hyperd.container.service import ContainerService
@@ -34,6 +35,7 @@ from hyperd.network.driver import NetworkDriver
 from hyperd.network.ports import PortMapping
 from hyperd.network.service import NetworkService
 from hyperd.network.usernet import UserDriver
+from hyperd.pod.autoremove import AutoRemove
 from hyperd.pod.lifetime import PodLifetime
 from hyperd.pod.records import PodRecords
 from hyperd.pod.recovery import Recovery
@@ -217,6 +219,11 @@ class Engine:
             locks=locks,
             events=self.events,
         )
+        self.health = HealthChecks(
+            records=records, containers=self.containers, execs=self.execs, images=self.images, relay=self.relay
+        )
+        self.auto_remove = AutoRemove(pods=self.pods, records=records, locks=locks)
+        self.containers.observers.add(self.auto_remove)
         self.lifetime = PodLifetime(
             pods=self.pods, records=pod_records, containers=records, locks=locks, events=self.events
         )
@@ -233,6 +240,8 @@ class Engine:
         self._stack.callback(self.commits.close)
         self._stack.callback(self.builds.close)
         self._stack.callback(self.lifetime.close)
+        self._stack.callback(self.auto_remove.close)
+        self._stack.callback(self.health.close)
         self.vms.open()
         Recovery(
             root=self.config.root,
@@ -245,6 +254,8 @@ class Engine:
         ).run()
         self.builds.recover()
         self.containers.restarts.open()
+        self.health.open()
+        self.auto_remove.open()
         self.lifetime.open()
         self.vms.pool.start()
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hyperd.config.model import Config
+from hyperd.container import healthstate
 from hyperd.container.logconf import LogSettings, log_settings
 from hyperd.container.model import Container, ContainerSummary, Mount
 from hyperd.container.plan import Program, merge_program
@@ -134,6 +135,7 @@ class ContainerQueries:
             restart_at=row.restart_at,
             restart_policy=spec.restart_policy or pod.restart_policy or "never",
             labels=spec.labels,
+            health=healthstate.load(row.health),
             mounts=self._mounts(row, spec, pod),
             log_driver=driver,
             log_path=path,

@@ -206,6 +206,15 @@ class ContainerRecords:
             decide(row, pod)
         return row
 
+    def end_restarts(self, container_id: str, *, killed: bool) -> tuple[ContainerRow | None, bool]:
+        """Let a container's policy start it no more; return the row and whether that would have happened."""
+        with self._db.session() as session:
+            row = session.get(ContainerRow, container_id)
+            waited = row is not None and row.restart_at is not None
+            if row is not None:
+                row.killed, row.restart_at = killed, None
+        return row, waited
+
     def awaiting_restart(self) -> list[ContainerRow]:
         """Give the containers that their policy starts again at some time."""
         with self._db.reading() as session:

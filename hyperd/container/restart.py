@@ -1,4 +1,7 @@
-"""Restart policies: ``never``, ``onFailure``, ``always``; a container's own, else its pod's.
+"""Restart policies: ``never``, ``onFailure``, ``always``, ``unless-stopped``; a container's own, else its pod's.
+
+``onFailure`` may have a bound (``restart_max``). A container that was stopped stays so, also over a restart of the
+daemon: ``always`` and ``unless-stopped`` mean the same here, as a restart of the daemon ends no container.
 
 When a run ends, the time of the next one is decided in the same transaction that notes the end, so a restart that is
 due while no daemon runs happens after the next start. Each restart waits twice as long as the one before, until a run
@@ -50,7 +53,9 @@ def next_delay(last: float, ran: float) -> float:
 def decide(row: ContainerRow, pod: PodRow) -> None:
     """Note in the row of a container that has just ended when it starts again, if it does."""
     wanted = policy(row.spec, pod.spec)
-    again = wanted == "always" or (wanted == "onFailure" and row.exit_code != 0)
+    most = int(row.spec.get("restart_max") or 0)
+    failed = wanted == "onFailure" and row.exit_code != 0 and (not most or row.restart_count < most)
+    again = wanted in ("always", "unless-stopped") or failed
     if not again or row.killed or pod.state not in ("running", "paused"):
         row.restart_at = None
         return

@@ -150,6 +150,11 @@ class ContainerService:
 
         Errors: ImageNotFound, Conflict, InvalidInput, NotSupported, TooLarge, Forbidden.
         """
+        if spec.auto_remove and (spec.restart_policy or pod.restart_policy or "never") != "never":
+            raise InvalidInput(
+                f"container {spec.name} cannot be removed when it ends and be restarted then",
+                resolution="give it no restart policy, or do not have it removed",
+            )
         check_receiver(log_settings(self._config, pod, pod.id, "check", spec))
         self.files.check(spec, pod.files, may_fetch=may_fetch)
         isolation.check(spec)
@@ -454,14 +459,13 @@ class ContainerService:
 
     def _end_restarts(self, container_id: str, *, killed: bool = True) -> None:
         """Let a container's policy start it no more until the API does; nobody waits for its next run."""
-        before = self.records.get(container_id)
-        row = self.records.update(container_id, killed=killed, restart_at=None)
+        row, waited = self.records.end_restarts(container_id, killed=killed)
         process = self.processes.get(container_id)
         if row is None or row.state in LIVE:
             return
         if process is not None:
             self.processes.let_go(process)
-        if before.restart_at is not None:
+        if waited:
             self.observers.settled(row)
 
     def _log_settings(self, row: ContainerRow) -> LogSettings:

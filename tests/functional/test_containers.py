@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlencode
@@ -209,3 +210,50 @@ def test_signals_of_real_time_and_strange_ones(daemon: HyperdLauncher, container
     assert info(daemon, strange)["warnings"] == ["the stop signal SIGNOPE is not known; SIGTERM is sent instead"]
     assert info(daemon, strange)["container"]["stopSignal"] == "SIGTERM"
     assert "SIGNOPE" in daemon.log()
+
+
+def test_health(daemon: HyperdLauncher, container: Make):
+    check = {"command": ["sh", "-c", "echo looked; test -e well"], "interval": 1, "retries": 2}
+    name = container("sleep 100", healthcheck=check)
+    assert info(daemon, name)["health"]["status"] == "starting"
+    until(lambda: info(daemon, name)["health"]["status"] == "unhealthy")
+    found = info(daemon, name)["health"]
+    assert found["failingStreak"] >= 2
+    assert {(one["exitCode"], one["output"]) for one in found["log"]} == {(1, "looked\n")}
+    daemon.json("POST", "/exec/run", container=name, command='["touch", "well"]')
+    until(lambda: info(daemon, name)["health"]["status"] == "healthy")
+    lines = daemon.request("GET", f"/events?since=0&until={time.time()}")[2].splitlines()
+    told = [json.loads(line)["Actor"] for line in lines if b"health_status" in line]
+    assert [one["Attributes"]["healthStatus"] for one in told if one["ID"] == name] == ["unhealthy", "healthy"]
+    daemon.json("POST", "/container/kill", container=name, signal="KILL", status=201)
+    until(lambda: info(daemon, name)["status"]["phase"] == "failed")
+    until(lambda: info(daemon, name)["health"]["status"] == "unhealthy")
+    assert info(daemon, container("sleep 100"))["health"] is None
+    late = container("sleep 100", healthcheck={"command": ["sleep", "9"], "interval": 1, "timeout": 1, "retries": 1})
+    until(lambda: info(daemon, late)["health"]["status"] == "unhealthy")
+    assert info(daemon, late)["health"]["log"][-1]["output"].startswith("Health check exceeded timeout (1s)")
+
+
+def test_a_container_that_is_removed_when_it_ends(daemon: HyperdLauncher, container: Make):
+    name = container("exit 6", start=False, autoRemove=True)
+    removed = Waiter(daemon, name, "removed")
+    daemon.json("POST", "/container/start", container=name)
+    assert removed.result() == 6
+    assert daemon.request("GET", "/container/info", container=name)[0] == 404
+    spec = {"image": "busybox", "autoRemove": True, "restartPolicy": "always"}
+    status, _, body = daemon.request("POST", "/pod/create", body={"containers": [spec]})
+    assert (status, b"restart policy" in body) == (400, True), body
+
+
+def test_restarts_have_a_bound(daemon: HyperdLauncher, container: Make):
+    name = container("exit 2", start=False, restartPolicy="onFailure", restartMax=2)
+    wait = Waiter(daemon, name, "next-exit")
+    daemon.json("POST", "/container/start", container=name)
+    assert wait.result() == 2
+    assert info(daemon, name)["status"]["restartCount"] == 2
+
+
+def test_bad_checks(daemon: HyperdLauncher, registry: RegistryServer):
+    for check in ({"shell": True}, {"command": ["a", "b"], "shell": True}, {"interval": -1}, {"retries": "x"}):
+        spec = {"image": f"{registry.host}/busybox", "healthcheck": check}
+        assert daemon.request("POST", "/pod/create", body={"containers": [spec]})[0] == 400

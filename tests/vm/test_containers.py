@@ -203,3 +203,58 @@ def test_processes_counters_and_execs(host: Host):
     daemon.json("POST", "/exec/kill", exec=ident, signal="TERM")
     assert daemon.json("GET", "/exitcode", container=name, exec=ident) == 143
     host.ok("rm", "busy-pod")
+
+
+def test_health_is_checked_and_survives_the_daemon(host: Host):
+    daemon = host.daemon
+    times = {"interval": 1, "timeout": 5, "startPeriod": 1, "startInterval": 1, "retries": 1}
+    checks = {
+        "well": {"command": ["test -e /bin/sh && echo $HOME"], "shell": True, **times},
+        "ill": {"command": ["/no/such/program"], **times},
+        "alone": {"disabled": True},
+    }
+    containers = [
+        {"name": name, "image": host.image, "command": ["sleep", "1000"], "healthcheck": check}
+        for name, check in checks.items()
+    ]
+    daemon.json("POST", "/pod/create", status=201, body={"id": "healthy-pod", "containers": containers})
+    daemon.json("POST", "/pod/start", podId="healthy-pod")
+
+    def health(name: str) -> Any:
+        return daemon.json("GET", "/container/info", container=name)["health"]
+
+    until(lambda: health("well")["status"] == "healthy")
+    assert health("well")["log"][-1]["output"] == "/root\n"
+    until(lambda: health("ill")["status"] == "unhealthy")
+    assert health("ill")["log"][-1]["exitCode"] == 127
+    assert health("alone") is None
+    daemon.kill()
+    daemon.start()
+    last = health("well")["log"][-1]
+    until(lambda: health("well")["log"][-1] != last)
+    assert health("well")["status"] == "healthy"
+    host.ok("rm", "healthy-pod")
+
+
+def test_ends_of_containers(host: Host):
+    daemon = host.daemon
+    image = host.image
+    containers = [
+        {"name": "passing", "image": image, "command": ["sh", "-c", "sleep 1"], "autoRemove": True},
+        {
+            "name": "failing",
+            "image": image,
+            "command": ["sh", "-c", "exit 9"],
+            "restartPolicy": "onFailure",
+            "restartMax": 1,
+        },
+        {"name": "deaf", "image": image, "command": ["sh", "-c", "trap '' TERM; sleep 1000"], "stopTimeout": 1},
+    ]
+    daemon.json("POST", "/pod/create", status=201, body={"id": "ending", "containers": containers})
+    daemon.json("POST", "/pod/start", podId="ending")
+    until(lambda: daemon.request("GET", "/container/info", container="passing")[0] == 404)
+    until(lambda: daemon.json("GET", "/container/info", container="failing")["status"]["restartCount"] == 1)
+    daemon.json("POST", "/container/stop", container="deaf")
+    assert daemon.json("GET", "/exitcode", container="deaf") == 137
+    assert daemon.json("GET", "/exitcode", container="failing") == 9
+    host.ok("rm", "ending")

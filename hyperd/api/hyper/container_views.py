@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hyperd.container.contents import PathStat
-from hyperd.container.model import Container, ContainerSummary, Exec
+from hyperd.container.model import Container, ContainerSummary, Exec, Health
 from hyperd.container.signals import signal_name
 from hyperd.container.states import ContainerState
 from hyperd.spec.model import PortSpec, parse_ports
@@ -35,6 +35,9 @@ def container_info(container: Container) -> dict[str, Any]:
         "podID": container.pod_id,
         "status": container_status(container),
         "warnings": list(container.warnings),
+        "pid": container.pid,
+        "oomKilled": container.oom_killed,
+        "health": None if container.health is None else health_object(container.health),
     }
 
 
@@ -103,6 +106,23 @@ def _ports(published: PortSpec) -> list[dict[str, Any]]:
         }
         for index, port in enumerate(inner)
     ]
+
+
+def health_object(health: Health) -> dict[str, Any]:
+    """Return ``Health``; the newest result is the last."""
+    return {
+        "status": str(health.state),
+        "failingStreak": health.failing_streak,
+        "log": [
+            {
+                "start": rfc3339(result.started_at),
+                "end": rfc3339(result.finished_at),
+                "exitCode": result.exit_code,
+                "output": result.output,
+            }
+            for result in health.log
+        ],
+    }
 
 
 def path_stat(found: PathStat) -> dict[str, Any]:

@@ -24,6 +24,7 @@ Validator = Callable[[Any], Any]
 MAX_TEXT = 4096
 MAX_ARGUMENT = 131_072 - 1  # Linux MAX_ARG_STRLEN with its NUL
 MAX_ITEMS = 1024
+MAX_SECONDS = 7 * 86_400
 MAX_CONTAINERS = 128
 MAX_FILE_CONTENT = 8 * 2**20
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -376,6 +377,28 @@ class DeviceSchema(Wire):
     permissions = Text(checks.pattern(re.compile(r"[rwm]{0,3}"), "permissions of r, w and m"), load_default="rwm")
 
 
+class HealthcheckSchema(Wire):
+    """containers[].healthcheck: times in seconds, 0 = the default."""
+
+    builds = model.Healthcheck
+    argv = Many(Text(limit=MAX_ARGUMENT), limit=MAX_TEXT, data_key="command")
+    shell = Flag()
+    disabled = Flag()
+    interval = Whole(0, MAX_SECONDS)
+    timeout = Whole(0, MAX_SECONDS)
+    start_period = Whole(0, MAX_SECONDS, data_key="startPeriod")
+    start_interval = Whole(0, MAX_SECONDS, data_key="startInterval")
+    retries = Whole(0, 1000)
+
+    @post_load
+    def build(self, data: dict[str, Any], **_: Any) -> Any:
+        """Make the value object; a shell runs one text."""
+        if data.get("shell") and len(data.get("argv", ())) != 1:
+            raise ValidationError("must be one text for the shell", "command")
+        times = ("interval", "timeout", "start_period", "start_interval")
+        return self.builds(**{**data, **{name: float(data[name]) for name in times if name in data}})
+
+
 class ContainerSchema(Wire):
     """An element of containers; the body of /container/create."""
 
@@ -407,11 +430,17 @@ class ContainerSchema(Wire):
     devices = Many(one(DeviceSchema), limit=64)
     shm_size = Whole(0, 2**62, data_key="shmSize")
     oom_score_adj = Whole(-1000, 1000, data_key="oomScoreAdj")
+    healthcheck = one(HealthcheckSchema, allow_none=True)
+    restart_max = Whole(0, 2**31 - 1, data_key="restartMax")
+    auto_remove = Flag(data_key="autoRemove")
+    stop_timeout = Whole(-1, MAX_SECONDS, data_key="stopTimeout", allow_none=True)
 
     @post_load
     def build(self, data: dict[str, Any], **_: Any) -> Any:
         """Make the value object; a leading slash of the name is Docker's habit and no part of it."""
         data["name"] = data.get("name", "").removeprefix("/")
+        if data.get("stop_timeout") is not None:
+            data["stop_timeout"] = float(data["stop_timeout"])
         return self.builds(**data)
 
 

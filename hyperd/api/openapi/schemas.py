@@ -125,6 +125,9 @@ ANSWERS: dict[str, Schema] = {
         podID=TEXT,
         status=ref("ContainerStatus"),
         warnings=many({"type": "string", "description": "what is not as it was asked for"}),
+        pid={"type": "integer", "description": "of the program in its guest, 0 unless it runs"},
+        oomKilled=FLAG,
+        health=maybe(ref("Health")),
     ),
     "PodInfo": thing(
         podID=TEXT,
@@ -216,6 +219,11 @@ ANSWERS: dict[str, Schema] = {
         exitCode={"type": "integer", "description": "-1 when it took too long"},
         timedOut=FLAG,
         truncated=FLAG,
+    ),
+    "Health": thing(
+        status={"enum": ["starting", "healthy", "unhealthy"]},
+        failingStreak=COUNT,
+        log=many(thing(start=TIME, end=TIME, exitCode=WHOLE, output=TEXT)),
     ),
     "Processes": thing(titles=many(TEXT), processes=many(many(TEXT))),
     "Change": thing(path=TEXT, kind={"enum": ["modified", "added", "deleted"]}),

@@ -1,0 +1,64 @@
+"""Containers that are removed when they have ended (``ContainerSpec.auto_remove``).
+
+What a daemon that died had to remove is removed by the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+
+import structlog
+
+from hyperd.container.locks import PodLocks
+from hyperd.container.observers import ContainerObserver
+from hyperd.container.records import ContainerRecords
+from hyperd.container.states import LIVE, ContainerState
+from hyperd.db.models import ContainerRow
+from hyperd.errors import HyperError, NotFound
+from hyperd.pod.service import PodService
+
+log = structlog.get_logger(__name__)
+
+WORKERS = 4
+
+
+class AutoRemove(ContainerObserver):
+    """See the module's docstring; an observer of the containers."""
+
+    def __init__(self, *, pods: PodService, records: ContainerRecords, locks: PodLocks) -> None:
+        self._pods = pods
+        self._records = records
+        self._locks = locks
+        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="auto-remove")
+
+    def open(self) -> None:
+        """Remove what ended while no daemon ran; after recovery."""
+        for row in self._records.all():
+            if row.state == ContainerState.EXITED and row.restart_at is None:
+                self.settled(row)
+
+    def close(self) -> None:
+        """Finish what is under way; the rest is the next daemon's."""
+        self._workers.shutdown(wait=True, cancel_futures=True)
+
+    def settled(self, row: ContainerRow) -> None:
+        """Remove the container soon, if it is to be."""
+        if row.auto_remove:
+            with contextlib.suppress(RuntimeError):  # shutting down
+                self._workers.submit(self._remove, row.id)
+
+    def _remove(self, container_id: str) -> None:
+        try:
+            row = self._records.get(container_id)
+            with self._locks.locked(row.pod_id, "remove a container that has ended"):
+                row = self._records.get(container_id)
+                if row.state not in LIVE and row.restart_at is None:
+                    self._pods.remove_container(container_id)
+                    log.info("container.auto_removed", container=container_id, name=row.name)
+        except NotFound:
+            log.debug("container.gone_already", container=container_id)
+        except HyperError as error:
+            log.error("container.not_removed", container=container_id, error=str(error))
+        except Exception:
+            log.exception("container.not_removed", container=container_id)
