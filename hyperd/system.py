@@ -12,6 +12,7 @@ from hyperd.container.records import ContainerRecords
 from hyperd.errors import InvalidInput
 from hyperd.image.service import ImageService
 from hyperd.pod.records import PodRecords
+from hyperd.spec.model import Resource
 from hyperd.vm.driver import HypervisorInfo
 
 INDEX_SERVER = "https://index.docker.io/v1/"
@@ -42,6 +43,13 @@ class SystemService:
         most = self.hypervisor.max_vcpu
         if count > most:
             raise InvalidInput(f"{count} CPUs are more than a VM can have here", details=f"at most {most}")
+
+    def check_size(self, size: Resource) -> None:
+        """Check that this host can have a VM of a size at all. Errors: InvalidInput."""
+        self.check_vcpu(size.vcpu)
+        most = _memory_kib() // 1024
+        if size.memory > most:
+            raise InvalidInput(f"{size.memory} MiB are more memory than this host has", details=f"it has {most} MiB")
 
     def info(self) -> dict[str, Any]:
         """Give the object of ``GET /info``; ``MemTotal`` is in KiB, as the original's was."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from flask import Response
@@ -28,9 +29,10 @@ def text(body: bytes, status: int = 200) -> Response:
     return Response(body, status, content_type="application/json")
 
 
-def code(ident: str, status: int = 200) -> Response:
-    """``{"Cause":"","Code":0,"ID":ident}``: done."""
-    return env({"ID": ident, "Code": 0, "Cause": ""}, status)
+def code(ident: str, status: int = 200, *, warnings: Sequence[str] = ()) -> Response:
+    """``{"Cause":"","Code":0,"ID":ident}``: done; with ``Warnings`` where there are any."""
+    more = {"Warnings": list(warnings)} if warnings else {}
+    return env({"ID": ident, "Code": 0, "Cause": "", **more}, status)
 
 
 def empty(status: int = 204) -> Response:

@@ -95,6 +95,8 @@ class PodVolumes:
                     _require_share(vm, name, writable=writable)
                 with self._open(volume, own) as source:
                     _check_shareable(source, name)
+                    if writable:
+                        self._refuse_own(source.path, name)
             elif volume.format in catalog.BLOCK_FORMATS:
                 with self._open(volume, own) as source:
                     self._check_image(volume, source, own)
@@ -257,6 +259,16 @@ class PodVolumes:
             cache=catalog.cache_mode(volume.cache),
             forbidden={own, *guarded, *self._guest_writable()},
         )
+
+    def _refuse_own(self, path: Path, name: str) -> None:
+        """Refuse to let a guest write to the daemon's own files. Errors: Conflict."""
+        root = Path(os.path.realpath(self._config.root))
+        if path == root or root in path.parents:
+            raise Conflict(
+                f"volume {name}: {path} belongs to the daemon itself",
+                details=f"its root is {root}",
+                resolution="use another directory, or mount it read-only",
+            )
 
     def _check_unused(self, vm: Vm, name: str, path: Path, *, writable: bool) -> None:
         """Refuse an image that another volume of any VM writes to, or reads while this one would write."""

@@ -413,7 +413,6 @@ class PodService:
         if len(set(names)) != len(names):
             raise InvalidInput("the containers' names are not unique", details=", ".join(names))
         ports = (*spec.portmappings, *(port for container in containers for port in container.ports if port.host_port))
-        containers = tuple(replace(container, ports=()) for container in containers)
         hostname = spec.hostname or pod_id[:MAX_HOSTNAME]
         return replace(spec, id=pod_id, hostname=hostname, containers=containers, portmappings=ports)
 

@@ -22,7 +22,7 @@ from hyperd.agent.frames import Method
 from hyperd.config.model import Config
 from hyperd.db.models import VmRow
 from hyperd.db.session import Database
-from hyperd.errors import Conflict, HyperError, InvalidInput, NotFound
+from hyperd.errors import Busy, Conflict, HyperError, InvalidInput, NotFound
 from hyperd.event.bus import EventBus
 from hyperd.stream.relay import Relay
 from hyperd.vm.driver import CONSOLE_LOG, NicSpec, PowerState, VmDriver, VmEvent
@@ -88,7 +88,8 @@ class VmService(Pooling):
         self.on_gone: Callable[[Vm, bool], None] = lambda _vm, _by_itself: None
 
     def reconfigure(self, config: Config) -> None:
-        """Give VMs another size of disks from now on."""
+        """Use another size of disks and another number of VMs from now on."""
+        self._config = config
         self._starter.scratch_size = config.scratch_size
 
     def open(self) -> None:
@@ -199,6 +200,8 @@ class VmService(Pooling):
         """
         if not 1 <= vcpu <= 64 or not 32 <= memory <= 1 << 20:
             raise InvalidInput(f"a VM with {vcpu} CPUs and {memory} MiB cannot be made")
+        if len(self.views()) >= self._config.max_pods:
+            raise Busy(f"there are {self._config.max_pods} VMs", resolution="remove some, or raise max_pods")
         if wait:
             return self.boot(vcpu=vcpu, memory=memory).id
         vm = self._new(new_id(), vcpu=vcpu, memory=memory, pod_id="")

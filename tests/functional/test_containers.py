@@ -257,3 +257,70 @@ def test_bad_checks(daemon: HyperdLauncher, registry: RegistryServer):
     for check in ({"shell": True}, {"command": ["a", "b"], "shell": True}, {"interval": -1}, {"retries": "x"}):
         spec = {"image": f"{registry.host}/busybox", "healthcheck": check}
         assert daemon.request("POST", "/pod/create", body={"containers": [spec]})[0] == 400
+
+
+def test_unknown_keys_are_told_with_the_nearest_known_one(daemon: HyperdLauncher, registry: RegistryServer):
+    spec = {"image": f"{registry.host}/busybox", "comand": ["sleep", "9"]}
+    pod = {"containers": [spec], "restart_policy": "always", "zzz": 1, "Labels": {"any": "key"}}
+    made = daemon.json("POST", "/pod/create", status=201, body=pod)
+    assert made["Warnings"] == [
+        "unknown key containers[0].comand: it is ignored; did you mean command?",
+        "unknown key restart_policy: it is ignored; did you mean restartPolicy?",
+        "unknown key zzz: it is ignored",
+    ]
+    one = {"image": f"{registry.host}/busybox", "Driver": "x"}
+    more = daemon.json("POST", "/container/create", status=201, body=one, podId=made["ID"])
+    assert more["Warnings"] == ["unknown key Driver: it is ignored"]
+    daemon.request("DELETE", "/pod", podId=made["ID"])
+    fine = daemon.json("POST", "/pod/create", status=201, body={"ID": "plain", "TTY": False})
+    assert "Warnings" not in fine
+    daemon.request("DELETE", "/pod", podId="plain")
+
+
+def test_a_manifest_is_refused(daemon: HyperdLauncher):
+    manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": {"containers": []}}
+    status, _, body = daemon.request("POST", "/pod/create", body=manifest)
+    assert (status, b"kube play" in body) == (400, True), body
+
+
+def test_published_ports_are_shown(daemon: HyperdLauncher, registry: RegistryServer):
+    image = f"{registry.host}/busybox"
+    ports = [{"containerPort": 80, "hostPort": 28_431}, {"containerPort": 81}]
+    containers = [{"name": "shown-1", "image": image, "ports": ports}, {"name": "shown-2", "image": image}]
+    pod = {"id": "shown", "containers": containers, "portmappings": [{"containerPort": "82", "hostPort": "28432"}]}
+    daemon.json("POST", "/pod/create", status=201, body=pod)
+
+    def shown(name: str) -> set[tuple[int, int]]:
+        found = info(daemon, name)["container"]["ports"]
+        return {(port["containerPort"], port["hostPort"]) for port in found}
+
+    assert shown("shown-1") == {(80, 28_431), (81, 0)}
+    assert shown("shown-2") == {(80, 28_431), (82, 28_432)}
+    daemon.request("DELETE", "/pod", podId="shown")
+
+
+def test_what_this_host_cannot_have(daemon: HyperdLauncher, registry: RegistryServer):
+    status, _, body = daemon.request("POST", "/vm/create", mem=2**20)
+    assert (status, b"more memory than this host has" in body) == (400, True), body
+    status, _, body = daemon.request("POST", "/pod/create", body={"resource": {"memory": 2**20}})
+    assert status == 400, body
+    for source, read_only, wanted in (("", False, 409), ("/images", False, 409), ("/images", True, 201)):
+        volume = {"path": "/x", "volume": "v", "readOnly": read_only}
+        spec = {"image": f"{registry.host}/busybox", "volumes": [volume]}
+        volumes = [{"name": "v", "format": "vfs", "source": f"{daemon.root}{source}"}]
+        body = {"id": "greedy", "containers": [spec], "volumes": volumes}
+        status, _, answer = daemon.request("POST", "/pod/create", body=body)
+        assert status == wanted, answer
+    daemon.request("DELETE", "/pod", podId="greedy")
+
+
+def test_vms_without_pods_have_a_bound():
+    with HyperdLauncher(config="max_pods = 2\n") as launcher:
+        launcher.start()
+        for _ in range(2):
+            launcher.json("POST", "/vm/create")
+        status, _, body = launcher.request("POST", "/vm/create")
+        assert (status, b"max_pods" in body) == (503, True), body
+        for row in launcher.json("GET", "/list", item="vm", status=201)["vmData"]:
+            launcher.json("DELETE", "/vm", vm=row.split(":")[0])
+        launcher.json("POST", "/vm/create")

@@ -216,7 +216,7 @@ class StubEngine:
         self.database = SimpleNamespace(version=lambda *_tables: ())
         self.events = EventBus()
         self.system = SimpleNamespace(
-            check_vcpu=lambda count: None,
+            check_size=lambda size: None,
             info=lambda: {"Pods": 0, "ID": os.getpid(), "Containers": 0},
             version=lambda: {"Version": "x", "ID": 1},
         )

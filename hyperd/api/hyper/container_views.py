@@ -9,7 +9,7 @@ from hyperd.container.contents import PathStat
 from hyperd.container.model import Container, ContainerSummary, Exec, Health
 from hyperd.container.signals import signal_name
 from hyperd.container.states import ContainerState
-from hyperd.spec.model import PortSpec, parse_ports
+from hyperd.spec.model import parse_ports
 from hyperd.stream.logs import now_text
 
 
@@ -83,7 +83,7 @@ def container_object(container: Container) -> dict[str, Any]:
         "tty": program.tty if program else bool(spec.tty),
         "commands": list(spec.command),
         "args": list(program.argv) if program else [],
-        "ports": [port for published in spec.ports for port in _ports(published)],
+        "ports": _ports(container),
         "env": [{"env": key, "value": value} for key, value in env.items()],
         "volumeMounts": [
             {"name": mount.volume, "mountPath": mount.path, "readOnly": mount.read_only} for mount in container.mounts
@@ -93,18 +93,19 @@ def container_object(container: Container) -> dict[str, Any]:
     }
 
 
-def _ports(published: PortSpec) -> list[dict[str, Any]]:
-    """Return ``ContainerPort`` objects, whose ports are numbers; host port 0 = not published."""
-    inner = parse_ports(published.container_port)
-    outer = parse_ports(published.host_port) if published.host_port else range(0)
+def _ports(container: Container) -> list[dict[str, Any]]:
+    """Return ``ContainerPort`` objects; host port 0 = not published.
+
+    A container that names no ports shows those of its pod, whose network it has.
+    """
+    outer: dict[tuple[str, int], list[int]] = {}
+    for mapping in container.ports:
+        outer.setdefault((mapping.protocol, mapping.container_port), []).append(mapping.host_port)
+    named = [(port.protocol, inner) for port in container.spec.ports for inner in parse_ports(port.container_port)]
     return [
-        {
-            "name": "",
-            "hostPort": outer[index] if len(outer) == len(inner) else 0,
-            "containerPort": port,
-            "protocol": published.protocol,
-        }
-        for index, port in enumerate(inner)
+        {"name": "", "hostPort": host, "containerPort": inner, "protocol": protocol}
+        for protocol, inner in dict.fromkeys(named or outer)
+        for host in outer.get((protocol, inner), [0])
     ]
 
 

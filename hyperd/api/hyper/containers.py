@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 from flask import Response, g
@@ -18,6 +17,7 @@ from hyperd.api.hyper import stats_views
 from hyperd.api.hyper.container_views import container_info, path_stat
 from hyperd.api.hyper.pod_spec import parse_container, parse_limits
 from hyperd.api.hyper.routes import blueprint
+from hyperd.api.hyper.unknown_keys import container_warnings, refuse_manifest
 from hyperd.api.psformat import table
 from hyperd.api.waiting import HeadFirst
 from hyperd.build.commit import CommitOrder
@@ -51,10 +51,12 @@ def check_image(name: str, where: str) -> None:
 def create_container() -> Response:
     """Add a container to a pod. Its only 404 is a missing image: clients pull and try again on it."""
     pod_id = params.needed("podId", message="podId is required to create a new container")
-    spec = parse_container(params.body_json("the container"))
+    given = params.body_json("the container")
+    refuse_manifest(given)
+    spec, warnings = parse_container(given), container_warnings(given)
     check_image(spec.image, "image")
     try:
-        return answers.env({"ID": _created(pod_id, spec)}, 201)
+        return answers.env({"ID": _created(pod_id, spec), **({"Warnings": warnings} if warnings else {})}, 201)
     except ImageNotFound:
         raise
     except NotFound as error:
@@ -65,7 +67,7 @@ def _created(pod_id: str, spec: ContainerSpec) -> str:
     """Make a container; the ports it publishes become the pod's, as at the pod's creation."""
     ports = tuple(port for port in spec.ports if port.host_port)
     containers = engine().containers
-    ident = containers.create(pod_id, replace(spec, ports=()), may_fetch=may_fetch())
+    ident = containers.create(pod_id, spec, may_fetch=may_fetch())
     if ports:
         try:
             engine().pods.net.note_ports(pod_id, ports)

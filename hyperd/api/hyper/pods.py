@@ -12,6 +12,7 @@ from hyperd.api.hyper import pod_views, stats_views
 from hyperd.api.hyper.containers import check_image
 from hyperd.api.hyper.pod_spec import parse_pod
 from hyperd.api.hyper.routes import blueprint
+from hyperd.api.hyper.unknown_keys import pod_warnings, refuse_manifest
 from hyperd.errors import Conflict, ImageNotFound, NotFound
 
 OVERRIDE = frozenset({"yes", "true"})
@@ -31,13 +32,14 @@ def _pod_json() -> Any:
 @blueprint.post("/pod/create")
 def create() -> Response:
     """Define a pod. Its only 404 is a missing image: clients pull and try again on it."""
-    defaults = engine().config.hypervisor
-    spec = parse_pod(_pod_json(), default_vcpu=defaults.default_vcpu, default_memory=defaults.default_memory)
-    engine().system.check_vcpu(spec.resource.vcpu)
+    defaults, given = engine().config.hypervisor, _pod_json()
+    refuse_manifest(given)
+    spec = parse_pod(given, default_vcpu=defaults.default_vcpu, default_memory=defaults.default_memory)
+    engine().system.check_size(spec.resource)
     for index, container in enumerate(spec.containers):
         check_image(container.image, f"containers[{index}].image")
     try:
-        return answers.code(engine().pods.create(spec, may_fetch=may_fetch()), 201)
+        return answers.code(engine().pods.create(spec, may_fetch=may_fetch()), 201, warnings=pod_warnings(given))
     except ImageNotFound:
         raise
     except NotFound as error:

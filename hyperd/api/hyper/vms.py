@@ -8,6 +8,7 @@ from hyperd.api import answers, params
 from hyperd.api.context import engine
 from hyperd.api.hyper.routes import blueprint
 from hyperd.spec.limits import MAX_MEMORY, MAX_VCPU, MIN_MEMORY, granted_memory
+from hyperd.spec.model import Resource
 
 
 @blueprint.post("/vm/create")
@@ -16,7 +17,7 @@ def create_vm() -> Response:
     defaults = engine().config.hypervisor
     vcpu = params.number("cpu", low=1, high=MAX_VCPU, default=defaults.default_vcpu)
     memory = granted_memory(params.number("mem", low=MIN_MEMORY, high=MAX_MEMORY, default=defaults.default_memory))
-    engine().system.check_vcpu(vcpu)
+    engine().system.check_size(Resource(vcpu=vcpu, memory=memory))
     return answers.code(engine().vms.create(vcpu=vcpu, memory=memory, wait=not params.flag("async")))
 
 

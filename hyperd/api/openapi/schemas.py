@@ -36,7 +36,10 @@ def maybe(schema: Schema) -> Schema:
     return {"anyOf": [schema, {"type": "null"}]}
 
 
+_WARNINGS: Schema = {"type": "array", "items": TEXT, "description": "what was ignored; missing where there is none"}
 _CODE = thing(
+    "Warnings",
+    Warnings=_WARNINGS,
     Cause={"type": "string", "description": "empty"},
     Code={"type": "integer", "description": "0: done"},
     ID={"type": "string", "description": "of the object"},
@@ -56,7 +59,7 @@ ANSWERS: dict[str, Schema] = {
     "Code": _CODE,
     "Error": thing("kind name", message=TEXT, details=TEXT, resolution=TEXT, code=WHOLE, kind=TEXT, name=TEXT),
     "Empty": {"type": "object", "maxProperties": 0},
-    "NewContainer": thing(ID=TEXT),
+    "NewContainer": thing("Warnings", ID=TEXT, Warnings=_WARNINGS),
     "List": thing(
         "podData cData vmData",
         item={"enum": ["pod", "container", "vm"]},
@@ -97,7 +100,7 @@ ANSWERS: dict[str, Schema] = {
         tty=FLAG,
         commands=many(TEXT),
         args=many(TEXT),
-        ports=many(thing(name=TEXT, hostPort=TEXT, containerPort=TEXT, protocol=TEXT)),
+        ports=many(thing(name=TEXT, hostPort=COUNT, containerPort=COUNT, protocol=TEXT)),
         env=many(thing(env=TEXT, value=TEXT)),
         volumeMounts=many(thing(name=TEXT, mountPath=TEXT, readOnly=FLAG)),
         labels=TEXTS,
