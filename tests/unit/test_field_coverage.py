@@ -32,14 +32,11 @@ SERVICES = "test_network.py::test_services"
 NAMES = "test_network.py::test_names_and_name_servers"
 LISTS = "test_network.py::test_white_lists"
 ON_FAILURE = "test_lifecycle.py::test_on_failure_ends_with_success_and_attached_clients_see_every_run"
-<<<<<<< HEAD
 GIVEN = "test_isolation.py::test_what_a_container_is_given"
 WALLS = "test_isolation.py::test_root_in_a_container_meets_walls"
 LIMITS = "test_isolation.py::test_limits_hold_and_siblings_live"
-=======
 HEALTH = "test_containers.py::test_health_is_checked_and_survives_the_daemon"
 ENDS = "test_containers.py::test_ends_of_containers"
->>>>>>> 2c3c5a1 (Health checks, removal at the end, a bound for restarts)
 LOGS = "test_logs.py::test_json_file_with_size_number_and_path"
 
 TESTED_BY = {
@@ -96,7 +93,6 @@ TESTED_BY = {
     "containers[].logPath": LOGS,
     "containers[].readOnly": FIELDS,
     "containers[].cache": "test_volumes.py::test_the_containers_cache_mode_is_the_pods_disks",
-<<<<<<< HEAD
     "containers[].init": "test_isolation.py::test_programs_that_insist_on_being_process_one",
     "containers[].limits.memory": LIMITS,
     "containers[].limits.memoryReservation": LIMITS,
@@ -124,7 +120,6 @@ TESTED_BY = {
     "containers[].devices[].permissions": GIVEN,
     "containers[].shmSize": GIVEN,
     "containers[].oomScoreAdj": GIVEN,
-=======
     **{
         f"containers[].healthcheck.{name}": HEALTH
         for name in ("command[]", "shell", "disabled", "interval", "timeout", "startPeriod", "startInterval", "retries")
@@ -132,7 +127,6 @@ TESTED_BY = {
     "containers[].restartMax": ENDS,
     "containers[].autoRemove": ENDS,
     "containers[].stopTimeout": ENDS,
->>>>>>> 2c3c5a1 (Health checks, removal at the end, a bound for restarts)
     "files[].name": OWNERS,
     "files[].encoding": SOURCES,
     "files[].uri": SOURCES,
