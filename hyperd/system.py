@@ -1,10 +1,11 @@
-"""What the daemon says of itself and its host: ``/info`` and ``/version``."""
+"""What the daemon says of itself and its host."""
 
 from __future__ import annotations
 
 import os
 import platform
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
 from hyperd import __version__
 from hyperd.config.model import Config
@@ -15,7 +16,33 @@ from hyperd.pod.records import PodRecords
 from hyperd.spec.model import Resource
 from hyperd.vm.driver import HypervisorInfo
 
-INDEX_SERVER = "https://index.docker.io/v1/"
+
+@dataclass(frozen=True, kw_only=True)
+class SystemInfo:
+    """The daemon and its host.
+
+    Args:
+        version: of hyperd. pid: of the daemon. root: directory of its state.
+        host_name, operating_system: for people.
+        memory: of the host, bytes. cpus: of the host.
+        hypervisor: what the driver found when it was opened.
+        guest: name of the kernel that VMs boot now, ``none`` without one.
+        pods, containers, images: how many there are.
+
+    """
+
+    version: str
+    pid: int
+    root: Path
+    host_name: str
+    operating_system: str
+    memory: int
+    cpus: int
+    hypervisor: HypervisorInfo
+    guest: str
+    pods: int
+    containers: int
+    images: int
 
 
 class SystemService:
@@ -47,40 +74,31 @@ class SystemService:
     def check_size(self, size: Resource) -> None:
         """Check that this host can have a VM of a size at all. Errors: InvalidInput."""
         self.check_vcpu(size.vcpu)
-        most = _memory_kib() // 1024
+        most = _host_memory() // 2**20
         if size.memory > most:
             raise InvalidInput(f"{size.memory} MiB are more memory than this host has", details=f"it has {most} MiB")
 
-    def info(self) -> dict[str, Any]:
-        """Give the object of ``GET /info``; ``MemTotal`` is in KiB, as the original's was."""
-        found = self.hypervisor
-        return {
-            "Containers": len(self._containers.all()),
-            "DockerRootDir": str(self._config.root),
-            "Driver": "squashfs-overlay",
-            "DriverStatus": [
-                ["Accelerator", found.accelerator],
-                ["Accelerator reason", found.reason],
-                ["Hypervisor", found.version],
-                ["Guest", self._guest],
-            ],
-            "ExecutionDriver": found.driver,
-            "ID": os.getpid(),
-            "Images": self._images.count(),
-            "IndexServerAddress": INDEX_SERVER,
-            "MemTotal": _memory_kib(),
-            "Name": platform.node(),
-            "Operating System": _operating_system(),
-            "Pods": self._pods.count(),
-        }
-
-    def version(self) -> dict[str, Any]:
-        """Give the object of ``GET /version``."""
-        return {"ID": os.getpid(), "Version": __version__}
+    def info(self) -> SystemInfo:
+        """Return what the daemon is, what it runs on and how much it owns."""
+        return SystemInfo(
+            version=__version__,
+            pid=os.getpid(),
+            root=self._config.root,
+            host_name=platform.node(),
+            operating_system=_operating_system(),
+            memory=_host_memory(),
+            cpus=os.cpu_count() or 1,
+            hypervisor=self.hypervisor,
+            guest=self._guest,
+            pods=self._pods.count(),
+            containers=self._containers.count(),
+            images=self._images.count(),
+        )
 
 
-def _memory_kib() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1024
+def _host_memory() -> int:
+    """Return the host's memory in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _operating_system() -> str:

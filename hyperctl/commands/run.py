@@ -9,7 +9,7 @@ from functools import partial
 
 from hyperctl import images, output, session, terminal
 from hyperctl.api.client import Client
-from hyperctl.api.errors import HyperctlError, UsageProblem
+from hyperctl.api.errors import ApiError, HyperctlError, UsageProblem
 from hyperctl.command import App, Argument, Option, command
 from hyperctl.commands.create import read_pod
 from hyperctl.options import SPEC_OPTIONS, SpecOptions
@@ -60,16 +60,27 @@ def run_command(
     if not attached:
         check()
         output.say(pod_id if quiet else f"POD id is {pod_id}")
-        client.start_pod(pod_id)
+        _start(client, pod_id, undo=True)
         if not quiet:
             output.say(f"Time to run a POD is {(time.monotonic() - began) * 1000:.0f} ms")
         return 0
     with _removal(client, pod_id if remove else "") as keep:
         check()
-        status, ended = _attached(client, pod_id, pod, tty=tty)
+        status, ended = _attached(client, pod_id, pod, tty=tty, undo=not remove)
         if not ended:
             keep()
     return status
+
+
+def _start(client: Client, pod_id: str, *, undo: bool) -> None:
+    """Start the pod that was just created; with ``undo`` one whose start the daemon refuses is removed."""
+    try:
+        client.start_pod(pod_id)
+    except ApiError:
+        if undo:
+            with terminal.patient():
+                _remove(client, pod_id)
+        raise
 
 
 def _create(client: Client, pod: dict[str, Any], *, when: str) -> tuple[str, Callable[[], None]]:
@@ -120,8 +131,10 @@ def _remove(client: Client, pod_id: str) -> None:
         output.complain(f"failed to rm pod, {error}")
 
 
-def _attached(client: Client, pod_id: str, pod: dict[str, Any], *, tty: bool) -> tuple[int, bool]:
+def _attached(client: Client, pod_id: str, pod: dict[str, Any], *, tty: bool, undo: bool) -> tuple[int, bool]:
     """Attach, start, stay until the end; gives the exit code and whether the container has ended.
+
+    ``undo``: a pod whose start is refused is removed here.
 
     The attach is answered before the start is sent: not a byte of the shortest command can be lost.
     """
@@ -129,7 +142,7 @@ def _attached(client: Client, pod_id: str, pod: dict[str, Any], *, tty: bool) ->
     with client.attach(container) as stream:
         if tty:
             session.send_size(client, container)
-        client.start_pod(pod_id)
+        _start(client, pod_id, undo=undo)
         if tty:
             if not session.converse(stream, client, container=container, tty=True):
                 return 0, False

@@ -102,6 +102,11 @@ class ContainerRecords:
         with self._db.reading() as session:
             return list(session.scalars(query))
 
+    def count(self) -> int:
+        """Return how many containers there are."""
+        with self._db.reading() as session:
+            return session.scalar(select(func.count()).select_from(ContainerRow)) or 0
+
     def states(self) -> dict[str, int]:
         """Count containers by state."""
         with self._db.reading() as session:

@@ -108,10 +108,11 @@ def test_run_attached_podfile_without_a_container_name_asks_for_it(fake, hyperct
     assert fake.requests[1:3] == ["GET /v1.1.0/pod/info?podName=p", f"POST /v1.17/attach?container={CID}"]
 
 
-def test_a_failed_start_is_told_and_the_pod_removed(fake, hyperctl):
+@pytest.mark.parametrize("option", ["--rm", "-d", "--name=n"])
+def test_a_failed_start_is_told_and_the_pod_removed(fake, hyperctl, option):
     attached_run(fake, Hijack(lambda talk: talk.receive_all()))
     fake.on("POST", "/pod/start", refuse(500, "no memory"))
-    done = hyperctl("run", "--rm", "busybox")
+    done = hyperctl("run", option, "busybox")
     assert done.stderr == b"hyperctl ERROR: Error from daemon's response: no memory\n"
     assert (done.returncode, fake.requests[-1]) == (255, "DELETE /v1.1.0/pod?podId=p")
 

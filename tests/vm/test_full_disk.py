@@ -45,6 +45,7 @@ def test_a_full_disk_loses_nothing(small: Host):
     assert refused.returncode == 255
     assert b"disk is full" in refused.stderr
     assert b"Traceback" not in refused.stderr
+    assert "second" not in small.ok("list")  # its name is free again
     client = small.background("attach", name)
     assert client.stdin
     client.stdin.write(b"go\n")
@@ -56,5 +57,4 @@ def test_a_full_disk_loses_nothing(small: Host):
     assert sums[0] == small.ok("exec", name, "md5sum", "/big").replace("/big", "-").strip()
     client.kill()
     client.communicate()
-    small.ctl("rm", "second")
     small.ok("rm", name)

@@ -6,19 +6,20 @@ from flask import Response, request
 
 from hyperd.api import answers
 from hyperd.api.context import engine, metrics
+from hyperd.api.hyper import system_views
 from hyperd.api.hyper.routes import blueprint
 
 
 @blueprint.get("/info")
 def system_info() -> Response:
     """Describe the daemon and what it owns."""
-    return answers.env(engine().system.info())
+    return answers.env(system_views.info(engine().system.info()))
 
 
 @blueprint.get("/version")
 def version() -> Response:
     """Give the daemon's version."""
-    return answers.env(engine().system.version())
+    return answers.env(system_views.version())
 
 
 @blueprint.get("/metrics")
