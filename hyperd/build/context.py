@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -178,10 +178,13 @@ class Context:
         """Tell whether this match is one file, not a directory's content."""
         return len(members) == 1 and "/" not in members[0].name and members[0].node.kind != DIRECTORY
 
-    def tar(self, members: Sequence[Member]) -> Iterator[bytes]:
-        """Write members as a tar, owned by root."""
+    def tar(
+        self, members: Sequence[Member], *, instead: Callable[[Node], bytes] = lambda _node: b""
+    ) -> Iterator[bytes]:
+        """Write members as a tar, owned by root; files have what ``instead`` gives, or their own content."""
         for member in members:
             node = member.node
+            data = instead(node)
             entry = Entry(
                 name=member.name.encode("utf-8", "surrogateescape") + (b"/" if node.kind == DIRECTORY else b""),
                 kind=node.kind,
@@ -189,10 +192,11 @@ class Context:
                 mtime=max(node.mtime, 0),
                 link=node.link,
             )
-            yield tarstream.pack(entry, size=node.size)
-            yield from self.content(node)
-            if node.size % BLOCK:
-                yield bytes(-node.size % BLOCK)
+            size = len(data) or node.size
+            yield tarstream.pack(entry, size=size)
+            yield from (data,) if data else self.content(node)
+            if size % BLOCK:
+                yield bytes(-size % BLOCK)
         yield bytes(2 * BLOCK)
 
     def _members(self, path: str, name: str) -> list[Member]:

@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from hyperd.build import guest
 from hyperd.build.cache import chain
+from hyperd.build.content import WORTHWHILE, ContentTokens
 from hyperd.build.context import Context, Member, Node, digest_of
 from hyperd.build.dockerfile import Instruction
 from hyperd.build.heredocs import read_mark
@@ -105,12 +106,14 @@ class Copying:
         archives = [node.digest for node in load.archives]
         key = chain(state.key, instruction.verb, digest_of(load.members), load.single, archives, target, owner, mode)
 
-        def work(directory: str) -> None:
+        def work(directory: str) -> ContentTokens | None:
             lower = tools.workshop.lower(state.layers)
+            worthwhile = sum(member.node.size for member in load.members) >= WORTHWHILE
+            tokens = ContentTokens(tools.context) if worthwhile and not load.archives else None
             if load.members or not load.archives:
                 guest.unpack(
                     tools.workshop.agent,
-                    tools.context.tar(load.members),
+                    tools.context.tar(load.members, instead=tokens.of if tokens is not None else _itself),
                     lower=lower,
                     work=directory,
                     target=target,
@@ -132,6 +135,7 @@ class Copying:
                     mode=mode,
                     cancelled=tools.cancelled,
                 )
+            return tokens
 
         kind = "file" if load.single else "multi"
         created_by = f"/bin/sh -c #(nop) {instruction.verb} {kind}:{key[:32]} in {target} "
@@ -179,6 +183,10 @@ class Copying:
             with path.open("rb") as file:
                 node = self._tools.context.add_file("", iter(lambda: file.read(_SNIFF), b""), mode=0o600)
         return Member(name=name, node=replace(node, mode=0o600))
+
+
+def _itself(_node: Node) -> bytes:
+    return b""
 
 
 def is_archive(context: Context, node: Node) -> bool:

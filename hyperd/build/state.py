@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from hyperd.build import guest
 from hyperd.build.cache import ImageSteps, StepCache
 from hyperd.build.config import ImageDraft
+from hyperd.build.content import ContentTokens
 from hyperd.build.context import Context
 from hyperd.build.expand import expand_text
 from hyperd.build.order import Reporter
@@ -16,6 +17,7 @@ from hyperd.build.vm import Below, Workshop
 from hyperd.image.transfer.ingest import Intake
 
 SCRATCH_KEY = "scratch"
+Work = Callable[[str], ContentTokens | None]
 
 
 @dataclass(kw_only=True)
@@ -81,8 +83,11 @@ class Bench:
 
     # -- steps that change files
 
-    def make(self, key: str, created_by: str, work: Callable[[str], None]) -> None:
-        """Take a step's layer from the cache, or make it: ``work`` fills the upper directory it is given."""
+    def make(self, key: str, created_by: str, work: Work) -> None:
+        """Take a step's layer from the cache, or make it: ``work`` fills the upper directory it is given.
+
+        What ``work`` gives are the tokens of files whose content did not go into the guest, if there are any.
+        """
         state, tools = self.state, self.tools
         found = None if self._cache_broken else self._known(key, created_by)
         if found is not None:
@@ -108,16 +113,18 @@ class Bench:
                 tools.cache.note(key, found)
         return found
 
-    def _make(self, work: Callable[[str], None]) -> Below | None:
+    def _make(self, work: Work) -> Below | None:
         tools = self.tools
         directory = tools.workshop.begin()
         upper = tools.workshop.upper()
-        work(directory)
+        tokens = work(directory)
         stream = guest.packed(
             tools.workshop.agent,
             upper=upper,
             lower=tools.workshop.lower(self.state.layers),
             cancelled=tools.cancelled,
         )
-        layer = guest.add_layer(tools.intake, stream)
-        return None if layer is None else Below(diff_id=layer.diff_id, upper=upper)
+        layer = guest.add_layer(tools.intake, tokens.restored(stream) if tokens is not None else stream)
+        if layer is None:
+            return None
+        return Below(diff_id=layer.diff_id, upper=upper if tokens is None else "")  # later steps see it as a disk

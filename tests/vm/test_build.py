@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import lzma
+import os
 import shutil
 import socket
 import stat
@@ -349,3 +350,29 @@ def test_twenty_steps_and_two_stages_are_as_podman_builds_them(host: Host, regis
     for key in ("Env", "Cmd", "User", "Volumes", "WorkingDir"):
         assert our_config["config"].get(key) == their_config["config"].get(key), key
     host.ok("rmi", f"{registry.host}/ours/twenty:1", base)
+
+
+def test_large_files_get_into_the_image_and_into_later_steps(host: Host):
+    """Their content does not go through the guest; nobody can tell."""
+    large, small = os.urandom(5_000_003), os.urandom(70_000)
+    dockerfile = f"""FROM {host.image}
+RUN mkdir /there && ln -s there /link && echo old > /there/big
+COPY --chown=3:4 --chmod=u=rw,go=r d /link
+COPY d/big /renamed
+RUN sha256sum /there/big /there/deep/small /renamed; stat -c '%a %u %g %s' /there/big /renamed; echo more >> /renamed
+"""
+    files = {"Dockerfile": dockerfile, "d/big": large, "d/deep/small": small, "d/empty": ""}
+    said = built(host, files, t="made/large")
+    digest = hashlib.sha256(large).hexdigest()
+    for words in (
+        f"{digest}  /there/big\n{hashlib.sha256(small).hexdigest()}  /there/deep/small\n{digest}  /renamed\n",
+        "644 3 4 5000003\n644 0 0 5000003\n",
+    ):
+        assert words in said, said
+    appended = hashlib.sha256(large + b"more\n").hexdigest()
+    look = "sha256sum /link/big /renamed; stat -c %s /there/empty"
+    assert show(host, "made/large", "sh", "-c", look) == f"{digest}  /link/big\n{appended}  /renamed\n0\n"
+    again = built(host, files, t="made/large")
+    assert again.count(" ---> Using cache\n") == 4
+    host.ok("rmi", "made/large")
+    host.assert_clean()
