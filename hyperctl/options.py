@@ -38,14 +38,14 @@ OPTIONS = (
     ),
     Option("--mount", many=True, metavar="KEY=VALUE,...", text="Mount, spelled out: type=bind|volume... (repeat)."),
     Option("-l", "--label", many=True, metavar="KEY=VALUE", text="Set a label (repeat)."),
-    Option("--cpu", metavar="N", shown="1", text="CPUs of the pod's VM."),
-    Option("--cpus", metavar="N", text="The same; a part of a CPU counts as one."),
+    Option("--cpu", metavar="N", shown="1", text="CPUs of the VM; with create -c the container's limit."),
+    Option("--cpus", metavar="N", text="The same, also parts: with 0.5 the container gets half of a CPU."),
     Option(
         "-m",
         "--memory",
         metavar="SIZE",
         shown="128",
-        text="Memory of the pod's VM, in MiB or with a unit.",
+        text="Memory of the VM, in MiB or with a unit; with create -c the container's limit.",
     ),
     Option("--read-only", flag=True, text="Make the container's root file system read-only."),
     Option(
@@ -56,6 +56,25 @@ OPTIONS = (
         text="When to start it again: never, onFailure, always.",
     ),
     Option("--stop-signal", metavar="SIGNAL", complete="signal", text="What ends the program in good order."),
+    Option("--init", flag=True, text="Let a small init be process 1, and the program its child."),
+    Option("--cap-add", many=True, metavar="NAME", text="Give a capability; ALL gives all (repeat)."),
+    Option("--cap-drop", many=True, metavar="NAME", text="Take a capability away; ALL takes all (repeat)."),
+    Option("--privileged", flag=True, text="Let the container do everything in its VM."),
+    Option(
+        "--security-opt",
+        many=True,
+        metavar="OPTION",
+        text="no-new-privileges, seccomp=unconfined or seccomp=FILE (repeat).",
+    ),
+    Option("--tmpfs", many=True, metavar="PATH[:OPTIONS]", text="File system in memory: size=64m, mode=1777 (repeat)."),
+    Option("--shm-size", metavar="SIZE", text="Size of a /dev/shm of its own."),
+    Option("--device", many=True, metavar="DEVICE[:PATH[:rwm]]", text="Device of the guest (repeat)."),
+    Option("--pids-limit", metavar="N", text="Most processes of the container; -1 is any number."),
+    Option("--memory-reservation", metavar="SIZE", text="What the container keeps when memory gets short."),
+    Option("--memory-swap", metavar="SIZE", text="Limit of memory and swap together; -1 is all."),
+    Option("--cpu-shares", metavar="N", text="Weight of the container beside others of its pod; 1024 is usual."),
+    Option("--cpuset-cpus", metavar="LIST", text="CPUs of the VM that the container may use: 0-1."),
+    Option("--oom-score-adj", metavar="N", text="Who is killed first when memory is out: -1000 to 1000."),
     Option("--ulimit", many=True, metavar="NAME=SOFT[:HARD]", text="Limit of the program, such as nofile (repeat)."),
     Option("--sysctl", many=True, metavar="KEY=VALUE", text="Setting of the guest's kernel (repeat)."),
     Option("--group-add", many=True, metavar="GROUP", text="Further group of the program (repeat)."),
@@ -68,7 +87,7 @@ OPTIONS = (
 )
 SPEC_OPTIONS = (*PODFILE_OPTIONS, *OPTIONS)
 # Options that say something of the pod, which a container in a pod that is there already cannot have.
-OF_POD = ("cpu", "cpus", "memory", "hostname", "dns", "dns_search", "dns_option", "log_driver", "log_opt")
+OF_POD = ("hostname", "dns", "dns_search", "dns_option", "log_driver", "log_opt")
 
 
 class SpecOptions:
@@ -95,6 +114,20 @@ class SpecOptions:
     read_only: bool
     restart: str
     stop_signal: str
+    init: bool
+    cap_add: tuple[str, ...]
+    cap_drop: tuple[str, ...]
+    privileged: bool
+    security_opt: tuple[str, ...]
+    tmpfs: tuple[str, ...]
+    shm_size: str
+    device: tuple[str, ...]
+    pids_limit: str
+    memory_reservation: str
+    memory_swap: str
+    cpu_shares: str
+    cpuset_cpus: str
+    oom_score_adj: str
     ulimit: tuple[str, ...]
     sysctl: tuple[str, ...]
     group_add: tuple[str, ...]

@@ -22,7 +22,7 @@ _RULE = re.compile(
 )
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _RESTART = {"": "never", "no": "never", "never": "never", "onfailure": "onFailure", "on-failure": "onFailure"}
-_RESTART |= {"always": "always", "unless-stopped": "always"}
+_RESTART |= {"always": "always", "unless-stopped": "unless-stopped"}
 _UNLIMITED = {"unlimited", "infinity", "-1"}
 
 
@@ -41,6 +41,7 @@ def pod_from_options(options: SpecOptions, image: str, command: list[str], *, lo
     """
     name = options.name or generated_name(image)
     container = _container(options, image, command, name=name, local=local)
+    container = _filled({**container, "limits": limits(options, alone=False)})
     log = {"type": options.log_driver, "config": pairs(options.log_opt, "--log-opt")}
     pod = {
         "id": name,
@@ -67,6 +68,7 @@ def container_from_options(options: SpecOptions, image: str, command: list[str],
         if getattr(options, field):
             raise UsageProblem(f"{options.named(field)} is the pod's: give it when the pod is created")
     container = _container(options, image, command, name=options.name or generated_name(image), local=local)
+    container["limits"] = limits(options, alone=True)
     container["labels"] = pairs(options.label, "--label")
     container["ports"] = [port_rule(text) for text in options.publish]
     return _filled(container)
@@ -84,9 +86,16 @@ def _container(options: SpecOptions, image: str, command: list[str], *, name: st
             "command": command,
             "entrypoint": [] if options.entrypoint is None else [options.entrypoint],
             "volumes": [volume(text, local=local) for text in options.volume]
-            + [mount(text, local=local) for text in options.mount],
+            + [mount(text, local=local) for text in options.mount if not _tmpfs_mount(text)],
             "readOnly": options.read_only,
             "user": _user(options),
+            "init": options.init,
+            "security": _security(options),
+            "tmpfs": [tmpfs(text) for text in options.tmpfs]
+            + [found for text in options.mount if (found := _tmpfs_mount(text))],
+            "devices": [_device(text) for text in options.device],
+            "shmSize": units.size(options.shm_size) if options.shm_size else 0,
+            "oomScoreAdj": _whole(options.oom_score_adj, "--oom-score-adj"),
             "StopSignal": options.stop_signal,
             "ulimits": [_ulimit(text) for text in options.ulimit],
             "sysctl": pairs(options.sysctl, "--sysctl"),
@@ -122,10 +131,129 @@ def _vcpus(options: SpecOptions) -> int:
     return max(int(options.cpu or 0), -int(-wanted // 1)) or 1
 
 
+def limits(options: SpecOptions, *, alone: bool) -> dict[str, Any]:
+    """Give what a container may use.
+
+    Args:
+        options: what was typed.
+        alone: the container goes into a pod that exists, so memory and CPUs are its own; else they are the VM's size,
+            and only a part of a CPU is a limit.
+
+    Raises:
+        UsageProblem: an option's value has the wrong form.
+
+    """
+    cpus = _number(options.cpus or options.cpu, "--cpus") if options.cpus or (alone and options.cpu) else 0.0
+    if not alone and cpus == int(cpus):
+        cpus = 0.0
+    swap = options.memory_swap
+    return _filled(
+        {
+            "memory": units.size(options.memory, bare=1 << 20) if alone and options.memory else 0,
+            "nanoCpus": round(cpus * 1_000_000_000),
+            "memoryReservation": units.size(options.memory_reservation) if options.memory_reservation else 0,
+            "memorySwap": -1 if swap == "-1" else units.size(swap) if swap else 0,
+            "cpuShares": _whole(options.cpu_shares, "--cpu-shares"),
+            "cpusetCpus": options.cpuset_cpus,
+            "pids": _whole(options.pids_limit, "--pids-limit"),
+        }
+    )
+
+
+def _whole(text: str, option: str) -> int:
+    """Read a number, 0 for nothing."""
+    if not text:
+        return 0
+    if not re.fullmatch(r"-?\d{1,9}", text):
+        raise UsageProblem(f"'{text}' is not a number for {option}")
+    return int(text)
+
+
+def _security(options: SpecOptions) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "privileged": options.privileged,
+        "capAdd": [capability(text) for text in options.cap_add],
+        "capDrop": [capability(text) for text in options.cap_drop],
+    }
+    for text in options.security_opt:
+        name, _, value = text.replace(":", "=", 1).partition("=")
+        if name == "no-new-privileges" and value in {"", "true", "false"}:
+            found["noNewPrivileges"] = value != "false"
+        elif name == "seccomp" and value:
+            found["seccomp"] = value if value == "unconfined" else _file(value)
+        else:
+            raise UsageProblem(
+                f"'{text}' is not known to --security-opt: use no-new-privileges, seccomp=unconfined or seccomp=FILE"
+            )
+    return _filled(found)
+
+
+def capability(text: str) -> str:
+    """Give a capability's name as the API takes it: `net_admin` and `CAP_NET_ADMIN` are `NET_ADMIN`."""
+    return text.upper().removeprefix("CAP_")
+
+
+def _file(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageProblem(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def tmpfs(text: str) -> dict[str, Any]:
+    """Read `PATH[:OPTIONS]`, the options being `size=`, `mode=` and flags such as `ro`, `noexec`.
+
+    Raises:
+        UsageProblem: it has another form.
+
+    """
+    path, _, words = text.partition(":")
+    if not path.startswith("/"):
+        raise UsageProblem(f"'{text}' is not a tmpfs: use PATH[:size=64m,mode=1777,ro], PATH being absolute")
+    found: dict[str, Any] = {"path": path}
+    flags = []
+    for word in filter(None, words.split(",")):
+        name, equals, value = word.partition("=")
+        if name == "size" and equals:
+            found["size"] = units.size(value)
+        elif name == "mode" and equals:
+            found["mode"] = value
+        else:
+            flags.append(word)
+    return _filled({**found, "options": flags})
+
+
+def _tmpfs_mount(text: str) -> dict[str, Any] | None:
+    """Read `type=tmpfs,target=PATH[,tmpfs-size=...][,tmpfs-mode=...]` of --mount; None for another type."""
+    words = dict(part.partition("=")[::2] for part in text.split(","))
+    if words.pop("type", "") != "tmpfs":
+        return None
+    target = words.pop("target", "") or words.pop("destination", "") or words.pop("dst", "")
+    options = []
+    for key, name in (("tmpfs-size", "size"), ("tmpfs-mode", "mode")):
+        if key in words:
+            options.append(f"{name}={words.pop(key)}")
+    if "readonly" in words:
+        words.pop("readonly")
+        options.append("ro")
+    if words or not target:
+        raise UsageProblem(f"'{text}' is not a mount: use type=tmpfs,target=/path[,tmpfs-size=64m][,tmpfs-mode=1777]")
+    return tmpfs(f"{target}:{','.join(options)}")
+
+
+def _device(text: str) -> dict[str, Any]:
+    source, _, rest = text.partition(":")
+    target, _, permissions = rest.partition(":")
+    if target and not target.startswith("/"):
+        target, permissions = "", target
+    if not source.startswith("/") or not set(permissions) <= set("rwm"):
+        raise UsageProblem(f"'{text}' is not a device: use DEVICE[:PATH[:rwm]]")
+    return _filled({"source": source, "target": target, "permissions": permissions})
+
+
 def restart_policy(text: str) -> str:
     """Read `never`, `onFailure`, `always`, or docker's `no`, `on-failure`, `unless-stopped`.
-
-    A pod that somebody stopped is never started by itself, so `always` is docker's `unless-stopped`.
 
     Raises:
         UsageProblem: it is another word.

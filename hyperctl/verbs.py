@@ -52,6 +52,7 @@ VERBS = {
     "system": ("system", "Clean up the whole system; see what it takes"),
     "tag": ("imagetools", "Give an image a further name"),
     "top": ("contents", "List the processes of a container"),
+    "update": ("lifecycle", "Give containers other limits"),
     "unpause": ("lifecycle", "Resume a paused pod"),
     "version": ("system", "Show the version of hyperctl"),
     "wait": ("lifecycle", "Wait until containers have ended"),

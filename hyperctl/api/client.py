@@ -245,6 +245,10 @@ class Client:
         """Send a signal, by number, to the main process of a container."""
         self._done("POST", "/container/kill", {"container": container, "signal": str(signal)})
 
+    def update_container(self, container: str, limits: Mapping[str, Any]) -> None:
+        """Give a container other limits: `memory` in bytes, `nanoCpus`, `pids` and so on; others stay as they are."""
+        self._done("POST", "/container/update", {"container": container}, payload=dict(limits))
+
     def rename_container(self, container: str, name: str) -> None:
         """Give a container another name."""
         self._done("POST", "/container/rename", {"oldName": container, "newName": name})

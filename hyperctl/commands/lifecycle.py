@@ -1,4 +1,4 @@
-"""`start`, `stop`, `restart`, `rm`, `kill`, `pause`, `unpause`, `wait`, `rename` and `labels`."""
+"""`start`, `stop`, `restart`, `rm`, `kill`, `pause`, `unpause`, `wait`, `rename`, `update` and `labels`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from contextlib import contextmanager
 from hyperctl import output, session
 from hyperctl.api.errors import ApiError, HyperctlError, NotFound, OperationFailed, UsageProblem
 from hyperctl.command import App, Argument, Option, command
-from hyperctl.spec import pairs
+from hyperctl.options import OPTIONS, SpecOptions
+from hyperctl.spec import limits, pairs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def for_each(names: Iterable[str], action: Callable[[str], None], complaint: Callable[[str, str], str]) -> int:
@@ -182,6 +187,31 @@ def wait_command(app: App, *, names: tuple[str, ...]) -> int:
 def rename_command(app: App, *, container: str, name: str) -> None:
     """Give a container another name; a pod keeps its own."""
     app.client.rename_container(container, name)
+
+
+_LIMITS = ("memory", "memory_reservation", "memory_swap", "cpus", "cpu_shares", "cpuset_cpus", "pids_limit")
+
+
+@command(
+    "update",
+    Argument("names", "CONTAINER|POD...", many=True, complete="container"),
+    *(option for option in OPTIONS if option.field in _LIMITS),
+    examples=("hyperctl update --memory 256m --cpus 0.5 web1", "hyperctl update --pids-limit 100 web1"),
+)
+def update_command(app: App, *, names: tuple[str, ...], **typed: Any) -> int:
+    """Give containers other limits, also while they run; what is not named stays. Of a pod, its first container.
+
+    The size of a pod's VM is not changed: a limit above it has no effect.
+    """
+    found = limits(SpecOptions(**typed, cpu=""), alone=True)
+    if not found:
+        raise UsageProblem("a limit is needed, such as --memory 256m")
+
+    def update(name: str) -> None:
+        session.of_first(app.client, name, lambda one: app.client.update_container(one, found))
+        output.say(name)
+
+    return for_each(names, update, lambda name, text: f"fail to update container {name}: {text}")
 
 
 @command(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 
+from hyperctl import spec
 from hyperctl.api.errors import UsageProblem
 from hyperctl.kube.reader import Node
 
@@ -164,7 +165,10 @@ class _Pod:
         metadata.ignore("annotations", "namespace", "creationTimestamp", "uid", "resourceVersion", "generation")
         metadata.done()
         self._volumes = {node.name(): self._volume(node) for node in self._spec.nodes("volumes")}
-        containers = [self._container(node) for node in self._spec.nodes("containers")]
+        nodes = self._spec.nodes("containers")
+        mounted = [str(one.take("name")) for node in nodes for one in node.nodes("volumeMounts")]
+        self._users = {name: mounted.count(name) for name in self._volumes}
+        containers = [self._container(node) for node in nodes]
         if not containers:
             raise self._spec.wrong("containers", "a list with at least one container")
         self.described = self._whole(containers, labels)
@@ -223,9 +227,9 @@ class _Pod:
         node.ignore("imagePullPolicy", "stdin", "stdinOnce", "terminationMessagePath", "terminationMessagePolicy")
         if not node.text("image"):
             raise node.wrong("image", "the name of an image")
-        mounts, files = self._mounts(node)
+        mounts, files, memory = self._mounts(node)
         variables = self._environment(node)
-        self._count_resources(node.node("resources"))
+        limits = self._limits(node.node("resources"))
         for port in node.nodes("ports"):
             self._port(port)
         described = {
@@ -239,6 +243,8 @@ class _Pod:
             "envs": [{"env": key, "value": value} for key, value in variables.items()],
             "volumes": mounts,
             "files": files,
+            "limits": limits,
+            "tmpfs": memory,
             **self._rights(node.node("securityContext")),
         }
         node.done()
@@ -255,6 +261,16 @@ class _Pod:
             groups.append(str(fs_group))
         sysctls = {one.text("name"): one.text("value") for one in self._security.nodes("sysctls")}
         node.ignore("runAsNonRoot", "seLinuxOptions", "windowsOptions")
+        capabilities, profile = node.node("capabilities"), node.node("seccompProfile")
+        security = {
+            "privileged": node.flag("privileged"),
+            "capAdd": [spec.capability(text) for text in capabilities.texts("add")],
+            "capDrop": [spec.capability(text) for text in capabilities.texts("drop")],
+            "noNewPrivileges": not node.flag("allowPrivilegeEscalation", default=True),
+            "seccomp": self._seccomp(profile),
+        }
+        for part in (capabilities, profile):
+            part.done()
         self._security.ignore("runAsNonRoot", "seLinuxOptions", "windowsOptions", "fsGroupChangePolicy")
         rights = {
             "readOnly": node.flag("readOnlyRootFilesystem"),
@@ -266,12 +282,20 @@ class _Pod:
                 }
             ),
             "sysctl": sysctls,
+            "security": _filled(security),
         }
         node.done()
         return rights
 
-    def _count_resources(self, node: Node) -> None:
-        """Add to the VM's size what a container may use, or at least asks for."""
+    @staticmethod
+    def _seccomp(node: Node) -> str:
+        kind = node.text("type")
+        if kind not in {"", "RuntimeDefault", "Unconfined"}:
+            raise node.wrong("type", "RuntimeDefault or Unconfined")
+        return "unconfined" if kind == "Unconfined" else ""
+
+    def _limits(self, node: Node) -> dict[str, int]:
+        """Give what a container may use; add that, or at least what it asks for, to the VM's size."""
         limits, requests = node.node("limits"), node.node("requests")
         for part in (limits, requests):
             part.ignore("ephemeral-storage")
@@ -281,6 +305,7 @@ class _Pod:
         self._memory += memory or asked_memory or 0.0
         for part in (limits, requests, node):
             part.done()
+        return _filled({"memory": int(memory or 0), "nanoCpus": round((cpus or 0) * 1_000_000_000)})
 
     def _port(self, node: Node) -> None:
         node.ignore("name")
@@ -364,10 +389,11 @@ class _Pod:
             raise UsageProblem(f"{node.path} is of a kind that cannot be had here")
         return volume
 
-    def _mounts(self, node: Node) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Give the mounts of a container, and the files that are put into it."""
+    def _mounts(self, node: Node) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+        """Give the mounts of a container, the files that are put into it, and its file systems in memory."""
         mounts: list[dict[str, Any]] = []
         files: list[dict[str, Any]] = []
+        memory: list[dict[str, Any]] = []
         for one in node.nodes("volumeMounts"):
             name, path = one.text("name"), one.text("mountPath")
             if not path.startswith("/"):
@@ -381,6 +407,8 @@ class _Pod:
             if volume.kind == "values":
                 one.ignore("readOnly")
                 files += volume.files_at(path, below, one)
+            elif volume.kind == "memory" and not below and self._users[name] == 1:
+                memory.append(_filled({"path": path, "size": volume.size, "options": ["ro"] * one.flag("readOnly")}))
             else:
                 if below:
                     raise UsageProblem(f"{one.path}.subPath can only be had of a configMap or a secret")
@@ -388,17 +416,22 @@ class _Pod:
                 read_only = one.flag("readOnly") or volume.read_only
                 mounts.append(_filled({"path": path, "volume": volume.name, "readOnly": read_only}))
             one.done()
-        return mounts, files
+        return mounts, files, memory
 
 
 class _Volume:
-    """A volume of a pod: `values` (files with the values of a ConfigMap or Secret) or `volume` (anything else)."""
+    """A volume of a pod.
+
+    Its kind is `values` (files with the values of a ConfigMap or Secret), `memory` (a file system in memory, where one
+    container alone has it; else it is on disk) or `volume` (anything else).
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.kind = ""
         self.read_only = False
         self.used = False
+        self.size = 0  # bytes, of one in memory
         self.described: dict[str, Any] = {}
         self.files: list[dict[str, Any]] = []
         self._paths: dict[str, tuple[str, int]] = {}  # path below the mount: name of the file, its mode
@@ -417,9 +450,12 @@ class _Volume:
         node.done()
 
     def empty_dir(self, node: Node) -> None:
-        """Take a new volume; it is on disk, whatever the medium."""
-        node.ignore("medium", "sizeLimit")
-        self.kind, self.described = "volume", {"name": self.name}
+        """Take a new volume, on disk or in memory."""
+        medium, self.size = node.text("medium"), int(node.quantity("sizeLimit") or 0)
+        if medium not in {"", "Memory"}:
+            raise node.wrong("medium", "Memory, or left away")
+        self.kind, self.described = "memory" if medium else "volume", {"name": self.name}
+        node.done()
 
     def claim(self, node: Node) -> None:
         """Take a named volume of this host."""

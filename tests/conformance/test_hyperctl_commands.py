@@ -256,6 +256,15 @@ DOCKER = [
         f"-l team=red @IMAGE sh -c '{PROGRAM}'",
         "small\n",
     ),
+    Step(
+        "run --rm --init --cap-drop all --cap-add chown --security-opt no-new-privileges --tmpfs /t:size=1m "
+        "--security-opt seccomp=unconfined --shm-size 2m --pids-limit 50 --memory-reservation 16m --memory-swap -1 "
+        "--cpu-shares 512 --cpuset-cpus 0 --oom-score-adj 7 --cpus 0.5 @IMAGE sh -c "
+        "'grep -E \"CapEff|NoNew\" /proc/self/status; cat /proc/self/oom_score_adj; df -k /t /dev/shm | tail -n 2'",
+        r"NoNewPrivs:\s1\nCapEff:\s0000000000000001\n7\n(?s:.*) 1024 (?s:.*) 2048 (?s:.*)|"
+        r"CapEff:\s0000000000000001\nNoNewPrivs:\s1\n7\n(?s:.*) 1024 (?s:.*) 2048 (?s:.*)",
+    ),
+    Step("run --rm --privileged --device /dev/null:/dev/mine @IMAGE ls /dev/mine", "/dev/mine\n"),
     Step("start small surplus", r"Successfully started the Pod\(small\)\n"),
     Step(
         "logs small",
@@ -287,6 +296,12 @@ DOCKER = [
     Step("top web", r"(?s)\S+ .*httpd.*\n"),
     Step("top web -o pid,args", r"(?s)PID .*httpd -f -h /bin\n.*"),
     Step("export -o web.tar web"),
+    Step(
+        "update --memory 48m --memory-reservation 16m --memory-swap -1 --cpus 0.5 --cpu-shares 9 --cpuset-cpus 0 "
+        "--pids-limit 77 web",
+        "web\n",
+    ),
+    Step("exec web sh -c 'cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max'", "50331648\n77\n"),
     Step("rename web front"),
     Step("exec front true"),
     Step("labels web"),

@@ -49,7 +49,7 @@ def test_what_one_container_gets(fake, hyperctl, tmp_path):
         "tty": True,
         "workdir": "/srv",
         "readOnly": True,
-        "restartPolicy": "always",
+        "restartPolicy": "unless-stopped",
         "StopSignal": "SIGQUIT",
         "user": {"name": "alice", "group": "staff", "additionalGroups": ["27"]},
         "ulimits": [{"Name": "nofile", "Soft": 10, "Hard": 20}, {"Name": "core", "Soft": -1, "Hard": -1}],
@@ -113,6 +113,58 @@ def test_volumes(fake, hyperctl, tmp_path):
     assert (tmp_path / "there").stat().st_mode & 0o7777 == 0o700
     assert not (tmp_path / "data").exists()
     assert len({ref["volume"] for ref in refs}) == len(refs)
+
+
+def test_what_a_container_may_do_and_use(fake, hyperctl, tmp_path):
+    (tmp_path / "profile.json").write_text('{"defaultAction": "SCMP_ACT_ALLOW"}')
+    words = (
+        "--init --cap-add net_admin --cap-add CAP_SYS_TIME --cap-drop all --privileged --shm-size 64m "
+        "--security-opt no-new-privileges --security-opt seccomp=profile.json --tmpfs /run "
+        "--tmpfs /t:size=1m,mode=700,ro --device /dev/fuse --device /dev/vda:/dev/x:r --pids-limit 50 "
+        "--memory-reservation 32m --memory-swap -1 --cpu-shares 512 --cpuset-cpus 0 --oom-score-adj -5 --cpus 0.5 "
+        "--mount type=tmpfs,target=/m,tmpfs-size=2m"
+    )
+    pod = created(fake, hyperctl, words)
+    (container,) = pod["containers"]
+    assert pod["resource"] == {"vcpu": 1, "memory": 128}
+    keys = ("init", "security", "tmpfs", "shmSize", "devices", "limits", "oomScoreAdj", "volumes")
+    assert {key: container.get(key) for key in keys} == {
+        "init": True,
+        "security": {
+            "privileged": True,
+            "capAdd": ["NET_ADMIN", "SYS_TIME"],
+            "capDrop": ["ALL"],
+            "noNewPrivileges": True,
+            "seccomp": '{"defaultAction": "SCMP_ACT_ALLOW"}',
+        },
+        "tmpfs": [
+            {"path": "/run"},
+            {"path": "/t", "size": 1 << 20, "mode": "700", "options": ["ro"]},
+            {"path": "/m", "size": 2 << 20},
+        ],
+        "shmSize": 64 << 20,
+        "devices": [{"source": "/dev/fuse"}, {"source": "/dev/vda", "target": "/dev/x", "permissions": "r"}],
+        "limits": {
+            "nanoCpus": 500_000_000,
+            "memoryReservation": 32 << 20,
+            "memorySwap": -1,
+            "cpuShares": 512,
+            "cpusetCpus": "0",
+            "pids": 50,
+        },
+        "oomScoreAdj": -5,
+        "volumes": None,
+    }
+
+
+def test_sizes_of_a_container_in_a_pod_are_its_limits(fake, hyperctl):
+    fake.on("POST", "/container/create", ok({"ID": CID}, 201)).on("POST", "/container/update", Reply(status=204))
+    hyperctl("create", "-c", "--memory", "512", "--cpu", "3", "p", "busybox")
+    assert fake.exchanges[0].json()["limits"] == {"memory": 512 << 20, "nanoCpus": 3_000_000_000}
+    assert hyperctl("update", "--memory", "64m", "--cpus", "1.5", "--pids-limit", "9", "c1").stdout == b"c1\n"
+    assert fake.exchanges[1].json() == {"memory": 64 << 20, "nanoCpus": 1_500_000_000, "pids": 9}
+    assert fake.exchanges[1].parameters == {"container": ["c1"]}
+    assert b"a limit is needed" in hyperctl("update", "c1").stderr
 
 
 def test_the_entrypoint_can_be_taken_away(fake, hyperctl):

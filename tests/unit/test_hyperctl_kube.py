@@ -55,11 +55,17 @@ spec:
         envFrom: [{configMapRef: {name: settings}}]
         ports: [{containerPort: 80, name: http}]
         resources: {limits: {cpu: 1500m, memory: 256Mi}, requests: {cpu: 100m}}
-        securityContext: {readOnlyRootFilesystem: true, runAsGroup: 5}
+        securityContext:
+          readOnlyRootFilesystem: true
+          runAsGroup: 5
+          allowPrivilegeEscalation: false
+          seccompProfile: {type: Unconfined}
+          capabilities: {add: [NET_ADMIN, CAP_SYS_TIME], drop: [all]}
         livenessProbe: {httpGet: {path: /, port: 80}}
         volumeMounts:
         - {name: data, mountPath: /data, readOnly: true}
         - {name: scratch, mountPath: /tmp}
+        - {name: quick, mountPath: /quick}
         - {name: page, mountPath: /srv}
         - {name: page, mountPath: /etc/one.html, subPath: page.html}
         - {name: token, mountPath: /run/keys}
@@ -69,6 +75,7 @@ spec:
       volumes:
       - {name: data, persistentVolumeClaim: {claimName: store}}
       - {name: scratch, emptyDir: {}}
+      - {name: quick, emptyDir: {medium: Memory, sizeLimit: 16Mi}}
       - {name: host, hostPath: {path: /srv/data, type: Directory}}
       - {name: page, configMap: {name: settings, items: [{key: page.html, path: page.html, mode: 0400}]}}
       - {name: token, secret: {secretName: keys, defaultMode: 256}}
@@ -112,6 +119,14 @@ def test_a_container(plan):
     assert (app["workdir"], app["restartPolicy"], app["readOnly"]) == ("/srv", "always", True)
     assert app["user"] == {"name": "1000", "group": "5", "additionalGroups": ["27", "2000"]}
     assert app["sysctl"] == {"a.b": "1"}
+    assert app["limits"] == {"memory": 256 << 20, "nanoCpus": 1_500_000_000}
+    assert app["tmpfs"] == [{"path": "/quick", "size": 16 << 20}]
+    assert app["security"] == {
+        "capAdd": ["NET_ADMIN", "SYS_TIME"],
+        "capDrop": ["ALL"],
+        "noNewPrivileges": True,
+        "seccomp": "unconfined",
+    }
     assert {pair["env"]: pair["value"] for pair in app["envs"]} == {
         "COLOUR": "red",
         "page.html": "<p>hello</p>",

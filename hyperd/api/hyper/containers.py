@@ -15,7 +15,7 @@ from hyperd.api.bodies import Download, uploaded
 from hyperd.api.context import engine, may_fetch
 from hyperd.api.hyper import stats_views
 from hyperd.api.hyper.container_views import container_info, path_stat
-from hyperd.api.hyper.pod_spec import parse_container, parse_limits
+from hyperd.api.hyper.pod_spec import changed_limits, parse_container
 from hyperd.api.hyper.routes import blueprint
 from hyperd.api.hyper.unknown_keys import container_warnings, refuse_manifest
 from hyperd.api.psformat import table
@@ -128,8 +128,10 @@ def rename_container() -> Response:
 
 @blueprint.post("/container/update")
 def update_container() -> Response:
-    """Give a container other limits; a running one has them at once."""
-    engine().containers.update(container_name(), parse_limits(params.body_json("the limits")))
+    """Give a container other limits, of those that the body names; a running one has them at once."""
+    name, containers = container_name(), engine().containers
+    limits = containers.records.spec(containers.records.find(name)).limits
+    containers.update(name, changed_limits(limits, params.body_json("the limits")))
     return answers.empty()
 
 

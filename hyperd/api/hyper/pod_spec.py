@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -69,9 +69,13 @@ def parse_container(data: object) -> ContainerSpec:
     return spec
 
 
-def parse_limits(data: object) -> Limits:
-    """Read the limits of a container. Errors: InvalidInput."""
-    return cast("Limits", load(LimitsSchema(), data))
+def changed_limits(limits: Limits, data: object) -> Limits:
+    """Return limits with those replaced that ``data`` names. Errors: InvalidInput."""
+    schema = LimitsSchema()
+    given = cast("Limits", load(schema, data))
+    keys = {str(key).lower() for key in data} if isinstance(data, Mapping) else set()
+    named = [name for name, field in schema.fields.items() if (field.data_key or name).lower() in keys]
+    return replace(limits, **{name: getattr(given, name) for name in named})
 
 
 def parse_portmappings(data: object) -> tuple[PortSpec, ...]:
