@@ -47,6 +47,7 @@ from hyperd.system import SystemService
 from hyperd.vm.driver import VmDriver
 from hyperd.vm.model import BootFiles, Vm
 from hyperd.vm.service import VmService
+from hyperd.volume.service import VolumeService
 
 log = structlog.get_logger(__name__)
 
@@ -56,8 +57,8 @@ STOP_THREADS = 16
 class Engine:
     """All services of one daemon.
 
-    Between ``open`` and ``close`` the attributes are usable: ``pods containers execs images vms network networks stats
-    system relay database``; ``events`` is from the beginning.
+    Between ``open`` and ``close`` the attributes are usable: ``pods containers execs images vms network networks
+    volumes stats system relay database``; ``events`` is from the beginning.
     """
 
     pods: PodService
@@ -68,6 +69,7 @@ class Engine:
     vms: VmService
     network: NetworkDriver
     networks: NetworkService
+    volumes: VolumeService
     stats: StatsService
     system: SystemService
     relay: Relay
@@ -187,7 +189,9 @@ class Engine:
 
     def _make_pods(self, database: Database, records: ContainerRecords, pod_records: PodRecords) -> None:
         locks = PodLocks()
-        volumes = PodVolumes(config=self.config, database=database, records=records, vms=self.vms)
+        self.volumes = VolumeService(directory=self.config.root / "volumes", database=database, events=self.events)
+        self.volumes.recover()
+        volumes = PodVolumes(config=self.config, database=database, records=records, vms=self.vms, named=self.volumes)
         volumes.clean_up()
         self.containers = ContainerService(
             config=self.config,
@@ -236,6 +240,7 @@ class Engine:
         self.vms.outfitter = self.pods.ready
         self._stack.callback(self.execs.close)
         self._stack.callback(self.containers.close)
+        self._stack.callback(self.pods.net.attachments.close)
         self._stack.callback(self.vms.close)
         self._stack.callback(self.commits.close)
         self._stack.callback(self.builds.close)

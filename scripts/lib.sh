@@ -111,8 +111,8 @@ make_venv() {
 }
 
 # What a host needs to run pods.
-runtime_packages="qemu-system-x86 libvirt-daemon libvirt-daemon-driver-qemu nftables iproute2 squashfs-tools-ng
-    e2fsprogs ca-certificates libseccomp2"
+runtime_packages="qemu-system-x86 libvirt-daemon libvirt-daemon-driver-qemu nftables iproute2 dnsmasq-base
+    squashfs-tools-ng e2fsprogs ca-certificates libseccomp2"
 # What is compiled here: libvirt-python and the guest's agent.
 build_packages="gcc libc6-dev make pkg-config libvirt-dev"
 # What the guest's image is made from.

@@ -226,7 +226,9 @@ class Workshop:
             setup = layout.GuestSetup(hostname=self._build, nics=[], dns=[])
             if lease is not None:
                 services.network.plugged(self._build)
-                inside = layout.GuestNic(mac=lease.mac, cidrs=lease.cidrs, gateway=lease.gateway, mtu=lease.mtu)
+                inside = layout.GuestNic(
+                    name=layout.nic_name(0), mac=lease.mac, cidrs=lease.cidrs, gateway=lease.gateway, mtu=lease.mtu
+                )
                 setup = layout.GuestSetup(hostname=self._build, nics=[inside], dns=lease.dns)
             plan = layout.enter(setup, mounted=vm.mounted)
             for name, address in self._order.hosts:

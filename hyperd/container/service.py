@@ -142,6 +142,11 @@ class ContainerService:
         unknown = stop_signal(spec, image.config).unknown
         if unknown:
             log.warning("container.stop_signal_unknown", container=row.id, name=row.name, signal=unknown)
+        try:
+            self.volumes.note(self.records.pod_spec(pod_id), row.id, spec)
+        except BaseException:
+            self.records.delete(row.id)
+            raise
         self.tell("create", row)
         return row.id
 
@@ -179,14 +184,19 @@ class ContainerService:
             position = max((row.position for row in self.records.of_pod(pod_id)), default=-1) + 1
             return self.insert(pod_id, spec, position=position)
 
-    def remove(self, name: str) -> None:
-        """Remove a container; a running one is stopped first. Errors: NotFound."""
+    def remove(self, name: str, *, volumes: bool = False) -> None:
+        """Remove a container; a running one is stopped first.
+
+        ``volumes``: with the volumes without a name of their own that no other container uses. Errors: NotFound.
+        """
         row = self.records.find(name)
+        used = self.volumes.named.used_by(row.id) if volumes else ()
         with self._locks.locked(row.pod_id, "remove a container"):
             self._stop(row.id, grace=None)
             vm = self._vms.of_pod(row.pod_id)
             self.discarded.remove(vm, row.pod_id, row.id)
             self.discard(self.records.get(row.id))
+        self.volumes.named.drop_anonymous(used)
 
     def discard(self, row: ContainerRow) -> None:
         """Forget a container and its log; its VM is gone or it is stopped."""
@@ -233,6 +243,13 @@ class ContainerService:
 
     def start_in(self, vm: Vm, container_id: str, *, again: bool = False) -> None:
         """Start a container in its pod's VM (its lock is held); ``again``: by its policy. Errors: as for start."""
+        try:
+            self._start_in(vm, container_id, again=again)
+        except BaseException:
+            self.volumes.started(container_id, good=False)
+            raise
+
+    def _start_in(self, vm: Vm, container_id: str, *, again: bool) -> None:
         row = self.records.get(container_id)
         if row.state in LIVE:
             return
@@ -271,6 +288,7 @@ class ContainerService:
             process.finished.wait(KILL_WAIT)
             self._start_failed(row.id, error)
             raise
+        self.volumes.started(row.id, good=not process.failure)
         self.files.forget(vm, row.id, files)
         self.records.started(row.id, run=run)
         if process.failure:

@@ -10,7 +10,7 @@ import errno
 import os
 import socket
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from hyperd.container.records import ContainerRecords
 from hyperd.db.models import ContainerRow, PodRow
 from hyperd.db.session import Database
 from hyperd.db.spec_cache import stored_container, stored_pod
-from hyperd.errors import AgentError, Conflict, DriverError, HyperError, InvalidInput, NotSupported
+from hyperd.errors import AgentError, Conflict, DriverError, HyperError, InvalidInput, NotFound, NotSupported
 from hyperd.guest import layout
 from hyperd.spec.model import ContainerSpec, PodSpec, VolumeRef, VolumeSpec
 from hyperd.vm.driver import DiskSpec, RbdSource, ShareSpec
@@ -32,6 +32,7 @@ from hyperd.vm.model import HostFiles, Vm
 from hyperd.vm.service import VmService
 from hyperd.volume import catalog, images, share, virtiofs
 from hyperd.volume.hostpath import HostObject, open_path
+from hyperd.volume.service import DATA, VolumeService, check_name
 
 log = structlog.get_logger(__name__)
 
@@ -61,8 +62,18 @@ class Mounted:
 class PodVolumes:
     """See the module's docstring."""
 
-    def __init__(self, *, config: Config, database: Database, records: ContainerRecords, vms: VmService) -> None:
+    def __init__(
+        self,
+        *,
+        config: Config,
+        database: Database,
+        records: ContainerRecords,
+        vms: VmService,
+        named: VolumeService,
+    ) -> None:
         self._config = config
+        self.named = named
+        self._filling: dict[str, list[str]] = {}  # volumes that a container fills at its start
         self._records = records
         self._db = database
         self._vms = vms
@@ -77,7 +88,7 @@ class PodVolumes:
 
         Errors: Conflict, InvalidInput, NotSupported.
         """
-        volumes = catalog.volumes_of(pod.volumes, containers)
+        volumes = self._volumes(pod, containers)
         own = {
             Path(os.path.realpath(volume.source))
             for name, volume in volumes.items()
@@ -102,6 +113,27 @@ class PodVolumes:
                     self._check_image(volume, source, own)
             elif volume.format == "rbd":
                 catalog.ceph(volume)
+            elif volume.format == catalog.NAMED:
+                if vm is not None:
+                    _require_share(vm, name, writable=catalog.is_writable(name, containers))
+                check_name(volume.source)
+        for ref in (ref for container in containers for ref in container.volumes):
+            if ref.subpath:
+                raise NotSupported(f"volume {ref.volume}: a part of a volume (subpath) cannot be mounted")
+
+    def note(self, pod: PodSpec, container_id: str, spec: ContainerSpec) -> None:
+        """Note the named volumes that a container uses; those that do not exist are made.
+
+        Errors: InvalidInput, Conflict, HostFault.
+        """
+        volumes = catalog.volumes_of(pod.volumes, [spec])
+        found = (volumes[ref.volume] for ref in spec.volumes if ref.volume in volumes)
+        self.named.use(container_id, [volume.source for volume in found if volume.format == catalog.NAMED])
+
+    def started(self, container_id: str, *, good: bool) -> None:
+        """Learn that a container's start is over: the volumes that it filled are whole, or are filled again."""
+        for name in self._filling.pop(container_id, ()):
+            self.named.end_fill(name, good=good)
 
     @contextmanager
     def opened(self, pod: PodSpec) -> Iterator[HostFiles]:
@@ -110,15 +142,18 @@ class PodVolumes:
         Errors: as for ``check``.
         """
         containers = self._records.specs(pod.id)
-        volumes = catalog.volumes_of(pod.volumes, containers)
+        volumes = self._volumes(pod, containers)
         names = sorted(catalog.used(containers))
         with ExitStack() as stack:
             found: dict[str, HostObject] = {}
             known = {}
             for name in names:
-                if volumes[name].format != "vfs":
+                if volumes[name].format not in ("vfs", catalog.NAMED):
                     continue
-                source = stack.enter_context(self._open(volumes[name]))
+                if volumes[name].format == catalog.NAMED:
+                    source = stack.enter_context(self._open_named(volumes[name]))
+                else:
+                    source = stack.enter_context(self._open(volumes[name]))
                 found[name] = stack.enter_context(share.shareable(source, self._config.run))
                 known[name] = {
                     "readonly": not catalog.is_writable(name, containers),
@@ -140,8 +175,9 @@ class PodVolumes:
         """
         row = self._records.get(container_id)
         spec = self._records.spec(row)
-        volumes = catalog.volumes_of(self._records.pod_spec(row.pod_id).volumes, self._records.specs(row.pod_id))
-        found = [self._one(vm, volumes, replace(ref, path=ref.path.rstrip("/"))) for ref in spec.volumes]
+        volumes = self._volumes(self._records.pod_spec(row.pod_id), self._records.specs(row.pod_id))
+        refs = [replace(ref, path=ref.path.rstrip("/")) for ref in spec.volumes]
+        found = [self._one(vm, volumes, ref, container_id) for ref in refs]
         own = f"{layout.container_dir(container_id)}/volumes"
         found += [
             Mounted(source=f"{own}/{ref.volume}", path=ref.path, made=False, copy_up=True)
@@ -150,6 +186,29 @@ class PodVolumes:
         return sorted(found, key=lambda mounted: mounted.path.count("/"))
 
     # -- inside
+
+    def _volumes(self, pod: PodSpec, containers: Sequence[ContainerSpec]) -> dict[str, VolumeSpec]:
+        """Return every volume of a pod by name; named ones that are not directories of their own as what they are."""
+        found = catalog.volumes_of(pod.volumes, containers)
+        for name, volume in found.items():
+            if volume.format == catalog.NAMED:
+                with suppress(NotFound):  # it is made with the container
+                    found[name] = replace(self.named.definition(volume.source), name=name)
+        return found
+
+    def _open_named(self, volume: VolumeSpec) -> HostObject:
+        directory = self.named.prepare(volume.source)
+        fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return HostObject(path=directory, fd=fd, mode=os.fstat(fd).st_mode)
+
+    def _fills(self, container_id: str, volume: VolumeSpec, ref: VolumeRef) -> bool:
+        """Return whether a named volume is to be filled with what the container's image has at the path."""
+        if volume.format != catalog.NAMED or ref.nocopy or ref.read_only:
+            return False
+        if not self.named.begin_fill(volume.source):
+            return False
+        self._filling.setdefault(container_id, []).append(volume.source)
+        return True
 
     def _serve(
         self, stack: ExitStack, found: Mapping[str, HostObject], known: Mapping[str, Mapping[str, bool]]
@@ -169,7 +228,7 @@ class PodVolumes:
             for name, directory in found.items()
         ]
 
-    def _one(self, vm: Vm, volumes: Mapping[str, VolumeSpec], ref: VolumeRef) -> Mounted:
+    def _one(self, vm: Vm, volumes: Mapping[str, VolumeSpec], ref: VolumeRef, container_id: str) -> Mounted:
         volume = volumes.get(ref.volume)
         if volume is None:
             raise InvalidInput(f"volume {ref.volume} does not exist in volume list.")
@@ -177,7 +236,7 @@ class PodVolumes:
             source = layout.volume_dir(ref.volume)
             return Mounted(source=source, path=ref.path, read_only=ref.read_only, made=False)
         is_file = False
-        if volume.format == "vfs":
+        if volume.format in ("vfs", catalog.NAMED):
             is_file = _require_share(vm, ref.volume, writable=not ref.read_only)
         with vm.lock:
             if ref.volume not in vm.volumes:
@@ -185,10 +244,14 @@ class PodVolumes:
                 vm.volumes[ref.volume] = path
                 self._vms.save(vm)
         source = vm.volumes[ref.volume] + (f"/{share.ENTRY}" if is_file else "")
+        if volume.format == catalog.NAMED:
+            fills = self._fills(container_id, volume, ref)
+            source = f"{source}/{DATA}"
+            return Mounted(source=source, path=ref.path, read_only=ref.read_only, made=not fills, copy_up=fills)
         return Mounted(source=source, path=ref.path, read_only=ref.read_only, is_file=is_file)
 
     def _mount(self, vm: Vm, volume: VolumeSpec, ref: VolumeRef) -> str:
-        if volume.format == "vfs":
+        if volume.format in ("vfs", catalog.NAMED):
             flags = MS_RDONLY if vm.shares[volume.name]["readonly"] else 0
             path = catalog.guest_path(volume.name)
             kind, options = ("virtiofs", "") if vm.shares[volume.name].get("virtiofs") else ("9p", _9P)

@@ -101,6 +101,7 @@ class AddressRow(Base):
     tap: Mapped[str] = mapped_column(String)
     network_id: Mapped[str] = mapped_column(String, default="", index=True)  # empty = the daemon's own bridge
     aliases: Mapped[list[str]] = mapped_column(JSON, default=list)  # further names of the owner on this network
+    dns: Mapped[list[str]] = mapped_column(JSON, default=list)  # the owner's own name servers
 
 
 class NetworkRow(Base):

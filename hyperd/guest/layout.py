@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from hyperd.agent.plan import MNT_DETACH, MS_NOATIME, MS_NODEV, MS_NOSUID, MS_RDONLY, MS_REMOUNT, Op, Plan
@@ -28,6 +28,7 @@ ff02::2\tip6-allrouters
 class GuestNic:
     """A NIC as the guest configures it: ``cidrs`` its addresses, ``gateway`` may be empty, ``mtu`` 0 = leave."""
 
+    name: str
     mac: str
     cidrs: Sequence[str]
     gateway: str
@@ -43,6 +44,13 @@ class GuestSetup:
     dns: Sequence[str]
     dns_search: Sequence[str] = ()
     dns_options: Sequence[str] = ()
+    domainname: str = ""
+    hosts: Sequence[tuple[str, str]] = ()  # further lines of /etc/hosts: address, names
+
+
+def nic_name(slot: int) -> str:
+    """Return the name of a NIC in the guest."""
+    return f"eth{slot}"
 
 
 def layer_path(lun: int) -> str:
@@ -97,11 +105,36 @@ def identify(setup: GuestSetup) -> Plan:
     plan.add(Op.ENTROPY, os.urandom(32))  # a VM of the pool has waited since long before
     plan.add(Op.HOSTNAME, setup.hostname)
     plan.mount("shm", SHM, "tmpfs", MS_REMOUNT | MS_NOSUID | MS_NODEV, "size=25%")
-    own = setup.nics[0].cidrs[0].partition("/")[0] if setup.nics else "127.0.1.1"
-    plan.write(f"{ETC}/hosts", f"{_HOSTS}{own}\t{setup.hostname}\n")
     plan.write(f"{ETC}/hostname", setup.hostname + "\n")
-    plan.write(f"{ETC}/resolv.conf", _resolv_conf(setup))
-    return plan
+    return _write_names(plan, setup)
+
+
+def rewire(setup: GuestSetup, fresh: Collection[str]) -> Plan:
+    """Return the plan that makes a running pod's network what ``setup`` says; ``fresh``: MACs of its new NICs."""
+    plan = Plan()
+    for nic in setup.nics:
+        if nic.mac in fresh:
+            _set_up(plan, nic)
+        elif nic.gateway:
+            plan.add(Op.ROUTE, "default", nic.gateway, nic.name)
+    return _write_names(plan, setup)
+
+
+def _write_names(plan: Plan, setup: GuestSetup) -> Plan:
+    """Write what containers see as /etc/hosts and /etc/resolv.conf."""
+    own = setup.nics[0].cidrs[0].partition("/")[0] if setup.nics else "127.0.1.1"
+    names = f"{setup.hostname}.{setup.domainname} {setup.hostname}" if setup.domainname else setup.hostname
+    lines = [f"{address}\t{name}\n" for address, name in ((own, names), *setup.hosts)]
+    plan.write(f"{ETC}/hosts", _HOSTS + "".join(lines))
+    return plan.write(f"{ETC}/resolv.conf", _resolv_conf(setup))
+
+
+def _set_up(plan: Plan, nic: GuestNic) -> None:
+    plan.add(Op.LINK, nic.mac, nic.name, nic.mtu)
+    for cidr in nic.cidrs:
+        plan.add(Op.ADDR, nic.name, cidr)
+    if nic.gateway:
+        plan.add(Op.ROUTE, "default", nic.gateway, nic.name)
 
 
 def mount_scratch(plan: Plan, lun: int = 0) -> Plan:
@@ -114,13 +147,8 @@ def furnish(plan: Plan, nics: Sequence[GuestNic], *, mounted: bool) -> Plan:
     """Add the part of ``enter`` that a VM of the pool gets ahead of time: writable disk and network."""
     if not mounted:
         mount_scratch(plan)
-    for index, nic in enumerate(nics):
-        name = f"eth{index}"
-        plan.add(Op.LINK, nic.mac, name, nic.mtu)
-        for cidr in nic.cidrs:
-            plan.add(Op.ADDR, name, cidr)
-        if nic.gateway:
-            plan.add(Op.ROUTE, "default", nic.gateway, name)
+    for nic in nics:
+        _set_up(plan, nic)
     return plan
 
 

@@ -124,6 +124,7 @@ class AddressPool:
         mac: str = "",
         tap: str = "",
         aliases: Sequence[str] = (),
+        dns: Sequence[str] = (),
     ) -> AddressRow:
         """Reserve an address, or give the one the owner's NIC already has.
 
@@ -134,7 +135,7 @@ class AddressPool:
             address: a certain one; empty = the next free one.
             mac: a certain one; empty = derived from the address.
             tap: a certain name of the host's tap; empty = derived from the address.
-            aliases: further names of the owner on this network.
+            aliases: further names of the owner on this network. dns: its own name servers.
 
         Errors: Busy when every address is in use; Conflict when the wanted one, or the tap's name, is in use;
         InvalidInput when the wanted one is not a pod address of this subnet, or mac or tap cannot be such.
@@ -155,6 +156,7 @@ class AddressPool:
             tap=self.checked_tap(session, tap) or self.free_tap(session, self.bridge, chosen),
             network_id=self.network_id,
             aliases=list(aliases),
+            dns=list(dns),
         )
         session.add(row)
         session.flush()

@@ -75,6 +75,16 @@ class Bridge:
             netlink.ask(_NEWLINK, up + attribute(_IFLA_MTU, struct.pack("=I", self.mtu)))
         self._switches()
 
+    def is_well(self) -> bool:
+        """Return whether the bridge is there, up, and has its address. Errors: HostFault."""
+        with _netlink() as netlink:
+            index = _index_of(self.name)
+            if index is None:
+                return False
+            flags = _LINK.unpack_from(netlink.get(_GETLINK, _LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0)))[3]
+            own = [entry.interface for entry in _addresses(netlink) if entry.index == index]
+            return bool(flags & _IFF_UP) and self.address in own
+
     def current_mac(self) -> str:
         """Give the address the bridge really has: it may have been there before. Errors: HostFault."""
         with _netlink() as netlink:

@@ -20,16 +20,18 @@ from hyperd.config.model import NetworkConfig
 from hyperd.db.models import AddressRow, NetworkRow
 from hyperd.db.session import Database
 from hyperd.errors import Conflict, HostFault, HyperError, InvalidInput
-from hyperd.event.bus import EventBus
-from hyperd.network import fixed, flows, guards, ports
+from hyperd.event.bus import Event, EventBus
+from hyperd.network import fixed, flows, guards, ports, watch
 from hyperd.network.addresses import AddressPool, rows_of
-from hyperd.network.bridge import host_addresses, host_networks, mtu_of
+from hyperd.network.bridge import exists, host_addresses, host_networks, mtu_of
+from hyperd.network.dns import NameServers
 from hyperd.network.driver import NetworkDriver
 from hyperd.network.model import DEFAULT, Driver, Lease, Network, NetworkSpec, NicWish
 from hyperd.network.nameservers import find_servers
 from hyperd.network.ports import PortHolder, PortMapping
 from hyperd.network.segments import Segments
 from hyperd.network.tables import Tables
+from hyperd.network.watch import Watch
 
 log = structlog.get_logger(__name__)
 
@@ -53,8 +55,11 @@ class BridgeDriver(NetworkDriver):
         self._config = config
         self._database = database
         self._segments = Segments(config)
-        self._tables = Tables(name=config.nft_table, database=database, segments=self._segments)
+        self._servers = NameServers(database.path.parent / "names", config.dns)
+        self._tables = Tables(name=config.nft_table, database=database, segments=self._segments, servers=self._servers)
         self._lock = self._tables.lock
+        self._watch = Watch(table=config.nft_table, repair=self._repair, pids=self._servers.pids)
+        self._unsubscribe: Callable[[], None] = lambda: None
         self._holder = PortHolder()
         self._since = datetime.now(UTC)
 
@@ -83,6 +88,9 @@ class BridgeDriver(NetworkDriver):
                     log.error("network.not_opened", network=segment.name, error=str(error))
             self._tables.write(anew=True)
             self._adopt_taps()
+            self._watch.open()
+            self._unsubscribe()
+            _, self._unsubscribe = self._events.subscribe(self._hear)
             with self._database.reading() as session:
                 published = [ports.mapping_of(row) for row in ports.rows(session)]
                 owners = {row.owner for row in ports.rows(session)}
@@ -95,15 +103,50 @@ class BridgeDriver(NetworkDriver):
 
     def reconfigure(self, config: NetworkConfig) -> None:
         self._config = replace(self._config, dns=config.dns)
+        self._servers.reconfigure(config.dns)
+        self._watch.ask(watch.NAMES)
 
     def close(self) -> None:
+        self._watch.close()
+        self._unsubscribe()
         with self._lock:
             self._holder.close()
 
+    def _hear(self, event: Event) -> None:
+        if event.type == "container" and event.action in {"create", "destroy", "rename"}:
+            self._watch.ask(watch.NAMES)
+
+    def _repair(self, reasons: set[str]) -> None:
+        """Make the host again what the rows say. Errors: HyperError when not everything could be repaired."""
+        if watch.LINKS in reasons:
+            self._repair_links()
+        if watch.TABLES in reasons:
+            log.warning("network.tables_changed_by_others")
+        if reasons - {watch.LINKS}:
+            self._tables.write(anew=watch.TABLES in reasons)
+
+    def _repair_links(self) -> None:
+        with self._lock:
+            with self._database.reading() as session:
+                bridges = [segment.bridge for segment in self._segments.all(session)]
+                taps = {row.tap: (row.owner, row.slot) for row in rows_of(session) if row.position == 0}
+                published = {row.owner for row in ports.rows(session)}
+            for bridge in bridges:
+                if not bridge.is_well():
+                    log.warning("network.bridge_repaired", bridge=bridge.name)
+                    bridge.ensure()
+            if self._adopt_taps():
+                self._allow_hairpin(published)
+        for tap, (owner, slot) in taps.items():
+            if not exists(tap):
+                self.on_tap_lost(owner, slot)
+
     def destroy(self) -> None:
+        self._watch.close()
         with self._lock:
             self._holder.close()
             self._tables.remove()
+            self._servers.destroy()
             with self._database.reading() as session:
                 segments = self._segments.all(session)
             for segment in segments:
@@ -142,6 +185,7 @@ class BridgeDriver(NetworkDriver):
     def add(self, network_id: str, spec: NetworkSpec) -> None:
         """Make a network: its row first, so that a daemon that is killed in between finishes it at its next start."""
         with self._lock:
+            self._servers.require()
             occupied = host_networks()
             with self._database.session() as session:
                 row = self._segments.new_row(session, network_id, spec, occupied, time.time())
@@ -220,13 +264,16 @@ class BridgeDriver(NetworkDriver):
         return self._tables.change(work)
 
     def detach(self, pod_id: str, slot: int) -> None:
-        def work(session: Session) -> list[str]:
+        def work(session: Session) -> list[tuple[str, str]]:
             rows = [row for row in rows_of(session, pod_id) if row.slot == slot]
             for row in rows:
                 session.delete(row)
-            return [row.address for row in rows]
+            return [(row.network_id or row.bridge, row.address) for row in rows]
 
-        flows.forget_addresses(self._tables.change(work))
+        places = self._tables.change(work)
+        flows.forget_addresses(address for _, address in places)
+        for ident, address in places:
+            self._events.publish("network", "disconnect", ident, podID=pod_id, address=address)
 
     def leases(self, pod_id: str) -> list[Lease]:
         with self._database.reading() as session:
@@ -242,18 +289,15 @@ class BridgeDriver(NetworkDriver):
             session.flush()
             return self._leases(session, new_owner)
 
-    def plugged(self, pod_id: str) -> None:
+    def plugged(self, pod_id: str, slots: Collection[int] | None = None) -> None:
         """Let the pod reach its own published ports, too; never fails."""
         with self._lock:
             if self.mappings(pod_id):
                 self._allow_hairpin({pod_id})
         for lease in self.leases(pod_id):
-            self.tell_connected(pod_id, lease)
-
-    def tell_connected(self, pod_id: str, lease: Lease) -> None:
-        """Publish that a pod has come to a network."""
-        ident = lease.network or lease.bridge
-        self._events.publish("network", "connect", ident, podID=pod_id, address=lease.cidr, mac=lease.mac)
+            if slots is None or lease.slot in slots:
+                ident = lease.network or lease.bridge
+                self._events.publish("network", "connect", ident, podID=pod_id, address=lease.cidr, mac=lease.mac)
 
     def release(self, pod_id: str) -> None:
         with self._lock:
@@ -361,7 +405,9 @@ class BridgeDriver(NetworkDriver):
             raise InvalidInput(f"a NIC on network {segment.name} has one address", details=", ".join(wish.addresses))
         address = wish.addresses[0] if wish.addresses else ""
         fixed.check_tap_free(wish.tap)
-        segment.pool.take(session, pod_id, slot, address=address, mac=wish.mac, tap=wish.tap, aliases=wish.aliases)
+        segment.pool.take(
+            session, pod_id, slot, address=address, mac=wish.mac, tap=wish.tap, aliases=wish.aliases, dns=wish.dns
+        )
 
     def _checked_leases(self, session: Session, pod_id: str) -> list[Lease]:
         leases = self._leases(session, pod_id)
@@ -404,8 +450,9 @@ class BridgeDriver(NetworkDriver):
             dns=(segment.gateway,) if first.network_id else lease.dns,
         )
 
-    def _adopt_taps(self) -> None:
-        """Put taps back onto their bridges: one may have been deleted and made again."""
+    def _adopt_taps(self) -> bool:
+        """Put taps back onto their bridges, which may have been deleted; return whether there was one to put."""
+        found = False
         with self._database.session() as session:
             taps: dict[str, set[str]] = {}
             for row in rows_of(session):
@@ -415,9 +462,11 @@ class BridgeDriver(NetworkDriver):
             try:
                 moved = bridge.adopt(sorted(taps.get(bridge.name, ())))
                 if moved:
+                    found = True
                     log.warning("network.taps_plugged_again", bridge=bridge.name, taps=moved)
             except HostFault as error:
                 log.error("network.taps_not_plugged", bridge=bridge.name, error=str(error))
+        return found
 
     def _allow_hairpin(self, owners: Collection[str]) -> None:
         """Let pods reach themselves by their published ports. Best effort: everybody else can reach them anyway."""

@@ -7,7 +7,7 @@ user-mode network). Every method may be called from any thread; on failure nothi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from hyperd.config.model import NetworkConfig
 from hyperd.network.guards import Guard
@@ -16,7 +16,13 @@ from hyperd.network.ports import AUTOMATIC, PortMapping
 
 
 class NetworkDriver(ABC):
-    """Gives pods their NICs and publishes their ports. See the module's docstring for the rules."""
+    """Gives pods their NICs and publishes their ports. See the module's docstring for the rules.
+
+    ``on_tap_lost`` is told the owner and the slot of a NIC that has no tap; it must not block. There may be good
+    reasons: its VM starts or stops.
+    """
+
+    on_tap_lost: Callable[[str, int], None] = staticmethod(lambda _owner, _slot: None)
 
     # -- the daemon's life
 
@@ -130,8 +136,11 @@ class NetworkDriver(ABC):
         """
 
     @abstractmethod
-    def plugged(self, pod_id: str) -> None:
-        """Learn that the pod's taps are on their bridges by now. Errors: Conflict, HostFault."""
+    def plugged(self, pod_id: str, slots: Collection[int] | None = None) -> None:
+        """Learn that the pod's taps are on their bridges by now.
+
+        ``slots``: the NICs that have just come to their networks; None = all. Errors: Conflict, HostFault.
+        """
 
     @abstractmethod
     def release(self, pod_id: str) -> None:

@@ -116,6 +116,7 @@ class NicWish:
         mac: of the guest's NIC.
         tap: name of the host's device.
         aliases: further names of the pod on the network.
+        dns: the pod's own name servers, which the network's asks for names that it does not know.
 
     """
 
@@ -125,6 +126,7 @@ class NicWish:
     mac: str = ""
     tap: str = ""
     aliases: tuple[str, ...] = ()
+    dns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,11 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import socket
+import struct
 import subprocess
+import threading
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
@@ -21,19 +25,43 @@ from typing import Any
 import structlog
 
 from hyperd.errors import HostFault
+from hyperd.network.netlink import NETFILTER, Netlink, attributes
 
 LIBRARY = "libnftables.so.1"
 _TIMEOUT = 30.0  # seconds; nft waits for the kernel only
 _CLONE_FILES = 0x400  # <sched.h>
 _FIRST = 3  # the first descriptor after the standard ones
+_GET_GENERATION = 10 << 8 | 16  # NFNL_SUBSYS_NFTABLES, NFT_MSG_GETGEN
+_applying = threading.Lock()
+_own: deque[int] = deque(maxlen=1024)  # generations that came from here, the newest last
 log = structlog.get_logger(__name__)
 
 
 def apply(text: str) -> None:
     """Carry out a text in one transaction: all of it or nothing. Errors: HostFault."""
-    complaint = _caller.run(text)
+    with _applying:
+        before = _generation()
+        complaint = _caller.run(text)
+        _own.extend(range(before + 1, _generation() + 1))
     if complaint:
         raise HostFault("the nftables rules were refused", details=complaint[:2000])
+
+
+def is_own(number: int) -> bool:
+    """Return whether a generation of the kernel's rules came from this process."""
+    with _applying:  # one that is under way is noted first
+        return number in _own
+
+
+def _generation() -> int:
+    """Return the number of the kernel's newest rules, 0 when it does not tell."""
+    try:
+        with Netlink(NETFILTER) as netlink:
+            message = netlink.get(_GET_GENERATION, struct.pack("=BBH", socket.AF_UNSPEC, 0, 0))
+    except OSError as error:
+        log.debug("nft.no_generation", error=str(error))
+        return 0
+    return int.from_bytes(attributes(message[4:]).get(1, b""), "big")
 
 
 class _Caller:

@@ -15,7 +15,9 @@ from hyperd.db.session import Database
 from hyperd.errors import HostFault
 from hyperd.network import guards, nft, ports, ruleset
 from hyperd.network.addresses import rows_of
-from hyperd.network.segments import Segments
+from hyperd.network.dns import NameServers
+from hyperd.network.names import names_of
+from hyperd.network.segments import Segment, Segments
 
 log = structlog.get_logger(__name__)
 
@@ -31,14 +33,16 @@ class Tables:
         segments: the networks.
 
     ``lock`` serialises the changes of a daemon, so the tables are written in the order of the transactions.
-    ``resolvers`` says which name server each address on a network asks.
+    ``servers``, where there is one, are kept what the rows say, too, before the tables lead to them.
 
     """
 
-    def __init__(self, *, name: str, database: Database, segments: Segments) -> None:
+    def __init__(
+        self, *, name: str, database: Database, segments: Segments, servers: NameServers | None = None
+    ) -> None:
         self.name = ruleset.check_table(name)
         self.lock = threading.RLock()
-        self.resolvers: Callable[[Session], Sequence[ruleset.Resolver]] = lambda _session: ()
+        self._servers = servers
         self._database = database
         self._segments = segments
         self._applied: ruleset.Ruleset | None = None  # as last written
@@ -95,7 +99,19 @@ class Tables:
             forwards=[_forward(row) for row in ports.rows(session) if row.address],
             guards=guarded,
             bridge_mac=own.bridge.current_mac() if guarded else "",
-            resolvers=tuple(self.resolvers(session)),
+            resolvers=self._resolvers(session, segments),
+        )
+
+    def _resolvers(self, session: Session, segments: Sequence[Segment]) -> tuple[ruleset.Resolver, ...]:
+        """Let the name servers run, and return who asks which one."""
+        if self._servers is None:
+            return ()
+        names = names_of(session, segments)
+        ports_of = self._servers.settle(names.servers)
+        return tuple(
+            ruleset.Resolver(source=one.address, asked=one.gateway, port=ports_of[one.server])
+            for one in names.askers
+            if one.server in ports_of
         )
 
 

@@ -201,7 +201,7 @@ class UserDriver(NetworkDriver):
                 raise
         self._tell("publish", pod_id, new)
 
-    def plugged(self, pod_id: str) -> None:
+    def plugged(self, pod_id: str, slots: Collection[int] | None = None) -> None:  # noqa: ARG002 - it has one NIC
         """Open the ports of a pod whose VM runs by now. Errors: Conflict, HostFault."""
         with self._lock:
             self._open_ports(pod_id, self.mappings(pod_id), [])

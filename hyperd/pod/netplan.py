@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 
@@ -14,6 +14,8 @@ from hyperd.network.ports import PortMapping
 from hyperd.spec.model import InterfaceSpec, NetworkAttachment, PodSpec, ServiceSpec
 from hyperd.vm.driver import SPARE_NICS, NicSpec
 from hyperd.vm.ipvs import Balanced
+
+HOST_GATEWAY = "host-gateway"  # in extra_hosts: the host as the pod reaches it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +52,6 @@ def _check_networks(spec: PodSpec) -> None:
     alone = spec.network_disabled or NONE in names
     if alone and (len(names) > (NONE in names) or spec.interfaces):
         raise InvalidInput("a pod without a network cannot be on one", details=", ".join(names))
-    if alone and (spec.portmappings or spec.services or guard(spec)):
-        raise InvalidInput("a pod without a network cannot publish ports or have services and white lists")
     if len(set(names)) != len(names):
         raise InvalidInput("a pod is on a network once", details=", ".join(names))
     for one in spec.networks:
@@ -59,14 +59,20 @@ def _check_networks(spec: PodSpec) -> None:
             raise NotSupported(f"network {one.network}: pods have no IPv6 addresses", details=one.ipv6)
 
 
+def check_without(spec: PodSpec) -> None:
+    """Check that a pod without a network asks for nothing that needs one. Errors: InvalidInput, NotSupported."""
+    if not nics(spec) and (spec.portmappings or spec.services or guard(spec)):
+        raise InvalidInput("a pod without a network cannot publish ports or have services and white lists")
+
+
 def wishes(spec: PodSpec) -> list[NicWish]:
     """Return what the NICs shall have. Errors: InvalidInput, NotSupported."""
-    return [_wish(nic) for nic in nics(spec)]
+    return [_wish(spec, nic) for nic in nics(spec)]
 
 
-def _wish(nic: PodNic) -> NicWish:
+def _wish(spec: PodSpec, nic: PodNic) -> NicWish:
     if nic.network is not None:
-        return attachment_wish(nic.network)
+        return attachment_wish(spec, nic.network)
     wanted = nic.interface
     return NicWish(
         bridge=wanted.bridge,
@@ -76,10 +82,10 @@ def _wish(nic: PodNic) -> NicWish:
     )
 
 
-def attachment_wish(one: NetworkAttachment) -> NicWish:
+def attachment_wish(spec: PodSpec, one: NetworkAttachment) -> NicWish:
     """Return what the NIC of an attachment shall have."""
     addresses = (one.ipv4,) if one.ipv4 else ()
-    return NicWish(network=one.network, addresses=addresses, mac=one.mac, aliases=one.aliases)
+    return NicWish(network=one.network, addresses=addresses, mac=one.mac, aliases=one.aliases, dns=spec.dns)
 
 
 def guard(spec: PodSpec) -> Guard | None:
@@ -133,6 +139,7 @@ def guest_setup(spec: PodSpec, leases: Sequence[Lease]) -> layout.GuestSetup:
     routed, gateway = default_route(spec, leases)
     found = [
         layout.GuestNic(
+            name=layout.nic_name(lease.slot),
             mac=lease.mac,
             cidrs=lease.cidrs,
             gateway=gateway if index == routed else "",
@@ -146,7 +153,17 @@ def guest_setup(spec: PodSpec, leases: Sequence[Lease]) -> layout.GuestSetup:
         dns=name_servers(spec, leases),
         dns_search=spec.dns_search,
         dns_options=spec.dns_options,
+        domainname=spec.domainname,
+        hosts=tuple(_hosts(spec, gateway)),
     )
+
+
+def _hosts(spec: PodSpec, gateway: str) -> Iterator[tuple[str, str]]:
+    for name, address in spec.extra_hosts:
+        if address != HOST_GATEWAY:
+            yield address, name
+        elif gateway:
+            yield gateway, name
 
 
 def name_servers(spec: PodSpec, leases: Sequence[Lease]) -> Sequence[str]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import structlog
 
 from hyperd.container.locks import PodLocks
+from hyperd.container.records import ContainerRecords
 from hyperd.db import spec_codec
 from hyperd.db.spec_cache import stored_pod
 from hyperd.errors import AgentError, Conflict, HyperError, InvalidInput, NotAlive, NotFound, NotSupported
@@ -16,6 +17,7 @@ from hyperd.network.model import Lease
 from hyperd.network.ports import AUTOMATIC, PortMapping
 from hyperd.network.service import NetworkService
 from hyperd.pod import netplan
+from hyperd.pod.attachments import PodAttachments
 from hyperd.pod.records import PodRecords
 from hyperd.pod.states import WITH_VM, PodState
 from hyperd.spec.model import PodSpec, PortSpec, ServiceSpec, parse_ports
@@ -35,6 +37,7 @@ class PodNetwork:
         self,
         *,
         records: PodRecords,
+        containers: ContainerRecords,
         network: NetworkDriver,
         networks: NetworkService,
         vms: VmService,
@@ -43,6 +46,15 @@ class PodNetwork:
         self._records = records
         self._network = network
         self._networks = networks
+        self.attachments = PodAttachments(
+            records=records,
+            containers=containers,
+            network=network,
+            networks=networks,
+            vms=vms,
+            locks=locks,
+            publish=self._publish,
+        )
         self._vms = vms
         self._locks = locks
 
@@ -56,7 +68,7 @@ class PodNetwork:
         Errors: Conflict, InvalidInput, Busy, HostFault; what was reserved by then is given back by the caller.
         """
         leases = self._network.reserve(spec.id, netplan.wishes(spec), netplan.guard(spec))
-        netplan.guest_setup(spec, leases)  # is refused here rather than at the start
+        self.attachments.setup(spec, leases)  # is refused here rather than at the start
         self._publish(spec, leases)
         return leases
 
@@ -65,6 +77,7 @@ class PodNetwork:
 
         Gives the specification with the ports that were chosen. Errors: as for ``reserve``.
         """
+        netplan.check_without(spec)
         spec = self.choose(spec)
         self._book(spec)
         return spec
@@ -207,6 +220,7 @@ class PodNetwork:
         """Finish what an earlier daemon may have left half done in a pod that runs; failures are logged."""
         try:
             _, spec = self._spec(vm.pod_id)
+            self.attachments.adopt(vm, spec)
             leases = self._network.leases(vm.pod_id)
             self._unpublish_others(spec)
             self._publish(spec, leases)
@@ -233,10 +247,13 @@ class PodNetwork:
         return spec
 
     def _publish(self, spec: PodSpec, leases: Sequence[Lease]) -> None:
-        """Lead the pod's ports to its address."""
+        """Lead the pod's ports to its address; without one they are kept for it and lead nowhere."""
         mappings = netplan.port_mappings(spec)
         if mappings and leases:
             self._network.publish(spec.id, netplan.target_address(leases), mappings)
+        elif mappings:
+            self._network.unpublish(spec.id)
+            self._network.book(spec.id, mappings)
 
     def _chosen(self, pod_id: str, rules: Sequence[PortSpec]) -> tuple[PortSpec, ...]:
         """Reserve free host ports for the rules that leave them open. Errors: Busy."""

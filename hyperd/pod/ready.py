@@ -147,7 +147,7 @@ class ReadyVms:
     def _introduce(self, vm: Vm, spec: PodSpec, plan: Plan) -> list[Lease]:
         try:
             leases = self._net.take_over(spec, vm)
-            setup = netplan.guest_setup(spec, leases)
+            setup = self._net.attachments.setup(spec, leases)
         except BaseException:
             self._vms.destroy(vm)
             self._network.release(vm.id)

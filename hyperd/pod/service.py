@@ -78,7 +78,14 @@ class PodService:
         self._locks = locks
         self._events = events
         containers.restarts.revive = self.revive
-        self.net = PodNetwork(records=records, network=network, networks=networks, vms=vms, locks=locks)
+        self.net = PodNetwork(
+            records=records,
+            containers=containers.records,
+            network=network,
+            networks=networks,
+            vms=vms,
+            locks=locks,
+        )
         self.ready = ReadyVms(
             config=config,
             records=containers.records,
@@ -450,8 +457,9 @@ class PodService:
                     leases = self.net.reserve(spec)
                     vm = self._new_vm(spec, files, vm_id=vm_id, scratch=scratch, layers=layers, leases=leases)
                     undo.callback(self._vms.destroy, vm)
-                    vm.entering = layout.enter(netplan.guest_setup(spec, leases), mounted=vm.mounted)
+                    vm.entering = layout.enter(self.net.attachments.setup(spec, leases), mounted=vm.mounted)
             self._network.plugged(spec.id)
+            self.net.attachments.tell_links(spec.id)
             if self._containers.discarded.noted(spec.id, [row.id for row in rows]):
                 self._vms.enter(vm)
                 self._containers.discarded.clear(vm, [row.id for row in rows])

@@ -229,7 +229,12 @@ class VmEvent:
 
 
 class VmDriver(ABC):
-    """Runs virtual machines. See the module docstring for the rules."""
+    """Runs virtual machines. See the module docstring for the rules.
+
+    ``makes_taps``: its NICs on bridges have taps on this host.
+    """
+
+    makes_taps: bool = True
 
     @abstractmethod
     def open(self) -> HypervisorInfo:

@@ -53,6 +53,8 @@ class FakeDriver(VmDriver):
     ``fail_next`` names a method (``create``, ``attach_disk``, ...) whose next call raises DriverError.
     """
 
+    makes_taps = False
+
     def __init__(self) -> None:
         self.vms: dict[str, FakeVm] = {}
         self.fail_next = ""

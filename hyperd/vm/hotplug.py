@@ -40,7 +40,25 @@ class Plugs:
                 if nic.mac not in vm.nics:
                     vm.nics.append(nic.mac)
                     self.save(vm)
-                    self._driver.attach_nic(vm.id, nic)
+                    try:
+                        self._driver.attach_nic(vm.id, nic)
+                    except BaseException:
+                        vm.nics.remove(nic.mac)
+                        self.save(vm)
+                        raise
+
+    def unplug_nic(self, vm: Vm, mac: str) -> None:
+        """Unplug a NIC that the guest does not use; an unknown one is fine. Errors: DriverError, Timeout."""
+        with vm.lock:
+            if mac in vm.nics:
+                self._driver.detach_nic(vm.id, mac)
+                vm.nics.remove(mac)
+                self.save(vm)
+
+    @property
+    def makes_taps(self) -> bool:
+        """Whether NICs have taps on this host."""
+        return self._driver.makes_taps
 
     def plug_volume(self, vm: Vm, name: str, make: Callable[[int], DiskSpec]) -> int:
         """Hot-plug a volume's image, which ``make`` describes for a LUN; give the LUN.

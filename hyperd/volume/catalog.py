@@ -10,6 +10,7 @@ from dataclasses import replace
 from hyperd.errors import Conflict, InvalidInput, NotSupported
 from hyperd.spec.model import ContainerSpec, VolumeOption, VolumeRef, VolumeSpec
 
+NAMED = "volume"  # a volume of this host, which has a name
 BLOCK_FORMATS = ("raw", "qcow2", "vdi")
 CEPH_PORT = 6789
 _HOST = re.compile(r"[A-Za-z0-9.:_-]{1,255}")

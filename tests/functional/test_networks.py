@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 import socket
+import subprocess
+import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
 
+from hyperd.db.models import ContainerRow, PodRow
 from hyperd.errors import Conflict, Forbidden, InvalidInput, NotFound, NotSupported
 from hyperd.event.bus import EventBus
+from hyperd.network import dns
 from hyperd.network.model import Driver, Lease, Network, NetworkSpec, NicWish
 from hyperd.network.ports import PortMapping
 from hyperd.network.service import NetworkService
+from tests.support.dns import addresses
 from tests.support.netns import Namespace, ask_tcp, ip, serve_tcp
 from tests.support.netsite import Site, address_of, free_port, fresh_config, outside, refused, web
+from tests.support.until import until
 
 pytestmark = pytest.mark.root
 
@@ -36,12 +45,23 @@ class Networks:
         self.site.restart()
         self.service = NetworkService(driver=self.site.network, database=self.site.database, events=self.events)
 
+    def ask(self, pod: Namespace, network: str, name: str) -> list[str]:
+        """What a pod hears when it asks the server of a network."""
+        return addresses(pod.socket(socket.SOCK_DGRAM), self.service.get(network).gateway, name)
+
+    def heard(self, pod: Namespace, network: str, name: str) -> list[str]:
+        """The same, nothing while there is no server."""
+        try:
+            return self.ask(pod, network, name)
+        except OSError:
+            return []
+
     def make(self, name: str, **fields: object) -> Network:
         return self.service.create(NetworkSpec(name=name, **fields))  # type: ignore[arg-type]
 
-    def pod(self, name: str, *networks: str) -> tuple[Namespace, list[Lease]]:
+    def pod(self, name: str, *networks: str, **more: tuple[str, ...]) -> tuple[Namespace, list[Lease]]:
         """A namespace with one NIC on each network; the first is eth0."""
-        leases = self.site.network.reserve(name, [NicWish(network=network) for network in networks])
+        leases = self.site.network.reserve(name, [NicWish(network=network, **more) for network in networks])
         namespace = Namespace()
         self._stack.callback(namespace.close)
         for number, lease in enumerate(leases):
@@ -78,8 +98,8 @@ def networks(site: Site, stack: ExitStack) -> Networks:
     return Networks(site, stack)
 
 
-def bridges() -> str:
-    return ip("-o", "link", "show", "type", "bridge")
+def bridges() -> list[str]:
+    return re.findall(r"^\d+: (\S+): ", ip("-o", "link", "show", "type", "bridge"), re.MULTILINE)
 
 
 def test_networks_that_are_always_there(networks: Networks) -> None:
@@ -246,6 +266,120 @@ def test_pod_on_two_networks(networks: Networks) -> None:
     assert address_of(leases[1]) not in networks.site.rules()
 
 
+def name_servers(site: Site) -> dict[int, str]:
+    """The servers of a daemon: process and directory."""
+    directory = str(site.database.path.parent / "names")
+    return {pid: path.name for pid, path in dns._processes(Path(directory))}
+
+
+def test_names_are_known_on_their_network_and_nowhere_else(networks: Networks, site: Site) -> None:
+    networks.make("one")
+    networks.make("two")
+    with site.database.session() as session:
+        session.add(pod_row("web"))
+        session.flush()
+        session.add(container_row("web", "shop_web.1"))
+    both, leases = networks.pod("web", "one", "two", aliases=("www", "www.example.test"))
+    left, lefts = networks.pod("left", "one", aliases=("www",))
+    right, rights = networks.pod("right", "two")
+    own, _ = site.pod("own")
+    here, there = address_of(leases[0]), address_of(leases[1])
+    for name in ("web", "shop_web.1", "WWW.example.test"):
+        assert networks.ask(left, "one", name) == [here]
+        assert networks.ask(right, "two", name) == [there]
+    assert networks.ask(left, "one", "www") == sorted([here, address_of(lefts[0])])
+    assert networks.ask(left, "one", "right") == []
+    assert networks.ask(right, "two", "left") == []
+    for gateway in ("one", "two"):  # a pod on both hears the names of both, whichever it asks
+        assert networks.ask(both, gateway, "left") == [address_of(lefts[0])]
+        assert networks.ask(both, gateway, "right") == [address_of(rights[0])]
+    for stranger, network in ((left, "two"), (own, "one")):
+        with pytest.raises(OSError, match=r"refused|timed out"):
+            networks.ask(stranger, network, "web")
+    site.network.release("left")
+    assert networks.ask(both, "one", "left") == []
+    assert networks.ask(both, "one", "www") == sorted([here, there])
+
+
+def test_new_containers_are_known_soon(networks: Networks, site: Site) -> None:
+    networks.make("one")
+    with site.database.session() as session:
+        session.add(pod_row("a"))
+    pod, leases = networks.pod("a", "one")
+    assert networks.ask(pod, "one", "late") == []
+    with site.database.session() as session:
+        session.add(container_row("a", "late"))
+    site.events.publish("container", "create", "late")
+    until(lambda: networks.ask(pod, "one", "late") == [address_of(leases[0])])
+
+
+def test_other_names_are_asked_elsewhere_but_not_from_internal_networks(
+    tmp_path: Path, stack: ExitStack, networks: Networks
+) -> None:
+    outer, address, _ = outside(stack)
+    answer = b"\0\7\x81\x80\0\1\0\1\0\0\0\0\4some\4name\0\0\1\0\1\xc0\x0c\0\1\0\1\0\0\0\0\0\4\x09\x08\x07\x06"
+    networks.make("open")
+    networks.make("inner", internal=True)
+    with echo_names(outer, address, answer):
+        pod, _ = networks.pod("a", "open", dns=(address,))
+        closed, _ = networks.pod("b", "inner", dns=(address,))
+        assert networks.ask(pod, "open", "some.name") == ["9.8.7.6"]
+        assert networks.ask(pod, "open", "a") != []
+        assert networks.ask(closed, "inner", "some.name") == []
+        assert networks.ask(closed, "inner", "b") != []
+    assert tmp_path
+
+
+def test_name_server_outlives_the_daemon_and_comes_back_when_it_is_killed(networks: Networks, site: Site) -> None:
+    networks.make("one")
+    pod, leases = networks.pod("a", "one")
+    before = name_servers(site)
+    assert len(before) == 1
+    networks.restart()
+    assert name_servers(site) == before
+    assert networks.ask(pod, "one", "a") == [address_of(leases[0])]
+    (pid,) = before
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: len(name_servers(site)) == 1 and pid not in name_servers(site))
+    until(lambda: networks.heard(pod, "one", "a") == [address_of(leases[0])])
+    (again,) = name_servers(site)
+    user = Path(f"/proc/{again}/status").read_text(encoding="utf-8")
+    assert "Uid:\t0\t" not in user
+    site.network.release("a")
+    networks.service.remove("one")
+    assert name_servers(site) == {}
+
+
+@pytest.mark.parametrize("table", ["ip", "bridge"])
+@pytest.mark.parametrize("command", ["delete table {} {}", "flush chain {} {} prerouting", "flush ruleset"])
+def test_tables_that_others_change_are_written_again(site: Site, table: str, command: str) -> None:
+    site.pod("a")
+    before = site.rules()
+    subprocess.run(["nft", *command.format(table, site.config.nft_table).split()], check=True)
+    until(lambda: rules_or_nothing(site) == before)
+
+
+def test_bridges_and_taps_that_others_change_are_repaired(networks: Networks, site: Site) -> None:
+    made = networks.make("kept")
+    server, leases = networks.pod("server", "kept")
+    client, _ = networks.pod("client", "kept")
+    lost: list[tuple[str, int]] = []
+    site.network.on_tap_lost = lambda owner, slot: lost.append((owner, slot))
+    with web(server):
+        for words in (
+            ("link", "del", made.bridge),
+            ("link", "set", leases[0].tap, "nomaster"),
+            ("link", "set", made.bridge, "down"),
+            ("address", "flush", "dev", made.bridge),
+        ):
+            ip(*words)
+            until(lambda: well(made, leases[0]))
+            assert ask_tcp(client.socket(), (address_of(leases[0]), 80)), words
+    assert not lost
+    ip("link", "del", leases[0].tap)
+    until(lambda: ("server", 0) in lost)
+
+
 def test_restart_and_lost_bridges(networks: Networks) -> None:
     made = networks.make("kept")
     server, leases = networks.pod("server", "kept")
@@ -286,6 +420,60 @@ def test_prune_leaves_what_is_used_or_not_chosen(networks: Networks) -> None:
     gone = networks.service.prune(lambda network: network.labels["name"] != "other")
     assert [network.name for network in gone] == ["idle"]
     assert [network.name for network in networks.service.all()][3:] == ["used", "other"]
+
+
+def well(network: Network, lease: Lease) -> bool:
+    """Whether bridge and tap are as they should be."""
+    shown = subprocess.run(
+        ["ip", "address", "show", network.bridge], capture_output=True, text=True, check=False
+    ).stdout
+    return (
+        f"{network.gateway}/22" in shown
+        and ",UP" in shown
+        and f"master {network.bridge}" in ip("link", "show", lease.tap)
+    )
+
+
+def rules_or_nothing(site: Site) -> str:
+    try:
+        return site.rules()
+    except subprocess.CalledProcessError:
+        return ""
+
+
+@contextmanager
+def echo_names(namespace: Namespace, address: str, answer: bytes) -> Iterator[None]:
+    """A name server with one answer."""
+    sock = namespace.socket(socket.SOCK_DGRAM)
+    sock.bind((address, 53))
+    sock.settimeout(None)
+
+    def loop() -> None:
+        while True:
+            data, peer = sock.recvfrom(2048)
+            if data == b"stop":
+                return
+            sock.sendto(data[:2] + answer[2:], peer)
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+    try:
+        yield
+    finally:
+        with namespace.socket(socket.SOCK_DGRAM) as last:
+            last.sendto(b"stop", (address, 53))
+        thread.join(10)
+        sock.close()
+
+
+def pod_row(pod: str) -> PodRow:
+    return PodRow(id=pod, state="running", spec={}, created_at=0.0)
+
+
+def container_row(pod: str, name: str) -> ContainerRow:
+    return ContainerRow(
+        id=name, name=name, pod_id=pod, position=0, state="running", spec={}, image_id="", image_name="", created_at=0.0
+    )
 
 
 def web_of_host(address: str) -> AbstractContextManager[int]:

@@ -439,3 +439,96 @@ def test_networks_over_the_api(daemon: HyperdLauncher) -> None:
     assert daemon.json("POST", "/network/prune") == ["shop"]
     assert daemon.request("DELETE", "/network", network="shop")[0] == 404
     assert made["bridge"] not in ip("-o", "link", "show", "type", "bridge")
+
+
+def on(daemon: HyperdLauncher, network: str) -> dict[str, Any]:
+    """The pods on a network, by id."""
+    shown = daemon.json("GET", "/network/info", network=network)["pods"]
+    return {one.pop("pod"): one for one in shown}
+
+
+def change_network(daemon: HyperdLauncher, verb: str, pod: str, network: str, **more: Any) -> tuple[int, str]:
+    body = {"pod": pod, "network": network, **more}
+    status, _, answer = daemon.request("POST", f"/network/{verb}", body=body)
+    return status, answer.decode().strip()
+
+
+@pytest.fixture
+def shops(daemon: HyperdLauncher, pods: Pods) -> Iterator[Pods]:
+    """Two networks."""
+    for name, subnet in (("one", "10.71.1.0/24"), ("two", "10.71.2.0/24")):
+        daemon.json("POST", "/network/create", status=201, body={"name": name, "subnet": subnet})
+    yield pods
+    for pod in pods.made:
+        daemon.request("DELETE", "/pod", podId=pod)
+    daemon.json("POST", "/network/prune")
+
+
+def test_pod_on_networks_of_its_specification(daemon: HyperdLauncher, shops: Pods) -> None:
+    fields = {"network": "one", "ip": "10.71.1.50", "mac": "52:54:00:00:00:50", "aliases": ["db", "db.shop"]}
+    shops.create("a", networks=[fields, {"network": "two"}])
+    assert on(daemon, "one") == {
+        "a": {
+            "interface": "eth0",
+            "addresses": ["10.71.1.50/24"],
+            "mac": "52:54:00:00:00:50",
+            "aliases": ["db", "db.shop"],
+        }
+    }
+    assert on(daemon, "two")["a"]["interface"] == "eth1"
+    assert shops.ips("a") == ["10.71.1.50/24", *on(daemon, "two")["a"]["addresses"]]
+    daemon.json("POST", "/pod/stop", podId="a")
+    assert (on(daemon, "one"), on(daemon, "two")) == ({}, {})
+    daemon.json("POST", "/pod/start", podId="a")
+    assert on(daemon, "one")["a"]["addresses"] == ["10.71.1.50/24"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "words"),
+    [
+        ({"networks": [{"network": "nosuch"}]}, 409, "network nosuch not found"),
+        ({"networks": [{"network": "host"}]}, 501, "cannot be in the host's network"),
+        ({"networks": [{"network": "one"}, {"network": "one"}]}, 400, "on a network once"),
+        ({"networks": [{"network": "one", "ip": "10.71.2.9"}]}, 400, "10.71.2.9"),
+        ({"networks": [{"network": "none"}, {"network": "one"}]}, 400, "without a network"),
+        ({"networks": [{"network": "one", "aliases": ["a b"]}]}, 400, "networks[0].aliases[0]"),
+        ({"networks": [{}]}, 400, "networks[0].network"),
+        ({"networks": [{"network": "none"}], "portmappings": [rule(80, 8080)]}, 400, "publish"),
+    ],
+)
+def test_networks_that_a_pod_cannot_have(shops: Pods, fields: dict[str, Any], status: int, words: str) -> None:
+    found = shops.refused("a", **fields)
+    assert found[0] == status
+    assert words in found[1]
+
+
+def test_pod_without_a_network(daemon: HyperdLauncher, shops: Pods) -> None:
+    shops.create("a", networks=[{"network": "none"}])
+    assert shops.ips("a") == []
+    assert change_network(daemon, "connect", "a", "one")[0] == 409
+
+
+def test_connect_and_disconnect(daemon: HyperdLauncher, shops: Pods) -> None:
+    port = free_port()
+    shops.create("a", portmappings=[rule(80, port)])
+    default = shops.ips("a")
+    assert change_network(daemon, "connect", "a", "one", aliases=["www"])[0] == 200
+    assert on(daemon, "one")["a"]["interface"] == "eth1"
+    assert on(daemon, "one")["a"]["aliases"] == ["www"]
+    assert on(daemon, "bridge")["a"]["addresses"] == default
+    assert change_network(daemon, "connect", "a", "one") == (409, "pod a is on network one already")
+    assert change_network(daemon, "connect", "a", "two", ip="10.71.1.1")[0] == 400
+    assert change_network(daemon, "connect", "nosuch", "one")[0] == 404
+    assert change_network(daemon, "connect", "a", "nosuch") == (404, "network nosuch not found")
+    assert change_network(daemon, "disconnect", "a", "two") == (409, "pod a is not on network two")
+    assert (on(daemon, "two"), len(shops.ips("a"))) == ({}, 2)
+    assert change_network(daemon, "disconnect", "a", "bridge")[0] == 200
+    assert shops.ips("a") == on(daemon, "one")["a"]["addresses"]
+    assert change_network(daemon, "disconnect", "a", "one")[0] == 200
+    assert shops.ips("a") == []
+    daemon.json("POST", "/pod/stop", podId="a")
+    assert change_network(daemon, "connect", "a", "two")[0] == 200
+    assert on(daemon, "two") == {}
+    daemon.json("POST", "/pod/start", podId="a")
+    assert shops.ips("a") == on(daemon, "two")["a"]["addresses"]
+    assert shops.ports("a") == [("tcp", str(port), "80")]

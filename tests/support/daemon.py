@@ -18,6 +18,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -256,13 +257,14 @@ class HyperdLauncher:
         return found
 
     def _remove_network(self) -> None:
-        """Remove bridge, taps and table; they outlive a daemon on purpose."""
-        listed = subprocess.run(["ip", "-j", "link", "show", "master", self.bridge], capture_output=True, check=False)
-        if listed.returncode == 0:
-            for link in json.loads(listed.stdout or b"[]"):
-                if link.get("ifname"):
-                    subprocess.run(["ip", "link", "delete", link["ifname"]], capture_output=True, check=False)
-        subprocess.run(["ip", "link", "delete", self.bridge], capture_output=True, check=False)
+        """Remove bridges, taps and tables; they outlive a daemon on purpose."""
+        for bridge in (self.bridge, *self._network_bridges()):
+            listed = subprocess.run(["ip", "-j", "link", "show", "master", bridge], capture_output=True, check=False)
+            if listed.returncode == 0:
+                for link in json.loads(listed.stdout or b"[]"):
+                    if link.get("ifname"):
+                        subprocess.run(["ip", "link", "delete", link["ifname"]], capture_output=True, check=False)
+            subprocess.run(["ip", "link", "delete", bridge], capture_output=True, check=False)
         tables = subprocess.run(["nft", "-j", "list", "tables"], capture_output=True, check=False)
         if tables.returncode == 0:
             for item in json.loads(tables.stdout).get("nftables", []):
@@ -270,6 +272,15 @@ class HyperdLauncher:
                 if table and table["name"].startswith(self.table):
                     words = ["nft", "delete", "table", table["family"], table["name"]]
                     subprocess.run(words, capture_output=True, check=False)
+
+    def _network_bridges(self) -> list[str]:
+        """The bridges of networks that a test has made and not removed."""
+        try:
+            with contextlib.closing(sqlite3.connect(self.root / "hyper.db")) as database:
+                rows = database.execute("SELECT options FROM networks").fetchall()
+        except sqlite3.Error:
+            return []
+        return [json.loads(options)["bridge"] for (options,) in rows]
 
     def _write_config(self, driver: str, guest: Path | None, templates: Path | None, extra: str) -> None:
         top, mark, sections = extra.partition("[")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hyperd.config.model import NetworkConfig
 from hyperd.db.session import Database
+from hyperd.event.bus import EventBus
 from hyperd.network.bridged import BridgeDriver
 from hyperd.network.model import Lease
 from tests.support.netns import Namespace, serve_tcp
@@ -35,7 +36,8 @@ class Site:
         self.database.create_all()
         self._stack = stack
         stack.callback(self.database.close)
-        self.network = BridgeDriver(config=self.config, database=self.database)
+        self.events = EventBus()
+        self.network = BridgeDriver(config=self.config, database=self.database, events=self.events)
         stack.callback(self.close)
         self.network.open()
 
@@ -55,7 +57,7 @@ class Site:
     def restart(self) -> None:
         """What a new daemon does after its predecessor was killed."""
         self.network.close()
-        self.network = BridgeDriver(config=self.config, database=self.database)
+        self.network = BridgeDriver(config=self.config, database=self.database, events=self.events)
         self.network.open()
 
     def rules(self) -> str:

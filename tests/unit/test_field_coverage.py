@@ -28,6 +28,7 @@ SOURCES = "test_files.py::test_large_files_from_every_source"
 SHARED = "test_volumes.py::test_new_volumes_are_shared_by_the_pods_containers"
 IMAGES = "test_volumes.py::test_images"
 NICS = "test_network.py::test_several_nics_each_field"
+NETWORKS = "test_networks.py::test_two_networks_names_connect_and_disconnect"
 SERVICES = "test_network.py::test_services"
 NAMES = "test_network.py::test_names_and_name_servers"
 LISTS = "test_network.py::test_white_lists"
@@ -146,6 +147,14 @@ TESTED_BY = {
     "interfaces[].mac": NICS,
     "interfaces[].mtu": NICS,
     "interfaces[].gateway": "test_network.py::test_gateway_of_an_own_bridge_and_published_ports_there",
+    "networks[].network": NETWORKS,
+    "networks[].aliases[]": NETWORKS,
+    "networks[].links[].container": NETWORKS,
+    "networks[].links[].alias": NETWORKS,
+    "networks[].ip": NETWORKS,
+    "networks[].mac": NETWORKS,
+    "extraHosts[].name": NETWORKS,
+    "extraHosts[].ip": NETWORKS,
     "services[].serviceIP": SERVICES,
     "services[].servicePort": SERVICES,
     "services[].protocol": SERVICES,

@@ -16,6 +16,7 @@ from hyperd.api.hyper import (
     services,
     system,
     vms,
+    volumes,
 )
 from hyperd.api.hyper.routes import blueprint
 
@@ -34,4 +35,5 @@ __all__ = [
     "services",
     "system",
     "vms",
+    "volumes",
 ]

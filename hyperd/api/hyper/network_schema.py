@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+from marshmallow import post_load
+
 from hyperd.api.hyper import pod_checks as checks
-from hyperd.api.hyper.pod_schema import Flag, Table, Text, Whole, Wire
+from hyperd.api.hyper.pod_schema import AttachmentSchema, Flag, Table, Text, Whole, Wire
 from hyperd.api.hyper.pod_spec import load
 from hyperd.network.model import Network, NetworkSpec
+from hyperd.spec.model import NetworkAttachment
 
 
 class NetworkSchema(Wire):
@@ -27,7 +30,24 @@ class NetworkSchema(Wire):
     masquerade = Flag()
 
 
-_NETWORK = NetworkSchema()
+class ConnectSchema(AttachmentSchema):
+    """A pod that is put on a network."""
+
+    pod = Text(limit=128, required=True)
+
+    @post_load
+    def build(self, data: dict[str, Any], **_: Any) -> Any:
+        """Make pod and attachment."""
+        pod = data.pop("pod")
+        return (pod, NetworkAttachment(**data))
+
+
+_NETWORK, _CONNECT = NetworkSchema(), ConnectSchema()
+
+
+def parse_connect(data: object) -> tuple[str, NetworkAttachment]:
+    """Read a pod that is to be put on a network, and how. Errors: InvalidInput."""
+    return cast("tuple[str, NetworkAttachment]", load(_CONNECT, data))
 
 
 def parse_network(data: object) -> NetworkSpec:

@@ -6,7 +6,7 @@ from flask import Response
 
 from hyperd.api import answers, params
 from hyperd.api.context import engine
-from hyperd.api.hyper.network_schema import network_object, parse_network
+from hyperd.api.hyper.network_schema import network_object, parse_connect, parse_network
 from hyperd.api.hyper.routes import blueprint
 
 
@@ -39,6 +39,22 @@ def remove_network() -> Response:
 def prune_networks() -> Response:
     """Remove all networks that no pod is on."""
     return answers.plain_json([network.name for network in engine().networks.prune()])
+
+
+@blueprint.post("/network/connect")
+def connect_pod() -> Response:
+    """Put a pod on a network."""
+    pod, attachment = parse_connect(params.body_json("the connection"))
+    engine().pods.net.attachments.connect(pod, attachment)
+    return answers.code(pod)
+
+
+@blueprint.post("/network/disconnect")
+def disconnect_pod() -> Response:
+    """Take a pod off a network."""
+    pod, attachment = parse_connect(params.body_json("the connection"))
+    engine().pods.net.attachments.disconnect(pod, attachment.network)
+    return answers.code(pod)
 
 
 def _name() -> str:

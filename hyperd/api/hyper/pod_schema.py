@@ -27,6 +27,8 @@ MAX_ITEMS = 1024
 MAX_SECONDS = 7 * 86_400
 MAX_CONTAINERS = 128
 MAX_FILE_CONTENT = 8 * 2**20
+MAC = re.compile(r"(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}")
+HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63}){0,30}")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -460,9 +462,46 @@ class InterfaceSchema(Wire):
     bridge = Text(checks.optional(checks.device))
     ip = Text(checks.optional(checks.cidr_list))
     ifname = Text(checks.optional(checks.device))
-    mac = Text(checks.optional(checks.pattern(re.compile(r"(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}"), "a MAC address")))
+    mac = Text(checks.optional(checks.pattern(MAC, "a MAC address")))
     mtu = Whole(0, 65_535)
     gateway = Text(checks.optional(checks.address))
+
+
+class LinkSchema(Wire):
+    """networks[].links[]."""
+
+    builds = tuple
+    container = Text(limit=256, required=True)
+    alias = Text(checks.optional(checks.pattern(HOST_NAME, "a host name")), load_default="")
+
+    @post_load
+    def build(self, data: dict[str, Any], **_: Any) -> Any:
+        """Make the pair; without an alias the container's name is one."""
+        return (data["container"], data["alias"] or data["container"])
+
+
+class AttachmentSchema(Wire):
+    """networks[]."""
+
+    builds = model.NetworkAttachment
+    network = Text(limit=128, required=True)
+    names = Many(Text(checks.pattern(HOST_NAME, "a host name")), limit=64, data_key="aliases", attribute="aliases")
+    links = Many(one(LinkSchema), limit=64)
+    ipv4 = Text(checks.optional(checks.address), data_key="ip")
+    mac = Text(checks.optional(checks.pattern(MAC, "a MAC address")))
+
+
+class HostSchema(Wire):
+    """extraHosts[]."""
+
+    builds = tuple
+    name = Text(checks.pattern(HOST_NAME, "a host name"), required=True)
+    ip = Text(checks.address, required=True)
+
+    @post_load
+    def build(self, data: dict[str, Any], **_: Any) -> Any:
+        """Make the pair."""
+        return (data["name"], data["ip"])
 
 
 class ServiceHostSchema(Wire):
@@ -515,6 +554,8 @@ class PodSchema(Wire):
     files = Many(one(FileSchema), limit=256)
     volumes = Many(one(VolumeSchema), limit=256)
     interfaces = Many(one(InterfaceSchema), limit=8)
+    networks = Many(one(AttachmentSchema), limit=8)
+    extra_hosts = Many(one(HostSchema), limit=256, data_key="extraHosts")
     services = Many(one(ServiceSchema), limit=256)
     portmappings = Many(one(PortSchema))
     portmapping_white_lists = one(WhiteListsSchema, data_key="portmappingWhiteLists")

@@ -34,7 +34,7 @@ from hyperd.spec.model import (
 )
 
 MAX_SERVICES = 256
-VOLUME_FORMATS = ("", "raw", "qcow2", "vdi", "vfs", "rbd", "nas")
+VOLUME_FORMATS = ("", "raw", "qcow2", "vdi", "vfs", "rbd", "nas", "volume")
 CACHE_MODES = ("", "off", "none", "directsync", "writeback", "unsafe", "writethrough")
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _PERM = re.compile(r"0[0-7]{3,4}|0")
@@ -228,7 +228,7 @@ def _check_volume(index: int, volume: VolumeSpec) -> None:
         raise InvalidInput(f"{where}, volume does not support driver {volume.format[:80]}.")
     if volume.format in {"vfs", "raw", "qcow2", "vdi"}:
         _check_host_path(where, volume.source)
-    elif volume.format in {"rbd", "nas"} and not volume.source:
+    elif volume.format in {"rbd", "nas", "volume"} and not volume.source:
         raise InvalidInput(f"{where}, the source is missing")
     elif volume.format == "nas" and not re.fullmatch(r"[^\s:,/]+:/[^,]*|\[[0-9A-Fa-f:.]+\]:/[^,]*", volume.source):
         raise InvalidInput(f"{where}, the source of a nas volume is server:/export", details=volume.source[:80])

@@ -12,7 +12,7 @@ from flask import Flask
 from marshmallow import Schema as MarshmallowSchema
 
 from hyperd import __version__
-from hyperd.api.hyper.network_schema import NetworkSchema
+from hyperd.api.hyper.network_schema import ConnectSchema, NetworkSchema
 from hyperd.api.hyper.pod_schema import (
     ContainerSchema,
     EnvField,
@@ -23,6 +23,7 @@ from hyperd.api.hyper.pod_schema import (
     ServiceSchema,
     Table,
 )
+from hyperd.api.hyper.volumes import NamedVolumeSchema
 from hyperd.api.openapi.operations import COMMON, JSON, OPERATIONS, PLAIN, Operation
 from hyperd.api.openapi.schemas import ANSWERS, ref
 
@@ -71,7 +72,8 @@ def build(app: Flask) -> dict[str, Any]:
         plugins=[plugin],
     )
     _teach(plugin)
-    for schema in (EnvSchema, PodSchema, ContainerSchema, PortSchema, ServiceSchema, NetworkSchema):
+    own = (EnvSchema, PodSchema, ContainerSchema, PortSchema, ServiceSchema)
+    for schema in (*own, NetworkSchema, ConnectSchema, NamedVolumeSchema):
         if _name(schema) not in spec.components.schemas:  # else it came with one that holds it
             spec.components.schema(_name(schema), schema=schema)
     for name, described in ANSWERS.items():

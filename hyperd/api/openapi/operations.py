@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hyperd.api.openapi.schemas import TEXT, WHOLE, Schema, many, ref
+from hyperd.api.openapi.schemas import COUNT, TEXT, WHOLE, Schema, many, ref
 
 JSON, PLAIN = "application/json", "text/plain; charset=utf-8"
 RAW = "application/vnd.docker.raw-stream"
@@ -63,6 +63,7 @@ POD_NAME = q("podName", "the pod", needed=True)
 CONTAINER = q("container", "name, id or unique beginning of an id", needed=True)
 SIGNAL = q("signal", "number or name; 15 if not given")
 IMAGE = q("imageId", "name, id or unique beginning of an id", needed=True)
+VOLUME = q("volume", "its name", needed=True)
 NETWORK = q("network", "name, id or unique beginning of an id", needed=True)
 TTY_EXEC = q("exec", "the exec; without it the container itself")
 YES = {**TEXT, "description": "no, 0, false, none and empty mean no, everything else means yes"}
@@ -189,6 +190,37 @@ OPERATIONS: dict[str, Operation] = {
     "DELETE /network": Operation(tag="networks", query=[NETWORK], schema=ref("Code"), errors=(403, 404, 409)),
     "POST /network/prune": Operation(
         tag="networks", schema=many(TEXT), note="answers the names of those that were removed"
+    ),
+    "POST /network/connect": Operation(
+        tag="networks",
+        body=(JSON, ref("ConnectSpec")),
+        schema=ref("Code"),
+        errors=(404, 409, 412, 413, 501, 503, 504),
+        note="a pod that runs gets a NIC at once",
+    ),
+    "POST /network/disconnect": Operation(
+        tag="networks",
+        body=(JSON, ref("ConnectSpec")),
+        schema=ref("Code"),
+        errors=(404, 409, 412, 413, 501, 503, 504),
+        note="pod and network count, the rest is left out",
+    ),
+    "GET /volume/list": Operation(tag="volumes", schema=many(ref("NamedVolume"))),
+    "GET /volume/info": Operation(tag="volumes", query=[VOLUME], schema=ref("NamedVolume"), errors=[404]),
+    "POST /volume/create": Operation(
+        tag="volumes",
+        body=(JSON, ref("NamedVolumeSpec")),
+        status=201,
+        schema=ref("NamedVolume"),
+        errors=(409, 413, 501, 507),
+        note="without a name one is chosen",
+    ),
+    "DELETE /volume": Operation(tag="volumes", query=[VOLUME], schema=ref("Code"), errors=(404, 409)),
+    "POST /volume/prune": Operation(
+        tag="volumes",
+        query=[q("all", "those with a name, too", YES)],
+        schema={"type": "object", "additionalProperties": COUNT},
+        note="answers name and bytes of those that were removed",
     ),
     "GET /service/list": Operation(tag="services", query=[POD], schema=many(ref("ServiceSpec")), errors=[404]),
     "POST /service/add": _service(ref("Done")),

@@ -83,6 +83,17 @@ ANSWERS: dict[str, Schema] = {
         options=TEXTS,
         pods=many(thing(pod=TEXT, interface=TEXT, addresses=many(TEXT), mac=TEXT, aliases=many(TEXT))),
     ),
+    "NamedVolume": thing(
+        name=TEXT,
+        driver=TEXT,
+        kind={"enum": ["directory", "bind", "tmpfs", "nfs"]},
+        mountpoint={"type": "string", "description": "where its files are on the host"},
+        anonymous={"type": "boolean", "description": "it has no name of its own"},
+        created=TIME,
+        labels=TEXTS,
+        options=TEXTS,
+        containers=many({"type": "string", "description": "ids of those that use it"}),
+    ),
     "Volume": thing(
         "rbd",
         name=TEXT,

@@ -1,0 +1,357 @@
+"""Named volumes: made, listed, removed. Each has a directory of the host, so several pods can use it at a time.
+
+``<root>/volumes/NAME`` is what VMs get; the files are in its ``_data``, which is made whole when a container's image
+fills it: a copy that was cut short leaves no half of it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from hyperd.db.models import VolumeRefRow, VolumeRow
+from hyperd.db.session import Database
+from hyperd.errors import Busy, Conflict, HostFault, InvalidInput, NotFound, NotSupported
+from hyperd.event.bus import EventBus
+from hyperd.spec.model import VolumeSpec
+from hyperd.volume.model import NamedVolume, NamedVolumeSpec, VolumeKind
+
+log = structlog.get_logger(__name__)
+
+DATA = "_data"
+DRIVER = "local"
+MAX_VOLUMES = 10_000
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
+_FILL_TIMEOUT = 300.0  # seconds that a start waits for another one that copies an image's files
+_MNT_DETACH = 2
+
+
+class VolumeService:
+    """See the module's docstring.
+
+    Args:
+        directory: of the volumes.
+        database: of the daemon.
+        events: is told of volumes that come and go.
+
+    """
+
+    def __init__(self, *, directory: Path, database: Database, events: EventBus) -> None:
+        self._directory = directory
+        self._database = database
+        self._events = events
+        self._filled = threading.Condition()
+        self._filling: set[str] = set()
+
+    # -- looking
+
+    def all(self) -> list[NamedVolume]:
+        """Return every volume, by name."""
+        with self._database.reading() as session:
+            rows = session.scalars(select(VolumeRow).order_by(VolumeRow.name)).all()
+            return [self._value(session, row) for row in rows]
+
+    def get(self, name: str) -> NamedVolume:
+        """Return a volume. Errors: NotFound."""
+        with self._database.reading() as session:
+            return self._value(session, self._row(session, name))
+
+    def size(self, name: str) -> int:
+        """Return the bytes that a volume's files take on the host. It reads the whole directory. Errors: NotFound."""
+        volume = self.get(name)
+        if volume.kind == VolumeKind.NFS:
+            return 0
+        total = 0
+        for root, _, files in os.walk(volume.mountpoint):
+            for file in files:
+                try:
+                    total += os.lstat(f"{root}/{file}").st_blocks * 512
+                except FileNotFoundError:
+                    continue
+        return total
+
+    # -- changing
+
+    def create(self, spec: NamedVolumeSpec) -> NamedVolume:
+        """Make a volume, or return the one of this name if it is of the same driver and options.
+
+        On failure nothing is left. Errors: InvalidInput, Conflict, NotSupported (driver or option), HostFault.
+        """
+        name = spec.name or secrets.token_hex(32)
+        check_name(name)
+        if spec.driver not in ("", DRIVER):
+            raise NotSupported(f"volume driver {spec.driver!r} is not supported", resolution=f"use {DRIVER}")
+        kind = _kind(spec)
+        with self._database.session() as session:
+            row = session.get(VolumeRow, name)
+            if row is not None:
+                if dict(row.options) != dict(spec.options):
+                    raise Conflict(f"volume {name} exists with other options", details=str(dict(row.options)))
+                return self._value(session, row)
+            if len(session.scalars(select(VolumeRow.name)).all()) >= MAX_VOLUMES:
+                raise Conflict(f"there are {MAX_VOLUMES} volumes already", resolution="remove some")
+            row = VolumeRow(
+                name=name,
+                driver=DRIVER,
+                kind=kind.value,
+                mountpoint=spec.options["device"] if kind == VolumeKind.BIND else str(self._directory / name / DATA),
+                anonymous=spec.anonymous or not spec.name,
+                labels=dict(spec.labels),
+                options=dict(spec.options),
+                created_at=time.time(),
+            )
+            session.add(row)
+        try:
+            self.prepare(name)
+        except BaseException:
+            self._erase(name)
+            raise
+        self._events.publish("volume", "create", name, driver=DRIVER)
+        log.info("volume.created", volume=name, kind=kind.value)
+        return self.get(name)
+
+    def remove(self, name: str) -> None:
+        """Remove a volume with its files. Errors: NotFound, Conflict (a container uses it), HostFault."""
+        volume = self.get(name)
+        if volume.used_by:
+            raise Conflict(
+                f"volume {name} is in use",
+                details="by container " + ", ".join(one[:12] for one in volume.used_by),
+                resolution="remove the containers first",
+            )
+        self._erase(name)
+        self._events.publish("volume", "destroy", name, driver=volume.driver)
+        log.info("volume.removed", volume=name)
+
+    def prune(self, chosen: Callable[[NamedVolume], bool] = lambda volume: volume.anonymous) -> dict[str, int]:
+        """Remove the volumes that no container uses and that are chosen; return their names and sizes in bytes."""
+        removed = {}
+        for volume in self.all():
+            if volume.used_by or not chosen(volume):
+                continue
+            try:
+                size = self.size(volume.name)
+                self.remove(volume.name)
+            except (NotFound, Conflict) as error:  # somebody was quicker
+                log.info("volume.not_pruned", volume=volume.name, reason=str(error))
+                continue
+            removed[volume.name] = size
+        return removed
+
+    # -- containers that use them
+
+    def use(self, container_id: str, names: Iterable[str]) -> None:
+        """Note which volumes a container uses; those that do not exist are made. Errors: as for ``create``."""
+        for name in dict.fromkeys(names):
+            if not self._exists(name):
+                self.create(NamedVolumeSpec(name=name))
+            with self._database.session() as session:
+                self._row(session, name)
+                if session.get(VolumeRefRow, (name, container_id)) is None:
+                    session.add(VolumeRefRow(volume=name, container_id=container_id))
+
+    def used_by(self, container_id: str) -> list[str]:
+        """Return the names of the volumes that a container uses."""
+        with self._database.reading() as session:
+            return list(session.scalars(select(VolumeRefRow.volume).filter_by(container_id=container_id)))
+
+    def drop_anonymous(self, names: Iterable[str]) -> None:
+        """Remove those of these volumes that have no name of their own and that no container uses any more."""
+        for name in names:
+            try:
+                if self.get(name).anonymous:
+                    self.remove(name)
+            except (NotFound, Conflict):
+                continue
+
+    def definition(self, name: str) -> VolumeSpec:
+        """Return what a pod needs to mount a volume; its name is empty. Errors: NotFound."""
+        volume = self.get(name)
+        options = volume.options
+        if volume.kind == VolumeKind.BIND:
+            return VolumeSpec(source=options["device"], format="vfs")
+        if volume.kind == VolumeKind.NFS:
+            return VolumeSpec(source=_export(options), format="nas")
+        return VolumeSpec(source=name, format="volume")
+
+    def prepare(self, name: str) -> Path:
+        """Return the directory that VMs get of a volume, which is there then. Errors: NotFound, HostFault."""
+        volume = self.get(name)
+        directory = self._directory / name
+        try:
+            self._directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+            directory.mkdir(mode=0o755, exist_ok=True)
+            if volume.kind == VolumeKind.TMPFS and not os.path.ismount(directory):
+                _mount_tmpfs(directory, volume.options.get("o", ""))
+            if name not in self._filling:
+                (directory / DATA).mkdir(mode=0o755, exist_ok=True)
+        except OSError as error:
+            raise HostFault(f"the directory of volume {name} cannot be made", details=str(error)) from error
+        return directory
+
+    def begin_fill(self, name: str) -> bool:
+        """Claim the filling of a volume that is empty; ``end_fill`` must follow when it is True.
+
+        A start that fills it at this moment is waited for. Errors: Busy.
+        """
+        with self._filled:
+            if not self._filled.wait_for(lambda: name not in self._filling, _FILL_TIMEOUT):
+                raise Busy(f"volume {name} is being filled by another container")
+            with self._database.session() as session:
+                if self._row(session, name).populated:
+                    return False
+            try:
+                (self._directory / name / DATA).rmdir()  # only if nothing is in it
+            except OSError:
+                self._note_populated(name)
+                return False
+            self._filling.add(name)
+            return True
+
+    def end_fill(self, name: str, *, good: bool) -> None:
+        """Say that the filling is over. One that failed is made again by the next start."""
+        with self._filled:
+            self._filling.discard(name)
+            if good:
+                self._note_populated(name)
+            (self._directory / name / DATA).mkdir(mode=0o755, exist_ok=True)
+            self._filled.notify_all()
+
+    def recover(self) -> None:
+        """Make the directories of all volumes again that are missing, and remove those of none. Errors: HostFault."""
+        names = [volume.name for volume in self.all()]
+        for name in names:
+            self.prepare(name)
+        for directory in self._directory.glob("*"):
+            if directory.name not in names:
+                log.warning("volume.stranger_left", directory=str(directory))
+
+    # -- inside
+
+    def _exists(self, name: str) -> bool:
+        with self._database.reading() as session:
+            return session.get(VolumeRow, name) is not None
+
+    def _note_populated(self, name: str) -> None:
+        with self._database.session() as session:
+            row = session.get(VolumeRow, name)
+            if row is not None:
+                row.populated = True
+
+    def _row(self, session: Session, name: str) -> VolumeRow:
+        row = session.get(VolumeRow, name)
+        if row is None:
+            raise NotFound(f"volume {name} not found")
+        return row
+
+    def _value(self, session: Session, row: VolumeRow) -> NamedVolume:
+        query = select(VolumeRefRow.container_id).filter_by(volume=row.name).order_by(VolumeRefRow.container_id)
+        return NamedVolume(
+            name=row.name,
+            driver=row.driver,
+            kind=VolumeKind(row.kind),
+            mountpoint=row.mountpoint,
+            anonymous=row.anonymous,
+            created_at=datetime.fromtimestamp(row.created_at, UTC),
+            labels=dict(row.labels),
+            options=dict(row.options),
+            used_by=tuple(session.scalars(query)),
+        )
+
+    def _erase(self, name: str) -> None:
+        """Remove the files, then the row: a daemon that dies in between has an empty volume. Errors: HostFault."""
+        directory = self._directory / name
+        if os.path.ismount(directory):
+            _umount(directory)
+        try:
+            shutil.rmtree(directory)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise HostFault(f"the files of volume {name} cannot be removed", details=str(error)) from error
+        with self._database.session() as session:
+            row = session.get(VolumeRow, name)
+            if row is not None:
+                session.delete(row)
+
+
+def check_name(name: str) -> None:
+    """Check that a volume can have this name. Errors: InvalidInput."""
+    if not _NAME.fullmatch(name):
+        raise InvalidInput(
+            f"{name!r} is not a volume's name",
+            details="letters, digits, '_', '.' and '-', the first a letter or a digit",
+            resolution="for a directory of the host give its absolute path",
+        )
+
+
+def _kind(spec: NamedVolumeSpec) -> VolumeKind:
+    """Return what the options ask for. Errors: InvalidInput, NotSupported that name the option."""
+    options = dict(spec.options)
+    unknown = sorted(options.keys() - {"type", "device", "o"})
+    if unknown:
+        raise InvalidInput(f"volume option {unknown[0]!r} is not known", details="type, device and o are")
+    kind, device = options.get("type", ""), options.get("device", "")
+    words = [word for word in options.get("o", "").split(",") if word]
+    if not options:
+        return VolumeKind.DIRECTORY
+    if kind in ("none", "") and "bind" in words:
+        if not device.startswith("/"):
+            raise InvalidInput("volume option device: an absolute path is needed for a bind", details=repr(device))
+        others = [word for word in words if word not in ("bind", "rw", "rbind")]
+        if others:
+            raise NotSupported(f"volume option o={others[0]!r} is not supported for a bind")
+        return VolumeKind.BIND
+    if kind == "tmpfs":
+        return VolumeKind.TMPFS
+    if kind in ("nfs", "nfs4"):
+        _export(options)
+        return VolumeKind.NFS
+    if not kind:
+        raise InvalidInput("volume option type is missing", details="none (with o=bind), tmpfs or nfs")
+    raise NotSupported(
+        f"volume option type={kind!r} is not supported",
+        details="this host mounts no file system that is brought from outside",
+        resolution="use a directory of the host, or a volume of the pod with the format raw or qcow2",
+    )
+
+
+def _export(options: Mapping[str, str]) -> str:
+    """Return ``server:/path`` of an NFS volume. Errors: InvalidInput, NotSupported."""
+    words = [word for word in options.get("o", "").split(",") if word]
+    server = next((word[5:] for word in words if word.startswith("addr=")), "")
+    host, _, path = options.get("device", "").rpartition(":")
+    server = server or host
+    known = ("addr=", "rw", "vers=", "nfsvers=", "nolock", "soft", "hard", "timeo=", "retrans=", "proto=")
+    for word in words:
+        if not word.startswith(known):
+            raise NotSupported(f"volume option o={word!r} is not supported for nfs")
+    if not server or not path.startswith("/"):
+        raise InvalidInput("an nfs volume needs o=addr=SERVER and device=:/PATH")
+    return f"{server}:{path}"
+
+
+def _mount_tmpfs(directory: Path, options: str) -> None:
+    words = [word for word in options.split(",") if word and word.partition("=")[0] in ("size", "mode", "uid", "gid")]
+    libc = ctypes.CDLL(None, use_errno=True)
+    flags = ctypes.c_ulong(0x2 | 0x4)  # MS_NOSUID, MS_NODEV
+    data = ",".join(words).encode()
+    if libc.mount(b"hyperd", os.fsencode(directory), b"tmpfs", flags, data) != 0:
+        number = ctypes.get_errno()
+        raise HostFault("a tmpfs cannot be mounted", details=os.strerror(number), resolution="check the option o")
+
+
+def _umount(directory: Path) -> None:
+    ctypes.CDLL(None, use_errno=True).umount2(os.fsencode(directory), _MNT_DETACH)

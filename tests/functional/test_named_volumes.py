@@ -1,0 +1,179 @@
+"""Named volumes: the service with real directories and mounts, and the API of a daemon whose VMs only pretend."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hyperd.db.models import ContainerRow, PodRow
+from hyperd.db.session import Database
+from hyperd.errors import Conflict, InvalidInput, NotFound, NotSupported
+from hyperd.event.bus import EventBus
+from hyperd.spec.model import VolumeSpec
+from hyperd.volume.model import NamedVolumeSpec, VolumeKind
+from hyperd.volume.service import VolumeService
+from tests.support.daemon import HyperdLauncher
+from tests.support.registry import Layer, RegistryServer, busybox_tar
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def volumes(database: Database, tmp_path: Path) -> Iterator[VolumeService]:
+    made = VolumeService(directory=tmp_path / "volumes", database=database, events=EventBus())
+    yield made
+    with database.session() as session:
+        for row in session.query(ContainerRow):
+            session.delete(row)
+    made.prune(lambda _volume: True)
+    assert not list((tmp_path / "volumes").glob("*"))
+
+
+def container(database: Database, name: str) -> str:
+    with database.session() as session:
+        session.merge(PodRow(id="p", state="pending", spec={}, created_at=0.0))
+        session.flush()
+        session.add(
+            ContainerRow(
+                id=name, name=name, pod_id="p", position=0, state="created", spec={}, image_id="", image_name="",
+                created_at=0.0,
+            )
+        )  # fmt: skip
+    return name
+
+
+def test_made_used_and_removed(volumes: VolumeService, database: Database) -> None:
+    made = volumes.create(NamedVolumeSpec(name="data", labels={"a": "b"}))
+    assert (made.kind, made.labels, made.anonymous, made.used_by) == (VolumeKind.DIRECTORY, {"a": "b"}, False, ())
+    assert Path(made.mountpoint).is_dir()
+    assert volumes.create(NamedVolumeSpec(name="data")) == made
+    Path(made.mountpoint, "file").write_bytes(b"x" * 5000)
+    assert volumes.size("data") >= 5000
+    volumes.use(container(database, "c1"), ["data", "other"])
+    assert (volumes.get("data").used_by, volumes.used_by("c1")) == (("c1",), ["data", "other"])
+    with pytest.raises(Conflict, match="volume data is in use"):
+        volumes.remove("data")
+    assert volumes.prune(lambda _volume: True) == {}
+    with database.session() as session:
+        session.delete(session.get(ContainerRow, "c1"))
+    volumes.remove("data")
+    assert not Path(made.mountpoint).parent.exists()
+    with pytest.raises(NotFound, match="volume data not found"):
+        volumes.get("data")
+
+
+def test_anonymous_ones_go_with_their_last_container(volumes: VolumeService, database: Database) -> None:
+    one = volumes.create(NamedVolumeSpec())
+    two = volumes.create(NamedVolumeSpec(name="chosen-by-the-api", anonymous=True))
+    named = volumes.create(NamedVolumeSpec(name="named"))
+    names = [one.name, two.name, named.name]
+    assert len(one.name) == 64
+    volumes.use(container(database, "c1"), names)
+    volumes.use(container(database, "c2"), [one.name])
+    used = volumes.used_by("c1")
+    with database.session() as session:
+        session.delete(session.get(ContainerRow, "c1"))
+    volumes.drop_anonymous(used)
+    assert [volume.name for volume in volumes.all()] == sorted([one.name, "named"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "words"),
+    [
+        ({"name": "a/b"}, InvalidInput, "a/b"),
+        ({"name": ".."}, InvalidInput, r"\.\."),
+        ({"name": "x", "driver": "nfs"}, NotSupported, "driver 'nfs'"),
+        ({"name": "x", "options": {"colour": "red"}}, InvalidInput, "colour"),
+        ({"name": "x", "options": {"type": "ext4", "device": "/dev/sda1"}}, NotSupported, "type='ext4'"),
+        ({"name": "x", "options": {"type": "none", "o": "bind", "device": "rel"}}, InvalidInput, "device"),
+        ({"name": "x", "options": {"type": "none", "o": "bind,noatime", "device": "/"}}, NotSupported, "noatime"),
+        ({"name": "x", "options": {"type": "nfs", "device": ":/x"}}, InvalidInput, "addr=SERVER"),
+        ({"name": "x", "options": {"type": "nfs", "device": ":/x", "o": "addr=h,sec=krb5"}}, NotSupported, "krb5"),
+        ({"name": "x", "options": {"o": "size=1m"}}, InvalidInput, "type is missing"),
+    ],
+)
+def test_what_cannot_be_made_is_named_and_leaves_nothing(
+    volumes: VolumeService, fields: dict[str, str], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        volumes.create(NamedVolumeSpec(**fields))  # type: ignore[arg-type]
+    assert volumes.all() == []
+
+
+def test_options_of_the_local_driver(volumes: VolumeService, tmp_path: Path) -> None:
+    volumes.create(NamedVolumeSpec(name="bound", options={"type": "none", "o": "bind", "device": str(tmp_path)}))
+    assert volumes.definition("bound") == VolumeSpec(source=str(tmp_path), format="vfs")
+    volumes.create(NamedVolumeSpec(name="far", options={"type": "nfs", "o": "addr=10.0.0.9,rw", "device": ":/srv"}))
+    assert volumes.definition("far") == VolumeSpec(source="10.0.0.9:/srv", format="nas")
+    fast = volumes.create(NamedVolumeSpec(name="fast", options={"type": "tmpfs", "o": "size=1m,mode=0711"}))
+    directory = Path(fast.mountpoint).parent
+    assert os.path.ismount(directory)
+    assert os.statvfs(directory).f_blocks * os.statvfs(directory).f_frsize == 2**20
+    with pytest.raises(Conflict, match="other options"):
+        volumes.create(NamedVolumeSpec(name="fast", options={"type": "tmpfs"}))
+    volumes.remove("fast")
+    assert not directory.exists()
+    volumes.remove("bound")
+    assert tmp_path.is_dir()
+
+
+def test_first_use_fills_once(volumes: VolumeService) -> None:
+    data = Path(volumes.create(NamedVolumeSpec(name="data")).mountpoint)
+    assert volumes.begin_fill("data")
+    assert not data.exists()  # the guest makes it, whole
+    volumes.end_fill("data", good=False)
+    assert data.is_dir()
+    assert volumes.begin_fill("data")
+    data.mkdir()
+    (data / "from-the-image").touch()
+    volumes.end_fill("data", good=True)
+    assert not volumes.begin_fill("data")
+    other = Path(volumes.create(NamedVolumeSpec(name="used")).mountpoint)
+    (other / "file").touch()
+    assert not volumes.begin_fill("used")
+    assert (other / "file").exists()
+
+
+def test_what_a_killed_daemon_left_half_made(volumes: VolumeService, database: Database, tmp_path: Path) -> None:
+    data = Path(volumes.create(NamedVolumeSpec(name="data")).mountpoint)
+    assert volumes.begin_fill("data")
+    again = VolumeService(directory=tmp_path / "volumes", database=database, events=EventBus())
+    again.recover()
+    assert data.is_dir()
+    assert again.begin_fill("data")
+    again.end_fill("data", good=False)
+    volumes.end_fill("data", good=False)
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[HyperdLauncher]:
+    with RegistryServer() as registry, HyperdLauncher() as launcher:
+        registry.push("busybox", "latest", [Layer(busybox_tar())])
+        launcher.start()
+        launcher.image = f"{registry.host}/busybox"  # type: ignore[attr-defined]
+        launcher.request("POST", "/image/create", imageName=launcher.image)  # type: ignore[attr-defined]
+        yield launcher
+        assert "internal_error" not in launcher.log()
+
+
+def test_volumes_over_the_api(daemon: HyperdLauncher) -> None:
+    made = daemon.json("POST", "/volume/create", status=201, body={"name": "shop", "labels": {"a": "b"}})
+    assert daemon.json("GET", "/volume/info", volume="shop") == made
+    assert daemon.json("GET", "/volume/list") == [made]
+    assert daemon.request("POST", "/volume/create", body={"name": "a b"})[0] == 400
+    assert daemon.request("POST", "/volume/create", body={"name": "x", "driver": "ceph"})[0] == 501
+    assert daemon.request("GET", "/volume/info", volume="none")[0] == 404
+    ref = {"volume": "v", "path": "/v", "detail": {"name": "v", "source": "new", "format": "volume"}}
+    image = daemon.image  # type: ignore[attr-defined]
+    daemon.json("POST", "/pod/create", status=201, body={"id": "p", "containers": [{"image": image, "volumes": [ref]}]})
+    assert len(daemon.json("GET", "/volume/info", volume="new")["containers"]) == 1
+    assert daemon.request("DELETE", "/volume", volume="new")[0] == 409
+    wrong = {**ref, "detail": {**ref["detail"], "source": "../etc"}}
+    body = {"id": "q", "containers": [{"image": image, "volumes": [wrong]}]}
+    assert daemon.request("POST", "/pod/create", body=body)[0] == 400
+    daemon.request("DELETE", "/pod", podId="p")
+    assert daemon.json("POST", "/volume/prune") == {}
+    assert sorted(daemon.json("POST", "/volume/prune", all="yes")) == ["new", "shop"]

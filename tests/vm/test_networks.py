@@ -1,0 +1,169 @@
+"""Networks in real guests: names, connect and disconnect while traffic flows, what others do to the host's side."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.netns import ip
+from tests.support.registry import RegistryServer
+from tests.support.until import until
+from tests.vm.conftest import Host, launch
+
+pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(300)]
+SERVE = "mkdir -p /www; hostname > /www/index.html; httpd -p 80 -h /www; sleep 1000"
+
+
+@pytest.fixture(scope="module")
+def host(registry: RegistryServer) -> Iterator[Host]:
+    daemon, host = launch(registry)
+    with daemon:
+        host.ok("pull", host.image)
+        yield host
+        for row in daemon.json("GET", "/list", item="pod")["podData"]:
+            host.ctl("rm", row.split(":")[0])
+        daemon.json("POST", "/network/prune")
+        host.assert_clean()
+
+
+def make(host: Host, name: str, **fields: Any) -> dict[str, Any]:
+    made: dict[str, Any] = host.daemon.json("POST", "/network/create", status=201, body={"name": name, **fields})
+    return made
+
+
+def start(host: Host, pod: str, **spec: Any) -> str:
+    """Start a pod that serves its name."""
+    container = {"name": f"{pod}-c", "image": host.image, "command": ["sh", "-c", SERVE]}
+    host.daemon.json("POST", "/pod/create", body={"id": pod, "containers": [container], **spec}, status=201)
+    host.daemon.json("POST", "/pod/start", podId=pod)
+    return pod
+
+
+def inside(host: Host, pod: str, script: str) -> str:
+    """What a script says in a pod; its errors, too."""
+    done = host.ctl("exec", f"{pod}-c", "sh", "-c", script)
+    return (done.stdout + done.stderr).decode().strip()
+
+
+def page(host: Host, pod: str, name: str) -> str:
+    """What a pod gets from another one by its name, with a resolver that asks the name server alone."""
+    found = f"nslookup {name} | sed -n '/^Name:/,$ s/^Address: *//p' | head -n 1"
+    return inside(host, pod, f'a=$({found}); [ -z "$a" ] && echo unknown || wget -q -O - http://$a/ 2>&1')
+
+
+def change(host: Host, verb: str, pod: str, network: str, **more: Any) -> None:
+    host.daemon.json("POST", f"/network/{verb}", body={"pod": pod, "network": network, **more})
+
+
+def test_two_networks_names_connect_and_disconnect(host: Host) -> None:
+    """The whole of it with four guests: a pod on both networks, peers on either, one inside an internal network."""
+    make(host, "one", subnet="10.61.1.0/24")
+    make(host, "two", subnet="10.61.2.0/24")
+    make(host, "inner", internal=True)
+    extra = {"extraHosts": [{"name": "printer", "ip": "10.9.9.9"}]}
+    both = [
+        {"network": "one", "ip": "10.61.1.20", "mac": "52:54:00:61:01:20", "aliases": ["www"]},
+        {"network": "two", "aliases": ["db.shop"]},
+    ]
+    start(host, "both", networks=both, **extra)
+    start(host, "left", networks=[{"network": "one", "links": [{"container": "both-c", "alias": "storage"}]}])
+    start(host, "right", networks=[{"network": "two"}])
+    assert "10.9.9.9\tprinter" in inside(host, "both", "cat /etc/hosts")
+    assert "10.61.1.20\tstorage both-c" in inside(host, "left", "cat /etc/hosts")
+    assert "52:54:00:61:01:20" in inside(host, "both", "ip link show eth0")
+    for name in ("both", "both-c", "www"):
+        assert page(host, "left", name) == "both"
+    for name in ("both", "db.shop"):
+        assert page(host, "right", name) == "both"
+    assert (page(host, "both", "left"), page(host, "both", "right")) == ("left", "right")
+    assert page(host, "left", "right") == "unknown"
+    assert page(host, "left", "db.shop") == "unknown"
+    # The name servers go on without the daemon, and so do the pods.
+    host.daemon.kill()
+    servers = processes("dnsmasq")
+    host.daemon.start()
+    assert processes("dnsmasq") == servers
+    assert page(host, "left", "www") == "both"
+    # Traffic that flows on one network does not notice what is done on another.
+    flow = host.background(
+        "exec", "left-c", "sh", "-c", "for i in $(seq 60); do wget -q -O - http://10.61.1.20/; sleep 0.1; done"
+    )
+    change(host, "connect", "left", "two", aliases=["guest"])
+    assert page(host, "left", "right") == "right"
+    assert page(host, "right", "guest") == "left"
+    change(host, "connect", "right", "inner")
+    change(host, "disconnect", "left", "two")
+    assert page(host, "left", "right") == "unknown"
+    assert page(host, "right", "guest") == "unknown"
+    said, complaints = flow.communicate(timeout=120)
+    assert (said.decode().split(), complaints) == (["both"] * 60, b"")
+    # Off the network with the default route: the other one takes over, addresses go back.
+    change(host, "disconnect", "both", "one")
+    assert "default via 10.61.2.1 dev eth1" in inside(host, "both", "ip route")
+    assert "nameserver 10.61.2.1" in inside(host, "both", "cat /etc/resolv.conf")
+    assert page(host, "both", "right") == "right"
+    assert [one["pod"] for one in shown(host, "one")] == ["left"]
+    # Nothing leaves an internal network, whatever root in the guest does.
+    change(host, "disconnect", "right", "two")
+    gateway = host.daemon.json("GET", "/network/info", network="inner")["gateway"]
+    host.ok("exec", "-m", "right", "/sbin/busybox", "ip", "route", "add", "default", "via", gateway)
+    for address in ("10.61.2.1", host.address("left")):
+        assert inside(host, "right", f"timeout 3 wget -q -O - http://{address}/ || echo refused").startswith("refused")
+    assert page(host, "right", "left") == "unknown"
+    assert page(host, "right", "right-c") == "right"
+    for pod in ("both", "left", "right"):
+        host.ok("rm", pod)
+    assert host.daemon.json("POST", "/network/prune") == ["one", "two", "inner"]
+    assert processes("dnsmasq") == []
+
+
+def test_links_that_others_delete_come_back(host: Host) -> None:
+    """A bridge and a tap deleted from outside: the pod is reachable again, and QEMU does not spin."""
+    made = make(host, "net", subnet="10.61.3.0/24")
+    start(host, "a", networks=[{"network": "net", "ip": "10.61.3.10"}])
+    start(host, "b", networks=[{"network": "net"}])
+    ip("link", "del", made["bridge"])
+    until(lambda: page(host, "b", "a") == "a")
+    tap = taps(made["bridge"])[0]
+    ip("link", "del", tap)
+    until(lambda: tap in taps(made["bridge"]))
+    until(lambda: page(host, "b", "a") == "a")
+    assert page(host, "a", "b") == "b"
+    # While no daemon runs nobody repairs; the next one does.
+    host.daemon.kill()
+    ip("link", "del", tap)
+    ip("link", "del", made["bridge"])
+    host.daemon.start()
+    until(lambda: page(host, "b", "a") == "a")
+    for pod in ("a", "b"):
+        host.ok("rm", pod)
+    assert host.daemon.json("POST", "/network/prune") == ["net"]
+
+
+def shown(host: Host, network: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = host.daemon.json("GET", "/network/info", network=network)["pods"]
+    return found
+
+
+def taps(bridge: str) -> list[str]:
+    done = subprocess.run(["ip", "-o", "link", "show", "master", bridge], capture_output=True, text=True, check=False)
+    return re.findall(r"^\d+: (\S+): ", done.stdout, re.MULTILINE)
+
+
+def processes(program: str) -> list[int]:
+    """Processes of a program in this network namespace."""
+    here = Path("/proc/self/ns/net").readlink()
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            name = (entry / "comm").read_text(encoding="utf-8").strip()
+            if name == program and (entry / "ns/net").readlink() == here:
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return sorted(found)
