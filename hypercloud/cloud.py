@@ -53,7 +53,8 @@ class Cloud:
         self.reconciler = Reconciler(self.store, self.actions, operations, self.journal, config.history)
         self.workloads = WorkloadService(self.store, self.actions, self.reconciler.wake)
         self.triggers = TriggerService(self.store, self.actions, self.workloads)
-        self._watcher = Watcher(self.store, self.engines, self.actions, self.bus, self.reconciler.wake)
+        watcher = Watcher(self.store, self.engines, self.actions, self.bus, self.reconciler.wake)
+        self.reconciler.review = watcher.review
 
     def prepare(self) -> str | None:
         """Bring the database up to date; return the administrator's password at the first start, else None."""

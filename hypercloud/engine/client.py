@@ -71,6 +71,7 @@ class EngineClient:
         self._config = config
         self._policy = policy
         self._lock = threading.Lock()
+        self._networks = threading.Lock()
         self._client: APIClient | None = None
         self.address: Address = parse_address(spec.addr, tls=bool(spec.ssl_cert or spec.ca_cert))
         policy.check(self.address)
@@ -212,11 +213,12 @@ class EngineClient:
 
     def ensure_network(self, name: str, labels: Mapping[str, str]) -> None:
         """Make a bridge network unless it exists."""
-        with translated(self.name):
-            known = any(one.get("Name") == name for one in self.docker().networks(names=[name]))
-        if not known:
-            with contextlib.suppress(Conflict), translated(self.name):
-                self.docker().create_network(name, driver="bridge", labels=dict(labels), check_duplicate=True)
+        with self._networks:  # engines make two networks of one name when they are asked twice at the same time
+            with translated(self.name):
+                known = any(one.get("Name") == name for one in self.docker().networks(names=[name]))
+            if not known:
+                with contextlib.suppress(Conflict), translated(self.name):
+                    self.docker().create_network(name, driver="bridge", labels=dict(labels), check_duplicate=True)
 
     def connect(self, network: str, container: str, links: Sequence[str]) -> None:
         """Put a container into a further network, with links (``container:alias``); repeating it is no error."""

@@ -15,7 +15,7 @@ from hypercloud import placement
 from hypercloud.engine.model import Engine, EngineContainer, EngineSpec
 from hypercloud.engine.monitor import EngineObserver
 from hypercloud.engine.service import EngineService, capacity
-from hypercloud.errors import CloudError, InvalidInput, NotFound
+from hypercloud.errors import CloudError, Forbidden, InvalidInput, NotFound
 from hypercloud.event.bus import Record
 from hypercloud.event.journal import Journal
 from hypercloud.fleet import translate
@@ -305,6 +305,16 @@ def _like(one: Container, model: Container) -> bool:
         and len(one.image.args) == len(model.image.args)
         and one.image.type in {model.image.type, "host"}
     )
+
+
+def check_host_access(image: Image) -> None:
+    """Refuse what reaches into the engine's host: engines are shared by all accounts. Errors: Forbidden."""
+    if any(":" in volume for volume in image.volumes) or image.network_mode not in {"", "default", "bridge", "none"}:
+        raise Forbidden(
+            "only administrators may give a container access to its engine's host",
+            details="volumes of the host, or its network",
+            resolution="[engines] user_host_access of the configuration allows it to everybody",
+        )
 
 
 def _check_count(count: int, least: int = 1) -> None:

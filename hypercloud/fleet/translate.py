@@ -17,7 +17,8 @@ from hypercloud.fleet.model import Image
 
 LABEL = "io.hypercloud.shipyard"  # JSON of what the engine's description does not tell
 EXTENSION = "io.hypercloud.extension"
-_DROPPED = {"HOME", "DEBIAN_FRONTEND", "PATH", "_citadel_type", "_citadel_labels"}
+# DOCKERCLOUD_AUTH is a token with all rights of a namespace: it is for the container alone.
+_DROPPED = {"HOME", "DEBIAN_FRONTEND", "PATH", "_citadel_type", "_citadel_labels", "DOCKERCLOUD_AUTH"}
 SMALLEST_SHARES = 2  # what the kernel takes
 
 

@@ -115,19 +115,20 @@ class Deployer:
                     lookup.candidates(tx, self._engines, service, spec), strategy=spec.strategy, tags=spec.tags
                 ).id
 
-    def pull(self, container: str, job: Job) -> None:
-        """Ask the registry for the image of a container, on its engine."""
-        self.place(container)
-        with self._store.reading() as tx:
-            row = tx.container(container)
-        self.pull_image(row.engine or "", decode(row.spec).image, row.namespace, job)
-
     def pull_image(self, engine: str, image: str, namespace: str, job: Job) -> None:
         """Pull an image with the credentials that the namespace has for its repository."""
         job.log(f"pulling {image} on {self._engines.client(engine).name}")
         for line in self._engines.client(engine).pull(image, self._repositories.credentials(namespace, image)):
             if "progressDetail" not in line or not line["progressDetail"]:
                 job.log(" ".join(str(line[key]) for key in ("id", "status") if key in line))
+
+    def renew_image(self, engine: str, image: str, namespace: str, job: Job) -> None:
+        """Pull an image anew, unless it was made on the engine itself and is in no registry."""
+        with contextlib.suppress(NotFound):
+            if not self._engines.client(engine).image(image).get("RepoDigests", [""]):
+                job.log(f"{image} was made on {self._engines.client(engine).name}: it is not pulled")
+                return
+        self.pull_image(engine, image, namespace, job)
 
     def _plan(self, container: str, job: Job) -> _Plan:
         with self._store.reading() as tx:

@@ -127,16 +127,22 @@ class Operations:
             old = [one for one in tx.containers(service) if one.generation < row.generation]
         image = decode(row.spec).image
         for engine in sorted({one.engine for one in old if one.engine and one.goal != Goal.GONE}):
-            self._deployer.pull_image(engine, image, row.namespace, job)
+            self._deployer.renew_image(engine, image, row.namespace, job)
             job.check()
 
     def _succeed(self, tx: Transaction, service: ServiceRow, old: Iterable[ContainerRow], reuse: bool) -> None:
-        """Give each container a successor of the same number; the old one is to go. One transaction: all or nothing."""
+        """Give each container a successor of the same number; the old one is to go. One transaction: all or nothing.
+
+        Errors: NoEngine when there is no place for one of them; then all stay as they are.
+        """
         spec = decode(service.spec)
         for one in [row for row in old if row.goal != Goal.GONE]:
-            keeps = reuse and bool(describe.managed_volumes(spec, one.volumes_of))
-            pinned = one.engine if keeps or spec.strategy == placement.EVERY_NODE else None
-            successor = tx.add_container(service, one.number, engine=pinned)
+            fixed = any(port.outer for port in spec.ports) or spec.strategy == placement.EVERY_NODE
+            candidates = lookup.candidates(tx, self._engines, service, spec)
+            if (reuse and describe.managed_volumes(spec, one.volumes_of)) or fixed:
+                candidates = [node for node in candidates if node.id == one.engine]
+            chosen = placement.choose_spread(candidates, strategy=spec.strategy, tags=spec.tags)
+            successor = tx.add_container(service, one.number, engine=chosen.id)
             if reuse:
                 successor.volumes_of = one.volumes_of
             one.goal = Goal.GONE
@@ -225,7 +231,7 @@ class Operations:
             if row.engine and row.goal != Goal.GONE:
                 with self._store.reading() as tx:
                     image = decode(tx.service(row.service).spec).image
-                self._deployer.pull_image(row.engine, image, row.namespace, job)
+                self._deployer.renew_image(row.engine, image, row.namespace, job)
             with self._store.writing() as tx:
                 row = tx.container(container)
                 self._succeed(tx, tx.service(row.service), [row], bool(arguments.get("reuse_volumes", True)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
@@ -40,7 +41,11 @@ class Reconciler:
         journal: its old events are removed, too.
         history: how old.
 
+    ``review`` is called with each service that an action was about, when it is over.
+
     """
+
+    review: Callable[[str], None]
 
     def __init__(
         self, store: Store, actions: ActionService, operations: Operations, journal: Journal, history: HistoryConfig
@@ -107,6 +112,12 @@ class Reconciler:
                 return {row.object, *tx.session.scalars(select(ServiceRow.uuid).where(ServiceRow.stack == row.object))}
         return {row.object}
 
+    def _services(self, row: ActionRow) -> set[str]:
+        """Return the services that an action was about."""
+        if row.kind == "stack":
+            return {str(one) for one in row.arguments.get("services", ())}
+        return self._scope(row) if row.kind in {"service", "container"} else set()
+
     def _carry_out(self, row: ActionRow, scope: set[str]) -> None:
         bound = log.bind(action=row.uuid, operation=row.operation, object=row.object)
         try:
@@ -146,6 +157,8 @@ class Reconciler:
             bound.exception("action.fault")
         self._operations.settle(row.operation, row.object, dict(row.arguments))
         self._actions.set_state(row.uuid, state)
+        for service in self._services(row):
+            self.review(service)
         bound.info("action.over", state=str(state))
 
     def tidy(self) -> None:

@@ -14,7 +14,7 @@ from hypercloud.db.models import ActionRow, ContainerRow, ServiceRow
 from hypercloud.engine.model import EngineContainer, EngineFacts, EngineSpec, Health
 from hypercloud.engine.monitor import EngineObserver
 from hypercloud.engine.service import EngineService
-from hypercloud.errors import CloudError
+from hypercloud.errors import CloudError, NotFound
 from hypercloud.event.bus import Bus, Change
 from hypercloud.workload import describe, lookup
 from hypercloud.workload.deployer import settle
@@ -82,6 +82,17 @@ class Watcher(EngineObserver):
                     self._ask(tx, row, "terminate")
             self._follow_nodes(tx)
         self._remove_orphans(engine, containers)
+        self._wake()
+
+    def review(self, service: str) -> None:
+        """Look at containers whose program ended while the reconciler was at work on them."""
+        with self._store.writing() as tx:
+            for row in tx.containers(service):
+                if row.state == State.STOPPED and row.goal == Goal.RUNNING and row.engine and row.docker_id:
+                    with contextlib.suppress(NotFound):
+                        seen = self._engines.container(row.docker_id)
+                        if not seen.running and not seen.restarting:
+                            self._destroy_if_wanted(tx, row, seen)
         self._wake()
 
     def _row(self, tx: Transaction, container_id: str, container: EngineContainer | None) -> ContainerRow | None:

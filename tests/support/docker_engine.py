@@ -45,6 +45,9 @@ class FakeEngine:
         self.lock = threading.RLock()
         self.watchers: list[queue.Queue[dict[str, Any] | None]] = []
         self.broken = False  # every request is cut off
+        self.redirect = ""  # every request is sent there
+        self.hold = ""  # requests with this in them wait, and are then cut off
+        self.held = False  # one waits
         self.env = ["PATH=/bin", "HOME=/root", "GOPATH=/gopath"]
         self.output = OUTPUT
         self.host = host
@@ -186,8 +189,18 @@ class _Handler(BaseHTTPRequestHandler):
         raw = self.rfile.read(length) if length else b""
         self.body = json.loads(raw) if raw.strip().startswith(b"{") else {}
         engine.requests.append(f"{self.command} {path}")
-        if engine.broken:
+        while engine.hold and engine.hold in f"{self.command} {path}":
+            engine.held = True
+            time.sleep(0.02)
+            self.close_connection = not engine.hold
+        if engine.broken or self.close_connection:
             self.close_connection = True
+            return
+        if engine.redirect:
+            self.send_response(302)
+            self.send_header("Location", engine.redirect + self.path)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
             return
         for pattern, name in _ROUTES:
             found = re.fullmatch(pattern, f"{self.command} {path}")

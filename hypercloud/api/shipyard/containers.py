@@ -6,12 +6,12 @@ from flask import Blueprint, Response, jsonify, request
 
 from hypercloud import __version__
 from hypercloud.api.bodies import json_object, load, number, truth
-from hypercloud.api.context import cloud
+from hypercloud.api.context import cloud, identity
 from hypercloud.api.shipyard import views
 from hypercloud.api.shipyard.blueprint import nothing, text
 from hypercloud.api.shipyard.schemas import ImageSchema, image_of
 from hypercloud.event.journal import LIMIT
-from hypercloud.fleet.service import LARGEST
+from hypercloud.fleet.service import LARGEST, check_host_access
 
 
 def add_routes(blueprint: Blueprint) -> None:
@@ -44,6 +44,8 @@ def containers() -> Response:
 def deploy() -> tuple[Response, int]:
     """Run containers."""
     image = image_of(load(ImageSchema(), json_object()))
+    if not identity().is_admin and not cloud().config.engines.user_host_access:
+        check_host_access(image)
     count = number("count", default=1, least=1, most=LARGEST)
     made = cloud().fleet.deploy(image, count=count, pull=truth("pull"))
     return jsonify([views.container(one, string_state=_string_state()) for one in made]), 201
