@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import subprocess
+import urllib.error
 
 import pytest
 
