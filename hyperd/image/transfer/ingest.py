@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import structlog
-from backports import zstd
 
 from hyperd.errors import Conflict, InvalidInput, RegistryError, TooLarge
 from hyperd.image import manifest as manifests
@@ -25,13 +24,13 @@ from hyperd.image.layer.overlay_fixup import Trimmer
 from hyperd.image.origins import Provenance
 from hyperd.image.store import ImageStore, size_of
 from hyperd.image.transfer.layers import LayerIngest, NewLayerFile
+from hyperd.image.transfer.packer import BackgroundPacker
 from hyperd.registry.client import RawManifest
 from hyperd.registry.reference import Reference
 
 log = structlog.get_logger(__name__)
 
 _CHUNK = 256 * 1024
-_FAST = 1  # level of zstd: disks are slower
 _KEPT = frozenset({"gzip", "zstd"})  # what registries and other tools take as a layer
 
 
@@ -113,7 +112,7 @@ class Intake:
         """
         with (
             self._store.new_file() as (blob, blob_path),
-            _Recorder(open_chunks, blob, max_bytes=self._layers.max_bytes) as recorder,
+            _Recorder(open_chunks, blob, max_bytes=self._layers.max_bytes, named=bool(digest)) as recorder,
             self._layers.converted(recorder.open) as layer,
         ):
             recorder.finish()
@@ -265,16 +264,18 @@ class _Recorder:
     ``open`` starts the stream the first time and reads what was kept from then on.
     """
 
-    def __init__(self, open_chunks: Callable[[], Iterator[bytes]], file: BinaryIO, *, max_bytes: int) -> None:
+    def __init__(
+        self, open_chunks: Callable[[], Iterator[bytes]], file: BinaryIO, *, max_bytes: int, named: bool
+    ) -> None:
         self._open_chunks = open_chunks
         self._max_bytes = max_bytes
+        self._named = named
         self._file = file
         self._opened = ExitStack()
         self._begun = False
-        self._packer: zstd.ZstdCompressor | None = None
+        self._packer: BackgroundPacker | None = None
         self._source = hashlib.sha256()
-        self._written = hashlib.sha256()
-        self.size = 0
+        self._size = 0
         self.kept = False
 
     def __enter__(self) -> Self:
@@ -282,16 +283,23 @@ class _Recorder:
 
     def __exit__(self, *_: object) -> None:
         self._opened.close()
+        if self._packer is not None:
+            self._packer.abandon()
 
     @property
     def source(self) -> str:
-        """The digest of what came."""
+        """The digest of what came, if that is kept or somebody wants to know."""
         return f"sha256:{self._source.hexdigest()}"
 
     @property
     def digest(self) -> str:
         """The digest of what is kept."""
-        return self.source if self.kept else f"sha256:{self._written.hexdigest()}"
+        return self.source if self._packer is None else self._packer.digest
+
+    @property
+    def size(self) -> int:
+        """Bytes of what is kept."""
+        return self._size if self._packer is None else self._packer.size
 
     def open(self) -> Iterator[bytes]:
         if self._begun:
@@ -303,11 +311,10 @@ class _Recorder:
     def finish(self) -> None:
         """Write what is left; the stream was read to its end."""
         if self._packer is not None:
-            self._write(self._packer.flush())
-            self._packer = None
+            self._packer.finish()
 
     def _stream(self) -> Generator[bytes, None, None]:
-        chunks, head = self._hashed(), b""
+        chunks, head = self._open_chunks(), b""
         for chunk in chunks:
             head += chunk
             if len(head) >= MAGIC:
@@ -315,23 +322,26 @@ class _Recorder:
         kind = kind_of(head)
         self.kept = kind in _KEPT
         pieces: Iterator[bytes] = chain([head] if head else [], chunks)
+        if self.kept or self._named:  # of a tar as it is the diff_id says the same, and is found out anyway
+            pieces = self._hashed(pieces)
         if not self.kept:
-            self._packer = zstd.ZstdCompressor(level=_FAST)
+            self._packer = BackgroundPacker(self._file)
             if kind:
                 pieces = decompressed(pieces, max_bytes=self._max_bytes)
         for piece in pieces:
-            self._write(piece if self._packer is None else self._packer.compress(piece))
+            self._write(piece)
             yield piece
 
-    def _hashed(self) -> Iterator[bytes]:
-        for chunk in self._open_chunks():
+    def _hashed(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
             self._source.update(chunk)
             yield chunk
 
     def _write(self, data: bytes) -> None:
-        if not self.kept:
-            self._written.update(data)
-        self.size += len(data)
+        if self._packer is not None:
+            self._packer.write(data)
+            return
+        self._size += len(data)
         with disk_errors():
             self._file.write(data)
 
