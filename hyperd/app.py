@@ -18,6 +18,7 @@ from hyperd.api.context import EXTENSION, LISTENER, LISTS, METRICS, begin_reques
 from hyperd.api.hyper import blueprint, errors
 from hyperd.api.lists import ListBodies
 from hyperd.api.metrics import Metrics
+from hyperd.api.origin import check_origin
 from hyperd.api.params import MAX_JSON_BODY
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def create_app(engine: Engine) -> Flask:
 
 def _begin() -> Any:
     begin_request()
+    check_origin()
     path = request.path
     clean = path if _CLEAN.fullmatch(path) else clean_path(path)
     # gunicorn drops a second slash at the beginning.

@@ -99,9 +99,19 @@ def json_text(raw: str | bytes, what: str) -> Any:
         raise ValueError(f"{constant} is no JSON")
 
     try:
-        return json.loads(raw, parse_constant=refuse)
+        return json.loads(raw, parse_constant=refuse, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{what} is not valid JSON", details=str(error)[:200]) from None
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make the dictionary of a JSON object. Errors: ValueError for a key that comes twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice[:80]!r} comes twice in one object")
+    return found
 
 
 def body() -> bytes:

@@ -21,13 +21,15 @@ from typing import Protocol
 import structlog
 from flask import Response, request
 
-from hyperd.errors import HostFault, NotSupported
+from hyperd.errors import HostFault, InvalidInput, NotSupported
+from hyperd.stream.client import MakeClient
 
 log = structlog.get_logger(__name__)
 
 RAW_STREAM = "application/vnd.docker.raw-stream"
 DRAIN_TIMEOUT = 1.0  # seconds
 DRAIN_READS = 16
+WEBSOCKET_VERSION = "13"
 HEAD_TIMEOUT = 10.0  # seconds; the head fits into any socket buffer
 
 
@@ -41,6 +43,13 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Give up a session that is never run."""
+
+
+class StreamSession(Session, Protocol):
+    """A session whose client may speak more than plain bytes."""
+
+    def run(self, sock: socket.socket, early: bytes, *, chunked: bool = False, make: MakeClient | None = None) -> None:
+        """Own the socket; ``make`` makes the client of the relay."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,33 @@ def upgrade(session: Session, content_type: str = RAW_STREAM) -> Response:
     else:
         head = f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n\r\n"
     return _give(session, head, chunked=False, status=101 if asked else 200)
+
+
+def websocket(session: StreamSession, *, text: bool = False) -> Response:
+    """Turn the request into a WebSocket (RFC 6455) on the session; ``text``: see WebSocketClient.
+
+    Errors: InvalidInput for a request that asks for none; HostFault, NotSupported. The session is closed then.
+    """
+    from hyperd.stream.websocket import WebSocketClient, accept_token  # wsproto only for those who use it
+
+    given = request.headers
+    key, version = given.get("Sec-WebSocket-Key", "").strip(), given.get("Sec-WebSocket-Version", "")
+    if given.get("Upgrade", "").lower() != "websocket" or not key or version != WEBSOCKET_VERSION:
+        session.close()
+        raise InvalidInput(
+            "this needs a WebSocket", details=f"Upgrade: {given.get('Upgrade', '')[:40]}, version {version[:10]}"
+        )
+    head = (
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Accept: {accept_token(key)}\r\n\r\n"
+    )
+    try:
+        taken = take(head)
+    except BaseException:
+        session.close()
+        raise
+    session.run(taken.sock, taken.early, make=lambda relay: WebSocketClient(relay, text=text))
+    return gone()
 
 
 def follow(session: Session, content_type: str) -> Response:

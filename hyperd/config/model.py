@@ -92,6 +92,7 @@ class ApiConfig:
     """What callers may do (``[api]``)."""
 
     fetch_over_tcp: bool = False  # files by URI for callers that are not on the unix socket
+    allowed_hosts: tuple[str, ...] = ()  # further names of this host, for callers over TCP without TLS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,6 +41,7 @@ RELOADABLE = frozenset(
         "log.tag",
         "log.journal_socket",
         "api.fetch_over_tcp",
+        "api.allowed_hosts",
     }
 )
 

@@ -18,8 +18,9 @@ from hyperd.agent.plan import Plan
 from hyperd.container.detach import KeyWatch, parse_keys
 from hyperd.container.states import NOT_EXECUTABLE, NOT_FOUND, SETUP_FAILED
 from hyperd.errors import AgentError
+from hyperd.stream.client import Client, MakeClient
 from hyperd.stream.connection import ClientConnection
-from hyperd.stream.frames import STDERR, STDOUT, stdcopy
+from hyperd.stream.frames import STDERR, STDOUT
 from hyperd.stream.hub import OutputHub
 from hyperd.stream.logs import LogWriter
 from hyperd.stream.relay import Relay
@@ -58,13 +59,14 @@ class _Replay(OutputHub):
             if self._size > REPLAY_BYTES or self._late():
                 self._early = None
             else:
-                self._early.append((stream, data if self.tty else stdcopy(stream, data)))
+                self._early.append((stream, data))
         super().emit(stream, data)
 
-    def attach(self, client: ClientConnection, streams: Collection[int] = ALL_STREAMS) -> None:
+    def attach(self, client: Client, streams: Collection[int] = ALL_STREAMS) -> None:
         early, self._early = (self._early, None) if not self._late() else (None, None)
-        if early:
-            client.write(b"".join(data for stream, data in early if stream in streams))
+        for stream, data in early or ():
+            if stream in streams:
+                client.output(stream, data, raw=self.tty)
         super().attach(client, streams)
 
     def forget_early(self) -> None:
@@ -281,19 +283,20 @@ class AttachSession:
         self._options = options or AttachOptions()
         self._stdin = self._options.stdin
         self._keys = KeyWatch(parse_keys(self._options.detach_keys))
-        self._client: ClientConnection | None = None
+        self._client: Client | None = None
 
-    def run(self, sock: socket.socket, early: bytes, *, chunked: bool = False) -> None:
-        """Take the socket over; returns at once."""
-        self.process.relay.spawn(self._serve(sock, early, chunked=chunked))
+    def run(self, sock: socket.socket, early: bytes, *, chunked: bool = False, make: MakeClient | None = None) -> None:
+        """Take the socket over; returns at once. ``make``: the client, for whoever speaks more than plain bytes."""
+        relay = self.process.relay
+        relay.spawn(self._serve(make(relay) if make else ClientConnection(relay, chunked=chunked), sock, early))
 
     def close(self) -> None:
         """Nothing is held before run()."""
 
-    async def _serve(self, sock: socket.socket, early: bytes, *, chunked: bool) -> None:
+    async def _serve(self, client: Client, sock: socket.socket, early: bytes) -> None:
         while self.process.heir is not None:  # it was restarted since this session was asked for
             self.process = self.process.heir
-        client = self._client = ClientConnection(self.process.relay, chunked=chunked)
+        self._client = client
         client.on_closed = self._left
         if self._stdin:
             self._join_input(client)
@@ -333,7 +336,7 @@ class AttachSession:
         if self._stdin and self._options.leaves_input_ended and not self.process.tty:
             self.process.input.end()
 
-    def _join_input(self, client: ClientConnection) -> None:
+    def _join_input(self, client: Client) -> None:
         stdin = self.process.input
 
         def forward(data: bytes) -> None:

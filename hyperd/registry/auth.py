@@ -60,8 +60,14 @@ class AuthConfig:
         lowered = {str(key).lower(): value for key, value in data.items()}
         values = {name: value for name in _FIELDS if isinstance(value := lowered.get(name, ""), str)}
         found = cls(**values)
-        if not found.username and found.auth:
-            found = _split_auth(found)
+        try:
+            if not found.username and found.auth:
+                found = _split_auth(found)
+            # What no header can carry is no credential.
+            f"{found.username}:{found.password}".encode()
+            f"{found.identitytoken}{found.registrytoken}".encode("ascii")
+        except ValueError:  # of Unicode and of base64, too
+            return None
         return found if found.has_credentials else None
 
     @property

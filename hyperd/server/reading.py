@@ -103,7 +103,9 @@ class RequestBuffer:
                 size = int(digits, 16)
             except ValueError:
                 return None
-            if size <= 0:
+            if size < 0:
+                return None
+            if size == 0:
                 # Trailers end with an empty line, and that may come at once.
                 return self._data.find(_BLANK, end) >= 0
             if size > MAX_BODY:

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable
 from typing import cast
 
-from hyperd.stream.frames import LAST_CHUNK, chunk
+from hyperd.stream.frames import LAST_CHUNK, chunk, stdcopy
 from hyperd.stream.relay import Relay
 
 HIGH_WATER = 1 << 20
@@ -17,12 +17,12 @@ LINGER = 5.0
 SWEEP = 10.0
 
 
-def _nothing(*_: object) -> None:
+def nothing(*_: object) -> None:
     """Stand in for a callback nobody set."""
 
 
 class ClientConnection(asyncio.Protocol):
-    """One taken-over connection. All methods belong to the loop's thread, except ``open``.
+    """One taken-over connection, a Client (``hyperd.stream.client``) that is a plain stream. It belongs to the loop.
 
     Args:
         on_data: called with bytes from the client. on_eof: the client will send no more. on_closed: the connection
@@ -38,10 +38,10 @@ class ClientConnection(asyncio.Protocol):
         self.eof_is_gone = eof_is_gone
         self.closed = False
         self.congested = False
-        self.on_data: Callable[[bytes], object] = _nothing
-        self.on_eof: Callable[[], object] = _nothing
-        self.on_closed: Callable[[], object] = _nothing
-        self.on_drained: Callable[[], object] = _nothing
+        self.on_data: Callable[[bytes], object] = nothing
+        self.on_eof: Callable[[], object] = nothing
+        self.on_closed: Callable[[], object] = nothing
+        self.on_drained: Callable[[], object] = nothing
         self._transport: asyncio.Transport | None = None
         self._finishing = False
         self._eof = False
@@ -101,6 +101,10 @@ class ClientConnection(asyncio.Protocol):
         """Send bytes; never blocks. Look at ``congested`` before sending much."""
         if self._transport is not None and not self.closed and not self._finishing:
             self._transport.write(chunk(data) if self.chunked else data)
+
+    def output(self, stream: int, data: bytes, *, raw: bool) -> None:
+        """Send output of a process: as it is where there is one output only, else in Docker's multiplexed frames."""
+        self.write(data if raw else stdcopy(stream, data))
 
     async def drain(self) -> None:
         """Wait until the client has taken enough."""

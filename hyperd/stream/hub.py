@@ -12,8 +12,8 @@ from typing import Protocol
 
 import structlog
 
-from hyperd.stream.connection import ClientConnection
-from hyperd.stream.frames import STDERR, STDOUT, STREAM_NAMES, stdcopy
+from hyperd.stream.client import Client
+from hyperd.stream.frames import STDERR, STDOUT, STREAM_NAMES
 from hyperd.stream.logs import LogWriter
 from hyperd.stream.relay import Relay
 
@@ -55,7 +55,7 @@ class OutputHub:
         self._held = False
         self._settling = False
         self.keeping = False  # clients stay when this has ended: the same container may run again
-        self._clients: dict[ClientConnection, frozenset[int]] = {}  # and which outputs each of them gets
+        self._clients: dict[Client, frozenset[int]] = {}  # and which outputs each of them gets
         self._acknowledge: Acknowledge | None = None
         self._received: dict[int, int] = {}
         self._acked: dict[int, int] = {}
@@ -91,7 +91,7 @@ class OutputHub:
             return {}
         return {number: self.log.persisted.get(name, 0) for number, name in STREAM_NAMES.items()}
 
-    def attach(self, client: ClientConnection, streams: Collection[int] = (STDOUT, STDERR)) -> None:
+    def attach(self, client: Client, streams: Collection[int] = (STDOUT, STDERR)) -> None:
         """Send this client these outputs from now on; a terminal has only stdout."""
         if self.ended and not self.keeping:
             client.finish()
@@ -106,7 +106,7 @@ class OutputHub:
 
         client.on_closed = gone
 
-    def detach(self, client: ClientConnection) -> None:
+    def detach(self, client: Client) -> None:
         """Send this client no more."""
         self._clients.pop(client, None)
         self._settle()
@@ -143,10 +143,9 @@ class OutputHub:
     def emit(self, stream: int, data: bytes) -> None:
         """Hand bytes to log and clients (also the daemon's own words, such as why a program could not start)."""
         if self._clients:
-            framed = data if self.tty else stdcopy(stream, data)
             for client, streams in tuple(self._clients.items()):
                 if stream in streams:
-                    client.write(framed)
+                    client.output(stream, data, raw=self.tty)
         if self.log is not None:
             self._unlogged.append((stream, data, time.time_ns()))
             self._write_log()
@@ -190,7 +189,7 @@ class OutputHub:
         if self.log is not None:
             self.log.notify()
 
-    def leave(self) -> list[ClientConnection]:
+    def leave(self) -> list[Client]:
         """Give the clients away without a word to them."""
         clients = list(self._clients)
         self._clients.clear()

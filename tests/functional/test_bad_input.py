@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import socket
 import sys
@@ -103,11 +104,13 @@ def test_names_in_use(daemon, registry):
         (b"\xff\xfe", "not valid JSON"),
         ("[" * 100_000, "not valid JSON"),
         ('{"resource":{"memory":' + "9" * 5000 + "}}", "not valid JSON"),
+        ('{"id": "a", "id": "b"}', "the key 'id' comes twice in one object"),
+        ('{"id": "a", "resource": {"vcpu": 1, "vcpu": 2}}', "the key 'vcpu' comes twice in one object"),
         ("null", "must be an object"),
         ("[]", "must be an object"),
         ('"pod"', "must be an object"),
     ],
-    ids=["open", "array", "two", "nan", "bytes", "deep", "huge", "null", "list", "text"],
+    ids=["open", "array", "two", "nan", "bytes", "deep", "huge", "twice", "inner", "null", "list", "text"],
 )
 @pytest.mark.parametrize("path", ["/pod/create", "/container/create?podId=good"])
 def test_bad_json(daemon, path, body, word):
@@ -340,3 +343,30 @@ def test_unexpected_failures_stay_in_the_log():
             ("stopVM=", "False"),
         ):
             refused(launcher.request("POST", f"/pod/stop?podId=a&{given}"), 409, f"stop_vm={seen}")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"zz\r\n{}\r\n0\r\n\r\n", b"-1\r\n", b"5\r\n{}\r\n0\r\n\r\n000", b"2\r\n{}xx0\r\n\r\n", b"2;=\r\n{}\r\n0\r\n\r\n"],
+    ids=["size", "negative", "short", "end", "extension"],
+)
+@pytest.mark.parametrize("path", ["/pod/create", "/image/load", "/image/build", "/image/push?remote=x"])
+def test_bad_chunks(daemon, path, body):
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with daemon.raw() as sock:
+        sock.sendall(head.encode() + body)
+        sock.shutdown(socket.SHUT_WR)
+        assert sock.recv(65536).startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 499 "))
+
+
+@pytest.mark.parametrize(
+    "text", ['{"auth": "\u00e9"}', '{"auth": "%"}', '{"username": "\\ud800", "password": "x"}', "{}"]
+)
+def test_odd_credentials_of_a_push(daemon, registry, text):
+    """They are no credentials: the push goes on without, and fails for its own reason."""
+    headers = {"X-Registry-Auth": base64.urlsafe_b64encode(text.encode()).decode()}
+    for answer in (
+        daemon.request("POST", "/image/push", remote="nosuch", headers=headers),
+        daemon.request("POST", "/image/push", remote="nosuch", body=text.encode()),
+    ):
+        refused(answer, 404, "nosuch")

@@ -71,6 +71,7 @@ def test_the_parser_needs_no_more(request_: bytes) -> None:
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\n7\r\n0\r\n\r\n", State.PARTIAL),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\n7fffffff\r\n", State.LONG),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", State.LONG),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n", State.LONG),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"1" * 2000, State.LONG),
         # What the parser refuses at once needs no waiting.
         (b"GET / HTTP/1.1\nHost: x\n", State.WHOLE),

@@ -92,3 +92,19 @@ def test_tokens_expire_and_can_be_dropped() -> None:
     assert cache.get(("a",)) == ""
     cache.put(("a",), "token", -1)
     assert cache.get(("a",)) == ""
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"auth": "\u00e9"},
+        {"auth": "!!!"},
+        {"auth": base64.b64encode(b"\xff\xfe").decode()},
+        {"username": "\ud800", "password": "x"},
+        {"registrytoken": "\u20ac"},
+        {"identitytoken": "\u00e9"},
+    ],
+)
+def test_what_no_header_can_carry_is_no_credential(fields: dict[str, str]) -> None:
+    assert AuthConfig.from_mapping(fields) is None
+    assert AuthConfig.from_header(header(fields)) is None

@@ -72,6 +72,17 @@ def attach(name: str) -> Response:
     return takeover.upgrade(session, stream_type(tty=session.tty))
 
 
+@blueprint.route("/containers/<name>/attach/ws", methods=["GET"], websocket=True)
+@blueprint.get("/containers/<name>/attach/ws")  # for those that ask for no WebSocket, who are told so
+def attach_websocket(name: str) -> Response:
+    """Join a WebSocket to a container's terminal or standard streams: messages both ways, outputs not told apart."""
+    found = container(name)
+    if found.paused:
+        raise Conflict(f"Container {found.name} is paused, unpause the container before attach")
+    session = engine().containers.streams.attach(found.id, attach_options(found))
+    return takeover.websocket(session, text=versions.requested() < (1, 28))
+
+
 def attach_options(found: Container) -> AttachOptions:
     """Return what a client wants of a container. Errors: InvalidInput."""
     wanted = {number for number, key in ((STDOUT, "stdout"), (STDERR, "stderr")) if params.flag(key)}

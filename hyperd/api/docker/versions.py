@@ -10,6 +10,7 @@ from werkzeug.routing import BaseConverter
 
 from hyperd import __version__
 from hyperd.api.context import begin_request
+from hyperd.api.origin import check_origin
 from hyperd.api.takeover import close_failed_upgrade
 from hyperd.errors import InvalidInput
 
@@ -60,8 +61,9 @@ def is_bare() -> bool:
 
 
 def begin() -> None:
-    """Begin a request. Errors: InvalidInput for a version that is not served."""
+    """Begin a request. Errors: InvalidInput for a version that is not served, Forbidden for a web page."""
     begin_request()
+    check_origin()
     version = requested()
     if version > NEWEST:
         raise InvalidInput(
