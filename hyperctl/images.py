@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-from hyperctl import credentials, progress, terminal
+from hyperctl import credentials, output, progress, terminal
 from hyperctl.api.client import Client
 from hyperctl.api.errors import NotFound, ProgressError, Unauthorized, UsageProblem
 
@@ -72,15 +72,20 @@ def create(make: Callable[[], str], client: Client, images: list[str], *, when: 
     """
     if when not in {"", "missing", "always", "never"}:
         raise UsageProblem(f"'{when}' is not known to --pull: use missing, always or never")
-    if when != "always":
-        try:
-            return make()
-        except NotFound:
-            if when == "never":
-                raise
-    for image in dict.fromkeys(images):
-        pull(client, image, file=sys.stderr)
-    return make()
+    try:
+        if when != "always":
+            try:
+                return make()
+            except NotFound:
+                if when == "never":
+                    raise
+        for image in dict.fromkeys(images):
+            pull(client, image, file=sys.stderr)
+        return make()
+    finally:
+        for warning in client.warnings:
+            output.complain(f"hyperctl WARNING: {output.clean(warning)}")
+        client.warnings.clear()
 
 
 def of_pod(pod: dict[str, Any]) -> list[str]:

@@ -53,8 +53,16 @@ OPTIONS = (
         metavar="POLICY",
         shown="never",
         complete="restart",
-        text="When to start it again: never, onFailure, always.",
+        text="When to start it again: never, onFailure, onFailure:3, always, unless-stopped.",
     ),
+    Option("--stop-timeout", metavar="SECONDS", text="Before SIGKILL, when it is stopped."),
+    Option("--health-cmd", metavar="COMMAND", text="Command that tells whether the container is well."),
+    Option("--health-interval", metavar="TIME", text="Between two looks (30s)."),
+    Option("--health-timeout", metavar="TIME", text="What takes longer is a failure (30s)."),
+    Option("--health-retries", metavar="N", text="Failures in a row that make it unhealthy (3)."),
+    Option("--health-start-period", metavar="TIME", text="In which failures do not count (0s)."),
+    Option("--health-start-interval", metavar="TIME", text="Between two looks in that period (5s)."),
+    Option("--no-healthcheck", flag=True, text="Do not run the image's health check."),
     Option("--stop-signal", metavar="SIGNAL", complete="signal", text="What ends the program in good order."),
     Option("--init", flag=True, text="Let a small init be process 1, and the program its child."),
     Option("--cap-add", many=True, metavar="NAME", text="Give a capability; ALL gives all (repeat)."),
@@ -114,6 +122,14 @@ class SpecOptions:
     read_only: bool
     restart: str
     stop_signal: str
+    stop_timeout: str
+    health_cmd: str
+    health_interval: str
+    health_timeout: str
+    health_retries: str
+    health_start_period: str
+    health_start_interval: str
+    no_healthcheck: bool
     init: bool
     cap_add: tuple[str, ...]
     cap_drop: tuple[str, ...]

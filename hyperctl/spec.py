@@ -80,7 +80,9 @@ def _container(options: SpecOptions, image: str, command: list[str], *, name: st
             "name": name,
             "image": image,
             "workdir": options.workdir,
-            "restartPolicy": restart_policy(options.restart),
+            **_restart(options.restart),
+            **_stop_timeout(options.stop_timeout),
+            "healthcheck": _healthcheck(options),
             "tty": options.tty,
             "envs": environment(options.env, options.env_file),
             "command": command,
@@ -263,6 +265,45 @@ def restart_policy(text: str) -> str:
         return _RESTART[text.lower()]
     except KeyError:
         raise UsageProblem(f"'{text}' is not a restart policy: use never, onFailure or always") from None
+
+
+def _restart(text: str) -> dict[str, Any]:
+    """Read a restart policy, `on-failure:3` with the bound of its restarts."""
+    policy, colon, most = text.partition(":")
+    found: dict[str, Any] = {"restartPolicy": restart_policy(policy)}
+    if colon:
+        if found["restartPolicy"] != "onFailure" or not most.isdecimal():
+            raise UsageProblem(
+                f"'{text}' is not a restart policy: a number of restarts belongs to onFailure: onFailure:3"
+            )
+        found["restartMax"] = int(most)
+    return found
+
+
+def _stop_timeout(text: str) -> dict[str, Any]:
+    if not text:
+        return {}
+    return {"stopTimeout": -1 if text == "-1" else round(units.seconds(text, "--stop-timeout"))}
+
+
+def _healthcheck(options: SpecOptions) -> dict[str, Any]:
+    times = {
+        "interval": (options.health_interval, "--health-interval"),
+        "timeout": (options.health_timeout, "--health-timeout"),
+        "startPeriod": (options.health_start_period, "--health-start-period"),
+        "startInterval": (options.health_start_interval, "--health-start-interval"),
+    }
+    typed = {key: units.seconds(*given) for key, given in times.items() if given[0]}
+    found: dict[str, Any] = {key: max(1, round(value)) for key, value in typed.items() if value}
+    if options.health_retries:
+        found["retries"] = _whole(options.health_retries, "--health-retries")
+    if options.no_healthcheck:
+        if found or options.health_cmd:
+            raise UsageProblem("--no-healthcheck can not be used together with other options of health checks")
+        return {"disabled": True}
+    if options.health_cmd:
+        found |= {"command": [options.health_cmd], "shell": True}
+    return found
 
 
 def port_rule(text: str) -> dict[str, str]:
@@ -461,5 +502,5 @@ def pairs(texts: Sequence[str], option: str) -> dict[str, str]:
 
 
 def _filled(value: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what is empty, as Go's omitempty does."""
-    return {key: item for key, item in value.items() if item}
+    """Leave out what is empty, as Go's omitempty does; no time at all before SIGKILL is something."""
+    return {key: item for key, item in value.items() if item or key == "stopTimeout"}

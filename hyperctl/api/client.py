@@ -74,6 +74,7 @@ class Client:
     def __init__(self, host: str | Endpoint = "", *, tls: TlsOptions | None = None) -> None:
         self.endpoint = host if isinstance(host, Endpoint) else parse_host(host or default_host(), tls)
         self._plain = Connection(self.endpoint)
+        self.warnings: list[str] = []  # what the daemon said of pods and containers that it created nevertheless
 
     def __enter__(self) -> Self:
         return self
@@ -160,7 +161,9 @@ class Client:
             OperationFailed: the daemon's Code is not 0.
 
         """
-        return str(_coded(self._object("POST", "/pod/create", {}, payload=pod)).get("ID", ""))
+        answer = _coded(self._object("POST", "/pod/create", {}, payload=pod))
+        self.warnings += _warnings(answer)
+        return str(answer.get("ID", ""))
 
     def start_pod(self, pod: str) -> None:
         """Start a pod."""
@@ -222,7 +225,9 @@ class Client:
 
     def create_container(self, pod: str, container: Mapping[str, Any]) -> str:
         """Create a container in a pod and give its id; NotFound means that its image is missing."""
-        return str(self._object("POST", "/container/create", {"podId": pod}, payload=container).get("ID", ""))
+        answer = self._object("POST", "/container/create", {"podId": pod}, payload=container)
+        self.warnings += _warnings(answer)
+        return str(answer.get("ID", ""))
 
     def start_container(self, container: str) -> None:
         """Start a container."""
@@ -492,6 +497,11 @@ def _progress_line(line: bytes) -> dict[str, Any]:
         message = str(detail.get("message") or data.get("error"))
         raise ProgressError(message, code=code if isinstance(code, int) else 0)
     return data
+
+
+def _warnings(answer: Mapping[str, Any]) -> list[str]:
+    found = answer.get("Warnings")
+    return [str(one) for one in found] if isinstance(found, list) else []
 
 
 def _target(path: str, parameters: Parameters | None) -> str:

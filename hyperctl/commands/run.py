@@ -19,12 +19,15 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+_ENDLESS = {"always", "unless-stopped"}
+
+
 @command(
     "run",
     *SPEC_OPTIONS,
     Option("-a", "--attach", flag=True, text="With --podfile: attach to the first container."),
     Option("-d", "--detach", flag=True, text="Do not attach."),
-    Option("--rm", field="remove", flag=True, text="Remove the pod at the end."),
+    Option("--rm", field="remove", flag=True, text="Remove the pod at the end, also with -d."),
     Option("-q", "--quiet", flag=True, text="With -d or --podfile: print the id alone."),
     Argument("words", "IMAGE [COMMAND...]", default="", many=True, complete="command"),
     examples=(
@@ -48,10 +51,12 @@ def run_command(
     began = time.monotonic()
     pod = read_pod(options, words, local=client.endpoint.local)
     attached = attach if options.podfile else not detach
-    if remove and any(one.get("restartPolicy") == "always" for one in (pod, *pod.get("containers", []))):
+    if remove and any(one.get("restartPolicy") in _ENDLESS for one in (pod, *pod.get("containers", []))):
         raise UsageProblem("--rm and --restart always can not be used together: such a pod never ends")
     if remove and not attached:
-        raise UsageProblem("--rm needs an attached run: it removes the pod when the container has ended")
+        # Nobody stays to remove it: the daemon does, when the last container has ended.
+        for one in pod.get("containers", []):
+            one["autoRemove"] = True
     attached = attached and bool(pod.get("containers"))  # to nothing is no mistake in the original
     tty = attached and bool(pod.get("tty") or pod["containers"][0].get("tty"))
     if tty:

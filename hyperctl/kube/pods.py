@@ -184,7 +184,7 @@ class _Pod:
         if spec.flag("hostNetwork"):
             raise UsageProblem(f"{spec.path}.hostNetwork cannot be had: a pod is a machine of its own; use hostPort")
         spec.ignore("enableServiceLinks", "schedulerName", "serviceAccount", "serviceAccountName", "dnsPolicy")
-        spec.ignore("automountServiceAccountToken", "terminationGracePeriodSeconds", "preemptionPolicy", "priority")
+        spec.ignore("automountServiceAccountToken", "preemptionPolicy", "priority")
         dns = spec.node("dnsConfig")
         options = [
             f"{name}:{value}" if value else name
@@ -247,6 +247,8 @@ class _Pod:
             "tmpfs": memory,
             **self._rights(node.node("securityContext")),
         }
+        if (grace := self._spec.number("terminationGracePeriodSeconds")) is not None:
+            described["stopTimeout"] = grace
         node.done()
         return _filled(described)
 

@@ -1,5 +1,7 @@
 """Containers that are removed when they have ended (``ContainerSpec.auto_remove``).
 
+A pod all of whose containers were made so with it goes with the last of them.
+
 What a daemon that died had to remove is removed by the next one.
 """
 
@@ -48,14 +50,25 @@ class AutoRemove(ContainerObserver):
             with contextlib.suppress(RuntimeError):  # shutting down
                 self._workers.submit(self._remove, row.id)
 
+    def _goes_whole(self, row: ContainerRow) -> bool:
+        """Return whether the pod ends with this container: the last one, and all were to be removed from the start."""
+        made_with_it = self._records.pod_spec(row.pod_id).containers
+        if not made_with_it or not all(one.auto_remove for one in made_with_it):
+            return False
+        return all(one.id == row.id for one in self._records.of_pod(row.pod_id))
+
     def _remove(self, container_id: str) -> None:
         try:
             row = self._records.get(container_id)
             with self._locks.locked(row.pod_id, "remove a container that has ended"):
                 row = self._records.get(container_id)
-                if row.state not in LIVE and row.restart_at is None:
+                if row.state in LIVE or row.restart_at is not None:
+                    return
+                if self._goes_whole(row):
+                    self._pods.remove(row.pod_id)
+                else:
                     self._pods.remove_container(container_id)
-                    log.info("container.auto_removed", container=container_id, name=row.name)
+                log.info("container.auto_removed", container=container_id, name=row.name)
         except NotFound:
             log.debug("container.gone_already", container=container_id)
         except HyperError as error:

@@ -265,6 +265,14 @@ DOCKER = [
         r"CapEff:\s0000000000000001\nNoNewPrivs:\s1\n7\n(?s:.*) 1024 (?s:.*) 2048 (?s:.*)",
     ),
     Step("run --rm --privileged --device /dev/null:/dev/mine @IMAGE ls /dev/mine", "/dev/mine\n"),
+    Step(
+        "run -d -q --rm --name gone --restart never --stop-timeout 1 --health-cmd true --health-interval 1s "
+        "--health-timeout 2s --health-retries 1 --health-start-period 0 --health-start-interval 1s @IMAGE sleep 1",
+        "gone\n",
+    ),
+    Step("create -q --no-healthcheck --restart on-failure:2 --name never @IMAGE true", "never\n"),
+    Step("rm never", r"Pod\(never\) is successfully deleted!\n"),
+    Step("list -q -f name=gone", again=True),
     Step("start small surplus", r"Successfully started the Pod\(small\)\n"),
     Step(
         "logs small",

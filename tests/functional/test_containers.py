@@ -245,6 +245,20 @@ def test_a_container_that_is_removed_when_it_ends(daemon: HyperdLauncher, contai
     assert (status, b"restart policy" in body) == (400, True), body
 
 
+def test_a_pod_whose_containers_are_all_removed_at_their_end_goes_with_the_last(daemon, registry: RegistryServer):
+    image = f"{registry.host}/busybox"
+    made = [
+        {"name": f"goes-{script[-1]}", "image": image, "command": ["sh", "-c", script], "autoRemove": True}
+        for script in ("exit 1", "sleep 100; exit 2")
+    ]
+    daemon.json("POST", "/pod/create", status=201, body={"id": "goes", "containers": made})
+    daemon.json("POST", "/pod/start", podId="goes")
+    until(lambda: daemon.request("GET", "/container/info", container="goes-1")[0] == 404)
+    assert daemon.request("GET", "/pod/info", podName="goes")[0] == 200
+    daemon.json("POST", "/container/kill", container="goes-2", signal="KILL", status=201)
+    until(lambda: daemon.request("GET", "/pod/info", podName="goes")[0] == 404)
+
+
 def test_restarts_have_a_bound(daemon: HyperdLauncher, container: Make):
     name = container("exit 2", start=False, restartPolicy="onFailure", restartMax=2)
     wait = Waiter(daemon, name, "next-exit")

@@ -157,6 +157,41 @@ def test_what_a_container_may_do_and_use(fake, hyperctl, tmp_path):
     }
 
 
+def test_ends_and_health(fake, hyperctl):
+    words = (
+        "--restart on-failure:3 --stop-timeout 0 --health-interval 10s --health-timeout 500ms --health-retries 2 "
+        "--health-start-period 1m --health-start-interval 2s --health-cmd true"
+    )
+    (container,) = created(fake, hyperctl, words)["containers"]
+    assert (container["restartPolicy"], container["restartMax"], container["stopTimeout"]) == ("onFailure", 3, 0)
+    assert container["healthcheck"] == {
+        "interval": 10,
+        "timeout": 1,
+        "retries": 2,
+        "startPeriod": 60,
+        "startInterval": 2,
+        "command": ["true"],
+        "shell": True,
+    }
+    (container,) = created(fake, hyperctl, "--no-healthcheck --stop-timeout 1m")["containers"]
+    assert (container["healthcheck"], container["stopTimeout"]) == ({"disabled": True}, 60)
+
+
+def test_a_detached_pod_is_removed_by_the_daemon(fake, hyperctl, tmp_path):
+    (tmp_path / "p.json").write_text('{"id": "p", "containers": [{"image": "a"}, {"image": "b"}]}')
+    fake.on("POST", "/pod/create", ok({**CODE, "ID": "p"}, 201)).on("POST", "/pod/start", ok({}))
+    assert hyperctl("run", "-d", "--rm", "-q", "busybox").stdout == b"p\n"
+    assert fake.exchanges[0].json()["containers"][0]["autoRemove"] is True
+    assert hyperctl("run", "--rm", "-q", "-p", "p.json").returncode == 0
+    assert [one["autoRemove"] for one in fake.exchanges[2].json()["containers"]] == [True, True]
+
+
+def test_what_the_daemon_warns_of_is_printed(fake, hyperctl):
+    fake.on("POST", "/pod/create", ok({**CODE, "ID": "p", "Warnings": ["unknown key x: it is ignored"]}, 201))
+    done = hyperctl("create", "busybox")
+    assert (done.returncode, done.stderr) == (0, b"hyperctl WARNING: unknown key x: it is ignored\n")
+
+
 def test_sizes_of_a_container_in_a_pod_are_its_limits(fake, hyperctl):
     fake.on("POST", "/container/create", ok({"ID": CID}, 201)).on("POST", "/container/update", Reply(status=204))
     hyperctl("create", "-c", "--memory", "512", "--cpu", "3", "p", "busybox")
