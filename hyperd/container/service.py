@@ -210,6 +210,22 @@ class ContainerService:
         remove_log(self._config, settings)
         self.observers.removed(row)
 
+    def amend(self, name: str, change: Callable[[ContainerSpec], ContainerSpec]) -> None:
+        """Change the specification of a container that never ran.
+
+        Errors: NotFound, Conflict (it has run), InvalidInput, NotSupported.
+        """
+        row = self.records.find(name)
+        with self._locks.locked(row.pod_id, "change a container"):
+            row = self.records.get(row.id)
+            if row.run_count:
+                raise Conflict(f"the container {row.name} has run: its settings are fixed")
+            pod, spec = self.records.pod_spec(row.pod_id), change(self.records.spec(row))
+            self.check(pod, spec, may_fetch=False)
+            others = [self.records.spec(one) for one in self.records.of_pod(row.pod_id) if one.id != row.id]
+            self.volumes.check(pod, [*others, spec], vm=self._vms.of_pod(row.pod_id))
+            self.records.update(row.id, spec=spec_codec.dump(spec))
+
     def rename(self, old: str, new: str) -> None:
         """Give a container another name. Errors: NotFound, Conflict, InvalidInput."""
         new = names.checked(new)
@@ -218,14 +234,28 @@ class ContainerService:
         self.records.update(row.id, name=new, spec=spec_codec.dump(spec))
         self.tell("rename", self.records.get(row.id), oldName=row.name)
 
-    def update(self, name: str, limits: Limits) -> None:
-        """Give a container other limits, at once when it runs. Errors: NotFound, InvalidInput, NotAlive, AgentError."""
+    def update(
+        self, name: str, limits: Limits | None = None, *, restart_policy: str | None = None, restart_max: int = 0
+    ) -> None:
+        """Give a container other limits, at once when it runs, or another restart policy from its next end on.
+
+        Args:
+            name: name, id or unique beginning of an id.
+            limits: all of them, None = as before. restart_policy: None = as before. restart_max: of ``onFailure``.
+
+        Errors: NotFound, InvalidInput, NotAlive, AgentError.
+
+        """
         row = self.records.find(name)
-        with self._locks.locked(row.pod_id, "change a container's limits"):
+        with self._locks.locked(row.pod_id, "change a container"):
             row = self.records.get(row.id)
-            spec = replace(self.records.spec(row), limits=limits)
-            isolation.check(spec)
-            if row.state in LIVE:
+            spec = self.records.spec(row)
+            if restart_policy is not None:
+                spec = replace(spec, restart_policy=restart_policy, restart_max=restart_max)
+            if limits is not None:
+                spec = replace(spec, limits=limits)
+                isolation.check(spec)
+            if limits is not None and row.state in LIVE:
                 vm = require_running(self._vms.of_pod(row.pod_id), row.pod_id)
                 group = cgroup_dir(self.process_ident(row))
                 vm.agent.run(isolation.change_limits(Plan(), group, limits, memory=vm.memory))

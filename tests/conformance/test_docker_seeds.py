@@ -43,6 +43,7 @@ CREATE = {
 }
 START = {
     "LxcConf": {"lxc.utsname": "docker"},
+    "PortBindings": {"22/tcp": [{"HostPort": "11022"}]},
     "PublishAllPorts": False,
     "Privileged": False,
 }
@@ -200,6 +201,9 @@ def test_start_stop_restart_kill_wait_remove(call: Caller, prefix: str) -> None:
     body = {**CREATE, "Cmd": ["sleep", "1000"]}
     ident = call.json("POST", f"{prefix}/containers/create", body, status=201)["Id"][:12]
     assert call("POST", f"{prefix}/containers/{ident}/start", START)[0] == 204
+    found = call.json("GET", f"{prefix}/containers/{ident}/json")
+    assert found["NetworkSettings"]["Ports"]["22/tcp"][0]["HostPort"] == "11022"
+    assert call("POST", f"/v1.30/containers/{ident}/start", START)[0] == 400
     assert call("POST", f"{prefix}/containers/{ident}/restart?t=5")[0] == 204
     assert call("POST", f"{prefix}/containers/{ident}/kill")[0] == 204
     assert set(call.json("POST", f"{prefix}/containers/{ident}/wait")) == {"StatusCode"}

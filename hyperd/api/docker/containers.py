@@ -17,7 +17,9 @@ from hyperd.api.docker.create import (
     Order,
     checked_name,
     new_id,
+    read_limits,
     read_order,
+    read_restart,
 )
 from hyperd.api.docker.errors import NotModified
 from hyperd.api.docker.lookup import STORAGE_DRIVER, Lookup, container
@@ -145,6 +147,13 @@ def inspect_container(name: str) -> Response:
 def start_container(name: str) -> Response:
     """Start a container; old clients send its ``HostConfig`` with that."""
     found = container(name)
+    body = params.body(optional=True)
+    if body:
+        if not versions.is_legacy() and not versions.is_bare():
+            raise InvalidInput(
+                "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24"
+            )
+        policy.apply_start_body(found, schema.load(_HOST_CONFIG, body))
     if found.live:
         raise NotModified
     policy.start(found)
@@ -209,6 +218,21 @@ def rename_container(name: str) -> Response:
         raise InvalidInput("Neither old nor new names may be empty")
     engine().containers.rename(container(name).id, checked_name(new))
     return answers.empty()
+
+
+@blueprint.post("/containers/<name>/update")
+def update_container(name: str) -> Response:
+    """Change limits and restart policy of a container."""
+    given = schema.load(_RESOURCES, params.body_object())
+    found = container(name)
+    asked = given["RestartPolicy"]
+    policy.update(
+        found,
+        limits=read_limits(given),
+        restart=read_restart(asked, auto_remove=found.spec.auto_remove) if asked and asked["Name"] else None,
+        restart_max=int(asked["MaximumRetryCount"]) if asked else 0,
+    )
+    return answers.as_json({"Warnings": []})
 
 
 @blueprint.delete("/containers/<name>")

@@ -10,19 +10,21 @@ import contextlib
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import datetime
 from typing import Any
 
 from hyperd.api.context import engine, may_fetch
 from hyperd.api.docker import params
 from hyperd.api.docker.container_views import labels
-from hyperd.api.docker.create import Order
+from hyperd.api.docker.create import Order, read_ports
 from hyperd.api.docker.errors import NotModified
 from hyperd.api.docker.lookup import Lookup, container, network_names
+from hyperd.api.docker.mounts import Mounts, read_mounts
 from hyperd.container.model import Container
 from hyperd.container.signals import find_signal
 from hyperd.errors import Conflict, HyperError, InvalidInput, NotAlive, NotFound, NotSupported
+from hyperd.spec.model import ContainerSpec, Limits
 
 _KEPT = (
     "AttachStdin",
@@ -77,7 +79,7 @@ def create(order: Order) -> None:
     """
     running = engine()
     _check_name(order.container.name)
-    _refuse_volumes(order)
+    make_volumes(order.mounts)
     known = network_names()
     for wish in order.pod.networks:  # no 404: clients would take it for a missing image
         if wish.network not in known:
@@ -99,10 +101,11 @@ def _check_name(name: str) -> None:
             )
 
 
-def _refuse_volumes(order: Order) -> None:
-    if order.mounts.volumes:
+def make_volumes(mounts: Mounts) -> None:
+    """Make the named volumes that mounts need, unless they are there. Errors: NotSupported."""
+    if mounts.volumes:
         raise NotSupported(
-            f"the volume {order.mounts.volumes[0].name[:80]} cannot be made",
+            f"the volume {mounts.volumes[0].name[:80]} cannot be made",
             details="named volumes are not supported yet",
             resolution="use a directory of the host: -v /directory:/path",
         )
@@ -157,6 +160,29 @@ def moment(text: str) -> float:
 
 
 # -- running
+
+
+def apply_start_body(found: Container, host: Mapping[str, Any]) -> None:
+    """Take the ``HostConfig`` that clients before API 1.15 send with start: binds, ports, privileges.
+
+    Errors: Conflict (it has run before), InvalidInput, NotSupported.
+    """
+    if not any(host[key] for key in ("Binds", "PortBindings", "PublishAllPorts", "Privileged")):
+        return
+    running = engine()
+    exposed = tuple(running.images.get(found.image_id).defaults.exposed_ports)
+    ports = read_ports({"ExposedPorts": ()}, host, exposed)
+    none: Mapping[str, Any] = {"Volumes": ()}
+    mounts = read_mounts(none, host, ident=found.id, volumes_of=lambda name: Mounts(refs=container(name).spec.volumes))
+    make_volumes(mounts)
+
+    def change(spec: ContainerSpec) -> ContainerSpec:
+        security = replace(spec.security, privileged=spec.security.privileged or bool(host["Privileged"]))
+        return replace(spec, volumes=(*spec.volumes, *mounts.refs), security=security)
+
+    running.containers.amend(found.id, change)
+    if ports:
+        running.pods.net.note_ports(found.pod_id, ports)
 
 
 def start(found: Container) -> None:
@@ -231,6 +257,18 @@ def _check_alone(found: Container, verb: str) -> None:
             details=", ".join(one.name for one in others),
             resolution=f"hyperctl {verb} {found.pod_id} does it for all of them",
         )
+
+
+def update(found: Container, *, limits: Limits, restart: str | None, restart_max: int) -> None:
+    """Change limits and restart policy; what was not given stays."""
+    unset: tuple[object, ...] = (0, "")
+    changed = {one.name: getattr(limits, one.name) for one in fields(Limits) if getattr(limits, one.name) not in unset}
+    engine().containers.update(
+        found.id,
+        replace(found.spec.limits, **changed) if changed else None,
+        restart_policy=restart,
+        restart_max=restart_max,
+    )
 
 
 def sizes(found: Container) -> tuple[int, int]:
