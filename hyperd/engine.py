@@ -129,6 +129,8 @@ class Engine:
         config, stack = self.config, self._stack
         config.root.mkdir(parents=True, exist_ok=True)
         guard.check(config.root)
+        for part in config.root.glob(f"{guard.NAME}.part*"):
+            part.unlink(missing_ok=True)  # of a recovery that was killed
         tighten(config)
         self.database = database = Database(config.root / guard.NAME)
         stack.callback(database.close)

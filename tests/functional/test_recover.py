@@ -238,6 +238,20 @@ def test_nothing_that_the_daemon_makes_is_another_users(used: HyperdLauncher) ->
     used.stop()
 
 
+def test_a_database_that_another_program_holds(daemon: HyperdLauncher) -> None:
+    daemon.start()
+    with contextlib.closing(sqlite3.connect(daemon.root / "hyper.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        for path in ("/info", "/version", "/images/get", "/list?item=pod"):
+            assert daemon.request("GET", path)[0] in {200, 201}, path
+        status, _, body = daemon.request("POST", "/pod/create", body={"id": "late"})
+        assert (status, b"locked by another program" in body) == (503, True), body
+        other.execute("COMMIT")
+    daemon.json("POST", "/pod/create", status=201, body={"id": "late"})
+    daemon.json("DELETE", "/pod", podId="late")
+    daemon.stop()
+
+
 def test_a_start_that_fails_leaves_no_bridge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_self: VmService) -> None:
         raise HostFault("there is no guest to boot")
