@@ -22,7 +22,7 @@ from hyperd.db.migrate import migrate
 from hyperd.db.session import Database
 from hyperd.engine import Engine
 from hyperd.errors import HostFault, OutOfSpace
-from hyperd.pod.records import PodRecords
+from hyperd.pod.records import CREATING, PodRecords
 from hyperd.spec.model import PodSpec
 from hyperd.vm.service import VmService
 from tests.support.daemon import PROJECT, HyperdLauncher
@@ -182,7 +182,11 @@ def test_a_newer_database_is_refused_and_not_recovered(used: HyperdLauncher) -> 
 
 
 def test_what_no_row_explains_is_put_aside(used: HyperdLauncher) -> None:
-    used.stop()
+    used.json("POST", "/pod/create", status=201, body={"id": "half"})
+    used.kill()
+    with contextlib.closing(sqlite3.connect(used.root / "hyper.db")) as database:
+        database.execute("UPDATE pods SET reason = ? WHERE id = 'half'", (CREATING,))  # killed before it was complete
+        database.commit()
     stray = used.root / "pods" / "stray"
     stray.mkdir()
     (stray / "scratch.img").write_bytes(b"precious")
@@ -197,6 +201,7 @@ def test_what_no_row_explains_is_put_aside(used: HyperdLauncher) -> None:
     assert not stray.exists()
     assert not (used.root / "pods" / "build-abcdefghij").exists()
     assert used.log().count("recovery.put_aside") == 2
+    assert used.json("GET", "/list", item="pod", pod="half")["podData"] == []
     assert_whole(used)
     used.stop()
 
