@@ -203,6 +203,34 @@ class ImageService:
         self._events.publish("image", "pull", image_id, name=reference.with_default_tag().familiar, size=image.size)
         return image
 
+    def pull_all(
+        self,
+        name: str,
+        *,
+        auth: AuthConfig | None,
+        headers: Mapping[str, str] | None = None,
+        progress: Sink,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Sequence[Image]:
+        """Pull all tags of a repository, one after the other; what was pulled before a failure stays.
+
+        Arguments and errors: as for ``pull``; InvalidInput also for a name with a tag or digest.
+        """
+        reference = self._catalog.parse(name)
+        if reference.tag or reference.digest:
+            raise InvalidInput("tag can't be used with --all-tags/-a", details=name[:300])
+        tags = self._puller.tags(reference, auth=auth, cancelled=cancelled)
+        if not tags:
+            raise ImageNotFound(f"{reference.familiar} has no tags in its registry")
+        return [
+            self.pull(name, tag=tag, auth=auth, headers=headers, progress=progress, cancelled=cancelled) for tag in tags
+        ]
+
+    def names_one(self, name: str) -> bool:
+        """Tell whether a name has a tag or a digest. Errors: InvalidInput."""
+        reference = self._catalog.parse(name)
+        return bool(reference.tag or reference.digest)
+
     def push(
         self,
         name: str,

@@ -22,6 +22,7 @@ log = structlog.get_logger(__name__)
 
 MAX_MANIFEST = 4 * 2**20
 MAX_TOKEN_ANSWER = 2**20
+TAGS_OF_PAGE, TAG_PAGES = 1000, 20
 CHUNK = 256 * 1024
 ATTEMPTS = 5  # requests without a byte of progress before a transfer is given up
 SLOW_ATTEMPTS = 2  # of a transfer that is too slow: another connection may lead to another server
@@ -101,6 +102,29 @@ class RegistryClient:
             )
         media_type = headers.get("Content-Type", "").partition(";")[0].strip()
         return RawManifest(body, media_type, digest)
+
+    def tags(self) -> list[str]:
+        """Fetch the names of all tags (OCI distribution-spec, "Listing Tags").
+
+        Raises:
+            ImageNotFound: there is no such repository.
+            Unauthorized, Forbidden, RegistryError, Timeout, Cancelled: as ``manifest``.
+
+        """
+        found: list[str] = []
+        for _ in range(TAG_PAGES):
+            query = {"n": TAGS_OF_PAGE} | ({"last": found[-1]} if found else {})
+            body, _headers = self._fetch(f"/v2/{self.path}/tags/list?{urlencode(query)}", {}, limit=MAX_MANIFEST)
+            try:
+                data = json.loads(body)
+                page = data.get("tags") if isinstance(data, dict) else None
+            except (ValueError, RecursionError) as exc:
+                raise RegistryError(f"{self.host} sent nonsense for a list of tags", details=str(exc)[:200]) from exc
+            names = [name for name in page if isinstance(name, str)] if isinstance(page, list) else []
+            found += names
+            if len(names) < TAGS_OF_PAGE:
+                return found
+        raise RegistryError(f"{self.path} has more tags than can be listed", details=f"over {len(found)}")
 
     def referrers(self, digest: str) -> bytes:
         """Fetch the index of the manifests that refer to one (OCI distribution-spec v1.1, "Listing Referrers").

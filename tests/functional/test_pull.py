@@ -12,6 +12,7 @@ import pytest
 from hyperd.api.jsonmessage import as_lines
 from hyperd.config.model import Config, RegistryConfig
 from hyperd.errors import ImageNotFound, InvalidInput, NotSupported, RegistryError, Unauthorized
+from hyperd.image.progress import ImageEvent, PullStarted
 from hyperd.image.service import ImageService
 from hyperd.registry.auth import AuthConfig
 from tests.support.images import image_services
@@ -285,3 +286,17 @@ def test_skopeo_agrees_on_the_image(make: Make, plain: RegistryServer) -> None:
     ).stdout  # fmt: skip
     assert digest_of(inspected) == pushed.digest
     assert image.digests[0].endswith(pushed.digest)
+
+
+def test_all_tags_of_a_repository(make: Make, plain: RegistryServer) -> None:
+    for tag in ("one", "two"):
+        plain.push("all/tags", tag, [Layer(layer_tar([member(tag, b"x")]))])
+    service, name = make(), f"{plain.host}/all/tags"
+    events: list[ImageEvent] = []
+    pulled = service.pull_all(name, auth=None, progress=events.append)
+    assert sorted(tag for image in pulled for tag in image.tags) == [f"{name}:one", f"{name}:two"]
+    assert [event.target for event in events if isinstance(event, PullStarted)] == ["one", "two"]
+    with pytest.raises(InvalidInput, match="all-tags"):
+        service.pull_all(f"{name}:one", auth=None, progress=events.append)
+    with pytest.raises((ImageNotFound, Unauthorized)):
+        service.pull_all(f"{plain.host}/no/such", auth=None, progress=events.append)

@@ -66,7 +66,10 @@ def create_image() -> Response:
     images = engine().images
 
     def work(line: Callable[[Line], None], cancelled: Callable[[], bool]) -> None:
-        images.pull(name, tag=tag, auth=auth, headers=headers, progress=as_lines(line), cancelled=cancelled)
+        if tag or images.names_one(name):
+            images.pull(name, tag=tag, auth=auth, headers=headers, progress=as_lines(line), cancelled=cancelled)
+        else:  # no tag means all of them
+            images.pull_all(name, auth=auth, headers=headers, progress=as_lines(line), cancelled=cancelled)
 
     return Progress("pull", work, request_id=g.request_id).respond()
 

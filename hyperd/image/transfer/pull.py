@@ -128,6 +128,22 @@ class Puller:
             cancelled=cancelled,
         )
 
+    def tags(self, reference: Reference, *, auth: AuthConfig | None, cancelled: Callable[[], bool]) -> list[str]:
+        """Return the tags that a repository has in its registry. Errors: the registry's, as ``pull``; Cancelled."""
+
+        def work(_sink: Sink, stop: Stop) -> list[str]:
+            client = RegistryClient(
+                transport=self._transport,
+                tokens=self._tokens,
+                host=self._hosts(reference)[-1][0],
+                path=reference.path,
+                auth=auth,
+                stop=stop,
+            )
+            return client.tags()
+
+        return self._workers.run("image-tags", work, progress=lambda _event: None, cancelled=cancelled)
+
     def _pull(self, job: _Job) -> str:
         reference = job.reference
         client, top = self._resolve(job)
