@@ -146,6 +146,7 @@ class PortRow(Base):
     owner: Mapped[str] = mapped_column(String, index=True)  # pod id
     container_port: Mapped[int]
     address: Mapped[str] = mapped_column(String, default="")  # the pod's, empty while it has none
+    host_ip: Mapped[str] = mapped_column(String, default="")  # the host's address it answers on, empty = all
 
 
 class ImageRow(Base):

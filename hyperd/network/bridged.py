@@ -321,11 +321,19 @@ class BridgeDriver(NetworkDriver):
 
     # -- published ports
 
-    def reserve_ports(self, pod_id: str, protocol: str, inner: Sequence[int], outer: range = ports.AUTOMATIC) -> int:
+    def reserve_ports(
+        self,
+        pod_id: str,
+        protocol: str,
+        inner: Sequence[int],
+        outer: range = ports.AUTOMATIC,
+        *,
+        host_ip: str = "",
+    ) -> int:
         with self._lock:
             return self._change_ports(
                 lambda session, held: ports.reserve_run(
-                    session, self._holder, held, ports.Run(pod_id, protocol, inner, outer)
+                    session, self._holder, held, ports.Run(pod_id, protocol, inner, outer, host_ip)
                 )
             )
 

@@ -157,10 +157,19 @@ class NetworkDriver(ABC):
     # -- published ports
 
     @abstractmethod
-    def reserve_ports(self, pod_id: str, protocol: str, inner: Sequence[int], outer: range = AUTOMATIC) -> int:
+    def reserve_ports(
+        self,
+        pod_id: str,
+        protocol: str,
+        inner: Sequence[int],
+        outer: range = AUTOMATIC,
+        *,
+        host_ip: str = "",
+    ) -> int:
         """Reserve free ports of the host, one after the other, for ports of a pod; return the first.
 
-        They lead nowhere until ``publish``. Args: ``inner`` the pod's ports; ``outer`` where to look.
+        They lead nowhere until ``publish``. Args: ``inner`` the pod's ports; ``outer`` where to look; ``host_ip`` on
+        which address of the host, empty = all.
         Errors: Busy when there is no such run.
         """
 

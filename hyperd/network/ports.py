@@ -7,6 +7,7 @@ import secrets
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 
 import structlog
 from sqlalchemy import select
@@ -31,12 +32,14 @@ class PortMapping:
         protocol: ``tcp`` or ``udp``.
         host_port: 1-65535.
         container_port: 1-65535.
+        host_ip: the host's IPv4 address that it answers on; empty = all.
 
     """
 
     protocol: str
     host_port: int
     container_port: int
+    host_ip: str = ""
 
     def __str__(self) -> str:
         return f"{self.host_port}/{self.protocol}"
@@ -50,6 +53,7 @@ class Run:
     protocol: str
     inner: Sequence[int]
     outer: range
+    host_ip: str = ""
 
 
 class PortHolder:
@@ -118,10 +122,19 @@ def check(mappings: Sequence[PortMapping]) -> list[PortMapping]:
         for port in (mapping.host_port, mapping.container_port):
             if not 1 <= port <= 65535:
                 raise InvalidInput(f"port {port} is not between 1 and 65535")
+        _check_host_ip(mapping.host_ip)
         known = found.setdefault((mapping.protocol, mapping.host_port), mapping)
         if known != mapping:
             raise Conflict(f"host port {mapping} is mapped twice")
     return list(found.values())
+
+
+def _check_host_ip(host_ip: str) -> None:
+    try:
+        if host_ip:
+            IPv4Address(host_ip)
+    except ValueError as error:
+        raise InvalidInput(f"{host_ip!r} is not an IPv4 address of the host") from error
 
 
 def free_runs(session: Session, protocol: str, count: int, outer: range) -> Iterator[int]:
@@ -151,7 +164,7 @@ def reserve_run(
 
     """
     for first in free_runs(session, run.protocol, len(run.inner), run.outer):
-        wanted = [PortMapping(run.protocol, first + step, port) for step, port in enumerate(run.inner)]
+        wanted = [PortMapping(run.protocol, first + step, port, run.host_ip) for step, port in enumerate(run.inner)]
         try:
             held += holder.hold(wanted)
         except Conflict:
@@ -184,7 +197,7 @@ def delete(session: Session, gone: Iterable[PortRow]) -> list[PortMapping]:
 
 def mapping_of(row: PortRow) -> PortMapping:
     """Give a row's value object."""
-    return PortMapping(row.protocol, row.host_port, row.container_port)
+    return PortMapping(row.protocol, row.host_port, row.container_port, row.host_ip)
 
 
 def reserve(session: Session, owner: str, address: str, mappings: Sequence[PortMapping]) -> list[PortMapping]:
@@ -208,6 +221,10 @@ def reserve(session: Session, owner: str, address: str, mappings: Sequence[PortM
             raise Conflict(f"host port {mapping} is published by pod {holder.owner}")
         elif holder.container_port != mapping.container_port:
             raise Conflict(f"host port {mapping} already leads to port {holder.container_port} of this pod")
+        elif holder.host_ip != mapping.host_ip:
+            raise Conflict(
+                f"host port {mapping} is published on {holder.host_ip or 'all addresses'} of the host already"
+            )
     if len(own) + len(new) > MAX_PORTS:
         raise TooLarge(f"{len(own) + len(new)} published ports, a pod may have {MAX_PORTS}")
     for mapping in new:
@@ -218,6 +235,7 @@ def reserve(session: Session, owner: str, address: str, mappings: Sequence[PortM
                 owner=owner,
                 container_port=mapping.container_port,
                 address=address,
+                host_ip=mapping.host_ip,
             )
         )
     session.flush()
@@ -240,6 +258,8 @@ def _bind(mapping: PortMapping) -> socket.socket:
                 f"host port {mapping} is in use by a program of the host",
                 resolution="choose another host port or stop the program",
             ) from error
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise Conflict(f"this host has no address {mapping.host_ip} to publish port {mapping} on") from error
         raise HostFault(f"host port {mapping} could not be reserved", details=str(error)) from error
 
 
@@ -248,7 +268,7 @@ def _bound(mapping: PortMapping, *, reuse: bool) -> socket.socket:
     try:
         if reuse:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(("0.0.0.0", mapping.host_port))  # noqa: S104 - nothing is accepted on it
+        bound.bind((mapping.host_ip or "0.0.0.0", mapping.host_port))  # noqa: S104 - nothing is accepted on it
         if reuse:
             bound.listen(1)
     except OSError:

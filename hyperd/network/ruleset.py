@@ -26,12 +26,13 @@ class Station:
 
 @dataclass(frozen=True, kw_only=True)
 class Forward:
-    """A published port: where connections to ``host_port`` of the host go."""
+    """A published port: where connections to ``host_port`` go, of the address ``host_ip`` of the host or of all."""
 
     protocol: str
     host_port: int
     address: str
     container_port: int
+    host_ip: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +141,8 @@ class Ruleset:
             (f"bridge {self.table} taps", set(self._taps())),
             (f"ip {self.table} tcp_ports", set(self._elements("tcp"))),
             (f"ip {self.table} udp_ports", set(self._elements("udp"))),
+            (f"ip {self.table} tcp_bound", set(self._bound("tcp"))),
+            (f"ip {self.table} udp_bound", set(self._bound("udp"))),
             (f"ip {self.table} resolvers", set(self._resolvers())),
         ]
 
@@ -148,6 +151,8 @@ class Ruleset:
             f"table ip {self.table} {{",
             *_named("map tcp_ports", "inet_service : ipv4_addr . inet_service", self._elements("tcp")),
             *_named("map udp_ports", "inet_service : ipv4_addr . inet_service", self._elements("udp")),
+            *_named("map tcp_bound", "ipv4_addr . inet_service : ipv4_addr . inet_service", self._bound("tcp")),
+            *_named("map udp_bound", "ipv4_addr . inet_service : ipv4_addr . inet_service", self._bound("udp")),
             *_named("map resolvers", "ipv4_addr . ipv4_addr : ipv4_addr . inet_service", self._resolvers()),
             *_chain("raw", "filter hook prerouting priority raw", self._raw()),
             *_chain(
@@ -163,7 +168,12 @@ class Ruleset:
             *_chain(
                 "published",
                 "",
-                ["dnat ip to tcp dport map @tcp_ports", "dnat ip to udp dport map @udp_ports"],
+                [
+                    "dnat ip to tcp dport map @tcp_ports",
+                    "dnat ip to udp dport map @udp_ports",
+                    "dnat ip to ip daddr . tcp dport map @tcp_bound",
+                    "dnat ip to ip daddr . udp dport map @udp_bound",
+                ],
             ),
             *_chain("postrouting", "nat hook postrouting priority srcnat", self._postrouting()),
             *_chain("forward", "filter hook forward priority filter", self._forward()),
@@ -315,8 +325,13 @@ class Ruleset:
 
     def _elements(self, protocol: str) -> Iterable[str]:
         for entry in self.forwards:
-            if entry.protocol == protocol:
+            if entry.protocol == protocol and not entry.host_ip:
                 yield f"{entry.host_port} : {entry.address} . {entry.container_port}"
+
+    def _bound(self, protocol: str) -> Iterable[str]:
+        for entry in self.forwards:
+            if entry.protocol == protocol and entry.host_ip:
+                yield f"{entry.host_ip} . {entry.host_port} : {entry.address} . {entry.container_port}"
 
 
 def remove(table: str) -> None:

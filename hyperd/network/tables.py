@@ -133,5 +133,9 @@ def _stations(rows: Sequence[AddressRow]) -> list[ruleset.Station]:
 
 def _forward(row: PortRow) -> ruleset.Forward:
     return ruleset.Forward(
-        protocol=row.protocol, host_port=row.host_port, address=row.address, container_port=row.container_port
+        protocol=row.protocol,
+        host_port=row.host_port,
+        address=row.address,
+        container_port=row.container_port,
+        host_ip=row.host_ip,
     )

@@ -172,11 +172,21 @@ class UserDriver(NetworkDriver):
             self._holder.drop(dropped)
         self._tell("unpublish", pod_id, dropped)
 
-    def reserve_ports(self, pod_id: str, protocol: str, inner: Sequence[int], outer: range = ports.AUTOMATIC) -> int:
+    def reserve_ports(
+        self,
+        pod_id: str,
+        protocol: str,
+        inner: Sequence[int],
+        outer: range = ports.AUTOMATIC,
+        *,
+        host_ip: str = "",
+    ) -> int:
         held: list[PortMapping] = []
         try:
             with self._lock, self._database.session() as session:
-                return ports.reserve_run(session, self._holder, held, ports.Run(pod_id, protocol, inner, outer))
+                return ports.reserve_run(
+                    session, self._holder, held, ports.Run(pod_id, protocol, inner, outer, host_ip)
+                )
         except BaseException:
             self._holder.drop(held)
             raise
@@ -187,6 +197,11 @@ class UserDriver(NetworkDriver):
         Errors: Conflict, InvalidInput, TooLarge, HostFault.
         """
         wanted = ports.check(mappings)
+        bound = next((each for each in wanted if each.host_ip), None)
+        if bound is not None:
+            raise NotSupported(
+                f"port {bound} cannot be published on one address of the host ({bound.host_ip})", resolution=RESOLUTION
+            )
         with self._lock:
             new: list[PortMapping] = []
             opened: list[PortMapping] = []

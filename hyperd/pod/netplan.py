@@ -103,7 +103,7 @@ def port_mappings(spec: PodSpec) -> list[PortMapping]:
         for protocol, host, inner in port.expand():
             if (protocol, host) in found:
                 raise Conflict(f"Host port {host}/{protocol} has aleady been used", details="by the same pod")
-            found[protocol, host] = PortMapping(protocol=protocol, host_port=host, container_port=inner)
+            found[protocol, host] = PortMapping(protocol, host, inner, port.host_ip)
     return list(found.values())
 
 

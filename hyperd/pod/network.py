@@ -262,7 +262,7 @@ class PodNetwork:
     def _with_host_ports(self, pod_id: str, rule: PortSpec) -> PortSpec:
         inner = parse_ports(rule.container_port)
         outer = parse_ports(rule.host_port) if rule.host_port else AUTOMATIC
-        first = self._network.reserve_ports(pod_id, rule.protocol, inner, outer)
+        first = self._network.reserve_ports(pod_id, rule.protocol, inner, outer, host_ip=rule.host_ip)
         last = first + len(inner) - 1
         return replace(rule, host_port=str(first) if first == last else f"{first}-{last}")
 
@@ -305,4 +305,5 @@ def _service_key(service: ServiceSpec) -> tuple[str, int, str]:
 
 def _matches(rule: PortSpec, port: PortSpec) -> bool:
     same = rule.protocol == port.protocol and parse_ports(rule.container_port) == parse_ports(port.container_port)
+    same = same and (not rule.host_ip or rule.host_ip == port.host_ip)
     return same and (rule.automatic or parse_ports(rule.host_port) == parse_ports(port.host_port))

@@ -243,6 +243,26 @@ def test_internal_network_reaches_nothing_outside(networks: Networks, stack: Exi
             assert refused(lambda to=target: ask_tcp(pod.socket(), (to, port), timeout=0.5))  # type: ignore[misc]
 
 
+def test_port_on_one_address_of_the_host(networks: Networks, stack: ExitStack) -> None:
+    networks.make("one")
+    server, leases = networks.pod("server", "one")
+    outer, _, host = outside(stack)
+    local, public = free_port(), free_port()
+    driver = networks.site.network
+    wanted = [PortMapping("tcp", local, 80, "127.0.0.1"), PortMapping("tcp", public, 80, host)]
+    driver.publish("server", address_of(leases[0]), wanted)
+    assert driver.mappings("server") == sorted(wanted, key=lambda mapping: mapping.host_port)
+    with web(server):
+        assert ask_tcp(socket.socket(), ("127.0.0.1", local))
+        assert ask_tcp(outer.socket(), (host, public))
+        assert refused(lambda: ask_tcp(outer.socket(), (host, local), timeout=0.5))
+        assert refused(lambda: ask_tcp(socket.socket(), ("127.0.0.1", public), timeout=0.5))
+    with pytest.raises(Conflict, match="no address 203"):
+        driver.publish("server", address_of(leases[0]), [PortMapping("tcp", free_port(), 80, "203.0.113.9")])
+    with pytest.raises(InvalidInput, match="not an IPv4 address"):
+        driver.publish("server", address_of(leases[0]), [PortMapping("tcp", free_port(), 80, "::1")])
+
+
 def test_pod_on_two_networks(networks: Networks) -> None:
     networks.make("one")
     networks.make("two")

@@ -147,6 +147,8 @@ TESTED_BY = {
     "interfaces[].mac": NICS,
     "interfaces[].mtu": NICS,
     "interfaces[].gateway": "test_network.py::test_gateway_of_an_own_bridge_and_published_ports_there",
+    "portmappings[].hostIP": NETWORKS,
+    "containers[].ports[].hostIP": NETWORKS,
     "networks[].network": NETWORKS,
     "networks[].aliases[]": NETWORKS,
     "networks[].links[].container": NETWORKS,

@@ -59,3 +59,8 @@ def test_what_comes_into_a_network_from_others_is_dropped() -> None:
 def test_table_names_that_nft_would_misread_are_refused(name: str) -> None:
     with pytest.raises(InvalidInput):
         check_table(name)
+
+
+def test_port_on_one_address_of_the_host() -> None:
+    after = replace(EMPTY, forwards=(replace(FORWARD, host_ip="127.0.0.1"),))
+    assert after.change_from(EMPTY) == "add element ip hyt tcp_bound { 127.0.0.1 . 8080 : 10.9.8.2 . 80 }\n"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,8 @@ def make(host: Host, name: str, **fields: Any) -> dict[str, Any]:
 
 def start(host: Host, pod: str, **spec: Any) -> str:
     """Start a pod that serves its name."""
-    container = {"name": f"{pod}-c", "image": host.image, "command": ["sh", "-c", SERVE]}
+    ports = spec.pop("ports", [])
+    container = {"name": f"{pod}-c", "image": host.image, "command": ["sh", "-c", SERVE], "ports": ports}
     host.daemon.json("POST", "/pod/create", body={"id": pod, "containers": [container], **spec}, status=201)
     host.daemon.json("POST", "/pod/start", podId=pod)
     return pod
@@ -72,7 +75,18 @@ def test_two_networks_names_connect_and_disconnect(host: Host) -> None:
     ]
     start(host, "both", networks=both, **extra)
     start(host, "left", networks=[{"network": "one", "links": [{"container": "both-c", "alias": "storage"}]}])
-    start(host, "right", networks=[{"network": "two"}])
+    local, other = free_port(), free_port()
+    ports = [{"containerPort": "80", "hostPort": str(local), "hostIP": "127.0.0.1"}]
+    start(
+        host,
+        "right",
+        ports=[{"containerPort": 80, "hostPort": other, "hostIP": "127.0.0.1"}],
+        networks=[{"network": "two"}],
+        portmappings=ports,
+    )
+    for port in (local, other):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20) as answer:
+            assert answer.read() == b"right\n"
     assert "10.9.9.9\tprinter" in inside(host, "both", "cat /etc/hosts")
     assert "10.61.1.20\tstorage both-c" in inside(host, "left", "cat /etc/hosts")
     assert "52:54:00:61:01:20" in inside(host, "both", "ip link show eth0")
@@ -143,6 +157,13 @@ def test_links_that_others_delete_come_back(host: Host) -> None:
     for pod in ("a", "b"):
         host.ok("rm", pod)
     assert host.daemon.json("POST", "/network/prune") == ["net"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def shown(host: Host, network: str) -> list[dict[str, Any]]:

@@ -287,6 +287,7 @@ class PortSchema(Wire):
     builds = model.PortSpec
     container_port = Port(data_key="containerPort", required=True)
     host_port = Port(data_key="hostPort")
+    host_ip = Text(checks.optional(checks.address), data_key="hostIP")
     protocol = Text(limit=32)
 
     @post_load

@@ -15,7 +15,12 @@ from hyperd.errors import InvalidInput
 def list_portmappings(pod_id: str) -> Response:
     """List the mappings of a pod."""
     rows = [
-        {"containerPort": port.container_port, "hostPort": port.host_port, "protocol": port.protocol}
+        {
+            "containerPort": port.container_port,
+            "hostPort": port.host_port,
+            "protocol": port.protocol,
+            **({"hostIP": port.host_ip} if port.host_ip else {}),
+        }
         for port in engine().pods.net.portmappings(pod_id)
     ]
     return answers.plain_json({"portMappings": rows})

@@ -208,7 +208,9 @@ ANSWERS: dict[str, Schema] = {
         timestamp=TIME,
         container_stats=many(ref("ContainerStats")),
     ),
-    "PortMappings": thing(portMappings=many(thing(containerPort=TEXT, hostPort=TEXT, protocol=TEXT))),
+    "PortMappings": thing(
+        portMappings=many(thing("hostIP", containerPort=TEXT, hostPort=TEXT, protocol=TEXT, hostIP=TEXT))
+    ),
     "Done": thing(Result={"const": "success"}),
     "ExitCode": {"type": "integer", "minimum": 0, "maximum": 255},
     "ExecId": {"type": "string", "pattern": "^exec-[A-Za-z]{10}$"},

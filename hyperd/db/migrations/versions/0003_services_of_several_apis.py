@@ -120,6 +120,7 @@ def _networks() -> None:
     )
     op.add_column("addresses", sa.Column("network_id", sa.String(), nullable=False, server_default=""))
     op.add_column("addresses", sa.Column("aliases", sa.JSON(), nullable=False, server_default="[]"))
+    op.add_column("ports", sa.Column("host_ip", sa.String(), nullable=False, server_default=""))
     op.add_column("addresses", sa.Column("dns", sa.JSON(), nullable=False, server_default="[]"))
     op.create_index("ix_addresses_network_id", "addresses", ["network_id"])
 
