@@ -31,8 +31,9 @@ from hyperd.vm.driver import DiskSpec, RbdSource, ShareSpec
 from hyperd.vm.model import HostFiles, Vm
 from hyperd.vm.service import VmService
 from hyperd.volume import catalog, images, share, virtiofs
-from hyperd.volume.hostpath import HostObject, open_path
+from hyperd.volume.hostpath import HostObject
 from hyperd.volume.service import DATA, VolumeService, check_name
+from hyperd.volume.sources import Sources
 
 log = structlog.get_logger(__name__)
 
@@ -73,6 +74,7 @@ class PodVolumes:
     ) -> None:
         self._config = config
         self.named = named
+        self._sources = Sources(database=database, volumes=config.root / "volumes")
         self._filling: dict[str, list[str]] = {}  # volumes that a container fills at its start
         self._records = records
         self._db = database
@@ -154,6 +156,8 @@ class PodVolumes:
                     source = stack.enter_context(self._open_named(volumes[name]))
                 else:
                     source = stack.enter_context(self._open(volumes[name]))
+                if volumes[name].format == "vfs" and catalog.is_writable(name, containers):
+                    self._sources.remember(source)
                 found[name] = stack.enter_context(share.shareable(source, self._config.run))
                 known[name] = {
                     "readonly": not catalog.is_writable(name, containers),
@@ -311,7 +315,8 @@ class PodVolumes:
 
     def _open(self, volume: VolumeSpec, guarded: Collection[Path] = ()) -> HostObject:
         """Open a source; ``guarded``: directories that guests will be able to write to, beside those they can."""
-        return open_path(volume.source, what=f"volume {volume.name}", guarded={*guarded, *self._guest_writable()})
+        wanted = {*guarded, *self._guest_writable()}
+        return self._sources.open(volume.source, what=f"volume {volume.name}", guarded=wanted)
 
     def _check_image(self, volume: VolumeSpec, source: HostObject, guarded: Collection[Path] = ()) -> None:
         own = Path(os.path.realpath(self._config.root))

@@ -265,6 +265,16 @@ class VolumeRow(Base):
     created_at: Mapped[float]
 
 
+class SharedPathRow(Base):
+    """A directory of the host that some guest could write to, once or now: links in it are not to be trusted."""
+
+    __tablename__ = "shared_paths"
+    path: Mapped[str] = mapped_column(String, primary_key=True)  # without links
+    device: Mapped[int] = mapped_column(BigInteger)
+    inode: Mapped[int] = mapped_column(BigInteger)
+    shared_at: Mapped[float]  # for the last time
+
+
 class VolumeRefRow(Base):
     """A container that uses a named volume, running or not."""
 

@@ -65,19 +65,22 @@ class HostObject:
         return os.open(f"/proc/self/fd/{self.fd}", flags | os.O_CLOEXEC | os.O_NONBLOCK)
 
 
-def open_path(path: str, *, what: str, guarded: Collection[Path] = ()) -> HostObject:
+def open_path(
+    path: str, *, what: str, guarded: Collection[Path] = (), inodes: Collection[tuple[int, int]] = ()
+) -> HostObject:
     """Open an absolute path.
 
     Args:
         path: as the caller gave it.
         what: whose it is, for the message: ``volume data``.
         guarded: directories that guests may write to; no link in or below them is followed.
+        inodes: the same by device and inode number, wherever they are now.
 
     Errors: Conflict when it is not there, may not be read, or leads over such a link.
 
     """
     try:
-        return _walk(path, what, guarded)
+        return _walk(path, what, guarded, inodes)
     except OSError as error:
         reason = error.strerror or str(error)
         if isinstance(error, FileNotFoundError):
@@ -86,7 +89,7 @@ def open_path(path: str, *, what: str, guarded: Collection[Path] = ()) -> HostOb
         raise Conflict(f"{what}: cannot use {path}", details=reason) from error
 
 
-def _walk(path: str, what: str, guarded: Collection[Path]) -> HostObject:
+def _walk(path: str, what: str, guarded: Collection[Path], inodes: Collection[tuple[int, int]]) -> HostObject:
     todo = [part for part in reversed(path.split("/")) if part not in ("", ".")]
     done: list[str] = []
     fds = [os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)]
@@ -106,7 +109,7 @@ def _walk(path: str, what: str, guarded: Collection[Path]) -> HostObject:
                 continue
             links += 1
             here = Path("/", *done[:-1])
-            if links > MAX_LINKS or is_below(here, guarded):
+            if links > MAX_LINKS or is_below(here, guarded) or _any_is(fds[:-1], inodes):
                 raise Conflict(
                     f"{what}: {path} leads over the link {here / part}",
                     details="guests can write there, or there are too many links",
@@ -125,6 +128,12 @@ def _walk(path: str, what: str, guarded: Collection[Path]) -> HostObject:
     finally:
         for fd in fds:
             os.close(fd)
+
+
+def _any_is(fds: list[int], inodes: Collection[tuple[int, int]]) -> bool:
+    """Return whether one of the open directories is one of these."""
+    stats = (os.fstat(fd) for fd in fds) if inodes else ()
+    return any((stat.st_dev, stat.st_ino) in inodes for stat in stats)
 
 
 def is_below(path: Path, directories: Collection[Path]) -> bool:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from hyperd.db.session import Database
 from hyperd.errors import Conflict, InvalidInput, NotSupported
 from hyperd.volume import images
 from hyperd.volume.hostpath import HostObject, open_path
 from hyperd.volume.share import ENTRY, Holder, clean_up, shareable
+from hyperd.volume.sources import Sources
 
 
 def opened(path: Path | str, *guarded: Path) -> HostObject:
@@ -185,3 +187,23 @@ def test_the_holder_has_no_capabilities_and_ends_with_the_block(tmp_path: Path) 
             status = Path(path.parent.parent, "status").read_text()
             assert "CapPrm:\t0000000000000000" in status
         assert not path.parent.exists()
+
+
+def test_what_guests_could_write_to_is_remembered_beyond_their_pods(tmp_path: Path, database: Database) -> None:
+    sources = Sources(database=database, volumes=tmp_path / "volumes")
+    shared, outside = tmp_path / "shared", tmp_path / "outside"
+    shared.mkdir()
+    outside.mkdir()
+    (tmp_path / "own").symlink_to(outside)
+    (tmp_path / "volumes" / "v" / "_data").mkdir(parents=True)
+    (tmp_path / "volumes" / "v" / "_data" / "link").symlink_to("/etc")
+    with sources.open(str(shared), what="volume data") as source:
+        sources.remember(source)
+    (shared / "link").symlink_to("/etc")  # by a guest, whose pod is gone
+    again = Sources(database=database, volumes=tmp_path / "volumes")
+    with again.open(str(tmp_path / "own"), what="volume data") as found:
+        assert found.path == outside.resolve()
+    shared.rename(tmp_path / "moved")
+    for path in (tmp_path / "moved" / "link", tmp_path / "volumes" / "v" / "_data" / "link"):
+        with pytest.raises(Conflict, match="leads over the link"):
+            again.open(str(path), what="volume data")

@@ -147,6 +147,14 @@ def _volumes() -> None:
         sa.ForeignKeyConstraint(["container_id"], ["containers.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("volume", "container_id"),
     )
+    op.create_table(
+        "shared_paths",
+        sa.Column("path", sa.String(), nullable=False),
+        sa.Column("device", sa.BigInteger(), nullable=False),
+        sa.Column("inode", sa.BigInteger(), nullable=False),
+        sa.Column("shared_at", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("path"),
+    )
     op.create_index("ix_volume_refs_container_id", "volume_refs", ["container_id"])
 
 
