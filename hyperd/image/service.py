@@ -18,7 +18,7 @@ from hyperd.image.filters import chosen
 from hyperd.image.gc import Keeper
 from hyperd.image.layer.overlay_fixup import Trimmer
 from hyperd.image.layer.packing import Packer
-from hyperd.image.model import Image, ImageFilter, LayerRef, Loaded, Pruned, Removal, StoreTotals, Tagged
+from hyperd.image.model import Distribution, Image, ImageFilter, LayerRef, Loaded, Pruned, Removal, StoreTotals, Tagged
 from hyperd.image.origins import Provenance
 from hyperd.image.progress import ImageEvent, Sink
 from hyperd.image.reports import ImageReports
@@ -225,6 +225,19 @@ class ImageService:
         return [
             self.pull(name, tag=tag, auth=auth, headers=headers, progress=progress, cancelled=cancelled) for tag in tags
         ]
+
+    def distribution(
+        self, name: str, *, auth: AuthConfig | None, cancelled: Callable[[], bool] = lambda: False
+    ) -> Distribution:
+        """Return what a registry has under a name, without pulling it.
+
+        Raises:
+            InvalidInput: a bad name.
+            ImageNotFound, Unauthorized, Forbidden, RegistryError, NotSupported, Timeout: the registry's part.
+            Cancelled: ``cancelled`` said yes.
+
+        """
+        return self._puller.distribution(self._catalog.parse(name), auth=auth, cancelled=cancelled)
 
     def names_one(self, name: str) -> bool:
         """Tell whether a name has a tag or a digest. Errors: InvalidInput."""

@@ -16,6 +16,7 @@ from hyperd.image.progress import ImageEvent, PullStarted
 from hyperd.image.service import ImageService
 from hyperd.registry.auth import AuthConfig
 from tests.support.images import image_services
+from tests.support.oracles import skopeo
 from tests.support.registry import (
     OCI_MANIFEST,
     PASSWORD,
@@ -300,3 +301,20 @@ def test_all_tags_of_a_repository(make: Make, plain: RegistryServer) -> None:
         service.pull_all(f"{name}:one", auth=None, progress=events.append)
     with pytest.raises((ImageNotFound, Unauthorized)):
         service.pull_all(f"{plain.host}/no/such", auth=None, progress=events.append)
+
+
+def test_what_a_registry_has_under_a_name(make: Make, plain: RegistryServer) -> None:
+    pushed = plain.push("known/image", "t", [Layer(busybox_tar())])
+    service, name = make(), f"{plain.host}/known/image:t"
+    found = service.distribution(name, auth=None)
+    assert (found.digest, found.size) == (pushed.digest, len(found_body(plain, "known/image:t")))
+    assert found.media_type.endswith("manifest.v1+json") or found.media_type.endswith("manifest.v2+json")
+    (platform,) = found.platforms
+    assert (platform.os, platform.architecture) == ("linux", "amd64")
+    assert service.list(all_images=True) == []  # nothing was pulled
+    with pytest.raises((ImageNotFound, Unauthorized)):
+        service.distribution(f"{plain.host}/known/image:no", auth=None)
+
+
+def found_body(server: RegistryServer, name: str) -> bytes:
+    return skopeo("inspect", "--raw", "--tls-verify=false", f"docker://{server.host}/{name}")

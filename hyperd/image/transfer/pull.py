@@ -15,6 +15,7 @@ from hyperd.errors import Cancelled, HyperError, InvalidInput, OutOfSpace, Regis
 from hyperd.image import manifest as manifests
 from hyperd.image.catalog import Catalog, NewLayer
 from hyperd.image.manifest import Descriptor, Manifest
+from hyperd.image.model import Distribution, Platform, mapping_of, text_of
 from hyperd.image.progress import (
     Flights,
     PullFinished,
@@ -143,6 +144,36 @@ class Puller:
             return client.tags()
 
         return self._workers.run("image-tags", work, progress=lambda _event: None, cancelled=cancelled)
+
+    def distribution(
+        self, reference: Reference, *, auth: AuthConfig | None, cancelled: Callable[[], bool]
+    ) -> Distribution:
+        """Return what a registry has under a name. Errors: the registry's, as ``pull``; Cancelled."""
+
+        def work(sink: Sink, stop: Stop) -> Distribution:
+            client, top = self._resolve(_Job(reference.with_default_tag(), sink, stop, auth, {}))
+            data = manifests.load(top.body)
+            kind = manifests.kind_of(data, top.media_type)
+            if kind in {manifests.OCI_MANIFEST, manifests.DOCKER_MANIFEST}:
+                described = manifests.parse_manifest(data).config
+                found = [manifests.load(client.small_blob(described.digest, size=described.size))]
+            else:
+                entries = data.get("manifests")
+                found = [mapping_of(one, "platform") for one in entries if isinstance(one, dict)] if entries else []
+            platforms = [
+                Platform(
+                    os=text_of(one, "os"), architecture=text_of(one, "architecture"), variant=text_of(one, "variant")
+                )
+                for one in found
+            ]
+            return Distribution(
+                media_type=kind,
+                digest=top.digest,
+                size=len(top.body),
+                platforms=tuple(one for one in platforms if one.os),
+            )
+
+        return self._workers.run("image-distribution", work, progress=lambda _event: None, cancelled=cancelled)
 
     def _pull(self, job: _Job) -> str:
         reference = job.reference
