@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
@@ -134,6 +134,21 @@ class Container:
     def live(self) -> bool:
         """Whether it runs or is being started."""
         return self.state in LIVE
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerUpdate:
+    """What is to be changed of a container; None leaves it as it is. ``labels`` replace all of them.
+
+    Args:
+        limits: the limits that change, by the names of ``Limits``.
+
+    """
+
+    limits: Mapping[str, int | str] = field(default_factory=dict)
+    restart_policy: str | None = None
+    restart_max: int | None = None
+    labels: Mapping[str, str] | None = None
 
 
 class ExecState(StrEnum):

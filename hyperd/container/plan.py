@@ -157,7 +157,7 @@ def container_plan(
     directory = layout.container_dir(rootfs.container_id)
     layout.make_upper(plan, directory, rootfs.layers).mkdir(layout.ROOTFS)
     plan.add(Op.PROCESS, process)
-    plan.add(Op.STREAMS, base, "open" if spec.open_stdin else "null")
+    plan.add(Op.STREAMS, base, "open" if spec.open_stdin or program.tty else "null")
     plan.add(Op.CGROUP, cgroup(process))
     isolation.limit_group(plan, cgroup_dir(process), spec.limits, memory=memory)
     isolation.allow_devices(plan, cgroup(process), spec)

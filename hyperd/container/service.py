@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any, cast
 
 import structlog
 
@@ -21,6 +22,7 @@ from hyperd.container.files import Files
 from hyperd.container.locks import PodLocks
 from hyperd.container.logconf import LogSettings, check_receiver, log_settings
 from hyperd.container.logdrivers import remove_log
+from hyperd.container.model import ContainerUpdate
 from hyperd.container.observers import ContainerObservers
 from hyperd.container.plan import RootFs, cgroup_dir, container_plan, merge_program
 from hyperd.container.process import GuestProcess
@@ -40,7 +42,7 @@ from hyperd.errors import AgentError, Cancelled, Conflict, HyperError, InvalidIn
 from hyperd.event.bus import EventBus
 from hyperd.image.service import ImageService
 from hyperd.network.driver import NetworkDriver
-from hyperd.spec.model import ContainerSpec, Limits, PodSpec
+from hyperd.spec.model import ContainerSpec, PodSpec
 from hyperd.stream.relay import Relay
 from hyperd.vm.model import Vm, require_running
 from hyperd.vm.service import VmService
@@ -155,11 +157,7 @@ class ContainerService:
 
         Errors: ImageNotFound, Conflict, InvalidInput, NotSupported, TooLarge, Forbidden.
         """
-        if spec.auto_remove and (spec.restart_policy or pod.restart_policy or "never") != "never":
-            raise InvalidInput(
-                f"container {spec.name} cannot be removed when it ends and be restarted then",
-                resolution="give it no restart policy, or do not have it removed",
-            )
+        _check_restart(spec, pod)
         check_receiver(log_settings(self._config, pod, pod.id, "check", spec))
         self.files.check(spec, pod.files, may_fetch=may_fetch)
         isolation.check(spec)
@@ -234,33 +232,38 @@ class ContainerService:
         self.records.update(row.id, name=new, spec=spec_codec.dump(spec))
         self.tell("rename", self.records.get(row.id), oldName=row.name)
 
-    def update(
-        self, name: str, limits: Limits | None = None, *, restart_policy: str | None = None, restart_max: int = 0
-    ) -> None:
-        """Give a container other limits, at once when it runs, or another restart policy from its next end on.
+    def update(self, name: str, update: ContainerUpdate) -> None:
+        """Change a container, running or not; limits of a running one hold at once.
 
-        Args:
-            name: name, id or unique beginning of an id.
-            limits: all of them, None = as before. restart_policy: None = as before. restart_max: of ``onFailure``.
-
-        Errors: NotFound, InvalidInput, NotAlive, AgentError.
-
+        On failure nothing has changed. Errors: NotFound, InvalidInput, NotAlive (paused), AgentError.
         """
         row = self.records.find(name)
-        with self._locks.locked(row.pod_id, "change a container"):
+        with self._locks.locked(row.pod_id, "update a container"):
             row = self.records.get(row.id)
-            spec = self.records.spec(row)
-            if restart_policy is not None:
-                spec = replace(spec, restart_policy=restart_policy, restart_max=restart_max)
-            if limits is not None:
-                spec = replace(spec, limits=limits)
-                isolation.check(spec)
-            if limits is not None and row.state in LIVE:
-                vm = require_running(self._vms.of_pod(row.pod_id), row.pod_id)
-                group = cgroup_dir(self.process_ident(row))
-                vm.agent.run(isolation.change_limits(Plan(), group, limits, memory=vm.memory))
-            self.records.update(row.id, spec=spec_codec.dump(spec))
-            self.tell("update", row)
+            before = self.records.spec(row)
+            changes: dict[str, Any] = {
+                key: getattr(update, key)
+                for key in ("restart_policy", "restart_max", "labels")
+                if getattr(update, key) is not None
+            }
+            after = replace(before, limits=replace(before.limits, **cast("Any", update.limits)), **changes)
+            isolation.check(after)
+            _check_restart(after, self.records.pod_spec(row.pod_id))
+            self.records.update(row.id, spec=spec_codec.dump(after))
+            try:
+                if row.state in LIVE and after.limits != before.limits:
+                    self._change_limits(row, after)
+            except BaseException:
+                self.records.update(row.id, spec=spec_codec.dump(before))
+                raise
+            if update.restart_policy == "never" and row.restart_at is not None:
+                self._end_restarts(row.id, killed=row.killed)
+            self.tell("update", self.records.get(row.id))
+
+    def _change_limits(self, row: ContainerRow, spec: ContainerSpec) -> None:
+        vm = require_running(self._vms.of_pod(row.pod_id), row.pod_id)
+        group = cgroup_dir(names.ident(row.id, row.run_count))
+        vm.agent.run(isolation.change_limits(Plan(), group, spec.limits, memory=vm.memory))
 
     # -- running
 
@@ -533,3 +536,12 @@ class ContainerService:
         except AgentError as error:
             if error.errno != 3:  # ESRCH: it has ended, its exit is on the way
                 raise
+
+
+def _check_restart(spec: ContainerSpec, pod: PodSpec) -> None:
+    """Refuse a container that would be removed and started again when it ends. Errors: InvalidInput."""
+    if spec.auto_remove and (spec.restart_policy or pod.restart_policy or "never") != "never":
+        raise InvalidInput(
+            f"container {spec.name} cannot be removed when it ends and be restarted then",
+            resolution="give it no restart policy, or do not have it removed",
+        )

@@ -338,3 +338,21 @@ def test_vms_without_pods_have_a_bound():
         for row in launcher.json("GET", "/list", item="vm", status=201)["vmData"]:
             launcher.json("DELETE", "/vm", vm=row.split(":")[0])
         launcher.json("POST", "/vm/create")
+
+
+def test_a_container_is_changed(daemon: HyperdLauncher, container: Make):
+    name = container("sleep 100", labels={"a": "1"}, limits={"pids": 77})
+
+    def update(**body: Any) -> int:
+        return daemon.request("POST", "/container/update", body=body, container=name)[0]
+
+    assert update(labels={"b": "2"}, restartPolicy="onFailure", restartMax=1, memory=64 * 2**20) == 204
+    assert info(daemon, name)["container"]["labels"] == {"b": "2"}
+    assert update(cpuPeriod=5) == 400
+    assert update(memory=1) == 400
+    assert update(restartPolicy="sometimes") == 400
+    wait = Waiter(daemon, name, "next-exit")
+    daemon.json("POST", "/container/kill", container=name, signal="USR1", status=201)
+    until(lambda: info(daemon, name)["status"]["restartCount"] == 1)
+    daemon.json("POST", "/container/kill", container=name, signal="USR1", status=201)
+    assert wait.result() == 138

@@ -21,7 +21,7 @@ from hyperd.api.docker.create import Order, read_ports
 from hyperd.api.docker.errors import NotModified
 from hyperd.api.docker.lookup import Lookup, container, network_names
 from hyperd.api.docker.mounts import Mounts, read_mounts
-from hyperd.container.model import Container
+from hyperd.container.model import Container, ContainerUpdate
 from hyperd.container.signals import find_signal
 from hyperd.errors import Conflict, HyperError, InvalidInput, NotAlive, NotFound, NotSupported
 from hyperd.spec.model import ContainerSpec, Limits
@@ -263,12 +263,8 @@ def update(found: Container, *, limits: Limits, restart: str | None, restart_max
     """Change limits and restart policy; what was not given stays."""
     unset: tuple[object, ...] = (0, "")
     changed = {one.name: getattr(limits, one.name) for one in fields(Limits) if getattr(limits, one.name) not in unset}
-    engine().containers.update(
-        found.id,
-        replace(found.spec.limits, **changed) if changed else None,
-        restart_policy=restart,
-        restart_max=restart_max,
-    )
+    most = restart_max if restart is not None else None
+    engine().containers.update(found.id, ContainerUpdate(limits=changed, restart_policy=restart, restart_max=most))
 
 
 def sizes(found: Container) -> tuple[int, int]:

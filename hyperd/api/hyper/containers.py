@@ -15,7 +15,7 @@ from hyperd.api.bodies import Download, uploaded
 from hyperd.api.context import engine, may_fetch
 from hyperd.api.hyper import stats_views
 from hyperd.api.hyper.container_views import container_info, path_stat
-from hyperd.api.hyper.pod_spec import changed_limits, parse_container
+from hyperd.api.hyper.pod_spec import parse_container, parse_update
 from hyperd.api.hyper.routes import blueprint
 from hyperd.api.hyper.unknown_keys import container_warnings, refuse_manifest
 from hyperd.api.psformat import table
@@ -115,6 +115,14 @@ def remove_container() -> Response:
     return answers.empty()
 
 
+@blueprint.post("/container/update")
+def update_container() -> Response:
+    """Change limits, restart policy or labels; limits of a running container hold at once."""
+    name = container_name()
+    engine().containers.update(name, parse_update(params.body_json("the changes")))
+    return answers.empty()
+
+
 @blueprint.post("/container/rename")
 def rename_container() -> Response:
     """Give a container another name."""
@@ -124,15 +132,6 @@ def rename_container() -> Response:
         raise InvalidInput(f"{new[:80]!r} is not a container name", details=IDENTIFIER.pattern)
     engine().containers.rename(old, new)
     return answers.code(new)
-
-
-@blueprint.post("/container/update")
-def update_container() -> Response:
-    """Give a container other limits, of those that the body names; a running one has them at once."""
-    name, containers = container_name(), engine().containers
-    limits = containers.records.spec(containers.records.find(name)).limits
-    containers.update(name, changed_limits(limits, params.body_json("the limits")))
-    return answers.empty()
 
 
 @blueprint.get("/container/info")

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, pre_load, validate
 
 from hyperd.api.hyper import pod_checks as checks
+from hyperd.container.model import ContainerUpdate
 from hyperd.errors import InvalidInput
 from hyperd.spec import model
 from hyperd.spec.limits import IDENTIFIER, MAX_MEMORY, MAX_VCPU
@@ -329,7 +330,7 @@ class EnvSchema(Wire):
 class LimitsSchema(Wire):
     """containers[].limits: bytes, microseconds; cpus in billionths of a CPU."""
 
-    builds = model.Limits
+    builds: ClassVar[type] = model.Limits
     memory = Whole(0, 2**62)
     memory_reservation = Whole(0, 2**62, data_key="memoryReservation")
     memory_swap = Whole(-1, 2**62, data_key="memorySwap")
@@ -445,6 +446,21 @@ class ContainerSchema(Wire):
         if data.get("stop_timeout") is not None:
             data["stop_timeout"] = float(data["stop_timeout"])
         return self.builds(**data)
+
+
+class ContainerUpdateSchema(LimitsSchema):
+    """The body of /container/update: limits, and what else can be changed; what is missing stays as it is."""
+
+    builds: ClassVar[type] = ContainerUpdate
+    restart_policy = Text(checks.restart_policy, data_key="restartPolicy")
+    restart_max = Whole(0, 2**31 - 1, data_key="restartMax")
+    labels = Table()
+
+    @post_load
+    def build(self, data: dict[str, Any], **_: Any) -> Any:
+        """Make the value object."""
+        own = {key: data.pop(key) for key in ("restart_policy", "restart_max", "labels") if key in data}
+        return self.builds(limits=data, **own)
 
 
 class ResourceSchema(Wire):

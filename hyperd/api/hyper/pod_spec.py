@@ -10,14 +10,22 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
 from marshmallow import ValidationError
 
 from hyperd.api.hyper.pod_checks import Verbatim
-from hyperd.api.hyper.pod_schema import ContainerSchema, LimitsSchema, PodSchema, PortSchema, ServiceSchema, Wire
+from hyperd.api.hyper.pod_schema import (
+    ContainerSchema,
+    ContainerUpdateSchema,
+    PodSchema,
+    PortSchema,
+    ServiceSchema,
+    Wire,
+)
+from hyperd.container.model import ContainerUpdate
 from hyperd.errors import InvalidInput
 from hyperd.spec.limits import DEFAULT_MEMORY, DEFAULT_VCPU, MAX_HOSTNAME, granted_memory
 from hyperd.spec.model import (
@@ -25,7 +33,6 @@ from hyperd.spec.model import (
     MAX_NOFILE,
     ContainerSpec,
     InterfaceSpec,
-    Limits,
     PodSpec,
     PortSpec,
     Resource,
@@ -38,7 +45,7 @@ VOLUME_FORMATS = ("", "raw", "qcow2", "vdi", "vfs", "rbd", "nas", "volume")
 CACHE_MODES = ("", "off", "none", "directsync", "writeback", "unsafe", "writethrough")
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _PERM = re.compile(r"0[0-7]{3,4}|0")
-_POD, _CONTAINER = PodSchema(), ContainerSchema()
+_POD, _CONTAINER, _UPDATE = PodSchema(), ContainerSchema(), ContainerUpdateSchema()
 _PORTS, _SERVICES = PortSchema(many=True), ServiceSchema(many=True)
 
 
@@ -69,13 +76,9 @@ def parse_container(data: object) -> ContainerSpec:
     return spec
 
 
-def changed_limits(limits: Limits, data: object) -> Limits:
-    """Return limits with those replaced that ``data`` names. Errors: InvalidInput."""
-    schema = LimitsSchema()
-    given = cast("Limits", load(schema, data))
-    keys = {str(key).lower() for key in data} if isinstance(data, Mapping) else set()
-    named = [name for name, field in schema.fields.items() if (field.data_key or name).lower() in keys]
-    return replace(limits, **{name: getattr(given, name) for name in named})
+def parse_update(data: object) -> ContainerUpdate:
+    """Read and check what is to be changed of a container. Errors: InvalidInput."""
+    return cast("ContainerUpdate", load(_UPDATE, data))
 
 
 def parse_portmappings(data: object) -> tuple[PortSpec, ...]:

@@ -15,6 +15,7 @@ from hyperd import __version__
 from hyperd.api.hyper.network_schema import ConnectSchema, NetworkSchema
 from hyperd.api.hyper.pod_schema import (
     ContainerSchema,
+    ContainerUpdateSchema,
     EnvField,
     EnvSchema,
     PodSchema,
@@ -50,6 +51,17 @@ STATUS_TEXTS = {
     504: "it did not happen in time",
     507: "the host's disk is full",
 }
+_READ = (
+    EnvSchema,
+    PodSchema,
+    ContainerSchema,
+    ContainerUpdateSchema,
+    PortSchema,
+    ServiceSchema,
+    NetworkSchema,
+    ConnectSchema,
+    NamedVolumeSchema,
+)
 _ARGUMENT = re.compile(r"<(?:[^:<>]+:)?([^<>]+)>")
 
 
@@ -72,8 +84,7 @@ def build(app: Flask) -> dict[str, Any]:
         plugins=[plugin],
     )
     _teach(plugin)
-    own = (EnvSchema, PodSchema, ContainerSchema, PortSchema, ServiceSchema)
-    for schema in (*own, NetworkSchema, ConnectSchema, NamedVolumeSchema):
+    for schema in _READ:
         if _name(schema) not in spec.components.schemas:  # else it came with one that holds it
             spec.components.schema(_name(schema), schema=schema)
     for name, described in ANSWERS.items():

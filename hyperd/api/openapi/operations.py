@@ -258,14 +258,12 @@ OPERATIONS: dict[str, Operation] = {
         tag="containers", query=[CONTAINER, SIGNAL], status=201, schema=ref("Empty"), errors=_LIVE
     ),
     "POST /container/remove": _on_container(status=204, schema=None),
+    "POST /container/update": _on_container(body=(JSON, ref("ContainerUpdateSpec")), status=204, schema=None),
     "POST /container/rename": Operation(
         tag="containers",
         query=[q("oldName", needed=True), q("newName", needed=True)],
         schema=ref("Code"),
         errors=(404, 409),
-    ),
-    "POST /container/update": Operation(
-        tag="containers", query=[CONTAINER], body=(JSON, ref("LimitsSpec")), schema=ref("Empty"), errors=_LIVE
     ),
     "GET /container/info": _on_container(schema=ref("ContainerInfo"), errors=[404]),
     "GET /container/logs": Operation(
