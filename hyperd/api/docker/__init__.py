@@ -24,6 +24,7 @@ from hyperd.api.docker import (
     system,
     unsupported,
     versions,
+    volumes,
 )
 from hyperd.api.docker.routes import blueprint
 from hyperd.api.params import MAX_JSON_BODY
@@ -49,6 +50,7 @@ ROUTES = (
     streams,
     system,
     unsupported,
+    volumes,
 )
 
 

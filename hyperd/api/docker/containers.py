@@ -240,7 +240,7 @@ def remove_container(name: str) -> Response:
     """Remove a container; with ``v`` its anonymous volumes, with ``force`` also one that runs."""
     if params.flag("link"):
         raise NotFound(f"Could not get link {name[:200]}", details="old links are not kept as objects")
-    policy.remove(container(name), force=params.flag("force"))
+    policy.remove(container(name), force=params.flag("force"), volumes=params.flag("v"))
     return answers.empty()
 
 

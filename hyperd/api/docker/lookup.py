@@ -29,6 +29,7 @@ class Lookup:
         self._engine = running
         self.image = cache(self._image)
         self.networks = running.networks.all()
+        self.volume_paths = {volume.name: volume.mountpoint for volume in running.volumes.all()}
 
     def all(self) -> list[Shown]:
         """Return every container, the newest first."""
@@ -52,6 +53,7 @@ class Lookup:
             image_config=config,
             image_name=name,
             attachments=self._attachments(found, pod),
+            volume_paths=self.volume_paths,
         )
 
     def _image(self, image_id: str, image_name: str) -> tuple[Mapping[str, Any], str]:

@@ -9,7 +9,8 @@ from flask import Response
 
 from hyperd.api.context import engine
 from hyperd.api.docker import answers, params, policy, schema
-from hyperd.api.docker.lookup import network_of
+from hyperd.api.docker.create import read_endpoint
+from hyperd.api.docker.lookup import container, network_of
 from hyperd.api.docker.network_views import network_object
 from hyperd.api.docker.params import Filters
 from hyperd.api.docker.routes import blueprint
@@ -101,6 +102,24 @@ def _spec(given: dict[str, Any]) -> NetworkSpec:
         mtu=int(mtu) if mtu.isdigit() else 0,
         masquerade=options.get("com.docker.network.bridge.enable_ip_masquerade", "true") != "false",
     )
+
+
+@blueprint.post("/networks/<name>/connect")
+def connect(name: str) -> Response:
+    """Put a container on a network, also while it runs."""
+    given = schema.load(_CONNECT, params.body_object())
+    network, found = network_of(name), container(given["Container"])
+    engine().pods.net.attachments.connect(found.pod_id, read_endpoint(network.name, given["EndpointConfig"]))
+    return answers.empty(200)
+
+
+@blueprint.post("/networks/<name>/disconnect")
+def disconnect(name: str) -> Response:
+    """Take a container off a network."""
+    given = schema.load(_DISCONNECT, params.body_object())
+    network, found = network_of(name), container(given["Container"])
+    engine().pods.net.attachments.disconnect(found.pod_id, network.id)
+    return answers.empty(200)
 
 
 @blueprint.delete("/networks/<name>")

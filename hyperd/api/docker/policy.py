@@ -23,8 +23,9 @@ from hyperd.api.docker.lookup import Lookup, container, network_names
 from hyperd.api.docker.mounts import Mounts, read_mounts
 from hyperd.container.model import Container, ContainerUpdate
 from hyperd.container.signals import find_signal
-from hyperd.errors import Conflict, HyperError, InvalidInput, NotAlive, NotFound, NotSupported
+from hyperd.errors import Conflict, HyperError, InvalidInput, NotAlive, NotFound
 from hyperd.spec.model import ContainerSpec, Limits
+from hyperd.volume.model import NamedVolumeSpec
 
 _KEPT = (
     "AttachStdin",
@@ -79,16 +80,21 @@ def create(order: Order) -> None:
     """
     running = engine()
     _check_name(order.container.name)
-    make_volumes(order.mounts)
     known = network_names()
     for wish in order.pod.networks:  # no 404: clients would take it for a missing image
         if wish.network not in known:
             raise InvalidInput(f"network {wish.network[:200]} not found")
-    if order.joins:
-        joined = container(order.joins)
-        running.containers.create(joined.pod_id, order.container, may_fetch=may_fetch())
-    else:
-        running.pods.create(order.pod, may_fetch=may_fetch())
+    made = make_volumes(order.mounts)
+    try:
+        if order.joins:
+            running.containers.create(container(order.joins).pod_id, order.container, may_fetch=may_fetch())
+        else:
+            running.pods.create(order.pod, may_fetch=may_fetch())
+    except BaseException:
+        for name in made:
+            with contextlib.suppress(HyperError):
+                running.volumes.remove(name)
+        raise
 
 
 def _check_name(name: str) -> None:
@@ -101,17 +107,30 @@ def _check_name(name: str) -> None:
             )
 
 
-def make_volumes(mounts: Mounts) -> None:
-    """Make the named volumes that mounts need, unless they are there. Errors: NotSupported."""
-    if mounts.volumes:
-        raise NotSupported(
-            f"the volume {mounts.volumes[0].name[:80]} cannot be made",
-            details="named volumes are not supported yet",
-            resolution="use a directory of the host: -v /directory:/path",
-        )
+def make_volumes(mounts: Mounts) -> list[str]:
+    """Make the named volumes that mounts need, unless they are there; return those that were made.
+
+    Errors: NotSupported, InvalidInput, HostFault.
+    """
+    volumes, made = engine().volumes, []
+    for wanted in mounts.volumes:
+        try:
+            volumes.get(wanted.name)
+        except NotFound:
+            volumes.create(
+                NamedVolumeSpec(
+                    name=wanted.name,
+                    driver=wanted.driver,
+                    labels=wanted.labels,
+                    options=wanted.options,
+                    anonymous=wanted.anonymous,
+                )
+            )
+            made.append(wanted.name)
+    return made
 
 
-def remove(found: Container, *, force: bool) -> None:
+def remove(found: Container, *, force: bool, volumes: bool = False) -> None:
     """Remove a container, and its pod with the last one. Errors: Conflict when it runs and is not forced."""
     if found.live and not force:
         word = "paused" if found.paused else "running"
@@ -119,7 +138,11 @@ def remove(found: Container, *, force: bool) -> None:
             f'cannot remove container "/{found.name}": container is {word}: stop the container before removing '
             "or force remove",
         )
-    engine().pods.remove_container(found.id)
+    running = engine()
+    used = running.volumes.used_by(found.id)
+    running.pods.remove_container(found.id)
+    if volumes:
+        running.volumes.drop_anonymous(used)
 
 
 def prune(filters: params.Filters) -> tuple[list[str], int]:
