@@ -23,6 +23,7 @@ import pytest
 from flask import Flask
 
 from hyperctl.api.tls import TlsOptions, TlsSocket
+from hyperd import __version__
 from hyperd.api.context import EXTENSION, LISTENER, may_fetch
 from hyperd.config.model import Config
 from hyperd.server.listeners import Listeners
@@ -347,7 +348,7 @@ def test_streams_end_with_the_daemon(files):
 def test_version_of_the_answer_is_json_over_tls(daemon, files, tmp_path):
     sock = connect(daemon, files)
     sock.sendall(b"GET /version HTTP/1.1\r\nHost: \r\nConnection: close\r\n\r\n")
-    assert json.loads(rest_of(sock).partition(b"\r\n\r\n")[2]) == {"ID": 1, "Version": "x"}
+    assert json.loads(rest_of(sock).partition(b"\r\n\r\n")[2]) == {"ID": daemon.launcher.pid, "Version": __version__}
 
 
 def test_who_comes_over_tls_is_not_local(tmp_path):

@@ -23,6 +23,8 @@ from hyperd.server import logging as daemon_logging
 from hyperd.server import serve, worker
 from hyperd.spec.model import ContainerSpec
 from hyperd.stream.frames import LAST_CHUNK, chunk, stdcopy
+from hyperd.system import SystemInfo
+from hyperd.vm.driver import HypervisorInfo
 
 
 class EchoSession:
@@ -217,8 +219,20 @@ class StubEngine:
         self.events = EventBus()
         self.system = SimpleNamespace(
             check_size=lambda size: None,
-            info=lambda: {"Pods": 0, "ID": os.getpid(), "Containers": 0},
-            version=lambda: {"Version": "x", "ID": 1},
+            info=lambda: SystemInfo(
+                version="x",
+                pid=os.getpid(),
+                root=config.root,
+                host_name="stub",
+                operating_system="stub",
+                memory=2**30,
+                cpus=1,
+                hypervisor=HypervisorInfo(driver="stub", accelerator="tcg", reason="", version="", max_vcpu=1),
+                guest="none",
+                pods=0,
+                containers=0,
+                images=0,
+            ),
         )
 
     def reconfigure(self, config) -> None:
