@@ -14,7 +14,6 @@ _COMMANDS = {
     "container": "list container, start -c, stop -c, rm -c...",
     "pod": "list, start, stop, rm...",
     "docker": "the command without it",
-    "network": "see docs/hyperctl.md",
     "delete": "rm",
     "remove": "rm",
     "shell": "exec -t NAME sh",

@@ -90,6 +90,8 @@ def _of_daemon(kind: str, app: App) -> list[tuple[str, str]]:
     if kind == "container":
         rows = app.client.list_items("container")
         return [(row[1].removeprefix("/"), f"{row[3]} in {row[2]}") for row in rows if len(row) > 3]
+    if kind in {"network", "volume"}:
+        return [(str(one.get("name", "")), str(one.get("driver", ""))) for one in app.client.rows(f"/{kind}/list")]
     rows = [row.rsplit(":", 4) for row in app.client.images(all_images=False, quiet=False)]
     names = [(row[0], row[1], row[2][:12]) for row in rows if len(row) == 5 and "<none>" not in row[:2]]
     if kind == "repository":

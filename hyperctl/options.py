@@ -86,6 +86,10 @@ OPTIONS = (
     Option("--ulimit", many=True, metavar="NAME=SOFT[:HARD]", text="Limit of the program, such as nofile (repeat)."),
     Option("--sysctl", many=True, metavar="KEY=VALUE", text="Setting of the guest's kernel (repeat)."),
     Option("--group-add", many=True, metavar="GROUP", text="Further group of the program (repeat)."),
+    Option("--network", many=True, metavar="NAME", complete="network", text="Network of the pod (repeat)."),
+    Option("--network-alias", many=True, metavar="NAME", text="Further name of the pod in its network (repeat)."),
+    Option("--ip", metavar="ADDRESS", text="Address of the pod in its network."),
+    Option("--add-host", many=True, metavar="NAME:IP", text="Line of /etc/hosts (repeat)."),
     Option("--dns", many=True, metavar="ADDRESS", text="Name server (repeat)."),
     Option("--dns-search", many=True, metavar="DOMAIN", text="Domain in which names are looked for (repeat)."),
     Option("--dns-option", many=True, metavar="OPTION", text="Option of the resolver (repeat)."),
@@ -95,7 +99,18 @@ OPTIONS = (
 )
 SPEC_OPTIONS = (*PODFILE_OPTIONS, *OPTIONS)
 # Options that say something of the pod, which a container in a pod that is there already cannot have.
-OF_POD = ("hostname", "dns", "dns_search", "dns_option", "log_driver", "log_opt")
+OF_POD = (
+    "hostname",
+    "network",
+    "network_alias",
+    "ip",
+    "add_host",
+    "dns",
+    "dns_search",
+    "dns_option",
+    "log_driver",
+    "log_opt",
+)
 
 
 class SpecOptions:
@@ -147,6 +162,10 @@ class SpecOptions:
     ulimit: tuple[str, ...]
     sysctl: tuple[str, ...]
     group_add: tuple[str, ...]
+    network: tuple[str, ...]
+    network_alias: tuple[str, ...]
+    ip: str
+    add_host: tuple[str, ...]
     dns: tuple[str, ...]
     dns_search: tuple[str, ...]
     dns_option: tuple[str, ...]

@@ -119,6 +119,16 @@ POD: dict[str, Any] = {
             "gateway": _TEXT,
         }
     ],
+    "networks": [
+        {
+            "network": _TEXT,
+            "aliases": [_TEXT],
+            "links": [{"container": _TEXT, "alias": _TEXT}],
+            "ip": _TEXT,
+            "mac": _TEXT,
+        }
+    ],
+    "extraHosts": [{"name": _TEXT, "ip": _TEXT}],
     "services": [
         {
             "serviceIP": _TEXT,

@@ -50,6 +50,8 @@ def pod_from_options(options: SpecOptions, image: str, command: list[str], *, lo
         "resource": {"vcpu": _vcpus(options), "memory": units.mebibytes(options.memory or "0") or 128},
         "containers": [container],
         "portmappings": [port_rule(text) for text in options.publish],
+        "networks": _networks(options),
+        "extraHosts": [extra_host(text) for text in options.add_host],
         "dns": list(options.dns),
         "dnsSearch": list(options.dns_search),
         "dnsOptions": list(options.dns_option),
@@ -252,6 +254,37 @@ def _device(text: str) -> dict[str, Any]:
     if not source.startswith("/") or not set(permissions) <= set("rwm"):
         raise UsageProblem(f"'{text}' is not a device: use DEVICE[:PATH[:rwm]]")
     return _filled({"source": source, "target": target, "permissions": permissions})
+
+
+def _networks(options: SpecOptions) -> list[dict[str, Any]]:
+    if {"host", "none"} & set(options.network):
+        raise UsageProblem(
+            "--network host and none cannot be had: a pod is a machine of its own; "
+            "an internal network (hyperctl network create --internal) reaches nothing outside"
+        )
+    if not options.network and (options.ip or options.network_alias):
+        raise UsageProblem("--ip and --network-alias belong to a network: --network NAME")
+    if options.ip and len(options.network) > 1:
+        raise UsageProblem("--ip is for one network; hyperctl network connect --ip adds others")
+    return [attachment(name, ip=options.ip, aliases=options.network_alias) for name in options.network]
+
+
+def attachment(network: str, *, ip: str = "", aliases: Sequence[str] = ()) -> dict[str, Any]:
+    """Give how a pod is on a network, as the API takes it."""
+    return _filled({"network": network, "ip": ip, "aliases": list(aliases)})
+
+
+def extra_host(text: str) -> dict[str, str]:
+    """Read `NAME:IP`.
+
+    Raises:
+        UsageProblem: a part is missing.
+
+    """
+    name, _, ip = text.partition(":")
+    if not name or not ip:
+        raise UsageProblem(f"'{text}' is not a line of /etc/hosts: use NAME:IP")
+    return {"name": name, "ip": ip.strip("[]")}
 
 
 def restart_policy(text: str) -> str:

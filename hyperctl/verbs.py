@@ -33,6 +33,7 @@ VERBS = {
     "login": ("registry", "Keep credentials for a registry"),
     "logout": ("registry", "Forget credentials for a registry"),
     "logs": ("logs", "Show the output of a container"),
+    "network": ("networks", "Networks of pods"),
     "pause": ("lifecycle", "Pause a pod"),
     "port": ("lists", "Show where ports of a pod are published"),
     "ports": ("ports", "List, add or delete published ports of a pod"),
@@ -55,6 +56,7 @@ VERBS = {
     "update": ("lifecycle", "Give containers other limits"),
     "unpause": ("lifecycle", "Resume a paused pod"),
     "version": ("system", "Show the version of hyperctl"),
+    "volume": ("volumes", "Named volumes"),
     "wait": ("lifecycle", "Wait until containers have ended"),
     "vm": ("vms", "Create or remove idle VMs"),
 }

@@ -378,6 +378,52 @@ class Client:
         """Run a process in the guest itself; its output is never framed."""
         return self.hijack("/execvm", {"pod": pod, "command": compact(command)})
 
+    # -- networks and volumes
+
+    def rows(self, path: str, parameters: Parameters | None = None) -> list[dict[str, Any]]:
+        """Give a list of objects: `/network/list`, `/volume/list`."""
+        found = self.value("GET", path, parameters or {})
+        if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+            raise ProtocolError("the daemon's answer is not a list of objects")
+        return found
+
+    def one(self, path: str, **parameters: str) -> dict[str, Any]:
+        """Give an object: `/network/info` with `network`, `/volume/info` with `volume`."""
+        return self._object("GET", path, parameters)
+
+    def create_network(self, network: Mapping[str, Any]) -> dict[str, Any]:
+        """Make a network: `name`, and `subnet`, `gateway`, `ipRange`, `internal`, `labels`... where wanted."""
+        return self._object("POST", "/network/create", {}, payload=network)
+
+    def remove_network(self, network: str) -> None:
+        """Remove a network that no pod is on."""
+        self._done("DELETE", "/network", {"network": network})
+
+    def connect_network(self, connection: Mapping[str, Any]) -> None:
+        """Put a pod on a network: `pod`, `network`, and `ip`, `aliases` where wanted."""
+        self._done("POST", "/network/connect", {}, payload=connection)
+
+    def disconnect_network(self, network: str, pod: str) -> None:
+        """Take a pod off a network."""
+        self._done("POST", "/network/disconnect", {}, payload={"network": network, "pod": pod})
+
+    def prune_networks(self) -> list[str]:
+        """Remove all networks that no pod is on, and give their names."""
+        found = self.value("POST", "/network/prune", {})
+        return [str(one) for one in found] if isinstance(found, list) else []
+
+    def create_volume(self, volume: Mapping[str, Any]) -> dict[str, Any]:
+        """Make a volume: `name`, `driver`, `labels`, `options`; one of this name that exists is fine."""
+        return self._object("POST", "/volume/create", {}, payload=volume)
+
+    def remove_volume(self, volume: str) -> None:
+        """Remove a volume that no container uses, with its files."""
+        self._done("DELETE", "/volume", {"volume": volume})
+
+    def prune_volumes(self, *, everything: bool) -> dict[str, int]:
+        """Remove volumes that no container uses, those without a name of their own or all; give names and bytes."""
+        return self._object("POST", "/volume/prune", {"all": flag(everything)})
+
     # -- VMs, lists, system
 
     def create_vm(self, *, cpu: int, memory: int) -> str:

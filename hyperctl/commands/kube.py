@@ -49,6 +49,8 @@ def _play(
     if replace:
         for pod in plan.pods:
             _remove(app.client, pod["id"])
+    for name in plan.claims:
+        app.client.create_volume({"name": name})
     made: list[str] = []
     try:
         for pod in plan.pods:
@@ -94,11 +96,16 @@ def _remove(client: Client, name: str) -> bool:
     return True
 
 
-@command("down", _FILE, examples=("hyperctl kube down site.yaml",))
-def _down(app: App, *, file: str) -> int:
+@command(
+    "down",
+    _FILE,
+    Option("--volumes", flag=True, text="Remove the volumes of its claims, with their files, too."),
+    examples=("hyperctl kube down site.yaml", "hyperctl kube down --volumes site.yaml"),
+)
+def _down(app: App, *, file: str, volumes: bool) -> int:
     """Remove the pods that a file of manifests describes; volumes of its claims stay."""
-    status = 0
-    for pod in _read(file).pods:
+    status, plan = 0, _read(file)
+    for pod in plan.pods:
         try:
             gone = _remove(app.client, pod["id"])
         except (ApiError, OperationFailed) as error:
@@ -106,6 +113,15 @@ def _down(app: App, *, file: str) -> int:
             status = HyperctlError.exit_status
             continue
         output.say(f"Pod {pod['id']} is removed" if gone else f"Pod {pod['id']} was not there")
+    for name in plan.claims if volumes else ():
+        try:
+            app.client.remove_volume(name)
+            output.say(f"Volume {name} is removed")
+        except NotFound:
+            output.say(f"Volume {name} was not there")
+        except ApiError as error:
+            output.complain(f"volume {name} delete failed: {error}")
+            status = HyperctlError.exit_status
     return status
 
 

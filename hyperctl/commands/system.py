@@ -87,6 +87,9 @@ def _df(app: App, *, form: str) -> None:
             "Reclaimable": None,
         },
     ]
+    volumes = app.client.rows("/volume/list")
+    used = sum(1 for one in volumes if one.get("containers"))
+    rows.append({"Type": "Volumes", "Total": len(volumes), "Active": used, "Size": None, "Reclaimable": None})
     columns = (
         Column("TYPE", "Type"),
         Column("TOTAL", "Total"),
@@ -104,13 +107,15 @@ def _human(size: Any) -> str:
 @command(
     "prune",
     Option("-a", "--all", field="everything", flag=True, text="All images that no container uses."),
+    Option("--volumes", flag=True, text="Also all volumes that no container uses, with their files."),
     Option("-f", "--force", flag=True, text="Do not ask."),
-    examples=("hyperctl system prune", "hyperctl system prune -a -f"),
+    examples=("hyperctl system prune", "hyperctl system prune -a -f --volumes"),
 )
-def _prune(app: App, *, everything: bool, force: bool) -> int:
-    """Remove the pods that have ended, and images that nobody needs."""
+def _prune(app: App, *, everything: bool, volumes: bool, force: bool) -> int:
+    """Remove the pods that have ended, networks that no pod is on, and images that nobody needs."""
     which = "all images that no pod uses" if everything else "images without a name"
-    if not force and not _agreed(f"This removes all pods that have ended, and {which}."):
+    which += ", and all volumes that no container uses" if volumes else ""
+    if not force and not _agreed(f"This removes all pods that have ended, networks without pods, {which}."):
         return 1
     status = 0
     for row in app.client.list_items("pod"):
@@ -121,6 +126,10 @@ def _prune(app: App, *, everything: bool, force: bool) -> int:
             except (ApiError, OperationFailed) as error:
                 output.complain(f"Pod({row[0]}) delete failed: {error}")
                 status = HyperctlError.exit_status
+    for name in app.client.prune_networks():
+        output.say(f"network: {name}")
+    for name in app.client.prune_volumes(everything=volumes):
+        output.say(f"volume: {name}")
     done = app.client.value("POST", "/images/prune", {"all": "yes" if everything else "no"})
     if not isinstance(done, dict):
         raise ProtocolError("the daemon's answer is not a JSON object")

@@ -209,6 +209,11 @@ class _Pod:
             "files": [file for volume in self._volumes.values() for file in volume.files],
             "volumes": [volume.described for volume in self._volumes.values() if volume.described and volume.used],
             "portmappings": self._ports,
+            "extraHosts": [
+                {"name": name, "ip": one.text("ip")}
+                for one in spec.nodes("hostAliases")
+                for name in one.texts("hostnames")
+            ],
             "dns": nameservers,
             "dnsSearch": searches,
             "dnsOptions": options,

@@ -113,7 +113,7 @@ def test_help_and_version(ctl):
 def test_every_command_has_help_with_examples(ctl, verb):
     text = ctl.ok(verb, "--help")
     assert text.startswith("Usage: hyperctl ")
-    assert verb in {"image", "kube", "ports", "system", "vm"} or "Examples:" in text
+    assert verb in {"image", "kube", "network", "ports", "system", "vm", "volume"} or "Examples:" in text
 
 
 def test_unknown_command(ctl):

@@ -328,6 +328,43 @@ DOCKER = [
     Step("run --rm --entrypoint '' @IMAGE echo none", "none\n"),
 ]
 
+NETWORKS = [
+    Step(
+        "network create -d bridge --subnet 10.214.77.0/24 --gateway 10.214.77.1 --ip-range 10.214.77.128/25 "
+        "-l a=b front",
+        r"(?P<FRONT>\w+)\n",
+    ),
+    Step("network create --internal -o com.docker.network.driver.mtu=1400 back", r"\w+\n"),
+    Step("network ls --no-trunc --format '{{.Name}} {{.Subnet}}'", r"(?s).*front 10\.214\.77\.0/24\n.*"),
+    Step("network ls -q", r"(?s)(\w+\n){2,}"),
+    Step("network inspect --format '{{.name}} {{.internal}}' back", "back true\n"),
+    Step("volume create -d local -l a=b -o type=none data", ".*", code=255, err=f"{REFUSED}.*\n"),
+    Step("volume create -l a=b data", "data\n"),
+    Step(
+        "run -d -q --name one --network front --ip 10.214.77.130 --network-alias first --add-host far:192.0.2.9 "
+        "-v data:/data @IMAGE sh -c 'echo kept > /data/file; sleep 1000'",
+        "one\n",
+    ),
+    Step("run -d -q --name two --network front -v data:/data:ro @IMAGE sleep 1000", "two\n"),
+    Step("exec two cat /data/file", "kept\n"),
+    Step("exec two ping -c 1 -W 9 first", r"(?s)PING first \(10\.214\.77\.130\).*"),
+    Step("exec one grep far /etc/hosts", r"192\.0\.2\.9\s+far\n"),
+    Step("network connect --alias second back two"),
+    Step("network connect --ip 10.214.77.131 front two", code=255, err=f"{REFUSED}.*\n"),
+    Step("exec two sh -c 'ls /sys/class/net | grep -c eth'", "2\n"),
+    Step("network disconnect back two"),
+    Step("network rm front", code=255, err="network front delete failed: .*\n"),
+    Step("volume rm data", code=255, err="volume data delete failed: .*\n"),
+    Step("volume ls --format '{{.Name}} {{.Containers}}'", "data 2\n"),
+    Step("volume inspect --format '{{.name}}' data", "data\n"),
+    Step("rm one two", r"(Pod\(\w+\) is successfully deleted!\n){2}"),
+    Step("volume ls -q", "data\n"),
+    Step("volume rm data", "data\n"),
+    Step("volume prune -a", r"(\w+\n)*Total reclaimed space: .*\n"),
+    Step("network rm front", "front\n"),
+    Step("network prune", "back\n"),
+]
+
 KUBE = [
     Step("kube play --no-start --pull missing -q site.yaml", "site-pod-0\nsite-pod-1\nsingle\n"),
     Step(
@@ -343,7 +380,7 @@ KUBE = [
     Step("kube generate -f again.yaml single"),
     Step("kube generate single nosuch", code=255, err=f"{REFUSED}.*\n"),
     Step("kube down site.yaml", "Pod site-pod-0 is removed\nPod site-pod-1 is removed\nPod single is removed\n"),
-    Step("kube down site.yaml", "(Pod \\S+ was not there\n){3}"),
+    Step("kube down --volumes site.yaml", "(Pod \\S+ was not there\n){3}"),
     Step("kube play again.yaml", "Pod single is running\n"),
     Step("exec single-only hostname", "single\n"),
     Step("kube down again.yaml", "Pod single is removed\n"),
@@ -418,9 +455,13 @@ SYSTEM = [
     Step("logout @REGISTRY", "Remove login credentials for @REGISTRY\n"),
     Step("logout @REGISTRY", "Not logged in to @REGISTRY\n"),
     Step("login -u u --password-stdin @REGISTRY", "(?s).*Login Succeeded\n", stdin=b"p\n"),
-    Step("system df", table("TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE") + r"Images (?s:.*)\nPods +0 (?s:.*)\n"),
-    Step("system df --format '{{.Type}}'", "Images\nPods\n"),
-    Step("system prune -a -f", r"(?s:.*)Total reclaimed space: .*\n"),
+    Step(
+        "system df",
+        table("TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE")
+        + r"Images (?s:.*)\nPods +0 (?s:.*)\nVolumes +0 (?s:.*)\n",
+    ),
+    Step("system df --format '{{.Type}}'", "Images\nPods\nVolumes\n"),
+    Step("system prune -a -f --volumes", r"(?s:.*)Total reclaimed space: .*\n"),
 ]
 SCENARIOS = {
     "pod": POD,
@@ -429,6 +470,7 @@ SCENARIOS = {
     "images": IMAGES,
     "build": BUILD,
     "docker": DOCKER,
+    "networks": NETWORKS,
     "kube": KUBE,
     "system": SYSTEM,
 }

@@ -192,6 +192,50 @@ def test_what_the_daemon_warns_of_is_printed(fake, hyperctl):
     assert (done.returncode, done.stderr) == (0, b"hyperctl WARNING: unknown key x: it is ignored\n")
 
 
+def test_networks_of_a_pod(fake, hyperctl):
+    pod = created(fake, hyperctl, "--network front --ip 10.0.0.9 --network-alias www --add-host db:10.0.0.3")
+    assert pod["networks"] == [{"network": "front", "ip": "10.0.0.9", "aliases": ["www"]}]
+    assert pod["extraHosts"] == [{"name": "db", "ip": "10.0.0.3"}]
+    assert "networks" not in created(fake, hyperctl, "")
+
+
+def test_networks_and_volumes(fake, hyperctl):
+    network = {"id": CID, "name": "front", "driver": "bridge", "subnet": "10.9.0.0/24", "internal": True, "pods": [{}]}
+    volume = {"name": "data", "driver": "local", "kind": "directory", "created": "x", "containers": ["c"]}
+    fake.on("GET", "/network/list", ok([network])).on("GET", "/volume/list", ok([volume]))
+    fake.on("GET", "/network/info", ok(network)).on("GET", "/volume/info", ok(volume))
+    fake.on("POST", "/network/create", ok(network, 201)).on("POST", "/volume/create", ok(volume, 201))
+    fake.on("POST", "/network/connect", ok(CODE)).on("POST", "/network/disconnect", ok(CODE))
+    fake.on("DELETE", "/network", ok(CODE)).on("DELETE", "/volume", refuse(409, "in use"))
+    fake.on("POST", "/volume/prune", ok({"a": 1000, "b": 500}))
+    assert hyperctl("network", "ls", "--format", "{{.Name}} {{.Pods}}").stdout == b"front 1\n"
+    assert hyperctl("network", "ls", "-q").stdout.decode() == f"{CID[:12]}\n"
+    assert hyperctl("volume", "ls", "-q").stdout == b"data\n"
+    assert hyperctl("network", "inspect", "--format", "{{.subnet}}", "front").stdout == b"10.9.0.0/24\n"
+    assert json.loads(hyperctl("volume", "inspect", "data").stdout) == [volume]
+    words = "--internal --subnet 10.9.0.0/24 --gateway 10.9.0.1 --ip-range 10.9.0.128/25 -l a=b -o c=d back"
+    assert hyperctl("network", "create", *words.split()).stdout.decode() == f"{CID}\n"
+    assert fake.exchanges[-1].json() == {
+        "name": "back",
+        "subnet": "10.9.0.0/24",
+        "gateway": "10.9.0.1",
+        "ipRange": "10.9.0.128/25",
+        "internal": True,
+        "labels": {"a": "b"},
+        "options": {"c": "d"},
+    }
+    assert hyperctl("volume", "create", "-l", "a=b", "data").stdout == b"data\n"
+    assert fake.exchanges[-1].json() == {"name": "data", "labels": {"a": "b"}}
+    assert hyperctl("network", "connect", "--ip", "10.9.0.7", "--alias", "x", "back", "web").returncode == 0
+    assert fake.exchanges[-1].json() == {"network": "back", "ip": "10.9.0.7", "aliases": ["x"], "pod": "web"}
+    assert hyperctl("network", "disconnect", "back", "web").returncode == 0
+    assert hyperctl("network", "rm", "back").stdout == b"back\n"
+    done = hyperctl("volume", "rm", "data")
+    assert (done.returncode, b"volume data delete failed" in done.stderr) == (255, True)
+    assert hyperctl("volume", "prune", "-a").stdout == b"a\nb\nTotal reclaimed space: 1.5 kB\n"
+    assert fake.exchanges[-1].parameters == {"all": ["true"]}
+
+
 def test_sizes_of_a_container_in_a_pod_are_its_limits(fake, hyperctl):
     fake.on("POST", "/container/create", ok({"ID": CID}, 201)).on("POST", "/container/update", Reply(status=204))
     hyperctl("create", "-c", "--memory", "512", "--cpu", "3", "p", "busybox")
@@ -368,8 +412,9 @@ def test_stats_of_all_that_run(fake, hyperctl):
 def test_system_prune_removes_what_has_ended(fake, hyperctl):
     fake.on("GET", "/list", ok(PODS)).on("DELETE", "/pod", ok(CODE))
     fake.on("POST", "/images/prune", ok({"ImagesDeleted": [{"untaged": "a:1"}], "SpaceReclaimed": 5000}))
+    fake.on("POST", "/network/prune", ok(["front"])).on("POST", "/volume/prune", ok({"v1": 7}))
     done = hyperctl("system", "prune", "-f")
-    assert done.stdout.decode() == "pod: db\nuntagged: a:1\nTotal reclaimed space: 5 kB\n"
+    assert done.stdout.decode() == "pod: db\nnetwork: front\nvolume: v1\nuntagged: a:1\nTotal reclaimed space: 5 kB\n"
     assert "DELETE /v1.1.0/pod?podId=db" in fake.requests
     assert "DELETE /v1.1.0/pod?podId=web" not in fake.requests
 

@@ -71,6 +71,18 @@ def test_down(fake, hyperctl, tmp_path):
     assert (done.returncode, b"Pod(web-pod-0) delete failed" in done.stderr) == (255, True)
 
 
+def test_claims_are_volumes(fake, hyperctl, tmp_path):
+    claim = "\n---\nkind: PersistentVolumeClaim\nmetadata: {name: store}\n"
+    (tmp_path / "site.yaml").write_text(TWO.replace("DIR", "/srv").replace("replicas: 2", "replicas: 1") + claim)
+    played(fake, ok({**CODE, "ID": "web-pod"}, 201))
+    fake.on("POST", "/volume/create", ok({"name": "store"}, 201)).on("DELETE", "/volume", ok(CODE))
+    assert hyperctl("kube", "play", "-q", "site.yaml").stdout == b"web-pod\n"
+    assert fake.exchanges[0].json() == {"name": "store"}
+    assert hyperctl("kube", "down", "site.yaml").stdout == b"Pod web-pod is removed\n"
+    done = hyperctl("kube", "down", "--volumes", "site.yaml")
+    assert done.stdout == b"Pod web-pod is removed\nVolume store is removed\n"
+
+
 def test_generate(fake, hyperctl, tmp_path):
     info = {"podID": "web", "spec": {"vcpu": 1, "memory": 128, "containers": [{"name": "/web", "image": "busybox"}]}}
     fake.on("GET", "/pod/info", ok(info)).on("GET", "/pod/web/portmappings", ok({"portMappings": []}))

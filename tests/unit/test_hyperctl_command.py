@@ -125,7 +125,7 @@ def test_the_first_page_names_every_verb(capsys):
     assert capsys.readouterr().out == text
 
 
-@pytest.mark.parametrize("verb", ["ports", "image", "system", "vm"])
+@pytest.mark.parametrize("verb", ["ports", "image", "kube", "network", "system", "vm", "volume"])
 def test_a_group_alone_shows_its_help(verb):
     done = hyperctl(verb)
     assert (done.returncode, done.stdout.startswith(f"Usage: hyperctl {verb} ")) == (0, True)

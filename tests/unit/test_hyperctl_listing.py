@@ -93,7 +93,7 @@ LISTINGS = {
     "info",
     "version",
 }
-LISTINGS |= {"events"}
+LISTINGS |= {"events", "network ls", "volume ls"}
 
 
 def test_every_listing_has_the_same_option():
