@@ -9,7 +9,7 @@ from flask import Flask
 from flask_sock import Sock
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from hypercloud.api import context, dockercloud, shipyard
+from hypercloud.api import context, dockercloud, metrics, shipyard, web
 
 if TYPE_CHECKING:
     from hypercloud.cloud import Cloud
@@ -45,5 +45,8 @@ def create_app(cloud: Cloud) -> Flask:
     app.wsgi_app = context.SingleSlashes(app.wsgi_app)  # type: ignore[method-assign]
     context.install(app, cloud)
     shipyard.install(app)
-    dockercloud.install(app, Sock(app))
+    sock = Sock(app)
+    dockercloud.install(app, sock)
+    web.install(app, sock)
+    app.register_blueprint(metrics.make())
     return app

@@ -229,6 +229,12 @@ class AccountService:
             raise Unauthorized("the account is gone")
         return Identity(username=row.username, role=row.role, account=row.id)
 
+    def stamp(self, account_id: str) -> str:
+        """Return something that changes with an account's password: sessions end with it."""
+        with self._database.reading() as session:
+            row = session.get(AccountRow, account_id)
+        return passwords.digest_of(row.password_hash)[:16] if row is not None else ""
+
     def namespaces(self, identity: Identity) -> set[str]:
         """Return the namespaces that somebody may work in."""
         if identity.namespace:

@@ -10,6 +10,13 @@ from tests.support.cloud import CloudProcess
 from tests.support.docker_engine import FakeEngine
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sockets that a killed server or a hung-up engine leaves to the garbage collector are no fault of a test."""
+    for item in items:
+        if item.path.parent.name == "cloud":
+            item.add_marker(pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"))
+
+
 @pytest.fixture(scope="module")
 def engines() -> Iterator[tuple[FakeEngine, FakeEngine]]:
     """Two engines: "local" (labels local, dev) and "other" (label prod)."""

@@ -8,9 +8,6 @@ import json
 import pytest
 import websocket
 
-# The client library leaves sockets to the garbage collector when a server hangs up first.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 
 def connect(cloud, path, auth=None):
     header = [f"Authorization: {auth or cloud.basic()}"]

@@ -15,6 +15,7 @@ from hypercloud import errors
 from hypercloud.account.model import Identity
 from hypercloud.action.service import ActionState, Caller, Request
 from hypercloud.api.context import address, base_url, cloud, identity
+from hypercloud.api.session import identity_of_session
 from hypercloud.db.models import ActionRow
 from hypercloud.workload.drafts import Check, check_host_access
 
@@ -84,6 +85,8 @@ def before() -> None:
 
 def who() -> Identity:
     """Return who asks: ``Basic base64(user:key)``, or ``ApiKey user:key``. Errors: Unauthorized."""
+    if "Authorization" not in request.headers and (signed_in := identity_of_session()) is not None:
+        return signed_in
     kind, _, value = request.headers.get("Authorization", "").partition(" ")
     text = value
     if kind.lower() == "basic":
@@ -176,7 +179,7 @@ def _error(error: errors.CloudError) -> Response:
     response.status_code = status
     if isinstance(error, errors.TooManyRequests):
         response.headers["Retry-After"] = str(int(error.after) + 1)
-    if status == 401:
+    if status == 401 and "X-CSRF-Token" not in request.headers:  # a browser would ask for a password of its own
         response.headers["WWW-Authenticate"] = 'Basic realm="Docker Cloud"'
     return response
 

@@ -9,6 +9,7 @@ from werkzeug.exceptions import HTTPException
 from hypercloud import errors
 from hypercloud.account.model import USER, Identity
 from hypercloud.api.context import address, cloud
+from hypercloud.api.session import identity_of_session
 
 log = structlog.get_logger(__name__)
 
@@ -69,6 +70,8 @@ def _identity() -> Identity:
     key = request.headers.get("X-Service-Key")
     if key is not None:
         return cloud().keys.service_key(key)
+    if "X-Access-Token" not in request.headers and (signed_in := identity_of_session()) is not None:
+        return signed_in
     username, colon, token = request.headers.get("X-Access-Token", "").partition(":")
     if not colon:
         raise errors.Unauthorized("unauthorized")

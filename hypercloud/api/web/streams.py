@@ -1,0 +1,118 @@
+"""The page's websockets: events, logs that follow, and a terminal that can be resized."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+import structlog
+from flask import Blueprint
+from flask_sock import Sock
+from simple_websocket import ConnectionClosed
+
+from hypercloud.api.context import cloud, identity
+from hypercloud.api.web.blueprint import admin_only
+from hypercloud.engine.streams import ExecSession, LogStream
+from hypercloud.errors import CloudError
+from hypercloud.event.bus import Change
+
+log = structlog.get_logger(__name__)
+
+
+def add_routes(blueprint: Blueprint, sock: Sock) -> None:
+    """Mount the routes."""
+    sock.route("/web/events", blueprint, endpoint="ws_events")(events)
+    sock.route("/web/containers/<prefix>/logs", blueprint, endpoint="ws_logs")(logs)
+    sock.route("/web/containers/<prefix>/exec", blueprint, endpoint="ws_exec")(terminal)
+
+
+def events(socket: Any) -> None:
+    """Send what happens: changes of one's own objects, and to administrators the engines' events."""
+    allowed = cloud().accounts.namespaces(identity()) | {""}
+    with cloud().bus.watch() as watch:
+        while socket.connected and not watch.lost:
+            event = watch.get(timeout=1.0)
+            if event is None:
+                continue
+            if isinstance(event, Change):
+                if event.namespace not in allowed:
+                    continue
+                text = {"what": event.kind, "action": event.action, "name": event.uuid, "state": event.state}
+            elif identity().is_admin:
+                name = event.container[:12] or event.message
+                text = {"what": event.engine or "cluster", "action": event.type, "name": name, "state": event.image}
+            else:
+                continue
+            try:
+                socket.send(json.dumps({**text, "time": event.time}))
+            except ConnectionClosed:
+                return
+
+
+def logs(socket: Any, prefix: str) -> None:
+    """Send a container's output as it comes."""
+    try:
+        seen = _container(prefix)
+        stream = LogStream(cloud().engines.client(seen.engine), seen.id, tty=seen.tty, tail=300, follow=True)
+    except CloudError as error:
+        socket.send(f"{error}\n")
+        return
+
+    def pump() -> None:
+        try:
+            for line in stream:
+                socket.send(line.text)
+        except ConnectionClosed:
+            pass
+
+    sender = threading.Thread(target=pump, daemon=True)
+    sender.start()
+    try:
+        while sender.is_alive():
+            socket.receive(timeout=0.5)
+    except ConnectionClosed:
+        pass
+    finally:
+        stream.close()
+
+
+def terminal(socket: Any, prefix: str) -> None:
+    """Run a shell: output as binary messages; input as ``{"input": ...}``, sizes as ``{"rows": .., "cols": ..}``."""
+    try:
+        seen = _container(prefix)
+        session = ExecSession(cloud().engines.client(seen.engine), seen.id, ["sh"])
+    except CloudError as error:
+        socket.send(f"{error}\n".encode())
+        return
+    log.info("web.exec", container=seen.id, user=identity().username)
+
+    def pump() -> None:
+        try:
+            while data := session.read():
+                socket.send(data)
+            socket.close()
+        except ConnectionClosed:
+            pass
+
+    threading.Thread(target=pump, daemon=True).start()
+    try:
+        while (text := socket.receive()) is not None:
+            _take(session, json.loads(text))
+    except (ConnectionClosed, ValueError, CloudError):
+        pass
+    finally:
+        session.close()
+
+
+def _take(session: ExecSession, message: Any) -> None:
+    if isinstance(message, dict) and isinstance(message.get("input"), str):
+        session.write(message["input"].encode())
+    elif isinstance(message, dict) and isinstance(message.get("rows"), int) and isinstance(message.get("cols"), int):
+        session.resize(max(1, min(message["rows"], 1000)), max(1, min(message["cols"], 1000)))
+
+
+def _container(prefix: str) -> Any:
+    """Return a container that the caller may look into. Errors: NotFound, Forbidden."""
+    admin_only()
+    return cloud().engines.container(prefix)

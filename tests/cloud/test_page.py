@@ -1,0 +1,134 @@
+"""The page's server side: sessions, CSRF, headers, websockets, and nothing from other hosts."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import websocket
+
+STATIC = Path(__file__).resolve().parents[2] / "hypercloud/api/web/static"
+
+
+@pytest.fixture(scope="module")
+def session(cloud):
+    """Cookie and CSRF token of the administrator."""
+    answer = cloud.call("POST", "/web/login", {"username": "admin", "password": cloud.password})
+    assert answer.status == 200
+    cookie = answer.headers["Set-Cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=Strict" in cookie
+    return {"Cookie": cookie.partition(";")[0]}, answer.json["csrf"]
+
+
+def test_the_page(cloud):
+    page = cloud.call("GET", "/")
+    assert page.status == 200
+    assert page.headers["X-Frame-Options"] == "DENY"
+    policy = page.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src 'self';" in policy
+    for name in ("app.js", "style.css"):
+        assert cloud.call("GET", f"/web/static/{name}").status == 200
+    assert cloud.call("GET", "/web/static/../routes.py").status == 404
+    assert cloud.call("GET", "/web/static/%2e%2e/routes.py").status == 404
+
+
+def test_nothing_comes_from_other_hosts_and_nothing_is_inserted_as_markup():
+    markup = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|\son[a-z]+=\""
+    for path in STATIC.glob("*.*"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.findall(r"(?:https?:)?//[a-z0-9-]+\.[a-z]", text), path
+        assert not re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|\son[a-z]+=\"", text), (
+            path
+        )
+
+
+def test_wrong_passwords(cloud):
+    assert cloud.call("POST", "/web/login", {"username": "admin", "password": "x"}).status == 401
+    assert cloud.call("GET", "/web/me").status == 401
+
+
+@pytest.mark.parametrize("path", ["/web/me", "/api/containers", "/api/app/v1/service/", "/web/images"])
+def test_every_request_needs_the_token_of_the_page(cloud, session, path):
+    cookie, csrf = session
+    assert cloud.call("GET", path, headers=cookie).status == 403
+    assert cloud.call("GET", path, headers=cookie | {"X-CSRF-Token": "x"}).status == 403
+    assert cloud.call("GET", path, headers=cookie | {"X-CSRF-Token": csrf}).status == 200
+
+
+def test_a_forged_cookie(cloud, session):
+    forged = {"Cookie": session[0]["Cookie"][:-3] + "abc", "X-CSRF-Token": session[1]}
+    assert cloud.call("GET", "/web/me", headers=forged).status == 401
+
+
+def test_a_session_ends_with_the_password(cloud):
+    cloud.ship("POST", "/api/accounts", {"username": "carl", "password": "one", "role": {"name": "user"}})
+    answer = cloud.call("POST", "/web/login", {"username": "carl", "password": "one"})
+    headers = {"Cookie": answer.headers["Set-Cookie"].partition(";")[0], "X-CSRF-Token": answer.json["csrf"]}
+    assert cloud.call("GET", "/web/me", headers=headers).json["role"] == "user"
+    assert cloud.call("POST", "/web/images/pull", {"engine": "local", "name": "x"}, headers).status == 403
+    assert cloud.call("GET", "/api/accounts", headers=headers).status == 403
+    cloud.ship("POST", "/api/accounts", {"username": "carl", "password": "two", "role": {"name": "user"}})
+    assert cloud.call("GET", "/web/me", headers=headers).status == 401
+
+
+def test_api_keys(cloud, session):
+    headers = session[0] | {"X-CSRF-Token": session[1]}
+    key = cloud.call("POST", "/web/apikeys", {"description": "mine"}, headers).json["key"]
+    assert cloud.dc("GET", "/auth/", auth=cloud.basic("admin", key)).status == 200
+    (listed,) = cloud.call("GET", "/web/apikeys", headers=headers).json
+    assert key not in json.dumps(listed)
+    assert cloud.call("DELETE", f"/web/apikeys/{listed['id']}", headers=headers).status == 200
+    assert cloud.dc("GET", "/auth/", auth=cloud.basic("admin", key)).status == 401
+
+
+def test_stack_files(cloud, session):
+    headers = session[0] | {"X-CSRF-Token": session[1]}
+    text = "web:\n  image: site\n  ports: ['80:80']\n"
+    found = cloud.call("POST", "/web/stackfile", {"text": text}, headers).json
+    assert found == {"web": {"image": "site", "ports": ["80:80"]}}
+    for bad in ("a: [", "- x", "!!python/object/apply:os.system [id]", "a: &a [*a]"):
+        answer = cloud.call("POST", "/web/stackfile", {"text": bad}, headers)
+        assert answer.status == 400, bad
+
+
+def open_stream(cloud, path, headers):
+    socket = websocket.WebSocket()
+    socket.settimeout(20)
+    socket.connect(f"ws://127.0.0.1:{cloud.port}{path}", header=headers, suppress_origin=True)
+    return socket
+
+
+def test_streams(cloud, session):
+    made = cloud.ship("POST", "/api/containers", {"name": "busybox", "cpus": 0.1, "memory": 16, "labels": ["local"]})
+    container = made.json[0]["id"]
+    own = [f"Cookie: {session[0]['Cookie']}", f"Origin: http://127.0.0.1:{cloud.port}"]
+    logs = open_stream(cloud, f"/web/containers/{container}/logs", own)
+    assert logs.recv() == "listening on :8080\n"
+    logs.close()
+    shell = open_stream(cloud, f"/web/containers/{container}/exec", own)
+    assert shell.recv() == b"ran: sh\n"
+    shell.send(json.dumps({"rows": 40, "cols": 100}))
+    shell.send(json.dumps({"input": "hello\n"}))
+    assert shell.recv() == b"echo: hello\n"
+    shell.close()
+    events = open_stream(cloud, "/web/events", own)
+    cloud.ship("DELETE", f"/api/containers/{container}")
+    assert set(json.loads(events.recv())) == {"what", "action", "name", "state", "time"}
+    events.close()
+    for headers in ([], own[:1], [own[0], "Origin: http://evil.example"]):
+        for path in ("/web/events", f"/web/containers/{container}/exec"):
+            socket = websocket.WebSocket()
+            with pytest.raises(websocket.WebSocketBadStatusException) as caught:
+                socket.connect(f"ws://127.0.0.1:{cloud.port}{path}", header=headers, suppress_origin=True)
+            assert caught.value.status_code in {401, 403}
+
+
+def test_metrics(cloud):
+    assert cloud.call("GET", "/metrics").status == 401
+    text = cloud.call("GET", "/metrics", headers={"X-Service-Key": cloud.key()}).text
+    assert 'hypercloud_engine_up{engine="local"} 1.0' in text
+    assert "hypercloud_containers_running" in text
