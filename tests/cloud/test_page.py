@@ -41,9 +41,7 @@ def test_nothing_comes_from_other_hosts_and_nothing_is_inserted_as_markup():
     for path in STATIC.glob("*.*"):
         text = path.read_text(encoding="utf-8")
         assert not re.findall(r"(?:https?:)?//[a-z0-9-]+\.[a-z]", text), path
-        assert not re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|\son[a-z]+=\"", text), (
-            path
-        )
+        assert not re.findall(markup, text), path
 
 
 def test_wrong_passwords(cloud):
