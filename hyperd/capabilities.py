@@ -8,7 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Collection
+import subprocess
+import threading
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from hyperd.errors import HostFault
 
@@ -33,3 +38,44 @@ def restrict_thread(keep: Collection[int] = ()) -> None:
         if libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0) != 0:
             reason = os.strerror(ctypes.get_errno())
             raise HostFault("cannot limit what a program may do", details=f"capability {number}: {reason}")
+
+
+class Holder:
+    """A process without any capability that holds descriptors open; it ends with the block, or with this daemon."""
+
+    def __init__(self, descriptors: Sequence[int]) -> None:
+        self._descriptors = list(descriptors)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._error: Exception | None = None
+
+    def __enter__(self) -> Self:
+        thread = threading.Thread(target=self._start, name="holder")
+        thread.start()
+        thread.join()
+        if self._process is None:
+            raise HostFault("cannot hold the volumes of the host open", details=str(self._error)) from self._error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+
+    def path(self, descriptor: int) -> Path:
+        """Give the way to one of the descriptors."""
+        if self._process is None:
+            raise HostFault("the volumes of the host are not held open")
+        return Path(f"/proc/{self._process.pid}/fd/{descriptor}")
+
+    def _start(self) -> None:
+        """Start it from a thread whose programs have no capabilities."""
+        try:
+            restrict_thread()
+            # cat ends when this daemon does: its standard input is a pipe from here.
+            self._process = subprocess.Popen(
+                ["/bin/cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=self._descriptors
+            )
+        except (OSError, HostFault) as error:
+            self._error = error

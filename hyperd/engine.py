@@ -239,6 +239,7 @@ class Engine:
         self.vms.on_exit = self._on_exit
         self.vms.on_oom = self.containers.ran_out
         self.vms.on_gone = self.pods.vm_gone
+        self.vms.on_silent = self.pods.vm_silent
         self.vms.outfitter = self.pods.ready
         self._stack.callback(self.execs.close)
         self._stack.callback(self.containers.close)

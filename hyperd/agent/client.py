@@ -174,6 +174,7 @@ class AgentClient:
         self._outputs: dict[int, tuple[OutputSink, int]] = {}
         self._inputs: dict[int, GuestInput] = {}
         self._watchers: dict[str, Callable[[int | None], None]] = {}
+        self.silent = False  # it did not answer a probe; calls fail at once until it does
         self._lost = False
         self._own = False  # booted by this daemon, and so of its version
         self._knows: dict[int, bool] = {}
@@ -313,8 +314,35 @@ class AgentClient:
         for stream in (1, 2):
             self._send_stream(offset_frame(FrameType.RESUME, base + stream, offsets.get(stream, 0)))
 
+    async def probe(self, patience: float) -> bool:
+        """Ask for a sign of life; with none within ``patience`` seconds the guest is silent. From the loop's thread.
+
+        Errors: AgentError (it is gone).
+        """
+        try:
+            await asyncio.wait_for(self._ask(Method.PING, b""), patience)
+        except TimeoutError:
+            self.silent = True
+            for future in self._pending.values():
+                if not future.done():
+                    future.set_exception(self._no_answer())
+            return False
+        self.silent = False
+        return True
+
+    def _no_answer(self) -> AgentError:
+        return AgentError(
+            f"the guest of {self.name} does not answer",
+            resolution="it is asked further; stop the pod, or remove it, if it stays so",
+        )
+
     async def async_request(self, method: Method, payload: bytes) -> list[Record]:
-        """Ask from the loop's thread. Errors: AgentError."""
+        """Ask from the loop's thread. Errors: AgentError, at once when the guest is silent."""
+        if self.silent:
+            raise self._no_answer()
+        return await self._ask(method, payload)
+
+    async def _ask(self, method: Method, payload: bytes) -> list[Record]:
         if self._control is None or self._lost:
             raise AgentError(f"the guest of {self.name} is gone")
         ident = next(self._ids) & 0xFFFFFFFF

@@ -194,6 +194,9 @@ class ContainerService:
             vm = self._vms.of_pod(row.pod_id)
             self.discarded.remove(vm, row.pod_id, row.id)
             self.discard(self.records.get(row.id))
+            if vm is not None:
+                with contextlib.suppress(HyperError):  # its next container, or its end, takes them away
+                    self.volumes.release(vm, row.pod_id)
         self.volumes.named.drop_anonymous(used)
 
     def discard(self, row: ContainerRow) -> None:

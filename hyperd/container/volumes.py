@@ -19,6 +19,7 @@ import structlog
 from sqlalchemy import select
 
 from hyperd.agent.plan import MNT_DETACH, MS_BIND, MS_RDONLY, Op, Plan
+from hyperd.capabilities import Holder
 from hyperd.config.model import Config
 from hyperd.container.records import ContainerRecords
 from hyperd.db.models import ContainerRow, PodRow
@@ -27,7 +28,7 @@ from hyperd.db.spec_cache import stored_container, stored_pod
 from hyperd.errors import AgentError, Conflict, DriverError, HyperError, InvalidInput, NotFound, NotSupported
 from hyperd.guest import layout
 from hyperd.spec.model import ContainerSpec, PodSpec, VolumeRef, VolumeSpec
-from hyperd.vm.driver import DiskSpec, RbdSource, ShareSpec
+from hyperd.vm.driver import SHARED_TAG, DiskSpec, RbdSource, ShareSpec
 from hyperd.vm.model import HostFiles, Vm
 from hyperd.vm.service import VmService
 from hyperd.volume import catalog, images, share, virtiofs
@@ -40,6 +41,7 @@ log = structlog.get_logger(__name__)
 # Measured with both kernels: larger messages bring nothing; cache=mmap keeps nothing but what programs map, so that
 # changes of the host are seen at once.
 _9P = "trans=virtio,version=9p2000.L,msize=262144,cache=mmap,access=client"
+_SHARED = "\0shared"  # among Vm.volumes: the shared directory; no volume has that name
 _FSTYPES = ("ext4", "squashfs", "erofs", "xfs", "btrfs", "vfat")
 _DATA = "_data"  # where the original kept a volume's files in an image
 _NFS = ("vers=4.2", "vers=4.1", "vers=4.0,clientaddr=0.0.0.0", "vers=3,nolock,proto=tcp,mountproto=tcp")
@@ -104,7 +106,7 @@ class PodVolumes:
                 raise InvalidInput(f"volume {name} has a source but no format", resolution="give its format")
             if volume.format == "vfs":
                 writable = catalog.is_writable(name, containers)
-                if vm is not None:
+                if vm is not None and not vm.shared:
                     _require_share(vm, name, writable=writable)
                 with self._open(volume, own) as source:
                     _check_shareable(source, name)
@@ -116,7 +118,7 @@ class PodVolumes:
             elif volume.format == "rbd":
                 catalog.ceph(volume)
             elif volume.format == catalog.NAMED:
-                if vm is not None:
+                if vm is not None and not vm.shared:
                     _require_share(vm, name, writable=catalog.is_writable(name, containers))
                 check_name(volume.source)
         for ref in (ref for container in containers for ref in container.volumes):
@@ -146,6 +148,7 @@ class PodVolumes:
         containers = self._records.specs(pod.id)
         volumes = self._volumes(pod, containers)
         names = sorted(catalog.used(containers))
+        late = self._vms.shares_late
         with ExitStack() as stack:
             found: dict[str, HostObject] = {}
             known = {}
@@ -158,6 +161,9 @@ class PodVolumes:
                     source = stack.enter_context(self._open(volumes[name]))
                 if volumes[name].format == "vfs" and catalog.is_writable(name, containers):
                     self._sources.remember(source)
+                if late:
+                    _check_shareable(source, name)
+                    continue
                 found[name] = stack.enter_context(share.shareable(source, self._config.run))
                 known[name] = {
                     "readonly": not catalog.is_writable(name, containers),
@@ -168,7 +174,7 @@ class PodVolumes:
             yield HostFiles(
                 shares=tuple(shares),
                 known=known,
-                foreign=any(catalog.has_source(volumes[name]) for name in names),
+                foreign=not late and any(catalog.has_source(volumes[name]) for name in names),
                 cache=catalog.most_careful(container.cache for container in containers),
             )
 
@@ -179,6 +185,7 @@ class PodVolumes:
         """
         row = self._records.get(container_id)
         spec = self._records.spec(row)
+        self.release(vm, row.pod_id)  # what a killed daemon has left
         volumes = self._volumes(self._records.pod_spec(row.pod_id), self._records.specs(row.pod_id))
         refs = [replace(ref, path=ref.path.rstrip("/")) for ref in spec.volumes]
         found = [self._one(vm, volumes, ref, container_id) for ref in refs]
@@ -226,7 +233,7 @@ class PodVolumes:
                 for name, directory in found.items()
             }
             return [ShareSpec(tag=catalog.key(name), socket=server.socket) for name, server in servers.items()]
-        holder = stack.enter_context(share.Holder([directory.fd for directory in found.values()]))
+        holder = stack.enter_context(Holder([directory.fd for directory in found.values()]))
         return [
             ShareSpec(tag=catalog.key(name), path=holder.path(directory.fd), readonly=known[name]["readonly"])
             for name, directory in found.items()
@@ -240,6 +247,8 @@ class PodVolumes:
             source = layout.volume_dir(ref.volume)
             return Mounted(source=source, path=ref.path, read_only=ref.read_only, made=False)
         is_file = False
+        if volume.format in ("vfs", catalog.NAMED) and vm.shared:
+            return self._late(vm, volume, ref, container_id)
         if volume.format in ("vfs", catalog.NAMED):
             is_file = _require_share(vm, ref.volume, writable=not ref.read_only)
         with vm.lock:
@@ -253,6 +262,45 @@ class PodVolumes:
             source = f"{source}/{DATA}"
             return Mounted(source=source, path=ref.path, read_only=ref.read_only, made=not fills, copy_up=fills)
         return Mounted(source=source, path=ref.path, read_only=ref.read_only, is_file=is_file)
+
+    def _late(self, vm: Vm, volume: VolumeSpec, ref: VolumeRef, container_id: str) -> Mounted:
+        """Let a host directory or file appear in a VM that runs, unless it is there; read-only apart from writable."""
+        named = volume.format == catalog.NAMED
+        fills = named and self._fills(container_id, volume, ref)
+        name = catalog.shared_name(volume.name, readonly=ref.read_only)
+        with vm.lock:
+            if _SHARED not in vm.volumes:
+                vm.agent.run(Plan().mkdir(layout.SHARED).mount(SHARED_TAG, layout.SHARED, "9p", 0, _9P))
+                vm.volumes[_SHARED] = layout.SHARED
+                self._vms.save(vm)
+            if name not in vm.shares:
+                with self._open_named(volume) if named else self._open(volume) as source:
+                    _check_shareable(source, volume.name)
+                    if not named and not ref.read_only:
+                        self._sources.remember(source)
+                    self._vms.share(vm, name, source.fd, readonly=ref.read_only, is_file=source.is_file)
+            is_file = vm.shares[name]["file"]
+        path = f"{layout.SHARED}/{name}" + (f"/{DATA}" if named else "")
+        return Mounted(
+            source=path,
+            path=ref.path,
+            read_only=ref.read_only,
+            is_file=is_file,
+            made=not fills,
+            copy_up=fills,
+        )
+
+    def release(self, vm: Vm, pod_id: str) -> None:
+        """Take away from a VM what of the host none of its pod's containers mounts any more. Errors: HostFault."""
+        if not vm.shared:
+            return
+        used = {
+            catalog.shared_name(ref.volume, readonly=ref.read_only)
+            for spec in self._records.specs(pod_id)
+            for ref in spec.volumes
+        }
+        for name in sorted(vm.shares.keys() - used):
+            self._vms.unshare(vm, name)
 
     def _mount(self, vm: Vm, volume: VolumeSpec, ref: VolumeRef) -> str:
         if volume.format in ("vfs", catalog.NAMED):

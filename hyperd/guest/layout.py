@@ -12,6 +12,7 @@ from hyperd.agent.plan import MNT_DETACH, MS_NOATIME, MS_NODEV, MS_NOSUID, MS_RD
 SCRATCH = "/run/scratch"
 ETC = "/run/etc"
 EMPTY = "/run/empty"
+SHARED = "/run/shared"  # what of the host the VM has: its names
 ROOTFS = "/run/rootfs"
 SHM = "/dev/shm"  # noqa: S108 - of the pod: at most a quarter of its memory
 

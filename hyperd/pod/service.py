@@ -47,6 +47,8 @@ from hyperd.volume.catalog import volumes_of
 
 log = structlog.get_logger(__name__)
 
+SILENT = "its guest does not answer"  # while the pod is running
+
 SIGKILL = 9
 MAX_HOSTNAME = 63
 
@@ -340,6 +342,11 @@ class PodService:
                 self.records.change(vm.pod_id, PodState.STOPPED, outcome="failed", reason=reason, finished_at=now)
                 self._tell("die", vm.pod_id, self.records.get(vm.pod_id).labels, reason=reason)
 
+    def vm_silent(self, vm: Vm, silent: bool) -> None:
+        """Note whether the guest of a pod answers: a pod whose guest does not is running, and says why it is deaf."""
+        if vm.pod_id:
+            self.records.update(vm.pod_id, reason=SILENT if silent else "")
+
     def revive(self, pod_id: str) -> Vm | None:
         """Give a stopped pod a VM again for a container whose policy wants it (the lock is held); None = no more.
 
@@ -377,7 +384,7 @@ class PodService:
 
     def _release(self, vm: Vm) -> bool:
         """Make the VM idle again; False when the guest does not let go of the pod's disks or has the host's files."""
-        if vm.shares:
+        if vm.shares and not vm.shared:
             return False
         try:
             self._vms.release(vm)

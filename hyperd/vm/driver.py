@@ -18,6 +18,7 @@ RESUME_TIMEOUT = 45.0  # seconds; longer than libvirt's own wait for a busy doma
 CONTROL_PORT = "hyperd.control.0"
 STREAM_PORT = "hyperd.stream.0"
 
+SHARED_TAG = "hyper"  # of the share that every VM has, if any (hyperd.vm.shares)
 CONSOLE_LOG = "console.log"  # in a VM's rundir
 
 
@@ -178,6 +179,11 @@ class VmSpec:
     def console_log(self) -> Path:
         """What the guest's kernel and agent print."""
         return self.rundir / CONSOLE_LOG
+
+
+def own_shares(spec: VmSpec) -> bool:
+    """Whether a VM has shares that others of its size have not: it cannot go on from a template."""
+    return any(share.tag != SHARED_TAG for share in spec.shares)
 
 
 @dataclass(frozen=True, kw_only=True)

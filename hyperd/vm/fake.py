@@ -26,6 +26,7 @@ from hyperd.vm.driver import (
     VmEventKind,
     VmSpec,
     VmStats,
+    own_shares,
 )
 from hyperd.vm.fake_agent import FakeAgent
 
@@ -98,7 +99,7 @@ class FakeDriver(VmDriver):
 
     def template_key(self, spec: VmSpec) -> str:
         """Tell VMs by their size and number of NICs."""
-        return "" if spec.shares else f"{spec.vcpu:04x}{spec.memory:08x}{len(spec.nics):02x}"
+        return "" if own_shares(spec) else f"{spec.vcpu:04x}{spec.memory:08x}{len(spec.nics):02x}"
 
     def make_template(self, spec: VmSpec, template: Template, *, dress: Callable[[], None]) -> None:  # noqa: ARG002 - no VM
         """Write files that say what they are; the VM that goes on from them is one like any other."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -13,17 +14,19 @@ import structlog
 from hyperd.agent.client import AgentClient
 from hyperd.agent.frames import Method
 from hyperd.agent.plan import Plan
+from hyperd.capabilities import Holder
 from hyperd.config.model import Config
 from hyperd.errors import AgentError, HyperError
 from hyperd.event.bus import EventBus
 from hyperd.guest import layout
 from hyperd.stream.relay import Relay
-from hyperd.vm.driver import NicSpec, Template, VmDriver, VmSpec
+from hyperd.vm.driver import SHARED_TAG, NicSpec, ShareSpec, Template, VmDriver, VmSpec
 from hyperd.vm.hotplug import disk_of
 from hyperd.vm.model import CLONE_TIMEOUT, NO_FILES, SCRATCH_LUN, BootFiles, HostFiles, Vm, last_words
 from hyperd.vm.pool import templates
 from hyperd.vm.pool.templates import Templates, UnfitTemplate
 from hyperd.vm.scratch import check_space, copy_disk, make_scratch
+from hyperd.vm.shares import SharedTrees
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +47,9 @@ class Starter:
         relay: Relay,
         boot_files: Callable[[], BootFiles],
         events: EventBus,
+        trees: SharedTrees,
     ) -> None:
+        self._trees = trees
         self._config = config
         self._driver = driver
         self._relay = relay
@@ -76,7 +81,24 @@ class Starter:
         OutOfSpace, HostFault.
 
         """
-        spec = self._spec(vm, nics, files)
+        with self._shared(vm) as shares:
+            self._power_on(vm, replace(self._spec(vm, nics, files), shares=(*files.shares, *shares)), scratch)
+
+    @contextlib.contextmanager
+    def _shared(self, vm: Vm) -> Iterator[tuple[ShareSpec, ...]]:
+        """Make the directory in which host directories appear later; it is held open in the block."""
+        vm.shared = self._trees.available and self._boot_files().has_9p
+        if not vm.shared:
+            yield ()
+            return
+        root = self._trees.make(vm.id)
+        try:
+            with Holder([root]) as holder:
+                yield (ShareSpec(tag=SHARED_TAG, path=holder.path(root)),)
+        finally:
+            os.close(root)
+
+    def _power_on(self, vm: Vm, spec: VmSpec, scratch: Path | None) -> None:
         vm.rundir.mkdir(mode=0o700)
         started = time.monotonic()
         blank = scratch if scratch is not None and not scratch.exists() else None
@@ -107,8 +129,7 @@ class Starter:
             rundir=vm.rundir,
             disks=tuple(disk_of(path, lun, files.cache, scratch=lun == SCRATCH_LUN) for path, lun in vm.disks.items()),
             nics=tuple(nics),
-            shares=files.shares,
-            foreign_files=files.foreign,
+            foreign_files=files.foreign or vm.shared,
         )
 
     def _create(self, vm: Vm, spec: VmSpec) -> float:

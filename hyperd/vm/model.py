@@ -18,7 +18,7 @@ MAX_LUN = 254
 RECONNECT_TIMEOUT = 20.0
 BOOTING, IDLE, ASSOCIATED, PAUSED, POOLED = "booting", "idle", "associated", "paused", "pooled"
 # What of a VM is in its row.
-KEPT = ("disks", "layers", "nics", "services", "services_sure", "shares", "volumes", "images", "spare_disk")
+KEPT = ("shared", "disks", "layers", "nics", "services", "services_sure", "shares", "volumes", "images", "spare_disk")
 HEALTH_TIMEOUT = 5.0
 CLONE_TIMEOUT = 15.0  # for the agent of a VM that goes on from a template; milliseconds on an idle machine
 
@@ -97,7 +97,8 @@ class Vm:
     """A VM that runs.
 
     ``disks`` maps image files to LUNs; ``layers`` maps layer files to LUNs mounted in the guest. Of volumes, by name:
-    ``shares`` says what the VM was booted with (``readonly``, ``file``), ``volumes`` where it is mounted in the guest,
+    ``shares`` says what of the host it has (``readonly``, ``file``): since its boot, or, when it is ``shared``, what
+    has been bound into its shared directory (``hyperd.vm.shares``). ``volumes`` says where it is mounted in the guest,
     ``images`` the image file and whether it is read-only.
     ``services`` is what the guest's load balancer has (``hyperd.vm.ipvs``), or may have when not ``services_sure``.
     ``spare_disk`` is the path of the writable disk of a VM of the pool, also when a pod has it by another name.
@@ -117,6 +118,7 @@ class Vm:
     nics: list[str] = field(default_factory=list)
     services: list[dict[str, Any]] = field(default_factory=list)
     services_sure: bool = True
+    shared: bool = False
     shares: dict[str, dict[str, bool]] = field(default_factory=dict)
     volumes: dict[str, str] = field(default_factory=dict)
     images: dict[str, tuple[str, bool]] = field(default_factory=dict)

@@ -26,6 +26,7 @@ from hyperd.errors import Busy, Conflict, HyperError, InvalidInput, NotFound
 from hyperd.event.bus import EventBus
 from hyperd.stream.relay import Relay
 from hyperd.vm.driver import CONSOLE_LOG, NicSpec, PowerState, VmDriver, VmEvent
+from hyperd.vm.heartbeat import Heartbeat
 from hyperd.vm.launcher import Starter
 from hyperd.vm.model import (
     ASSOCIATED,
@@ -46,6 +47,7 @@ from hyperd.vm.pool import templates
 from hyperd.vm.pool.pool import SPARE_DISKS, VmPool
 from hyperd.vm.pool.refill import Pooling, new_id
 from hyperd.vm.pool.templates import UnfitTemplate
+from hyperd.vm.shares import SharedTrees
 from hyperd.vm.stall import StallWatch
 
 log = structlog.get_logger(__name__)
@@ -77,12 +79,17 @@ class VmService(Pooling):
         self._config = config
         self._relay = relay
         self._boot_files = boot_files
-        self._starter = Starter(config=config, driver=driver, relay=relay, boot_files=boot_files, events=events)
+        self.trees = SharedTrees(config.root, enabled=True)
+        self._starter = Starter(
+            config=config, driver=driver, relay=relay, boot_files=boot_files, events=events, trees=self.trees
+        )
         self._gone: SimpleQueue[str] = SimpleQueue()
         self._thread = threading.Thread(target=self._watch, name="vm-events", daemon=True)
         shape = config.hypervisor
         self.pool = VmPool(self, size=shape.pool, vcpu=shape.default_vcpu, memory=shape.default_memory)
         self._stall = StallWatch(driver, running=self._should_run, path=config.root)
+        self._heartbeat = Heartbeat(relay, vms=self.all, changed=self._silence)
+        self.on_silent: Callable[[Vm, bool], None] = lambda _vm, _silent: None
         self.on_exit: Callable[[str, str, int], None] = lambda _vm, _process, _code: None
         self.on_oom: Callable[[str, str], None] = lambda _vm, _process: None
         self.on_gone: Callable[[Vm, bool], None] = lambda _vm, _by_itself: None
@@ -105,6 +112,7 @@ class VmService(Pooling):
         for row in rows.values():
             if row.id not in states or row.state == BOOTING or not self._adopt(row, states[row.id]):
                 self._erase(row.id)
+        self.trees.open(keep=self._vms)
         for directory in (*self._config.run.glob("vm-*"), *self._config.run.glob(f"{templates.PREFIX}*")):
             if directory.name not in self._vms:
                 shutil.rmtree(directory, ignore_errors=True)
@@ -115,6 +123,7 @@ class VmService(Pooling):
                 file.unlink(missing_ok=True)
         self._thread.start()
         self._stall.start()
+        self._heartbeat.start()
 
     def close(self) -> None:
         """Let go of every VM; they run on, but for those of the pool."""
@@ -125,6 +134,7 @@ class VmService(Pooling):
         self._starter.templates.close()
         self.pool.close()
         self._stall.close()
+        self._heartbeat.close()
         with self._lock:
             unused = [vm for vm in self._vms.values() if vm.state == POOLED]
         for vm in unused:
@@ -136,6 +146,7 @@ class VmService(Pooling):
         self._gone.put("")
         if self._thread.is_alive():
             self._thread.join(5)
+        self.trees.close()
 
     def boot(
         self,
@@ -232,7 +243,7 @@ class VmService(Pooling):
         with self._lock:
             vms = list(self._vms.values())
         return [
-            VmView(id=vm.id, pod_id=vm.pod_id, status=vm.state)
+            VmView(id=vm.id, pod_id=vm.pod_id, status="silent" if vm.agent.silent else vm.state)
             for vm in vms
             if vm.state != POOLED
             and not vm.hidden
@@ -287,6 +298,35 @@ class VmService(Pooling):
         return self._boot_files().has_9p
 
     @property
+    def shares_late(self) -> bool:
+        """Whether a VM that is booted now can be given directories of the host while it runs. Errors: HostFault."""
+        return self.trees.available and self._boot_files().has_9p
+
+    def share(self, vm: Vm, name: str, source: int, *, readonly: bool, is_file: bool) -> None:
+        """Let a directory or file of the host appear in the guest, as a name in ``layout.SHARED``.
+
+        ``source`` is open (O_PATH). On failure nothing has the name. Errors: HostFault.
+        """
+        with vm.lock:
+            self.trees.bind(vm.id, name, source, readonly=readonly)
+            vm.shares[name] = {"readonly": readonly, "file": is_file}
+            self.save(vm)
+
+    def release(self, vm: Vm) -> None:
+        """Take what is a pod's out of its VM, which is idle then. Errors: AgentError, DriverError, HostFault."""
+        super().release(vm)
+        if vm.shared:
+            for name in list(vm.shares):
+                self.unshare(vm, name)
+
+    def unshare(self, vm: Vm, name: str) -> None:
+        """Take a directory or file of the host away from the guest. Errors: HostFault."""
+        with vm.lock:
+            self.trees.unbind(vm.id, name)
+            if vm.shares.pop(name, None) is not None:
+                self.save(vm)
+
+    @property
     def boot_timeout(self) -> float:
         """Seconds a boot may take."""
         return self._config.hypervisor.boot_timeout
@@ -338,6 +378,10 @@ class VmService(Pooling):
             self._vms[vm_id] = vm
         return vm
 
+    def _silence(self, vm: Vm, silent: bool) -> None:
+        self._events.publish("vm", "silent" if silent else "answers", vm.id, podID=vm.pod_id or None)
+        self.on_silent(vm, silent)
+
     def _boot_later(self, vm: Vm) -> None:
         try:
             self._starter.power_on(vm, ())
@@ -349,6 +393,7 @@ class VmService(Pooling):
 
     def _erase(self, vm_id: str) -> None:
         self._driver.destroy(vm_id)
+        self.trees.remove(vm_id)
         shutil.rmtree(self._config.run / vm_id, ignore_errors=True)
         with self._db.session() as session:
             row = session.get(VmRow, vm_id)
@@ -365,6 +410,7 @@ class VmService(Pooling):
         vm.nics, vm.services = list(row.detail.get("nics", [])), list(row.detail.get("services", []))
         vm.services_sure = row.detail.get("services_sure", True)
         vm.spare_disk = row.detail.get("spare_disk", "")
+        vm.shared = row.detail.get("shared", False)
         vm.shares, vm.volumes = dict(row.detail.get("shares", {})), dict(row.detail.get("volumes", {}))
         vm.images = {name: (path, bool(ro)) for name, (path, ro) in row.detail.get("images", {}).items()}
         if power == PowerState.PAUSED and vm.state in (PAUSED, POOLED):

@@ -93,6 +93,11 @@ def key(name: str) -> str:
     return "v" + hashlib.sha256(name.encode()).hexdigest()[:24]
 
 
+def shared_name(name: str, *, readonly: bool) -> str:
+    """Return the name of a host directory or file in a VM's shared directory."""
+    return key(name) + ("r" if readonly else "w")
+
+
 def guest_path(name: str) -> str:
     """Give the directory where a volume with a source is mounted in the guest."""
     return f"/run/v/{key(name)}"

@@ -15,14 +15,8 @@ import contextlib
 import ctypes
 import os
 import secrets
-import subprocess
-import threading
-from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-from hyperd.capabilities import restrict_thread
 from hyperd.errors import HostFault, NotSupported
 from hyperd.volume.hostpath import HostObject
 
@@ -32,47 +26,6 @@ _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND = 2, 4, 8, 0x1000
 _MNT_DETACH = 2
 _SYS_OPEN_TREE = 428  # the same on every architecture since Linux 5.2
 _AT_FDCWD, _OPEN_TREE_CLONE, _AT_RECURSIVE, _CLOEXEC = -100, 1, 0x8000, os.O_CLOEXEC
-
-
-class Holder:
-    """A process without any capability that holds descriptors open; it ends with the block, or with this daemon."""
-
-    def __init__(self, descriptors: Sequence[int]) -> None:
-        self._descriptors = list(descriptors)
-        self._process: subprocess.Popen[bytes] | None = None
-        self._error: Exception | None = None
-
-    def __enter__(self) -> Self:
-        thread = threading.Thread(target=self._start, name="holder")
-        thread.start()
-        thread.join()
-        if self._process is None:
-            raise HostFault("cannot hold the volumes of the host open", details=str(self._error)) from self._error
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-
-    def path(self, descriptor: int) -> Path:
-        """Give the way to one of the descriptors."""
-        if self._process is None:
-            raise HostFault("the volumes of the host are not held open")
-        return Path(f"/proc/{self._process.pid}/fd/{descriptor}")
-
-    def _start(self) -> None:
-        """Start it from a thread whose programs have no capabilities."""
-        try:
-            restrict_thread()
-            # cat ends when this daemon does: its standard input is a pipe from here.
-            self._process = subprocess.Popen(
-                ["/bin/cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=self._descriptors
-            )
-        except (OSError, HostFault) as error:
-            self._error = error
 
 
 def shareable(source: HostObject, directory: Path) -> HostObject:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from hyperd.capabilities import Holder
 from hyperd.db.session import Database
 from hyperd.errors import Conflict, InvalidInput, NotSupported
 from hyperd.volume import images
 from hyperd.volume.hostpath import HostObject, open_path
-from hyperd.volume.share import ENTRY, Holder, clean_up, shareable
+from hyperd.volume.share import ENTRY, clean_up, shareable
 from hyperd.volume.sources import Sources
 
 

@@ -123,6 +123,7 @@ def test_program_user_limits_and_size(host: Host, start: Any, image: str) -> Non
         "StopSignal": "usr2",
         "ulimits": [{"Name": "nofile", "Hard": 2048, "Soft": 1024}, {"Name": "core", "Hard": 0, "Soft": 0}],
         "readOnly": True,
+        "init": True,  # else the program is process 1, and no signal without a handler ends it
         "labels": {"tier": "front"},
     }
     most = {"Name": "nofile", "Hard": -1, "Soft": -1}

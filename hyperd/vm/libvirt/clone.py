@@ -49,7 +49,9 @@ def template_key(spec: VmSpec, platform: designer.Platform, *, version: str, fil
 
     """
     nics = tuple(replace(nic, mac=_NOBODYS_NIC, tap="tap", bridge=nic.bridge and "bridge") for nic in spec.nics)
-    common = replace(spec, vm_id="vm", rundir=Path("/"), disks=(), nics=nics, paused=False, foreign_files=False)
+    shares = tuple(replace(share, path=Path("/")) for share in spec.shares)
+    common = replace(spec, vm_id="vm", rundir=Path("/"), disks=(), nics=nics, shares=shares, paused=False)
+    common = replace(common, foreign_files=False)
     domain = designer.domain(replace(common, template=None), replace(platform, root=""))
     digest = hashlib.sha256(domain.xml().encode())
     for path in files:

@@ -30,6 +30,7 @@ from hyperd.vm.driver import (
     VmEventKind,
     VmSpec,
     VmStats,
+    own_shares,
 )
 from hyperd.vm.libvirt import accel, clone, config, counters, designer, leftovers
 from hyperd.vm.libvirt.calls import Task
@@ -225,7 +226,7 @@ class LibvirtDriver(VmDriver):
     def template_key(self, spec: VmSpec) -> str:
         host, _ = self._opened()
         # Elsewhere QEMU may be another user, and its files another host's.
-        if not host.embedded or spec.shares or self._platform.accelerator != "tcg":
+        if not host.embedded or own_shares(spec) or self._platform.accelerator != "tcg":
             return ""
         version, emulator = self._machine
         files = [spec.kernel, spec.initrd, emulator, *filter(Path.is_file, [Path(self._platform.firmware)])]

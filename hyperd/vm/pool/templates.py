@@ -224,7 +224,8 @@ def _nobodys(spec: VmSpec, vm_id: str, rundir: Path) -> VmSpec:
         replace(nic, mac=_mac(number), tap=f"{vm_id}-{number}" if nic.tap else "")
         for number, nic in enumerate(spec.nics)
     )
-    plain = replace(spec, vm_id=vm_id, rundir=rundir, disks=(), nics=nics, template=None)
+    shares = tuple(replace(share, path=rundir) for share in spec.shares)  # the guest does not look there
+    plain = replace(spec, vm_id=vm_id, rundir=rundir, disks=(), nics=nics, shares=shares, template=None)
     return replace(plain, foreign_files=False, paused=False)
 
 

@@ -1,0 +1,271 @@
+"""One shared directory for each VM from its boot, in which directories and files of the host appear when needed.
+
+QEMU's 9p server opens the directory once, when the VM is made. Bind mounts that are put into it later are seen by the
+guest at once, since a path that QEMU walks from an open directory crosses mounts as any path does.
+
+All of it lives in a mount namespace of its own, whose root is an empty file system in memory: no mount table of the
+host shows the mounts, so nothing on the host (a clean-up, ``rm -r``) can reach through them what a user has mounted.
+A thread of the daemon is in that namespace and makes every change there. A file below /run keeps the namespace for the
+next daemon; it goes with the last VM.
+
+The guest sees the directory read-only: only what is mounted in it can be written to, where that was asked for. So a
+guest cannot exchange a name in which the daemon is about to mount something.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import stat
+import struct
+import threading
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+
+from hyperd.errors import HostFault
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+_RUN = Path("/run")
+# The same numbers on every architecture.
+_OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
+_CLONE, _CLOEXEC, _RECURSIVE, _EMPTY_PATH, _AT_FDCWD = 1, os.O_CLOEXEC, 0x8000, 0x1000, -100
+_FROM_EMPTY_PATH = 4
+_RDONLY, _NOSUID, _NODEV, _NOEXEC = 1, 2, 4, 8
+_MS_BIND, _MS_REC, _MS_PRIVATE, _MS_SLAVE = 0x1000, 0x4000, 0x40000, 0x80000
+_MNT_DETACH = 2
+_CLONE_FS, _CLONE_NEWNS = 0x200, 0x20000
+_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+
+
+class SharedTrees:
+    """See the module's docstring.
+
+    Args:
+        root: the daemon's directory, which names the namespace.
+        enabled: False: there are none (``available`` says so).
+
+    """
+
+    def __init__(self, root: Path, *, enabled: bool) -> None:
+        digest = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
+        self._file = _RUN / f"hyperd-shares-{digest}"
+        self._stage = root / "run"
+        self._enabled = enabled and os.geteuid() == 0 and os.uname().machine in _PIVOT_ROOT
+        self._thread: ThreadPoolExecutor | None = None
+
+    @property
+    def available(self) -> bool:
+        """Whether VMs get a shared directory."""
+        return self._thread is not None
+
+    def open(self, keep: Collection[str]) -> None:
+        """Find the namespace of an earlier daemon again, or make one; forget all VMs but those to keep.
+
+        A host that cannot do it is no error: VMs then get host directories when they boot, or not at all.
+        """
+        if not self._enabled:
+            return
+        thread = ThreadPoolExecutor(1, thread_name_prefix="shares")
+        try:
+            thread.submit(self._enter).result()
+            self._keep(thread)
+            self._thread = thread
+            for vm_id in self._ask(_everyone):
+                if vm_id not in keep:
+                    self.remove(vm_id)
+        except OSError as error:
+            self._thread = None
+            thread.shutdown()
+            log.warning("shares.unavailable", error=str(error))
+
+    def close(self) -> None:
+        """Let go of the namespace; with no VM left it ends."""
+        if self._thread is None:
+            return
+        if not self._ask(_everyone):
+            _libc().umount2(os.fsencode(self._file), _MNT_DETACH)
+            self._file.unlink(missing_ok=True)
+        self._thread.shutdown()
+        self._thread = None
+
+    def make(self, vm_id: str) -> int:
+        """Make a VM's directory and return it open (O_PATH); the caller closes it. Errors: HostFault."""
+
+        def work() -> int:
+            _remove(vm_id)
+            for path in (f"/{vm_id}", f"/{vm_id}/names", f"/{vm_id}/seen"):
+                os.mkdir(path, 0o755)  # noqa: PTH102 - in another namespace
+            tree = _clone(_AT_FDCWD, f"/{vm_id}/names", recursive=False, readonly=True)
+            _move(tree, f"/{vm_id}/seen")
+            return os.open(f"/{vm_id}/seen", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+        return self._told(work, "a VM's shared directory cannot be made")
+
+    def remove(self, vm_id: str) -> None:
+        """Take all mounts of a VM away, and its directory. Errors: HostFault."""
+        if self._thread is not None:
+            self._told(lambda: _remove(vm_id), "a VM's shared directory cannot be removed")
+
+    def bind(self, vm_id: str, name: str, source: int, *, readonly: bool) -> None:
+        """Let a directory or file appear in a VM's directory; what had the name before goes.
+
+        Args:
+            vm_id: the VM. name: one part of a path.
+            source: the object, open with O_PATH in this process.
+            readonly: the host's kernel refuses every change.
+
+        On failure nothing has the name. Errors: HostFault.
+
+        """
+
+        def work() -> None:
+            _unbind(vm_id, name)
+            where = f"/{vm_id}/names/{name}"
+            if stat.S_ISDIR(os.fstat(source).st_mode):
+                os.mkdir(where, 0o755)  # noqa: PTH102
+            else:
+                os.close(os.open(where, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+            try:
+                _move(tree, f"/{vm_id}/seen/{name}")
+            except OSError:
+                _unbind(vm_id, name)
+                raise
+
+        # The clone is made here: its source is in this namespace.
+        tree = self._tried(lambda: _clone(source, "", recursive=True, readonly=readonly), "a volume cannot be shared")
+        try:
+            self._told(work, "a volume cannot be shared")
+        finally:
+            with contextlib.suppress(OSError):
+                os.close(tree)
+
+    def unbind(self, vm_id: str, name: str) -> None:
+        """Take a name away; one that is not there is fine. Errors: HostFault."""
+        self._told(lambda: _unbind(vm_id, name), "a volume cannot be taken away")
+
+    def names(self, vm_id: str) -> list[str]:
+        """Return what appears in a VM's directory, for tests and audits."""
+        return sorted(self._told(lambda: _list(f"/{vm_id}/names"), "a VM has no shared directory"))
+
+    # -- inside
+
+    def _ask(self, work: Callable[[], T]) -> T:
+        if self._thread is None:
+            raise HostFault("this host shares no directories with VMs that run")
+        return self._thread.submit(work).result()
+
+    def _told(self, work: Callable[[], T], what: str) -> T:
+        return self._tried(lambda: self._ask(work), what)
+
+    def _tried(self, work: Callable[[], T], what: str) -> T:
+        try:
+            return work()
+        except OSError as error:
+            raise HostFault(what, details=error.strerror or str(error)) from error
+
+    def _enter(self) -> None:
+        """Put this thread, for good, into the namespace."""
+        libc = _libc()
+        if self._file.exists():
+            fd = os.open(self._file, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                _check(libc.unshare(_CLONE_FS))
+                if libc.setns(fd, _CLONE_NEWNS) == 0:
+                    return
+            finally:
+                os.close(fd)
+            self._file.unlink()  # of a host that has restarted since: a plain file
+        self._stage.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _check(libc.unshare(_CLONE_NEWNS))
+        _check(libc.mount(None, b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None))
+        flags = ctypes.c_ulong(_NOSUID | _NODEV | _NOEXEC)
+        _check(libc.mount(b"hyperd", os.fsencode(self._stage), b"tmpfs", flags, b"size=4m,mode=0700"))
+        os.chdir(self._stage)
+        _check(libc.syscall(_PIVOT_ROOT[os.uname().machine], b".", b"."))
+        _check(libc.umount2(b".", _MNT_DETACH))
+        os.chdir("/")
+
+    def _keep(self, thread: ThreadPoolExecutor) -> None:
+        """Let the namespace outlive this daemon."""
+        if self._file.exists():
+            return
+        number = thread.submit(threading.get_native_id).result()
+        self._file.touch(mode=0o600)
+        source = f"/proc/self/task/{number}/ns/mnt".encode()
+        if _libc().mount(source, os.fsencode(self._file), None, ctypes.c_ulong(_MS_BIND), None) != 0:
+            self._file.unlink()
+            raise _error()
+
+
+def _list(path: str) -> list[str]:
+    return [entry.name for entry in Path(path).iterdir()]
+
+
+def _everyone() -> list[str]:
+    return _list("/")
+
+
+def _remove(vm_id: str) -> None:
+    for path in (f"/{vm_id}/names", f"/{vm_id}"):
+        with contextlib.suppress(FileNotFoundError):
+            for name in _list(path):
+                if path.endswith("names"):
+                    _unbind(vm_id, name)
+    _libc().umount2(os.fsencode(f"/{vm_id}/seen"), _MNT_DETACH)
+    for path in (f"/{vm_id}/seen", f"/{vm_id}/names", f"/{vm_id}"):
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(path)  # noqa: PTH106 - never what is not empty: nothing of a user is removed here
+
+
+def _unbind(vm_id: str, name: str) -> None:
+    _libc().umount2(os.fsencode(f"/{vm_id}/seen/{name}"), _MNT_DETACH)
+    path = f"/{vm_id}/names/{name}"  # here nothing is mounted: this is the empty place
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISDIR(os.lstat(path).st_mode):
+            os.rmdir(path)  # noqa: PTH106
+        else:
+            os.unlink(path)  # noqa: PTH108
+
+
+def _clone(directory: int, path: str, *, recursive: bool, readonly: bool) -> int:
+    """Return a copy of a mount tree that is nowhere yet. Errors: OSError."""
+    deep = _RECURSIVE if recursive else 0
+    empty = 0 if path else _EMPTY_PATH
+    libc = _libc()
+    tree = int(libc.syscall(_OPEN_TREE, directory, path.encode(), _CLONE | _CLOEXEC | deep | empty))
+    if tree < 0:
+        raise _error()
+    # Slave: what the host unmounts there goes here, too.
+    attributes = struct.pack("=QQQQ", _RDONLY if readonly else 0, 0, _MS_SLAVE, 0)
+    if libc.syscall(_MOUNT_SETATTR, tree, b"", deep | _EMPTY_PATH, attributes, len(attributes)) != 0:
+        error = _error()
+        os.close(tree)
+        raise error
+    return tree
+
+
+def _move(tree: int, target: str) -> None:
+    """Put a tree where it shall be seen. Errors: OSError."""
+    _check(_libc().syscall(_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _FROM_EMPTY_PATH))
+
+
+def _check(result: int) -> None:
+    if result != 0:
+        raise _error()
+
+
+def _error() -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number))
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
