@@ -14,6 +14,8 @@ from concurrent.futures import Future, wait
 import structlog
 
 from hyperd.stream.relay import Relay
+from hyperd.vm import console
+from hyperd.vm.driver import CONSOLE_LOG
 from hyperd.vm.model import ASSOCIATED, IDLE, Vm
 
 log = structlog.get_logger(__name__)
@@ -74,6 +76,8 @@ class Heartbeat:
     def _run(self) -> None:
         while not self._closed.wait(INTERVAL):
             try:
+                for vm in self._vms():
+                    console.bound(vm.rundir / CONSOLE_LOG)
                 self.look()
             except Exception:
                 log.exception("vm.heartbeat_failed")

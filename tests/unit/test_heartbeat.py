@@ -14,6 +14,7 @@ from hyperd.agent.client import AgentClient
 from hyperd.agent.frames import Method
 from hyperd.errors import AgentError
 from hyperd.stream.relay import Relay
+from hyperd.vm import console
 from hyperd.vm.heartbeat import Heartbeat
 from hyperd.vm.model import ASSOCIATED, PAUSED
 
@@ -82,6 +83,19 @@ def test_what_waits_for_a_guest_that_falls_silent_is_let_go(relay: Relay) -> Non
     assert relay.call(agent.probe(0.05)) is False
     with pytest.raises(AgentError, match="does not answer"):
         waiting.result(5)
+
+
+def test_a_console_log_is_bounded_and_keeps_its_end(tmp_path: Path) -> None:
+    log = tmp_path / "console.log"
+    with log.open("wb", buffering=0) as writer:
+        assert not console.bound(log)
+        writer.write(b"x" * (console.LIMIT + (2 << 20)) + b"last words")
+        assert console.bound(log)
+        assert log.stat().st_blocks * 512 <= console.LIMIT
+        writer.write(b", and more")
+    assert log.read_bytes().endswith(b"last words, and more")
+    assert not console.bound(log)
+    assert not console.bound(tmp_path / "none")
 
 
 def test_paused_guests_are_not_asked(relay: Relay) -> None:
