@@ -11,6 +11,7 @@ import contextlib
 import errno
 import itertools
 import os
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from hyperd.agent.frames import (
     ProtocolError,
     Record,
     Welcome,
+    age_of,
     decode_records,
     encode_records,
     hello_frame,
@@ -54,8 +56,8 @@ MAX_PID_DIGITS = 10
 class OutputSink(Protocol):
     """What takes the outputs of a process (``hyperd.stream.hub.OutputHub``)."""
 
-    def data(self, stream: int, offset: int, data: bytes) -> None:
-        """Take bytes of stdout (1) or stderr (2)."""
+    def data(self, stream: int, offset: int, data: bytes, *, age: float = 0.0) -> None:
+        """Take bytes of stdout (1) or stderr (2), which came ``age`` seconds ago."""
 
     def eof(self, stream: int, offset: int) -> None:
         """Take the end of stdout (1) or stderr (2)."""
@@ -72,6 +74,7 @@ class ProcessState:
     stream_base: int
     stdin_received: int
     stdin_consumed: int
+    finished_at: float | None = None  # epoch seconds by this host's clock; None = it runs, or nobody can tell
 
 
 class _Port(asyncio.BufferedProtocol):
@@ -134,6 +137,16 @@ class _Port(asyncio.BufferedProtocol):
     def close(self) -> None:
         if self._transport is not None:
             self._transport.abort()
+
+
+def _finished_at(state: str, record: Record) -> float | None:
+    """Return when a process ended, by its age; agents of earlier versions give their own clock. Errors: ValueError."""
+    if state == "running" or len(record.args) < 12:
+        return None
+    now = time.time()
+    if len(record.args) > 12:
+        return now - min(int(record.args[12][:20]) / 1000, now)
+    return min(int(record.args[11][:20]) / 1e9, now)
 
 
 class AgentClient:
@@ -261,6 +274,7 @@ class AgentClient:
                     stream_base=int(base),
                     stdin_received=int(stdin),
                     stdin_consumed=int(record.args[10]) if len(record.args) > 10 else int(stdin),
+                    finished_at=_finished_at(state, record),
                 )
             except ValueError as error:
                 raise AgentError("the guest's agent lists nonsense", details=str(error)) from error
@@ -481,6 +495,7 @@ class AgentClient:
                 self._on_oom(process)
 
     def _on_stream(self, frame: Frame) -> None:
+        age, frame = age_of(frame)
         offset, data = split_offset(frame)
         if frame.type == FrameType.ACK:
             guest_input = self._inputs.get(frame.ident)
@@ -494,7 +509,7 @@ class AgentClient:
                 offset_frame(FrameType.ACK, frame.ident, offset + len(data) + (frame.type == FrameType.EOF))
             )
         elif frame.type == FrameType.DATA:
-            sink[0].data(sink[1], offset, data)
+            sink[0].data(sink[1], offset, data, age=age)
         elif frame.type == FrameType.EOF:
             sink[0].eof(sink[1], offset)
 

@@ -21,6 +21,7 @@ NONCE_SIZE = 16
 PROTOCOL_VERSION = 1
 RESYNC_PADDING = bytes(MAX_PAYLOAD + HEADER.size + len(TRAILER))
 CLOSED = 1  # flag of ACK
+AGED = 2  # DATA that came before this host, with its age; of a HELLO: it is wanted
 
 _U64 = struct.Struct("!Q")
 _RECORD = struct.Struct("!HH")
@@ -155,9 +156,20 @@ def split_offset(frame: Frame) -> tuple[int, bytes]:
     return _U64.unpack_from(frame.payload)[0], frame.payload[_U64.size :]
 
 
+def age_of(frame: Frame) -> tuple[float, Frame]:
+    """Return how many seconds ago the bytes of a DATA frame came, and the frame without that. Errors: ProtocolError."""
+    if frame.type != FrameType.DATA or not frame.flags & AGED:
+        return 0.0, frame
+    if len(frame.payload) < _U64.size + _LENGTH.size:
+        raise ProtocolError("stream frame without its age")
+    (age,) = _LENGTH.unpack_from(frame.payload, _U64.size)
+    payload = frame.payload[: _U64.size] + frame.payload[_U64.size + _LENGTH.size :]
+    return age / 1000, Frame(frame.type, frame.ident, flags=frame.flags & ~AGED, payload=payload)
+
+
 def hello_frame(nonce: bytes) -> bytes:
-    """Encode HELLO."""
-    return Frame(FrameType.HELLO, payload=nonce + _LENGTH.pack(PROTOCOL_VERSION)).encode()
+    """Encode HELLO, which asks for the age of what came before."""
+    return Frame(FrameType.HELLO, flags=AGED, payload=nonce + _LENGTH.pack(PROTOCOL_VERSION)).encode()
 
 
 def welcome_frame(nonce: bytes, boot_id: bytes) -> bytes:

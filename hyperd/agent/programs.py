@@ -183,7 +183,7 @@ class GuestTool:
 
     # -- loop's thread (OutputSink)
 
-    def data(self, stream: int, offset: int, data: bytes) -> None:
+    def data(self, stream: int, offset: int, data: bytes, *, age: float = 0.0) -> None:  # noqa: ARG002 - a sink
         """Take bytes of stdout (1) or stderr (2)."""
         seen = self._received.get(stream, -1)
         if seen != offset or offset + len(data) > self._acknowledged[stream] + WINDOW:

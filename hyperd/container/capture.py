@@ -106,7 +106,7 @@ class Capture:
 
     # -- loop's thread (OutputSink)
 
-    def data(self, stream: int, offset: int, data: bytes) -> None:
+    def data(self, stream: int, offset: int, data: bytes, *, age: float = 0.0) -> None:  # noqa: ARG002 - a sink
         """Take bytes of stdout (1) or stderr (2)."""
         if self._received.get(stream, -1) != offset or len(data) > WINDOW:
             return  # a guest that keeps to no rule

@@ -53,14 +53,14 @@ class _Replay(OutputHub):
         self._size = 0
         self.started: float | None = None
 
-    def emit(self, stream: int, data: bytes) -> None:
+    def emit(self, stream: int, data: bytes, *, age: float = 0.0) -> None:
         if self._early is not None:
             self._size += len(data)
             if self._size > REPLAY_BYTES or self._late():
                 self._early = None
             else:
                 self._early.append((stream, data))
-        super().emit(stream, data)
+        super().emit(stream, data, age=age)
 
     def attach(self, client: Client, streams: Collection[int] = ALL_STREAMS) -> None:
         early, self._early = (self._early, None) if not self._late() else (None, None)
@@ -102,6 +102,7 @@ class GuestProcess:
         self.ident = ident
         self.tty = tty
         self.exit_code: int | None = None
+        self.ended_at: float | None = None  # epoch seconds, where the guest has told
         self.size: tuple[int, int] = DEFAULT_SIZE  # rows and columns of the terminal, as last asked for
         self.base = 0
         self.pid = 0  # in the guest; 0 = it does not run
@@ -165,8 +166,9 @@ class GuestProcess:
         agent.resume_streams(base, offsets)
         self.input.open(state.stdin_received, state.stdin_consumed)
 
-    def exited(self, code: int) -> None:
-        """Take the news that the process has ended. Loop thread."""
+    def exited(self, code: int, at: float | None = None) -> None:
+        """Take the news that the process has ended (``at``: epoch seconds, None = now). Loop thread."""
+        self.ended_at = self.ended_at or at
         self.pid = 0
         if self.exit_code is None:
             self.exit_code = code

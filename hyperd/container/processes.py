@@ -109,9 +109,9 @@ class ProcessTable:
         self.place(vm, process)
         self._relay.call(process.resume(vm.agent, state), timeout=10)
 
-    def ended(self, process: GuestProcess, code: int) -> None:
-        """Take the news that a process ended while nobody listened."""
-        self._relay.soon(process.exited, code)
+    def ended(self, process: GuestProcess, code: int, at: float | None = None) -> None:
+        """Take the news that a process ended while nobody listened; ``at``: epoch seconds, None = not known."""
+        self._relay.soon(process.exited, code, at)
 
     def let_go(self, process: GuestProcess) -> None:
         """End the clients of a process when it has ended: there is no next run."""

@@ -185,17 +185,17 @@ class ContainerRecords:
                 row.state = ContainerState.RUNNING
 
     def finish(
-        self, container_id: str, *, run: int, exit_code: int, decide: Decide | None = None
+        self, container_id: str, *, run: int, exit_code: int, decide: Decide | None = None, at: float | None = None
     ) -> ContainerRow | None:
         """Note the end of a run, once; None when it was noted before or the container is gone.
 
-        ``decide`` may change the row (when it restarts) in the same transaction.
+        ``decide`` may change the row (when it restarts) in the same transaction; ``at``: epoch seconds, None = now.
         """
         with self._db.session() as session:
             row = session.get(ContainerRow, container_id)
             if row is None or row.run_count != run or row.state not in LIVE:
                 return None
-            row.state, row.exit_code, row.finished_at = ContainerState.EXITED, exit_code, time.time()
+            row.state, row.exit_code, row.finished_at = ContainerState.EXITED, exit_code, at or time.time()
             pod = session.get(PodRow, row.pod_id)
             if decide is not None and pod is not None:
                 decide(row, pod)

@@ -450,7 +450,7 @@ class ContainerService:
             self.records.started(row.id, run=row.run_count)
             self.processes.resume(vm, process, state)
             if not state.running:
-                self.processes.ended(process, state.exit_code)
+                self.processes.ended(process, state.exit_code, state.finished_at)
 
     # -- inside
 
@@ -463,7 +463,9 @@ class ContainerService:
     def _finished(self, container_id: str, run: int, process: GuestProcess) -> None:
         try:
             code, again = process.exit_code or 0, process.set_up and process.hub.keeping
-            row = self.records.finish(container_id, run=run, exit_code=code, decide=decide if again else None)
+            row = self.records.finish(
+                container_id, run=run, exit_code=code, decide=decide if again else None, at=process.ended_at
+            )
             if row is None or row.restart_at is None:
                 self.processes.let_go(process)
             self.processes.forget(process)

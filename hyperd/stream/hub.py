@@ -111,8 +111,11 @@ class OutputHub:
         self._clients.pop(client, None)
         self._settle()
 
-    def data(self, stream: int, offset: int, data: bytes) -> None:
-        """Take bytes from the guest; ``offset`` is that of the first. Bytes seen before are dropped."""
+    def data(self, stream: int, offset: int, data: bytes, *, age: float = 0.0) -> None:
+        """Take bytes from the guest; ``offset`` is that of the first. Bytes seen before are dropped.
+
+        ``age``: so many seconds ago they came.
+        """
         self._last_data = time.monotonic()
         seen = self._received.get(stream, 0)
         if offset < seen:
@@ -128,7 +131,7 @@ class OutputHub:
             return  # nothing new, or a guest that keeps to no rule: it must not fill the daemon's memory
         self._received[stream] = end
         TRAFFIC["output"] += len(data)
-        self.emit(stream, data)
+        self.emit(stream, data, age=age)
 
     def mix(self) -> None:
         """Give clients stdout and stderr as raw bytes, mixed, although there is no terminal (execvm)."""
@@ -140,14 +143,14 @@ class OutputHub:
         busy = self._unlogged or any(client.congested for client in self._clients)
         return not busy and time.monotonic() - self._last_data >= seconds
 
-    def emit(self, stream: int, data: bytes) -> None:
+    def emit(self, stream: int, data: bytes, *, age: float = 0.0) -> None:
         """Hand bytes to log and clients (also the daemon's own words, such as why a program could not start)."""
         if self._clients:
             for client, streams in tuple(self._clients.items()):
                 if stream in streams:
                     client.output(stream, data, raw=self.tty)
         if self.log is not None:
-            self._unlogged.append((stream, data, time.time_ns()))
+            self._unlogged.append((stream, data, time.time_ns() - int(age * 1e9)))
             self._write_log()
         if len(data) < BULK:
             self._settle()

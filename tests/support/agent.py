@@ -25,6 +25,7 @@ from hyperd.agent.frames import (
     Method,
     Record,
     Welcome,
+    age_of,
     data_frame,
     decode_records,
     encode_records,
@@ -53,6 +54,7 @@ class Output:
     data: bytearray = field(default_factory=bytearray)
     final: int | None = None
     acked: int = 0
+    ages: list[tuple[bytes, float]] = field(default_factory=list)  # what came before this host, seconds ago
     unwanted: bool = False  # gaps are expected: the agent was told to throw away
 
     def take(self, offset: int, data: bytes) -> None:
@@ -204,12 +206,15 @@ class Host:
         self.stream.frames.clear()
 
     def _stream_frame(self, frame: Frame) -> None:
+        age, frame = age_of(frame)
         offset, data = split_offset(frame)
         if frame.type == FrameType.ACK:
             self.input_acks[frame.ident] = (offset, bool(frame.flags & CLOSED))
             return
         output = self.memory.outputs.setdefault(frame.ident, Output())
         if frame.type == FrameType.DATA:
+            if age:
+                output.ages.append((data, age))
             output.take(offset, data)
             upto = len(output.data)
         else:

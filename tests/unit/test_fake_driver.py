@@ -34,7 +34,7 @@ class Sink:
         self.ended: set[int] = set()
         self.changed = threading.Condition()
 
-    def data(self, stream: int, offset: int, data: bytes) -> None:
+    def data(self, stream: int, offset: int, data: bytes, *, age: float = 0.0) -> None:
         with self.changed:
             assert offset == len(self.out[stream])
             self.out[stream] += data

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperd.agent.frames import (
+    AGED,
     HEADER,
     MAGIC,
     MAX_PAYLOAD,
@@ -18,6 +19,7 @@ from hyperd.agent.frames import (
     ProtocolError,
     Record,
     Welcome,
+    age_of,
     data_frame,
     decode_records,
     encode_records,
@@ -183,4 +185,13 @@ def test_welcome_of_another_version_is_refused() -> None:
 
 def test_hello_carries_nonce_and_version() -> None:
     (frame,) = Decoder().feed(hello_frame(bytes(range(16))))
-    assert frame == Frame(FrameType.HELLO, payload=bytes(range(16)) + b"\0\0\0\1")
+    assert frame == Frame(FrameType.HELLO, flags=AGED, payload=bytes(range(16)) + b"\0\0\0\1")
+
+
+def test_age_of_what_came_before() -> None:
+    plain = Frame(FrameType.DATA, 17, payload=bytes(8) + b"x")
+    assert age_of(plain) == (0.0, plain)
+    aged = Frame(FrameType.DATA, 17, flags=AGED, payload=bytes(8) + (1500).to_bytes(4, "big") + b"x")
+    assert age_of(aged) == (1.5, plain)
+    with pytest.raises(ProtocolError):
+        age_of(Frame(FrameType.DATA, 17, flags=AGED, payload=bytes(11)))

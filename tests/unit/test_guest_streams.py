@@ -14,6 +14,7 @@ import pytest
 from hyperd.agent.frames import CLOSED, MAX_CHUNK, WINDOW, FrameType, Method, data_frame, decode_records, offset_frame
 from tests.support.agent import TIMEOUT, Host, Memory, Output
 from tests.support.hosted import HostedAgent, hosted_agent
+from tests.support.until import until
 
 pytestmark = pytest.mark.root
 
@@ -296,3 +297,30 @@ def test_a_thousand_hosts_die_and_no_byte_is_lost_or_doubled(agent: HostedAgent)
         code, out, err = last.finish("k", base)
     assert (code, err) == (0, b"")
     assert out == data[:received]
+
+
+def test_output_and_ends_that_nobody_heard_are_told_with_their_age(agent: HostedAgent, tmp_path: Path) -> None:
+    go, done, memory = tmp_path / "go", tmp_path / "done", Memory()
+    os.mkfifo(go)
+    script = f"echo heard; cat {go}; echo early; sleep 0.5; echo late; touch {done}"
+    with agent.connect() as first:
+        base = first.new_base()
+        first.start(first.program("a", base).argv(["sh", "-c", script]))
+        first.pump(lambda: first.output(base + 1) == b"heard\n")
+        acked = len(first.output(base + 1))
+    go.write_text("")
+    until(done.exists)
+    time.sleep(0.3)  # the age that is looked for below
+    with agent.connect(memory=memory) as second:
+        ended = second.states()["a"]
+        second.memory.outputs[base + 1] = Output(data=bytearray(b"heard\n"), acked=acked)
+        second.resume(base)
+        second.pump(lambda: second.ended(base))
+        found = second.memory.outputs[base + 1]
+        assert found.data == b"heard\nearly\nlate\n"
+        (early, early_age), (late, late_age) = found.ages
+        assert (early, late) == (b"early\n", b"late\n")
+        assert early_age >= late_age + 0.4
+        assert late_age >= 0.25
+        assert int(ended[11]) >= 250
+        second.ask(Method.FORGET, "a")

@@ -132,7 +132,7 @@ static void put_output(struct writer *w, const struct stream *s) {
 
 static void put_state(struct writer *w, const struct process *p) {
   const struct stream *in = &p->streams[S_IN];
-  put_record(w, R_STATE, 12);
+  put_record(w, R_STATE, 13);
   put_text(w, p->name);
   put_text(w, p->state == P_EXITED ? "exited" : "running");
   put_number(w, (uint64_t)p->main_pid);
@@ -143,6 +143,7 @@ static void put_state(struct writer *w, const struct process *p) {
   put_output(w, &p->streams[S_ERR]);
   put_number(w, in->ring.base);
   put_number(w, p->finished_ns);
+  put_number(w, p->state == P_EXITED ? now_ms() - p->finished_ms : 0);
 }
 
 static int do_list(const struct frame *f, const struct record *args, struct err *e) {

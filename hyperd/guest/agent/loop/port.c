@@ -118,6 +118,7 @@ static void hello(struct port *p, const struct frame *f) {
   p->tx_size = frame_wrap(p->tx, &welcome);
   p->tx_done = 0;
   p->greeted = true;
+  p->wishes = f->flags;
   p->generation++;
   p->greet(p);
 }

@@ -10,6 +10,7 @@ struct port {
   struct decoder decoder;
   bool readable, writable;
   bool greeted;        /* a HELLO came: frames may be sent */
+  uint8_t wishes;      /* the flags of that HELLO */
   uint32_t generation; /* number of HELLOs so far */
   uint8_t *tx;         /* the frame that is being written, MAX_FRAME bytes */
   size_t tx_done, tx_size;

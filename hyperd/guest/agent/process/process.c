@@ -137,6 +137,7 @@ void process_ended(struct process *p, int code) {
   p->state = P_EXITED;
   p->code = code;
   p->finished_ns = realtime_ns();
+  p->finished_ms = now_ms();
   p->exit_due = true;
   close_living(p);
   for (int i = 0; i < 3; i++)

@@ -24,7 +24,8 @@ struct process {
   bool reaped;
   int wait_status;
   int code;
-  uint64_t finished_ns;
+  uint64_t finished_ns; /* wall clock */
+  uint64_t finished_ms; /* monotonic */
   bool exit_due, oom_due; /* events still to be sent */
   uint32_t base;          /* stream ids base .. base+2, 0 = no streams */
   struct stream streams[3];

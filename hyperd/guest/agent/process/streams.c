@@ -152,6 +152,21 @@ static bool input_work(struct stream *s) {
 
 /* Output: what the process wrote goes into the ring. */
 
+/* Note when bytes came. Marks of what is gone are forgotten; with none left the last two become one. */
+static void note_time(struct stream *s) {
+  enum { SAME_MS = 20 };
+  uint64_t now = now_ms();
+  unsigned gone = 0;
+  while (gone < s->mark_count && s->marks[gone].end <= s->ring.base)
+    gone++;
+  s->mark_count -= gone;
+  memmove(s->marks, s->marks + gone, s->mark_count * sizeof s->marks[0]);
+  if (s->mark_count && (now - s->marks[s->mark_count - 1].at < SAME_MS || s->mark_count == MAX_MARKS))
+    s->marks[s->mark_count - 1].end = s->ring.end;
+  else
+    s->marks[s->mark_count++] = (struct mark){s->ring.end, now};
+}
+
 static size_t output_allowance(struct stream *s) {
   size_t room = ring_room(&s->ring);
   if (buffered >= budget && ring_used(&s->ring) >= ALWAYS_ALLOWED) {
@@ -168,6 +183,7 @@ static bool output_work(struct stream *s) {
     ssize_t n = RETRY(read(s->watch.fd, at, room < allowed ? room : allowed));
     if (n > 0) {
       ring_added(&s->ring, (size_t)n);
+      note_time(s);
       buffered += (size_t)n;
       allowed -= (size_t)n;
       if (s->discard) {
@@ -212,6 +228,14 @@ static size_t offset_frame(uint8_t *out, uint8_t type, uint8_t flags, const stru
   return frame_wrap(out, &f);
 }
 
+/* The mark of the byte that is sent next; NULL = there is none. */
+static const struct mark *find_mark(const struct stream *s) {
+  for (unsigned i = 0; i < s->mark_count; i++)
+    if (s->marks[i].end > s->next)
+      return &s->marks[i];
+  return NULL;
+}
+
 static size_t write_frame(struct stream *s, uint8_t *out) {
   if (s->kind == S_IN) {
     bool eof = s->closed && s->eof_acked;
@@ -222,14 +246,25 @@ static size_t write_frame(struct stream *s, uint8_t *out) {
     s->eof_sent = true;
     return offset_frame(out, F_EOF, 0, s, s->ring.end);
   }
-  size_t size;
+  size_t size, head = 8;
   const uint8_t *at = ring_at(&s->ring, s->next, &size);
+  struct frame f = {.type = F_DATA, .id = s->id};
   if (size > MAX_CHUNK)
     size = MAX_CHUNK;
+  if (s->next < s->backlog && (stream_port.wishes & FLAG_AGED)) {
+    /* It came while no host listened: the host is told how long ago. */
+    const struct mark *mark = find_mark(s);
+    uint64_t end = mark && mark->end < s->backlog ? mark->end : s->backlog;
+    if (end - s->next < size)
+      size = (size_t)(end - s->next);
+    put32(out + FRAME_HEADER + 8, mark ? (uint32_t)(now_ms() - mark->at) : 0);
+    f.flags = FLAG_AGED;
+    head = 12;
+  }
   put64(out + FRAME_HEADER, s->next);
-  memcpy(out + FRAME_HEADER + 8, at, size);
+  memcpy(out + FRAME_HEADER + head, at, size);
   s->next += size;
-  struct frame f = {.type = F_DATA, .id = s->id, .size = (uint32_t)size + 8};
+  f.size = (uint32_t)(size + head);
   return frame_wrap(out, &f);
 }
 
@@ -255,6 +290,7 @@ static void greet(struct port *port) {
   }
   TAILQ_FOREACH(s, &all, link) {
     s->resumed = false;
+    s->backlog = s->ring.end;
     /* A new host cannot know how much of the input was consumed. */
     s->ack_due = s->kind == S_IN && (s->ring.base || s->closed);
     want_tx(s);

@@ -9,6 +9,13 @@
 
 enum stream_kind { S_IN, S_OUT, S_ERR };
 
+/* When a piece of an output came: everything before `end` that belongs to no earlier mark. */
+struct mark {
+  uint64_t end, at; /* at: now_ms() */
+};
+
+enum { MAX_MARKS = 32 };
+
 struct stream {
   struct watch watch; /* the pipe or terminal; -1 = closed */
   struct ring ring;
@@ -25,7 +32,10 @@ struct stream {
   bool resumed; /* outputs: may be sent on this connection */
   bool eof_sent, eof_acked, ack_due;
   bool in_work, in_tx;
-  uint64_t next; /* outputs: offset to send next */
+  uint64_t next;    /* outputs: offset to send next */
+  uint64_t backlog; /* outputs: what came before this host did ends here */
+  struct mark marks[MAX_MARKS];
+  unsigned mark_count;
   TAILQ_ENTRY(stream) link, work_link, tx_link;
 };
 

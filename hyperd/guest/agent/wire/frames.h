@@ -27,7 +27,7 @@ enum frame_type {
   F_EOF = 10,
   F_RESUME = 11,
 };
-enum { FLAG_CLOSED = 1 };
+enum { FLAG_CLOSED = 1, FLAG_AGED = 2 };
 
 struct frame {
   uint8_t type, flags;
