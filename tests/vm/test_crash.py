@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -166,10 +167,11 @@ def test_a_vm_that_dies_while_no_daemon_runs(registry):
 
 def test_a_guest_that_does_not_answer_is_told_of_and_comes_back(host: Host) -> None:
     make(host, {"id": "deaf", "containers": [{"name": "deaf-c", "command": ["sleep", "1000"]}]})
-    pid = vm_of(host)
+    vm_id = host.daemon.json("GET", "/pod/info", podName="deaf")["vm"]
+    pid = int(subprocess.check_output(["pgrep", "-f", f"^qemu-system.*guest={vm_id}"]).split()[0])
 
     def status() -> str:
-        return str(host.daemon.json("GET", "/list", item="vm")["vmData"][0].rsplit(":", 1)[1])
+        return str(host.daemon.json("GET", "/list", item="vm", vm=vm_id)["vmData"][0].rsplit(":", 1)[1])
 
     os.kill(pid, signal.SIGSTOP)
     try:
