@@ -1,4 +1,4 @@
-"""Archives of images: ``docker save``, ``docker load`` and ``docker commit``."""
+"""Archives of images: ``docker save``, ``docker load`` and ``docker commit``; what a registry has under a name."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from flask import Response, g, request
 from hyperd.api import bodies
 from hyperd.api.background import Line, Waiting
 from hyperd.api.context import engine
-from hyperd.api.docker import params, versions
-from hyperd.api.docker.images import no_such_image
+from hyperd.api.docker import answers, params, versions
+from hyperd.api.docker.images import credentials, no_such_image
 from hyperd.api.docker.lookup import container
 from hyperd.api.docker.routes import blueprint
 from hyperd.api.jsonmessage import as_lines
@@ -89,3 +89,15 @@ def commit() -> Response:
     if versions.is_legacy() and response.status_code == 201:
         response.content_type = RAW_STREAM  # as documented then
     return response
+
+
+@blueprint.get("/distribution/<path:name>/json")
+def distribution(name: str) -> Response:
+    """Tell what a registry has under a name."""
+    found = engine().images.distribution(name, auth=credentials())
+    platforms = [
+        {"architecture": one.architecture, "os": one.os, **({"variant": one.variant} if one.variant else {})}
+        for one in found.platforms
+    ]
+    descriptor = {"mediaType": found.media_type, "digest": found.digest, "size": found.size}
+    return answers.as_json({"Descriptor": descriptor, "Platforms": platforms})

@@ -1,0 +1,138 @@
+"""docker-py, the Python client of Docker, with this daemon: real virtual machines behind it."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from typing import Any
+
+import docker
+import docker.errors
+import pytest
+
+from tests.support.daemon import HyperdLauncher
+from tests.support.registry import busybox_tar
+from tests.vm.conftest import GUEST
+
+pytestmark = [
+    pytest.mark.vm,
+    pytest.mark.timeout(300),
+    # docker-py leaves the sockets of streams to the garbage collector.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+IMAGE = "bb:1"
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Any]:
+    with HyperdLauncher(driver="libvirt", guest=GUEST, pool=1) as launcher:
+        launcher.start("--docker-host", f"unix://{launcher.directory}/docker.sock")
+        client = docker.DockerClient(base_url=f"unix://{launcher.directory}/docker.sock", timeout=120)
+        client.api.import_image_from_data(busybox_tar(), repository="bb", tag="1", changes=['CMD ["sh"]'])
+        yield client
+        client.close()
+
+
+@pytest.fixture
+def container(client: Any) -> Iterator[Any]:
+    made = client.containers.run(IMAGE, ["sleep", "1000"], detach=True)
+    yield made
+    made.remove(force=True)
+
+
+def test_it_negotiates(client: Any) -> None:
+    assert client.ping()
+    assert client.version()["ApiVersion"] == "1.47"
+    assert client.info()["OSType"] == "linux"
+
+
+def test_run_gives_the_output(client: Any) -> None:
+    assert client.containers.run(IMAGE, ["echo", "hello"], remove=True) == b"hello\n"
+    with pytest.raises(docker.errors.ContainerError) as caught:
+        client.containers.run(IMAGE, ["sh", "-c", "echo bad >&2; exit 3"], remove=True)
+    assert (caught.value.exit_status, caught.value.stderr) == (3, b"bad\n")
+    with pytest.raises(docker.errors.ImageNotFound):
+        client.containers.create("nosuch:image")
+
+
+def test_exec(container: Any) -> None:
+    assert container.exec_run(["echo", "in"]) == (0, b"in\n")
+    assert container.exec_run(["sh", "-c", "echo o; echo e >&2; exit 4"], demux=True) == (4, (b"o\n", b"e\n"))
+    stream = container.exec_run(["sh", "-c", "echo one; echo two"], stream=True).output
+    assert b"".join(stream) == b"one\ntwo\n"
+
+
+def test_files_go_in_and_come_out(container: Any) -> None:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as archive:
+        about = tarfile.TarInfo("f")
+        about.size = 5
+        archive.addfile(about, io.BytesIO(b"bytes"))
+    assert container.put_archive("/tmp", data.getvalue())
+    pieces, status = container.get_archive("/tmp/f")
+    assert (status["name"], status["size"]) == ("f", 5)
+    with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as archive:
+        member = archive.extractfile("f")
+        assert member is not None
+        assert member.read() == b"bytes"
+    assert {"Path": "/tmp/f", "Kind": 1} in container.diff()
+    with pytest.raises(docker.errors.NotFound):
+        container.get_archive("/no/such/file")
+
+
+def test_looking(client: Any, container: Any) -> None:
+    container.reload()
+    assert container.status == "running"
+    assert container.id in [one.id for one in client.containers.list()]
+    assert container.top()["Titles"]
+    stats = container.stats(stream=False)
+    assert stats["memory_stats"]["usage"] > 0
+    assert stats["pids_stats"]["current"] >= 1
+    assert stats["networks"]["eth0"]["rx_bytes"] >= 0
+
+
+def test_a_life_as_events_tell_it(client: Any) -> None:
+    events = client.events(decode=True, filters={"type": "container", "label": "told=yes"})
+    made = client.containers.create(IMAGE, ["true"], labels={"told": "yes"})
+    made.start()
+    assert made.wait()["StatusCode"] == 0
+    made.remove()
+    seen = []
+    for event in events:
+        seen.append(event["Action"])
+        if event["Action"] == "destroy":
+            break
+    events.close()
+    assert seen == ["create", "start", "die", "destroy"]
+
+
+def test_volumes_and_networks(client: Any) -> None:
+    volume = client.volumes.create("kept", labels={"a": "b"})
+    network = client.networks.create("net1", driver="bridge")
+    try:
+        client.containers.run(IMAGE, ["sh", "-c", "echo x > /v/f"], volumes={"kept": {"bind": "/v"}}, remove=True)
+        command = ["cat", "/v/f"]
+        assert client.containers.run(IMAGE, command, volumes=["kept:/v:ro"], network="net1", remove=True) == b"x\n"
+        assert [one.name for one in client.networks.list(names=["net1"])] == ["net1"]
+        assert client.volumes.get("kept").attrs["Labels"] == {"a": "b"}
+    finally:
+        network.remove()
+        volume.remove()
+
+
+def test_images(client: Any) -> None:
+    image = client.images.get(IMAGE)
+    assert image.tag("other", tag="2")
+    assert "other:2" in client.images.get(IMAGE).tags
+    saved = b"".join(client.images.get("other:2").save(named=True))
+    client.images.remove("other:2")
+    assert [one.id for one in client.images.load(saved)] == [image.id]
+    assert image.history()
+    built, lines = client.images.build(
+        fileobj=io.BytesIO(b"FROM bb:1\nRUN echo built > /b\nCMD cat /b\n"), tag="built:1", rm=True
+    )
+    assert any("Successfully built" in line.get("stream", "") for line in lines)
+    assert client.containers.run("built:1", remove=True) == b"built\n"
+    client.images.remove(built.id, force=True)
