@@ -9,19 +9,31 @@ from tests.support.docker_engine import FakeEngine
 from tests.support.until import until
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def engine():
     made = FakeEngine()
     yield made
     made.close()
 
 
-@pytest.fixture
-def server(engine, tmp_path):
-    made = CloudProcess(tmp_path / "cloud").start()
+@pytest.fixture(scope="module")
+def running(engine, tmp_path_factory):
+    made = CloudProcess(tmp_path_factory.mktemp("cloud")).start()
     assert made.add_engine("one", engine.url).status == 201
     yield made
     made.stop()
+
+
+@pytest.fixture
+def server(running, engine):
+    """The server, with nothing on its engine."""
+    yield running
+    for one in running.dc("GET", "/api/app/v1/service/?limit=100").json["objects"]:
+        if one["state"] not in {"Terminated", "Terminating"}:
+            running.action(running.dc("DELETE", one["resource_uri"]))
+    assert not engine.containers
+    engine.volumes_removed.clear()
+    engine.held = False
 
 
 def running_service(server, count):
