@@ -17,10 +17,12 @@ from tests.support.until import until
 
 STUB = [sys.executable, str(Path(__file__).parents[1] / "support" / "stub_daemon.py")]
 THREADS = 4
-HALF = b"GET /_ping HTTP/1.1\r\nHost: x\r\nX-Lo"
-HALF_BODY = b"POST /pod/create HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 90\r\n\r\n{"
-UPLOAD = b"POST /image/load HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\nabc"
-CHUNKS = b"POST /image/load HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
+HALF = b"GET /_ping HTTP/1.1\r\nHost: localhost\r\nX-Lo"
+HALF_BODY = (
+    b"POST /pod/create HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 90\r\n\r\n{"
+)
+UPLOAD = b"POST /image/load HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\nabc"
+CHUNKS = b"POST /image/load HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
 PROMPT = 5.0  # seconds; the timeouts that a held thread would cost are 60
 
 
@@ -64,7 +66,7 @@ def test_half_requests_hold_no_thread(daemon: HyperdLauncher, port: int) -> None
         for _ in range(20):
             assert daemon.request("GET", "/_ping", timeout=PROMPT)[2] == b"OK"
         tcp = stack.enter_context(socket.create_connection(("127.0.0.1", port), PROMPT))
-        tcp.sendall(b"GET /_ping HTTP/1.1\r\nHost: x\r\n\r\n")
+        tcp.sendall(b"GET /_ping HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert answered(tcp)
         assert threads(daemon) <= before + 2 * THREADS
 
@@ -78,7 +80,7 @@ def test_slow_uploads_hold_up_uploads_only(daemon: HyperdLauncher, port: int) ->
             assert daemon.request("GET", "/_ping", timeout=PROMPT)[2] == b"OK"
         # Over TCP all uploads are taken; that is no reason for a caller on the unix socket to wait for an answer.
         tcp = stack.enter_context(socket.create_connection(("127.0.0.1", port), PROMPT))
-        tcp.sendall(b"GET /_ping HTTP/1.1\r\nHost: x\r\n\r\n")
+        tcp.sendall(b"GET /_ping HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert answered(tcp)
 
 
@@ -92,8 +94,8 @@ def test_a_request_that_comes_byte_by_byte_is_answered(daemon: HyperdLauncher) -
 
 
 def test_requests_behind_each_other_are_answered_in_order(daemon: HyperdLauncher) -> None:
-    ping = b"GET /_ping HTTP/1.1\r\nHost: x\r\n\r\n"
-    info = b"GET /container/info?container=%d HTTP/1.1\r\nHost: x\r\n\r\n"
+    ping = b"GET /_ping HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    info = b"GET /container/info?container=%d HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with daemon.raw() as sock:
         sock.sendall(ping + b"".join(info % number for number in range(50)) + ping[:-9])
         answers = b""
@@ -114,7 +116,7 @@ def test_a_half_request_is_told_that_its_time_is_up() -> None:
             assert half.recv(4096).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
             assert half.recv(4096) == b""
             assert b"the client left while it sent" in upload.recv(4096)
-            idle.sendall(b"GET /_ping HTTP/1.1\r\nHost: x\r\n\r\n")
+            idle.sendall(b"GET /_ping HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert answered(idle)
 
 
@@ -131,7 +133,7 @@ def test_answers_that_are_not_read_hold_no_thread(daemon: HyperdLauncher) -> Non
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(daemon.raw()) for _ in range(THREADS * 4)]
         for sock in sockets:
-            sock.sendall(f"GET /container/info?container={name} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            sock.sendall(f"GET /container/info?container={name} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         for _ in range(10):
             assert daemon.request("GET", "/_ping", timeout=PROMPT)[2] == b"OK"
         answer = b""
@@ -145,7 +147,7 @@ def test_who_does_not_close_holds_up_nobody(daemon: HyperdLauncher) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(50):
             sock = stack.enter_context(daemon.raw())
-            sock.sendall(b"GET /_ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            sock.sendall(b"GET /_ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             assert answered(sock)
         assert daemon.request("GET", "/_ping", timeout=PROMPT)[2] == b"OK"
 
@@ -159,7 +161,8 @@ def test_a_refused_upload_is_told_why(daemon: HyperdLauncher) -> None:
         with daemon.raw() as sock:
             sender = threading.Thread(
                 target=lambda: sock.sendall(
-                    b"POST /image/load HTTP/1.1\r\nHost: x\r\nContent-Length: 20000000\r\n\r\n" + bytes(20_000_000)
+                    b"POST /image/load HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20000000\r\n\r\n"
+                    + bytes(20_000_000)
                 )
             )
             sender.start()
