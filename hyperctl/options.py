@@ -25,7 +25,7 @@ OPTIONS = (
     Option(
         "--publish",
         many=True,
-        metavar="[HOST:]PORT[/udp]",
+        metavar="[IP:][HOST:]PORT[/udp]",
         text="Publish a port; without HOST the daemon chooses one (repeat).",
     ),
     Option(

@@ -82,7 +82,7 @@ def _container(options: SpecOptions, image: str, command: list[str], *, name: st
             "name": name,
             "image": image,
             "workdir": options.workdir,
-            **_restart(options.restart),
+            **restart(options.restart),
             **_stop_timeout(options.stop_timeout),
             "healthcheck": _healthcheck(options),
             "tty": options.tty,
@@ -300,8 +300,13 @@ def restart_policy(text: str) -> str:
         raise UsageProblem(f"'{text}' is not a restart policy: use never, onFailure or always") from None
 
 
-def _restart(text: str) -> dict[str, Any]:
-    """Read a restart policy, `on-failure:3` with the bound of its restarts."""
+def restart(text: str) -> dict[str, Any]:
+    """Read a restart policy as the API takes it, `on-failure:3` with the bound of its restarts.
+
+    Raises:
+        UsageProblem: it has another form.
+
+    """
     policy, colon, most = text.partition(":")
     found: dict[str, Any] = {"restartPolicy": restart_policy(policy)}
     if colon:
@@ -350,14 +355,10 @@ def port_rule(text: str) -> dict[str, str]:
     """
     match = _RULE.fullmatch(text)
     if not match or (match["prefix"] and match["suffix"] not in {None, match["prefix"]}):
-        raise UsageProblem(f"'{text}' is not a port rule: use [hostPort:]containerPort[/tcp|udp]")
+        raise UsageProblem(f"'{text}' is not a port rule: use [IP:][hostPort:]containerPort[/tcp|udp]")
     host, ip = match["host"], (match["ip"] or "").strip("[]")
     if ip in {"0.0.0.0", "::"}:  # noqa: S104 - what it is published on anyway
         ip = ""
-    if ip:
-        raise UsageProblem(
-            f"'{text}': a port is published on all addresses of the host; one alone cannot be chosen yet"
-        )
     rule = {"containerPort": match["container"], **({"hostPort": host} if host else {})}
     return {**rule, "protocol": match["prefix"] or match["suffix"] or "tcp", **({"hostIP": ip} if ip else {})}
 

@@ -10,7 +10,7 @@ from hyperctl import output, session
 from hyperctl.api.errors import ApiError, HyperctlError, NotFound, OperationFailed, UsageProblem
 from hyperctl.command import App, Argument, Option, command
 from hyperctl.options import OPTIONS, SpecOptions
-from hyperctl.spec import limits, pairs
+from hyperctl.spec import limits, pairs, restart
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -195,15 +195,18 @@ _LIMITS = ("memory", "memory_reservation", "memory_swap", "cpus", "cpu_shares", 
 @command(
     "update",
     Argument("names", "CONTAINER|POD...", many=True, complete="container"),
-    *(option for option in OPTIONS if option.field in _LIMITS),
-    examples=("hyperctl update --memory 256m --cpus 0.5 web1", "hyperctl update --pids-limit 100 web1"),
+    *(option for option in OPTIONS if option.field in (*_LIMITS, "restart")),
+    examples=("hyperctl update --memory 256m --cpus 0.5 web1", "hyperctl update --restart on-failure:3 web1"),
 )
 def update_command(app: App, *, names: tuple[str, ...], **typed: Any) -> int:
-    """Give containers other limits, also while they run; what is not named stays. Of a pod, its first container.
+    """Give containers other limits and another restart policy, also while they run; what is not named stays.
 
-    The size of a pod's VM is not changed: a limit above it has no effect.
+    Of a pod, its first container's. The size of a pod's VM is not changed: a limit above it has no effect.
     """
-    found = limits(SpecOptions(**typed, cpu=""), alone=True)
+    options = SpecOptions(**typed, cpu="")
+    found = limits(options, alone=True)
+    if options.restart:
+        found |= restart(options.restart)
     if not found:
         raise UsageProblem("a limit is needed, such as --memory 256m")
 

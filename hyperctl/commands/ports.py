@@ -7,7 +7,7 @@ from hyperctl.command import App, Argument, Group, Option, command
 from hyperctl.listing import FORMAT, Column, show
 from hyperctl.spec import port_rule
 
-_RULES = Option("-p", "--publish", many=True, metavar="[HOST:]PORT[/udp]", text="A rule (repeat).")
+_RULES = Option("-p", "--publish", many=True, metavar="[IP:][HOST:]PORT[/udp]", text="A rule (repeat).")
 
 
 _COLUMNS = (
@@ -59,7 +59,7 @@ ports_command = Group("ports", "List, add or delete published ports of a pod.", 
 
 def _change(app: App, pod: str, action: str, rules: tuple[str, ...]) -> None:
     if not rules:
-        raise UsageProblem("a rule is needed: -p [hostPort:]containerPort[/udp]")
+        raise UsageProblem("a rule is needed: -p [IP:][hostPort:]containerPort[/udp]")
     try:
         app.client.change_portmappings(pod, action, [port_rule(text) for text in rules])
     except NotFound:

@@ -324,10 +324,8 @@ class _Pod:
             raise node.wrong("containerPort", "a port")
         if not outer:
             return  # only a word to the reader, as in Kubernetes
-        if address not in {"", "0.0.0.0"}:  # noqa: S104 - what a port is published on anyway
-            raise node.wrong("hostIP", "left away: a port is published on all addresses of the host")
         rule = {"containerPort": str(inner), "hostPort": str(outer), "protocol": protocol}
-        self._ports.append(rule)
+        self._ports.append({**rule, **({"hostIP": address} if address not in {"", "0.0.0.0"} else {})})  # noqa: S104
 
     def _environment(self, node: Node) -> dict[str, str]:
         found: dict[str, str] = {}

@@ -279,8 +279,9 @@ DOCKER = [
         r"33\n34 27\nbox\n99\n77\n(?s:.*)nameserver 192\.0\.2\.53\n(?s:.*)onetwo\n",
         again=True,
     ),
-    Step("run -d -q --name web --publish 34120:80/tcp @IMAGE httpd -f -h /bin", "web\n"),
-    Step("port web", r"80/tcp -> 0\.0\.0\.0:34120\n"),
+    Step("run -d -q --name web --publish 34120:80/tcp --publish 127.0.0.1::81 @IMAGE httpd -f -h /bin", "web\n"),
+    Step("port web 80", r"0\.0\.0\.0:34120\n"),
+    Step("port web 81/tcp", r"127\.0\.0\.1:\d+\n"),
     Step("list -l -a -f status=running -f name=web", r"POD Name (?s:.*)\nweb {3,}(?s:.*)34120->80/tcp(?s:.*)\n"),
     Step("list -q --filter label=team=red --no-trunc", "small\n"),
     Step("list -f name=web --format '{{.Image}} {{.VM}}'", r"@IMAGE (?P<WEBVM>vm-[A-Za-z]{10})\n"),
@@ -306,7 +307,7 @@ DOCKER = [
     Step("export -o web.tar web"),
     Step(
         "update --memory 48m --memory-reservation 16m --memory-swap -1 --cpus 0.5 --cpu-shares 9 --cpuset-cpus 0 "
-        "--pids-limit 77 web",
+        "--pids-limit 77 --restart on-failure:2 web",
         "web\n",
     ),
     Step("exec web sh -c 'cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max'", "50331648\n77\n"),

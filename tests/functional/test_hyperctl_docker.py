@@ -243,6 +243,8 @@ def test_sizes_of_a_container_in_a_pod_are_its_limits(fake, hyperctl):
     assert hyperctl("update", "--memory", "64m", "--cpus", "1.5", "--pids-limit", "9", "c1").stdout == b"c1\n"
     assert fake.exchanges[1].json() == {"memory": 64 << 20, "nanoCpus": 1_500_000_000, "pids": 9}
     assert fake.exchanges[1].parameters == {"container": ["c1"]}
+    assert hyperctl("update", "--restart", "on-failure:2", "c1").returncode == 0
+    assert fake.exchanges[2].json() == {"restartPolicy": "onFailure", "restartMax": 2}
     assert b"a limit is needed" in hyperctl("update", "c1").stderr
 
 

@@ -171,6 +171,8 @@ def test_bad_signals(text):
         ("80/tcp", ("tcp", None, "80")),
         ("0.0.0.0:8080:80", ("tcp", "8080", "80")),
         ("[::]::80/udp", ("udp", None, "80")),
+        ("127.0.0.1:8080:80", ("tcp", "8080", "80")),
+        ("127.0.0.1::80", ("tcp", None, "80")),
     ],
 )
 def test_port_rules(text, rule):
@@ -178,9 +180,7 @@ def test_port_rules(text, rule):
     assert (got["protocol"], got.get("hostPort"), got["containerPort"]) == rule
 
 
-@pytest.mark.parametrize(
-    "text", ["", "80:", "sctp:1:2", "1:2:3", "a:b", "1-:2", "tcp:1:2/udp", "1.2.3:1:2", "::1:8:8", "127.0.0.1:8:8"]
-)
+@pytest.mark.parametrize("text", ["", "80:", "sctp:1:2", "1:2:3", "a:b", "1-:2", "tcp:1:2/udp", "1.2.3:1:2", "::1:8:8"])
 def test_bad_port_rules(text):
     with pytest.raises(UsageProblem):
         spec.port_rule(text)

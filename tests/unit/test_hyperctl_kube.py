@@ -168,13 +168,13 @@ def one_pod(**spec):
 def test_published_ports_and_restart_policies():
     ports = [
         {"containerPort": 80, "hostPort": 8080},
-        {"containerPort": 53, "hostPort": 53, "protocol": "UDP"},
+        {"containerPort": 53, "hostPort": 53, "protocol": "UDP", "hostIP": "127.0.0.1"},
         {"containerPort": 9, "hostIP": "127.0.0.2"},
     ]
     (pod,) = pods.plan([one_pod(container={"ports": ports}, restartPolicy="OnFailure")]).pods
     assert pod["portmappings"] == [
         {"containerPort": "80", "hostPort": "8080", "protocol": "tcp"},
-        {"containerPort": "53", "hostPort": "53", "protocol": "udp"},
+        {"containerPort": "53", "hostPort": "53", "protocol": "udp", "hostIP": "127.0.0.1"},
     ]
     assert pod["containers"][0]["restartPolicy"] == "onFailure"
     assert pod["resource"] == {"vcpu": 1, "memory": 128}
@@ -189,7 +189,6 @@ BAD = [
     (one_pod(container={"image": ""}), "container c.image must be"),
     (one_pod(container={"command": "sh"}), "container c.command must be a list"),
     (one_pod(hostNetwork=True), "hostNetwork cannot be had"),
-    (one_pod(container={"ports": [{"containerPort": 1, "hostPort": 1, "hostIP": "127.0.0.1"}]}), "hostIP must be left"),
     (one_pod(initContainers=[{"name": "i"}]), "initContainers cannot be had"),
     (one_pod(restartPolicy="Sometimes"), "restartPolicy must be"),
     (one_pod(container={"volumeMounts": [{"name": "v", "mountPath": "/x"}]}), "there is no volume v"),
