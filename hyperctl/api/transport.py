@@ -154,6 +154,7 @@ class Reader:
     def __init__(self, sock: Socket) -> None:
         self._sock = sock
         self._buffer = b""
+        self.silent = True  # nothing has been received yet
 
     def take(self) -> bytes:
         """Give what has been received and not used yet, and forget it."""
@@ -189,9 +190,11 @@ class Reader:
 
     def _receive(self) -> bytes:
         try:
-            return self._sock.recv(_PIECE)
+            data = self._sock.recv(_PIECE)
         except ConnectionError:
             return b""
+        self.silent = self.silent and not data
+        return data
 
 
 class Response:
@@ -306,7 +309,15 @@ class Connection:
                 _send_pieces(sock, body, chunked=chunked)
         except ConnectionError:
             pass  # an early answer (too large, unauthorized) may be waiting all the same
-        self._last = _read_head(reader)
+        try:
+            self._last = _read_head(reader)
+        except ConnectionLost:
+            if reader.silent and not self._endpoint.path and self._endpoint.tls is None:
+                raise ConnectionLost(
+                    f"the daemon at {self._endpoint} ended the connection without a word; "
+                    "if it speaks TLS, use --tlsverify, or HYPER_TLS_VERIFY=1"
+                ) from None
+            raise
         return self._last
 
     def take_over(self) -> tuple[Socket, bytes]:

@@ -298,11 +298,24 @@ def _translated(url: str, stop: Stop | None) -> Iterator[None]:
         refused = isinstance(exc, http_errors.NewConnectionError)  # which the library counts among the time-outs
         if isinstance(exc, (http_errors.TimeoutError, TimeoutError)) and not refused:
             raise Timeout(f"registry {_host(url)} does not answer", details=str(exc)) from exc
-        raise RegistryError(
-            f"cannot talk to registry {_host(url)}",
-            details=str(exc),
-            resolution="check the name, the network, the proxy and the certificate",
-        ) from exc
+        raise _unreachable(url, exc) from exc
+
+
+def _unreachable(url: str, error: Exception) -> RegistryError:
+    """Return the error that says why a registry cannot be talked to, in few words where the reason is a usual one."""
+    host = _host(url)
+    if isinstance(error, http_errors.NameResolutionError):
+        return RegistryError(f"cannot resolve {host}", resolution="check the name, and the host's name servers")
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    if isinstance(cause, ConnectionRefusedError):
+        return RegistryError(f"cannot talk to registry {host}", details="nobody listens there (connection refused)")
+    return RegistryError(
+        f"cannot talk to registry {host}",
+        details=str(error),
+        resolution="check the name, the network, the proxy and the certificate",
+    )
 
 
 def _give_back(response: BaseHTTPResponse) -> None:

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import socket
+import threading
 
 import pytest
 
@@ -327,6 +328,24 @@ def test_nobody_listens(hyperctl, tmp_path):
         port = closed.getsockname()[1]
     done = hyperctl("--host", f"tcp://127.0.0.1:{port}", "list")
     assert (done.stderr.decode(), done.returncode) == (text.format(f"tcp://127.0.0.1:{port}", "127.0.0.1"), 255)
+
+
+@pytest.mark.parametrize("said", [b"", b"\x15\x03\x03\x00\x02\x02\x46"])
+def test_a_daemon_that_speaks_tls(hyperctl, said):
+    """It sends an alert, or ends the connection without a word."""
+
+    def answer() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(said)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer)
+        thread.start()
+        done = hyperctl("-H", f"tcp://127.0.0.1:{listener.getsockname()[1]}", "list")
+        thread.join()
+    assert (done.returncode, b"use --tlsverify, or HYPER_TLS_VERIFY=1" in done.stderr) == (255, True), done.stderr
 
 
 def test_the_option_wins_over_the_environment(hyperctl):

@@ -266,6 +266,14 @@ def test_plain_http_on_the_tls_port_is_refused(daemon):
     assert b"HTTP/1.1" not in data
 
 
+def test_hyperctl_without_tls_is_told_to_use_it(daemon, tmp_path):
+    words = [HYPERCTL, "-H", f"tcp://localhost:{daemon.port}", "list"]
+    done = subprocess.run(
+        words, capture_output=True, check=False, timeout=60, env={**os.environ, "HOME": str(tmp_path)}
+    )
+    assert (done.returncode, b"use --tlsverify" in done.stderr) == (255, True), done.stderr
+
+
 def test_old_versions_are_refused(daemon, files):
     context = TlsOptions(verify=True, directory=str(files.directory)).context()
     with pytest.warns(DeprecationWarning, match="deprecated"):

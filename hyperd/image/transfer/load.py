@@ -92,7 +92,11 @@ class Loader:
             try:
                 contents = read_archive(chunks, intake, known=run.known, max_layer=self._max_layer)
             except InvalidInput as exc:
-                raise InvalidInput("this is not an archive of images", details=str(exc)) from exc
+                raise InvalidInput(
+                    "this is not an archive of images",
+                    details=str(exc),
+                    resolution="give a tar archive as save writes it; compressed ones are fine",
+                ) from exc
             try:
                 return run.finish(contents, name=name, references=references or {})
             except RegistryError as exc:  # what reads manifests takes a registry for the culprit
