@@ -141,7 +141,8 @@ def test_links_and_sequence(server, engine):
     assert auth not in server.ship("GET", "/api/containers").text
     # Managed volumes are kept by a redeploy and removed with the service.
     volume = web["/web-1"]["HostConfig"]["Binds"]
-    service = next(one for one in server.dc("GET", "/api/app/v1/service/").json["objects"] if one["name"] == "web")
+    found = server.dc("GET", "/api/app/v1/service/?name=web&state=Running").json["objects"]
+    (service,) = found
     server.action(server.dc("POST", service["resource_uri"] + "redeploy/"))
     again = {one["Name"].partition(".")[0]: one for one in engine.running() if one["Config"]["Image"] == "site:latest"}
     assert again["/web-1"]["HostConfig"]["Binds"] == volume
