@@ -153,15 +153,13 @@ def furnish(plan: Plan, nics: Sequence[GuestNic], *, mounted: bool) -> Plan:
     return plan
 
 
-def leave(layers: Iterable[int], *, scratch: bool, nics: int) -> Plan:
-    """Give the plan that undoes ``enter``, so that disks and NICs can be taken out."""
+def leave(layers: Iterable[int], *, scratch: bool) -> Plan:
+    """Return the plan that makes the guest let go of disks, so that they can be taken out."""
     plan = Plan()
     for lun in layers:
         plan.add(Op.UMOUNT, layer_path(lun), MNT_DETACH)
     if scratch:
         plan.add(Op.UMOUNT, SCRATCH, 0)
-    for index in range(nics):
-        plan.add(Op.LINKDOWN, f"eth{index}")
     return plan
 
 

@@ -9,11 +9,11 @@ from ipaddress import IPv4Address, IPv4Interface
 from hyperd.errors import Conflict, InvalidInput, NotSupported
 from hyperd.guest import layout
 from hyperd.network.guards import Guard
+from hyperd.network.ipvs import Balanced
 from hyperd.network.model import HOST, NO_HOST_NETWORK, NONE, Lease, NicWish
 from hyperd.network.ports import PortMapping
 from hyperd.spec.model import InterfaceSpec, NetworkAttachment, PodSpec, ServiceSpec
 from hyperd.vm.driver import SPARE_NICS, NicSpec
-from hyperd.vm.ipvs import Balanced
 
 HOST_GATEWAY = "host-gateway"  # in extra_hosts: the host as the pod reaches it
 

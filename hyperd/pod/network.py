@@ -7,11 +7,14 @@ from dataclasses import replace
 
 import structlog
 
+from hyperd.agent.plan import Op, Plan
 from hyperd.container.locks import PodLocks
 from hyperd.container.records import ContainerRecords
 from hyperd.db import spec_codec
 from hyperd.db.spec_cache import stored_pod
 from hyperd.errors import AgentError, Conflict, HyperError, InvalidInput, NotAlive, NotFound, NotSupported
+from hyperd.guest import layout
+from hyperd.network import ipvs
 from hyperd.network.driver import NetworkDriver
 from hyperd.network.model import Lease
 from hyperd.network.ports import AUTOMATIC, PortMapping
@@ -21,7 +24,6 @@ from hyperd.pod.attachments import PodAttachments
 from hyperd.pod.records import PodRecords
 from hyperd.pod.states import WITH_VM, PodState
 from hyperd.spec.model import PodSpec, PortSpec, ServiceSpec, parse_ports
-from hyperd.vm import ipvs
 from hyperd.vm.model import Vm, require_running
 from hyperd.vm.service import VmService
 
@@ -210,6 +212,16 @@ class PodNetwork:
                 raise NotSupported("the guest's kernel has no load balancer (CONFIG_IP_VS)") from error
             raise
         self._note(vm, wanted, sure=True)
+
+    def leave(self, vm: Vm) -> None:
+        """Make the guest forget its services and addresses, before its NICs are taken out. Errors: AgentError."""
+        if vm.services:
+            vm.agent.run(ipvs.renew([ipvs.load(entry) for entry in vm.services], ()))
+            self._note(vm, [], sure=True)
+        plan = Plan()
+        for lease in self._network.leases(vm.pod_id):
+            plan.add(Op.LINKDOWN, layout.nic_name(lease.slot))
+        vm.agent.run(plan)
 
     def _note(self, vm: Vm, services: list[ipvs.Balanced], *, sure: bool) -> None:
         with vm.lock:

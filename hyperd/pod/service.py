@@ -387,6 +387,7 @@ class PodService:
         if vm.shares and not vm.shared:
             return False
         try:
+            self.net.leave(vm)
             self._vms.release(vm)
         except HyperError as error:
             log.warning("vm.not_released", vm=vm.id, error=str(error))

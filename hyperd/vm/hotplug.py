@@ -10,7 +10,6 @@ from hyperd.agent.plan import Plan
 from hyperd.db.models import VmRow
 from hyperd.db.session import Database
 from hyperd.guest import layout
-from hyperd.vm import ipvs
 from hyperd.vm.driver import DiskSpec, NicSpec, VmDriver
 from hyperd.vm.model import IDLE, KEPT, SCRATCH_LUN, Vm
 
@@ -104,7 +103,7 @@ class Plugs:
             strange = {path: lun for path, lun in vm.layers.items() if Path(path) not in wanted}
             if not strange:
                 return
-            vm.agent.run(layout.leave(strange.values(), scratch=False, nics=0))
+            vm.agent.run(layout.leave(strange.values(), scratch=False))
             for path, lun in strange.items():
                 self._driver.detach_disk(vm.id, lun)
                 del vm.disks[path], vm.layers[path]
@@ -118,16 +117,16 @@ class Plugs:
                 vm.agent.run(plan)
 
     def release(self, vm: Vm) -> None:
-        """Take a pod's disks and NICs out of its VM, which is idle then. Errors: AgentError, DriverError."""
+        """Take a pod's disks and NICs out of its VM, which is idle then.
+
+        The guest uses the NICs no more, and has no services. Errors: AgentError, DriverError.
+        """
         with vm.lock:
             vm.agent.run(layout.leave_volumes(vm.volumes.values()))
             vm.volumes.clear()
             vm.images.clear()
-            vm.agent.run(layout.leave(vm.layers.values(), scratch=SCRATCH_LUN in vm.disks.values(), nics=len(vm.nics)))
+            vm.agent.run(layout.leave(vm.layers.values(), scratch=SCRATCH_LUN in vm.disks.values()))
             vm.layers.clear()
-            if vm.services:
-                vm.agent.run(ipvs.renew([ipvs.load(entry) for entry in vm.services], ()))
-                vm.services, vm.services_sure = [], True
             for path, lun in list(vm.disks.items()):
                 self._driver.detach_disk(vm.id, lun)
                 del vm.disks[path]

@@ -100,7 +100,7 @@ class Vm:
     ``shares`` says what of the host it has (``readonly``, ``file``): since its boot, or, when it is ``shared``, what
     has been bound into its shared directory (``hyperd.vm.shares``). ``volumes`` says where it is mounted in the guest,
     ``images`` the image file and whether it is read-only.
-    ``services`` is what the guest's load balancer has (``hyperd.vm.ipvs``), or may have when not ``services_sure``.
+    ``services`` is what the guest's load balancer has (``hyperd.network.ipvs``), or may have unless ``services_sure``.
     ``spare_disk`` is the path of the writable disk of a VM of the pool, also when a pod has it by another name.
     ``entering`` are steps that must come before anything else is done in the guest, if any are left (``Plugs.enter``).
     """

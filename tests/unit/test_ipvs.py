@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hyperd.agent.plan import Op, Plan
-from hyperd.vm import ipvs
-from hyperd.vm.ipvs import Balanced
+from hyperd.network import ipvs
+from hyperd.network.ipvs import Balanced
 
 WEB = Balanced(
     ip="10.254.0.9", port=80, protocol="tcp", hosts=(("10.0.0.2", 8080), ("10.0.0.3", 8080)), source="10.0.0.5"
