@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import structlog
 
@@ -23,6 +23,7 @@ _ORIG, _REPLY, _FILTER = 1, 2, 25
 _TUPLE_IP, _TUPLE_PROTO, _IP_SOURCE, _PROTO_NUMBER, _PROTO_PORT = 1, 2, 1, 1, 3
 # Which parts of a tuple the kernel compares (since Linux 5.8).
 _BY_SOURCE, _BY_PROTO, _BY_PORT = 1 << 0, 1 << 3, 1 << 5
+_UDP = bytes([socket.IPPROTO_UDP])
 _HEAD = struct.pack("=BBH", socket.AF_INET, 0, 0)
 
 
@@ -35,15 +36,17 @@ def forget_addresses(addresses: Iterable[str]) -> None:
 
 def forget_udp(ports: Iterable[int]) -> None:
     """Forget what is sent to these UDP ports, of this host or through it. Best effort: failures are logged."""
-    for port in ports:
-        wanted = {
-            (_TUPLE_PROTO, _PROTO_NUMBER): bytes([socket.IPPROTO_UDP]),
-            (_TUPLE_PROTO, _PROTO_PORT): struct.pack("!H", port),
-        }
-        _forget(_ORIG, wanted, compare=_BY_PROTO | _BY_PORT, what=f"udp {port}")
+    numbers = {struct.pack("!H", port) for port in ports}
+    if len(numbers) == 1:
+        wanted = {(_TUPLE_PROTO, _PROTO_NUMBER): _UDP, (_TUPLE_PROTO, _PROTO_PORT): next(iter(numbers))}
+        _forget(_ORIG, wanted, compare=_BY_PROTO | _BY_PORT, what="a udp port")
+    elif numbers:  # the kernel is asked once, for all of UDP
+        _forget(_ORIG, {(_TUPLE_PROTO, _PROTO_NUMBER): _UDP}, compare=_BY_PROTO, what="udp ports", ports=numbers)
 
 
-def _forget(side: int, wanted: dict[tuple[int, int], bytes], *, compare: int, what: str) -> None:
+def _forget(
+    side: int, wanted: dict[tuple[int, int], bytes], *, compare: int, what: str, ports: Collection[bytes] = ()
+) -> None:
     outer = next(iter(wanted))[0]
     inner = [attribute(kind, value) for (_, kind), value in wanted.items()]
     flags = attribute(side, struct.pack("=I", compare))
@@ -52,7 +55,11 @@ def _forget(side: int, wanted: dict[tuple[int, int], bytes], *, compare: int, wh
         with Netlink(NETFILTER) as tracker:
             # Some kernels ignore the filter, so the answer is checked.
             found = (attributes(message[len(_HEAD) :]) for message in tracker.dump(_GET, question))
-            mine = [entry[_ORIG] for entry in found if _ORIG in entry and _fits(entry.get(side, b""), wanted)]
+            mine = [
+                entry[_ORIG]
+                for entry in found
+                if _ORIG in entry and _fits(entry.get(side, b""), wanted) and _port_fits(entry[_ORIG], ports)
+            ]
             for original in mine[:_LIMIT]:
                 try:
                     tracker.ask(_DELETE, _HEAD + attribute(_ORIG | NESTED, original))
@@ -60,6 +67,10 @@ def _forget(side: int, wanted: dict[tuple[int, int], bytes], *, compare: int, wh
                     log.debug("connection already gone", error=str(error))
     except OSError as error:
         log.warning("connections not forgotten", filter=what, error=str(error))
+
+
+def _port_fits(flow: bytes, ports: Collection[bytes]) -> bool:
+    return not ports or attributes(attributes(flow).get(_TUPLE_PROTO, b"")).get(_PROTO_PORT) in ports
 
 
 def _fits(flow: bytes, wanted: dict[tuple[int, int], bytes]) -> bool:

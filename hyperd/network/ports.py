@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 # Where automatic host ports come from: below the ports that Linux uses for outgoing connections.
 AUTOMATIC = range(20_000, 32_768)
-MAX_PORTS = 4096  # of one pod; every one is an element of a kernel map
+MAX_PORTS = 65_535  # of one pod
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
 
@@ -213,8 +213,9 @@ def reserve(session: Session, owner: str, address: str, mappings: Sequence[PortM
         for row in own.values():
             row.address = address
     new: list[PortMapping] = []
+    holders = {(row.protocol, row.host_port): row for row in rows(session)} if mappings else {}
     for mapping in mappings:
-        holder = session.get(PortRow, (mapping.protocol, mapping.host_port))
+        holder = holders.get((mapping.protocol, mapping.host_port))
         if holder is None:
             new.append(mapping)
         elif holder.owner != owner:

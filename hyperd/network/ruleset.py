@@ -8,7 +8,7 @@ both tables are replaced as a whole, so what the kernel has does not drift from 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from hyperd.errors import InvalidInput
@@ -33,6 +33,15 @@ class Forward:
     address: str
     container_port: int
     host_ip: str = ""
+
+    @property
+    def same_port(self) -> bool:
+        """Whether host and pod have the same number for it."""
+        return self.host_port == self.container_port
+
+    def fits(self, protocol: str) -> bool:
+        """Return whether it can be a part of a range: the same port, on all addresses."""
+        return self.protocol == protocol and self.same_port and not self.host_ip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +150,8 @@ class Ruleset:
             (f"bridge {self.table} taps", set(self._taps())),
             (f"ip {self.table} tcp_ports", set(self._elements("tcp"))),
             (f"ip {self.table} udp_ports", set(self._elements("udp"))),
+            (f"ip {self.table} tcp_ranges", set(self._ranges("tcp"))),
+            (f"ip {self.table} udp_ranges", set(self._ranges("udp"))),
             (f"ip {self.table} tcp_bound", set(self._bound("tcp"))),
             (f"ip {self.table} udp_bound", set(self._bound("udp"))),
             (f"ip {self.table} resolvers", set(self._resolvers())),
@@ -151,6 +162,8 @@ class Ruleset:
             f"table ip {self.table} {{",
             *_named("map tcp_ports", "inet_service : ipv4_addr . inet_service", self._elements("tcp")),
             *_named("map udp_ports", "inet_service : ipv4_addr . inet_service", self._elements("udp")),
+            *_named("map tcp_ranges", "inet_service : ipv4_addr; flags interval", self._ranges("tcp")),
+            *_named("map udp_ranges", "inet_service : ipv4_addr; flags interval", self._ranges("udp")),
             *_named("map tcp_bound", "ipv4_addr . inet_service : ipv4_addr . inet_service", self._bound("tcp")),
             *_named("map udp_bound", "ipv4_addr . inet_service : ipv4_addr . inet_service", self._bound("udp")),
             *_named("map resolvers", "ipv4_addr . ipv4_addr : ipv4_addr . inet_service", self._resolvers()),
@@ -171,6 +184,8 @@ class Ruleset:
                 [
                     "dnat ip to tcp dport map @tcp_ports",
                     "dnat ip to udp dport map @udp_ports",
+                    "dnat ip to tcp dport map @tcp_ranges",
+                    "dnat ip to udp dport map @udp_ranges",
                     "dnat ip to ip daddr . tcp dport map @tcp_bound",
                     "dnat ip to ip daddr . udp dport map @udp_bound",
                 ],
@@ -325,8 +340,22 @@ class Ruleset:
 
     def _elements(self, protocol: str) -> Iterable[str]:
         for entry in self.forwards:
-            if entry.protocol == protocol and not entry.host_ip:
+            if entry.protocol == protocol and not entry.host_ip and not entry.same_port:
                 yield f"{entry.host_port} : {entry.address} . {entry.container_port}"
+
+    def _ranges(self, protocol: str) -> Iterator[str]:
+        """Yield ports that lead to the same ports of a pod: those one after the other are one element."""
+        ports = {entry.host_port: entry.address for entry in self.forwards if entry.fits(protocol)}
+        first = last = 0
+        for port in sorted(ports):
+            if first and port == last + 1 and ports[port] == ports[first]:
+                last = port
+                continue
+            if first:
+                yield _range(first, last, ports[first])
+            first = last = port
+        if first:
+            yield _range(first, last, ports[first])
 
     def _bound(self, protocol: str) -> Iterable[str]:
         for entry in self.forwards:
@@ -344,6 +373,10 @@ def check_table(name: str) -> str:
     if not (name.isascii() and name.isidentifier() and len(name) <= 64):
         raise InvalidInput(f"[network] nft_table {name!r} must be a word of letters, digits and '_'")
     return name
+
+
+def _range(first: int, last: int, address: str) -> str:
+    return f"{first} : {address}" if first == last else f"{first}-{last} : {address}"
 
 
 def _removal(table: str) -> str:

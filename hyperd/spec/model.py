@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from hyperd.errors import InvalidInput
 
-MAX_EXPANDED_PORTS = 4096
+MAX_EXPANDED_PORTS = 65_535
 MAX_NOFILE = 1_048_576  # open files of a process in a guest: Linux fs.nr_open
 
 

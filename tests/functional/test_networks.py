@@ -24,7 +24,7 @@ from hyperd.network.model import Driver, Lease, Network, NetworkSpec, NicWish
 from hyperd.network.ports import PortMapping
 from hyperd.network.service import NetworkService
 from tests.support.dns import addresses
-from tests.support.netns import Namespace, ask_tcp, ip, serve_tcp
+from tests.support.netns import Namespace, ask_tcp, ask_udp, ip, serve_tcp, serve_udp
 from tests.support.netsite import Site, address_of, free_port, fresh_config, outside, refused, web
 from tests.support.until import until
 
@@ -241,6 +241,25 @@ def test_internal_network_reaches_nothing_outside(networks: Networks, stack: Exi
         assert ask_tcp(other.socket(), (host, port))
         for target in (host, made.gateway):
             assert refused(lambda to=target: ask_tcp(pod.socket(), (to, port), timeout=0.5))  # type: ignore[misc]
+
+
+def test_range_of_ten_thousand_ports(networks: Networks, site: Site) -> None:
+    networks.make("one")
+    server, leases = networks.pod("server", "one")
+    here = address_of(leases[0])
+    first = 20_000
+    site.network.publish("server", here, [PortMapping("udp", port, port) for port in range(first, first + 10_000)])
+    assert f"{first}-{first + 9999} : {here}" in site.rules()
+    with (
+        serve_udp(server.socket(socket.SOCK_DGRAM), ("", first + 7777), b"yes"),
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        assert ask_udp(client, ("127.0.0.1", first + 7777)) == b"yes"
+    gone = [PortMapping("udp", port, port) for port in range(first + 5000, first + 10_000)]
+    site.network.unpublish("server", gone)
+    assert f"{first}-{first + 4999} : {here}" in site.rules()
+    site.network.release("server")
+    assert here not in site.rules()
 
 
 def test_port_on_one_address_of_the_host(networks: Networks, stack: ExitStack) -> None:

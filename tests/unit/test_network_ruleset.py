@@ -64,3 +64,12 @@ def test_table_names_that_nft_would_misread_are_refused(name: str) -> None:
 def test_port_on_one_address_of_the_host() -> None:
     after = replace(EMPTY, forwards=(replace(FORWARD, host_ip="127.0.0.1"),))
     assert after.change_from(EMPTY) == "add element ip hyt tcp_bound { 127.0.0.1 . 8080 : 10.9.8.2 . 80 }\n"
+
+
+def test_a_range_is_one_rule() -> None:
+    ports = [replace(FORWARD, host_port=port, container_port=port) for port in (*range(5000, 15000), 16000)]
+    other = replace(ports[-1], host_port=15000, container_port=15000, address="10.9.8.3")
+    after = replace(EMPTY, forwards=(*ports, other))
+    assert after.change_from(EMPTY) == (
+        "add element ip hyt tcp_ranges { 15000 : 10.9.8.3, 16000 : 10.9.8.2, 5000-14999 : 10.9.8.2 }\n"
+    )
