@@ -288,7 +288,7 @@ WRONG_VALUES: list[tuple[str, Any, str]] = [
     ("portmappings[0].containerPort", "81-80", "portmappings[0].containerPort"),
     ("portmappings[0].containerPort", "http", "portmappings[0].containerPort"),
     ("portmappings[0].containerPort", "0", "portmappings[0].containerPort"),
-    ("portmappings[0].containerPort", "1-65535", "portmappings[0].containerPort"),
+    ("portmappings[0].containerPort", "1-65536", "portmappings[0].containerPort"),
     ("portmappings[0].hostPort", "65535-65536", "portmappings[0].hostPort"),
     ("portmappings[0].protocol", "sctp", "unrecongnized protocol sctp"),
     (
