@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from busybox_image import PushError, build, push, root_tar
 
+from hyperd.config.load import read
+from hyperd.config.model import Config
 from tests.support.registry import RegistryServer, layer_tar, member
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +25,9 @@ def run(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("script", ["scripts/quickstart", "scripts/test", "scripts/lint"])
+@pytest.mark.parametrize(
+    "script", ["scripts/quickstart", "scripts/test", "scripts/lint", "scripts/build-deb", "scripts/test-deb"]
+)
 def test_help_tells_what_will_be_done_and_does_nothing(script: str) -> None:
     done = run(f"./{script}", "--help")
     assert done.returncode == 0, done.stderr
@@ -54,6 +58,7 @@ def test_quickstart_names_every_package_it_installs() -> None:
         (["--socket", '/tmp/a"b'], 1, "quotes"),
         (["--bridge", "a b"], 1, "not the name of an interface"),
         (["--bridge", ""], 1, "not the name of an interface"),
+        (["--kernel", "fast"], 1, "--kernel is auto, distro or minimal"),
     ],
 )
 def test_quickstart_refuses_what_cannot_be(options: list[str], code: int, says: str) -> None:
@@ -74,6 +79,26 @@ def test_quickstart_stops_nothing_that_it_did_not_start(tmp_path: Path) -> None:
     finally:
         other.kill()
         other.wait()
+
+
+def test_the_man_page_of_the_daemon() -> None:
+    page = run(sys.executable, "scripts/hyperd-man").stdout
+    assert page.startswith(".TH HYPERD 8")
+    assert "HYPERD BUILD\\-GUEST" in page
+
+
+def test_the_packages_configuration_is_the_defaults(tmp_path: Path) -> None:
+    """scripts/build-deb makes comments of all settings: what is left must be read, and change nothing."""
+    (line,) = [
+        line
+        for line in (ROOT / "scripts/build-deb").read_text().splitlines()
+        if "hyperd.toml" in line and "sed" in line
+    ]
+    made = tmp_path / "hyperd.toml"
+    run("sh", "-c", line.partition(">")[0] + f">{made}")
+    assert "# root = " in made.read_text()
+    config, warnings = read(made)
+    assert (config, warnings) == (Config(), [])
 
 
 @pytest.mark.registry
