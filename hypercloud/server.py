@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from gunicorn.glogging import Logger
 
 from hypercloud import __version__, logs
 from hypercloud.config.model import Config
-from hypercloud.errors import Conflict, HostFault
+from hypercloud.errors import CloudError, Conflict, HostFault
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -143,14 +144,43 @@ def serve(config: Config) -> int:
 
 
 def _prepare(config: Config) -> bool:
-    """Bring the database up to date before there is a worker; say whether this is the first start."""
+    """Bring the database up to date before there is a worker; say whether this is the first start.
+
+    It is done by a child: what it imports would stay in the memory of gunicorn's own process, 30 MB for nothing.
+    Errors: HostFault with the child's reason.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        try:
+            found = _prepared(config)
+        except BaseException as error:
+            found = {"error": f"the database cannot be prepared: {type(error).__name__}: {error}"}
+        with os.fdopen(writing, "w", encoding="utf-8") as pipe:
+            json.dump(found, pipe)
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, encoding="utf-8") as pipe:
+        text = pipe.read()
+    os.waitpid(child, 0)
+    found = json.loads(text or '{"error": "the database cannot be prepared: the process for it died"}')
+    if "error" in found:
+        raise HostFault(str(found["error"]))
+    if found["password"] is not None:
+        click.echo(f"hypercloud: first start. Account admin, password {found['password']} (it is not shown again)")
+    return found["password"] is not None
+
+
+def _prepared(config: Config) -> dict[str, str | None]:
+    """Prepare the database; return the new password, or the reason why not."""
     from hypercloud.cloud import Cloud
 
-    cloud = Cloud(config)
     try:
-        password = cloud.prepare()
-    finally:
-        cloud.database.close()
-    if password is not None:
-        click.echo(f"hypercloud: first start. Account admin, password {password} (it is not shown again)")
-    return password is not None
+        cloud = Cloud(config)
+        try:
+            return {"password": cloud.prepare()}
+        finally:
+            cloud.database.close()
+    except CloudError as error:
+        return {"error": str(error)}
