@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.docker_cases import CODE, ERROR, GROUPS, NONE, Case
+from tests.conformance.docker_cases import CODE, ERROR, GROUPS, NONE, SORTED, Case
 from tests.conformance.docker_pair import Docker, Dockerd
 from tests.support.daemon import HyperdLauncher
 from tests.support.registry import busybox_tar
@@ -83,6 +83,8 @@ def test_the_same_as_with_dockers_own_daemon(name: str, ours: Docker, theirs: Do
             same = found.code == 0
         elif case.compare == CODE:
             same = bool(wanted.code) == bool(found.code)
+        elif case.compare == SORTED:
+            same = sorted(wanted.stdout.splitlines()) == sorted(found.stdout.splitlines())
         elif case.compare == ERROR:
             same = wanted.code == found.code and case.part.lower() in (found.stdout + found.stderr).lower()
         else:
