@@ -45,7 +45,7 @@ class ListBodies:
         return body
 
     def _stamp(self, item: str) -> Hashable:
-        vms = [(vm.id, vm.pod_id, vm.state, vm.hidden) for vm in self._engine.vms.all()]
+        vms = [(vm.id, vm.pod_id, vm.state, vm.hidden, vm.agent.silent) for vm in self._engine.vms.all()]
         return self._engine.database.version(*TABLES[item]), tuple(vms)
 
     def _rows(self, item: str, pod_id: str, vm_id: str) -> dict[str, object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -162,3 +163,29 @@ def test_a_vm_that_dies_while_no_daemon_runs(registry):
         assert host.ok("exec", "ol", "echo", "again") == "again\n"
         host.ok("rm", "outlive")
         host.assert_clean()
+
+
+def test_a_guest_that_does_not_answer_is_told_of_and_comes_back(host: Host) -> None:
+    make(host, {"id": "deaf", "containers": [{"name": "deaf-c", "command": ["sleep", "1000"]}]})
+    vm_id = host.daemon.json("GET", "/pod/info", podName="deaf")["vm"]
+    pid = int(subprocess.check_output(["pgrep", "-f", f"qemu-system.*guest={vm_id}"]).split()[0])
+
+    def status() -> str:
+        return str(host.daemon.json("GET", "/list", item="vm", vm=vm_id)["vmData"][0].rsplit(":", 1)[1])
+
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        until(lambda: status() == "silent", 60)
+        assert "does not answer" in host.daemon.json("GET", "/pod/info", podName="deaf")["status"]["message"]
+        done = host.ctl("exec", "deaf-c", "true")
+        assert done.returncode != 0
+        assert b"does not answer" in done.stdout + done.stderr
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    until(lambda: status() == "associated", 60)
+    assert host.ctl("exec", "deaf-c", "true").returncode == 0
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: status() == "silent", 60)
+    host.ok("stop", "deaf")
+    host.ok("rm", "deaf")
+    host.assert_clean()
