@@ -1,7 +1,7 @@
 """The database and its sessions: SQLite by default, PostgreSQL by URL.
 
 SQLite runs in WAL mode and every transaction that may write is BEGIN IMMEDIATE: with the driver's own deferred
-transactions two threads that read and then write lose updates. PostgreSQL runs at REPEATABLE READ.
+transactions two threads that read and then write lose updates. On PostgreSQL a lock of the transaction does the same.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
 from hypercloud.errors import HostFault, InvalidInput
+
+
+WRITERS = 0x68797063  # the number of the lock that writers take one after the other
 
 
 class Base(DeclarativeBase):
@@ -72,13 +75,20 @@ class Database:
 
 def _postgresql(url: str) -> Engine:
     try:
-        return create_engine(url, pool_pre_ping=True, pool_size=20, max_overflow=80)
+        engine = create_engine(url, pool_pre_ping=True, pool_size=20, max_overflow=80)
     except ModuleNotFoundError as error:
         raise InvalidInput(
             "the driver for PostgreSQL is not installed",
             details=str(error),
             resolution="pip install 'hyperd[cloud-postgresql]', and write the URL as postgresql+psycopg://",
         ) from None
+
+    @event.listens_for(engine, "begin")
+    def _on_begin(connection: Any) -> None:
+        if not connection.get_execution_options().get("hypercloud_reading"):
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS})")
+
+    return engine
 
 
 def _sqlite(url: str, path: str | None) -> Engine:
