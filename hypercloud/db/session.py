@@ -18,7 +18,6 @@ from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
 from hypercloud.errors import HostFault, InvalidInput
 
-
 WRITERS = 0x68797063  # the number of the lock that writers take one after the other
 
 
