@@ -98,9 +98,9 @@ def test_two_networks_names_connect_and_disconnect(host: Host) -> None:
     assert page(host, "left", "db.shop") == "unknown"
     # The name servers go on without the daemon, and so do the pods.
     host.daemon.kill()
-    servers = processes("dnsmasq")
+    servers = name_servers(host)
     host.daemon.start()
-    assert processes("dnsmasq") == servers
+    assert name_servers(host) == servers
     assert page(host, "left", "www") == "both"
     # Traffic that flows on one network does not notice what is done on another.
     flow = host.background(
@@ -132,7 +132,7 @@ def test_two_networks_names_connect_and_disconnect(host: Host) -> None:
     for pod in ("both", "left", "right"):
         host.ok("rm", pod)
     assert host.daemon.json("POST", "/network/prune") == ["one", "two", "inner"]
-    assert processes("dnsmasq") == []
+    assert name_servers(host) == []
 
 
 def test_links_that_others_delete_come_back(host: Host) -> None:
@@ -185,15 +185,16 @@ def taps(bridge: str) -> list[str]:
     return re.findall(r"^\d+: (\S+): ", done.stdout, re.MULTILINE)
 
 
-def processes(program: str) -> list[int]:
-    """Processes of a program in this network namespace."""
-    here = Path("/proc/self/ns/net").readlink()
+def name_servers(host: Host) -> list[int]:
+    """The name servers of the daemon."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
-            name = (entry / "comm").read_text(encoding="utf-8").strip()
-            if name == program and (entry / "ns/net").readlink() == here:
-                found.append(int(entry.name))
+            words = (entry / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
+        if words[0] == b"dnsmasq" and any(
+            word.startswith(f"--pid-file={host.daemon.root}/".encode()) for word in words
+        ):
+            found.append(int(entry.name))
     return sorted(found)
