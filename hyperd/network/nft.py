@@ -65,28 +65,38 @@ def _generation() -> int:
 
 
 class _Caller:
-    """The one thread that calls the library. It is started at the first text."""
+    """The one thread that calls the library. It is started at the first text.
+
+    What is open elsewhere in the process is closed there, the log's file too: the thread does nothing else, and what is
+    to be logged of it is logged by who called it.
+    """
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="nft", initializer=self._leave_descriptors)
         self._alone = False  # the thread has a table of descriptors of its own
+        self._refusal = ""  # why it has none, until that is logged
 
     def run(self, text: str) -> str:
         """Carry a text out; return what is wrong with it, or nothing. Errors: HostFault."""
-        return self._pool.submit(self._carry_out, text).result()
+        library = _library()
+        complaint = None if library is None else self._pool.submit(self._carry_out, library, text).result()
+        if self._refusal:
+            log.info("nft.by_command", reason=self._refusal)
+            self._refusal = ""
+        return _by_command(text) if complaint is None else complaint
 
     def _leave_descriptors(self) -> None:
         """Give this thread a table of descriptors of its own, and empty it. The other threads keep theirs."""
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.unshare(_CLONE_FILES) != 0:
-            log.info("nft.by_command", reason=f"unshare: {os.strerror(ctypes.get_errno())}")
+            self._refusal = f"unshare: {os.strerror(ctypes.get_errno())}"
             return
         os.closerange(_FIRST, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
         self._alone = True
 
-    def _carry_out(self, text: str) -> str:
-        library = _library() if self._alone else None
-        return _by_command(text) if library is None else _by_library(library, text)
+    def _carry_out(self, library: Any, text: str) -> str | None:
+        """Have the library carry a text out; return its complaint, or None where only the command can do it."""
+        return _by_library(library, text) if self._alone else None
 
 
 _caller = _Caller()

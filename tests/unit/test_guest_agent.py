@@ -8,6 +8,7 @@ import signal
 import stat
 import struct
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -465,6 +466,25 @@ def test_a_link_that_leads_nowhere_is_followed_inside_the_root(
     assert (root / made).is_dir() if directory else (root / made).is_file()
     assert (root / "etc" / "place").is_symlink()
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_links_are_followed_while_others_rename(host: Host, tmp_path: Path) -> None:
+    """The kernel gives up a way through ".." (EAGAIN) when something was renamed meanwhile, anywhere on the machine."""
+    root = tiny_root(tmp_path / "root")
+    (root / "deep" / "er").mkdir(parents=True)
+    (root / "place").symlink_to("/".join(["deep/er", "../.."] * 10 + ["deep"]))
+    plan = Plan().add(Op.OPENROOT, str(root))
+    for number in range(1000):
+        plan.mkdir(f"/place/{number}")
+    renames = "import os\nos.mkdir('a')\nprint(flush=True)\nwhile True:\n os.rename('a', 'b')\n os.rename('b', 'a')"
+    with subprocess.Popen([sys.executable, "-c", renames], cwd=tmp_path, stdout=subprocess.PIPE) as busy:
+        assert busy.stdout
+        try:
+            assert busy.stdout.readline()
+            host.run(plan)
+        finally:
+            busy.kill()
+    assert len(list((root / "deep").iterdir())) == 1001
 
 
 def test_a_mount_below_a_link_that_leads_nowhere(host: Host, tmp_path: Path) -> None:

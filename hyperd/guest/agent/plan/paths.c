@@ -13,12 +13,22 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+/* How often a way is tried again. The kernel gives a way with ".." up (EAGAIN) when anything was renamed or mounted
+ * meanwhile, wherever that is; what runs in a container can rename for ever. */
+#define TRIES 1000
+
 int path_open(int root_fd, const char *path, int flags, mode_t mode) {
   flags |= O_CLOEXEC;
   if (root_fd < 0)
     return RETRY(open(path, flags, mode));
   struct open_how how = {.flags = (uint64_t)flags, .mode = mode, .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS};
-  return (int)RETRY(syscall(SYS_openat2, root_fd, path, &how, sizeof how));
+  int fd = -1;
+  for (int tries = 0; tries < TRIES; tries++) {
+    fd = (int)RETRY(syscall(SYS_openat2, root_fd, path, &how, sizeof how));
+    if (fd >= 0 || errno != EAGAIN)
+      break;
+  }
+  return fd;
 }
 
 /* Make each missing part of a directory's path, from the left. */
