@@ -7,6 +7,7 @@ import posixpath
 import re
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -20,8 +21,10 @@ from hyperd.api.lists import ListBodies
 from hyperd.api.metrics import Metrics
 from hyperd.api.origin import check_origin
 from hyperd.api.params import MAX_JSON_BODY
+from hyperd.errors import NotSupported
 
 if TYPE_CHECKING:
+    from hyperd.api.cri.server import CriServer
     from hyperd.engine import Engine
 
 __all__ = ["LISTENER", "Dispatcher", "clean_path", "create_app"]
@@ -64,6 +67,29 @@ class Dispatcher:
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer a request (PEP 3333)."""
         return self._apps[environ[LISTENER].dialect](environ, start_response)
+
+
+def create_cri(engine: Engine, path: Path, *, mode: int, gid: int | None) -> CriServer:
+    """Make the server of Kubernetes' CRI, which is not HTTP's; its libraries are loaded here and nowhere before.
+
+    Args:
+        engine: what is served.
+        path, mode, gid: of the socket.
+
+    Errors: NotSupported when the libraries are not installed.
+
+    """
+    try:
+        from hyperd.api.cri.server import CriServer
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in {"grpc", "google"}:
+            raise
+        raise NotSupported(
+            "the CRI's libraries are not installed",
+            details=f"{error.name} is missing",
+            resolution="pip install 'hyperd[cri]'",
+        ) from error
+    return CriServer(engine, path, mode=mode, gid=gid)
 
 
 def create_app(engine: Engine) -> Flask:

@@ -19,6 +19,7 @@ from hyperd.errors import HyperError
 @click.option("--root", type=click.Path(path_type=Path), help="Directory of the daemon's state.")
 @click.option("--host", multiple=True, metavar="ADDR", help="unix:///path, tcp://address:port or fd://; repeatable.")
 @click.option("--docker-host", multiple=True, metavar="ADDR", help="Also speak the Docker API there; repeatable.")
+@click.option("--cri", metavar="ADDR", help="Also serve Kubernetes' CRI there: unix:///path (extra hyperd[cri]).")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="What to log.")
 @click.option("--log-format", type=click.Choice(["logfmt", "json", "console"]), help="How to log.")
 @click.option("--tls", is_flag=True, help="Speak TLS on tcp:// addresses.")
@@ -45,6 +46,7 @@ def main(ctx: click.Context, /, *, config: Path | None, **typed: Any) -> None:
         "root": typed["root"],
         "hosts": typed["host"],
         "docker_hosts": typed["docker_host"],
+        "cri": typed["cri"] or "",
         "log_level": typed["log_level"] or "",
         "log_format": typed["log_format"] or "",
         "tls": {key: value for key, value in tls.items() if value},

@@ -314,7 +314,7 @@ def _interface_exists(name: str) -> bool:
 
 def tighten(config: Config) -> None:
     """Take other users' access from what an earlier version made in the root; the API's own sockets keep theirs."""
-    sockets = [Path(host.removeprefix("unix://")) for host in (*config.hosts, *config.docker_hosts)]
+    sockets = [Path(host.removeprefix("unix://")) for host in (*config.hosts, *config.docker_hosts, config.cri)]
     for entry in os.scandir(config.root):
         path = Path(entry.path)
         if entry.is_symlink() or any(path == socket or path in socket.parents for socket in sockets):

@@ -76,6 +76,7 @@ def load(
     root: Path | None = None,
     hosts: Sequence[str] = (),
     docker_hosts: Sequence[str] = (),
+    cri: str = "",
     log_level: str = "",
     log_format: str = "",
     tls: Mapping[str, Any] | None = None,
@@ -84,7 +85,7 @@ def load(
 
     Args:
         path: the file; None = the first of DEFAULT_FILES that exists, or the defaults.
-        root, hosts, docker_hosts, log_level, log_format: from the command line, they win; ``hosts`` and
+        root, hosts, docker_hosts, cri, log_level, log_format: from the command line, they win; ``hosts`` and
             ``docker_hosts`` replace the file's.
         tls: keys of ``[tls]`` from the command line.
 
@@ -104,6 +105,8 @@ def load(
         changes["hosts"] = tuple(hosts)
     if docker_hosts:
         changes["docker_hosts"] = tuple(docker_hosts)
+    if cri:
+        changes["cri"] = cri
     if log_level:
         changes["log_level"] = log_level
     if log_format:
@@ -315,6 +318,8 @@ def check(config: Config) -> None:
             f"the path {config.run} of the VMs' sockets is longer than {MAX_RUN_PATH} bytes",
             resolution="choose a shorter root, or set runtime_dir",
         )
+    if config.cri and not config.cri.startswith("unix:///"):
+        raise InvalidInput(f"bad address of the CRI {config.cri[:200]!r}", resolution="use unix:///path")
     _one_of("log_level", config.log_level, LOG_LEVELS)
     _one_of("log_format", config.log_format, LOG_FORMATS)
     _one_of("on_exit", config.on_exit, ("leave", "stop"))

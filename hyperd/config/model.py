@@ -139,6 +139,7 @@ class Config:
     runtime_dir: Path | None = None  # sockets of VMs; None = <root>/run; short, a socket's path has 107 bytes
     hosts: tuple[str, ...] = (DEFAULT_HOST,)
     docker_hosts: tuple[str, ...] = ()  # where the Docker API answers; empty = nowhere
+    cri: str = ""  # unix:///path where Kubernetes' CRI answers; empty = nowhere
     socket_mode: int = 0o660
     socket_group: str = ""  # empty = hyper if there is one (docker for docker_hosts)
     log_level: str = "info"

@@ -135,14 +135,7 @@ class Listeners:
             raise HostFault(f"cannot listen on {host}", details=str(error)) from error
 
     def _open_unix(self, path: Path, *, mode: int, gid: int | None) -> socket.socket:
-        if not path.is_absolute() or len(os.fsencode(path)) > MAX_PATH:
-            raise InvalidInput(f"{path} must be an absolute path of at most {MAX_PATH} bytes")
-        before = os.umask(0o022)  # the socket's group has to get there
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        finally:
-            os.umask(before)
-        remove_stale(path)
+        _make_place(path)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             before = os.umask(0o777)  # nobody may connect before mode and group are right
@@ -167,6 +160,34 @@ class Listeners:
         else:
             self.fronted.append((sock, inner))
         _announce(sock, tls=inner is not None)
+
+
+def unix_place(host: str, *, group: str) -> tuple[Path, int | None]:
+    """Make the place of a unix socket that somebody else binds; return its path and the number of its group.
+
+    Args:
+        host: ``unix:///path``. group: as for ``Listeners.open``; an empty one is ``hyper`` if there is one.
+
+    Errors: InvalidInput, Conflict (somebody answers there), HostFault.
+
+    """
+    path = Path(host.removeprefix("unix://"))
+    try:
+        _make_place(path)
+    except OSError as error:
+        raise HostFault(f"cannot listen on {host}", details=str(error)) from error
+    return path, _group_id(group, DEFAULT_GROUPS[Dialect.HYPER])
+
+
+def _make_place(path: Path) -> None:
+    if not path.is_absolute() or len(os.fsencode(path)) > MAX_PATH:
+        raise InvalidInput(f"{path} must be an absolute path of at most {MAX_PATH} bytes")
+    before = os.umask(0o022)  # the socket's group has to get there
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    finally:
+        os.umask(before)
+    remove_stale(path)
 
 
 def _open_tcp(host: str, port: int) -> socket.socket:

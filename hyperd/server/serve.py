@@ -25,13 +25,13 @@ from gunicorn.http import message as gunicorn_message
 from gunicorn.http import wsgi as gunicorn_wsgi
 
 from hyperd import __version__
-from hyperd.app import Dispatcher
+from hyperd.app import Dispatcher, create_cri
 from hyperd.config.model import Config
 from hyperd.config.reload import merge
 from hyperd.errors import Conflict, HostFault, HyperError
 from hyperd.server import logging, memory, tls
 from hyperd.server.limits import connection_limits, raise_file_limit
-from hyperd.server.listeners import Dialect, Listeners
+from hyperd.server.listeners import Dialect, Listeners, unix_place
 from hyperd.server.notify import READY, STOPPING, Notifier
 from hyperd.server.worker import Worker
 
@@ -129,6 +129,7 @@ def serve(
         listeners = Listeners()
         stack.callback(listeners.close)
         _listen(listeners, config)
+        cri_place = unix_place(config.cri, group=config.socket_group) if config.cri else None
         engine = make_engine(config)
         stack.callback(engine.close)
         engine.open()
@@ -141,11 +142,17 @@ def serve(
         app = Dispatcher(engine, docker=bool(config.docker_hosts))
         reloader = Reloader(engine, notifier, reload, context)
         worker = Worker(listeners.served, app, cfg, limits=limits, on_hangup=reloader.ask)
+        cri = create_cri(engine, cri_place[0], mode=config.socket_mode, gid=cri_place[1]) if cri_place else None
+        if cri is not None:
+            stack.callback(cri.close)
+            cri.open()
         memory.settle()
         log.info("server.ready", version=__version__, pid=os.getpid(), root=str(config.root))
         notifier.tell(READY)
         worker.init_process()
         notifier.tell(STOPPING)
+        if cri is not None:
+            cri.close()  # kubelet would start again what is stopped below
         log.info("server.stopping", threads=threading.active_count(), on_exit=engine.config.on_exit)
         if engine.config.on_exit == "stop":
             engine.stop_pods()

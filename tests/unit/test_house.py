@@ -66,6 +66,8 @@ ONLY_BY = {
 }
 # The APIs: each has its own words, schemas and statuses below ``hyperd/api/``.
 DIALECTS = ("hyper", "docker", "cri")
+# Made by a program (scripts/build-proto): not checked.
+GENERATED = "hyperd/api/cri/v1"
 # Who may know statuses of HTTP.
 SPEAK_HTTP = ("hyperd.api", "hyperd.app", "hyperd.server", "hyperd.registry", "hyperd.container.fetch")
 
@@ -76,6 +78,8 @@ def modules() -> dict[str, Path]:
     found = {}
     for package in ("hyperd", "hyperctl", "hypercloud"):
         for path in sorted((ROOT / package).rglob("*.py")):
+            if path.is_relative_to(ROOT / GENERATED):
+                continue
             parts = path.relative_to(ROOT).with_suffix("").parts
             found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found

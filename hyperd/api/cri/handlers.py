@@ -1,0 +1,83 @@
+"""Who answers which method, and how errors become statuses."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import structlog
+from google.protobuf.message_factory import GetMessageClass
+
+from hyperd.api.cri import containers, images, sandboxes, stats, system
+from hyperd.api.cri.call import Call, Method, Room
+from hyperd.api.cri.errors import code_of
+from hyperd.api.cri.v1 import api_pb2 as pb
+from hyperd.errors import HyperError
+
+log = structlog.get_logger(__name__)
+
+SERVICES: dict[str, dict[str, Method]] = {
+    "RuntimeService": {**system.METHODS, **sandboxes.METHODS, **containers.METHODS, **stats.METHODS},
+    "ImageService": images.METHODS,
+}
+REASONS = {
+    "Exec": "there is no streaming server yet; ExecSync works",
+    "Attach": "there is no streaming server yet",
+    "PortForward": "there is no streaming server yet",
+    "ReopenContainerLog": "logs are not written in kubelet's format yet",
+    "CheckpointContainer": "there are no checkpoints yet",
+    "GetContainerEvents": "there is no stream of events yet; lists and statuses work",
+    "UpdatePodSandboxResources": "a virtual machine keeps the size that it was booted with",
+}
+
+
+def handlers(room: Room) -> grpc.GenericRpcHandler:
+    """Return what grpc asks for the handler of a method."""
+    return _Handlers(room)
+
+
+class _Handlers(grpc.GenericRpcHandler):
+    """Finds who answers a method; what is in no table is answered, too, with the reason."""
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self._known: dict[str, Any] = {}
+        for name, methods in SERVICES.items():
+            described = pb.DESCRIPTOR.services_by_name[name]
+            for method in described.methods:
+                self._known[f"/{described.full_name}/{method.name}"] = grpc.unary_unary_rpc_method_handler(
+                    self._answering(method.name, methods[method.name]),
+                    request_deserializer=GetMessageClass(method.input_type).FromString,
+                    response_serializer=GetMessageClass(method.output_type).SerializeToString,
+                )
+
+    def service(self, handler_call_details: Any) -> Any:
+        path = handler_call_details.method
+        return self._known.get(path) or grpc.unary_unary_rpc_method_handler(_refusing(path))
+
+    def _answering(self, name: str, method: Method) -> Callable[[Any, Any], Any]:
+        def answer(request: Any, context: Any) -> Any:
+            call = Call(room=self._room, active=context.is_active, seconds_left=context.time_remaining)
+            try:
+                return method(call, request)
+            except HyperError as error:
+                log.debug("cri.refused", method=name, error=str(error))
+                context.abort(getattr(grpc.StatusCode, code_of(error)), str(error))
+            except Exception:
+                number = uuid.uuid4().hex[:12]
+                log.exception("cri.internal_error", method=name, number=number)
+                context.abort(grpc.StatusCode.INTERNAL, f"internal error {number}: see the daemon's log")
+
+        return answer
+
+
+def _refusing(path: str) -> Callable[[Any, Any], Any]:
+    name = path.rpartition("/")[2]
+
+    def answer(_request: Any, context: Any) -> Any:
+        reason = REASONS.get(name, "the runtime does not know it")
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{path[:200]} is not served: {reason}")
+
+    return answer

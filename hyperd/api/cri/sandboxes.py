@@ -1,0 +1,115 @@
+"""Sandboxes: pods without containers, whose VM runs from the beginning."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from collections.abc import Iterator
+
+from hyperd.api.cri import kept, views
+from hyperd.api.cri.call import Call, Method
+from hyperd.api.cri.errors import AlreadyExists
+from hyperd.api.cri.specs import OWNER, has_labels, read_sandbox
+from hyperd.api.cri.v1 import api_pb2 as pb
+from hyperd.engine import Engine
+from hyperd.errors import HyperError, InvalidInput, NotFound
+from hyperd.pod.model import Pod
+
+
+def run(call: Call, request: pb.RunPodSandboxRequest) -> pb.RunPodSandboxResponse:
+    """Make a sandbox and boot its VM; after a failure nothing is left. Errors: as the services'."""
+    engine, config = call.engine, request.config
+    shape = engine.config.hypervisor
+    spec = read_sandbox(
+        config,
+        ident=secrets.token_hex(32),
+        handler=request.runtime_handler,
+        default_vcpu=shape.default_vcpu,
+        default_memory=shape.default_memory,
+    )
+    with call.room.creating:
+        _check_metadata(engine, config.metadata)
+        engine.pods.create(spec, may_fetch=False)
+    try:
+        engine.pods.start(spec.id)
+    except BaseException:
+        with contextlib.suppress(HyperError):
+            engine.pods.remove(spec.id)
+        raise
+    return pb.RunPodSandboxResponse(pod_sandbox_id=spec.id)
+
+
+def stop(call: Call, request: pb.StopPodSandboxRequest) -> pb.StopPodSandboxResponse:
+    """Stop a sandbox with everything in it; one that is stopped or unknown is no error."""
+    with contextlib.suppress(NotFound):
+        call.engine.pods.stop(sandbox_id(call.engine, request.pod_sandbox_id))
+    return pb.StopPodSandboxResponse()
+
+
+def remove(call: Call, request: pb.RemovePodSandboxRequest) -> pb.RemovePodSandboxResponse:
+    """Remove a sandbox with everything in it; an unknown one is no error."""
+    with contextlib.suppress(NotFound):
+        call.engine.pods.remove(sandbox_id(call.engine, request.pod_sandbox_id))
+    return pb.RemovePodSandboxResponse()
+
+
+def status(call: Call, request: pb.PodSandboxStatusRequest) -> pb.PodSandboxStatusResponse:
+    """Describe a sandbox and its containers. Errors: NotFound."""
+    pod = call.engine.pods.inspect(sandbox_id(call.engine, request.pod_sandbox_id))
+    return pb.PodSandboxStatusResponse(
+        status=views.sandbox_status(pod, call.room.replacing),
+        containers_statuses=[views.container_status(one) for one in pod.containers],
+        timestamp=time.time_ns(),
+        info={"hyperd": views.sandbox_info(pod)} if request.verbose else {},
+    )
+
+
+def listed(call: Call, request: pb.ListPodSandboxRequest) -> pb.ListPodSandboxResponse:
+    """List sandboxes."""
+    wanted = request.filter
+    found = []
+    for pod in pods(call.engine, wanted.id):
+        item = views.sandbox_item(pod, call.room.replacing)
+        if wanted.HasField("state") and wanted.state.state != item.state:
+            continue
+        if has_labels(item.labels, wanted.label_selector):
+            found.append(item)
+    return pb.ListPodSandboxResponse(items=found)
+
+
+def pods(engine: Engine, beginning: str = "") -> Iterator[Pod]:
+    """Give the pods of this dialect whose id begins so."""
+    for summary in engine.pods.summaries():
+        if summary.id.startswith(beginning):
+            with contextlib.suppress(NotFound):  # it has just been removed
+                if engine.containers.records.pod_spec(summary.id).owner == OWNER:
+                    yield engine.pods.inspect(summary.id)
+
+
+def sandbox_id(engine: Engine, ident: str) -> str:
+    """Return the id of a pod of this dialect. Errors: NotFound, InvalidInput (no id)."""
+    if not ident:
+        raise InvalidInput("no id of a sandbox was given")
+    with contextlib.suppress(NotFound):
+        if engine.containers.records.pod_spec(ident).owner == OWNER:
+            return ident
+    raise NotFound(f"there is no sandbox {ident[:100]}", kind="pod", name=ident[:100])
+
+
+def _check_metadata(engine: Engine, metadata: pb.PodSandboxMetadata) -> None:
+    for pod in pods(engine):
+        if kept.sandbox(pod.spec.annotations).metadata == metadata:
+            raise AlreadyExists(
+                f"the sandbox {pod.id} has the same name, namespace, uid and attempt",
+                details=f"{metadata.namespace}/{metadata.name} {metadata.uid} {metadata.attempt}",
+            )
+
+
+METHODS: dict[str, Method] = {
+    "RunPodSandbox": run,
+    "StopPodSandbox": stop,
+    "RemovePodSandbox": remove,
+    "PodSandboxStatus": status,
+    "ListPodSandbox": listed,
+}

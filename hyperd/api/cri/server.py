@@ -1,0 +1,66 @@
+"""The door: a gRPC server with a pool of threads on a unix socket."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from hyperd.api.cri.call import Room
+from hyperd.errors import HostFault
+
+if TYPE_CHECKING:
+    from hyperd.engine import Engine
+
+log = structlog.get_logger(__name__)
+
+THREADS = 32  # calls at a time; more wait
+STOP_GRACE = 5.0  # seconds that calls under way have when the daemon ends
+MAX_MESSAGE = 16 << 20  # bytes, kubelet's own bound
+
+
+class CriServer:
+    """See the module's docstring.
+
+    Args:
+        engine: what is served.
+        path: of the socket; nobody listens there.
+        mode: permission bits of the socket. gid: its group, None leaves it.
+
+    """
+
+    def __init__(self, engine: Engine, path: Path, *, mode: int, gid: int | None) -> None:
+        import grpc
+
+        from hyperd.api.cri.handlers import handlers
+
+        self._path, self._mode, self._gid = path, mode, gid
+        self._inode = 0
+        options = [("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.max_send_message_length", MAX_MESSAGE)]
+        pool = ThreadPoolExecutor(THREADS, thread_name_prefix="cri")
+        self._server = grpc.server(pool, handlers=[handlers(Room(engine=engine))], options=options)
+
+    def open(self) -> None:
+        """Listen. Errors: HostFault."""
+        try:
+            self._server.add_insecure_port(f"unix:{self._path}")  # the daemon's umask leaves it to us alone
+            self._inode = self._path.lstat().st_ino
+            if self._gid is not None:
+                os.chown(self._path, -1, self._gid)
+            self._path.chmod(self._mode)
+        except (OSError, RuntimeError) as error:
+            self.close()
+            raise HostFault(f"cannot listen on {self._path}", details=str(error)) from error
+        self._server.start()
+        log.info("server.listening", address=f"unix://{self._path}", api="cri")
+
+    def close(self) -> None:
+        """Let calls under way end, and remove the socket if it is still ours; calling it twice is fine."""
+        self._server.stop(STOP_GRACE).wait()
+        with contextlib.suppress(OSError):
+            if self._path.lstat().st_ino == self._inode:
+                self._path.unlink()

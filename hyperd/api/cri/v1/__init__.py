@@ -1,0 +1,1 @@
+"""Generated modules of the CRI; see api.proto."""

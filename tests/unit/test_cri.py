@@ -1,0 +1,128 @@
+"""Kubernetes' CRI without a daemon: the generated modules, the tables, translation of configurations."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import grpc
+import pytest
+
+from hyperd import errors
+from hyperd.api.cri import kept
+from hyperd.api.cri.errors import CODES, AlreadyExists, code_of
+from hyperd.api.cri.handlers import SERVICES
+from hyperd.api.cri.specs import read_container, read_limits, read_sandbox
+from hyperd.api.cri.v1 import api_pb2 as pb
+from hyperd.errors import InvalidInput, NotSupported
+from hyperd.spec.model import Resource
+
+PROJECT = Path(__file__).resolve().parents[2]
+MIB = 2**20
+
+
+def test_generated_modules_are_up_to_date() -> None:
+    done = subprocess.run([PROJECT / "scripts/build-proto", "--check"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "up to date\n"), done.stderr
+
+
+def test_every_method_has_a_handler() -> None:
+    declared = {
+        name: {method.name for method in service.methods} for name, service in pb.DESCRIPTOR.services_by_name.items()
+    }
+    assert declared == {name: set(methods) for name, methods in SERVICES.items()}
+
+
+def test_every_error_has_a_code() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.HyperError)]
+    missing = [kind.__name__ for kind in kinds if kind is not errors.HyperError and code_of(kind("x")) == "UNKNOWN"]
+    assert missing == []
+    assert code_of(errors.ImageNotFound("x")) == "NOT_FOUND"
+    assert code_of(AlreadyExists("x")) == "ALREADY_EXISTS"
+    assert set(CODES.values()) <= {code.name for code in grpc.StatusCode}
+
+
+def sandbox(**linux: object) -> pb.PodSandboxConfig:
+    return pb.PodSandboxConfig(metadata={"name": "a", "uid": "b"}, linux=linux)
+
+
+@pytest.mark.parametrize(
+    ("linux", "size"),
+    [
+        ({}, Resource(vcpu=1, memory=128)),
+        ({"resources": {"cpu_quota": 250_000, "cpu_period": 100_000}}, Resource(vcpu=3, memory=128)),
+        ({"resources": {"memory_limit_in_bytes": 300 * MIB + 1}}, Resource(vcpu=1, memory=365)),
+        (
+            {"resources": {"memory_limit_in_bytes": 300 * MIB}, "overhead": {"memory_limit_in_bytes": 160 * MIB}},
+            Resource(vcpu=1, memory=460),
+        ),
+        ({"resources": {"memory_limit_in_bytes": 10 * MIB}}, Resource(vcpu=1, memory=128)),
+    ],
+)
+def test_size_of_the_vm(linux: dict[str, object], size: Resource) -> None:
+    spec = read_sandbox(sandbox(**linux), ident="x", handler="", default_vcpu=1, default_memory=128)
+    assert spec.resource == size
+
+
+def test_ports_without_a_host_port_are_not_published() -> None:
+    config = sandbox()
+    config.port_mappings.add(container_port=80)
+    config.port_mappings.add(container_port=81, host_port=8081, protocol=pb.UDP, host_ip="0.0.0.0")  # noqa: S104
+    spec = read_sandbox(config, ident="x", handler="", default_vcpu=1, default_memory=128)
+    found = [(one.container_port, one.host_port, one.protocol, one.host_ip) for one in spec.portmappings]
+    assert found == [("81", "8081", "udp", "")]
+
+
+def test_what_the_client_said_comes_back() -> None:
+    config = sandbox()
+    config.annotations["a"] = "b"
+    annotations = kept.of_sandbox(config, "hyperd")
+    assert kept.of_client(annotations) == {"a": "b"}
+    assert kept.sandbox(annotations).metadata == config.metadata
+    config.annotations[kept.CONFIG] = "x"
+    with pytest.raises(InvalidInput):
+        kept.of_sandbox(config, "")
+
+
+def container(**security: object) -> pb.ContainerConfig:
+    return pb.ContainerConfig(
+        metadata={"name": "a"}, image={"image": "i"}, linux={"security_context": security} if security else None
+    )
+
+
+def test_security_of_a_container() -> None:
+    security = read_container(container(), pb.PodSandboxConfig(), ident="x").security
+    assert (security.seccomp, security.masked_paths) == ("unconfined", None)
+    default = {"seccomp": {"profile_type": pb.SecurityProfile.RuntimeDefault}, "masked_paths": ["/proc/kcore"]}
+    given = container(**default, capabilities={"add_capabilities": ["cap_net_admin"]}, run_as_user={"value": 0})
+    spec = read_container(given, pb.PodSandboxConfig(linux={"sysctls": {"a": "1"}}), ident="x")
+    assert (spec.security.seccomp, spec.security.masked_paths) == ("", ("/proc/kcore",))
+    assert (spec.security.cap_add, spec.user.name, dict(spec.sysctl)) == (("NET_ADMIN",), "0", {"a": "1"})
+
+
+def test_a_seccomp_profile_of_the_host(tmp_path: Path) -> None:
+    profile = tmp_path / "profile.json"
+    profile.write_text("{}")
+    for given in ({"seccomp_profile_path": f"localhost/{profile}"},
+                  {"seccomp": {"profile_type": 2, "localhost_ref": str(profile)}}):  # fmt: skip
+        assert read_container(container(**given), pb.PodSandboxConfig(), ident="x").security.seccomp == "{}"
+
+
+def test_stop_signals() -> None:
+    for number, name in ((0, ""), (23, "SIGTERM"), (35, "SIGRTMIN"), (50, "SIGRTMIN+15"), (51, "SIGRTMAX-14"),
+                         (65, "SIGRTMAX")):  # fmt: skip
+        config = container()
+        config.stop_signal = number
+        assert read_container(config, pb.PodSandboxConfig(), ident="x").stop_signal == name
+    config.stop_signal = 66
+    with pytest.raises(InvalidInput):
+        read_container(config, pb.PodSandboxConfig(), ident="x")
+
+
+def test_limits() -> None:
+    given = {"cpu_quota": -1, "cpu_period": 100_000, "unified": {"memory.oom.group": "1"},
+             "hugepage_limits": [{"page_size": "2MB"}], "cpuset_mems": "0", "cpuset_cpus": "0-1"}  # fmt: skip
+    found = read_limits(pb.LinuxContainerResources(**given))
+    assert (found.cpu_quota, found.cpu_period, found.cpuset) == (0, 0, "0-1")
+    with pytest.raises(NotSupported):
+        read_limits(pb.LinuxContainerResources(cpuset_mems="1"))

@@ -1,0 +1,149 @@
+"""Kubernetes' CRI with a real guest: what a pod of one container with everything looks like from inside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from hyperd.api.cri.v1 import api_pb2 as pb
+from tests.support.cri import CriClient
+from tests.support.registry import RegistryServer
+from tests.support.until import until
+from tests.vm.conftest import Host, launch
+
+pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(300)]
+
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def host(registry: RegistryServer) -> Iterator[Host]:
+    daemon, host = launch(registry)
+    with daemon:
+        daemon.stop()
+        daemon.start("--cri", f"unix://{daemon.directory}/cri.sock")
+        host.image = f"{registry.host}/busybox"
+        yield host
+        host.assert_clean()
+
+
+@pytest.fixture(scope="module")
+def cri(host: Host) -> Iterator[CriClient]:
+    with CriClient(host.daemon.directory / "cri.sock") as client:
+        client.PullImage(image={"image": host.image})
+        yield client
+        for one in client.ListPodSandbox().items:
+            client.RemovePodSandbox(pod_sandbox_id=one.id)
+
+
+def inside(cri: CriClient, container: str, script: str) -> str:
+    found = cri.ExecSync(container_id=container, cmd=["sh", "-c", script], timeout=60)
+    assert found.exit_code == 0, (script, found)
+    return found.stdout.decode().strip()
+
+
+def test_a_pod(cri: CriClient, host: Host, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o777)
+    shared.chmod(0o777)
+    (shared / "file").write_text("from the host\n")
+    sandbox = cri.RunPodSandbox(
+        config={
+            "metadata": {"name": "web", "uid": "1", "namespace": "default"},
+            "hostname": "web",
+            "dns_config": {"servers": ["10.0.0.10"], "searches": ["default.svc"]},
+            "linux": {
+                "resources": {"memory_limit_in_bytes": 128 * MIB, "cpu_quota": 200_000, "cpu_period": 100_000},
+                "sysctls": {"net.ipv4.ip_unprivileged_port_start": "0"},
+            },
+        }
+    ).pod_sandbox_id
+    before = cri.PodSandboxStatus(pod_sandbox_id=sandbox).status
+    security = {
+        "capabilities": {"drop_capabilities": ["ALL"]},
+        "run_as_user": {"value": 1000},
+        "run_as_group": {"value": 2000},
+        "supplemental_groups": [3000],
+        "readonly_rootfs": True,
+        "no_new_privs": True,
+        "seccomp": {"profile_type": pb.SecurityProfile.RuntimeDefault},
+    }
+    container = cri.CreateContainer(
+        pod_sandbox_id=sandbox,
+        config={
+            "metadata": {"name": "main"},
+            "image": {"image": host.image},
+            "command": ["sh", "-c"],
+            "args": ["echo began > /shared/began; sleep 1000"],
+            "envs": [{"key": "COLOUR", "value": "blue"}],
+            "working_dir": "/shared",
+            "mounts": [
+                {"container_path": "/shared", "host_path": str(shared)},
+                {"container_path": "/one", "host_path": str(shared / "file"), "readonly": True},
+            ],
+            "linux": {
+                "security_context": security,
+                "resources": {"memory_limit_in_bytes": 64 * MIB, "cpu_quota": 50_000, "cpu_period": 100_000},
+            },
+        },
+    ).container_id
+    assert cri.PodSandboxStatus(pod_sandbox_id=sandbox).status == before
+    cri.StartContainer(container_id=container)
+    until((shared / "began").exists)
+    assert inside(cri, container, "id -u; id -g; id -G; pwd; echo $COLOUR; hostname; cat /one").splitlines() == [
+        "1000", "2000", "2000 3000", "/shared", "blue", "web", "from the host",
+    ]  # fmt: skip
+    seen = inside(cri, container, "grep -E '^(CapEff|NoNewPrivs|Seccomp):' /proc/self/status; cat /etc/resolv.conf")
+    lines = [line.split() for line in seen.splitlines()]
+    assert ["CapEff:", "0000000000000000"] in lines
+    assert ["NoNewPrivs:", "1"] in lines
+    assert ["Seccomp:", "2"] in lines
+    assert ["nameserver", "10.0.0.10"] in lines
+    assert ["search", "default.svc"] in lines
+    assert inside(cri, container, "nproc; cat /proc/sys/net/ipv4/ip_unprivileged_port_start").split() == ["2", "0"]
+    assert inside(cri, container, "touch /x 2>/dev/null || echo refused") == "refused"
+    assert inside(cri, container, "ip -4 addr show eth0").find(f"inet {before.network.ip}/") > 0
+    one = cri.ContainerStats(container_id=container).stats
+    assert one.cpu.usage_core_nano_seconds.value > 0
+    assert 0 < one.memory.working_set_bytes.value <= 64 * MIB
+    assert one.memory.available_bytes.value == 64 * MIB - one.memory.working_set_bytes.value
+    whole = cri.PodSandboxStats(pod_sandbox_id=sandbox).stats.linux
+    assert [found.attributes.id for found in whole.containers] == [container]
+    assert [found.attributes.id for found in cri.ListContainerStats().stats] == [container]
+    assert whole.process.process_count.value >= 1
+    cri.UpdateContainerResources(container_id=container, linux={"memory_limit_in_bytes": 32 * MIB})
+    assert cri.ContainerStats(container_id=container).stats.memory.available_bytes.value <= 32 * MIB
+    with pytest.raises(grpc.RpcError) as caught:
+        cri.ExecSync(container_id=container, cmd=["sleep", "100"], timeout=1)
+    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    # The daemon is killed: the pod runs on.
+    host.daemon.kill()
+    host.daemon.start("--cri", f"unix://{host.daemon.directory}/cri.sock")
+    until(lambda: cri.Version().version == "0.1.0")
+    assert cri.ContainerStatus(container_id=container).status.state == pb.CONTAINER_RUNNING
+    assert inside(cri, container, "cat /shared/began") == "began"
+    cri.StopContainer(container_id=container, timeout=1)
+    shown = cri.ContainerStatus(container_id=container).status
+    assert (shown.state, shown.exit_code) == (pb.CONTAINER_EXITED, 137)
+
+
+def test_out_of_memory(cri: CriClient, host: Host) -> None:
+    metadata = {"name": "big", "uid": "2", "namespace": "default"}
+    sandbox = cri.RunPodSandbox(config={"metadata": metadata}).pod_sandbox_id
+    container = cri.CreateContainer(
+        pod_sandbox_id=sandbox,
+        config={
+            "metadata": {"name": "main"},
+            "image": {"image": host.image},
+            "command": ["tail", "/dev/zero"],
+            "linux": {"resources": {"memory_limit_in_bytes": 16 * MIB}},
+        },
+    ).container_id
+    cri.StartContainer(container_id=container)
+    until(lambda: cri.ContainerStatus(container_id=container).status.state == pb.CONTAINER_EXITED, 120)
+    until(lambda: cri.ContainerStatus(container_id=container).status.reason == "OOMKilled")
+    assert cri.ContainerStatus(container_id=container).status.exit_code == 137
+    assert cri.PodSandboxStatus(pod_sandbox_id=sandbox).status.state == pb.SANDBOX_READY
