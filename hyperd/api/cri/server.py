@@ -34,6 +34,8 @@ class CriServer:
     """
 
     def __init__(self, engine: Engine, path: Path, *, mode: int, gid: int | None) -> None:
+        # libvirt forks in this process to start QEMU; the C core's handlers for that abort the child before its exec.
+        os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
         import grpc
 
         from hyperd.api.cri.handlers import handlers
