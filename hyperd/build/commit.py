@@ -121,7 +121,7 @@ class CommitService:
             )
             layers: list[AddedLayer | str] = [*image.diff_ids, *([layer] if layer else [])]
             made = self._images.add_image(draft.finish(), layers, tags=tags, parent=image.id)
-        self._containers.tell("commit", row, imageID=made.id)
+        self._containers.tell("commit", row, made=made.id)
         log.info("container.committed", container=row.id, made=made.id)
         return made.id
 

@@ -184,7 +184,7 @@ class Restarts:
             row = self._records.get(container_id)
             log.info("container.restarted", container=container_id, name=row.name, count=row.restart_count)
             self._events.publish(
-                "container", "restart", row.id, name=row.name, podID=pod_id, image=row.image_name, by="policy"
+                "container", "restart", row.id, pod_id, name=row.name, image=row.image_name, by="policy"
             )
             if row.killed:  # in the moment of its start
                 self._stop(container_id)

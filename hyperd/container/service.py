@@ -529,8 +529,8 @@ class ContainerService:
 
     def tell(self, action: str, row: ContainerRow, **more: object) -> None:
         """Publish that something has happened to a container."""
-        about = {"name": row.name, "podID": row.pod_id, "image": row.image_name}
-        self._events.publish("container", action, row.id, **{**row.labels, **about, **more})
+        about = {"name": row.name, "image": row.image_name}
+        self._events.publish("container", action, row.id, row.pod_id, **{**row.labels, **about, **more})
 
     def _signal(self, container_id: str, number: int) -> None:
         process = self.processes.get(container_id)

@@ -27,6 +27,7 @@ class Event:
         type: kind of the object: ``pod``, ``container``, ``image``, ``vm`` or ``network``.
         action: what happened to it, such as ``start``.
         id: of the object.
+        pod_id: the pod that it belongs to or that it happened to, empty = none.
         attributes: what else is worth knowing; labels of the object are among them.
         time_ns: when, ns since 1970; never the same twice and never going back, whatever the clock does.
 
@@ -35,6 +36,7 @@ class Event:
     type: str
     action: str
     id: str
+    pod_id: str = ""
     attributes: Mapping[str, str] = field(default_factory=dict)
     time_ns: int = 0
 
@@ -52,18 +54,18 @@ class EventBus:
         self._next = 0
         self._last = 0
 
-    def publish(self, kind: str, action: str, ident: str, /, **attributes: object) -> None:
+    def publish(self, kind: str, action: str, ident: str, pod_id: str = "", /, **attributes: object) -> None:
         """Tell that something has happened; never fails and never blocks for long.
 
         Args:
-            kind: see Event.type. action: see there. ident: of the object.
+            kind: see Event.type. action: see there. ident: of the object. pod_id: see Event.
             attributes: values become text; None is left out.
 
         """
         values = {key: str(value)[:MAX_TEXT] for key, value in attributes.items() if value is not None}
         with self._lock:
             self._last = max(time.time_ns(), self._last + 1)
-            event = Event(type=kind, action=action, id=ident, attributes=values, time_ns=self._last)
+            event = Event(type=kind, action=action, id=ident, pod_id=pod_id, attributes=values, time_ns=self._last)
             self._recent.append(event)
             for listener in tuple(self._listeners.values()):
                 try:

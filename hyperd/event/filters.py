@@ -42,7 +42,7 @@ def _fits(event: Event, key: str, values: Sequence[str]) -> bool:
         return event.action in values
     if key == "label":
         return all(_label(event, value) for value in values)
-    known = {event.attributes.get(f"{key}ID", ""), event.attributes.get(key, "")}
+    known = {event.attributes.get(key, ""), event.pod_id if key == "pod" else ""}
     if event.type == key:
         known |= {event.id, event.attributes.get("name", "")}
     known.discard("")
@@ -51,8 +51,7 @@ def _fits(event: Event, key: str, values: Sequence[str]) -> bool:
 
 def _prefix(value: str, event: Event) -> bool:
     """Tell whether a value is the beginning of a container's id."""
-    ident = event.id if event.type == "container" else event.attributes.get("containerID", "")
-    return len(value) >= 4 and ident.startswith(value)
+    return len(value) >= 4 and event.type == "container" and event.id.startswith(value)
 
 
 def _label(event: Event, wanted: str) -> bool:

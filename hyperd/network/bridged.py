@@ -273,7 +273,7 @@ class BridgeDriver(NetworkDriver):
         places = self._tables.change(work)
         flows.forget_addresses(address for _, address in places)
         for ident, address in places:
-            self._events.publish("network", "disconnect", ident, podID=pod_id, address=address)
+            self._events.publish("network", "disconnect", ident, pod_id, address=address)
 
     def leases(self, pod_id: str) -> list[Lease]:
         with self._database.reading() as session:
@@ -297,7 +297,7 @@ class BridgeDriver(NetworkDriver):
         for lease in self.leases(pod_id):
             if slots is None or lease.slot in slots:
                 ident = lease.network or lease.bridge
-                self._events.publish("network", "connect", ident, podID=pod_id, address=lease.cidr, mac=lease.mac)
+                self._events.publish("network", "connect", ident, pod_id, address=lease.cidr, mac=lease.mac)
 
     def release(self, pod_id: str) -> None:
         with self._lock:
@@ -314,7 +314,7 @@ class BridgeDriver(NetworkDriver):
             self._finish_release([address for _, address in places], dropped)
         self._tell("unpublish", pod_id, dropped)
         for ident, address in places:
-            self._events.publish("network", "disconnect", ident, podID=pod_id, address=address)
+            self._events.publish("network", "disconnect", ident, pod_id, address=address)
 
     def dns_servers(self) -> tuple[str, ...]:
         return find_servers(self._config.dns)
@@ -381,7 +381,7 @@ class BridgeDriver(NetworkDriver):
         """Publish that ports of a pod have come or gone."""
         if mappings:
             bridge = self._config.bridge
-            self._events.publish("network", action, bridge, podID=pod_id, ports=ports.shown(mappings))
+            self._events.publish("network", action, bridge, pod_id, ports=ports.shown(mappings))
 
     def mappings(self, pod_id: str) -> list[PortMapping]:
         with self._database.reading() as session:

@@ -220,7 +220,7 @@ class UserDriver(NetworkDriver):
         """Open the ports of a pod whose VM runs by now. Errors: Conflict, HostFault."""
         with self._lock:
             self._open_ports(pod_id, self.mappings(pod_id), [])
-        self._events.publish("network", "connect", NAME, podID=pod_id, address=f"{ADDRESS}/{PREFIX}")
+        self._events.publish("network", "connect", NAME, pod_id, address=f"{ADDRESS}/{PREFIX}")
 
     def unpublish(self, pod_id: str, mappings: Sequence[PortMapping] | None = None) -> None:
         """Take back published ports of a pod: those given, or all. Errors: HostFault."""
@@ -241,7 +241,7 @@ class UserDriver(NetworkDriver):
     def _tell(self, action: str, pod_id: str, mappings: Sequence[PortMapping]) -> None:
         """Publish that ports of a pod have come or gone."""
         if mappings:
-            self._events.publish("network", action, NAME, podID=pod_id, ports=ports.shown(mappings))
+            self._events.publish("network", action, NAME, pod_id, ports=ports.shown(mappings))
 
     def dns_servers(self) -> tuple[str, ...]:
         """Return the configured name servers, else slirp's, which asks the host's."""

@@ -59,8 +59,8 @@ class PodLifetime:
         self._workers.shutdown(wait=True, cancel_futures=True)
 
     def _hear(self, event: Event) -> None:
-        if event.type == "container" and event.action in _ENDS and event.attributes.get("podID"):
-            self._submit(event.attributes["podID"])
+        if event.type == "container" and event.action in _ENDS and event.pod_id:
+            self._submit(event.pod_id)
 
     def _submit(self, pod_id: str) -> None:
         with contextlib.suppress(RuntimeError):  # shutting down: the next start looks again

@@ -114,7 +114,7 @@ class Starter:
         ready = time.monotonic()
         times = {"create_ms": round((created - started) * 1e3), "ready_ms": round((ready - started) * 1e3)}
         log.info("vm.booted", vm=vm.id, template=template is not None, **times)
-        self._events.publish("vm", "boot", vm.id, podID=vm.pod_id or None, **times)
+        self._events.publish("vm", "boot", vm.id, vm.pod_id or "", **times)
         if template is None:
             self.templates.want(spec, size)
 

@@ -271,7 +271,7 @@ class VmService(Pooling):
         with self._lock:
             known = self._vms.pop(vm.id, None)
         if known is not None:
-            self._events.publish("vm", "gone", vm.id, podID=vm.pod_id or None)
+            self._events.publish("vm", "gone", vm.id, vm.pod_id or "")
 
     def claim(self, vm_id: str, pod_id: str, *, vcpu: int, memory: int) -> Vm:
         """Give an idle VM to a pod. Errors: NotFound, Conflict (not idle, other size)."""
@@ -379,7 +379,7 @@ class VmService(Pooling):
         return vm
 
     def _silence(self, vm: Vm, silent: bool) -> None:
-        self._events.publish("vm", "silent" if silent else "answers", vm.id, podID=vm.pod_id or None)
+        self._events.publish("vm", "silent" if silent else "answers", vm.id, vm.pod_id or "")
         self.on_silent(vm, silent)
 
     def _boot_later(self, vm: Vm) -> None:

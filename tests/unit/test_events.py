@@ -5,9 +5,12 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
+from hyperd.api.docker.events import event_object as docker_event
+from hyperd.api.hyper.events import event_object as hyper_event
 from hyperd.errors import InvalidInput
 from hyperd.event.bus import Event, EventBus
 from hyperd.event.filters import matches, parse_filters
@@ -76,7 +79,8 @@ CONTAINER = Event(
     type="container",
     action="die",
     id="abcdef0123",
-    attributes={"name": "web", "podID": "p1", "image": "busybox", "team": "red"},
+    pod_id="p1",
+    attributes={"name": "web", "image": "busybox", "team": "red"},
 )
 POD = Event(type="pod", action="start", id="p1", attributes={"name": "p1", "vm": "vm-x"})
 
@@ -203,3 +207,13 @@ def test_a_long_past_comes_before_what_happens_meanwhile(relay):
             data += client.recv(1 << 20)
         assert data == expected
     until(source.ended.is_set)
+
+
+def test_each_api_has_its_own_words_for_pods_and_images():
+    commit = replace(CONTAINER, action="commit", attributes={"name": "web", "made": "sha256:1"})
+    hyper, docker = hyper_event(commit)["Actor"]["Attributes"], docker_event(commit)["Actor"]["Attributes"]
+    assert hyper == {"name": "web", "podID": "p1", "imageID": "sha256:1"}
+    assert docker == {"name": "web", "imageID": "sha256:1"}
+    joined = Event(type="network", action="connect", id="net0", pod_id="p1")
+    assert hyper_event(joined)["Actor"]["Attributes"] == {"podID": "p1"}
+    assert docker_event(joined)["Actor"]["Attributes"] == {"container": "p1"}

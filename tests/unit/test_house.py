@@ -68,6 +68,47 @@ ONLY_BY = {
 DIALECTS = ("hyper", "docker", "cri")
 # Made by a program (scripts/build-proto): not checked.
 GENERATED = "hyperd/api/cri/v1"
+# The rooms whose code knows the APIs: what is said here of services does not hold for them.
+ABOVE_SERVICES = ("hyperd.api", "hyperd.app", "hyperd.server", "hyperd.cli")
+# Methods of services that may return mappings of anything, with the reason.
+MAPPINGS = {
+    "hyperd.build.config.ImageDraft.identity": "an OCI image configuration: the format of a file, not of an API",
+    "hyperd.build.config.ImageDraft.finish": "an OCI image configuration: the format of a file, not of an API",
+    "hyperd.network.ipvs.Balanced.dump": "what a row keeps",
+    "hyperd.stream.relay.Relay.task": "a task of asyncio, whose result is of any type",
+    "hyperd.vm.libvirt.guest.Guest.command": "what QEMU's monitor answers; used within the driver only",
+    "hyperd.vm.libvirt.guest.Guest.counters": "what libvirt counts; used within the driver only",
+}
+# Keys of the APIs' messages. The services have names of their own for these.
+WIRE_WORDS = frozenset(
+    {
+        "podID",
+        "podId",
+        "podName",
+        "containerID",
+        "containerId",
+        "imageID",
+        "imageName",
+        "vmId",
+        "Actor",
+        "HostConfig",
+        "ExitCode",
+        "StatusCode",
+        "NetworkSettings",
+        "RepoTags",
+        "RepoDigests",
+        "VirtualSize",
+        "Warnings",
+        "podSandboxId",
+        "runtimeHandler",
+        "imageRef",
+    }
+)
+# Modules that may use one of them, with the reason.
+SPEAK_WORDS = {
+    ("hyperd.image.transfer.load", "RepoTags"): "a key of manifest.json in archives of images: the format of a file",
+    ("hyperd.image.transfer.save", "RepoTags"): "a key of manifest.json in archives of images: the format of a file",
+}
 # Who may know statuses of HTTP.
 SPEAK_HTTP = ("hyperd.api", "hyperd.app", "hyperd.server", "hyperd.registry", "hyperd.container.fetch")
 
@@ -183,6 +224,61 @@ def test_statuses_of_http_are_the_dialects_business() -> None:
             if any(getattr(one, "id", "") == "status" for one in names) and isinstance(value, int):
                 offenders.append(f"{where(name, node.lineno)} {name} gives a class a status")
     report(offenders)
+
+
+def below_the_api() -> Iterator[str]:
+    """The modules of hyperd below the API."""
+    for name in modules():
+        if within(name, "hyperd") and not any(within(name, room) for room in ABOVE_SERVICES):
+            yield name
+
+
+def returns_mapping(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """Whether the return type of a public method has ``Any`` in it, alone or in a mapping."""
+    found = ast.walk(node.returns) if node.returns is not None and not node.name.startswith("_") else ()
+    return any(isinstance(part, ast.Name) and part.id == "Any" for part in found)
+
+
+def test_services_return_values_and_no_messages() -> None:
+    """Services return dataclasses. The words of an API, and mappings in its form, are made in the API's own room."""
+    found = {
+        f"{name}.{owner.name}.{node.name}": where(name, node.lineno)
+        for name in below_the_api()
+        for owner in tree(name).body
+        if isinstance(owner, ast.ClassDef) and not owner.name.startswith("_")
+        for node in owner.body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and returns_mapping(node)
+    }
+    report(
+        [f"{place} {method} returns Any" for method, place in found.items() if method not in MAPPINGS]
+        + [f"{method}: an exception that is not needed" for method in MAPPINGS if method not in found]
+    )
+
+
+def test_words_of_the_apis_stay_in_the_apis() -> None:
+    found = {
+        (name, word): where(name, node.lineno)
+        for name in below_the_api()
+        for node in ast.walk(tree(name))
+        for word in words_of(node)
+        if word in WIRE_WORDS
+    }
+    report(
+        [f"{place} {name} says {word!r}" for (name, word), place in found.items() if (name, word) not in SPEAK_WORDS]
+        + [
+            f"{name}, {word}: an exception that is not needed"
+            for name, word in SPEAK_WORDS
+            if (name, word) not in found
+        ]
+    )
+
+
+def words_of(node: ast.AST) -> Iterator[str]:
+    """The text of a literal, the name of an argument by key."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    if isinstance(node, ast.keyword) and node.arg:
+        yield node.arg
 
 
 def test_dialects_know_nothing_of_each_other() -> None:

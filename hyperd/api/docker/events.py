@@ -47,8 +47,10 @@ def event_object(event: Event) -> dict[str, Any] | None:
     if kind not in SHOWN:
         return None
     action = _NAMES.get((kind, event.action), event.action)
-    if kind == "container":
-        attributes.pop("podID", None)
+    if event.action == "commit" and "made" in attributes:
+        attributes["imageID"] = attributes.pop("made")
+    if kind == "network" and event.pod_id:
+        attributes["container"] = event.pod_id  # a container of this API has its pod's id
     found: dict[str, Any] = {
         "Type": kind,
         "Action": action,

@@ -21,10 +21,15 @@ LAST = b'{"error":"this client was too slow and misses events"}\n'
 
 def event_object(event: Event) -> dict[str, Any]:
     """Give an event as Docker's clients know it; ``id``, ``status`` and ``from`` are the names of its first version."""
+    attributes = dict(event.attributes)
+    if event.pod_id:
+        attributes["podID"] = event.pod_id
+    if event.action == "commit" and "made" in attributes:
+        attributes["imageID"] = attributes.pop("made")
     found: dict[str, Any] = {
         "Type": event.type,
         "Action": event.action,
-        "Actor": {"ID": event.id, "Attributes": dict(event.attributes)},
+        "Actor": {"ID": event.id, "Attributes": attributes},
         "scope": "local",
         "time": event.time_ns // 1_000_000_000,
         "timeNano": event.time_ns,
