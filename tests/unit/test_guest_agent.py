@@ -95,6 +95,7 @@ def contained(plan: Plan, root: Path, **env: str) -> Plan:
 # Compiled parts.
 
 
+@pytest.mark.timeout(600)  # clang compiles the agent
 @pytest.mark.parametrize("target", ["check", "fuzz"])
 def test_parsers(target: str) -> None:
     agent_binary()
