@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MAX_MODULE = 800  # lines
 MAX_FUNCTION = 60  # lines, the docstring not counted
 
-# From the top floor down; an import goes down, never up and never sideways. (CONTRIBUTING.md explains the floors.)
+# From the top down; an import goes down, never up and never sideways. docs/architecture.md has their purposes.
 FLOORS = (
     {"cli", "__main__"},
     {"server"},
@@ -50,7 +51,19 @@ CLOUD_FLOORS = (
     {"errors"},
     {""},  # hypercloud/__init__.py: the version
 )
-PACKAGES = {"hyperd": FLOORS, "hypercloud": CLOUD_FLOORS}
+CTL_FLOORS = (
+    {"__main__"},
+    {"cli"},
+    {"commands"},
+    {"completion", "manual"},
+    {"full", "kube"},
+    {"hints", "offers", "images", "listing", "spec"},
+    {"credentials", "options", "verbs", "details", "podfile", "progress", "session", "template"},
+    {"command", "helpers", "output", "tars", "terminal", "units", "uploads"},
+    {"api"},
+    {""},  # hyperctl/__init__.py: the version
+)
+PACKAGES = {"hyperd": FLOORS, "hypercloud": CLOUD_FLOORS, "hyperctl": CTL_FLOORS}
 # Who alone may import what: the engine chooses the driver, the application mounts the API.
 ONLY_BY = {
     "hyperd.vm.libvirt": {"hyperd.engine", "hyperd.vm.libvirt"},
@@ -197,6 +210,34 @@ def test_imports_go_down() -> None:
             if part_of(name) != part_of(target) and floor_of(target) <= floor_of(name):
                 offenders.append(f"{where(name, line)} {name} imports {target}, which is not below it")
     report(offenders)
+
+
+def tables(text: str) -> Iterator[list[str]]:
+    """The rows of the Markdown tables in a text, as their cells."""
+    for line in text.splitlines():
+        if line.startswith("| "):
+            yield [cell.strip() for cell in line.strip("|").split("|")]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_architecture_page_has_the_same_layers(package: str) -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    section = text.partition(f"### {package}\n")[2].partition("\n#")[0]
+    floors = PACKAGES[package]
+    shown: dict[int, set[str]] = {}
+    for number, names, purpose, below in list(tables(section))[1:]:
+        layer = int(number)
+        shown.setdefault(layer, set()).update(re.findall(r"`(\w+)`", names) or {""})
+        assert purpose, names
+        assert below == {0: "", 1: "0"}.get(layer, f"0-{layer - 1}"), (names, below)
+    assert shown == {len(floors) - 1 - place: names for place, names in enumerate(floors)}
+
+
+def test_the_architecture_page_has_the_same_narrow_rules() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    section = text.partition("### Narrower rules\n")[2].partition("\n#")[0]
+    shown = {module.strip("`"): set(re.findall(r"`([\w.]+)`", by)) for module, by in list(tables(section))[1:]}
+    assert shown == ONLY_BY
 
 
 def test_some_modules_are_reached_by_one_way_only() -> None:
