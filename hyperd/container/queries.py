@@ -9,7 +9,7 @@ from typing import Any
 from hyperd.config.model import Config
 from hyperd.container import healthstate
 from hyperd.container.logconf import LogSettings, log_settings
-from hyperd.container.model import Container, ContainerSummary, Mount
+from hyperd.container.model import Container, ContainerBrief, ContainerSummary, Mount
 from hyperd.container.plan import Program, merge_program
 from hyperd.container.process import GuestProcess
 from hyperd.container.records import ContainerRecords
@@ -74,6 +74,21 @@ class ContainerQueries:
                 exit_code=row.exit_code,
             )
             for row in self._records.listed(pod_id)
+        ]
+
+    def briefs(self) -> list[ContainerBrief]:
+        """List every container, oldest first."""
+        return [
+            ContainerBrief(
+                id=row.id,
+                pod_id=row.pod_id,
+                state=ContainerState(row.state),
+                created_at=row.created_at,
+                image_id=row.image_id,
+                labels=row.labels,
+                annotations=row.annotations,
+            )
+            for row in self._records.all()
         ]
 
     def inspect(self, name: str) -> Container:

@@ -22,6 +22,17 @@ class PodSummary:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PodBrief:
+    """A pod with what its specification and its row say alone: cheap to list every second."""
+
+    id: str
+    state: PodState
+    created_at: float
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pod:
     """A pod.
 

@@ -34,7 +34,7 @@ from hyperd.network.driver import NetworkDriver
 from hyperd.network.model import Lease
 from hyperd.network.service import NetworkService
 from hyperd.pod import netplan
-from hyperd.pod.model import Pod, PodSummary
+from hyperd.pod.model import Pod, PodBrief, PodSummary
 from hyperd.pod.network import PodNetwork
 from hyperd.pod.ready import ReadyVms
 from hyperd.pod.records import PodRecords
@@ -323,6 +323,20 @@ class PodService:
             PodSummary(id=row.id, vm_id=vms.get(row.id, ""), state=PodState(row.state), outcome=row.outcome)
             for row in self.records.listed()
             if (not pod_id or row.id == pod_id) and (not vm_id or vms.get(row.id) == vm_id)
+        ]
+
+    def briefs(self, owner: str) -> list[PodBrief]:
+        """List the pods that an API has made, oldest first."""
+        return [
+            PodBrief(
+                id=row.id,
+                state=PodState(row.state),
+                created_at=row.created_at,
+                labels=row.labels,
+                annotations=row.annotations,
+            )
+            for row in self.records.all()
+            if row.owner == owner
         ]
 
     def inspect(self, pod_id: str) -> Pod:

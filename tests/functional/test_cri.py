@@ -378,6 +378,26 @@ def test_paths_of_the_host(cri: CriClient, sandbox: Any, image: str, tmp_path: P
     assert status(cri, ident).state == pb.CONTAINER_RUNNING
 
 
+def test_a_container_that_is_refused_leaves_the_sandbox_ready(
+    cri: CriClient, sandbox: Any, image: str, tmp_path: Path
+) -> None:
+    profile = tmp_path / "profile.json"
+    profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_NOTIFY"}))
+    seccomp = {"profile_type": pb.SecurityProfile.Localhost, "localhost_ref": str(profile)}
+    config = container_config(
+        image,
+        mounts=[{"container_path": "/data", "host_path": str(tmp_path)}],
+        linux={"security_context": {"seccomp": seccomp}},
+    )
+    pod, _ = sandbox()
+    before = cri.PodSandboxStatus(pod_sandbox_id=pod).status
+    code, message = refused(lambda: cri.CreateContainer(pod_sandbox_id=pod, config=config))
+    assert (code, "SCMP_ACT_NOTIFY" in message) == ("UNIMPLEMENTED", True)
+    assert cri.PodSandboxStatus(pod_sandbox_id=pod).status == before
+    assert list(cri.ListContainers(filter={"pod_sandbox_id": pod}).containers) == []
+    start(cri, pod, container_config(image, mounts=config["mounts"]))
+
+
 def test_short_commands(cri: CriClient, sandbox: Any, image: str) -> None:
     pod, _ = sandbox()
     ident = start(cri, pod, container_config(image))

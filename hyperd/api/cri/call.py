@@ -6,9 +6,23 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 if TYPE_CHECKING:
     from hyperd.engine import Engine
+
+
+class SandboxLock:
+    """A lock that goes with its last user."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_error: object) -> None:
+        self._lock.release()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,13 +32,20 @@ class Room:
     Args:
         engine: what it serves.
         creating: held while a sandbox is made, so that its metadata is checked and noted in one step.
+        adding: the same for the containers of one sandbox; see ``sandbox_lock``.
         replacing: sandboxes whose VM is being booted once more, with their addresses (``containers.create``).
 
     """
 
     engine: Engine
     creating: threading.Lock = field(default_factory=threading.Lock)
+    adding: WeakValueDictionary[str, SandboxLock] = field(default_factory=WeakValueDictionary)
     replacing: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def sandbox_lock(self, ident: str) -> SandboxLock:
+        """Return the lock under which containers are added to a sandbox."""
+        with self.creating:
+            return self.adding.setdefault(ident, SandboxLock())
 
 
 @dataclass(frozen=True, kw_only=True)

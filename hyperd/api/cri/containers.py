@@ -11,7 +11,7 @@ import structlog
 from hyperd.api.cri import kept, views
 from hyperd.api.cri.call import Call, Method, Room
 from hyperd.api.cri.errors import AlreadyExists
-from hyperd.api.cri.sandboxes import pods, sandbox_id
+from hyperd.api.cri.sandboxes import sandbox_id
 from hyperd.api.cri.specs import OWNER, has_labels, read_container, read_limits
 from hyperd.api.cri.v1 import api_pb2 as pb
 from hyperd.container.model import Container, ContainerUpdate
@@ -35,7 +35,7 @@ def create(call: Call, request: pb.CreateContainerRequest) -> pb.CreateContainer
     pod = engine.pods.inspect(sandbox_id(engine, request.pod_sandbox_id))
     sandbox = kept.sandbox(pod.spec.annotations)
     spec = read_container(request.config, sandbox, ident=secrets.token_hex(32))
-    with call.room.creating:
+    with call.room.sandbox_lock(pod.id):
         pod = engine.pods.inspect(pod.id)
         if pod.state != PodState.RUNNING:
             raise NotAlive(f"the sandbox {pod.id} is not ready")
@@ -112,14 +112,16 @@ def remove(call: Call, request: pb.RemoveContainerRequest) -> pb.RemoveContainer
 def listed(call: Call, request: pb.ListContainersRequest) -> pb.ListContainersResponse:
     """List containers."""
     wanted = request.filter
+    sandboxes = {one.id for one in call.engine.pods.briefs(OWNER) if one.id.startswith(wanted.pod_sandbox_id)}
     found = []
-    for pod in pods(call.engine, wanted.pod_sandbox_id):
-        for one in pod.containers:
-            item = views.container_item(one)
-            if wanted.HasField("state") and wanted.state.state != item.state:
-                continue
-            if item.id.startswith(wanted.id) and has_labels(item.labels, wanted.label_selector):
-                found.append(item)
+    for one in call.engine.containers.queries.briefs():
+        if one.pod_id not in sandboxes or not one.id.startswith(wanted.id):
+            continue
+        item = views.container_item(one)
+        if wanted.HasField("state") and wanted.state.state != item.state:
+            continue
+        if has_labels(item.labels, wanted.label_selector):
+            found.append(item)
     return pb.ListContainersResponse(containers=found)
 
 

@@ -69,22 +69,21 @@ def listed(call: Call, request: pb.ListPodSandboxRequest) -> pb.ListPodSandboxRe
     """List sandboxes."""
     wanted = request.filter
     found = []
-    for pod in pods(call.engine, wanted.id):
+    for pod in call.engine.pods.briefs(OWNER):
         item = views.sandbox_item(pod, call.room.replacing)
         if wanted.HasField("state") and wanted.state.state != item.state:
             continue
-        if has_labels(item.labels, wanted.label_selector):
+        if item.id.startswith(wanted.id) and has_labels(item.labels, wanted.label_selector):
             found.append(item)
     return pb.ListPodSandboxResponse(items=found)
 
 
 def pods(engine: Engine, beginning: str = "") -> Iterator[Pod]:
     """Give the pods of this dialect whose id begins so."""
-    for summary in engine.pods.summaries():
-        if summary.id.startswith(beginning):
+    for brief in engine.pods.briefs(OWNER):
+        if brief.id.startswith(beginning):
             with contextlib.suppress(NotFound):  # it has just been removed
-                if engine.containers.records.pod_spec(summary.id).owner == OWNER:
-                    yield engine.pods.inspect(summary.id)
+                yield engine.pods.inspect(brief.id)
 
 
 def sandbox_id(engine: Engine, ident: str) -> str:
@@ -98,8 +97,8 @@ def sandbox_id(engine: Engine, ident: str) -> str:
 
 
 def _check_metadata(engine: Engine, metadata: pb.PodSandboxMetadata) -> None:
-    for pod in pods(engine):
-        if kept.sandbox(pod.spec.annotations).metadata == metadata:
+    for pod in engine.pods.briefs(OWNER):
+        if kept.sandbox(pod.annotations).metadata == metadata:
             raise AlreadyExists(
                 f"the sandbox {pod.id} has the same name, namespace, uid and attempt",
                 details=f"{metadata.namespace}/{metadata.name} {metadata.uid} {metadata.attempt}",

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from hyperd.api.cri import kept
 from hyperd.api.cri.v1 import api_pb2 as pb
-from hyperd.container.model import Container
+from hyperd.container.model import Container, ContainerBrief
 from hyperd.container.states import ContainerState
-from hyperd.pod.model import Pod
+from hyperd.pod.model import Pod, PodBrief
 from hyperd.pod.states import WITH_VM
 from hyperd.spec.model import Limits
 
@@ -26,20 +26,20 @@ def nanoseconds(moment: float | None) -> int:
     return int(moment * 1e9) if moment else 0
 
 
-def _ready(pod: Pod, replacing: Mapping[str, object]) -> pb.PodSandboxState:
+def _ready(pod: Pod | PodBrief, replacing: Mapping[str, object]) -> pb.PodSandboxState:
     return pb.SANDBOX_READY if pod.state in WITH_VM or pod.id in replacing else pb.SANDBOX_NOTREADY
 
 
-def sandbox_item(pod: Pod, replacing: Mapping[str, object]) -> pb.PodSandbox:
+def sandbox_item(pod: PodBrief, replacing: Mapping[str, object]) -> pb.PodSandbox:
     """Return the line of a list."""
     return pb.PodSandbox(
         id=pod.id,
-        metadata=kept.sandbox(pod.spec.annotations).metadata,
+        metadata=kept.sandbox(pod.annotations).metadata,
         state=_ready(pod, replacing),
         created_at=nanoseconds(pod.created_at),
         labels=pod.labels,
-        annotations=kept.of_client(pod.spec.annotations),
-        runtime_handler=pod.spec.annotations.get(kept.HANDLER, ""),
+        annotations=kept.of_client(pod.annotations),
+        runtime_handler=pod.annotations.get(kept.HANDLER, ""),
     )
 
 
@@ -70,9 +70,9 @@ def sandbox_info(pod: Pod) -> str:
     return json.dumps({"vm": pod.vm_id, "reason": pod.reason, "vcpu": size.vcpu, "memoryMiB": size.memory})
 
 
-def container_item(one: Container) -> pb.Container:
+def container_item(one: ContainerBrief) -> pb.Container:
     """Return the line of a list."""
-    config = kept.container(one.spec.annotations)
+    config = kept.container(one.annotations)
     return pb.Container(
         id=one.id,
         pod_sandbox_id=one.pod_id,
@@ -82,8 +82,8 @@ def container_item(one: Container) -> pb.Container:
         image_id=one.image_id,
         state=_STATES[one.state],
         created_at=nanoseconds(one.created_at),
-        labels=one.spec.labels,
-        annotations=kept.of_client(one.spec.annotations),
+        labels=one.labels,
+        annotations=kept.of_client(one.annotations),
     )
 
 
