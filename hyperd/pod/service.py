@@ -7,7 +7,7 @@ import secrets
 import shutil
 import string
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -233,34 +233,6 @@ class PodService:
             self._erase(pod_id)
             self._tell("destroy", pod_id, labels)
         log.info("pod.removed", pod=pod_id)
-
-    def reboot(self, pod_id: str, change: Callable[[], None]) -> None:
-        """Boot the VM of a pod in which nothing runs once more; addresses and ports stay.
-
-        Args:
-            pod_id: the pod.
-            change: adds what a VM gets only when it boots, such as a container with a directory of the host.
-
-        After a failure of ``change`` the pod has a VM as before; when none can be had it is stopped.
-        Errors: NotFound, Conflict (it does not run, or something runs in it), as for ``start``.
-
-        """
-        with self._locks.locked(pod_id, "boot again"):
-            row = self._expect(pod_id, PodState.RUNNING, "boot again")
-            if any(one.state in LIVE for one in self._containers.records.of_pod(pod_id)):
-                raise Conflict(f"containers of the pod {pod_id} are running", resolution="stop them")
-            vm = self._vms.of_pod(pod_id)
-            self.records.change(pod_id, PodState.STOPPING)
-            if vm is not None:
-                self._execs.vm_gone(vm.id)
-                self._vms.shutdown(vm)
-                self._containers.vm_gone(vm.id, pod_id)
-            self.records.change(pod_id, PodState.STOPPED, finished_at=time.time())
-            try:
-                change()
-            finally:
-                self._vms.enter(self._raise_vm(stored_pod(row.spec), ""))
-        log.info("pod.booted_again", pod=pod_id)
 
     def kill(self, pod_id: str, *, container: str = "", signal: int = 15) -> None:
         """Send a signal to one container or all of a pod; SIGKILL to all switches the VM off.

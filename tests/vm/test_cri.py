@@ -119,6 +119,19 @@ def test_a_pod(cri: CriClient, host: Host, tmp_path: Path) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         cri.ExecSync(container_id=container, cmd=["sleep", "100"], timeout=1)
     assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    # A second container, with a path of its own while the first runs.
+    (tmp_path / "late").write_text("later\n")
+    second = cri.CreateContainer(
+        pod_sandbox_id=sandbox,
+        config={
+            "metadata": {"name": "second"},
+            "image": {"image": host.image},
+            "command": ["sleep", "1000"],
+            "mounts": [{"container_path": "/late", "host_path": str(tmp_path / "late"), "readonly": True}],
+        },
+    ).container_id
+    cri.StartContainer(container_id=second)
+    assert inside(cri, second, "cat /late") == "later"
     # The daemon is killed: the pod runs on.
     host.daemon.kill()
     host.daemon.start("--cri", f"unix://{host.daemon.directory}/cri.sock")

@@ -33,14 +33,12 @@ class Room:
         engine: what it serves.
         creating: held while a sandbox is made, so that its metadata is checked and noted in one step.
         adding: the same for the containers of one sandbox; see ``sandbox_lock``.
-        replacing: sandboxes whose VM is being booted once more, with their addresses (``containers.create``).
 
     """
 
     engine: Engine
     creating: threading.Lock = field(default_factory=threading.Lock)
     adding: WeakValueDictionary[str, SandboxLock] = field(default_factory=WeakValueDictionary)
-    replacing: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def sandbox_lock(self, ident: str) -> SandboxLock:
         """Return the lock under which containers are added to a sandbox."""

@@ -6,10 +6,8 @@ import contextlib
 import secrets
 from dataclasses import fields
 
-import structlog
-
 from hyperd.api.cri import kept, views
-from hyperd.api.cri.call import Call, Method, Room
+from hyperd.api.cri.call import Call, Method
 from hyperd.api.cri.errors import AlreadyExists
 from hyperd.api.cri.sandboxes import sandbox_id
 from hyperd.api.cri.specs import OWNER, has_labels, read_container, read_limits
@@ -17,12 +15,9 @@ from hyperd.api.cri.v1 import api_pb2 as pb
 from hyperd.container.model import Container, ContainerUpdate
 from hyperd.container.states import ContainerState
 from hyperd.engine import Engine
-from hyperd.errors import Conflict, HyperError, InvalidInput, NotAlive, NotFound, NotSupported, Timeout
-from hyperd.pod.model import Pod
+from hyperd.errors import Conflict, InvalidInput, NotAlive, NotFound, NotSupported, Timeout
 from hyperd.pod.states import PodState
-from hyperd.spec.model import ContainerSpec, ExecSpec, Limits
-
-log = structlog.get_logger(__name__)
+from hyperd.spec.model import ExecSpec, Limits
 
 SIGKILL = 9
 OUTPUT_LIMIT = 16 << 20  # bytes of each output of ExecSync, as the interface wants it
@@ -42,37 +37,8 @@ def create(call: Call, request: pb.CreateContainerRequest) -> pb.CreateContainer
         for other in pod.containers:
             if kept.container(other.spec.annotations).metadata == request.config.metadata:
                 raise AlreadyExists(f"the container {other.id} has the same name and attempt in this sandbox")
-        _create(call.room, pod, spec)
+        engine.containers.create(pod.id, spec, may_fetch=False)
     return pb.CreateContainerResponse(container_id=spec.id)
-
-
-def _create(room: Room, pod: Pod, spec: ContainerSpec) -> None:
-    try:
-        room.engine.containers.create(pod.id, spec, may_fetch=False)
-    except NotSupported:
-        # A VM gets directories of the host when it boots. While nothing runs in it, it can be booted once more.
-        if not spec.volumes or any(one.live for one in pod.containers):
-            raise
-        _create_with_new_vm(room, pod, spec)
-
-
-def _create_with_new_vm(room: Room, pod: Pod, spec: ContainerSpec) -> None:
-    """Boot the sandbox's VM once more, with the directories of a new container. Errors: as for create and reboot."""
-    engine = room.engine
-    room.replacing[pod.id] = pod.addresses
-    try:
-        engine.pods.reboot(pod.id, lambda: _add(engine, pod, spec))
-    except BaseException:
-        with contextlib.suppress(HyperError):
-            engine.containers.remove(spec.id)
-        raise
-    finally:
-        del room.replacing[pod.id]
-    log.info("cri.vm_replaced", pod=pod.id, reason="a container mounts paths of the host")
-
-
-def _add(engine: Engine, pod: Pod, spec: ContainerSpec) -> None:
-    engine.containers.create(pod.id, spec, may_fetch=False)
 
 
 def start(call: Call, request: pb.StartContainerRequest) -> pb.StartContainerResponse:

@@ -58,7 +58,7 @@ def status(call: Call, request: pb.PodSandboxStatusRequest) -> pb.PodSandboxStat
     """Describe a sandbox and its containers. Errors: NotFound."""
     pod = call.engine.pods.inspect(sandbox_id(call.engine, request.pod_sandbox_id))
     return pb.PodSandboxStatusResponse(
-        status=views.sandbox_status(pod, call.room.replacing),
+        status=views.sandbox_status(pod),
         containers_statuses=[views.container_status(one) for one in pod.containers],
         timestamp=time.time_ns(),
         info={"hyperd": views.sandbox_info(pod)} if request.verbose else {},
@@ -70,7 +70,7 @@ def listed(call: Call, request: pb.ListPodSandboxRequest) -> pb.ListPodSandboxRe
     wanted = request.filter
     found = []
     for pod in call.engine.pods.briefs(OWNER):
-        item = views.sandbox_item(pod, call.room.replacing)
+        item = views.sandbox_item(pod)
         if wanted.HasField("state") and wanted.state.state != item.state:
             continue
         if item.id.startswith(wanted.id) and has_labels(item.labels, wanted.label_selector):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 
 from hyperd.api.cri import kept
 from hyperd.api.cri.v1 import api_pb2 as pb
@@ -26,16 +25,16 @@ def nanoseconds(moment: float | None) -> int:
     return int(moment * 1e9) if moment else 0
 
 
-def _ready(pod: Pod | PodBrief, replacing: Mapping[str, object]) -> pb.PodSandboxState:
-    return pb.SANDBOX_READY if pod.state in WITH_VM or pod.id in replacing else pb.SANDBOX_NOTREADY
+def _ready(pod: Pod | PodBrief) -> pb.PodSandboxState:
+    return pb.SANDBOX_READY if pod.state in WITH_VM else pb.SANDBOX_NOTREADY
 
 
-def sandbox_item(pod: PodBrief, replacing: Mapping[str, object]) -> pb.PodSandbox:
+def sandbox_item(pod: PodBrief) -> pb.PodSandbox:
     """Return the line of a list."""
     return pb.PodSandbox(
         id=pod.id,
         metadata=kept.sandbox(pod.annotations).metadata,
-        state=_ready(pod, replacing),
+        state=_ready(pod),
         created_at=nanoseconds(pod.created_at),
         labels=pod.labels,
         annotations=kept.of_client(pod.annotations),
@@ -43,10 +42,10 @@ def sandbox_item(pod: PodBrief, replacing: Mapping[str, object]) -> pb.PodSandbo
     )
 
 
-def sandbox_status(pod: Pod, replacing: Mapping[str, tuple[str, ...]]) -> pb.PodSandboxStatus:
+def sandbox_status(pod: Pod) -> pb.PodSandboxStatus:
     """Return the description of a sandbox."""
     config = kept.sandbox(pod.spec.annotations)
-    addresses = [cidr.partition("/")[0] for cidr in pod.addresses or replacing.get(pod.id, ())]
+    addresses = [cidr.partition("/")[0] for cidr in pod.addresses]
     network = pb.PodSandboxNetworkStatus(
         ip=addresses[0] if addresses else "", additional_ips=[pb.PodIP(ip=one) for one in addresses[1:]]
     )
@@ -54,7 +53,7 @@ def sandbox_status(pod: Pod, replacing: Mapping[str, tuple[str, ...]]) -> pb.Pod
     return pb.PodSandboxStatus(
         id=pod.id,
         metadata=config.metadata,
-        state=_ready(pod, replacing),
+        state=_ready(pod),
         created_at=nanoseconds(pod.created_at),
         network=network,
         linux=pb.LinuxPodSandboxStatus(namespaces=pb.Namespace(options=options)),
