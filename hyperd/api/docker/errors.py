@@ -56,7 +56,8 @@ def answer(status: int, message: str) -> Response:
 
 def _hyper_error(error: HyperError) -> Response:
     status = status_of(error)
-    faulty = status >= HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.NOT_IMPLEMENTED
+    # Users' mistakes and limits that are reached are no errors of the daemon.
+    faulty = isinstance(error, errors.HostFault) or type(error) is HyperError
     write, event = (log.error, "api.failed") if faulty else (log.info, "api.refused")
     write(event, path=request.path, status=status.value, error=str(error))
     return answer(status, str(error))
