@@ -86,7 +86,7 @@ def _value(hint: Any, value: Any, key: str) -> Any:
 def check(config: Config) -> None:
     """Check what types do not say. Errors: InvalidInput."""
     if not config.hosts:
-        raise InvalidInput("hosts is empty: nobody could reach the server")
+        raise InvalidInput("hosts is empty: no client could reach the server")
     for host in config.hosts:
         if not _HOST.fullmatch(host):
             raise InvalidInput("hosts must be tcp://address:port or unix:///path", details=host[:100])

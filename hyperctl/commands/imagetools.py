@@ -133,7 +133,7 @@ def _send(app: App, parameters: dict[str, str], file: BinaryIO) -> None:
     examples=("hyperctl image prune", "hyperctl image prune -a --until 2024-01-31T00:00:00Z"),
 )
 def _prune(app: App, *, everything: bool, labels: tuple[str, ...], until: str) -> None:
-    """Remove images that nobody needs."""
+    """Remove images that are not used."""
     parameters = {"all": "yes" if everything else "no", "label": list(labels), "until": until}
     done = app.client.value("POST", "/images/prune", parameters)
     if not isinstance(done, dict):

@@ -112,7 +112,7 @@ def _human(size: Any) -> str:
     examples=("hyperctl system prune", "hyperctl system prune -a -f --volumes"),
 )
 def _prune(app: App, *, everything: bool, volumes: bool, force: bool) -> int:
-    """Remove the pods that have ended, networks that no pod is on, and images that nobody needs."""
+    """Remove the pods that have ended, networks that no pod is on, and images that are not used."""
     which = "all images that no pod uses" if everything else "images without a name"
     which += ", and all volumes that no container uses" if volumes else ""
     if not force and not _agreed(f"This removes all pods that have ended, networks without pods, {which}."):

@@ -216,7 +216,7 @@ class Background:
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._taken is not None or self._token())
             if self._taken is None:
-                raise Cancelled("nobody wants the answer")
+                raise Cancelled("no client waits for the answer")
         self._send_head()
         self._write(piece)
 

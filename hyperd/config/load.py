@@ -346,7 +346,7 @@ def check(config: Config) -> None:
     _check_tls(config.tls)
     _check_signatures(config.images.signatures)
     if not config.hosts:
-        raise InvalidInput("hosts is empty: nobody could reach the daemon")
+        raise InvalidInput("hosts is empty: no client could reach the daemon")
 
 
 def _check_tls(tls: TlsConfig) -> None:

@@ -36,7 +36,7 @@ def pumped(name: str, work: Callable[[Write, Callable[[], bool]], None]) -> Iter
             except queue.Full:
                 continue
             return
-        raise Cancelled("nobody wants the rest")
+        raise Cancelled("the reader has stopped")
 
     def run() -> None:
         try:

@@ -276,7 +276,9 @@ def _argument(arg: Any) -> tuple[int, int, int, int]:
 
 def _action(name: Any, number: Any) -> int:
     if name == "SCMP_ACT_NOTIFY":
-        raise NotSupported("the seccomp action SCMP_ACT_NOTIFY is not supported", details="nobody would be told")
+        raise NotSupported(
+            "the seccomp action SCMP_ACT_NOTIFY is not supported", details="no program takes its notifications"
+        )
     if name not in _ACTIONS:
         raise InvalidInput(f"unknown seccomp action {name}", resolution="one of " + ", ".join(_ACTIONS))
     if number is not None and (not isinstance(number, int) or not 0 <= number <= 4095):

@@ -310,7 +310,7 @@ def _unreachable(url: str, error: Exception) -> RegistryError:
     while cause.__cause__ is not None:
         cause = cause.__cause__
     if isinstance(cause, ConnectionRefusedError):
-        return RegistryError(f"cannot talk to registry {host}", details="nobody listens there (connection refused)")
+        return RegistryError(f"cannot talk to registry {host}", details="no server listens there (connection refused)")
     return RegistryError(
         f"cannot talk to registry {host}",
         details=str(error),

@@ -162,7 +162,7 @@ class Starter:
             if blank is not None:
                 blank.unlink(missing_ok=True)
             self.templates.reject(template)
-            raise UnfitTemplate(f"the VM {vm.id} did not go on from its template", details=str(error)) from error
+            raise UnfitTemplate(f"the VM {vm.id} did not start from its template", details=str(error)) from error
         vm.mounted = blank is not None
         self.templates.accept()
         return created

@@ -55,7 +55,7 @@ class StallWatch:
         stalled = {vm_id for vm_id in self._running() if states.get(vm_id) == PowerState.PAUSED}
         room = shutil.disk_usage(self._path).free
         for vm_id in sorted(stalled - self._known):
-            log.error("vm.stalled", vm=vm_id, free=room, hint="the host's disk is full; make room and it goes on")
+            log.error("vm.stalled", vm=vm_id, free=room, hint="the host's disk is full; free space and it continues")
         self._known &= stalled
         for vm_id in stalled:
             # Twice seen: a VM that is being paused or resumed just now is none of ours.

@@ -105,7 +105,7 @@ def container_logs(socket: Any, uuid: str) -> None:
             row = tx.container(uuid, namespace())
         wanted = request.args.get("service")
         if wanted and uris.last_part(wanted) != row.service:
-            raise InvalidInput("the container is none of this service", details=wanted[:200])
+            raise InvalidInput("the container does not belong to this service", details=wanted[:200])
     except CloudError as error:
         _fail(socket, error)
         return

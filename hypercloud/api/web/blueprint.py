@@ -51,7 +51,7 @@ def _who() -> None:
         return
     found = identity_of_session()
     if found is None:
-        raise errors.Unauthorized("nobody has signed in")
+        raise errors.Unauthorized("no account is signed in")
     g.identity = found
 
 

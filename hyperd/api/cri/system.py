@@ -47,7 +47,7 @@ def _network(call: Call) -> pb.RuntimeCondition:
     bridge = call.engine.config.network.bridge
     found = pb.RuntimeCondition(type="NetworkReady")
     if not bridge:
-        found.reason, found.message = "NoBridge", "pods have user-mode networking, in which nobody reaches them"
+        found.reason, found.message = "NoBridge", "user-mode networking gives pods no reachable address"
         return found
     try:
         socket.if_nametoindex(bridge)

@@ -65,7 +65,7 @@ def choice(*values: str) -> Check:
     listed = ", ".join(value for value in values if value)
 
     def check(value: str) -> None:
-        _require(value in values, f"{shown(value)} is none of {listed}")
+        _require(value in values, f"{shown(value)} is not one of {listed}")
 
     return check
 

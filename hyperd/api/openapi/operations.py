@@ -272,7 +272,7 @@ OPERATIONS: dict[str, Operation] = {
             CONTAINER,
             q("stdout", schema=YES),
             q("stderr", schema=YES),
-            q("follow", "go on until the container ends", YES),
+            q("follow", "continue until the container ends", YES),
             q("timestamps", schema=YES),
             SINCE,
             q("tail", "number of last lines"),

@@ -230,7 +230,7 @@ def approve(
     for signed in signatures:
         key = next((key for key in keys if key.verifies(signed.signature, signed.payload)), None)
         if key is None:
-            seen.append((Flaw.KEY, f"{signed.origin} is by none of {', '.join(key.name for key in keys)}"))
+            seen.append((Flaw.KEY, f"{signed.origin} is not by one of {', '.join(key.name for key in keys)}"))
             continue
         flaw = check_payload(signed.payload, digest=digest, repository=repository)
         if flaw is None:

@@ -149,7 +149,7 @@ class Host:
         if not found:
             self.close()
             raise DriverError(
-                "The hypervisor cannot run VMs", details=f"{self.uri} knows none of {', '.join(accelerators)}"
+                "The hypervisor cannot run VMs", details=f"{self.uri} supports none of {', '.join(accelerators)}"
             )
         return found
 
