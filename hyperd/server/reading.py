@@ -22,6 +22,7 @@ class State(Enum):
     WHOLE = auto()
     LONG = auto()  # the head, and some of a body that is not waited for
     TOO_LARGE = auto()  # the head never ends
+    LINE_TOO_LONG = auto()  # the request line alone is larger than a head may be
 
 
 class RequestBuffer:
@@ -66,7 +67,8 @@ class RequestBuffer:
             if fresh.count(b"\n") != fresh.count(b"\r\n"):
                 self.state = State.WHOLE
             elif len(self._data) > MAX_HEAD:
-                self.state = State.TOO_LARGE
+                line_ended = self._data.find(b"\r\n", begin, MAX_HEAD) >= 0
+                self.state = State.TOO_LARGE if line_ended else State.LINE_TOO_LONG
             return False
         self._body = self._next_chunk = found + len(_BLANK)
         self._read_framing(bytes(self._data[begin:found]))

@@ -395,6 +395,8 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
             self._work(conn, long=state is State.LONG)
         elif state is State.TOO_LARGE:
             self._end_with(conn, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the head of the request is too large")
+        elif state is State.LINE_TOO_LONG:
+            self._end_with(conn, HTTPStatus.REQUEST_URI_TOO_LONG, "the first line of the request is too long")
         elif state is State.PARTIAL:
             if first:
                 conn.since = time.monotonic()

@@ -261,14 +261,15 @@ def test_exec_by_pod_id_takes_the_first_container(fake, hyperctl):
     assert (done.returncode, done.stderr) == (255, b"hyperctl ERROR: cannot find a container in the pod pod-empty\n")
 
 
-def test_exec_detached_asks_for_no_code(fake, hyperctl):
-    exec_answers(fake, Hijack(lambda talk: talk.receive_all()))
+def test_exec_detached_joins_nothing(fake, hyperctl):
+    fake.on("POST", "/exec/create", ok("exec-ESlPQDOTRX", 201)).on("POST", "/exec/start", ok({}))
     done = hyperctl("exec", "-d", "full", "sleep", "1")
     assert (done.stdout, done.returncode) == (b"", 0)
     assert [line.partition("?")[0] for line in fake.requests] == [
         "POST /v1.1.0/exec/create",
-        "POST /v1.17/exec/start",
+        "POST /v1.1.0/exec/start",
     ]
+    assert fake.exchanges[1].parameters["detach"] == ["true"]
 
 
 def test_exec_in_the_guest_is_raw(fake, hyperctl):

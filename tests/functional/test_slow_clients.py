@@ -120,11 +120,12 @@ def test_a_half_request_is_told_that_its_time_is_up() -> None:
             assert answered(idle)
 
 
-def test_a_head_without_an_end_is_refused(daemon: HyperdLauncher) -> None:
+@pytest.mark.parametrize(("begin", "status"), [(b"GET /", b"414"), (b"GET / HTTP/1.1\r\nX: ", b"431")])
+def test_a_head_without_an_end_is_refused(daemon: HyperdLauncher, begin: bytes, status: bytes) -> None:
     with daemon.raw() as sock:
         with contextlib.suppress(OSError):
-            sock.sendall(b"GET /" + b"a" * (3 * 2**20))
-        assert sock.recv(4096).startswith(b"HTTP/1.1 431 ")
+            sock.sendall(begin + b"a" * (3 * 2**20))
+        assert sock.recv(4096).startswith(b"HTTP/1.1 %b " % status)
 
 
 def test_answers_that_are_not_read_hold_no_thread(daemon: HyperdLauncher) -> None:

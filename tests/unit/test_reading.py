@@ -76,7 +76,10 @@ def test_the_parser_needs_no_more(request_: bytes) -> None:
         # What the parser refuses at once needs no waiting.
         (b"GET / HTTP/1.1\nHost: x\n", State.WHOLE),
         (b"\x16\x03\x01 not HTTP", State.PARTIAL),
-        (b"a" * (MAX_HEAD + 1), State.TOO_LARGE),
+        (b"a" * (MAX_HEAD + 1), State.LINE_TOO_LONG),
+        (b"GET /" + b"a" * MAX_HEAD + b" HTTP/1.1\r\n\r\n", State.LINE_TOO_LONG),
+        (HEAD + b"a" * MAX_HEAD, State.TOO_LARGE),
+        (HEAD + b"a" * MAX_HEAD + b"\r\n\r\n", State.TOO_LARGE),
     ],
 )
 def test_states(data: bytes, state: State) -> None:
