@@ -137,7 +137,7 @@ class Watcher(EngineObserver):
             self._ask(tx, row, "terminate")
 
     def _ask(self, tx: Transaction, row: ContainerRow, operation: str) -> None:
-        """Add an action of nobody's, unless one is waiting."""
+        """Add an action without an account, unless one is waiting."""
         waiting = select(ActionRow.uuid).where(ActionRow.object.in_([row.uuid, row.service]), ActionRow.state.in_(OPEN))
         if tx.session.scalar(waiting.limit(1)) is None:
             self._actions.add(

@@ -259,7 +259,7 @@ def _configuration(key: ServerKey, port: int, upstream: Sequence[str]) -> str:
         "no-hosts",
         f"addn-hosts={INSIDE}/hosts",
         f"servers-file={INSIDE}/servers",
-        "domain-needed",  # names without a dot are the network's or nobody's
+        "domain-needed",  # names without a dot belong to the network or do not exist
         "bogus-priv",
         "cache-size=1000",
         f"user={user.pw_name}",

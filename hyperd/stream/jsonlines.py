@@ -40,7 +40,7 @@ class Entry:
 
 
 def parse(line: bytes) -> Entry | None:
-    """Read one line; None for what is none."""
+    """Return the entry of one line, None if the line is not one."""
     found = _PLAIN.fullmatch(line)
     if found is not None:
         text, newline, stream, time = found.groups()

@@ -138,7 +138,7 @@ class VmService(Pooling):
         with self._lock:
             unused = [vm for vm in self._vms.values() if vm.state == POOLED]
         for vm in unused:
-            self.destroy(vm)  # nobody's: a daemon that is stopped for good leaves nothing of its own behind
+            self.destroy(vm)  # it has no pod: a daemon that ends for good leaves none
         with self._lock:
             for vm in self._vms.values():
                 vm.ending = True

@@ -255,7 +255,7 @@ class Puller:
 
     def _image_manifest(self, client: RegistryClient, top: RawManifest) -> tuple[RawManifest, Manifest]:
         raw = top
-        for _ in range(3):  # an index may hold an index (OCI image-spec, image-index.md); deeper is nobody's
+        for _ in range(3):  # an index may hold an index (OCI image-spec, image-index.md); none is nested deeper
             data = manifests.load(raw.body)
             kind = manifests.kind_of(data, raw.media_type)
             if kind in {manifests.OCI_MANIFEST, manifests.DOCKER_MANIFEST}:
