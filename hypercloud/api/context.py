@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from flask import Flask, Response, current_app, g, request
+from flask import Blueprint, Flask, Response, current_app, g, request
 
 if TYPE_CHECKING:
     from hypercloud.account.model import Identity
     from hypercloud.cloud import Cloud
+    from hypercloud.event.bus import Watch
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +35,36 @@ def cloud() -> Cloud:
 def identity() -> Identity:
     """Return who makes the request; a dialect has found it out before."""
     found: Identity = g.identity
+    return found
+
+
+def watch_from_the_start(blueprint: Blueprint, endpoints: Container[str]) -> None:
+    """Watch the bus for requests of some endpoints, in ``watch()``, and begin before their websocket is open.
+
+    A client that has seen its websocket open misses nothing of what happens from then on.
+
+    Args:
+        blueprint: who makes the request is known when its requests come here.
+        endpoints: their names within the blueprint.
+
+    """
+
+    def begin() -> None:
+        if (request.endpoint or "").rpartition(".")[2] in endpoints:
+            g.watch = cloud().bus.watch()
+
+    def end(_error: BaseException | None) -> None:
+        found = g.pop("watch", None)
+        if found is not None:
+            found.close()
+
+    blueprint.before_request(begin)
+    blueprint.teardown_request(end)
+
+
+def watch() -> Watch:
+    """Return the request's watch of the bus."""
+    found: Watch = g.watch
     return found
 
 

@@ -16,7 +16,7 @@ from simple_websocket import ConnectionClosed
 
 from hypercloud.action.service import OVER
 from hypercloud.api.bodies import number, truth
-from hypercloud.api.context import cloud, identity
+from hypercloud.api.context import cloud, identity, watch, watch_from_the_start
 from hypercloud.api.dockercloud import uris
 from hypercloud.api.dockercloud.blueprint import namespace
 from hypercloud.db.models import ContainerRow
@@ -36,6 +36,7 @@ def add_routes(blueprint: Blueprint, sock: Sock) -> None:
     """Mount the routes."""
     app = "/api/app/v1/"
     audit = "/api/audit/v1/"
+    watching = set()
     for path, view in (
         (f"{audit}action/<uuid>/logs/", action_logs),
         (f"{app}service/<uuid>/logs/", service_logs),
@@ -49,7 +50,11 @@ def add_routes(blueprint: Blueprint, sock: Sock) -> None:
         ("/v1/events/", events),  # as two samples of the document have it
         ("/events/", events),
     ):
-        sock.route(path, blueprint, endpoint=f"ws_{path}".replace("/", "_").replace(".", "_"))(view)
+        endpoint = f"ws_{path}".replace("/", "_").replace(".", "_")
+        sock.route(path, blueprint, endpoint=endpoint)(view)
+        if view is events:
+            watching.add(endpoint)
+    watch_from_the_start(blueprint, watching)
 
 
 def _say(socket: Any, message: dict[str, Any]) -> None:
@@ -213,24 +218,24 @@ def events(socket: Any) -> None:
         _fail(socket, InvalidInput("unknown type of event", details=kind[:40]))
         return
     here = namespace()
-    with cloud().bus.watch() as watch:
-        while socket.connected:
-            event = watch.get(timeout=LOOK)
-            if event is None and watch.lost:
-                return
-            if not isinstance(event, Change) or event.namespace not in {"", here}:
-                continue
-            message = event_message(event, here)
-            if kind is not None and message["type"] != kind:
-                continue
-            if target is not None and message["resource_uri"].strip("/") != target.strip("/"):
-                continue
-            if parents and not parents & {one.strip("/") for one in message["parents"]}:
-                continue
-            try:
-                _say(socket, message)
-            except ConnectionClosed:
-                return
+    seen = watch()
+    while socket.connected:
+        event = seen.get(timeout=LOOK)
+        if event is None and seen.lost:
+            return
+        if not isinstance(event, Change) or event.namespace not in {"", here}:
+            continue
+        message = event_message(event, here)
+        if kind is not None and message["type"] != kind:
+            continue
+        if target is not None and message["resource_uri"].strip("/") != target.strip("/"):
+            continue
+        if parents and not parents & {one.strip("/") for one in message["parents"]}:
+            continue
+        try:
+            _say(socket, message)
+        except ConnectionClosed:
+            return
 
 
 def event_message(event: Change, here: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from flask import Blueprint
 from flask_sock import Sock
 from simple_websocket import ConnectionClosed
 
-from hypercloud.api.context import cloud, identity
+from hypercloud.api.context import cloud, identity, watch, watch_from_the_start
 from hypercloud.api.web.blueprint import admin_only
 from hypercloud.engine.streams import ExecSession, LogStream
 from hypercloud.errors import CloudError
@@ -23,6 +23,7 @@ log = structlog.get_logger(__name__)
 def add_routes(blueprint: Blueprint, sock: Sock) -> None:
     """Mount the routes."""
     sock.route("/web/events", blueprint, endpoint="ws_events")(events)
+    watch_from_the_start(blueprint, {"ws_events"})
     sock.route("/web/containers/<prefix>/logs", blueprint, endpoint="ws_logs")(logs)
     sock.route("/web/containers/<prefix>/exec", blueprint, endpoint="ws_exec")(terminal)
 
@@ -30,24 +31,24 @@ def add_routes(blueprint: Blueprint, sock: Sock) -> None:
 def events(socket: Any) -> None:
     """Send what happens: changes of one's own objects, and to administrators the engines' events."""
     allowed = cloud().accounts.namespaces(identity()) | {""}
-    with cloud().bus.watch() as watch:
-        while socket.connected and not watch.lost:
-            event = watch.get(timeout=1.0)
-            if event is None:
+    seen = watch()
+    while socket.connected and not seen.lost:
+        event = seen.get(timeout=1.0)
+        if event is None:
+            continue
+        if isinstance(event, Change):
+            if event.namespace not in allowed:
                 continue
-            if isinstance(event, Change):
-                if event.namespace not in allowed:
-                    continue
-                text = {"what": event.kind, "action": event.action, "name": event.uuid, "state": event.state}
-            elif identity().is_admin:
-                name = event.container[:12] or event.message
-                text = {"what": event.engine or "cluster", "action": event.type, "name": name, "state": event.image}
-            else:
-                continue
-            try:
-                socket.send(json.dumps({**text, "time": event.time}))
-            except ConnectionClosed:
-                return
+            text = {"what": event.kind, "action": event.action, "name": event.uuid, "state": event.state}
+        elif identity().is_admin:
+            name = event.container[:12] or event.message
+            text = {"what": event.engine or "cluster", "action": event.type, "name": name, "state": event.image}
+        else:
+            continue
+        try:
+            socket.send(json.dumps({**text, "time": event.time}))
+        except ConnectionClosed:
+            return
 
 
 def logs(socket: Any, prefix: str) -> None:
