@@ -35,3 +35,8 @@ def image_services(root: Path) -> Iterator[Callable[[Config], ImageService]]:
             return stack.enter_context(image_service(place, config))
 
         yield start
+
+
+def stored(root: Path) -> set[Path]:
+    """Return the files of the image store below a daemon's root, without the copies of rows, which follow later."""
+    return {path for path in (root / "images").rglob("*") if "rows" not in path.parts}

@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from tests.support.builds import build, built, context, send, show
+from tests.support.images import stored
 from tests.support.registry import RegistryServer
 from tests.support.until import until
 from tests.support.web import web
@@ -223,7 +224,7 @@ def test_steps_before_a_failure_stay_cached(host: Host):
 
 def test_a_client_that_leaves_ends_the_build(host: Host):
     data = context({"Dockerfile": f"FROM {host.image}\nRUN echo first > /x\nRUN echo waiting; sleep 1000\n"})
-    files = set((host.daemon.root / "images").rglob("*"))
+    files = stored(host.daemon.root)
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(host.daemon.host.removeprefix("unix://"))
         head = f"POST /image/build?t=made/left HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
@@ -234,7 +235,7 @@ def test_a_client_that_leaves_ends_the_build(host: Host):
             assert piece, seen
             seen += piece
     until(lambda: not any(host.left().values()))
-    until(lambda: set((host.daemon.root / "images").rglob("*")) == files)
+    until(lambda: stored(host.daemon.root) == files)
     until(lambda: not list((host.daemon.root / "builds").glob("build-*")))
 
 

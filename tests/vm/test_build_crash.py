@@ -15,6 +15,7 @@ from sqlalchemy import select
 from hyperd.db.models import BlobRow, LayerRow, VmRow
 from hyperd.db.session import Database
 from tests.support.builds import built, context
+from tests.support.images import stored
 from tests.support.until import until
 from tests.vm.conftest import Host
 
@@ -125,7 +126,7 @@ def test_killed_in_a_build(host: Host, moment: Callable[[Host, bytes], bool]):
 def test_a_good_end_ends_builds_and_commits(host: Host):
     host.pod("busy", f"{BIG}; echo ready; sleep 1000")
     until(lambda: host.ok("logs", "busy") == "ready\n", 60)
-    files = set((host.daemon.root / "images").rglob("*"))
+    files = stored(host.daemon.root)
     codes: list[int] = []
 
     def commit() -> None:
@@ -140,7 +141,7 @@ def test_a_good_end_ends_builds_and_commits(host: Host):
         assert b'"error"' in seen() or not seen().endswith(b"0\r\n\r\n")
     client.join()
     finished = codes == [200]  # on a quick machine, within the time that requests under way are given
-    assert finished or set((host.daemon.root / "images").rglob("*")) == files
+    assert finished or stored(host.daemon.root) == files
     assert list((host.daemon.root / "pods").glob("build-*")) == []
     host.daemon.start()
     check(host)

@@ -13,6 +13,7 @@ import pytest
 from hyperd.db.models import BlobRow, ImageLayerRow, ImageRow
 from hyperd.db.session import Database
 from hyperd.image.layer.compression import decompressed
+from tests.support.images import stored
 from tests.support.until import until
 from tests.vm.conftest import Host
 
@@ -209,7 +210,7 @@ def test_a_vm_that_dies_in_a_commit_leaves_nothing(host: Host):
 
     name = host.pod("dying", "dd if=/dev/urandom of=/big bs=1M count=200 2>/dev/null; echo ready; sleep 1000")
     until(lambda: host.ok("logs", name) == "ready\n", 60)
-    files = sorted((host.daemon.root / "images").rglob("*"))
+    files = stored(host.daemon.root)
     (qemu,) = host.left()["qemu"]
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         answer = pool.submit(host.daemon.request, "POST", "/container/commit", container=name, repo="made/never")
@@ -217,7 +218,7 @@ def test_a_vm_that_dies_in_a_commit_leaves_nothing(host: Host):
         os.kill(int(qemu), signal.SIGKILL)
         code, _, _ = answer.result(30)
     assert code == 500
-    until(lambda: sorted((host.daemon.root / "images").rglob("*")) == files)
+    until(lambda: stored(host.daemon.root) == files)
     assert host.ctl("run", "--rm", "made/never").returncode != 0
     host.ok("rm", name)
     host.assert_clean()

@@ -206,7 +206,8 @@ def test_ports_of_a_container_are_the_pods(host: Host, start: Any) -> None:
         ("tcp", str(later), "81"),
         ("udp", str(udp), "53"),
     }
-    assert info(host, "first")["container"]["ports"] == []  # they are the pod's now
+    shown = {(port["hostPort"], port["containerPort"]) for port in info(host, "first")["container"]["ports"]}
+    assert (tcp, 80) in shown
 
     def heard(number: int) -> bytes:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", number), timeout=5) as client:
