@@ -67,15 +67,19 @@ class LogSettings:
 
 
 def log_settings(config: Config, pod: PodSpec, pod_id: str, container_id: str, spec: ContainerSpec) -> LogSettings:
-    """Merge the daemon's defaults, the pod's and the container's wishes. Errors: NotSupported, InvalidInput."""
-    driver = pod.log.type or config.log.driver
+    """Merge the daemon's defaults and what the container asks for, or its pod where it asks for nothing.
+
+    Errors: NotSupported, InvalidInput.
+    """
+    asked = pod.log if spec.log is None else spec.log
+    driver = asked.type or config.log.driver
     if driver not in OPTIONS:
         raise NotSupported(f"the log driver {driver} is not supported", resolution="use " + ", ".join(OPTIONS))
-    unknown = sorted(set(pod.log.config) - OPTIONS[driver])
+    unknown = sorted(set(asked.config) - OPTIONS[driver])
     if unknown:
         known = ", ".join(sorted(OPTIONS[driver])) or "none"
         raise InvalidInput(f"unknown log option {unknown[0]!r} for the driver {driver}", details=f"it knows: {known}")
-    options = {key: value for key, value in {**_defaults(config), **pod.log.config}.items() if key in OPTIONS[driver]}
+    options = {key: value for key, value in {**_defaults(config), **asked.config}.items() if key in OPTIONS[driver]}
     path = _path(config, pod_id, container_id, spec)
     if driver == "json-file":
         count = options["max-file"]

@@ -329,3 +329,14 @@ def test_sockets_are_closed_at_the_end(relay, directory):
             in_loop(relay, lambda log=log: (log.write("stdout", b"x\n", T), log.finish()))
             assert receiver.recv(10) == b"stdout:x"
         until(lambda: open_files() == before + 1)
+
+
+def test_a_container_asks_for_a_log_of_its_own():
+    pod = PodSpec(id="p", log=LogSpec(type="syslog"))
+    whole = Config(root=Path("/r"))
+    own = ContainerSpec(name="n", log=LogSpec(type="none"))
+    assert log_settings(whole, pod, "p", "c", own).driver == "none"
+    sized = ContainerSpec(name="n", log=LogSpec(config={"max-size": "1k", "max-file": "2"}))
+    found = log_settings(whole, pod, "p", "c", sized)
+    assert (found.driver, found.max_size, found.max_file) == ("json-file", 1024, 2)
+    assert log_settings(whole, pod, "p", "c", ContainerSpec(name="n")).driver == "syslog"
