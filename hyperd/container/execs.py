@@ -116,7 +116,7 @@ class ExecService:
         execution, vm, base, plan, size = self._prepare(container, exec_id, size)
         process = self._process(vm, exec_id, tty=execution.spec.tty, size=size)
         try:
-            process.start(vm.agent, base, plan)
+            process.start(vm.agent, base, plan, size)
         finally:
             if not execution.spec.tty:
                 self._relay.soon(process.input.end)

@@ -119,8 +119,8 @@ class GuestProcess:
         self._settled = False
         self.heir: GuestProcess | None = None  # the container's next run, which has this one's clients
 
-    def start(self, agent: AgentClient, base: int, plan: Plan) -> None:
-        """Start it in the guest; from a service's thread.
+    def start(self, agent: AgentClient, base: int, plan: Plan, size: tuple[int, int]) -> None:
+        """Start it in the guest; from a service's thread. ``size``: of the terminal in the plan.
 
         A program that cannot be executed ends at once with 126 or 127 and says why on its stderr; that is no error.
         Errors: AgentError when the set-up failed, Timeout.
@@ -137,7 +137,7 @@ class GuestProcess:
             self.failure = str(error)
             self.relay.soon(self.fail, code, str(error))
             return
-        self.relay.call(self._opened(), timeout=10)
+        self.relay.call(self._opened(agent, size), timeout=10)
 
     async def start_async(self, agent: AgentClient, base: int, plan: Plan, size: tuple[int, int]) -> None:
         """Do the same from the loop's thread; every failure is told to the client, none is raised.
@@ -151,11 +151,7 @@ class GuestProcess:
             self.failure = str(error)
             self.fail(exit_code_of(error), str(error))
             return
-        await self._opened()
-        if self.size != size:  # asked for when the guest did not know it yet
-            with contextlib.suppress(AgentError):
-                records = encode_records([(0, (self.ident, *self.size))])
-                await agent.async_request(Method.RESIZE, records)
+        await self._opened(agent, size)
 
     async def resume(self, agent: AgentClient, state: ProcessState) -> None:
         """Join a process that runs since before this daemon."""
@@ -218,7 +214,11 @@ class GuestProcess:
         self.hub.connect(self._acknowledge)
         agent.add_streams(base, self.hub, self.input)
 
-    async def _opened(self) -> None:
+    async def _opened(self, agent: AgentClient, size: tuple[int, int]) -> None:
+        if self.size != size:  # asked for when the guest did not know it yet; a program that is sent a line sees it
+            with contextlib.suppress(AgentError):
+                records = encode_records([(0, (self.ident, *self.size))])
+                await agent.async_request(Method.RESIZE, records)
         if isinstance(self.hub, _Replay):
             self.hub.started = time.monotonic()
             self.relay.loop.call_later(REPLAY_SECONDS, self.hub.forget_early)

@@ -306,6 +306,7 @@ class ContainerService:
         process = self.processes.of_run(row, run, tty=program.tty)
         self.processes.place(vm, process)
         self.records.starting(row, run=run, base=base, again=again)
+        size = process.size
         plan = container_plan(
             process=process.ident,
             base=base,
@@ -313,13 +314,13 @@ class ContainerService:
             program=program,
             rootfs=rootfs,
             files=files,
-            size=process.size,
+            size=size,
             before=vm.entering,
             memory=vm.memory,
         )
         vm.entering = None
         try:
-            process.start(vm.agent, base, plan)
+            process.start(vm.agent, base, plan, size)
         except HyperError as error:
             process.finished.wait(KILL_WAIT)
             self._start_failed(row.id, error)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+
 from hyperd.container.logdrivers import log_session
 from hyperd.container.process import AttachOptions, AttachSession
 from hyperd.container.processes import ProcessTable
 from hyperd.container.queries import ContainerQueries
 from hyperd.container.records import ContainerRecords
 from hyperd.container.states import LIVE, ContainerState
-from hyperd.errors import Conflict
+from hyperd.errors import AgentError, Conflict
 from hyperd.stream.logread import LogQuery, LogSession
 from hyperd.stream.relay import Relay
 from hyperd.vm.model import require_running
@@ -65,5 +67,10 @@ class ContainerStreams:
         if not process.tty:
             raise Conflict(f"the container {row.name} has no terminal")
         process.size = (rows, columns)
-        if row.state == ContainerState.RUNNING:
-            require_running(self._vms.of_pod(row.pod_id), row.pod_id).agent.resize(process.ident, rows, columns)
+        if row.state == ContainerState.RUNNING or process.pid:  # else whoever starts it looks at the size after that
+            vm = require_running(self._vms.of_pod(row.pod_id), row.pod_id)
+            try:
+                vm.agent.resize(process.ident, rows, columns)
+            except AgentError as error:
+                if error.errno != errno.ESRCH or row.state == ContainerState.RUNNING:
+                    raise

@@ -117,6 +117,10 @@ class Stream:
         with self.sock:
             return self._reader.rest()
 
+    def exactly(self, count: int) -> bytes:
+        """Read so many bytes, those that came with the head first."""
+        return self._reader.exactly(count)
+
     def frames(self) -> list[tuple[int, bytes]]:
         """Read stdcopy frames until the daemon closes."""
         return frames(self.raw())

@@ -188,9 +188,7 @@ def test_containers_of_a_pod(replay: Replay, image: str) -> None:
     stream = replay.hijack("POST /v1.17/attach?container=<id>")
     stream.half_close()  # hyperctl with nothing to say; the container runs on
     stream.sock.settimeout(60)
-    seen = b""
-    while len(seen) < 30:  # what it wrote in its first seconds: two frames
-        seen += stream.sock.recv(4096)
+    seen = stream.exactly(30)  # what it wrote in its first seconds: two frames
     assert sorted(frames(seen)) == [(1, b"hello-log\n"), (2, b"err\n")]
     stamp = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z "
     line = "GET /v1.1.0/container/logs?container=second&" + LOGS

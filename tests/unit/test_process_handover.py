@@ -6,6 +6,9 @@ import socket
 
 import pytest
 
+from hyperd.agent.frames import Method
+from hyperd.agent.input import GuestInput
+from hyperd.agent.plan import Plan
 from hyperd.container.process import AttachSession, GuestProcess
 from hyperd.stream.frames import STDOUT, stdcopy
 from hyperd.stream.relay import Relay
@@ -63,3 +66,48 @@ def test_clients_come_over_to_the_next_run(relay: Relay, moment: str) -> None:
         end(relay, third)
         in_loop(relay, third.hub.let_go)
         assert there.recv(100) == b""
+
+
+class SlowGuest:
+    """An agent in whose guest a terminal is resized while its process is started."""
+
+    def __init__(self) -> None:
+        self.process: GuestProcess | None = None
+        self.sent: list[bytes] = []  # of its input
+        self.told: list[tuple[str, int, int]] = []
+
+    def add_streams(self, base: int, hub: object, stdin: GuestInput) -> None:
+        """Take the streams."""
+        stdin.bind(base, self.sent.append)
+
+    def drop_streams(self, base: int) -> None:
+        """Let go of the streams."""
+
+    def start(self, plan: Plan) -> int:
+        """Start; the client's resize comes before that is known."""
+        assert self.process
+        self.process.size = (40, 100)
+        return 7
+
+    async def async_start(self, plan: Plan) -> int:
+        """Do the same."""
+        return self.start(plan)
+
+    async def async_request(self, method: Method, payload: bytes) -> None:
+        """Note the request, and how much input was sent by then."""
+        self.told.append((method.name, payload.count(b"100"), len(self.sent)))
+
+
+@pytest.mark.parametrize("way", ["joined", "alone"])
+def test_a_terminal_has_its_size_before_its_input(relay: Relay, way: str) -> None:
+    """A size that is asked for during the start is set before the program is sent anything."""
+    guest = SlowGuest()
+    process = guest.process = make(relay, "t-1")
+    in_loop(relay, lambda: process.input.write(b"\n"))
+    if way == "joined":
+        relay.call(process.start_async(guest, 16, Plan(), (24, 80)), timeout=10)
+    else:
+        process.start(guest, 16, Plan(), (24, 80))
+    assert guest.told == [("RESIZE", 1, 0)]
+    assert len(guest.sent) == 1
+    end(relay, process)
