@@ -636,10 +636,11 @@ def test_list_tells_of_living_and_dead(host: Host) -> None:
     host.pump(lambda: "l" in host.exits and host.ended(base))
     host.ask(Method.PING)  # the acknowledgements are on another port: give them a moment
     host.pump(lambda: host.states()["l"][5] == b"7")
-    state, listed, code, streams, received, acked, made, *_, finished = host.states()["l"]
+    state, listed, code, streams, received, acked, made, *_, finished, age = host.states()["l"]
     assert (state, int(listed), code, int(streams), received) == (b"exited", pid, b"4", base, b"0")
     assert (acked, made) == (b"7", b"7")
     assert abs(int(finished) / 1e9 - time.time()) < 60
+    assert 0 <= int(age) < 60_000  # milliseconds since its end
     host.finish("l", base)
 
 
