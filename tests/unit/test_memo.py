@@ -141,12 +141,16 @@ def test_writers_and_readers_in_many_threads_see_no_finished_write_missing(datab
 
 
 def vm(ident, *, pod_id="", state="idle", hidden=False):
-    return SimpleNamespace(id=ident, pod_id=pod_id, state=state, hidden=hidden)
+    agent = SimpleNamespace(silent=False)
+    return SimpleNamespace(id=ident, pod_id=pod_id, state=state, hidden=hidden, agent=agent)
 
 
 def engine_of(database, vms):
     def vm_views(**_):
-        return [SimpleNamespace(id=one.id, pod_id=one.pod_id, status=one.state) for one in vms]
+        return [
+            SimpleNamespace(id=one.id, pod_id=one.pod_id, status="silent" if one.agent.silent else one.state)
+            for one in vms
+        ]
 
     def pod_views(**_):
         return [SimpleNamespace(id=name, vm_id="", state=state, outcome="") for name, state in states(database).items()]
@@ -169,6 +173,9 @@ def test_a_list_shows_what_changes_in_memory_only(database):
     assert shown() is shown()
     vms[0].state = "paused"
     assert shown() == b'{"item":"vm","vmData":["vm-a::paused"]}\n'
+    vms[0].agent.silent = True
+    assert shown() == b'{"item":"vm","vmData":["vm-a::silent"]}\n'
+    vms[0].agent.silent = False
     vms[0].pod_id = "p"
     assert shown() == b'{"item":"vm","vmData":["vm-a:p:paused"]}\n'
     vms.clear()
