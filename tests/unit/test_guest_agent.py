@@ -756,9 +756,9 @@ def test_cwd_is_made(host: Host, tmp_path: Path) -> None:
 
 def test_a_working_directory_over_a_link_that_leads_nowhere(host: Host, tmp_path: Path) -> None:
     root = tiny_root(tmp_path / "root")
-    (root / "work").symlink_to("/srv/work")
-    code, out, _ = host.execute(lambda p: contained(p, root).add(Op.CWD, "/work/here").argv(["pwd"]))
-    assert (code, out) == (0, b"/srv/work/here\n")
+    (root / "app").symlink_to("/srv/site")
+    code, out, _ = host.execute(lambda p: contained(p, root).add(Op.CWD, "/app/here").argv(["pwd"]))
+    assert (code, out) == (0, b"/srv/site/here\n")
 
 
 def test_masked_and_protected_paths(host: Host, tmp_path: Path) -> None:
