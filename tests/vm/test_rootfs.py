@@ -212,6 +212,7 @@ def test_a_root_that_a_container_changes(host: Host) -> None:
     assert host.ok("run", "--rm", "made/rooted:t", "stat", "-c", "%a %u %g", "/") == "1731 5 6\n"
     host.ok("stop", pod)
     host.ok("start", pod)
+    until(lambda: host.ok("logs", pod).count("done") == 2)  # its command has run again
     host.ok("exec", pod, "chmod", "700", "/")  # the container's own from now on
     host.ok("stop", pod)
     host.ok("commit", pod, "made/rooted:t")
