@@ -8,21 +8,18 @@ equal to Go's zero values silently. In YAML every scalar is read as text and con
 from __future__ import annotations
 
 import json
-import sys
 
-from hyperctl import output
+from hyperctl import output, uploads
 from hyperctl.api.errors import UsageProblem
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_LIMIT = 16 << 20
-
 # A shape is one of these words, a list with one shape, or an object's fields.
 _TEXT, _NUMBER, _FLAG, _TABLE, _PORT = "a string", "a number", "true or false", "an object of strings", "a port"
 
-_PORT_RULE = {"containerPort": _PORT, "hostPort": _PORT, "protocol": _TEXT}
+_PORT_RULE = {"containerPort": _PORT, "hostPort": _PORT, "protocol": _TEXT, "hostIP": _TEXT}
 _VOLUME: dict[str, Any] = {
     "name": _TEXT,
     "source": _TEXT,
@@ -155,16 +152,7 @@ def load(name: str, *, yaml: bool, shape: dict[str, Any]) -> dict[str, Any]:
         UsageProblem: it cannot be read, is not JSON or YAML, or a field has the wrong type.
 
     """
-    try:
-        if name == "-":
-            data = sys.stdin.buffer.read(_LIMIT + 1)
-        else:
-            with open(name, "rb") as file:
-                data = file.read(_LIMIT + 1)
-    except OSError as error:
-        raise UsageProblem(f"cannot read {name}: {error.strerror}") from error
-    if len(data) > _LIMIT:
-        raise UsageProblem(f"{name} is larger than {_LIMIT >> 20} MiB")
+    data = uploads.small_file(name)
     value = _yaml(data, name) if yaml else _json(data, name)
     if not isinstance(value, dict):
         raise UsageProblem(f"{name}: expected an object with the pod's fields")

@@ -357,10 +357,13 @@ def port_rule(text: str) -> dict[str, str]:
     if not match or (match["prefix"] and match["suffix"] not in {None, match["prefix"]}):
         raise UsageProblem(f"'{text}' is not a port rule: use [IP:][hostPort:]containerPort[/tcp|udp]")
     host, ip = match["host"], (match["ip"] or "").strip("[]")
-    if ip in {"0.0.0.0", "::"}:  # noqa: S104 - what it is published on anyway
-        ip = ""
     rule = {"containerPort": match["container"], **({"hostPort": host} if host else {})}
-    return {**rule, "protocol": match["prefix"] or match["suffix"] or "tcp", **({"hostIP": ip} if ip else {})}
+    return {**rule, "protocol": match["prefix"] or match["suffix"] or "tcp", **host_ip(ip)}
+
+
+def host_ip(address: str) -> dict[str, str]:
+    """Give the field of a port rule for an address of the host; none for every address, as is without the field."""
+    return {"hostIP": address} if address not in {"", "0.0.0.0", "::"} else {}  # noqa: S104 - nothing is bound
 
 
 def environment(texts: Sequence[str], files: Sequence[str] = ()) -> list[dict[str, str]]:

@@ -325,7 +325,7 @@ class _Pod:
         if not outer:
             return  # only a word to the reader, as in Kubernetes
         rule = {"containerPort": str(inner), "hostPort": str(outer), "protocol": protocol}
-        self._ports.append({**rule, **({"hostIP": address} if address not in {"", "0.0.0.0"} else {})})  # noqa: S104
+        self._ports.append({**rule, **spec.host_ip(address)})
 
     def _environment(self, node: Node) -> dict[str, str]:
         found: dict[str, str] = {}

@@ -27,13 +27,17 @@ class PortSpec:
     """A published port or range, as text: ``80`` or ``8000-8010``.
 
     Without ``host_port``, or with a range of them for a single port, the daemon chooses free ones.
-    ``host_ip``: the host's address it is published on, empty = all.
+    ``host_ip``: the host's address it is published on, empty = all; ``0.0.0.0`` and ``::`` become empty.
     """
 
     container_port: str = ""
     host_port: str = ""
     protocol: str = "tcp"
     host_ip: str = ""
+
+    def __post_init__(self) -> None:
+        if self.host_ip in ("0.0.0.0", "::"):  # noqa: S104 - the words of all APIs for every address
+            object.__setattr__(self, "host_ip", "")
 
     def expand(self) -> list[tuple[str, int, int]]:
         """Give (protocol, host port, container port) for every single port.

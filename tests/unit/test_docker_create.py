@@ -10,6 +10,8 @@ from hyperd.api.docker import schema
 from hyperd.api.docker.create import Order, checked_name, read_order
 from hyperd.api.docker.mounts import Mounts
 from hyperd.errors import HyperError, InvalidInput, NotSupported
+from hyperd.network.ports import PortMapping
+from hyperd.pod.netplan import port_mappings
 from hyperd.spec.model import Healthcheck, NetworkAttachment, PortSpec, Tmpfs
 
 SHELL = {"shell": True}
@@ -134,6 +136,13 @@ def test_ports() -> None:
         PortSpec(container_port="90", protocol="udp"),
         PortSpec(container_port="443"),
     )
+
+
+@pytest.mark.parametrize("everywhere", ["", "0.0.0.0", "::"])  # noqa: S104 - nothing is bound
+def test_a_port_on_every_address_has_no_address(everywhere: str) -> None:
+    made = order({}, {"PortBindings": {"80/tcp": [{"HostIp": everywhere, "HostPort": "8080"}]}})
+    assert made.pod.portmappings == (PortSpec(container_port="80", host_port="8080"),)
+    assert port_mappings(made.pod) == [PortMapping("tcp", 8080, 80)]
 
 
 def test_binds_volumes_and_mounts() -> None:

@@ -10,10 +10,12 @@ import ast
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from marshmallow import Schema, fields
 
+from hyperctl import podfile
 from hyperd.api.hyper.pod_schema import EnvField, EnvSchema, PodSchema
 
 VM_TESTS = Path(__file__).resolve().parents[1] / "vm"
@@ -221,3 +223,20 @@ def test_the_test_sets_the_field(path):
     assert "pytest.mark.vm" in (VM_TESTS / module).read_text(encoding="utf-8")
     assert name in functions(module), f"{module} has no {name}"
     assert path.removesuffix("[]").rpartition(".")[2] in words(module, name, set())
+
+
+def unlike(schema: Schema, shape: dict[str, Any], path: str = "") -> Iterator[str]:
+    """The fields that only one of the daemon and hyperctl's pod files knows."""
+    known = {field.data_key or name: field for name, field in schema.fields.items()}
+    yield from (f"{path}{key}" for key in known.keys() ^ shape.keys())
+    for key in known.keys() & shape.keys():
+        field, inner = known[key], shape[key]
+        while isinstance(field, fields.List):
+            field, (inner,) = field.inner, inner
+        if isinstance(field, fields.Nested):
+            yield from unlike(field.schema, inner, f"{path}{key}.")
+
+
+def test_pod_files_have_the_daemons_fields() -> None:
+    # servicePort stands in files of the original; the daemon reads past it, as the original did.
+    assert set(unlike(PodSchema(), podfile.POD)) == {"containers.ports.servicePort"}

@@ -162,7 +162,7 @@ def _port(given: pb.PortMapping) -> PortSpec:
         container_port=str(given.container_port),
         host_port=str(given.host_port),
         protocol=pb.Protocol.Name(given.protocol).lower(),
-        host_ip="" if given.host_ip in ("0.0.0.0", "::") else given.host_ip,  # noqa: S104 - it means all
+        host_ip=given.host_ip,
     )
 
 
