@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 LOCK = "hypercloud.pid"
 
 
-class _Log(Logger):  # type: ignore[misc]
+class _Log(Logger):
     """gunicorn's messages through our own log; requests are logged by the application."""
 
     def setup(self, cfg: Any) -> None:
@@ -43,7 +43,7 @@ class _Log(Logger):  # type: ignore[misc]
         self.error_log.setLevel("WARNING")
 
 
-class _Application(BaseApplication):  # type: ignore[misc]
+class _Application(BaseApplication):
     """gunicorn around our application.
 
     Args:

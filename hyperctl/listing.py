@@ -151,3 +151,15 @@ def _check_fields(named: Sequence[str], known: Mapping[str, object]) -> None:
     for field in named:
         if field not in known:
             raise UsageProblem(f"there is no field .{field} to print: use {', '.join(known)}")
+
+
+def show_objects(found: list[dict[str, Any]], form: str) -> None:
+    """Print objects as a JSON array or through a template."""
+    if form == "json":
+        import json
+
+        output.say(json.dumps(found, indent=4))
+        return
+    text = single(form)
+    for one in found:
+        output.say(text(one))

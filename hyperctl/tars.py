@@ -114,7 +114,7 @@ def unpack(pieces: Iterator[bytes], place: str, *, name: str | None, owner: bool
     left: list[str] = []
     modes: list[tuple[str, int]] = []
     try:
-        with tarfile.open(fileobj=Pieces(pieces), mode="r|") as tar:  # type: ignore[call-overload]  # it reads only
+        with tarfile.open(fileobj=Pieces(pieces), mode="r|") as tar:  # type: ignore[call-overload]  # "r|" calls read alone
             for one in tar:
                 parts = _parts(one.name, name)
                 if parts is None:

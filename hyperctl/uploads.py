@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 
 from hyperctl.api.errors import UsageProblem
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 _PIECE = 2**18  # bytes
+_SMALL = 16 << 20  # bytes of a file that is read whole
 
 
 def opened(path: str) -> BinaryIO:
@@ -25,6 +27,26 @@ def opened(path: str) -> BinaryIO:
         return open(path, "rb")
     except OSError as error:
         raise UsageProblem(f"cannot read {path}: {error.strerror}") from error
+
+
+def small_file(name: str) -> bytes:
+    """Read a whole file that the user named; `-` is stdin.
+
+    Raises:
+        UsageProblem: it cannot be read, or it is larger than a file for people is.
+
+    """
+    try:
+        if name == "-":
+            data = sys.stdin.buffer.read(_SMALL + 1)
+        else:
+            with open(name, "rb") as file:
+                data = file.read(_SMALL + 1)
+    except OSError as error:
+        raise UsageProblem(f"cannot read {name}: {error.strerror}") from error
+    if len(data) > _SMALL:
+        raise UsageProblem(f"{name} is larger than {_SMALL >> 20} MiB")
+    return data
 
 
 def save(data: Iterator[bytes], target: str) -> None:

@@ -74,7 +74,7 @@ class SystemService:
     def check_size(self, size: Resource) -> None:
         """Check that this host can have a VM of a size at all. Errors: InvalidInput."""
         self.check_vcpu(size.vcpu)
-        most = _host_memory() // 2**20
+        most = host_memory() // 2**20
         if size.memory > most:
             raise InvalidInput(f"{size.memory} MiB are more memory than this host has", details=f"it has {most} MiB")
 
@@ -85,8 +85,8 @@ class SystemService:
             pid=os.getpid(),
             root=self._config.root,
             host_name=platform.node(),
-            operating_system=_operating_system(),
-            memory=_host_memory(),
+            operating_system=operating_system(),
+            memory=host_memory(),
             cpus=os.cpu_count() or 1,
             hypervisor=self.hypervisor,
             guest=self._guest,
@@ -96,12 +96,13 @@ class SystemService:
         )
 
 
-def _host_memory() -> int:
+def host_memory() -> int:
     """Return the host's memory in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _operating_system() -> str:
+def operating_system() -> str:
+    """Return the name of the host's distribution, for people."""
     try:
         return platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
     except OSError:

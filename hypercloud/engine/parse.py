@@ -66,7 +66,7 @@ def _ports(value: Any) -> tuple[PortMap, ...]:
                 proto=proto or "tcp",
                 container_port=int(port),
                 port=int(outer) if outer.isdigit() else 0,
-                host_ip="" if address in {"0.0.0.0", "::"} else address,  # noqa: S104  # it is read, not bound
+                host_ip="" if address in {"0.0.0.0", "::"} else address,  # noqa: S104 - both mean all; nothing is bound
             )
             found[mapped] = None
     return tuple(found)

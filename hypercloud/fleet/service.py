@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
@@ -102,13 +102,13 @@ class FleetService(EngineObserver):
             raise InvalidInput("container_name is for one container", details=f"count is {count}")
         with ThreadPoolExecutor(min(count, WORKERS)) as pool:
             jobs = [pool.submit(self._run, image, pull) for _ in range(count)]
-        errors = [job.exception() for job in jobs if job.exception() is not None]
+        errors = [error for job in jobs if (error := job.exception()) is not None]
         made = [job.result() for job in jobs if job.exception() is None]
         if errors:
             for one in made:
                 with contextlib.suppress(CloudError):
                     self._engines.client(one.engine.spec.id).remove(one.seen.id)
-            raise errors[0]  # type: ignore[misc]
+            raise errors[0]
         return made
 
     def run_labelled(self, image: Image, labels: dict[str, str]) -> Container:
@@ -278,13 +278,9 @@ class FleetService(EngineObserver):
         for one in (old, successor):
             self._engines.monitor(engine).refresh(one)
 
-    def on_inventory(self, engine: EngineSpec, containers: object) -> None:
+    def on_inventory(self, engine: EngineSpec, containers: Mapping[str, EngineContainer]) -> None:
         """Finish replacements that were under way when this program ended."""
-        unfinished = [
-            one
-            for one in dict(containers).values()  # type: ignore[call-overload]
-            if one.name.endswith(NEXT) and REPLACES in one.labels
-        ]
+        unfinished = [one for one in containers.values() if one.name.endswith(NEXT) and REPLACES in one.labels]
         for one in unfinished:
             try:
                 self._finish(engine.id, one.id, one.labels[REPLACES], one.name.removesuffix(NEXT))

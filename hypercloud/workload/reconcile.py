@@ -141,25 +141,28 @@ class Reconciler:
             account=str(row.arguments.get("account", "")),
             extra_env={str(key): str(value) for key, value in dict(row.arguments.get("env") or {}).items()},
         )
-        state = ActionState.SUCCESS
-        try:
-            if now.state == ActionState.CANCELED:
-                raise Canceled  # noqa: TRY301  # the state of what it was to change is put right below
-            self._operations.run(row.operation, row.object, dict(row.arguments), job)
-        except Canceled:
-            state = ActionState.CANCELED
-        except CloudError as error:
-            state = ActionState.FAILED
-            job.log(str(error))
-        except Exception as error:
-            state = ActionState.FAILED
-            job.log(f"internal error: {type(error).__name__}")
-            bound.exception("action.fault")
+        # What was canceled before it began is not run, but what it was to change is put right all the same.
+        state = ActionState.CANCELED if now.state == ActionState.CANCELED else self._run(row, job, bound)
         self._operations.settle(row.operation, row.object, dict(row.arguments))
         self._actions.set_state(row.uuid, state)
         for service in self._services(row):
             self.review(service)
         bound.info("action.over", state=str(state))
+
+    def _run(self, row: ActionRow, job: Job, bound: structlog.typing.FilteringBoundLogger) -> ActionState:
+        """Run an operation; return the state it ends in."""
+        try:
+            self._operations.run(row.operation, row.object, dict(row.arguments), job)
+        except Canceled:
+            return ActionState.CANCELED
+        except CloudError as error:
+            job.log(str(error))
+            return ActionState.FAILED
+        except Exception as error:
+            job.log(f"internal error: {type(error).__name__}")
+            bound.exception("action.fault")
+            return ActionState.FAILED
+        return ActionState.SUCCESS
 
     def tidy(self) -> None:
         """Remove what was over too long ago to be looked at."""

@@ -52,7 +52,7 @@ class Watcher(EngineObserver):
         """Tell who watches the nodes."""
         self._bus.publish(Change(kind="node", action="update", uuid=engine.id, state=NODE_STATES[facts.health]))
 
-    def on_container(self, engine: EngineSpec, container_id: str, container: EngineContainer | None) -> None:  # noqa: ARG002
+    def on_container(self, engine: EngineSpec, container_id: str, container: EngineContainer | None) -> None:  # noqa: ARG002 - an EngineObserver
         """Take over what has become of one container."""
         if container is not None and describe.CONTAINER not in container.labels:
             return

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from hyperctl import output
 from hyperctl.api.errors import ApiError, HyperctlError, ProtocolError
 from hyperctl.command import App, Argument, Option, command
-from hyperctl.listing import single
+from hyperctl.listing import show_objects
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,14 +36,7 @@ def inspect_command(app: App, *, names: tuple[str, ...], kind: str, form: str) -
     A name is taken for a pod's, else for a container's, else for an image's.
     """
     found = [_find(app, name, [kind] if kind in _PLACES else list(_PLACES)) for name in names]
-    if form == "json":
-        import json
-
-        output.say(json.dumps(found, indent=4))
-        return
-    text = single(form)
-    for one in found:
-        output.say(text(one))
+    show_objects(found, form)
 
 
 def _find(app: App, name: str, kinds: list[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hyperctl import output
 from hyperctl.command import App, Argument, Group, Option, command
 from hyperctl.commands.lifecycle import for_each
-from hyperctl.listing import FORMAT, NO_TRUNC, Column, identity, refuse_both, show, single
+from hyperctl.listing import FORMAT, NO_TRUNC, Column, identity, refuse_both, show, show_objects
 from hyperctl.spec import attachment, pairs
 
 TYPE_CHECKING = False
@@ -145,15 +145,3 @@ def _prune(app: App) -> None:
 
 
 network_command = Group("network", "Networks of pods.", (_ls, _create, _rm, _inspect, _connect, _disconnect, _prune))
-
-
-def show_objects(found: list[dict[str, Any]], form: str) -> None:
-    """Print objects as a JSON array or through a template."""
-    if form == "json":
-        import json
-
-        output.say(json.dumps(found, indent=4))
-        return
-    text = single(form)
-    for one in found:
-        output.say(text(one))

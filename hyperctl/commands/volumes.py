@@ -5,8 +5,7 @@ from __future__ import annotations
 from hyperctl import output
 from hyperctl.command import App, Argument, Group, Option, command
 from hyperctl.commands.lifecycle import for_each
-from hyperctl.commands.networks import show_objects
-from hyperctl.listing import FORMAT, Column, refuse_both, show
+from hyperctl.listing import FORMAT, Column, refuse_both, show, show_objects
 from hyperctl.spec import pairs
 
 TYPE_CHECKING = False

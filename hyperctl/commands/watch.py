@@ -87,6 +87,7 @@ def stats_command(app: App, *, pods: tuple[str, ...], follow: bool, no_stream: b
     clear = "\033[2J\033[H" if follow and output.colourful(sys.stdout) and form == "table" else ""
     fields = [column.field for column in _COLUMNS]
     while True:
+        # The daemon counts totals: how much of a CPU is in use takes two looks with a time between them.
         time.sleep(_INTERVAL if follow else _PAUSE)
         now = _look(app, pods)
         rows = [row for pod, found in now.items() for row in _rows(pod, before.get(pod), found)]

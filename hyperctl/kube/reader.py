@@ -6,8 +6,8 @@ What nobody has taken in the end is what is not understood; `Node` collects the 
 from __future__ import annotations
 
 import re
-import sys
 
+from hyperctl import uploads
 from hyperctl.api.errors import UsageProblem
 
 TYPE_CHECKING = False
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-_LIMIT = 16 << 20  # bytes of a file
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?")
 _FACTORS = {None: 1.0, "m": 1e-3} | {unit: 1000.0**power for power, unit in enumerate("kMGTP", 1)}
@@ -31,16 +30,7 @@ def documents(name: str) -> list[dict[str, Any]]:
     """
     import yaml
 
-    try:
-        if name == "-":
-            data = sys.stdin.buffer.read(_LIMIT + 1)
-        else:
-            with open(name, "rb") as file:
-                data = file.read(_LIMIT + 1)
-    except OSError as error:
-        raise UsageProblem(f"cannot read {name}: {error.strerror}") from error
-    if len(data) > _LIMIT:
-        raise UsageProblem(f"{name} is larger than {_LIMIT >> 20} MiB")
+    data = uploads.small_file(name)
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         found = list(yaml.load_all(data, Loader=loader))

@@ -183,7 +183,7 @@ class GuestTool:
 
     # -- loop's thread (OutputSink)
 
-    def data(self, stream: int, offset: int, data: bytes, *, age: float = 0.0) -> None:  # noqa: ARG002 - a sink
+    def data(self, stream: int, offset: int, data: bytes, *, age: float = 0.0) -> None:  # noqa: ARG002 - an OutputSink
         """Take bytes of stdout (1) or stderr (2)."""
         seen = self._received.get(stream, -1)
         if seen != offset or offset + len(data) > self._acknowledged[stream] + WINDOW:
@@ -203,7 +203,7 @@ class GuestTool:
         if ahead or (stream == _STDERR and not self._merged):
             self._acknowledge({stream: self._received[stream]})
 
-    def eof(self, stream: int, offset: int) -> None:  # noqa: ARG002
+    def eof(self, stream: int, offset: int) -> None:  # noqa: ARG002 - an OutputSink
         """Take the end of stdout (1) or stderr (2)."""
         with self._news:
             self._ended.add(stream)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import structlog
 from flask import Blueprint, Response, g, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from hypercloud import errors
 from hypercloud.account.model import USER, Identity
@@ -90,8 +90,8 @@ def _error(error: errors.CloudError) -> Response:
 
 def _http_error(error: HTTPException) -> Response:
     response = text(str(error.description or error.name), error.code or 500)
-    if error.code == 405 and getattr(error, "valid_methods", None):
-        response.headers["Allow"] = ", ".join(error.valid_methods)  # type: ignore[attr-defined]
+    if isinstance(error, MethodNotAllowed) and error.valid_methods:
+        response.headers["Allow"] = ", ".join(error.valid_methods)
     return response
 
 

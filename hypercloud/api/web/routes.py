@@ -116,7 +116,7 @@ def remove_api_key(key: str) -> Response:
 def stackfile() -> Response:
     """Return the content of a stack file as JSON."""
     try:
-        found: Any = yaml.load(load(_Text(), json_object())["text"], _Loader)  # noqa: S506  # it is a SafeLoader
+        found: Any = yaml.load(load(_Text(), json_object())["text"], _Loader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, RecursionError) as error:
         raise InvalidInput("the stack file is no YAML", details=str(error)[:300]) from None
     if not isinstance(found, dict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-import hypercloud.db.models  # noqa: F401  # its tables must be known
+import hypercloud.db.models  # noqa: F401 - its import puts the tables into Base.metadata
 from hypercloud.db.session import Base
 
 context.configure(

@@ -17,6 +17,7 @@ from hyperd.api.context import engine
 from hyperd.api.docker import answers, container_views, versions
 from hyperd.api.docker.lookup import STORAGE_DRIVER
 from hyperd.api.docker.routes import blueprint
+from hyperd.system import host_memory, operating_system
 
 LOG_DRIVERS = ("journald", "json-file", "none", "syslog")
 INDEX_SERVER = "https://index.docker.io/v1/"
@@ -55,11 +56,11 @@ def _of_old() -> dict[str, Any]:
         "DriverStatus": _storage()["DriverStatus"],
         "ExecutionDriver": "hyper-vm",
         "KernelVersion": platform.release(),
-        "OperatingSystem": _operating_system(),
+        "OperatingSystem": operating_system(),
         "IndexServerAddress": INDEX_SERVER,
         "Name": socket.gethostname(),
         "NCPU": len(os.sched_getaffinity(0)),
-        "MemTotal": _memory(),
+        "MemTotal": host_memory(),
         "ID": _identity(),
     }
 
@@ -130,12 +131,12 @@ def _host() -> dict[str, Any]:
     return {
         "Name": socket.gethostname(),
         "KernelVersion": platform.release(),
-        "OperatingSystem": _operating_system(),
+        "OperatingSystem": operating_system(),
         "OSVersion": "",
         "OSType": "linux",
         "Architecture": platform.machine(),
         "NCPU": len(os.sched_getaffinity(0)),
-        "MemTotal": _memory(),
+        "MemTotal": host_memory(),
         "SystemTime": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
         "HttpProxy": os.environ.get("HTTP_PROXY", ""),
         "HttpsProxy": os.environ.get("HTTPS_PROXY", ""),
@@ -184,14 +185,3 @@ def _identity() -> str:
 
 def _descriptors() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
-
-
-def _memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _operating_system() -> str:
-    try:
-        return platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
-    except OSError:
-        return platform.system()

@@ -16,7 +16,7 @@ from hyperd.errors import InvalidInput
 class _Words(fields.Field[list[str]]):
     """A list of texts; one text alone is a list of one, as old clients send it."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[str]:  # noqa: ARG002
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[str]:  # noqa: ARG002 - as Field has it
         if isinstance(value, str):
             return [value] if value else []
         if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
@@ -27,7 +27,7 @@ class _Words(fields.Field[list[str]]):
 class _Texts(fields.Field[dict[str, str]]):
     """A map of texts."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> dict[str, str]:  # noqa: ARG002
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> dict[str, str]:  # noqa: ARG002 - as Field has it
         if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
             raise ValidationError("must be a map of strings")
         return value
@@ -36,7 +36,7 @@ class _Texts(fields.Field[dict[str, str]]):
 class _Names(fields.Field[tuple[str, ...]]):
     """The keys of a map whose values are empty objects (``{"80/tcp": {}}``)."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, ...]:  # noqa: ARG002
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, ...]:  # noqa: ARG002 - as Field has it
         if not isinstance(value, dict):
             raise ValidationError("must be a map")
         return tuple(value)
@@ -46,7 +46,7 @@ class _Flag(fields.Boolean):
     """A truth value of JSON, nothing that only looks like one."""
 
     truthy = {True}  # noqa: RUF012 - marshmallow's own way
-    falsy = {False}  # noqa: RUF012
+    falsy = {False}  # noqa: RUF012 - the same
 
 
 class Wire(Schema):

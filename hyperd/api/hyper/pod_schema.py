@@ -51,7 +51,7 @@ class Text(fields.String):
     def __init__(self, check: Validator | None = None, *, limit: int = MAX_TEXT, **options: Any) -> None:
         super().__init__(validate=[checks.text(limit), *([check] if check else [])], **options)
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:  # noqa: ARG002
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:  # noqa: ARG002 - as Field has it
         if not isinstance(value, str):
             raise self.make_error("invalid")
         return _SURROGATES.sub("\ufffd", value)
@@ -62,7 +62,7 @@ class Flag(fields.Boolean):
 
     default_error_messages = _messages({"invalid": "must be true or false"})
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> bool:  # noqa: ARG002
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> bool:  # noqa: ARG002 - as Field has it
         if not isinstance(value, bool):
             raise self.make_error("invalid")
         return value
@@ -83,7 +83,7 @@ class Whole(fields.Integer):
         error = f"must be from {low} to {high}"
         super().__init__(strict=True, validate=validate.Range(low, high, error=error), **options)
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:  # noqa: ARG002
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:  # noqa: ARG002 - as Field has it
         if not isinstance(value, int) or isinstance(value, bool):
             raise self.make_error("invalid")
         return value
@@ -139,7 +139,7 @@ class Port(fields.Field[str]):
         super().__init__(**options)
         self.numbers = numbers
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:  # noqa: ARG002
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:  # noqa: ARG002 - as Field has it
         if self.numbers and isinstance(value, int) and not isinstance(value, bool):
             value = str(value) if value else ""
         if not isinstance(value, str):
@@ -311,10 +311,10 @@ class ContainerPortSchema(PortSchema):
 class EnvField(fields.Field[tuple[str, str]]):
     """One element of envs: ``{"env": name, "value": text}`` to a pair."""
 
-    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:  # noqa: ARG002
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:  # noqa: ARG002 - as Field has it
         return {"env": value[0], "value": value[1]}
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, str]:  # noqa: ARG002
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, str]:  # noqa: ARG002 - as Field has it
         pair = EnvSchema().load(value)
         return pair["env"], pair["value"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-import hyperd.db.models  # noqa: F401  # its tables must be known
+import hyperd.db.models  # noqa: F401 - its import puts the tables into Base.metadata
 from hyperd.db.session import Base
 
 context.configure(
