@@ -135,16 +135,16 @@ def service(
     me = uri("service", row.uuid, here)
     public = host_name(row.name, row.uuid, "svc", domain, stack_name)
     served = host_name(row.name, row.uuid, "srv", domain, stack_name)  # the document has another word in addresses
-    froms = [(uri("service", one.uuid, here), name) for one, name in linked_from]
-    running = sum(one.state == State.RUNNING for one in containers)
-    return _common(spec) | {
+    return {
+        **_common(spec),
+        **_counted(row, containers),
+        **_linked(row, spec, linked_from),
         "autoredeploy": spec.autoredeploy,
         "bindings": _service_bindings(spec, here),
         "calculated_envvars": _calculated(spec, containers),
         "container_envvars": [{"key": key, "value": value} for key, value in spec.env.items()],
         "container_ports": _service_ports(spec, served),
         "containers": [uri("container", one.uuid, here) for one in containers],
-        "current_num_containers": sum(one.goal != Goal.GONE for one in containers),
         "deployed_datetime": date(row.deployed),
         "deployment_strategy": spec.strategy,
         "destroyed_datetime": date(row.destroyed),
@@ -153,25 +153,43 @@ def service(
             [_public_target(one, domain) for one in containers if one.state == State.RUNNING],
             base_url + me,
         ),
-        "linked_from_service": [{"from_service": one, "name": name, "to_service": me} for one, name in froms],
-        "linked_to_service": [
-            {"from_service": me, "name": one.name, "to_service": uri("service", one.to, here)} for one in spec.links
-        ],
         "name": row.name,
         "nickname": row.nickname,
         "public_dns": public,
         "resource_uri": me,
-        "running_num_containers": running,
         "sequential_deployment": spec.sequential,
         "stack": uri("stack", row.stack, here) if row.stack else None,
         "started_datetime": date(row.started),
         "state": row.state,
         "stopped_datetime": date(row.stopped),
-        "stopped_num_containers": sum(one.state == State.STOPPED for one in containers),
         "synchronized": is_synchronized(row, containers),
         "tags": [{"name": one} for one in spec.tags],
-        "target_num_containers": row.target,
         "uuid": row.uuid,
+    }
+
+
+def _counted(row: ServiceRow, containers: Sequence[ContainerRow]) -> dict[str, int]:
+    """Return how many containers a service has, by state."""
+    return {
+        "current_num_containers": sum(one.goal != Goal.GONE for one in containers),
+        "running_num_containers": sum(one.state == State.RUNNING for one in containers),
+        "stopped_num_containers": sum(one.state == State.STOPPED for one in containers),
+        "target_num_containers": row.target,
+    }
+
+
+def _linked(row: ServiceRow, spec: ServiceSpec, linked_from: Sequence[tuple[ServiceRow, str]]) -> dict[str, Any]:
+    """Return a service's links in both directions."""
+    here = row.namespace
+    me = uri("service", row.uuid, here)
+    return {
+        "linked_from_service": [
+            {"from_service": uri("service", one.uuid, here), "name": name, "to_service": me}
+            for one, name in linked_from
+        ],
+        "linked_to_service": [
+            {"from_service": me, "name": one.name, "to_service": uri("service", one.to, here)} for one in spec.links
+        ],
     }
 
 
