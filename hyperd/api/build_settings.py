@@ -16,6 +16,9 @@ from hyperd.errors import InvalidInput, NotSupported
 from hyperd.spec.model import Ulimit
 
 MAX_SHM = 1 << 40  # bytes
+MAX_MEMORY = 1 << 40  # bytes
+_CFS_PERIOD = 100_000  # microseconds
+_MAX_CPUS = 64
 _MAX_ITEMS = 256
 _DEFAULT_NETWORKS = {"", "default", "bridge"}
 # What limits containers that share a kernel; a build has a VM of its own.
@@ -64,6 +67,23 @@ def with_settings(order: BuildOrder, values: Values) -> BuildOrder:
             if one(name) not in empty
         ),
     )
+
+
+def cpus(period: int, quota: int) -> int:
+    """Return the CPUs of a build's VM, 0 = as configured; of ``cpuperiod`` and ``cpuquota``, both microseconds."""
+    return min(_MAX_CPUS, -(-quota // (period or _CFS_PERIOD))) if quota > 0 else 0
+
+
+def strings(value: Any, name: str) -> dict[str, str]:
+    """Return the texts of a decoded JSON object; an item that is null, such as an argument without one, is left out.
+
+    Errors: InvalidInput that names the parameter.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(item is None or isinstance(item, str) for item in value.values()):
+        raise InvalidInput(f"{name} must be a JSON object of strings")
+    return {str(key): item for key, item in value.items() if item is not None}
 
 
 def _network(name: str) -> str:

@@ -11,7 +11,7 @@ from flask import Response, g, request
 
 from hyperd.api import bodies
 from hyperd.api.background import Line, Progress
-from hyperd.api.build_settings import with_settings
+from hyperd.api.build_settings import MAX_MEMORY, cpus, strings, with_settings
 from hyperd.api.context import engine, may_fetch
 from hyperd.api.credentials import registry_config
 from hyperd.api.docker import answers, params, versions
@@ -20,9 +20,6 @@ from hyperd.api.jsonmessage import as_lines
 from hyperd.build.order import BuildOrder
 from hyperd.errors import Forbidden, InvalidInput, NotFound, NotSupported
 
-MAX_MEMORY = 1 << 40  # bytes
-CFS_PERIOD = 100_000  # microseconds
-MAX_CPUS = 64
 # Parameters of the builder of BuildKit, or of hosts that are no virtual machines.
 _REFUSED = {
     "squash": "squashing layers is not supported: use a build of several stages",
@@ -65,21 +62,16 @@ def _order() -> BuildOrder:
         arguments=_map("buildargs"),
         labels=_map("labels"),
         memory=memory,
-        vcpu=min(MAX_CPUS, -(-quota // (period or CFS_PERIOD))) if quota > 0 else 0,
+        vcpu=cpus(period, quota),
         auth=registry_config(request.headers.get("X-Registry-Config", "")),
     )
     return with_settings(order, request.args.getlist)
 
 
 def _map(name: str) -> dict[str, str]:
-    """Read a JSON object of strings; an argument that is null takes nothing. Errors: InvalidInput."""
+    """Read a JSON object of strings. Errors: InvalidInput."""
     raw = params.text(name).strip()
-    value = params.decode(raw.encode(), name) if raw else {}
-    if value is None:
-        return {}
-    if not isinstance(value, dict) or not all(item is None or isinstance(item, str) for item in value.values()):
-        raise InvalidInput(f"{name} must be a JSON object of strings")
-    return {str(key): item for key, item in value.items() if item is not None}
+    return strings(params.decode(raw.encode(), name) if raw else {}, name)
 
 
 @blueprint.post("/images/<path:name>/insert")

@@ -8,15 +8,12 @@ from flask import Response, g, request
 
 from hyperd.api import bodies, params
 from hyperd.api.background import Line, Progress
-from hyperd.api.build_settings import with_settings
+from hyperd.api.build_settings import MAX_MEMORY, cpus, strings, with_settings
 from hyperd.api.context import engine
 from hyperd.api.credentials import registry_config
 from hyperd.api.hyper.routes import blueprint
 from hyperd.api.jsonmessage import as_lines
 from hyperd.build.order import BuildOrder
-from hyperd.errors import InvalidInput
-
-MAX_MEMORY = 1 << 40  # bytes
 
 
 @blueprint.post("/image/build")
@@ -35,7 +32,7 @@ def build_image() -> Response:
         arguments=_map("buildargs"),
         labels=_map("labels"),
         memory=params.number("memory", low=0, high=MAX_MEMORY, default=0),
-        vcpu=min(64, -(-quota // (period or 100_000))) if quota > 0 else 0,
+        vcpu=cpus(period, quota),
         auth=registry_config(request.headers.get("X-Registry-Config", "")),
     )
     order = with_settings(order, request.args.getlist)
@@ -53,11 +50,6 @@ def _number(name: str) -> int:
 
 
 def _map(name: str) -> dict[str, str]:
-    """Read a JSON object of strings; an argument that is null takes nothing. Errors: InvalidInput."""
+    """Read a JSON object of strings. Errors: InvalidInput."""
     raw = params.text(name).strip()
-    value = params.json_text(raw, name) if raw else {}
-    if value is None:
-        return {}
-    if not isinstance(value, dict) or not all(item is None or isinstance(item, str) for item in value.values()):
-        raise InvalidInput(f"{name} must be a JSON object of strings")
-    return {str(key): item for key, item in value.items() if item is not None}
+    return strings(params.json_text(raw, name) if raw else {}, name)
