@@ -179,6 +179,7 @@ class Build:
             global_arguments={**platform_arguments(), **self._globals},
             use_cache=not self._order.no_cache,
             remove=self._order.remove,
+            may_fetch=self._order.may_fetch,
             cancelled=self._cancelled,
             find_source=self._source,
         )

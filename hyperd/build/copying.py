@@ -17,7 +17,7 @@ from hyperd.build.context import Context, Member, Node, digest_of
 from hyperd.build.dockerfile import Instruction
 from hyperd.build.heredocs import read_mark
 from hyperd.build.state import Bench
-from hyperd.container.fetch import fetch
+from hyperd.container.fetch import check_allowed, fetch
 from hyperd.errors import HyperError, InvalidInput, NotSupported
 from hyperd.image.layer.compression import decompressed
 from hyperd.image.layer.tarstream import FILE, TarReader
@@ -172,6 +172,7 @@ class Copying:
         return load
 
     def _download(self, url: str) -> Member:
+        check_allowed(f"ADD {url[:200]}", may_fetch=self._tools.may_fetch, instead="send the file in the context")
         if _GIT.match(url):
             raise NotSupported("ADD of a git repository is not supported", resolution="clone it in a RUN step")
         name = posixpath.basename(unquote(urlsplit(url).path))

@@ -48,6 +48,7 @@ class BuildOrder:
         shm_size: bytes of ``/dev/shm`` of RUN, 0 = half of the VM's memory. ulimits: of RUN.
         cache_from: images whose steps may be used again, beside what was built here.
         platform: what is built for, empty = this host's.
+        may_fetch: whether the caller may let this host fetch files: ``remote``, and ADD of a URL.
         notes: what the caller is told first, one line each.
 
     """
@@ -71,6 +72,7 @@ class BuildOrder:
     ulimits: Sequence[Ulimit] = ()
     cache_from: Sequence[str] = ()
     platform: str = ""
+    may_fetch: bool = False
     notes: Sequence[str] = ()
 
 

@@ -15,6 +15,7 @@ from hyperd.build.cache import StepCache
 from hyperd.build.closing import Closing
 from hyperd.build.order import BuildEvent, BuildOrder, Reporter
 from hyperd.build.vm import Services, Workshop
+from hyperd.container.fetch import check_allowed
 from hyperd.errors import Cancelled, HyperError
 from hyperd.image.layer.convert import disk_errors
 
@@ -69,11 +70,14 @@ class BuildService:
 
         Raises:
             InvalidInput, NotSupported, TooLarge, OutOfSpace, Timeout: the names or the context; nothing stays.
+            Forbidden: ``remote`` of a caller who may not let this host fetch.
 
         """
         from hyperd.build.context import Context
         from hyperd.build.remote import load_remote
 
+        if order.remote:
+            check_allowed("remote", may_fetch=order.may_fetch, instead="send the context itself")
         for tag in order.tags:
             self._services.images.taggable(tag)
         name = "build-" + "".join(random.choices(string.ascii_lowercase, k=10))
@@ -135,6 +139,7 @@ class PreparedBuild:
 
         Raises:
             InvalidInput, NotSupported, TooLarge: the Dockerfile.
+            Forbidden: ADD of a URL, for a caller who may not let this host fetch.
             HyperError: a RUN step failed.
             ImageNotFound, RegistryError, Unauthorized: a base image.
             AgentError, DriverError, OutOfSpace, Timeout: the guest's or the host's part.

@@ -45,6 +45,7 @@ class Tools:
     global_arguments: Mapping[str, str]
     use_cache: bool
     remove: bool
+    may_fetch: bool
     shm_size: int
     cancelled: Callable[[], bool]
     find_source: Callable[[str], StageState]

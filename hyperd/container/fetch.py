@@ -16,7 +16,7 @@ import urllib3
 from urllib3 import exceptions as http_errors
 
 import hyperd
-from hyperd.errors import Conflict, InvalidInput, Timeout, TooLarge
+from hyperd.errors import Conflict, Forbidden, InvalidInput, Timeout, TooLarge
 
 MAX_SIZE = 64 * 2**20  # bytes
 MAX_REDIRECTS = 5
@@ -24,6 +24,24 @@ IDLE_TIMEOUT = 15.0  # seconds a server may be silent
 TOTAL_TIMEOUT = 60.0  # seconds for one file
 _BLOCK = 2**16
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+def check_allowed(what: str, *, may_fetch: bool, instead: str) -> None:
+    """Refuse to fetch for who may not let this host do it.
+
+    Args:
+        what: whose file it is, for the message.
+        may_fetch: whether the caller may.
+        instead: what the caller can do without.
+
+    Errors: Forbidden.
+
+    """
+    if not may_fetch:
+        raise Forbidden(
+            f"{what}: this host fetches files only for callers on its unix sockets",
+            resolution=f"{instead}, or set fetch_over_tcp in the section [api] of the configuration",
+        )
 
 
 def fetch(uri: str, target: Path, *, what: str) -> int:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from hyperd.agent.plan import Op, Plan
 from hyperd.config.model import Config
-from hyperd.container.fetch import MAX_SIZE, fetch
-from hyperd.errors import Forbidden, HostFault, InvalidInput, TooLarge
+from hyperd.container.fetch import MAX_SIZE, check_allowed, fetch
+from hyperd.errors import HostFault, InvalidInput, TooLarge
 from hyperd.guest import layout
 from hyperd.spec.model import ContainerSpec, FileRef, FileSpec
 from hyperd.vm.model import Vm
@@ -54,12 +54,9 @@ class Files:
         """
         total = 0
         for _, file in _each(spec, pod_files):
-            if file.uri and not may_fetch:
-                raise Forbidden(
-                    f"file {file.name}: this host fetches files only for callers on its unix socket",
-                    resolution="give the content, or set fetch_over_tcp in the section [api] of the configuration",
-                )
-            if not file.uri:
+            if file.uri:
+                check_allowed(f"file {file.name}", may_fetch=may_fetch, instead="give the content")
+            else:
                 total += len(_content(file))
         if total > MAX_TOTAL:
             raise TooLarge(f"the files of container {spec.name} are too large", details=f"at most {MAX_TOTAL} bytes")

@@ -23,11 +23,13 @@ def serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
 
 
 @contextmanager
-def web(content: Mapping[str, bytes]) -> Iterator[str]:
-    """Serve files by their paths; everything else is 404."""
+def web(content: Mapping[str, bytes], *, asked: list[str] | None = None) -> Iterator[str]:
+    """Serve files by their paths; everything else is 404. ``asked`` gets the paths of the requests."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if asked is not None:
+                asked.append(self.path)
             data = content.get(self.path)
             self.send_response(404 if data is None else 200)
             self.send_header("Content-Length", str(len(data or b"")))

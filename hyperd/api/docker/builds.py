@@ -18,7 +18,8 @@ from hyperd.api.docker import answers, params, versions
 from hyperd.api.docker.routes import blueprint
 from hyperd.api.jsonmessage import as_lines
 from hyperd.build.order import BuildOrder
-from hyperd.errors import Forbidden, InvalidInput, NotFound, NotSupported
+from hyperd.container.fetch import check_allowed
+from hyperd.errors import InvalidInput, NotFound, NotSupported
 
 # Parameters of the builder of BuildKit, or of hosts that are no virtual machines.
 _REFUSED = {
@@ -64,6 +65,7 @@ def _order() -> BuildOrder:
         memory=memory,
         vcpu=cpus(period, quota),
         auth=registry_config(request.headers.get("X-Registry-Config", "")),
+        may_fetch=may_fetch(),
     )
     return with_settings(order, request.args.getlist)
 
@@ -82,10 +84,9 @@ def insert(name: str) -> Response:
     path, url = params.text("path"), params.text("url")
     if not path or not url or any(sign in path + url for sign in "\r\n"):
         raise InvalidInput("insert needs a path and a url")
-    if not may_fetch():
-        raise Forbidden("this host fetches nothing for who comes over TCP")
+    check_allowed("insert", may_fetch=may_fetch(), instead="build the image with the file in the context")
     dockerfile = f"FROM {engine().images.get(name).id}\nADD {json.dumps([url, path])}\n".encode()
-    prepared = engine().builds.prepare(BuildOrder(tags=[name]), iter([_context(dockerfile)]))
+    prepared = engine().builds.prepare(BuildOrder(tags=[name], may_fetch=True), iter([_context(dockerfile)]))
 
     def work(line: Callable[[Line], None], cancelled: Callable[[], bool]) -> None:
         line({"status": "Inserting..."})

@@ -15,7 +15,8 @@ from hyperd.api.docker.params import Filters
 from hyperd.api.docker.routes import blueprint
 from hyperd.api.jsonmessage import as_lines
 from hyperd.build.importer import FROM_BODY, ImportOrder
-from hyperd.errors import Forbidden, ImageNotFound, InvalidInput
+from hyperd.container.fetch import check_allowed
+from hyperd.errors import ImageNotFound, InvalidInput
 from hyperd.image.model import ImageFilter
 from hyperd.registry.auth import AuthConfig
 from hyperd.registry.search import MAX_RESULTS
@@ -94,8 +95,7 @@ def _import(source: str) -> Response:
         with bodies.uploaded() as chunks:
             imports.check(order)
             return answers.as_json({"status": imports.from_body(order, chunks)})
-    if not may_fetch():
-        raise Forbidden("this host fetches nothing for who comes over TCP", resolution="send the file itself")
+    check_allowed("import", may_fetch=may_fetch(), instead="send the file itself")
 
     def work(line: Callable[[Line], None], cancelled: Callable[[], bool]) -> None:
         imports.from_url(order, progress=as_lines(line), cancelled=cancelled)

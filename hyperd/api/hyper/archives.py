@@ -15,7 +15,8 @@ from hyperd.api.context import engine, may_fetch
 from hyperd.api.hyper.routes import blueprint
 from hyperd.api.jsonmessage import Line, as_lines
 from hyperd.build.importer import FROM_BODY, ImportOrder
-from hyperd.errors import Forbidden, InvalidInput
+from hyperd.container.fetch import check_allowed
+from hyperd.errors import InvalidInput
 
 TAR = "application/x-tar"
 OCI = "oci"
@@ -63,8 +64,7 @@ def import_image() -> Response:
         with uploaded() as chunks:
             imports.check(order)
             return _lines([{"status": imports.from_body(order, chunks)}])
-    if not may_fetch():
-        raise Forbidden("this host fetches nothing for who comes over TCP", resolution="send the file itself")
+    check_allowed("import", may_fetch=may_fetch(), instead="send the file itself")
 
     def work(line: Callable[[Line], None], cancelled: Callable[[], bool]) -> None:
         imports.from_url(order, progress=as_lines(line), cancelled=cancelled)

@@ -9,7 +9,7 @@ from flask import Response, g, request
 from hyperd.api import bodies, params
 from hyperd.api.background import Line, Progress
 from hyperd.api.build_settings import MAX_MEMORY, cpus, strings, with_settings
-from hyperd.api.context import engine
+from hyperd.api.context import engine, may_fetch
 from hyperd.api.credentials import registry_config
 from hyperd.api.hyper.routes import blueprint
 from hyperd.api.jsonmessage import as_lines
@@ -34,6 +34,7 @@ def build_image() -> Response:
         memory=params.number("memory", low=0, high=MAX_MEMORY, default=0),
         vcpu=cpus(period, quota),
         auth=registry_config(request.headers.get("X-Registry-Config", "")),
+        may_fetch=may_fetch(),
     )
     order = with_settings(order, request.args.getlist)
     with bodies.uploaded() as chunks:
