@@ -95,13 +95,42 @@ class Pieces:
         return data
 
 
-def unpack(pieces: Iterator[bytes], place: str, *, name: str | None, owner: bool) -> list[str]:
+class Paths:
+    """Where what a tar has goes: below a directory, with the first part of its paths replaced, left away or put before.
+
+    Args:
+        place: the directory, which is there.
+        name: stands first in each path below it; None for none.
+        rooted: the tar's paths begin with a part of their own, which goes: `etc/hosts` of `/etc`, but not `hosts` of
+            `/etc/.`.
+
+    """
+
+    def __init__(self, place: str, *, name: str | None, rooted: bool) -> None:
+        self.place = place
+        self._before = [] if name is None else [name]
+        self._dropped = 1 if rooted else 0
+
+    def of(self, name: str) -> str:
+        """Return the path of a member, to which no link leads; empty for the directory itself.
+
+        Raises:
+            HyperctlError: it leads outside or through a link.
+
+        """
+        parts = [part for part in name.split("/") if part not in {"", "."}]
+        if ".." in parts:
+            raise HyperctlError(f"the daemon sends a path that leads outside: {name!r}")
+        parts = self._before + parts[self._dropped :]
+        return _safe(self.place, parts, name) if parts else ""
+
+
+def unpack(pieces: Iterator[bytes], paths: Paths, *, owner: bool) -> list[str]:
     """Unpack a tar below a directory; nothing is written outside it, whatever the tar says.
 
     Args:
         pieces: the tar, as it arrives.
-        place: the directory, which is there.
-        name: takes the place of the first part of each path in the tar; None leaves it away.
+        paths: where its members go.
         owner: give files to the users and groups of the tar, which takes root.
 
     Returns:
@@ -112,37 +141,27 @@ def unpack(pieces: Iterator[bytes], place: str, *, name: str | None, owner: bool
 
     """
     left: list[str] = []
-    modes: list[tuple[str, int]] = []
+    modes: dict[str, int] = {}
     try:
         with tarfile.open(fileobj=Pieces(pieces), mode="r|") as tar:  # type: ignore[call-overload]  # "r|" calls read alone
             for one in tar:
-                parts = _parts(one.name, name)
-                if parts is None:
+                path = paths.of(one.name)
+                if not path:
                     continue
-                path = _safe(place, parts, one.name)
-                if not _write(tar, one, path, place, name):
+                if not _write(tar, one, path, paths):
                     left.append(one.name)
                     continue
                 if owner and not one.issym():
                     os.chown(path, one.uid, one.gid, follow_symlinks=False)
                 if one.isdir():
-                    modes.append((path, one.mode & 0o7777))
-        for path, mode in reversed(modes):  # at the end: a directory that may not be written to gets its files first
+                    modes[path] = one.mode & 0o7777
+        for path, mode in reversed(modes.items()):  # at the end: one that may not be written to gets its files first
             os.chmod(path, mode)
     except tarfile.TarError as error:
         raise HyperctlError(f"what the daemon sends is no tar: {error}") from error
     except OSError as error:
-        raise HyperctlError(f"cannot write {error.filename or place}: {error.strerror}") from error
+        raise HyperctlError(f"cannot write {error.filename or paths.place}: {error.strerror}") from error
     return left
-
-
-def _parts(name: str, first: str | None) -> list[str] | None:
-    """Give the parts of a member's path with its first part replaced, None for what is only that part, left away."""
-    parts = [part for part in name.split("/") if part not in {"", "."}]
-    if ".." in parts:
-        raise HyperctlError(f"the daemon sends a path that leads outside: {name!r}")
-    parts = ([] if first is None else [first]) + parts[1:]
-    return parts or None
 
 
 def _safe(place: str, parts: list[str], name: str) -> str:
@@ -156,7 +175,7 @@ def _safe(place: str, parts: list[str], name: str) -> str:
     return os.path.join(path, parts[-1])
 
 
-def _write(tar: tarfile.TarFile, one: tarfile.TarInfo, path: str, place: str, first: str | None) -> bool:
+def _write(tar: tarfile.TarFile, one: tarfile.TarInfo, path: str, paths: Paths) -> bool:
     """Write one member; False when it is of a kind that is not written."""
     if one.isdir():
         if not os.path.isdir(path) or os.path.islink(path):
@@ -169,8 +188,7 @@ def _write(tar: tarfile.TarFile, one: tarfile.TarInfo, path: str, place: str, fi
     if one.issym():
         os.symlink(one.linkname, path)
     elif one.islnk():
-        parts = _parts(one.linkname, first)
-        source = _safe(place, parts, one.linkname) if parts else ""
+        source = paths.of(one.linkname)
         if not os.path.isfile(source) or os.path.islink(source):
             return False
         os.link(source, path, follow_symlinks=False)

@@ -97,7 +97,7 @@ def _download(client: Client, container: str, path: str, target: str, *, archive
         for piece in client.get_archive(name, inner).pieces():
             write_all(STDOUT, piece)
         return
-    base: str | None = os.path.basename(path.rstrip("/")) or "root"
+    base: str | None = os.path.basename(os.path.normpath(path)) or "root"
     if os.path.isdir(target):
         place = target
         if contents and kind == stat.S_IFDIR:
@@ -110,8 +110,26 @@ def _download(client: Client, container: str, path: str, target: str, *, archive
         place, base = os.path.split(os.path.abspath(target))
     if not os.path.isdir(place):
         raise UsageProblem(f"there is no directory {place} on this machine")
-    for one in tars.unpack(client.get_archive(name, inner).pieces(), place, name=base, owner=archive):
+    pieces = client.get_archive(name, inner).pieces()
+    rooted = not _is_bare(inner)
+    if not rooted and base is not None:
+        _make_directory(os.path.join(place, base))
+    for one in tars.unpack(pieces, tars.Paths(place, name=base, rooted=rooted), owner=archive):
         output.complain(f"hyperctl WARNING: {one} was left away: it is a device, a socket or a link to elsewhere")
+
+
+def _is_bare(path: str) -> bool:
+    """Say whether the daemon packs a path without its last part: `DIR/.`, and the root, which has no name."""
+    return path.endswith("/.") or os.path.normpath(path).strip("/") == ""
+
+
+def _make_directory(path: str) -> None:
+    """Make the directory that a bare tar goes to, which says nothing of it when it is a plain one."""
+    try:
+        if not os.path.isdir(path):
+            os.mkdir(path)
+    except OSError as error:
+        raise UsageProblem(f"cannot make the directory {path}: {error.strerror}") from error
 
 
 def _upload(client: Client, source: str, container: str, path: str, *, archive: bool, follow: bool) -> None:

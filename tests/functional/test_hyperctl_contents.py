@@ -47,6 +47,17 @@ def ready(fake, *stats: Reply, tar: bytes = b""):
     fake.on("PUT", "/container/archive", Reply(status=204))
 
 
+def inside_of(place: str) -> list[str]:
+    """What the daemon packs of a directory without its name: no part stands before (container.contents)."""
+    return [f"{place}/{name}".lstrip("/") for name in ("hosts", "ssl", "ssl/cert.pem")]
+
+
+def test_an_empty_directory_without_its_name(fake, hyperctl, tmp_path):
+    ready(fake, DIRECTORY, tar=packed())
+    assert hyperctl("cp", "c:/empty/.", "new").returncode == 0
+    assert (tmp_path / "new").is_dir()
+
+
 @pytest.mark.parametrize(
     ("source", "target", "there", "made"),
     [
@@ -55,14 +66,25 @@ def ready(fake, *stats: Reply, tar: bytes = b""):
         ("c:etc/hosts", "there", ["there/"], ["there", "there/hosts"]),
         ("c:/etc", "new", [], ["new", "new/inner"]),
         ("c:/etc", "there", ["there/"], ["there", "there/etc", "there/etc/inner"]),
-        ("c:/etc/.", "there", ["there/"], ["there", "there/inner"]),
+        ("c:/etc/", "there", ["there/"], ["there", "there/etc", "there/etc/inner"]),
+        ("c:/usr/bin/../../etc", "there", ["there/"], ["there", "there/etc", "there/etc/inner"]),
+        ("c:/etc/ssl/..", "there", ["there/"], ["there", "there/etc", "there/etc/inner"]),
+        ("c:/etc/.", "there", ["there/"], ["there", *inside_of("there")]),
+        ("c:/etc/.", "new", [], ["new", *inside_of("new")]),
+        ("c:/etc/.", ".", [], inside_of("")),
+        ("c:/", "there", ["there/"], ["there", "there/root", *inside_of("there/root")]),
+        ("c:/", "new", [], ["new", *inside_of("new")]),
+        ("c:/.", "there", ["there/"], ["there", *inside_of("there")]),
+        ("c:/etc/..", "there", ["there/"], ["there", "there/root", *inside_of("there/root")]),
     ],
 )
 def test_out_of_a_container(fake, hyperctl, tmp_path, *, source, target, there, made):
-    directory = source.startswith("c:/etc") and "hosts" not in source
+    bare = source.endswith("/.") or source in {"c:/", "c:/etc/.."}
+    directory = bare or "hosts" not in source
     for name in there:
         (tmp_path / name).mkdir()
-    data = packed("etc/", "etc/inner") if directory else packed("hosts")
+    inside = packed("hosts", "ssl/", "ssl/cert.pem") if bare else packed("etc/", "etc/inner")
+    data = inside if directory else packed("hosts")
     ready(fake, DIRECTORY if directory else FILE, tar=data)
     done = hyperctl("cp", source, target)
     assert done.returncode == 0, done

@@ -34,8 +34,8 @@ def tar(*members: tuple[str, bytes | str | None], kind: bytes = tarfile.REGTYPE,
     return out.getvalue()
 
 
-def unpack(data: bytes, place, *, name: str | None = "new") -> list[str]:
-    return tars.unpack(iter([data[:700], data[700:]]), str(place), name=name, owner=False)
+def unpack(data: bytes, place, *, name: str | None = "new", rooted: bool = True) -> list[str]:
+    return tars.unpack(iter([data[:700], data[700:]]), tars.Paths(str(place), name=name, rooted=rooted), owner=False)
 
 
 def test_the_first_part_is_replaced_or_left_away(tmp_path):
@@ -46,6 +46,17 @@ def test_the_first_part_is_replaced_or_left_away(tmp_path):
     (tmp_path / "flat").mkdir()
     unpack(data, tmp_path / "flat", name=None)
     assert sorted(path.name for path in (tmp_path / "flat").iterdir()) == ["a", "link", "sub"]
+
+
+@pytest.mark.parametrize("name", [None, "new"])
+def test_a_tar_without_a_first_part_keeps_every_path(tmp_path, name):
+    place = tmp_path if name is None else tmp_path / name
+    unpack(tar(("hosts", b"1"), ("ssl", None), ("ssl/cert.pem", b"2")), tmp_path, name=name, rooted=False)
+    unpack(tar(("ssl/cert", "ssl/cert.pem"), kind=tarfile.LNKTYPE), tmp_path, name=name, rooted=False)
+    assert (place / "hosts").read_bytes() == b"1"
+    assert (place / "ssl/cert.pem").read_bytes() == b"2"
+    assert (place / "ssl/cert").samefile(place / "ssl/cert.pem")
+    assert sorted(path.name for path in place.iterdir()) == ["hosts", "ssl"]
 
 
 def test_files_are_replaced_and_have_no_set_user_id(tmp_path):

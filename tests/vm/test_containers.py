@@ -7,6 +7,7 @@ import json
 import stat
 import tarfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -146,6 +147,45 @@ def test_files_of_a_container(host: Host):
     assert host.ok("exec", "filer", "cat", "/data/sub/late") == "late\n"
     host.ok("rm", "filing")
     assert {key: value for key, value in host.left().items() if value and key != "sockets"} == {}
+
+
+def test_what_is_in_a_directory_comes_out_and_goes_in(host: Host, tmp_path: Path):
+    script = "mkdir -p /d/sub/deep; echo 1 > /d/one; ln /d/one /d/sub/twin; echo 2 > /d/sub/deep/two; mkdir /d/e /empty"
+    pod = host.pod("copies", f"{script}; touch /ready; exec sleep 1000")
+    files = Files(host, host.daemon.json("GET", "/pod/info", podName=pod)["spec"]["containers"][0]["containerID"])
+    until(lambda: files.status("/ready") == 200)
+    wanted = {"one": "1\n", "sub/twin": "1\n", "sub/deep/two": "2\n"}
+
+    def found(place: Path) -> dict[str, str]:
+        return {str(path.relative_to(place)): path.read_text() for path in place.rglob("*") if path.is_file()}
+
+    (tmp_path / "there").mkdir()
+    for source, target, place in (
+        ("/d/.", "there", "there"),
+        ("/d/.", "new", "new"),
+        ("/d", "there", "there/d"),
+        ("/d/sub/..", "other", "other"),
+    ):
+        host.ok("cp", f"{pod}:{source}", str(tmp_path / target))
+        assert {name: text for name, text in found(tmp_path / place).items() if not name.startswith("d/")} == wanted
+        assert (tmp_path / place / "sub/twin").samefile(tmp_path / place / "one")
+        assert (tmp_path / place / "e").is_dir()
+    host.ok("cp", f"{pod}:/empty/.", str(tmp_path / "empty"))
+    assert (tmp_path / "empty").is_dir()
+    host.ok("cp", f"{tmp_path}/new/.", f"{pod}:/empty")
+    host.ok("cp", f"{pod}:/empty/.", str(tmp_path / "back"))
+    assert found(tmp_path / "back") == wanted
+    host.ok("rm", pod)
+
+
+def test_the_whole_root_comes_out(host: Host, tmp_path: Path):
+    spec = {"name": "rooted", "image": host.image, "command": ["true"]}
+    host.daemon.json("POST", "/pod/create", status=201, body={"id": "rooted-pod", "containers": [spec]})
+    host.ok("cp", "rooted:/", str(tmp_path / "new"))
+    assert (tmp_path / "new/bin/busybox").stat().st_size > 100_000
+    host.ok("cp", "rooted:/", str(tmp_path))
+    assert (tmp_path / "root/bin/busybox").stat().st_size > 100_000
+    host.ok("rm", "rooted-pod")
 
 
 def test_a_read_only_root_takes_no_files(host: Host):
