@@ -11,6 +11,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from hyperctl.api.client import Client
+
 
 @command(
     "info",
@@ -128,16 +130,23 @@ def _prune(app: App, *, everything: bool, volumes: bool, force: bool) -> int:
                 status = HyperctlError.exit_status
     for name in app.client.prune_networks():
         output.say(f"network: {name}")
-    for name in app.client.prune_volumes(everything=volumes):
-        output.say(f"volume: {name}")
+    freed = _prune_volumes(app.client) if volumes else 0
     done = app.client.value("POST", "/images/prune", {"all": "yes" if everything else "no"})
     if not isinstance(done, dict):
         raise ProtocolError("the daemon's answer is not a JSON object")
     for deleted in done.get("ImagesDeleted") or []:
         for what, name in deleted.items():
             output.say(f"{'untagged' if what == 'untaged' else what}: {name}")
-    output.say(f"Total reclaimed space: {_human(done.get('SpaceReclaimed'))}")
+    output.say(f"Total reclaimed space: {_human((done.get('SpaceReclaimed') or 0) + freed)}")
     return status
+
+
+def _prune_volumes(client: Client) -> int:
+    """Remove all volumes that no container uses; return their bytes."""
+    done = client.prune_volumes(everything=True)
+    for name in done:
+        output.say(f"volume: {name}")
+    return sum(done.values())
 
 
 _ENDED = {"succeeded", "failed"}

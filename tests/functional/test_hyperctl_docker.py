@@ -416,9 +416,19 @@ def test_system_prune_removes_what_has_ended(fake, hyperctl):
     fake.on("POST", "/images/prune", ok({"ImagesDeleted": [{"untaged": "a:1"}], "SpaceReclaimed": 5000}))
     fake.on("POST", "/network/prune", ok(["front"])).on("POST", "/volume/prune", ok({"v1": 7}))
     done = hyperctl("system", "prune", "-f")
-    assert done.stdout.decode() == "pod: db\nnetwork: front\nvolume: v1\nuntagged: a:1\nTotal reclaimed space: 5 kB\n"
+    assert done.stdout.decode() == "pod: db\nnetwork: front\nuntagged: a:1\nTotal reclaimed space: 5 kB\n"
+    assert not any("/volume/prune" in request for request in fake.requests)
     assert "DELETE /v1.1.0/pod?podId=db" in fake.requests
     assert "DELETE /v1.1.0/pod?podId=web" not in fake.requests
+
+
+def test_system_prune_removes_volumes_when_asked(fake, hyperctl):
+    fake.on("GET", "/list", ok({"podData": []})).on("POST", "/network/prune", ok([]))
+    fake.on("POST", "/images/prune", ok({"ImagesDeleted": None, "SpaceReclaimed": 5000}))
+    fake.on("POST", "/volume/prune", ok({"v1": 2000, "v2": 1000}))
+    done = hyperctl("system", "prune", "-f", "--volumes")
+    assert done.stdout.decode() == "volume: v1\nvolume: v2\nTotal reclaimed space: 8 kB\n"
+    assert next(one for one in fake.exchanges if one.path.endswith("/volume/prune")).parameters["all"] == ["true"]
 
 
 def members(data: bytes) -> dict[str, bytes]:
