@@ -104,7 +104,10 @@ class SharedTrees:
             for path in (f"/{vm_id}", f"/{vm_id}/names", f"/{vm_id}/seen"):
                 os.mkdir(path, 0o755)  # noqa: PTH102 - in another namespace
             tree = _clone(_AT_FDCWD, f"/{vm_id}/names", recursive=False, readonly=True)
-            _move(tree, f"/{vm_id}/seen")
+            try:
+                _move(tree, f"/{vm_id}/seen")
+            finally:
+                os.close(tree)
             return os.open(f"/{vm_id}/seen", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
         return self._told(work, "a VM's shared directory cannot be made")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import tarfile
 from collections.abc import Iterator
@@ -33,6 +34,15 @@ def client() -> Iterator[Any]:
         client.api.import_image_from_data(busybox_tar(), repository="bb", tag="1", changes=['CMD ["sh"]'])
         yield client
         client.close()
+        del client
+        gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def sockets_go_with_their_test() -> Iterator[None]:
+    """Collect the sockets that docker-py leaves here, where the warning about them is expected."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

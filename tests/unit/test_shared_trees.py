@@ -44,6 +44,19 @@ def source(tmp_path: Path) -> Path:
     return directory
 
 
+def test_no_descriptor_stays_open(trees: SharedTrees, tmp_path: Path) -> None:
+    directory = source(tmp_path)
+    open_before = {path.name for path in Path("/proc/self/fd").iterdir()}
+    for name in ("vm-a", "vm-b"):
+        root, given = trees.make(name), opened(directory)
+        trees.bind(name, "w", given, readonly=True)
+        trees.unbind(name, "w")
+        trees.remove(name)
+        for fd in (root, given):
+            os.close(fd)
+    assert {path.name for path in Path("/proc/self/fd").iterdir()} == open_before
+
+
 def test_directories_and_files_appear_and_go(trees: SharedTrees, tmp_path: Path) -> None:
     directory = source(tmp_path)
     root = trees.make("vm-a")

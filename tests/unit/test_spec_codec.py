@@ -107,18 +107,19 @@ def test_very_large_specifications_are_not_kept():
 
 
 def test_a_container_is_found_by_what_it_is_called_now(database):
+    # Names that are no beginning of an id, whichever id comes.
     records, pods = ContainerRecords(database), PodRecords(database)
     pods.insert(parse_pod(POD))
     with pytest.raises(NotFound):
-        records.find("a")
-    row = records.insert("p", parse_container({"name": "a", "image": "busybox"}), position=0, image_id="i")
-    assert records.find("a").id == records.find(row.id[:8]).id == records.get(row.id).id == row.id
-    records.update(row.id, name="b", state="running")
-    assert records.find("b").state == records.get(row.id).state == "running"
+        records.find("one")
+    row = records.insert("p", parse_container({"name": "one", "image": "busybox"}), position=0, image_id="i")
+    assert records.find("one").id == records.find(row.id[:8]).id == records.get(row.id).id == row.id
+    records.update(row.id, name="two", state="running")
+    assert records.find("two").state == records.get(row.id).state == "running"
     with pytest.raises(NotFound):
-        records.find("a")
+        records.find("one")
     records.delete(row.id)
-    for name in ("b", row.id):
+    for name in ("two", row.id):
         with pytest.raises(NotFound):
             records.find(name)
     with pytest.raises(NotFound):
@@ -128,12 +129,12 @@ def test_a_container_is_found_by_what_it_is_called_now(database):
 def test_containers_and_specifications_go_with_their_pod(database):
     records, pods = ContainerRecords(database), PodRecords(database)
     pods.insert(parse_pod(POD))
-    row = records.insert("p", parse_container({"name": "a", "image": "busybox"}), position=0, image_id="i")
+    row = records.insert("p", parse_container({"name": "one", "image": "busybox"}), position=0, image_id="i")
     assert records.pod_spec("p").labels == {"x": "1"}
-    assert records.find("a").id == row.id
+    assert records.find("one").id == row.id
     pods.update("p", spec=spec_codec.dump(parse_pod({**POD, "labels": {"x": "2"}})))
     assert records.pod_spec("p").labels == {"x": "2"}
     pods.delete("p")
-    for lost in (lambda: records.pod_spec("p"), lambda: records.find("a"), lambda: records.get(row.id)):
+    for lost in (lambda: records.pod_spec("p"), lambda: records.find("one"), lambda: records.get(row.id)):
         with pytest.raises(NotFound):
             lost()
