@@ -27,6 +27,7 @@ from hyperd.container.files import PlannedFile
 from hyperd.container.volumes import Mounted
 from hyperd.errors import InvalidInput
 from hyperd.guest import layout
+from hyperd.image.model import container_defaults
 from hyperd.spec.model import MAX_NOFILE, ContainerSpec, Security, Ulimit
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -90,11 +91,11 @@ def merge_program(spec: ContainerSpec, image_config: Mapping[str, Any], *, hostn
 
     A given entrypoint drops the image's command, as Docker does. Errors: InvalidInput when nothing is left to run.
     """
-    config = image_config.get("config") or {}
-    entrypoint = tuple(spec.entrypoint) or tuple(config.get("Entrypoint") or ())
+    image = container_defaults(image_config)
+    entrypoint = tuple(spec.entrypoint) or image.entrypoint
     if spec.entrypoint == ("",):  # Docker's way to say: none, not even the image's
         entrypoint = ()
-    command = tuple(spec.command) or (() if spec.entrypoint else tuple(config.get("Cmd") or ()))
+    command = tuple(spec.command) or (() if spec.entrypoint else image.command)
     argv = entrypoint + command
     if not argv:
         raise InvalidInput(
@@ -106,11 +107,11 @@ def merge_program(spec: ContainerSpec, image_config: Mapping[str, Any], *, hostn
     env = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname}
     if tty:
         env["TERM"] = "xterm"
-    for item in config.get("Env") or ():
-        key, _, value = str(item).partition("=")
+    for item in image.env:
+        key, _, value = item.partition("=")
         env[key] = value
     env.update(spec.envs)
-    user = str(config.get("User") or "")
+    user = image.user
     if spec.user.name or spec.user.group:
         name = spec.user.name or user.partition(":")[0] or "0"
         user = name + (f":{spec.user.group}" if spec.user.group else "")
@@ -119,7 +120,7 @@ def merge_program(spec: ContainerSpec, image_config: Mapping[str, Any], *, hostn
     return Program(
         argv=argv,
         env=env,
-        workdir=spec.workdir or str(config.get("WorkingDir") or "") or "/",
+        workdir=spec.workdir or image.workdir or "/",
         user=user,
         groups=spec.user.additional_groups,
         tty=tty,

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from hyperd.api.docker import words
@@ -14,6 +15,7 @@ from hyperd.api.docker.network_views import Attachment, endpoint
 from hyperd.api.docker.versions import Version
 from hyperd.container.model import Container, Health, Mount
 from hyperd.container.states import ContainerState
+from hyperd.image.model import ContainerDefaults
 from hyperd.network.ports import PortMapping
 from hyperd.spec.model import ContainerSpec, Healthcheck, PodSpec
 
@@ -35,7 +37,7 @@ class Shown:
 
     Args:
         container: as the services know it. pod: the specification of its pod.
-        image_config: the configuration of its image, empty when the image is gone. image_name: as ``ps`` shows it.
+        image: what its image says for containers, nothing when the image is gone. image_name: as ``ps`` shows it.
         attachments: the networks it is on. gateway: of the default bridge.
         volume_paths: of named volumes on the host, by name.
         sizes: bytes of its writable layer and of its whole root file system, where they were asked for.
@@ -44,13 +46,13 @@ class Shown:
 
     container: Container
     pod: PodSpec
-    image_config: Mapping[str, Any]
+    image: ContainerDefaults
     image_name: str
     attachments: Sequence[Attachment] = ()
     volume_paths: Mapping[str, str] | None = None
     sizes: tuple[int, int] | None = None
 
-    @property
+    @cached_property
     def asked(self) -> Mapping[str, Any]:
         """Return what a Docker client asked for; empty for containers of other APIs."""
         text = self.container.spec.annotations.get(REQUEST, "")
@@ -104,13 +106,7 @@ def path_and_args(container: Container) -> tuple[str, list[str]]:
 
 def labels(shown: Shown) -> dict[str, str]:
     """Return the labels of the image and of the container, which win."""
-    of_image = _image(shown).get("Labels") or {}
-    return {**{str(key): str(value) for key, value in of_image.items()}, **shown.container.labels}
-
-
-def _image(shown: Shown) -> Mapping[str, Any]:
-    found = shown.image_config.get("config")
-    return found if isinstance(found, dict) else {}
+    return {**shown.image.labels, **shown.container.labels}
 
 
 def network_mode(shown: Shown) -> str:
@@ -169,7 +165,7 @@ def ports_row(shown: Shown) -> list[dict[str, Any]]:
     if shown.container.live:
         for text in exposed(shown):
             port, _, protocol = text.partition("/")
-            if port.isdigit() and (int(port), protocol) not in known:
+            if port.isascii() and port.isdigit() and (int(port), protocol) not in known:
                 found.append({"PrivatePort": int(port), "Type": protocol})
     return found
 
@@ -184,7 +180,7 @@ def _host_ip(mapping: PortMapping) -> str:
 
 def exposed(shown: Shown) -> list[str]:
     """Return the exposed ports: the image's, those asked for, and published ones."""
-    found = [*(_image(shown).get("ExposedPorts") or {}), *(shown.asked.get("ExposedPorts") or {})]
+    found = [*shown.image.exposed_ports, *(shown.asked.get("ExposedPorts") or {})]
     found += [f"{mapping.container_port}/{mapping.protocol}" for mapping in shown.container.ports]
     return list(dict.fromkeys(text if "/" in text else f"{text}/tcp" for text in found))
 
@@ -289,14 +285,14 @@ def health_object(health: Health) -> dict[str, Any]:
 
 def config_object(shown: Shown, version: Version) -> dict[str, Any]:
     """Return ``Config``: the image's settings and those of the container, merged."""
-    container, asked, image = shown.container, shown.asked, _image(shown)
+    container, asked, image = shown.container, shown.asked, shown.image
     spec = container.spec
-    entrypoint = list(spec.entrypoint) or image.get("Entrypoint")
-    command = list(spec.command) or (None if spec.entrypoint else image.get("Cmd"))
+    entrypoint = list(spec.entrypoint or image.entrypoint) or None
+    command = list(spec.command or (() if spec.entrypoint else image.command)) or None
     found: dict[str, Any] = {
         "Hostname": shown.pod.hostname,
         "Domainname": shown.pod.domainname,
-        "User": _user(spec) or str(image.get("User") or ""),
+        "User": _user(spec) or image.user,
         "AttachStdin": bool(asked.get("AttachStdin", False)),
         "AttachStdout": bool(asked.get("AttachStdout", False)),
         "AttachStderr": bool(asked.get("AttachStderr", False)),
@@ -308,20 +304,20 @@ def config_object(shown: Shown, version: Version) -> dict[str, Any]:
         "Cmd": command,
         "Image": spec.image,
         "Volumes": _volumes(shown),
-        "WorkingDir": spec.workdir or str(image.get("WorkingDir") or ""),
+        "WorkingDir": spec.workdir or image.workdir,
         "Entrypoint": entrypoint if entrypoint != [""] else None,
-        "OnBuild": image.get("OnBuild"),
+        "OnBuild": list(image.triggers) or None,
         "Labels": labels(shown),
     }
     if found["ExposedPorts"] is None:
         del found["ExposedPorts"]
-    if spec.stop_signal or image.get("StopSignal"):
-        found["StopSignal"] = spec.stop_signal or str(image.get("StopSignal"))
+    if spec.stop_signal or image.stop_signal:
+        found["StopSignal"] = spec.stop_signal or image.stop_signal
     if spec.stop_timeout is not None:
         found["StopTimeout"] = int(spec.stop_timeout)
-    check = _healthcheck(spec.healthcheck) if spec.healthcheck else image.get("Healthcheck")
+    check = spec.healthcheck or image.healthcheck
     if check:
-        found["Healthcheck"] = check
+        found["Healthcheck"] = _healthcheck(check)
     if shown.pod.network_disabled and version >= (1, 19):
         found["NetworkDisabled"] = True
     if version < (1, 19):
@@ -351,14 +347,13 @@ def _env(shown: Shown) -> list[str]:
     """Return the environment: the container's entries first, as Docker does, then those of the image."""
     own = [f"{key}={value}" for key, value in shown.container.spec.envs]
     names = {key for key, _ in shown.container.spec.envs}
-    inherited = [entry for entry in _image(shown).get("Env") or [] if str(entry).partition("=")[0] not in names]
+    inherited = [entry for entry in shown.image.env if entry.partition("=")[0] not in names]
     return own + inherited
 
 
 def _volumes(shown: Shown) -> dict[str, Any] | None:
     asked = shown.asked.get("Volumes") or {}
-    of_image = _image(shown).get("Volumes") or {}
-    return {path: {} for path in (*of_image, *asked)} or None
+    return {path: {} for path in (*shown.image.volumes, *asked)} or None
 
 
 def _healthcheck(check: Healthcheck) -> dict[str, Any]:

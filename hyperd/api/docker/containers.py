@@ -118,12 +118,11 @@ def _order(given: Mapping[str, Any], body: Mapping[str, Any], name: str) -> Orde
         image = engine().images.get(given["Image"])
     except ImageNotFound as error:
         raise ImageNotFound(f"No such image: {policy.with_tag(given['Image'])}") from error
-    config = image.config.get("config") or {}
     order = read_order(
         given,
         ident=new_id(),
         name=name,
-        exposed=tuple(config.get("ExposedPorts") or ()),
+        exposed=image.defaults.exposed_ports,
         default_memory=engine().config.hypervisor.default_memory,
         volumes_of=_mounts_of,
     )

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 from collections.abc import Mapping, Sequence
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from functools import cache, cached_property
+from typing import TYPE_CHECKING
 
 from hyperd.api.context import engine
 from hyperd.api.docker.container_views import Shown
+from hyperd.api.docker.mounts import NAMED
 from hyperd.api.docker.network_views import Attachment, endpoint_id
 from hyperd.container.model import Container
 from hyperd.errors import ImageNotFound, NotFound
+from hyperd.image.model import ContainerDefaults
 from hyperd.network.model import Network
 from hyperd.spec.model import NetworkAttachment, PodSpec
 
@@ -23,13 +25,21 @@ STORAGE_DRIVER = "squashfs-overlay"
 
 
 class Lookup:
-    """Reads what one request needs; images and networks are read once each."""
+    """Reads what one request needs; images, networks and volumes are read once each, and only if they are needed."""
 
     def __init__(self, running: Engine) -> None:
         self._engine = running
         self.image = cache(self._image)
-        self.networks = running.networks.all()
-        self.volume_paths = {volume.name: volume.mountpoint for volume in running.volumes.all()}
+
+    @cached_property
+    def networks(self) -> list[Network]:
+        """Return all networks."""
+        return self._engine.networks.all()
+
+    @cached_property
+    def volume_paths(self) -> Mapping[str, str]:
+        """Return where the named volumes are on this host, by name."""
+        return {volume.name: volume.mountpoint for volume in self._engine.volumes.all()}
 
     def all(self) -> list[Shown]:
         """Return every container, the newest first."""
@@ -45,28 +55,28 @@ class Lookup:
 
     def shown(self, found: Container) -> Shown:
         """Add what is shown beside a container. Errors: NotFound (its pod is gone)."""
-        config, name = self.image(found.image_id, found.image_name)
+        image, name = self.image(found.image_id, found.image_name)
         pod = self._engine.containers.records.pod_spec(found.pod_id)
         return Shown(
             container=found,
             pod=pod,
-            image_config=config,
+            image=image,
             image_name=name,
             attachments=self._attachments(found, pod),
-            volume_paths=self.volume_paths,
+            volume_paths=self.volume_paths if any(one.format == NAMED for one in found.mounts) else {},
         )
 
-    def _image(self, image_id: str, image_name: str) -> tuple[Mapping[str, Any], str]:
-        """Return the configuration, and the name as ``ps`` shows it: the id when the name means another one now."""
+    def _image(self, image_id: str, image_name: str) -> tuple[ContainerDefaults, str]:
+        """Return what it says for containers, and the name as ``ps`` shows it: the id when the name means another one now."""
         try:
-            config = self._engine.images.get(image_id).config
+            defaults = self._engine.images.get(image_id).defaults
         except ImageNotFound:
-            return {}, image_id
+            return ContainerDefaults(), image_id
         try:
             same = self._engine.images.get(image_name).id == image_id
         except ImageNotFound:
             same = False
-        return config, image_name if same else image_id
+        return defaults, image_name if same else image_id
 
     def _attachments(self, found: Container, pod: PodSpec) -> list[Attachment]:
         """Return the networks of a container's pod: those it is on, or will be on when it starts."""

@@ -1,0 +1,91 @@
+"""The Docker API over services whose VMs are fake: what one client cannot do to the others, and what each is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from hyperd.api.docker import create_docker_app
+from hyperd.build.importer import ImportOrder
+from hyperd.config.model import Config, HypervisorConfig, NetworkConfig
+from hyperd.engine import Engine
+from tests.support.registry import busybox_tar, digest_of, layer_tar, member
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    root: Path = tmp_path_factory.mktemp("docker-api")
+    network = NetworkConfig(bridge="hydockapi0", subnet="10.214.9.0/24", nft_table="hyperd_dockapi")
+    engine = Engine(Config(root=root, network=network, hypervisor=HypervisorConfig(driver="fake", pool=0)))
+    engine.open()
+    try:
+        engine.imports.from_body(ImportOrder(source="-", name="busybox:latest"), iter([busybox_tar()]))
+        yield engine
+        engine.stop_pods()
+        for pod in engine.pods.summaries():
+            engine.pods.remove(pod.id)
+    finally:
+        engine.network.destroy()
+        engine.close()
+
+
+@pytest.fixture(scope="module")
+def client(running: Engine) -> FlaskClient:
+    return create_docker_app(running).test_client()
+
+
+@pytest.fixture
+def clean(client: FlaskClient) -> Iterator[None]:
+    """Leave no container."""
+    yield
+    for row in client.get("/containers/json?all=1").json:
+        client.delete(f"/containers/{row['Id']}?force=1&v=1")
+
+
+def make(client: FlaskClient, name: str = "", **body: Any) -> str:
+    given = {"Image": "busybox", "Cmd": ["sleep", "1000"], **body}
+    made = client.post("/containers/create", query_string={"name": name} if name else {}, json=given)
+    assert made.status_code == 201, made.json
+    return str(made.json["Id"])
+
+
+def crooked_image(name: str, config: dict[str, Any]) -> bytes:
+    """Return an archive with an image of one empty layer whose ``config`` is this."""
+    layer = layer_tar([member("x")])
+    about = {"os": "linux", "config": config, "rootfs": {"type": "layers", "diff_ids": [digest_of(layer)]}}
+    manifest = [{"Config": "c.json", "RepoTags": [name], "Layers": ["l.tar"]}]
+    return layer_tar(
+        [
+            member("manifest.json", json.dumps(manifest).encode()),
+            member("c.json", json.dumps(about).encode()),
+            member("l.tar", layer),
+        ]
+    )
+
+
+@pytest.mark.usefixtures("clean")
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"Labels": ["a"]},
+        {"ExposedPorts": 5},
+        {"ExposedPorts": {"²/tcp": {}, "/": {}}},
+        {"Volumes": "x", "Env": 3, "OnBuild": 1, "User": [], "WorkingDir": {}, "StopSignal": 9},
+        {"Cmd": 7, "Entrypoint": {}, "Healthcheck": ["NONE"]},
+    ],
+)
+def test_an_image_of_nonsense_disturbs_nobody(client: FlaskClient, config: dict[str, Any]) -> None:
+    client.post("/images/load", data=crooked_image("crooked:t", config))
+    made = make(client, Image="crooked:t", HostConfig={"PublishAllPorts": False})
+    client.post(f"/containers/{make(client)}/start")
+    client.post(f"/containers/{made}/start")
+    for path in (f"/containers/{made}/json", "/containers/json?all=1", "/images/json", "/system/df"):
+        assert client.get(path).status_code == 200, path
+    assert client.get('/containers/json?all=1&filters={"expose":["80"]}').json == []
