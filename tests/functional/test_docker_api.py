@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from hyperd.api.docker import create_docker_app
+from hyperd.api.docker import create_docker_app, words
 from hyperd.build.importer import ImportOrder
 from hyperd.config.model import Config, HypervisorConfig, NetworkConfig
 from hyperd.engine import Engine
@@ -89,3 +89,23 @@ def test_an_image_of_nonsense_disturbs_nobody(client: FlaskClient, config: dict[
     for path in (f"/containers/{made}/json", "/containers/json?all=1", "/images/json", "/system/df"):
         assert client.get(path).status_code == 200, path
     assert client.get('/containers/json?all=1&filters={"expose":["80"]}').json == []
+
+
+@pytest.mark.usefixtures("clean")
+def test_a_name_is_made_up_until_it_is_free(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "_FIRST", ["only"])
+    monkeypatch.setattr(words, "_SECOND", ["one"])
+    monkeypatch.setattr(words.secrets, "randbelow", lambda _below: 3)
+    idents = [make(client) for _ in range(4)]
+    names = [client.get(f"/containers/{ident}/json").json["Name"] for ident in idents]
+    assert names == ["/only_one", "/only_one3", f"/{idents[2][:12]}", f"/{idents[3][:12]}"]
+    given = client.post("/containers/create?name=only_one", json={"Image": "busybox"})
+    assert (given.status_code, idents[0] in given.json["message"]) == (409, True)
+
+
+@pytest.mark.usefixtures("clean")
+def test_a_conflict_that_is_not_of_the_name_is_told(client: FlaskClient) -> None:
+    body = {"Image": "busybox", "HostConfig": {"PortBindings": {"80/tcp": [{"HostPort": "28231"}]}}}
+    first, second = (client.post("/containers/create", json=body) for _ in range(2))
+    assert (first.status_code, second.status_code) == (201, 409)
+    assert "28231" in second.json["message"]

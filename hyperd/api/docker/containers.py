@@ -10,7 +10,7 @@ from typing import Any
 from flask import Response
 
 from hyperd.api.context import engine
-from hyperd.api.docker import answers, container_filters, params, policy, schema, versions, words
+from hyperd.api.docker import answers, container_filters, params, policy, schema, versions
 from hyperd.api.docker.container_views import Shown, inspect, row
 from hyperd.api.docker.create import (
     REQUEST,
@@ -89,9 +89,12 @@ def create_container() -> Response:
     """Create a container and its pod."""
     body = params.body_object()
     given = schema.load(_CREATE, _with_legacy_keys(body))
-    name = checked_name(params.text("name")) if params.text("name") else words.made_up_name()
+    name = checked_name(params.text("name")) if params.text("name") else ""
     order = _order(given, body, name)
-    policy.create(order)
+    if name:
+        policy.create(order)
+    else:
+        policy.create_unnamed(order)
     warnings: list[str] | None = list(order.warnings)
     if versions.is_legacy() and not warnings:
         warnings = None

@@ -67,7 +67,7 @@ class Lookup:
         )
 
     def _image(self, image_id: str, image_name: str) -> tuple[ContainerDefaults, str]:
-        """Return what it says for containers, and the name as ``ps`` shows it: the id when the name means another one now."""
+        """Return what it says for containers, and its name in ``ps``: its id when the name means another one now."""
         try:
             defaults = self._engine.images.get(image_id).defaults
         except ImageNotFound:

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from hyperd.api.context import engine, may_fetch
-from hyperd.api.docker import params
+from hyperd.api.docker import params, words
 from hyperd.api.docker.container_views import labels
 from hyperd.api.docker.create import Order, read_ports
 from hyperd.api.docker.errors import NotModified
@@ -27,6 +27,7 @@ from hyperd.errors import Conflict, HyperError, InvalidInput, NotAlive, NotFound
 from hyperd.spec.model import ContainerSpec, Limits
 from hyperd.volume.model import NamedVolumeSpec
 
+_NAMES_TRIED = 6  # names that are made up before the id is one, as in Docker
 _KEPT = (
     "AttachStdin",
     "AttachStdout",
@@ -59,9 +60,12 @@ def kept(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def annotated(order: Order, annotations: Mapping[str, str]) -> Order:
     """Return an order whose container has further annotations."""
-    spec = order.container
-    spec = replace(spec, annotations={**spec.annotations, **annotations})
-    return replace(order, pod=replace(order.pod, containers=(spec,)))
+    return _with(order, annotations={**order.container.annotations, **annotations})
+
+
+def _with(order: Order, **changes: Any) -> Order:
+    """Return an order whose container has these fields."""
+    return replace(order, pod=replace(order.pod, containers=(replace(order.container, **changes),)))
 
 
 def with_tag(name: str) -> str:
@@ -97,14 +101,36 @@ def create(order: Order) -> None:
         raise
 
 
+def create_unnamed(order: Order) -> None:
+    """Create a container under a name that nobody has: made up, in the end the beginning of its id.
+
+    Errors: as for create.
+    """
+    names = [*map(words.made_up_name, range(_NAMES_TRIED)), order.container.id[:12]]
+    for name in names:
+        try:
+            create(_with(order, name=name))
+            return
+        except Conflict:  # of the name, or of a port, an address
+            if name == names[-1] or not _holder(name):
+                raise
+
+
 def _check_name(name: str) -> None:
+    holder = _holder(name)
+    if holder:
+        raise Conflict(
+            f'Conflict. The container name "/{name}" is already in use by container "{holder}". You have to '
+            "remove (or rename) that container to be able to reuse that name."
+        )
+
+
+def _holder(name: str) -> str:
+    """Return the id of the container that has this name, empty when none has."""
     with contextlib.suppress(NotFound):
-        holder = engine().containers.queries.inspect(name)
-        if holder.name == name:
-            raise Conflict(
-                f'Conflict. The container name "/{name}" is already in use by container "{holder.id}". You have to '
-                "remove (or rename) that container to be able to reuse that name."
-            )
+        found = engine().containers.queries.inspect(name)
+        return found.id if found.name == name else ""
+    return ""
 
 
 def make_volumes(mounts: Mounts) -> list[str]:

@@ -23,9 +23,10 @@ _SECOND = """
 """.split()  # noqa: SIM905 - a list of 60 quoted words is hard to read
 
 
-def made_up_name() -> str:
-    """Return a name such as ``clever_turing``."""
-    return f"{secrets.choice(_FIRST)}_{secrets.choice(_SECOND)}"
+def made_up_name(attempt: int = 0) -> str:
+    """Return a name such as ``clever_turing``; after the first ``attempt`` (0) with a digit behind it, as Docker."""
+    digit = str(secrets.randbelow(10)) if attempt else ""
+    return f"{secrets.choice(_FIRST)}_{secrets.choice(_SECOND)}{digit}"
 
 
 def rfc3339(seconds: float | None) -> str:
