@@ -192,9 +192,9 @@ class Engine:
     def _make_pods(self, database: Database, records: ContainerRecords, pod_records: PodRecords) -> None:
         locks = PodLocks()
         self.volumes = VolumeService(directory=self.config.root / "volumes", database=database, events=self.events)
-        self.volumes.recover()
         volumes = PodVolumes(config=self.config, database=database, records=records, vms=self.vms, named=self.volumes)
-        volumes.clean_up()
+        volumes.recover()
+        self.volumes.recover()
         self.containers = ContainerService(
             config=self.config,
             records=records,

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import String, func, select, type_coerce
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import load_only
 
@@ -101,6 +101,12 @@ class ContainerRecords:
             query = query.where(ContainerRow.pod_id == pod_id)
         with self._db.reading() as session:
             return list(session.scalars(query))
+
+    def with_volumes(self) -> list[ContainerRow]:
+        """Return the containers that mount volumes of their specification; a few others may be among them."""
+        text = type_coerce(ContainerRow.spec, String)
+        with self._db.reading() as session:
+            return list(session.scalars(select(ContainerRow).where(text.contains('"volume"'))))
 
     def count(self) -> int:
         """Return how many containers there are."""

@@ -214,7 +214,7 @@ class ContainerService:
     def amend(self, name: str, change: Callable[[ContainerSpec], ContainerSpec]) -> None:
         """Change the specification of a container that never ran.
 
-        Errors: NotFound, Conflict (it has run), InvalidInput, NotSupported.
+        Errors: NotFound, Conflict (it has run), InvalidInput, NotSupported, HostFault.
         """
         row = self.records.find(name)
         with self._locks.locked(row.pod_id, "change a container"):
@@ -225,6 +225,7 @@ class ContainerService:
             self.check(pod, spec, may_fetch=False)
             others = [self.records.spec(one) for one in self.records.of_pod(row.pod_id) if one.id != row.id]
             self.volumes.check(pod, [*others, spec], vm=self._vms.of_pod(row.pod_id))
+            self.volumes.note(pod, row.id, spec)
             self.records.update(row.id, spec=spec_codec.dump(spec))
 
     def rename(self, old: str, new: str) -> None:

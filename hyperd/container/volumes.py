@@ -82,10 +82,24 @@ class PodVolumes:
         self._db = database
         self._vms = vms
 
-    def clean_up(self) -> None:
-        """Remove what a killed daemon has left half made."""
+    def recover(self) -> None:
+        """Remove what a killed daemon has left half made, and note the uses of named volumes that are not noted.
+
+        ``hyperd recover`` brings back containers, but not what uses a volume: that follows from their specifications.
+        """
         share.clean_up(self._config.run)
         virtiofs.clean_up(self._config.run)
+        noted = self.named.uses()
+        for row in self._records.with_volumes():
+            try:
+                wanted = _named(self._records.pod_spec(row.pod_id), self._records.spec(row))
+                missing = [name for name in wanted if (name, row.id) not in noted]
+                self.named.use(row.id, missing)
+            except HyperError as error:
+                log.error("volume.use_not_noted", container=row.id, error=str(error))
+                continue
+            if missing:
+                log.warning("volume.use_noted_again", container=row.id, volumes=missing)
 
     def check(self, pod: PodSpec, containers: Sequence[ContainerSpec], *, vm: Vm | None = None) -> None:
         """Check that every volume these containers use can be had now, and with ``vm`` that it can be plugged into it.
@@ -130,9 +144,7 @@ class PodVolumes:
 
         Errors: InvalidInput, Conflict, HostFault.
         """
-        volumes = catalog.volumes_of(pod.volumes, [spec])
-        found = (volumes[ref.volume] for ref in spec.volumes if ref.volume in volumes)
-        self.named.use(container_id, [volume.source for volume in found if volume.format == catalog.NAMED])
+        self.named.use(container_id, _named(pod, spec))
 
     def started(self, container_id: str, *, good: bool) -> None:
         """Learn that a container's start is over: the volumes that it filled are whole, or are filled again."""
@@ -414,6 +426,13 @@ class PodVolumes:
             if volume is not None and volume.format == "vfs":
                 found.add(Path(os.path.realpath(volume.source)))
         return found
+
+
+def _named(pod: PodSpec, spec: ContainerSpec) -> list[str]:
+    """Return the named volumes that a container of a pod mounts. Errors: Conflict."""
+    volumes = catalog.volumes_of(pod.volumes, [spec])
+    found = (volumes[ref.volume] for ref in spec.volumes if ref.volume in volumes)
+    return [volume.source for volume in found if volume.format == catalog.NAMED]
 
 
 def _check_shareable(source: HostObject, name: str) -> None:

@@ -167,6 +167,11 @@ class VolumeService:
         with self._database.reading() as session:
             return list(session.scalars(select(VolumeRefRow.volume).filter_by(container_id=container_id)))
 
+    def uses(self) -> set[tuple[str, str]]:
+        """Return every use that is noted: the volume's name and the container's id."""
+        with self._database.reading() as session:
+            return {(row.volume, row.container_id) for row in session.scalars(select(VolumeRefRow))}
+
     def drop_anonymous(self, names: Iterable[str]) -> None:
         """Remove those of these volumes that have no name of their own and that no container uses any more."""
         for name in names:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ from hyperd.event.bus import EventBus
 from hyperd.spec.model import VolumeSpec
 from hyperd.volume.model import NamedVolumeSpec, VolumeKind
 from hyperd.volume.service import VolumeService
-from tests.support.daemon import HyperdLauncher
+from tests.support.daemon import HyperdLauncher, UnixConnection
 from tests.support.registry import Layer, RegistryServer, busybox_tar
 
 pytestmark = pytest.mark.root
@@ -152,7 +154,7 @@ def test_what_a_killed_daemon_left_half_made(volumes: VolumeService, database: D
 def daemon() -> Iterator[HyperdLauncher]:
     with RegistryServer() as registry, HyperdLauncher() as launcher:
         registry.push("busybox", "latest", [Layer(busybox_tar())])
-        launcher.start()
+        launcher.start("--docker-host", f"unix://{launcher.directory}/docker.sock")
         launcher.image = f"{registry.host}/busybox"  # type: ignore[attr-defined]
         launcher.request("POST", "/image/create", imageName=launcher.image)  # type: ignore[attr-defined]
         yield launcher
@@ -177,3 +179,21 @@ def test_volumes_over_the_api(daemon: HyperdLauncher) -> None:
     daemon.request("DELETE", "/pod", podId="p")
     assert daemon.json("POST", "/volume/prune") == {}
     assert sorted(daemon.json("POST", "/volume/prune", all="yes")) == ["new", "shop"]
+
+
+def docker(daemon: HyperdLauncher, path: str, body: dict[str, object]) -> tuple[int, bytes]:
+    with contextlib.closing(UnixConnection(daemon.directory / "docker.sock")) as connection:
+        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+
+def test_a_bind_that_comes_with_the_start_is_a_use(daemon: HyperdLauncher) -> None:
+    status, body = docker(daemon, "/v1.14/containers/create", {"Image": daemon.image})  # type: ignore[attr-defined]
+    assert status == 201, body
+    ident = json.loads(body)["Id"]
+    assert docker(daemon, f"/v1.14/containers/{ident}/start", {"Binds": ["late:/v"]}) == (204, b"")
+    assert daemon.json("GET", "/volume/info", volume="late")["containers"] == [ident]
+    assert daemon.request("DELETE", "/volume", volume="late")[0] == 409
+    daemon.json("DELETE", "/pod", podId=ident)
+    daemon.json("DELETE", "/volume", volume="late")

@@ -131,6 +131,35 @@ def test_a_lost_database_is_not_made_anew_beside_pods(used: HyperdLauncher, how:
     used.stop()
 
 
+def test_volumes_stay_in_use_when_the_database_is_rebuilt(used: HyperdLauncher, image: str) -> None:
+    mine = {"volume": "m", "path": "/m", "detail": {"name": "m", "source": "mine", "format": "volume"}}
+    pods = {"volume": "p", "path": "/p"}
+    shared = [{"name": "p", "source": "pods", "format": "volume"}]
+    pod = {"id": "db", "volumes": shared, "containers": [{"image": image, "volumes": [mine, pods]}]}
+    used.json("POST", "/pod/create", status=201, body=pod)
+    used.json("POST", "/volume/create", status=201, body={"name": "idle"})
+    before = {volume["name"]: volume["containers"] for volume in used.json("GET", "/volume/list")}
+    assert [len(before[name]) for name in ("mine", "pods", "idle")] == [1, 1, 0]
+    for name in ("mine", "pods"):
+        (used.root / "volumes" / name / "_data" / "precious").touch()
+    until(lambda: not due(used))
+    used.stop()
+    remove_database(used.root)
+    (used.root / "rows" / "volumes" / "pods.json").unlink()  # its row does not come back; its files are there
+    assert "volumes brought back: 2" in recover(used)
+    for _ in range(2):  # starts
+        used.start()
+        assert {volume["name"]: volume["containers"] for volume in used.json("GET", "/volume/list")} == before
+        used.stop()
+    used.start()
+    assert list(used.json("POST", "/volume/prune", all="yes")) == ["idle"]
+    assert used.request("DELETE", "/volume", volume="pods")[0] == 409
+    assert all((used.root / "volumes" / name / "_data" / "precious").exists() for name in ("mine", "pods"))
+    used.json("DELETE", "/pod", podId="db")
+    assert sorted(used.json("POST", "/volume/prune", all="yes")) == ["mine", "pods"]
+    used.stop()
+
+
 def test_a_damaged_database_is_kept_and_rebuilt(used: HyperdLauncher) -> None:
     used.stop()
     path = used.root / "hyper.db"
