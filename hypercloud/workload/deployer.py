@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sqlalchemy import select
+
 from hypercloud import placement
 from hypercloud.account.keys import KeyService
 from hypercloud.config.model import Config
@@ -85,7 +87,6 @@ class Deployer:
         self.place(container)
         plan = self._plan(container, job)
         docker_id = self._created(plan, job)
-        job.check()
         client = self._engines.client(plan.engine)
         with self._store.writing() as tx:
             row = tx.container(container)
@@ -93,6 +94,7 @@ class Deployer:
             row.envvars = dict(plan.env)
             row.links = list(plan.link_rows)
             tx.set_container(row, State.STARTING)
+        job.check()
         job.log(f"starting {plan.row.name}")
         client.start(docker_id)
         seen = self._engines.monitor(plan.engine).refresh(docker_id)
@@ -291,29 +293,33 @@ class Deployer:
         with self._store.writing() as tx:
             row = tx.container(container)
             tx.set_container(row, State.TERMINATING)
-            heirs = [
-                one for one in tx.containers(row.service) if one.uuid != row.uuid and one.volumes_of == row.volumes_of
-            ]
+            volumes = _unused_volumes(tx, row)
         if row.engine is not None:
             client = self._engines.client(row.engine)
             job.log(f"removing {row.name}")
             client.remove(row.docker_id or describe.docker_name(row.name, row.uuid))
-            if not heirs:
-                for volume, _ in describe.managed_volumes(decode(row.spec), row.volumes_of):
-                    client.remove_volume(volume)
+            for volume in volumes:
+                client.remove_volume(volume)
         self._keys.revoke_container(container)
         with self._store.writing() as tx:
             tx.set_container(tx.container(container), State.TERMINATED)
 
     def failed(self, container: str, reason: str) -> None:
-        """Note that a container could not be brought up: it stays as stopped, or goes if it never was anywhere."""
+        """Note that a container could not be brought up: it stays as stopped, or goes if it never was anywhere.
+
+        One that was to take another's place stays in any case: nothing else tells which volumes it has.
+        """
         with self._store.writing() as tx:
             row = tx.container(container)
-            if row.docker_id is None and row.goal == Goal.RUNNING:
+            dropped = row.docker_id is None and row.volumes_of == row.uuid and row.goal == Goal.RUNNING
+            if dropped:
                 tx.drop_container(row)
             elif row.state != State.RUNNING:
                 row.goal, row.exit_msg = Goal.STOPPED, reason[:1000]
                 tx.set_container(row, State.STOPPED)
+        if dropped and row.engine is not None:  # it may have been made before the error
+            with contextlib.suppress(CloudError):
+                self._engines.client(row.engine).remove(describe.docker_name(row.name, row.uuid))
 
 
 def settle(tx: Transaction, row: ContainerRow, seen: EngineContainer) -> None:
@@ -330,6 +336,20 @@ def settle(tx: Transaction, row: ContainerRow, seen: EngineContainer) -> None:
         row.exit_msg = seen.error or ("out of memory" if seen.oom_killed else "") or None
         row.stopped = time.time()
     tx.set_container(row, State.STOPPED)
+
+
+def _unused_volumes(tx: Transaction, row: ContainerRow) -> list[str]:
+    """Return the managed volumes that nobody has when a container is gone, those of its predecessors included."""
+    if any(one.uuid != row.uuid and one.volumes_of == row.volumes_of for one in tx.containers(row.service)):
+        return []
+    line = tx.session.scalars(
+        select(ContainerRow).where(
+            ContainerRow.service == row.service,
+            ContainerRow.volumes_of == row.volumes_of,
+            ContainerRow.engine == row.engine,
+        )
+    )
+    return sorted({name for one in line for name, _ in describe.managed_volumes(decode(one.spec), one.volumes_of)})
 
 
 def _ports(spec: ServiceSpec, seen: EngineContainer) -> list[dict[str, Any]]:

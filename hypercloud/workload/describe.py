@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import posixpath
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,16 +27,17 @@ def network_name(namespace: str, stack: str | None) -> str:
     return f"hypercloud-{stack[:13]}" if stack else f"hypercloud-{namespace.lower()}"
 
 
-def volume_name(volumes_of: str, index: int) -> str:
-    """Return the name of a managed volume."""
-    return f"hypercloud-{volumes_of[:13]}-{index}"
+def volume_name(volumes_of: str, path: str) -> str:
+    """Return the name of a managed volume: it follows from its path, whatever other volumes there are."""
+    digest = hashlib.sha256(posixpath.normpath("/" + path.lstrip("/")).encode()).hexdigest()
+    return f"hypercloud-{volumes_of[:13]}-{digest[:8]}"
 
 
 def managed_volumes(spec: ServiceSpec, volumes_of: str) -> list[tuple[str, str]]:
     """Return names and paths of a container's managed volumes."""
     return [
-        (volume_name(volumes_of, index), one.container_path)
-        for index, one in enumerate(spec.bindings)
+        (volume_name(volumes_of, one.container_path), one.container_path)
+        for one in spec.bindings
         if one.container_path and not one.host_path
     ]
 

@@ -139,7 +139,8 @@ class Operations:
         for one in [row for row in old if row.goal != Goal.GONE]:
             fixed = any(port.outer for port in spec.ports) or spec.strategy == placement.EVERY_NODE
             candidates = lookup.candidates(tx, self._engines, service, spec)
-            if (reuse and describe.managed_volumes(spec, one.volumes_of)) or fixed:
+            volumes = [describe.managed_volumes(what, one.volumes_of) for what in (spec, decode(one.spec))]
+            if (reuse and any(volumes)) or fixed:
                 candidates = [node for node in candidates if node.id == one.engine]
             chosen = placement.choose_spread(candidates, strategy=spec.strategy, tags=spec.tags)
             successor = tx.add_container(service, one.number, engine=chosen.id)

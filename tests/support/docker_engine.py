@@ -48,6 +48,7 @@ class FakeEngine:
         self.redirect = ""  # every request is sent there
         self.hold = ""  # requests with this in them wait, and are then cut off
         self.held = False  # one waits
+        self.refuse = ""  # requests with this in them are answered with 500
         self.env = ["PATH=/bin", "HOME=/root", "GOPATH=/gopath"]
         self.output = OUTPUT
         self.host = host
@@ -195,6 +196,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = not engine.hold
         if engine.broken or self.close_connection:
             self.close_connection = True
+            return
+        if engine.refuse and engine.refuse in f"{self.command} {path}":
+            self._json({"message": "the engine's disk is full"}, 500)
             return
         if engine.redirect:
             self.send_response(302)
