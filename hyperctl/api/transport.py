@@ -295,6 +295,7 @@ class Connection:
 
         """
         sock, reader = self._ready()
+        self._last = None  # whatever interrupts this, the connection is not used again: its answer is still to come
         lines = [f"{method} {target} HTTP/1.1", f"Host: {self._endpoint.authority}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         chunked = not isinstance(body, bytes) and "Content-Length" not in headers
@@ -337,7 +338,7 @@ class Connection:
         return self._sock, self._reader
 
     def _reusable(self, sock: Socket) -> bool:
-        """Say whether the last answer was read to its end and the daemon has not closed the connection since."""
+        """Say whether the last request has its whole answer, and the daemon has not closed the connection since."""
         last = self._last
         if last is None or not last.complete or last.headers.get("connection", "").lower() == "close":
             return False

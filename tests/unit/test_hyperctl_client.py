@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import threading
+from collections.abc import Iterator
 from urllib.parse import urlencode
 
 import pytest
@@ -283,6 +284,26 @@ def test_a_connection_the_daemon_closed_is_opened_again():
             one.info()
         assert one.info() == {"Images": 1}
         assert [exchange.connection for exchange in fake.exchanges] == [1, 2]
+        one.close()
+
+
+def test_an_interrupted_request_gives_its_answer_to_nobody_else():
+    """The answer arrives after the next request has been sent, as when ctrl-C ends the wait for it."""
+    late = threading.Event()
+
+    def body() -> Iterator[bytes]:
+        yield b"p2"
+        raise KeyboardInterrupt
+
+    with FakeHyperd() as fake:
+        fake.on("GET", "/info", ok({"Images": 1}), ok({"Images": 3}))
+        fake.on("POST", "/load", Reply(body=b'{"Images":2}', before=lambda: late.wait(3)))
+        one = client.Client(parse_host(fake.address))
+        assert one.info() == {"Images": 1}
+        with pytest.raises(KeyboardInterrupt):
+            one.call("POST", "/load", body=body(), headers={"Content-Length": "2"})
+        assert one.info() == {"Images": 3}
+        late.set()
         one.close()
 
 
