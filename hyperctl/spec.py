@@ -495,7 +495,7 @@ def _reference(source: str, path: str, *, read_only: bool, local: bool) -> dict[
     if source and not named:
         source = os.path.abspath(source)
         if local:
-            _make_directory(source)
+            make_directory(source)
     base = re.sub(r"[^a-zA-Z0-9_.-]", "_", os.path.basename((source or path).rstrip("/"))) or "volume"
     name = f"{base}-{_digits(5)}"
     detail = {"name": name}
@@ -507,8 +507,13 @@ def _reference(source: str, path: str, *, read_only: bool, local: bool) -> dict[
     return reference
 
 
-def _make_directory(path: str) -> None:
-    """Make a missing host directory; it belongs to whoever runs hyperctl, and others may only read it."""
+def make_directory(path: str) -> None:
+    """Make a missing host directory; it belongs to whoever runs hyperctl, and others may only read it.
+
+    Raises:
+        UsageProblem: it cannot be made.
+
+    """
     if os.path.lexists(path):
         return
     try:

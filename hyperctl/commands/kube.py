@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from hyperctl import images, output
+from hyperctl import making, output, spec, terminal
 from hyperctl.api.client import Client
 from hyperctl.api.errors import ApiError, HyperctlError, NotFound, OperationFailed, UsageProblem
 from hyperctl.command import App, Argument, Group, Option, command
@@ -51,17 +51,7 @@ def _play(
             _remove(app.client, pod["id"])
     for name in plan.claims:
         app.client.create_volume({"name": name})
-    made: list[str] = []
-    try:
-        for pod in plan.pods:
-            _make(app.client, pod, pull, made)
-        for name in [] if no_start else made:
-            app.client.start_pod(name)
-    except BaseException:
-        for name in reversed(made):
-            _remove(app.client, name)
-        raise
-    for name in made:
+    for name in _made(app.client, plan, pull, start=not no_start):
         output.say(name if quiet else f"Pod {name} is {'created' if no_start else 'running'}")
 
 
@@ -72,15 +62,30 @@ def _read(file: str, more: tuple[str, ...] = ()) -> Plan:
     return pods.plan(reader.documents(file), extra)
 
 
-def _make(client: Client, pod: dict[str, Any], pull: str, made: list[str]) -> None:
-    """Create a pod and note its name."""
+def _made(client: Client, plan: Plan, pull: str, *, start: bool) -> list[str]:
+    """Create all pods and start them; a failure or a signal leaves none."""
+    made: list[str] = []
+    with terminal.leaving():
+        try:
+            for pod in plan.pods:
+                _make_directories(pod, local=client.endpoint.local)
+                _, check = making.create(client, pod, when=pull, note=made.append)
+                check()
+            for name in made if start else ():
+                client.start_pod(name)
+        except BaseException:
+            making.undo(client, *reversed(made))
+            raise
+    return made
+
+
+def _make_directories(pod: dict[str, Any], *, local: bool) -> None:
+    """Make the directories of the host that a manifest wants to be made."""
     for volume in pod.get("volumes", []):
-        if volume.pop("make", False) and client.endpoint.local:
-            try:
-                os.makedirs(volume["source"], mode=0o755, exist_ok=True)
-            except OSError as error:
-                raise UsageProblem(f"cannot make the directory {volume['source']}: {error.strerror}") from error
-    made.append(images.create(lambda: client.create_pod(pod), client, images.of_pod(pod), when=pull))
+        if volume.pop("make", False) and local:
+            spec.make_directory(volume["source"])
+            if not os.path.isdir(volume["source"]):
+                raise UsageProblem(f"cannot make the directory {volume['source']}: it is something else")
 
 
 def _remove(client: Client, name: str) -> bool:

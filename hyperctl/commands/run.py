@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from hyperctl import images, output, session, terminal
+from hyperctl import making, output, session, terminal
 from hyperctl.api.client import Client
 from hyperctl.api.errors import ApiError, HyperctlError, UsageProblem
 from hyperctl.command import App, Argument, Option, command
@@ -61,7 +61,7 @@ def run_command(
     tty = attached and bool(pod.get("tty") or pod["containers"][0].get("tty"))
     if tty:
         terminal.require_terminal()
-    pod_id, check = _create(client, pod, when=options.pull)
+    pod_id, check = making.create(client, pod, when=options.pull)
     if not attached:
         check()
         output.say(pod_id if quiet else f"POD id is {pod_id}")
@@ -83,24 +83,8 @@ def _start(client: Client, pod_id: str, *, undo: bool) -> None:
         client.start_pod(pod_id)
     except ApiError:
         if undo:
-            with terminal.patient():
-                _remove(client, pod_id)
+            making.undo(client, pod_id)
         raise
-
-
-def _create(client: Client, pod: dict[str, Any], *, when: str) -> tuple[str, Callable[[], None]]:
-    """Create the pod; a signal during the call itself waits, lest nobody knows what was created.
-
-    Gives the pod's id and the function that raises for such a signal. While an image is pulled signals act at once.
-    """
-    checks: list[Callable[[], None]] = []
-
-    def make() -> str:
-        with terminal.patient() as check:
-            checks.append(check)
-            return str(client.create_pod(pod))
-
-    return images.create(make, client, images.of_pod(pod), when=when), checks[-1]
 
 
 @contextmanager
@@ -123,17 +107,7 @@ def _removal(client: Client, pod_id: str) -> Iterator[Any]:
             yield keep
     finally:
         if not kept:
-            with terminal.patient():
-                _remove(client, pod_id)
-
-
-def _remove(client: Client, pod_id: str) -> None:
-    # A connection of its own: a signal may have cut an answer on the shared one in half.
-    client.close()
-    try:
-        client.remove_pod(pod_id)
-    except HyperctlError as error:
-        output.complain(f"failed to rm pod, {error}")
+            making.undo(client, pod_id)
 
 
 def _attached(client: Client, pod_id: str, pod: dict[str, Any], *, tty: bool, undo: bool) -> tuple[int, bool]:

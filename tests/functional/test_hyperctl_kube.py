@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import threading
+
+import pytest
 import yaml
 
-from tests.support.fake_hyperd import ok, refuse
+from tests.support.fake_hyperd import Reply, ok, refuse
 from tests.support.hyperctl_process import CODE
 
 TWO = """
@@ -51,6 +56,49 @@ def test_a_failure_leaves_no_pod(fake, hyperctl, tmp_path):
     done = hyperctl("kube", "play", "site.yaml")
     assert (done.returncode, done.stdout, b"the disk is full" in done.stderr) == (255, b"", True)
     assert calls(fake) == ["POST /create", "POST /create", "DELETE ?podId=web-pod-0"]
+
+
+def test_a_removal_that_fails_hides_nothing_and_ends_nothing(fake, hyperctl, tmp_path):
+    (tmp_path / "site.yaml").write_text(TWO.replace("DIR", str(tmp_path)))
+    played(fake, ok({**CODE, "ID": "web-pod-0"}, 201), ok({**CODE, "ID": "web-pod-1"}, 201))
+    fake.on("POST", "/pod/start", refuse(500, "the disk is full")).on("DELETE", "/pod", refuse(500, "busy"), ok(CODE))
+    done = hyperctl("kube", "play", "-q", "site.yaml")
+    assert (done.returncode, b"the disk is full" in done.stderr, b"busy" in done.stderr) == (255, True, True)
+    assert calls(fake)[3:] == ["DELETE ?podId=web-pod-1", "DELETE ?podId=web-pod-0"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("path", ["/pod/create", "/pod/start"])
+def test_a_signal_leaves_no_pod(fake, hyperctl, tmp_path, *, path, number):
+    """It comes while the second pod is being created, or started; the first answer is still to come, or late."""
+    (tmp_path / "site.yaml").write_text(TWO.replace("DIR", str(tmp_path)))
+    processes: list[subprocess.Popen[bytes]] = []
+    gate, late = threading.Event(), threading.Event()
+    played(fake, ok({**CODE, "ID": "web-pod-0"}, 201), ok({**CODE, "ID": "web-pod-1"}, 201))
+
+    def interrupt() -> None:
+        gate.wait(60)
+        processes[0].send_signal(number)
+        if path == "/pod/start":
+            late.wait(3)
+
+    second = Reply(body=b'{"ID":"web-pod-1"}', before=interrupt)
+    fake.on("POST", path, ok({**CODE, "ID": "web-pod-0"}), second)
+    with hyperctl.start("kube", "play", "site.yaml") as process:
+        processes.append(process)
+        gate.set()
+        assert process.wait(100) == 128 + number
+        late.set()
+    assert calls(fake)[-2:] == ["DELETE ?podId=web-pod-1", "DELETE ?podId=web-pod-0"]
+    assert calls(fake).count("POST /start?podId=web-pod-0") == (path == "/pod/start")
+
+
+def test_a_directory_that_is_something_else(fake, hyperctl, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "site.yaml").write_text(TWO.replace("DIR", str(tmp_path / "file")))
+    played(fake)
+    done = hyperctl("kube", "play", "-q", "site.yaml")
+    assert (done.returncode, b"it is something else" in done.stderr, fake.requests) == (255, True, [])
 
 
 def test_replace_and_no_start(fake, hyperctl, tmp_path):

@@ -56,7 +56,7 @@ CTL_FLOORS = (
     {"cli"},
     {"commands"},
     {"completion", "manual"},
-    {"full", "kube"},
+    {"full", "kube", "making"},
     {"hints", "offers", "images", "listing", "spec"},
     {"credentials", "options", "verbs", "details", "podfile", "progress", "session", "template"},
     {"command", "helpers", "output", "tars", "terminal", "units", "uploads"},
