@@ -19,6 +19,7 @@ from hyperd.stream.logformats import FACILITIES, FORMATS, Origin, expand_tag
 
 OPTIONS: Mapping[str, frozenset[str]] = {
     "json-file": frozenset({"max-size", "max-file"}),
+    "cri": frozenset(),
     "none": frozenset(),
     "syslog": frozenset(
         {
@@ -49,7 +50,7 @@ class LogSettings:
 
     Args:
         driver: a key of OPTIONS.
-        path: of the log file, also where there is none.
+        path: of the log file, also where there is none. mark: of what is noted about it (cri).
         max_size: bytes of a file, 0 = never rotated. max_file: files that are kept.
         address: of the receiver (syslog, journald).
         facility: syslog's number. form: one of FORMATS. tag: a template, see ``expand_tag``.
@@ -58,6 +59,7 @@ class LogSettings:
 
     driver: str
     path: Path
+    mark: Path | None = None
     max_size: int = 0
     max_file: int = 1
     address: Address | None = None
@@ -86,6 +88,10 @@ def log_settings(config: Config, pod: PodSpec, pod_id: str, container_id: str, s
         if not count.isdigit() or not 1 <= int(count) <= 1000:
             raise InvalidInput(f"bad log option max-file {count!r}", resolution="a number from 1 to 1000")
         return LogSettings(driver=driver, path=path, max_size=parse_size(options["max-size"]), max_file=int(count))
+    if driver == "cri":
+        if not spec.log_path:
+            raise InvalidInput("the log driver cri needs the path of a file", details="it is not rotated by hyperd")
+        return LogSettings(driver=driver, path=path, mark=config.root / "pods" / pod_id / f"{container_id}-log.mark")
     if driver == "syslog":
         return LogSettings(
             driver=driver,

@@ -10,20 +10,22 @@ from hyperd.config.model import Config
 from hyperd.container.logconf import LogSettings, check_receiver
 from hyperd.container.process import GuestProcess
 from hyperd.db.models import ContainerRow
-from hyperd.errors import NotSupported
+from hyperd.errors import HostFault, NotSupported
 from hyperd.stream import logformats
-from hyperd.stream.logread import LogQuery, LogSession, log_files
+from hyperd.stream.linelog import LineLog
+from hyperd.stream.logread import JSON, LINES_OF_TEXT, LogQuery, LogSession, log_files
 from hyperd.stream.logs import JsonFileLog, LogWriter
 from hyperd.stream.relay import Relay
 from hyperd.stream.remotelog import RemoteLog
 
+FORMS = {"json-file": JSON, "cri": LINES_OF_TEXT}  # of the drivers that keep a file
 DROPPED = {"lines": 0}  # of all remote logs of this daemon; for its metrics
 
 
 def open_log(relay: Relay, settings: LogSettings, row: ContainerRow, *, run: int) -> LogWriter | None:
     """Open the log of a run; None when nothing is kept. From a service's thread.
 
-    Errors: OSError (json-file), NotSupported (a local receiver that is not there).
+    Errors: OSError (json-file, cri), NotSupported (a local receiver that is not there).
     """
     if settings.driver == "none":
         return None
@@ -47,7 +49,8 @@ def log_session(
     Errors: NotSupported when the log cannot be read.
 
     """
-    if settings.driver != "json-file":
+    form = FORMS.get(settings.driver)
+    if form is None:
         raise NotSupported(f"the log driver {settings.driver} cannot be read", resolution="read it where it goes")
 
     def live() -> LogWriter | None:
@@ -56,11 +59,26 @@ def log_session(
             return None
         return process.hub.log
 
-    return LogSession(relay, settings.path, query, tty=tty, max_file=settings.max_file, live=live)
+    return LogSession(relay, settings.path, query, tty=tty, max_file=settings.max_file, live=live, form=form)
+
+
+def reopen_log(relay: Relay, writer: LogWriter | None) -> None:
+    """Go on in a new file where the one that is written to was moved away. Errors: NotSupported, HostFault."""
+    if not isinstance(writer, LineLog):
+        raise NotSupported("this log is rotated by hyperd, or has no file")
+    try:
+        relay.call(_reopen(writer), timeout=30)
+    except OSError as error:
+        raise HostFault(f"the log {writer} cannot be opened again", details=str(error)) from error
 
 
 def remove_log(config: Config, settings: LogSettings) -> None:
-    """Remove the files of a log, and the directory that was made for its pod when it is empty then."""
+    """Remove the files of a log, and the directory that was made for its pod when it is empty then.
+
+    A file that others rotate is theirs to remove.
+    """
+    if settings.mark is not None:
+        settings.mark.unlink(missing_ok=True)
     if settings.driver != "json-file":
         return
     for path in log_files(settings.path, settings.max_file):
@@ -72,6 +90,9 @@ def remove_log(config: Config, settings: LogSettings) -> None:
 
 async def _open(relay: Relay, settings: LogSettings, row: ContainerRow, run: int) -> LogWriter:
     address = settings.address
+    if settings.mark is not None:
+        settings.mark.parent.mkdir(parents=True, exist_ok=True)
+        return LineLog(settings.path, mark=settings.mark, run=run)
     if address is None:
         return JsonFileLog(settings.path, run=run, max_size=settings.max_size, max_file=settings.max_file)
     origin = logformats.Origin(
@@ -92,6 +113,10 @@ async def _open(relay: Relay, settings: LogSettings, row: ContainerRow, run: int
         micro = settings.form == "rfc5424micro"
         encode = logformats.syslog_5424(origin, tag=tag, facility=settings.facility, micro=micro)
     return RemoteLog(relay, address, encode, on_dropped=_count)
+
+
+async def _reopen(writer: LineLog) -> None:
+    writer.reopen()
 
 
 def _count(lines: int) -> None:

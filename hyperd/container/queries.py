@@ -9,6 +9,7 @@ from typing import Any
 from hyperd.config.model import Config
 from hyperd.container import healthstate
 from hyperd.container.logconf import LogSettings, log_settings
+from hyperd.container.logdrivers import FORMS
 from hyperd.container.model import Container, ContainerBrief, ContainerSummary, Mount
 from hyperd.container.plan import Program, merge_program
 from hyperd.container.process import GuestProcess
@@ -26,7 +27,6 @@ from hyperd.vm.service import VmService
 from hyperd.volume.catalog import image_volumes, volumes_of
 
 SETTLE_WAIT = 1.0
-WITH_FILE = "json-file"  # the log driver that keeps a file
 
 
 class ContainerQueries:
@@ -123,7 +123,7 @@ class ContainerQueries:
         driver, path = "", None
         with contextlib.suppress(HyperError):
             settings = self.log_settings(row)
-            driver, path = settings.driver, settings.path if settings.driver == WITH_FILE else None
+            driver, path = settings.driver, settings.path if settings.driver in FORMS else None
         stops_by = self.stop_signal(row)
         return Container(
             id=row.id,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 
-from hyperd.container.logdrivers import log_session
+from hyperd.container.logdrivers import log_session, reopen_log
 from hyperd.container.process import AttachOptions, AttachSession
 from hyperd.container.processes import ProcessTable
 from hyperd.container.queries import ContainerQueries
 from hyperd.container.records import ContainerRecords
 from hyperd.container.states import LIVE, ContainerState
-from hyperd.errors import AgentError, Conflict
+from hyperd.errors import AgentError, Conflict, NotAlive
 from hyperd.stream.logread import LogQuery, LogSession
 from hyperd.stream.relay import Relay
 from hyperd.vm.model import require_running
@@ -54,6 +54,17 @@ class ContainerStreams:
         tty = process.tty if process is not None else self._queries.program(row).tty
         settings = self._queries.log_settings(row)
         return log_session(self._relay, settings, query, tty=tty, current=lambda: self._processes.get(row.id))
+
+    def reopen_log(self, name: str) -> None:
+        """Let the log of a running container, whose file its reader has moved away, go on in a new file.
+
+        Errors: NotFound, NotAlive, NotSupported (it is rotated by hyperd, or has no file), HostFault.
+        """
+        row = self._records.find(name)
+        process = self._processes.get(row.id)
+        if process is None or row.state not in LIVE:
+            raise NotAlive(f"the container {row.name} is not running")
+        reopen_log(self._relay, process.hub.log)
 
     def resize(self, name: str, rows: int, columns: int) -> None:
         """Set the window size of a container's terminal; before the start it is kept for the start.

@@ -1,4 +1,4 @@
-"""Reading a container's json-file log: the last lines, since a time, and following what is still to come."""
+"""Reading a container's log file: the last lines, since a time, and following what is still to come."""
 
 from __future__ import annotations
 
@@ -12,14 +12,27 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from hyperd.stream import jsonlines, linelog
 from hyperd.stream.connection import ClientConnection
 from hyperd.stream.frames import STDERR, STDOUT, stdcopy
-from hyperd.stream.jsonlines import Entry, last_lines, outputs, parse, whole_blocks
+from hyperd.stream.jsonlines import Entry, last_lines, whole_blocks
 from hyperd.stream.logs import LogWriter
 from hyperd.stream.relay import Relay
 
 LINES = 512  # written at a time
 NUMBERS = {"stdout": STDOUT, "stderr": STDERR}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogForm:
+    """How the lines of a file are read: one line's entry; what stands in a block of whole lines, by stream."""
+
+    parse: Callable[[bytes], Entry | None]
+    outputs: Callable[[bytes], Iterator[tuple[str, bytes]]]
+
+
+JSON = LogForm(parse=jsonlines.parse, outputs=jsonlines.outputs)
+LINES_OF_TEXT = LogForm(parse=linelog.parse, outputs=linelog.outputs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +68,7 @@ class LogSession:
     """Sends a log to one client. Made by the container service, run once by the API.
 
     Args:
+        form: of the file's lines.
         live: gives the log's writer while the container (or its next run) can still write, None when it is finished.
 
     """
@@ -68,6 +82,7 @@ class LogSession:
         tty: bool,
         max_file: int,
         live: Callable[[], LogWriter | None],
+        form: LogForm = JSON,
     ) -> None:
         self.relay = relay
         self.path = path
@@ -75,6 +90,7 @@ class LogSession:
         self.tty = tty
         self.max_file = max_file
         self._live = live
+        self._form = form
         self._changed = asyncio.Event()
         self._at_line_start = {"stdout": True, "stderr": True}
 
@@ -156,7 +172,7 @@ class LogSession:
         """Give what the client gets of a block of whole lines."""
         if self.query.timestamps or self.query.since is not None:
             return b"".join(self._format(self._wanted(line)) for line in io.BytesIO(block))
-        parts = [(stream, text) for stream, text in outputs(block) if self._asked(stream)]
+        parts = [(stream, text) for stream, text in self._form.outputs(block) if self._asked(stream)]
         if self.tty:
             return b"".join(text for _, text in parts)
         return b"".join(stdcopy(NUMBERS[stream], text) for stream, text in parts)
@@ -165,7 +181,7 @@ class LogSession:
         return {"stdout": self.query.stdout, "stderr": self.query.stderr}.get(stream, False)
 
     def _wanted(self, line: bytes) -> Entry | None:
-        entry = parse(line)
+        entry = self._form.parse(line)
         if entry is None or not self._asked(entry.stream):
             return None
         if self.query.since is not None and _seconds(entry.time) < self.query.since:

@@ -106,30 +106,30 @@ class LogWriter(Protocol):
         """Wake the followers."""
 
 
-class JsonFileLog:
-    """Writes the log of one container. Belongs to the relay's thread.
+def open_file(path: Path) -> int:
+    """Open a log file to write behind its end, and make it where there is none. Errors: OSError."""
+    return os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o640)
+
+
+class FileLog:
+    """Output in a file of whole lines, whose form is a subclass's. Belongs to the relay's thread.
 
     Args:
-        path: current file; older ones are ``path.1`` (newest) and so on.
+        path: of the file.
         run: number of the container's current run.
-        max_size: bytes of a file before it is rotated, 0 = never.
-        max_file: files kept, the current one included.
 
     """
 
-    def __init__(self, path: Path, *, run: int, max_size: int = 0, max_file: int = 1) -> None:
+    def __init__(self, path: Path, *, run: int) -> None:
         self.path = path
         self.run = run
-        self.max_size = max_size
-        self.max_file = max(1, max_file)
         self.persisted: dict[str, int] = {}
         self.listeners: set[Callable[[], None]] = set()
         self.on_progress: Callable[[], object] = lambda: None  # never called: write knows at once
         self.finished = False
         self._partial: dict[str, bytes] = {}
+        self._fd = -1
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o640)
-        self._recover()
 
     def __str__(self) -> str:
         return str(self.path)
@@ -148,8 +148,8 @@ class JsonFileLog:
             last = text.rfind(b"\n") + 1
             whole, rest = text[:last], text[last:]
             if whole:
-                end, time = self.persisted.get(stream, 0), now_text(time_ns)
-                self._append(encode_block(whole, stream=stream, time=time, run=self.run, end=end))
+                end = self.persisted.get(stream, 0)
+                self._append(self._block(stream, whole, now_text(time_ns)))
                 self.persisted[stream] = end + last
         self._partial[stream] = rest
         self.persisted.setdefault(stream, 0)
@@ -174,17 +174,25 @@ class JsonFileLog:
         for listener in tuple(self.listeners):
             listener()
 
+    def _block(self, stream: str, whole: bytes, time: str) -> Iterable[bytes | memoryview]:
+        """Give the lines of the file for whole lines of output, none of which is very long."""
+        raise NotImplementedError
+
+    def _lines(self, stream: str, pieces: list[bytes], time: str) -> bytes:
+        """Give the lines of the file for lines and pieces of lines."""
+        raise NotImplementedError
+
+    def _room(self) -> int:
+        """Give the size of the file that is written to next."""
+        return os.fstat(self._fd).st_size
+
     def _append_pieces(self, stream: str, pieces: list[bytes], time_ns: int) -> None:
         end = self.persisted.get(stream, 0)
-        tail = f',"stream":"{stream}","time":"{now_text(time_ns)}","run":{self.run},"end":'
-        self._append([json_lines(pieces, tail=tail, end=end)])
+        self._append([self._lines(stream, pieces, now_text(time_ns))])
         self.persisted[stream] = end + sum(map(len, pieces))
 
     def _append(self, parts: Iterable[bytes | memoryview]) -> None:
-        size = os.fstat(self._fd).st_size
-        if self.max_size and size >= self.max_size:
-            self._rotate()
-            size = 0
+        size = self._room()
         try:
             for part in parts:
                 written = 0
@@ -195,6 +203,39 @@ class JsonFileLog:
             raise
         self.notify()
 
+
+class JsonFileLog(FileLog):
+    """Writes the log of one container.
+
+    Args:
+        path: current file; older ones are ``path.1`` (newest) and so on.
+        run: number of the container's current run.
+        max_size: bytes of a file before it is rotated, 0 = never.
+        max_file: files kept, the current one included.
+
+    """
+
+    def __init__(self, path: Path, *, run: int, max_size: int = 0, max_file: int = 1) -> None:
+        super().__init__(path, run=run)
+        self.max_size = max_size
+        self.max_file = max(1, max_file)
+        self._fd = open_file(path)
+        self._recover()
+
+    def _block(self, stream: str, whole: bytes, time: str) -> Iterable[bytes | memoryview]:
+        return encode_block(whole, stream=stream, time=time, run=self.run, end=self.persisted.get(stream, 0))
+
+    def _lines(self, stream: str, pieces: list[bytes], time: str) -> bytes:
+        tail = f',"stream":"{stream}","time":"{time}","run":{self.run},"end":'
+        return json_lines(pieces, tail=tail, end=self.persisted.get(stream, 0))
+
+    def _room(self) -> int:
+        size = super()._room()
+        if self.max_size and size >= self.max_size:
+            self._rotate()
+            return 0
+        return size
+
     def _rotate(self) -> None:
         for number in range(self.max_file - 1, 0, -1):
             older = Path(f"{self.path}.{number}")
@@ -204,7 +245,7 @@ class JsonFileLog:
         if self.max_file == 1:
             self.path.unlink(missing_ok=True)
         os.close(self._fd)
-        self._fd = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        self._fd = open_file(self.path)
 
     def _recover(self) -> None:
         """Cut a torn last line and find the offsets of this run that are on disk."""

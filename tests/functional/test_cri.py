@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -137,9 +138,7 @@ def test_range_of_addresses_is_the_configured_one(cri: CriClient, daemon: Hyperd
     assert "10.99.0.0/16" in message
 
 
-@pytest.mark.parametrize(
-    "method", ["Exec", "Attach", "PortForward", "ReopenContainerLog", "CheckpointContainer", "GetContainerEvents"]
-)
+@pytest.mark.parametrize("method", ["Exec", "Attach", "PortForward", "CheckpointContainer", "GetContainerEvents"])
 def test_what_is_not_served_says_so(cri: CriClient, method: str) -> None:
     code, message = refused(lambda: cri.raw(f"/runtime.v1.RuntimeService/{method}"))
     assert code == "UNIMPLEMENTED"
@@ -404,6 +403,46 @@ def test_short_commands(cri: CriClient, sandbox: Any, image: str) -> None:
     assert refused(lambda: cri.ExecSync(container_id=ident))[0] == "INVALID_ARGUMENT"
     cri.StopContainer(container_id=ident)
     assert refused(lambda: cri.ExecSync(container_id=ident, cmd=["true"]))[0] == "FAILED_PRECONDITION"
+
+
+def test_logs_as_kubelet_reads_them(
+    cri: CriClient, daemon: HyperdLauncher, sandbox: Any, image: str, tmp_path: Path
+) -> None:
+    pod, _ = sandbox(log_directory=str(tmp_path))
+    go = tmp_path / "go"  # the fake guest runs programs here
+    command = f"echo out; echo err >&2; printf more; until [ -e {go} ]; do sleep 0.1; done; echo rotated; sleep 100"
+    config = container_config(image, command, log_path="main/0.log")
+    ident = start(cri, pod, config)
+    path, old = tmp_path / "main/0.log", tmp_path / "main/0.log.20260102-030405"
+    assert status(cri, ident).log_path == str(path)
+    until(lambda: path.read_bytes().count(b"\n") == 2)
+    lines = path.read_text().splitlines()
+    assert {line[30:] for line in lines} == {" stdout F out", " stderr F err"}
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z", line[:30]) for line in lines)
+    path.rename(old)
+    cri.ReopenContainerLog(container_id=ident)
+    assert path.read_bytes() == b""
+    go.touch()
+    until(lambda: path.read_bytes().endswith(b" stdout F morerotated\n"))
+    assert old.read_text().splitlines() == lines
+    _, _, seen = daemon.request("GET", "/container/logs", container=ident, stdout="yes", stderr="yes")
+    assert b"morerotated" in seen
+    cri.StopContainer(container_id=ident)
+    assert refused(lambda: cri.ReopenContainerLog(container_id=ident))[0] == "FAILED_PRECONDITION"
+    cri.RemoveContainer(container_id=ident)
+    assert path.exists()  # kubelet removes it
+    assert list(daemon.directory.rglob("*log.mark")) == []
+
+
+def test_logs_of_which_kubelet_wants_none(cri: CriClient, sandbox: Any, image: str) -> None:
+    pod, _ = sandbox()
+    ident = start(cri, pod, container_config(image, log_path="main/0.log"))
+    assert status(cri, ident).log_path == ""
+    assert refused(lambda: cri.ReopenContainerLog(container_id=ident))[0] == "UNIMPLEMENTED"
+    assert refused(lambda: cri.ReopenContainerLog(container_id="no"))[0] == "NOT_FOUND"
+    other, _ = sandbox(log_directory="relative")
+    config = container_config(image, log_path="main/0.log")
+    assert refused(lambda: cri.CreateContainer(pod_sandbox_id=other, config=config))[0] == "INVALID_ARGUMENT"
 
 
 def test_counters(cri: CriClient, sandbox: Any, image: str) -> None:

@@ -143,6 +143,49 @@ def test_a_pod(cri: CriClient, host: Host, tmp_path: Path) -> None:
     assert (shown.state, shown.exit_code) == (pb.CONTAINER_EXITED, 137)
 
 
+def test_logs_over_the_daemons_death(cri: CriClient, host: Host, tmp_path: Path) -> None:
+    metadata = {"name": "logs", "uid": "3", "namespace": "default"}
+    config = {"metadata": metadata, "log_directory": str(tmp_path)}
+    sandbox = cri.RunPodSandbox(config=config).pod_sandbox_id
+    script = "i=0; while [ $i -lt 30000 ]; do i=$((i+1)); echo line $i; echo error $i >&2; done; echo end"
+    container = cri.CreateContainer(
+        pod_sandbox_id=sandbox,
+        config={
+            "metadata": {"name": "main"},
+            "image": {"image": host.image},
+            "command": ["sh", "-c", script],
+            "log_path": "main/0.log",
+        },
+    ).container_id
+    cri.StartContainer(container_id=container)
+    path = tmp_path / "main/0.log"
+    rotated: list[Path] = []
+    for number in range(3):
+        size = path.stat().st_size
+        until(lambda size=size: path.stat().st_size > size)
+        rotated.append(tmp_path / f"main/0.log.{number}")
+        path.rename(rotated[-1])
+        if number == 1:  # killed before kubelet can have it opened again
+            host.daemon.kill()
+            host.daemon.start("--cri", f"unix://{host.daemon.directory}/cri.sock")
+            until(lambda: cri.Version().version == "0.1.0")
+        cri.ReopenContainerLog(container_id=container)
+        if number != 1:
+            until(path.exists)
+            host.daemon.kill()
+            host.daemon.start("--cri", f"unix://{host.daemon.directory}/cri.sock")
+            until(lambda: cri.Version().version == "0.1.0")
+    until(lambda: cri.ContainerStatus(container_id=container).status.state == pb.CONTAINER_EXITED, 120)
+    found: dict[str, list[str]] = {"stdout": [], "stderr": []}
+    for file in (*rotated, path):
+        for line in file.read_text().splitlines():
+            _time, stream, tag, text = line.split(" ", 3)
+            assert tag == "F"
+            found[stream].append(text)
+    assert found["stdout"] == [*(f"line {number}" for number in range(1, 30_001)), "end"]
+    assert found["stderr"] == [f"error {number}" for number in range(1, 30_001)]
+
+
 def test_out_of_memory(cri: CriClient, host: Host) -> None:
     metadata = {"name": "big", "uid": "2", "namespace": "default"}
     sandbox = cri.RunPodSandbox(config={"metadata": metadata}).pod_sandbox_id

@@ -134,6 +134,12 @@ def exec_sync(call: Call, request: pb.ExecSyncRequest) -> pb.ExecSyncResponse:
     return pb.ExecSyncResponse(stdout=result.stdout, stderr=result.stderr, exit_code=result.exit_code)
 
 
+def reopen_log(call: Call, request: pb.ReopenContainerLogRequest) -> pb.ReopenContainerLogResponse:
+    """Write on in a new log file: the client has moved the old one. Errors: NotFound, NotAlive, NotSupported."""
+    call.engine.containers.streams.reopen_log(container(call.engine, request.container_id).id)
+    return pb.ReopenContainerLogResponse()
+
+
 def container(engine: Engine, ident: str) -> Container:
     """Return a container of this dialect. Errors: NotFound, InvalidInput (no id)."""
     if not ident:
@@ -154,4 +160,5 @@ METHODS: dict[str, Method] = {
     "ContainerStatus": status,
     "UpdateContainerResources": update,
     "ExecSync": exec_sync,
+    "ReopenContainerLog": reopen_log,
 }

@@ -26,7 +26,6 @@ REASONS = {
     "Exec": "there is no streaming server yet; ExecSync works",
     "Attach": "there is no streaming server yet",
     "PortForward": "there is no streaming server yet",
-    "ReopenContainerLog": "logs are not written in kubelet's format yet",
     "CheckpointContainer": "there are no checkpoints yet",
     "GetContainerEvents": "there is no stream of events yet; lists and statuses work",
     "UpdatePodSandboxResources": "a virtual machine keeps the size that it was booted with",

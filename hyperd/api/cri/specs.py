@@ -17,6 +17,7 @@ from hyperd.errors import InvalidInput, NotSupported
 from hyperd.spec.model import (
     ContainerSpec,
     Limits,
+    LogSpec,
     PodSpec,
     PortSpec,
     Resource,
@@ -29,6 +30,7 @@ from hyperd.spec.model import (
 OWNER = "cri"
 HANDLERS = ("", "hyperd")  # names of RuntimeClasses' handlers
 HOST_DIRECTORY = "vfs"
+LOG_DRIVER = "cri"
 _CFS_PERIOD = 100_000  # microseconds
 _GUEST = 64  # MiB of a VM for its kernel and agent
 _MAX_PROFILE = 1 << 20  # bytes
@@ -98,6 +100,7 @@ def read_container(config: pb.ContainerConfig, sandbox: pb.PodSandboxConfig, *, 
         raise InvalidInput(f"unknown stop signal {config.stop_signal}")
     security = config.linux.security_context
     user = _user(security)
+    log_path = _log_path(config, sandbox)
     return ContainerSpec(
         id=ident,
         name=ident,
@@ -116,11 +119,23 @@ def read_container(config: pb.ContainerConfig, sandbox: pb.PodSandboxConfig, *, 
         sysctl=dict(sandbox.linux.sysctls),
         restart_policy="never",
         stop_signal=_SIGNALS[config.stop_signal],
+        log_path=log_path,
+        log=LogSpec(type=LOG_DRIVER) if log_path else None,
         read_only=security.readonly_rootfs,
         limits=read_limits(config.linux.resources),
         oom_score_adj=config.linux.resources.oom_score_adj,
         security=_security(security, given=config.linux.HasField("security_context")),
     )
+
+
+def _log_path(config: pb.ContainerConfig, sandbox: pb.PodSandboxConfig) -> str:
+    """Return the path of the log; empty when the client names none. Errors: InvalidInput."""
+    if not sandbox.log_directory or not config.log_path:
+        return ""
+    path = os.path.normpath(os.path.join(sandbox.log_directory, config.log_path))  # noqa: PTH118 - no link is looked at
+    if not path.startswith("/"):
+        raise InvalidInput(f"the directory for logs {sandbox.log_directory[:300]!r} is not absolute")
+    return path
 
 
 def read_limits(given: pb.LinuxContainerResources) -> Limits:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from hyperd.api.cri import kept
+from hyperd.api.cri.specs import LOG_DRIVER
 from hyperd.api.cri.v1 import api_pb2 as pb
 from hyperd.container.model import Container, ContainerBrief
 from hyperd.container.states import ContainerState
@@ -87,7 +88,7 @@ def container_item(one: ContainerBrief) -> pb.Container:
 
 
 def container_status(one: Container) -> pb.ContainerStatus:
-    """Return the description of a container; there is no log file in kubelet's format, so none is named."""
+    """Return the description of a container. A log that hyperd keeps in its own form is not named."""
     config = kept.container(one.spec.annotations)
     ended = one.state == ContainerState.EXITED
     return pb.ContainerStatus(
@@ -106,6 +107,7 @@ def container_status(one: Container) -> pb.ContainerStatus:
         labels=one.spec.labels,
         annotations=kept.of_client(one.spec.annotations),
         mounts=config.mounts,
+        log_path=str(one.log_path) if one.log_driver == LOG_DRIVER else "",
         resources=pb.ContainerResources(linux=resources(one.spec.limits, one.spec.oom_score_adj)),
     )
 
