@@ -32,7 +32,7 @@ class ImageSteps:
     """Steps of images that somebody else has built (``cache_from``), by what their histories say.
 
     A step is found when an image begins with all that there is so far, its history and its layers, and goes on with the
-    same command.
+    same command. So a command must tell all that its layer is made of: where words do not, it has the step's key.
     """
 
     def __init__(self, images: Sequence[Image]) -> None:

@@ -93,7 +93,7 @@ class Copying:
                 cancelled=tools.cancelled,
             )
 
-        self._runner.make(key, f"/bin/sh -c #(nop) {instruction.shown}", work)
+        self._runner.make(key, _history(instruction, "multi", key, target), work)
 
     def _from_context(
         self, instruction: Instruction, sources: Sequence[str], target: str, flags: dict[str, str]
@@ -137,9 +137,7 @@ class Copying:
                 )
             return tokens
 
-        kind = "file" if load.single else "multi"
-        created_by = f"/bin/sh -c #(nop) {instruction.verb} {kind}:{key[:32]} in {target} "
-        self._runner.make(key, created_by, work)
+        self._runner.make(key, _history(instruction, "file" if load.single else "multi", key, target), work)
 
     def _gather(self, instruction: Instruction, sources: Sequence[str]) -> _Load:
         load, context = _Load(), self._tools.context
@@ -184,6 +182,11 @@ class Copying:
             with path.open("rb") as file:
                 node = self._tools.context.add_file("", iter(lambda: file.read(_SNIFF), b""), mode=0o600)
         return Member(name=name, node=replace(node, mode=0o600))
+
+
+def _history(instruction: Instruction, kind: str, key: str, target: str) -> str:
+    """Return what the image's history says; with the key, so that a text stands for one content (``ImageSteps``)."""
+    return f"/bin/sh -c #(nop) {instruction.verb} {kind}:{key[:32]} in {target} "
 
 
 def _itself(_node: Node) -> bytes:

@@ -94,7 +94,8 @@ class StageRunner(Bench):
         key = chain(self.state.key, "RUN", argv, counted, *mounting.identity)
         prefix = "".join(f"{name}={value} " for name, value in counted.items())
         shown = f"|{len(counted)} {prefix}" if counted else ""
-        self.make(key, shown + " ".join(argv), work)
+        mounted = f"--mount:{key[:32]} " if instruction.mounts else ""  # the same words do other things with them
+        self.make(key, mounted + shown + " ".join(argv), work)
 
     def _run_argv(self, instruction: Instruction) -> list[str]:
         """Give what RUN runs; of here-documents the shell makes what it can, a lone one is the script."""

@@ -504,3 +504,41 @@ RUN grep named /etc/hosts; df -k /dev/shm | tail -1 | tr -s " " | cut -d" " -f2;
     assert (code, b"cannot use the network" in text) == (501, True)
     host.ok("rmi", "made/alone", "made/more")
     host.assert_clean()
+
+
+def test_steps_of_other_images_are_used_only_for_the_same_content(host: Host):
+    """COPY --from and RUN --mount have the same words when an earlier stage, or the context, is another."""
+    dockerfile = f"""FROM {host.image} AS maker
+COPY src /src
+RUN cp /src /made
+FROM {host.image}
+RUN echo no reason to be made again
+COPY --from=maker /made /made
+RUN --mount=type=bind,source=src,target=/mnt cp /mnt /mounted
+"""
+    files = {"Dockerfile": dockerfile, "src": "old\n"}
+    built(host, files, t="made/first")
+
+    def forget() -> None:
+        for path in (host.daemon.root / "builds/cache").iterdir():
+            path.unlink()
+
+    forget()
+    said = built(host, files, t="made/same", cachefrom='["made/first"]')
+    assert said.count(" ---> Using cache\n") == 3, said  # all of the last stage: the images have no other
+    look = "RUN cat /made /mounted\n"
+    files["src"] = "new\n"
+    forget()
+    said = built(host, {**files, "Dockerfile": dockerfile + look}, t="made/second", cachefrom='["made/first"]')
+    assert (said.count(" ---> Using cache\n"), "new\nnew\n" in said) == (1, True), said
+    said = built(host, {**files, "Dockerfile": dockerfile + look + "RUN cat /made\n"}, t="made/third")
+    assert "new\n" in said.split("Step 9/9")[1], said  # nothing wrong was noted in the cache of this host
+    plain = f"FROM {host.image}\nRUN cat /mnt 2>&1 | tee /seen\n"
+    mounting = plain.replace("RUN", "RUN --mount=type=bind,source=src,target=/mnt")
+    built(host, {"Dockerfile": mounting, "src": "old\n"}, t="made/mounting")
+    hint = '["made/mounting"]'
+    assert "No such file" in built(host, {"Dockerfile": plain}, t="made/plain", cachefrom=hint)
+    assert "\nnew\n" in built(host, {"Dockerfile": mounting, "src": "new\n"}, t="made/plain", cachefrom=hint)
+    host.daemon.json("POST", "/images/prune")
+    host.ok("rmi", "made/first", "made/same", "made/second", "made/third", "made/mounting", "made/plain")
+    host.assert_clean()
