@@ -158,10 +158,12 @@ int path_make(int root_fd, const char *path, bool directory, mode_t mode) {
   return path_open(root_fd, real, O_PATH | (directory ? O_DIRECTORY : 0), 0);
 }
 
-static int mount_id(int dir_fd, const char *name, int flags, uint64_t *out) {
+int path_mount_id(int dir_fd, const char *name, int flags, uint64_t *out) {
   struct statx stat;
   if (statx(dir_fd, name, flags | AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, STATX_MNT_ID, &stat) < 0)
     return -1;
+  if (!(stat.stx_mask & STATX_MNT_ID))
+    return errno = ENOSYS, -1; /* a kernel before Linux 5.8 */
   *out = stat.stx_mnt_id;
   return 0;
 }
@@ -230,7 +232,7 @@ static int remove_entries(int fd, char name[256]) {
 static int go_down(int *fd, const char *name) {
   uint64_t outside, inside;
   int down = openat(*fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-  if (down < 0 || mount_id(*fd, "", AT_EMPTY_PATH, &outside) < 0 || mount_id(down, "", AT_EMPTY_PATH, &inside) < 0) {
+  if (down < 0 || path_mount_id(*fd, "", AT_EMPTY_PATH, &outside) < 0 || path_mount_id(down, "", AT_EMPTY_PATH, &inside) < 0) {
     close_fd(&down);
     return -1;
   }

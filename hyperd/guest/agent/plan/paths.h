@@ -10,5 +10,8 @@ int path_parent(int root_fd, const char *path, bool make, char name[256]);
 /* Open (O_PATH) what a path names below a root, and make it when it is missing: a directory, or an empty file.
    Links are followed inside the root, also one that leads nowhere: then its target is made (parents 0755). -1 with errno. */
 int path_make(int root_fd, const char *path, bool directory, mode_t mode);
+/* The number of the mount that `name` (links not followed), or dir_fd itself for "" with AT_EMPTY_PATH, is on. A device
+   number tells less: a bind mount shares it, and overlayfs gives files other ones than directories. -1 with errno. */
+int path_mount_id(int dir_fd, const char *name, int flags, uint64_t *out);
 /* Remove a file or a whole tree, never across a mount. Missing is fine. -1 with errno. */
 int path_remove(int parent_fd, const char *name);

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/sysmacros.h>
+#include <sys/vfs.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -35,8 +36,10 @@ struct level {
 
 static struct {
   bool difference; /* an overlay's upper directory: whiteouts and opaque directories */
-  bool one_device; /* of a directory on another device than this only the name */
+  bool one_device; /* of what is mounted and of another file system than the root only the name */
+  uint64_t mount;  /* that of the root, its device and its file system */
   dev_t device;
+  struct statfs fs;
   int lower_fd;
   char **skip;
   int skip_count;
@@ -293,6 +296,33 @@ static int write_plain(int dir, const char *entry, const char *name, const struc
   return S_ISREG(s->st_mode) ? write_file(dir, entry, name) : write_other(dir, entry, name, s);
 }
 
+/* What is mounted somewhere is not to be seen, only that there is something to mount on: a directory or an empty file. */
+static int write_mount_point(const char *name, const struct stat *s) {
+  struct stat shown = *s;
+  struct tar_member m = {.name = name, .link = "", .kind = S_ISDIR(s->st_mode) ? '5' : '0', .stat = &shown};
+  shown.st_mode &= 01777; /* an empty file needs no rights of its own */
+  return tar_member(&m);
+}
+
+/*
+ * Is something of another file system mounted here? 1 = yes, -1 with errno. A path that is protected is a mount of the
+ * root itself. Of an overlay's files only directories have its device number: others are compared by file system.
+ */
+static int is_foreign(int dir, const char *entry, const struct stat *s) {
+  uint64_t mount;
+  struct statfs fs;
+  if (!p.one_device)
+    return 0;
+  if (path_mount_id(dir, entry, 0, &mount) < 0)
+    return -1;
+  if (mount == p.mount || S_ISDIR(s->st_mode))
+    return mount != p.mount && s->st_dev != p.device;
+  cleanup_fd int fd = openat(dir, entry, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+  if (fd < 0 || fstatfs(fd, &fs) < 0)
+    return -1;
+  return fs.f_type != p.fs.f_type || memcmp(&fs.f_fsid, &p.fs.f_fsid, sizeof fs.f_fsid) != 0;
+}
+
 /* Walking. */
 
 static void free_names(char **names, size_t count) {
@@ -359,6 +389,13 @@ static int pack_entry(struct level *level, const char *entry, unsigned depth) {
     level->skipped = true;
     return 0;
   }
+  int foreign = is_foreign(level->fd, entry, &s);
+  if (foreign < 0)
+    return errno == ENOENT ? 0 : -1;
+  if (foreign) {
+    strcpy(at + size, S_ISDIR(s.st_mode) ? "/" : "");
+    return write_levels(level) < 0 ? -1 : write_mount_point(p.path, &s);
+  }
   if (S_ISSOCK(s.st_mode) || (p.difference && strncmp(entry, ".wh.", 4) == 0)) {
     if (!S_ISSOCK(s.st_mode))
       fprintf(stderr, "left out: %s (the name means a removed file in a layer)\n", p.path);
@@ -368,11 +405,6 @@ static int pack_entry(struct level *level, const char *entry, unsigned depth) {
     strcpy(at + size, "/");
     struct level down = {.up = level, .name_size = level->name_size + size + 1, .stat = s};
     down.fd = openat(level->fd, entry, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (p.one_device && s.st_dev != p.device && down.fd >= 0) {
-      int written = write_levels(&down);
-      close_fd(&down.fd);
-      return written;
-    }
     int result = down.fd < 0 ? (errno == ENOENT ? 0 : -1) : pack_directory(&down, depth + 1);
     close_fd(&down.fd);
     return result;
@@ -478,7 +510,8 @@ int pack_path(const char *root, const char *directory, const char *name, const c
 int pack_device(const char *root) {
   struct level top = {.fd = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
   prepare();
-  if (top.fd < 0 || fstat(top.fd, &top.stat) < 0)
+  if (top.fd < 0 || fstat(top.fd, &top.stat) < 0 || fstatfs(top.fd, &p.fs) < 0 ||
+      path_mount_id(top.fd, "", AT_EMPTY_PATH, &p.mount) < 0)
     return packing_failed(root);
   p.one_device = true;
   p.device = top.stat.st_dev;

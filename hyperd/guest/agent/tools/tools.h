@@ -13,7 +13,7 @@ int pack_difference(const char *upper, const char *lower, char **skip, int skip_
 int pack_tree(const char *root, char **patterns, int count, bool announce);
 /* Pack `name` in `directory` as `as` (NULL = its own name), a link as a link; of the name "." the directory's content. */
 int pack_path(const char *root, const char *directory, const char *name, const char *as);
-/* Pack everything below `root`, of directories that something is mounted on only the name. */
+/* Pack everything below `root`, of what something is mounted on only the name. */
 int pack_device(const char *root);
 
 /* look.c */
