@@ -232,6 +232,41 @@ def test_links_in_a_circle_end(root: Path, tmp_path: Path) -> None:
         assert copy_tree(tree, root, target, "/src/x").returncode == 1
 
 
+# Links whose last part is "..": what they lead to is found by what is there, and by what would be there.
+CLIMBING = {"nope/..": "in", "real/..": "in", ".": "in", "..": "", "../..": "", "nope/../..": ""}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("link", CLIMBING)
+def test_a_link_that_climbs_is_a_directory(root: Path, tmp_path: Path, way: Way, link: str) -> None:
+    """COPY src/x /in/out; nothing on the way goes, and nothing outside of the image."""
+    (root / "in/kept").write_bytes(b"kept")
+    (root / "in/out").symlink_to(link)
+    (tmp_path / "beside").mkdir()
+    before = looks(root)
+    done = way(source(tmp_path, "file"), root, "/in/out", "/src/x")
+    assert (done.returncode, looks(root)) == (0, before | {f"{CLIMBING[link]}/x".lstrip("/"): "new"}), done
+    assert (tmp_path / "beside").is_dir()
+
+
+@pytest.mark.parametrize("link", CLIMBING)
+def test_an_archive_through_a_link_that_climbs(root: Path, tmp_path: Path, link: str) -> None:
+    """ADD of an archive with a member below such a link."""
+    tree = tmp_path / "from"
+    (tree / "src/out").mkdir(parents=True)
+    (tree / "src/out/x").write_bytes(b"new")
+    (root / "in/out").symlink_to(link)
+    (tmp_path / "beside").mkdir()
+    before = looks(root)
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as archive:
+        archive.add(tree / "src/out/x", "out/x")
+    words = [agent_binary(), "--unpack", root, "/in/"]
+    done = subprocess.run(words, input=data.getvalue(), capture_output=True, timeout=60, check=False)
+    assert (done.returncode, looks(root)) == (0, before | {f"{CLIMBING[link]}/x".lstrip("/"): "new"}), done
+    assert (tmp_path / "beside").is_dir()
+
+
 MODES = [
     ("644", 0o755, 0o644, 0o644), ("0", 0o755, 0, 0), ("4755", 0o644, 0o4755, 0o4755),
     ("u=rwX,go=rX", 0o600, 0o644, 0o755), ("a+x", 0o644, 0o755, 0o755), ("+x", 0o600, 0o711, 0o711),

@@ -99,8 +99,7 @@ static ssize_t read_link(int root_fd, const char *path, char *out, size_t size) 
   return length > 0 ? length : 0;
 }
 
-/* Follow every link of a path inside the root, also those that lead nowhere. `out` then names the same without links. */
-static int follow(int root_fd, const char *path, char out[MAX_PATH_TEXT]) {
+int path_real(int root_fd, const char *path, char out[MAX_PATH_TEXT]) {
   char rest[MAX_PATH_TEXT], link[MAX_PATH_TEXT], part[256];
   unsigned links = 0;
   size_t used = 0;
@@ -145,7 +144,7 @@ int path_make(int root_fd, const char *path, bool directory, mode_t mode) {
   int fd = path_open(root_fd, path, O_PATH | (directory ? O_DIRECTORY : 0), 0);
   if (fd >= 0 || errno != ENOENT)
     return fd;
-  if (follow(root_fd, path, real) < 0)
+  if (path_real(root_fd, path, real) < 0)
     return -1;
   cleanup_fd int parent = path_parent(root_fd, real, true, name);
   if (parent < 0)

@@ -17,8 +17,6 @@
 #include "tools/tools.h"
 #include "plan/users.h"
 
-enum { MAX_LINKS = 40 };
-
 /* Times of directories are set at the end: what is put into them changes them. */
 struct dated {
   struct dated *next;
@@ -43,51 +41,31 @@ static void forget_parent(void) {
   u.parent_path[0] = 0;
 }
 
-/* While the last part of a path is a symbolic link, exchange the path for the link's target. -1 with errno. */
-static int follow(char path[MAX_PATH_TEXT]) {
-  char name[256], link[MAX_PATH_TEXT], next[MAX_PATH_TEXT];
-  for (int links = 0; links < MAX_LINKS; links++) {
-    cleanup_fd int up = path_parent(u.root, path, false, name);
-    ssize_t size = up < 0 ? -1 : readlinkat(up, name, link, sizeof link - 1);
-    if (size < 0)
-      return errno == EINVAL || errno == ENOENT ? 0 : -1;
-    link[size] = 0;
-    const char *slash = strrchr(path, '/');
-    int above = *link == '/' || !slash ? 0 : (int)(slash - path) + 1;
-    int length = snprintf(next, sizeof next, "%.*s%s", above, path, link + (*link == '/'));
-    if (length < 0 || (size_t)length >= sizeof next) {
-      errno = ENAMETOOLONG;
-      return -1;
-    }
-    strcpy(path, *next ? next : ".");
-  }
-  errno = ELOOP;
-  return -1;
-}
-
-/* Make every missing directory of a path, for the given owner; where a link leads nowhere, its target. */
-static int make_path(const char *path, int links) {
-  char part[MAX_PATH_TEXT], name[256];
-  for (const char *at = path; *at;) {
-    const char *end = strchrnul(at, '/');
-    size_t size = (size_t)(end - path);
-    memcpy(part, path, size);
-    part[size] = 0;
-    at = *end ? end + 1 : end;
-    cleanup_fd int fd = path_open(u.root, *part ? part : ".", O_PATH | O_DIRECTORY, 0);
-    if (fd >= 0)
-      continue;
-    cleanup_fd int up = errno == ENOENT ? path_parent(u.root, part, false, name) : -1;
-    if (up < 0)
-      return -1;
-    if (mkdirat(up, name, 0755) < 0) {
-      if (errno != EEXIST || links == MAX_LINKS || follow(part) < 0 || make_path(part, links + 1) < 0)
+/* Open a directory. It and those above it are made when they are missing, for the given owner; of a link that leads
+   nowhere its target. */
+static int open_made(const char *path) {
+  char real[MAX_PATH_TEXT], name[256];
+  int fd = path_open(u.root, *path ? path : ".", O_RDONLY | O_DIRECTORY, 0);
+  if (fd >= 0 || errno != ENOENT || path_real(u.root, path, real) < 0)
+    return fd;
+  for (char *end = real; end;) {
+    end = strchr(end + 1, '/');
+    if (end)
+      *end = 0;
+    close_fd(&fd);
+    fd = path_open(u.root, real, O_RDONLY | O_DIRECTORY, 0);
+    if (fd < 0 && errno == ENOENT) {
+      cleanup_fd int up = path_parent(u.root, real, false, name);
+      if (up < 0 || mkdirat(up, name, 0755) < 0 || (u.own && fchownat(up, name, u.uid, u.gid, AT_SYMLINK_NOFOLLOW) < 0))
         return -1;
-    } else if (u.own && fchownat(up, name, u.uid, u.gid, AT_SYMLINK_NOFOLLOW) < 0) {
-      return -1;
+      fd = openat(up, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     }
+    if (fd < 0)
+      return -1;
+    if (end)
+      *end = '/';
   }
-  return 0;
+  return fd;
 }
 
 /* "a//b/./c/" becomes "a/b/c"; -1 for a name that climbs or is too long. */
@@ -132,9 +110,7 @@ static int open_parent(const char *path, const char **name) {
   char up[MAX_PATH_TEXT];
   memcpy(up, path, size);
   up[size] = 0;
-  int fd = path_open(u.root, size ? up : ".", O_RDONLY | O_DIRECTORY, 0);
-  if (fd < 0 && errno == ENOENT && make_path(up, 0) == 0)
-    fd = path_open(u.root, up, O_RDONLY | O_DIRECTORY, 0);
+  int fd = open_made(up);
   if (fd >= 0)
     memcpy(u.parent_path, up, size + 1);
   return u.parent = fd;
@@ -323,25 +299,29 @@ static int set_dates(void) {
 /* Where the archive goes: a directory; or, for a single member, possibly its new name. Links are followed. */
 static int find_base(const struct unpack_options *o, const char **why) {
   struct stat s;
+  char path[MAX_PATH_TEXT], real[MAX_PATH_TEXT];
   size_t size = strlen(o->target);
   bool directory = size == 0 || o->target[size - 1] == '/' || !o->single;
-  if (clean(o->target, u.base, sizeof u.base) < 0) {
+  if (clean(o->target, path, sizeof path) < 0) {
     errno = EINVAL;
     return -1;
   }
-  cleanup_fd int fd = path_open(u.root, *u.base ? u.base : ".", O_PATH, 0);
+  if (path_real(u.root, path, real) < 0)
+    return -1;
+  strcpy(u.base, real + 1);
+  cleanup_fd int fd = path_open(u.root, real, O_PATH | O_NOFOLLOW, 0);
   if (fd >= 0 && fstat(fd, &s) == 0 && S_ISDIR(s.st_mode))
     return 0;
   if (directory && fd >= 0) {
     *why = "cannot copy to non-directory";
     return -1;
   }
-  if (directory)
-    return make_path(u.base, 0);
-  if (follow(u.base) < 0)
-    return -1;
-  char *slash = strrchr(u.base, '/'), *last = slash ? slash + 1 : u.base;
-  snprintf(u.rename, sizeof u.rename, "%s", last);
+  if (directory) {
+    cleanup_fd int made = open_made(u.base);
+    return made < 0 ? -1 : 0;
+  }
+  char *slash = strrchr(u.base, '/');
+  snprintf(u.rename, sizeof u.rename, "%s", slash ? slash + 1 : u.base);
   *(slash ? slash : u.base) = 0;
   return 0;
 }
