@@ -137,10 +137,13 @@ def _down(app: App, *, file: str, volumes: bool) -> int:
     examples=("hyperctl kube generate web1", "hyperctl kube generate -f site.yaml web1 db1"),
 )
 def _generate(app: App, *, pods: tuple[str, ...], file: str) -> None:
-    """Print manifests that describe pods of this host."""
+    """Print manifests that describe pods of this host; what a manifest does not say is named on stderr."""
     from hyperctl.kube import generate
 
-    text = generate.manifests([(app.client.pod_info(pod), app.client.portmappings(pod)) for pod in pods])
+    left: list[str] = []
+    text = generate.manifests([(app.client.pod_info(pod), app.client.portmappings(pod)) for pod in pods], left)
+    for what in left:
+        output.complain(f"hyperctl WARNING: {output.clean(what)} is not in the manifest")
     if not file:
         output.write(text)
         return

@@ -212,6 +212,31 @@ def test_signals_of_real_time_and_strange_ones(daemon: HyperdLauncher, container
     assert "SIGNOPE" in daemon.log()
 
 
+def test_what_was_asked_for_is_shown(daemon: HyperdLauncher, registry: RegistryServer):
+    asked: dict[str, Any] = {
+        "readOnly": True,
+        "limits": {"memory": 1 << 26, "pids": 9},
+        "security": {"capAdd": ["NET_ADMIN"], "noNewPrivileges": True},
+        "tmpfs": [{"path": "/t", "size": 4096, "mode": "0700", "options": ["ro"]}],
+        "ulimits": [{"Name": "nofile", "Hard": 20, "Soft": 10}],
+        "sysctl": {"net.core.somaxconn": "100"},
+        "healthcheck": {"command": ["true"], "interval": 5},
+        "stopTimeout": 0,
+        "user": {"name": "1", "additionalGroups": ["3"]},
+    }
+    image = f"{registry.host}/busybox"
+    plain, own = {"name": "plain", "image": image}, {"name": "own", "image": image, "restartPolicy": "always", **asked}
+    settings = {"hostname": "front", "dns": ["1.1.1.1"], "extraHosts": [{"name": "db", "ip": "10.0.0.1"}]}
+    pod = {"id": "asked", "restartPolicy": "onFailure", "containers": [plain, own], **settings}
+    daemon.json("POST", "/pod/create", body=pod, status=201)
+    spec = daemon.json("GET", "/pod/info", podName="asked")["spec"]
+    assert spec["settings"] == settings
+    shown = {one["name"]: one for one in spec["containers"]}
+    assert (shown["/plain"]["restartPolicy"], shown["/plain"]["settings"]) == ("onFailure", {})
+    assert (shown["/own"]["restartPolicy"], shown["/own"]["settings"]) == ("always", asked)
+    daemon.json("DELETE", "/pod", podId="asked")
+
+
 def test_health(daemon: HyperdLauncher, container: Make):
     check = {"command": ["sh", "-c", "echo looked; test -e well"], "interval": 1, "retries": 2}
     name = container("sleep 100", healthcheck=check)

@@ -264,7 +264,9 @@ def test_what_is_generated_can_be_played():
         },
     }
     rules = [{"protocol": "udp", "hostPort": "53-54", "containerPort": "1053-1054"}]
-    text = generate.manifests([(info, rules)])
+    left: list[str] = []
+    text = generate.manifests([(info, rules)], left)
+    assert left == []
     plan = pods.plan(list(yaml.safe_load_all(text)))
     assert plan.unknown == []
     assert plan.claims == ["store"]
@@ -276,3 +278,60 @@ def test_what_is_generated_can_be_played():
     assert container["entrypoint"] == ["nginx", "-g", "daemon off;"]
     assert container["user"] == {"name": "33", "group": "34"}
     assert [ref["path"] for ref in container["volumes"]] == ["/a", "/b"]
+
+
+SETTINGS = {
+    "readOnly": True,
+    "stopTimeout": 0,
+    "sysctl": {"net.core.somaxconn": "100"},
+    "limits": {"memory": 1 << 26, "nanoCpus": 500_000_000, "pids": 10},
+    "security": {"capAdd": ["NET_ADMIN"], "noNewPrivileges": True, "seccomp": "unconfined", "maskedPaths": ["/x"]},
+    "tmpfs": [{"path": "/t", "size": 4096, "mode": "1777", "options": ["ro"]}],
+    "healthcheck": {"command": ["true"]},
+    "user": {"name": "www-data"},
+}
+
+
+def described(*containers, volumes=(), **settings):
+    found = {"volumes": list(volumes), "containers": list(containers), "settings": settings}
+    return {"podID": "web", "spec": {"vcpu": 1, "memory": 256, **found}}
+
+
+def test_settings_come_back():
+    one = {"name": "/web-a", "image": "x", "restartPolicy": "unless-stopped", "settings": SETTINGS}
+    pod = described(one, hostname="front", dns=["1.1.1.1"], extraHosts=[{"name": "db", "ip": "10.0.0.1"}], services=[1])
+    left: list[str] = []
+    plan = pods.plan(list(yaml.safe_load_all(generate.manifests([(pod, [])], left))))
+    assert plan.unknown == []
+    assert sorted(left) == [
+        "Pod web: container a: healthcheck",
+        "Pod web: container a: limits.pids",
+        "Pod web: container a: security.maskedPaths",
+        "Pod web: container a: user.name www-data",
+        "Pod web: services",
+    ]
+    (made,) = plan.pods
+    assert (made["restartPolicy"], made["hostname"], made["dns"]) == ("always", "front", ["1.1.1.1"])
+    assert made["extraHosts"] == [{"name": "db", "ip": "10.0.0.1"}]
+    (container,) = made["containers"]
+    assert container["limits"] == {"memory": 1 << 26, "nanoCpus": 500_000_000}
+    assert container["security"] == {"capAdd": ["NET_ADMIN"], "noNewPrivileges": True, "seccomp": "unconfined"}
+    assert container["tmpfs"] == [{"path": "/t", "size": 4096, "options": ["ro"]}]
+    assert (container["readOnly"], container["sysctl"]) == (True, {"net.core.somaxconn": "100"})
+    assert yaml.safe_load(generate.manifests([(pod, [])], []))["spec"]["terminationGracePeriodSeconds"] == 0
+
+
+def test_what_containers_do_not_share_is_named():
+    made = [{"name": f"/web-{name}", "restartPolicy": policy} for name, policy in (("a", "onFailure"), ("b", "never"))]
+    left: list[str] = []
+    manifest = yaml.safe_load(generate.manifests([(described(*made), [])], left))
+    assert manifest["spec"]["restartPolicy"] == "OnFailure"
+    assert left == ["Pod web: container b: its own restartPolicy"]
+
+
+@pytest.mark.parametrize("driver", ["raw", "qcow2", "vdi", "nas", "rbd"])
+def test_volumes_without_a_word_are_refused(driver):
+    one = {"name": "/web-a", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}
+    pod = described(one, volumes=[{"name": "v", "source": "/s", "driver": driver}])
+    with pytest.raises(UsageProblem, match=f"the volume v is of the kind {driver}"):
+        generate.manifests([(pod, [])], [])

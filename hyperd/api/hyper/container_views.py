@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from hyperd.api.hyper import settings
 from hyperd.container.contents import PathStat
 from hyperd.container.model import Container, ContainerSummary, Exec, Health
 from hyperd.container.signals import signal_name
@@ -90,6 +91,8 @@ def container_object(container: Container) -> dict[str, Any]:
         ],
         "labels": dict(spec.labels),
         "stopSignal": signal_name(container.stop_signal),
+        "restartPolicy": container.restart_policy,
+        "settings": settings.of_container(spec),
     }
 
 

@@ -356,13 +356,20 @@ class SecuritySchema(Wire):
     group_add = Many(Text(checks.account), limit=64, data_key="groupAdd")
 
 
+class Mode(Text):
+    """Permission bits in octal digits."""
+
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> str:  # noqa: ARG002 - as Field has it
+        return f"{value:04o}"
+
+
 class TmpfsSchema(Wire):
     """containers[].tmpfs[]: ``size`` in bytes, ``mode`` in octal digits."""
 
     builds = model.Tmpfs
     path = Text(checks.mount_path, required=True)
     size = Whole(0, 2**62)
-    mode = Text(checks.pattern(re.compile(r"[0-7]{1,4}"), "a mode in octal digits"))
+    mode = Mode(checks.pattern(re.compile(r"[0-7]{1,4}"), "a mode in octal digits"))
     options = Many(Text(checks.word), limit=16)
 
     @post_load

@@ -6,6 +6,7 @@ import socket
 from functools import cache
 from typing import Any
 
+from hyperd.api.hyper import settings
 from hyperd.api.hyper.container_views import container_object, container_status, phase, rfc3339
 from hyperd.pod.model import Pod
 from hyperd.pod.states import PodState
@@ -58,6 +59,7 @@ def pod_info(pod: Pod) -> dict[str, Any]:
             "labels": dict(pod.labels),
             "vcpu": pod.spec.resource.vcpu,
             "memory": pod.spec.resource.memory,
+            "settings": settings.of_pod(pod.spec),
         },
         "status": {
             "phase": info_phase(pod.state, outcome),

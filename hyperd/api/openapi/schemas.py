@@ -51,6 +51,7 @@ _DISK_COUNTERS = (
 )
 _BLOCK_ENTRY = thing(name=TEXT, type=TEXT, source=TEXT, major=COUNT, minor=COUNT, stat=thing(Read=COUNT, Write=COUNT))
 _FAULTS = thing(pgfault=COUNT, pgmajfault=COUNT)
+_SETTINGS: Schema = {"type": "object", "description": "what else it was asked for, with the names of its creation"}
 _NULL: Schema = {"type": "null"}
 _TCP_STATES = "Established SynSent SynRecv FinWait1 FinWait2 TimeWait Close CloseWait LastAck Listen Closing"
 _CONNECTIONS = thing(**dict.fromkeys(_TCP_STATES.split(), COUNT))
@@ -116,6 +117,8 @@ ANSWERS: dict[str, Schema] = {
         volumeMounts=many(thing(name=TEXT, mountPath=TEXT, readOnly=FLAG)),
         labels=TEXTS,
         stopSignal={"type": "string", "description": "such as SIGTERM or SIGRTMIN+3"},
+        restartPolicy={"enum": ["never", "onFailure", "always", "unless-stopped"]},
+        settings=_SETTINGS,
     ),
     "ContainerStatus": thing(
         name=TEXT,
@@ -156,6 +159,7 @@ ANSWERS: dict[str, Schema] = {
             labels=TEXTS,
             vcpu=WHOLE,
             memory={"type": "integer", "description": "MiB"},
+            settings=_SETTINGS,
         ),
         status=thing(
             phase={"enum": ["Pending", "Running", "Paused", "Succeeded", "Failed"]},
