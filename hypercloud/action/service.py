@@ -170,26 +170,23 @@ class ActionService:
     # -- carrying out ------------------------------------------------------------------------------------------------
 
     def resume(self) -> None:
-        """Take what was in progress when this program ended for pending: every operation can be begun again."""
+        """Take what was in progress when this program ended for pending: every operation can be begun again.
+
+        What was to be canceled stays so: the reconciler puts right what it was about.
+        """
         with self._database.session() as session:
             session.execute(
                 update(ActionRow)
                 .where(ActionRow.state == ActionState.IN_PROGRESS, ActionRow.operation != "")
                 .values(state=ActionState.PENDING)
             )
-            session.execute(
-                update(ActionRow)
-                .where(ActionRow.state == ActionState.CANCELING)
-                .values(state=ActionState.CANCELED, end=time.time())
-            )
 
     def pending(self) -> list[ActionRow]:
-        """Return what waits, oldest first."""
+        """Return what waits, oldest first: to be carried out, or to be put right because it was canceled."""
+        waiting = (ActionState.PENDING, ActionState.CANCELING)
         with self._database.reading() as session:
             return list(
-                session.scalars(
-                    select(ActionRow).where(ActionRow.state == ActionState.PENDING).order_by(ActionRow.number)
-                )
+                session.scalars(select(ActionRow).where(ActionRow.state.in_(waiting)).order_by(ActionRow.number))
             )
 
     def set_state(self, action: str, state: ActionState, *, unless: tuple[ActionState, ...] = ()) -> ActionRow:
@@ -216,15 +213,15 @@ class ActionService:
             raise Canceled
 
     def cancel(self, row: ActionRow) -> ActionRow:
-        """Cancel an action: at once when it waits, at its next step when it is in progress. Errors: Conflict."""
+        """Have an action canceled: it is not begun, or ends at its next step. Errors: Conflict.
+
+        The reconciler ends it, because it puts right what the action was to change.
+        """
         with self._database.session() as session:
             found = session.scalars(select(ActionRow).where(ActionRow.uuid == row.uuid)).one()
-            if found.state == ActionState.PENDING:
-                found.state, found.end = ActionState.CANCELED, time.time()
-            elif found.state == ActionState.IN_PROGRESS:
-                found.state = ActionState.CANCELING
-            else:
+            if found.state not in {ActionState.PENDING, ActionState.IN_PROGRESS}:
                 raise Conflict("the action cannot be canceled", details=f"its state is {found.state}")
+            found.state = ActionState.CANCELING
         self.announce(found)
         return found
 

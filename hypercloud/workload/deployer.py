@@ -338,6 +338,30 @@ def settle(tx: Transaction, row: ContainerRow, seen: EngineContainer) -> None:
     tx.set_container(row, State.STOPPED)
 
 
+def put_back(tx: Transaction, row: ContainerRow, seen: EngineContainer | None, *, known: bool) -> None:
+    """Have a container that was to change, and is not going to, be what its engine shows.
+
+    Args:
+        tx: the transaction.
+        row: in a state in which nothing else may be asked of it.
+        seen: what its engine shows.
+        known: the engine was asked; if not, the container is taken for what it was before.
+
+    """
+    if seen is not None:
+        settle(tx, row, seen)
+    elif known:
+        row.exit_msg = "it was removed on its engine"
+        tx.set_container(row, State.TERMINATED)
+        return
+    elif row.docker_id is None and row.volumes_of == row.uuid:
+        tx.drop_container(row)
+        return
+    else:
+        tx.set_container(row, State.RUNNING if row.state == State.STOPPING else State.STOPPED)
+    row.goal = Goal.RUNNING if row.state == State.RUNNING else Goal.STOPPED
+
+
 def _unused_volumes(tx: Transaction, row: ContainerRow) -> list[str]:
     """Return the managed volumes that nobody has when a container is gone, those of its predecessors included."""
     if any(one.uuid != row.uuid and one.volumes_of == row.volumes_of for one in tx.containers(row.service)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,12 +13,12 @@ from sqlalchemy import select
 from hypercloud import placement
 from hypercloud.action.service import Canceled
 from hypercloud.db.models import ContainerRow, ServiceRow
-from hypercloud.engine.model import Health
+from hypercloud.engine.model import EngineContainer, Health
 from hypercloud.engine.service import EngineService
 from hypercloud.errors import CloudError, EngineError, NotFound
 from hypercloud.workload import describe, lookup
-from hypercloud.workload.deployer import Deployer, Job
-from hypercloud.workload.model import Goal, ServiceSpec, State, decode
+from hypercloud.workload.deployer import Deployer, Job, put_back
+from hypercloud.workload.model import MOVING, Goal, ServiceSpec, State, decode
 from hypercloud.workload.store import Store, Transaction
 
 log = structlog.get_logger(__name__)
@@ -51,9 +52,14 @@ class Operations:
         }
         handlers[kind](verb, target, arguments, job)
 
-    def settle(self, operation: str, target: str, arguments: dict[str, Any]) -> None:
-        """Let states follow from the parts again, however the operation ended."""
+    def settle(self, action: str, operation: str, target: str, arguments: dict[str, Any]) -> None:
+        """Let states follow from the parts again, however the operation of an action ended."""
         kind = operation.partition(".")[0]
+        if kind in {"service", "container"}:
+            self._put_back(str(arguments.get("service", target)), action)
+        elif kind == "stack":
+            for service in arguments.get("services", ()):
+                self._put_back(str(service), action)
         with self._store.writing() as tx:
             if kind == "service":
                 tx.settle_service(target, force=True)
@@ -63,6 +69,25 @@ class Operations:
                 for service in arguments.get("services", ()):
                     tx.settle_service(service, force=True)
                 tx.settle_stack(target, force=True)
+
+    def _put_back(self, service: str, action: str) -> None:
+        """Have a service's containers that nobody is at work on any more be what their engines show."""
+        with self._store.reading() as tx:
+            if tx.is_busy(service, besides=action):
+                return  # whatever comes last does it
+            left = [row for row in tx.containers(service) if row.state in MOVING and row.goal != Goal.GONE]
+        for row in left:
+            seen, known = self._look(row)
+            with self._store.writing() as tx:
+                put_back(tx, tx.container(row.uuid), seen, known=known)
+
+    def _look(self, row: ContainerRow) -> tuple[EngineContainer | None, bool]:
+        """Return what a container's engine shows of it now, and whether it could be asked."""
+        with contextlib.suppress(NotFound, EngineError):
+            monitor = self._engines.monitor(row.engine or "")
+            if row.docker_id is not None and monitor.facts.health is Health.UP:
+                return monitor.refresh(row.docker_id), True
+        return None, False
 
     # -- services ----------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import structlog
 from sqlalchemy import delete, select
 
-from hypercloud.action.service import ActionService, ActionState, Canceled
+from hypercloud.action.service import OVER, ActionService, ActionState, Canceled
 from hypercloud.config.model import HistoryConfig
 from hypercloud.db.models import ActionRow, ContainerRow, ServiceRow, StackRow
 from hypercloud.errors import CloudError
@@ -41,11 +41,11 @@ class Reconciler:
         journal: its old events are removed, too.
         history: how old.
 
-    ``review`` is called with each service that an action was about, when it is over.
+    ``review`` is called with each service that an action was about, when it is over, and whether it was a success.
 
     """
 
-    review: Callable[[str], None]
+    review: Callable[[str, bool], None]
 
     def __init__(
         self, store: Store, actions: ActionService, operations: Operations, journal: Journal, history: HistoryConfig
@@ -130,9 +130,9 @@ class Reconciler:
             self._awake.set()
 
     def _perform(self, row: ActionRow, bound: structlog.typing.FilteringBoundLogger) -> None:
-        now = self._actions.set_state(
-            row.uuid, ActionState.IN_PROGRESS, unless=(ActionState.CANCELED, ActionState.CANCELING)
-        )
+        now = self._actions.set_state(row.uuid, ActionState.IN_PROGRESS, unless=(ActionState.CANCELING, *OVER))
+        if now.state in OVER:
+            return  # it was carried out after it had been found waiting
         job = Job(
             log=lambda text: self._actions.log(row.uuid, text),
             check=lambda: self._actions.check(row.uuid),
@@ -142,11 +142,11 @@ class Reconciler:
             extra_env={str(key): str(value) for key, value in dict(row.arguments.get("env") or {}).items()},
         )
         # What was canceled before it began is not run, but what it was to change is put right all the same.
-        state = ActionState.CANCELED if now.state == ActionState.CANCELED else self._run(row, job, bound)
-        self._operations.settle(row.operation, row.object, dict(row.arguments))
+        state = ActionState.CANCELED if now.state == ActionState.CANCELING else self._run(row, job, bound)
+        self._operations.settle(row.uuid, row.operation, row.object, dict(row.arguments))
         self._actions.set_state(row.uuid, state)
         for service in self._services(row):
-            self.review(service)
+            self.review(service, state == ActionState.SUCCESS)
         bound.info("action.over", state=str(state))
 
     def _run(self, row: ActionRow, job: Job, bound: structlog.typing.FilteringBoundLogger) -> ActionState:

@@ -255,7 +255,7 @@ class WorkloadService:
             now = time.time()
             touched = []
             for service in tx.services(row.uuid):
-                if service.state not in states.SERVICE[operation]:
+                if not states.in_stack(service.state, operation):
                     continue
                 touched.append(service.uuid)
                 if operation == "redeploy":

@@ -52,6 +52,15 @@ def check(table: dict[str, set[State]], kind: str, name: str, state: str, operat
     )
 
 
+def in_stack(state: str, operation: str) -> bool:
+    """Say whether an operation on a stack is for a service in a state.
+
+    One that something is being done to has its turn after that.
+    """
+    now = State(state)
+    return now in SERVICE[operation] or (now in MOVING and (operation == "terminate" or now != State.TERMINATING))
+
+
 def of_service(containers: Iterable[str]) -> State:
     """Return a service's state from those of its containers that are not terminated."""
     found = {State(one) for one in containers}

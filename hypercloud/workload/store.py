@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from hypercloud.db.models import ContainerRow, ServiceRow, StackRow, TriggerRow
+from hypercloud.action.service import OPEN
+from hypercloud.db.models import ActionRow, ContainerRow, ServiceRow, StackRow, TriggerRow
 from hypercloud.db.session import Database
 from hypercloud.errors import NotFound
 from hypercloud.event.bus import Bus, Change, Ref
@@ -68,6 +69,26 @@ class Transaction:
             .where(ContainerRow.service == service, ContainerRow.state != State.TERMINATED)
             .order_by(ContainerRow.number, ContainerRow.created)
         ).all()
+
+    def is_waited_for(self, row: ContainerRow) -> bool:
+        """Say whether an action on a container, its service or its stack is open."""
+        return self._open_action([row.uuid, row.service, self.service(row.service).stack or row.service])
+
+    def is_busy(self, service: str, *, besides: str = "") -> bool:
+        """Say whether an action on a service, one of its containers or its stack is open.
+
+        Args:
+            service: its uuid.
+            besides: an action that does not count.
+
+        """
+        mine = select(ContainerRow.uuid).where(ContainerRow.service == service)
+        about = [service, self.service(service).stack or service, *self.session.scalars(mine)]
+        return self._open_action(about, besides)
+
+    def _open_action(self, about: Sequence[str], besides: str = "") -> bool:
+        query = select(ActionRow.object).where(ActionRow.state.in_(OPEN), ActionRow.uuid != besides)
+        return not set(about).isdisjoint(self.session.scalars(query))
 
     # -- changing ----------------------------------------------------------------------------------------------------
 

@@ -9,15 +9,15 @@ import structlog
 from sqlalchemy import select
 
 from hypercloud import placement
-from hypercloud.action.service import OPEN, ActionService, Caller, Request
-from hypercloud.db.models import ActionRow, ContainerRow, ServiceRow
+from hypercloud.action.service import ActionService, Caller, Request
+from hypercloud.db.models import ContainerRow, ServiceRow
 from hypercloud.engine.model import EngineContainer, EngineFacts, EngineSpec, Health
 from hypercloud.engine.monitor import EngineObserver
 from hypercloud.engine.service import EngineService
 from hypercloud.errors import CloudError, NotFound
 from hypercloud.event.bus import Bus, Change
 from hypercloud.workload import describe, lookup
-from hypercloud.workload.deployer import settle
+from hypercloud.workload.deployer import put_back, settle
 from hypercloud.workload.model import MOVING, Destroy, Goal, Restart, State, decode
 from hypercloud.workload.store import Store, Transaction
 
@@ -77,22 +77,37 @@ class Watcher(EngineObserver):
                 )
             ).all()
             for row in rows:
-                self._take_over(tx, row, containers.get(row.docker_id or ""))
-                if row.goal == Goal.GONE:
-                    self._ask(tx, row, "terminate")
+                self._settle(tx, row, containers.get(row.docker_id or ""))
             self._follow_nodes(tx)
         self._remove_orphans(engine, containers)
         self._wake()
 
-    def review(self, service: str) -> None:
-        """Look at containers whose program ended while the reconciler was at work on them."""
+    def _settle(self, tx: Transaction, row: ContainerRow, seen: EngineContainer | None) -> None:
+        """Take over one container's part of an inventory."""
+        if row.state in MOVING and row.goal != Goal.GONE and not tx.is_busy(row.service):
+            put_back(tx, row, seen, known=True)  # its action ended while the engine was away
+            tx.settle_service(row.service, force=True)
+        self._take_over(tx, row, seen)
+        if row.goal == Goal.GONE:
+            self._ask(tx, row, "terminate")
+        elif seen is not None:
+            self._destroy_if_wanted(tx, row, seen)
+
+    def review(self, service: str, succeeded: bool) -> None:
+        """Look at what happened to a service's containers while an action on it was open.
+
+        Args:
+            service: its uuid.
+            succeeded: the action did; after one that failed, what did not go is left until its engine is seen anew.
+
+        """
         with self._store.writing() as tx:
             for row in tx.containers(service):
-                if row.state == State.STOPPED and row.goal == Goal.RUNNING and row.engine and row.docker_id:
+                if row.goal == Goal.GONE and succeeded:
+                    self._ask(tx, row, "terminate")
+                elif row.engine and row.docker_id:
                     with contextlib.suppress(NotFound):
-                        seen = self._engines.container(row.docker_id)
-                        if not seen.running and not seen.restarting:
-                            self._destroy_if_wanted(tx, row, seen)
+                        self._destroy_if_wanted(tx, row, self._engines.container(row.docker_id))
         self._wake()
 
     def _row(self, tx: Transaction, container_id: str, container: EngineContainer | None) -> ContainerRow | None:
@@ -120,14 +135,17 @@ class Watcher(EngineObserver):
             tx.set_container(row, State.TERMINATED)
         else:
             settle(tx, row, container)
-            if not container.running and not container.restarting:
-                self._destroy_if_wanted(tx, row, container)
+            self._destroy_if_wanted(tx, row, container)
         tx.settle_service(row.service)
 
     def _destroy_if_wanted(self, tx: Transaction, row: ContainerRow, container: EngineContainer) -> None:
-        """Remove a container whose program has ended by itself for good, if its service says so."""
+        """Remove a container whose program has ended by itself for good, if its service says so.
+
+        While an action is open it stays as it is: it is looked at again when that is over.
+        """
         spec = decode(row.spec)
-        if row.goal != Goal.RUNNING or spec.autodestroy is Destroy.OFF:
+        ended = row.state == State.STOPPED and not container.running and not container.restarting
+        if row.goal != Goal.RUNNING or spec.autodestroy is Destroy.OFF or not ended or tx.is_waited_for(row):
             return
         if spec.autorestart is Restart.ALWAYS or (spec.autorestart is Restart.ON_FAILURE and container.exit_code):
             return
@@ -138,8 +156,7 @@ class Watcher(EngineObserver):
 
     def _ask(self, tx: Transaction, row: ContainerRow, operation: str) -> None:
         """Add an action without an account, unless one is waiting."""
-        waiting = select(ActionRow.uuid).where(ActionRow.object.in_([row.uuid, row.service]), ActionRow.state.in_(OPEN))
-        if tx.session.scalar(waiting.limit(1)) is None:
+        if not tx.is_waited_for(row):
             self._actions.add(
                 tx.session,
                 Caller(namespace=row.namespace, user=row.namespace, is_user=False),

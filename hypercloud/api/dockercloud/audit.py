@@ -14,6 +14,7 @@ from hypercloud.api.dockercloud import lists, uris, views
 from hypercloud.api.dockercloud.blueprint import answer, caller
 from hypercloud.db.models import ActionRow, ContainerRow, ServiceRow
 from hypercloud.errors import Conflict, InvalidInput
+from hypercloud.workload import states
 from hypercloud.workload.store import Transaction
 
 FILTERS: dict[str, lists.Filter] = {
@@ -102,6 +103,8 @@ def retry(uuid: str) -> Response:
     kind, _, operation = row.operation.partition(".")
     arguments = {key: row.arguments[key] for key in ("reuse_volumes", "env") if key in row.arguments}
     workloads = cloud().workloads
+    if operation not in states.DURING:
+        kind = ""
     if kind == "service":
         made = workloads.operate_service(who, row.object, operation, **arguments)[1]
     elif kind == "stack":
