@@ -82,7 +82,7 @@ def examine(root: Path) -> Finding:
                 return Finding(problem="damaged", details=str(said)[:300])
             if not version:
                 return _new(root)
-            strangers = _strangers(connection, root) if version == HEAD else []
+            strangers = _strangers(connection, root)
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
             raise Busy(f"another program has the database {path} locked") from error
@@ -116,10 +116,13 @@ def leftovers(root: Path) -> Iterator[str]:
 
 
 def _strangers(connection: sqlite3.Connection, root: Path) -> list[str]:
-    """Return the objects that have a copy beside their files, but no row."""
-    known = set(connection.execute("SELECT kind, id FROM copies_due"))
+    """Return the objects that have a copy beside their files, but no row; older versions lack some of the tables."""
+    there = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    known = set(connection.execute("SELECT kind, id FROM copies_due")) if "copies_due" in there else set()
     for kind, tables in COPIED.items():
         table, column = tables[0]
+        if table not in there:
+            continue
         query = f"SELECT {column} FROM {table}"  # noqa: S608 - names of our own
         known |= {(kind, row[0]) for row in connection.execute(query)}
     return [f"{kind} {ident[:80]}" for kind, ident, _ in copies(root) if (kind, ident) not in known]

@@ -13,8 +13,11 @@ import pytest
 from sqlalchemy import inspect
 
 from hyperd.db import spec_codec
-from hyperd.db.migrate import HEAD, current_version, migrate, migrate_apart
+from hyperd.db.copies import Copies
+from hyperd.db.guard import check
+from hyperd.db.migrate import HEAD, VERSIONS, current_version, migrate, migrate_apart
 from hyperd.db.models import AddressRow, ContainerRow, ExecRow, PodRow
+from hyperd.db.rebuild import recover
 from hyperd.db.session import Base, Database
 from hyperd.errors import Busy, HostFault
 from hyperd.pod.records import PodRecords
@@ -168,6 +171,31 @@ def test_rows_of_the_version_before_are_kept(database):
         assert (execution.state, execution.stream_base, execution.pid) == ("running", 9, 0)
         address = session.get(AddressRow, ("hyper0", "192.168.123.2"))
         assert (address.owner, address.network_id, address.aliases) == ("web", "", [])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_database_of_any_version_is_compared_with_the_files_beside_it(tmp_path, version):
+    newest = Database(tmp_path / "hyper.db")
+    migrate(newest)
+    PodRecords(newest).insert(PodSpec(id="later"))
+    copy = tmp_path / "pods" / "later" / "pod.json"
+    copy.parent.mkdir(parents=True)
+    assert Copies(newest, tmp_path, version=HEAD).settle()
+    assert copy.is_file()
+    check(tmp_path)
+    newest.close()
+    for path in tmp_path.glob("hyper.db*"):
+        path.unlink()
+    old = Database(tmp_path / "hyper.db")
+    migrate(old, version)
+    old.close()
+    with pytest.raises(HostFault, match="older than the files beside it") as caught:
+        check(tmp_path)
+    assert caught.value.details == "it lacks pod later"
+    assert recover(tmp_path).added == {"pod": 1}
+    check(tmp_path)
+    copy.unlink()  # a database of before there were copies, with its pods
+    check(tmp_path)
 
 
 def test_migrating_in_a_process_of_its_own(database):
