@@ -9,6 +9,7 @@ from functools import lru_cache
 from hyperd.errors import InvalidInput
 
 MAX_PATTERNS = 5000
+_DIRECTORIES = "(?:[^/]*/)*"
 
 
 class Ignore:
@@ -70,13 +71,18 @@ def compiled(pattern: str, *, below: bool = False) -> re.Pattern[str]:
         InvalidInput: a bad pattern.
 
     """
-    out, parts = "", pattern.split("/")
-    for index, part in enumerate(parts):
-        last = index == len(parts) - 1
+    groups: list[list[str]] = [[]]
+    for part in pattern.split("/"):
         if part == "**":
-            out += ".*" if last else "(?:.*/)?"
+            groups.append([])
         else:
-            out += _part(part) + ("" if last else "/")
+            groups[-1].append(_part(part))
+    first, last = "/".join(groups[0]), groups[-1]
+    out = first
+    if len(groups) > 1:
+        out += "/" if first else ""
+        out += "".join(f"(?>{_DIRECTORIES}?{'/'.join(group)}/)" for group in groups[1:-1] if group)
+        out += _DIRECTORIES + "/".join(last) if last else ".*"
     try:
         return re.compile(out + ("(?:/.*)?" if below else ""), re.DOTALL)
     except re.error as error:
@@ -84,27 +90,34 @@ def compiled(pattern: str, *, below: bool = False) -> re.Pattern[str]:
 
 
 def _part(part: str) -> str:
-    out, at = "", 0
+    """Translate what is between two slashes. Errors: InvalidInput.
+
+    All but the last star are atomic, with what follows them: the first place that fits is as good as any other, and
+    ``*a*a*a*b`` would try them all, which takes for ever.
+    """
+    pieces, at = [""], 0
     while at < len(part):
         char = part[at]
         at += 1
         if char == "*":
-            out += "[^/]*" if not out.endswith("[^/]*") else ""
+            pieces.append("")
         elif char == "?":
-            out += "[^/]"
+            pieces[-1] += "[^/]"
         elif char == "[":
             end = part.find("]", at + 1)
             if end < 0:
                 raise InvalidInput(f"bad pattern {part[:100]!r}: no closing bracket")
             body = part[at:end].replace("\\", "\\\\").replace("[", "\\[")
-            out += "[" + body + "]"
+            pieces[-1] += f"(?!/)[{body}]"
             at = end + 1
         elif char == "\\" and at < len(part):
-            out += re.escape(part[at])
+            pieces[-1] += re.escape(part[at])
             at += 1
         else:
-            out += re.escape(char)
-    return out
+            pieces[-1] += re.escape(char)
+    if len(pieces) == 1:
+        return pieces[0]
+    return pieces[0] + "".join(f"(?>[^/]*?{piece})" for piece in pieces[1:-1] if piece) + "[^/]*" + pieces[-1]
 
 
 def matching(paths: Sequence[str], pattern: str) -> list[str]:

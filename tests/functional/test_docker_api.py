@@ -109,3 +109,18 @@ def test_a_conflict_that_is_not_of_the_name_is_told(client: FlaskClient) -> None
     first, second = (client.post("/containers/create", json=body) for _ in range(2))
     assert (first.status_code, second.status_code) == (201, 409)
     assert "28231" in second.json["message"]
+
+
+@pytest.mark.usefixtures("clean")
+def test_patterns_of_names(client: FlaskClient) -> None:
+    for name in ("web", "web-2", "db"):
+        make(client, name)
+
+    def named(*values: str) -> tuple[int, Any]:
+        found = client.get("/containers/json", query_string={"all": "1", "filters": json.dumps({"name": values})})
+        return found.status_code, sorted(row["Names"][0] for row in found.json) if found.status_code == 200 else ""
+
+    assert named("web") == (200, ["/web", "/web-2"])
+    assert named("^/web$", "^d") == (200, ["/db", "/web"])
+    assert named("^(web|db)$") == (400, "")
+    assert named("(a+)+$") == (400, "")

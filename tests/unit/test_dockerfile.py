@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+import time
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -247,6 +248,22 @@ def test_durations() -> None:
 def test_ignore_rules(rules: str, hidden: list[str], shown: list[str]) -> None:
     ignore = Ignore(rules)
     assert [path for path in [*hidden, *shown] if ignore.hides(path)] == hidden
+
+
+@pytest.mark.parametrize("pattern", ["*a" * 30 + "b", "**/*a/" * 30 + "b", "**/*a*a*a*b/" * 30 + "*b*b"])
+def test_no_ignore_rule_takes_long(pattern: str) -> None:
+    began = time.process_time()
+    assert not Ignore(pattern).hides("/".join(["a" * 250] * 16))
+    assert matching(["a" * 250, "a/" * 2000 + "a"], pattern) == []
+    assert time.process_time() - began < 10
+
+
+def test_stars_that_need_a_later_place() -> None:
+    paths = ["ab/ab", "abab/x", "x/y/ab/q/ab", "aabb", "a/b", "x/a/b/a/b/c"]
+    assert matching(paths, "*a*b/*") == ["ab/ab", "abab/x"]
+    assert matching(paths, "**/ab/**/ab") == ["ab/ab", "x/y/ab/q/ab"]
+    assert matching(paths, "**/a/b/c") == ["x/a/b/a/b/c"]
+    assert matching(paths, "**/a/*/**/c") == ["x/a/b/a/b/c"]
 
 
 def test_sources_with_wildcards() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from hyperd.api.docker import params
+from hyperd.api.docker import params, patterns
 from hyperd.api.docker.container_views import Shown, exposed, labels, state_word
 from hyperd.api.docker.params import Filters
 from hyperd.errors import InvalidInput
@@ -48,6 +48,8 @@ def check(given: Filters) -> None:
     for word in given.get("health", ()):
         if word not in ("starting", "healthy", "unhealthy", "none"):
             raise InvalidInput(f"invalid filter 'health={word[:40]}'")
+    for word in given.get("name", ()):
+        patterns.check(word)
 
 
 def apply(shown: Sequence[Shown], given: Filters, *, image_ids: Callable[[str], set[str]]) -> list[Shown]:
@@ -96,10 +98,7 @@ def _fits(shown: Shown, key: str, values: Sequence[str], ancestors: set[str]) ->
 
 def _name_fits(name: str, value: str) -> bool:
     """``name`` is a regular expression for the name, with or without the slash before it."""
-    try:
-        return re.search(value, "/" + name) is not None or re.search(value, name) is not None
-    except re.error:
-        return value.removeprefix("/") in name
+    return value == name or patterns.fits(value, "/" + name) or patterns.fits(value, name)
 
 
 def _has_port(shown: Shown, key: str, values: Sequence[str]) -> bool:
