@@ -70,8 +70,11 @@ def moment(name: str) -> float | None:
     Errors: InvalidInput.
     """
     raw = text(name).strip()
-    if not raw:
-        return None
+    return moment_of(raw, name) if raw else None
+
+
+def moment_of(raw: str, name: str) -> float:
+    """Read a time: seconds since 1970 or RFC 3339, of UTC where it has no zone. Errors: InvalidInput."""
     if _SECONDS.fullmatch(raw):
         return float(raw)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from hyperd.api.docker import create_docker_app, words
+from hyperd.api.docker import create_docker_app, params, words
 from hyperd.build.importer import ImportOrder
 from hyperd.config.model import Config, HypervisorConfig, NetworkConfig
 from hyperd.engine import Engine
@@ -124,3 +125,43 @@ def test_patterns_of_names(client: FlaskClient) -> None:
     assert named("^/web$", "^d") == (200, ["/db", "/web"])
     assert named("^(web|db)$") == (400, "")
     assert named("(a+)+$") == (400, "")
+
+
+@pytest.mark.parametrize("host", ["abc", [1], 7, True])
+def test_a_host_config_that_is_no_object(client: FlaskClient, host: Any) -> None:
+    made = client.post("/containers/create", json={"Image": "busybox", "HostConfig": host})
+    assert (made.status_code, "HostConfig" in made.json["message"]) == (400, True)
+
+
+@pytest.mark.parametrize("text", ["inf", "nan", "1e400", "-inf", "99999999999999h", "9999-99-99", "soon"])
+def test_times_that_are_none(client: FlaskClient, text: str) -> None:
+    ident = make(client)
+    filters = json.dumps({"until": [text]})
+    paths = [f"/events?until={text}", f"/events?since={text}", f"/containers/{ident}/logs?stdout=1&since={text}"]
+    for path in paths:
+        assert client.get(path).status_code == 400, path
+    for kind in ("containers", "images", "networks"):
+        assert client.post(f"/{kind}/prune", query_string={"filters": filters}).status_code == 400, kind
+    client.delete(f"/containers/{ident}")
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("1700000000", 1_700_000_000.0),
+        ("1700000000.25", 1_700_000_000.25),
+        ("2023-11-14T22:13:20Z", 1_700_000_000.0),
+        ("2023-11-14T22:13:20", 1_700_000_000.0),
+        ("2023-11-14T23:13:20.5+01:00", 1_700_000_000.5),
+        ("-62135596800.000000000", 0.0),
+        ("0001-01-01T00:00:00Z", 0.0),
+        ("999999999h", 0.0),
+    ],
+)
+def test_times(text: str, wanted: float) -> None:
+    assert params.moment(text) == wanted
+
+
+def test_durations_before_now() -> None:
+    for text, seconds in (("1h30m", 5400), ("1.5h", 5400), ("10m", 600), ("2s", 2)):
+        assert abs(time.time() - seconds - params.moment(text)) < 30, text

@@ -104,7 +104,10 @@ def create_container() -> Response:
 def _with_legacy_keys(body: Mapping[str, Any]) -> dict[str, Any]:
     """Move keys that API 1.17 and before had in ``Config`` to ``HostConfig``."""
     found = dict(body)
-    host = dict(found.get("HostConfig") or {})
+    given = found.get("HostConfig") or {}
+    if not isinstance(given, dict):
+        return found  # the schema tells it
+    host = dict(given)
     for key in ("Memory", "MemorySwap", "CpuShares", "Dns", "VolumesFrom", "Privileged", "SecurityOpt"):
         if key in found and not host.get(key):
             host[key] = found[key]

@@ -11,7 +11,7 @@ from flask import Response
 
 from hyperd.api import takeover
 from hyperd.api.context import engine
-from hyperd.api.docker import params, policy
+from hyperd.api.docker import params
 from hyperd.api.docker.params import Filters
 from hyperd.api.docker.routes import blueprint
 from hyperd.event.bus import Event
@@ -100,8 +100,8 @@ def _names_it(found: dict[str, Any], value: str) -> bool:
 def events() -> Response:
     """Stream events; with ``until`` in the past only those of the past."""
     filters = params.filters(KEYS)
-    since = policy.moment(params.text("since")) if params.text("since") else None
-    until = policy.moment(params.text("until")) if params.text("until") else None
+    since = params.moment(params.text("since")) if params.text("since") else None
+    until = params.moment(params.text("until")) if params.text("until") else None
     until_ns = None if until is None else int(until * 1e9)
     bus = engine().events
 

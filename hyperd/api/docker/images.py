@@ -48,7 +48,7 @@ def list_images() -> Response:
 
 
 def _until(filters: Filters) -> float | None:
-    return policy.moment(filters["until"][0]) if "until" in filters else None
+    return params.moment(filters["until"][0]) if "until" in filters else None
 
 
 @blueprint.post("/images/create")

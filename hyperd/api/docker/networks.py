@@ -8,7 +8,7 @@ from typing import Any
 from flask import Response
 
 from hyperd.api.context import engine
-from hyperd.api.docker import answers, params, policy, schema
+from hyperd.api.docker import answers, params, schema
 from hyperd.api.docker.create import read_endpoint
 from hyperd.api.docker.lookup import container, network_of
 from hyperd.api.docker.network_views import network_object
@@ -139,7 +139,7 @@ def remove_network(name: str) -> Response:
 def prune_networks() -> Response:
     """Remove the networks that nobody is on."""
     filters = params.filters(_PRUNE_KEYS)
-    until = policy.moment(filters["until"][0]) if "until" in filters else None
+    until = params.moment(filters["until"][0]) if "until" in filters else None
 
     def chosen(network: Network) -> bool:
         return (

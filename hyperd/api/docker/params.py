@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flask import request
 
-from hyperd.api.params import unique_keys
+from hyperd.api.params import moment_of, unique_keys
 from hyperd.errors import InvalidInput
 
 MAX_BODY = 16 * 2**20
 MAX_VALUES = 1024
 _FALSE = frozenset({"", "0", "no", "false", "none"})
-_NUMBER = re.compile(r"[+-]?\d{1,18}")
+_NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
+_PART = r"([0-9]{1,9}(?:\.[0-9]{1,9})?)"
+_DURATION = re.compile(f"(?:{_PART}h)?(?:{_PART}m)?(?:{_PART}s)?")
+_BEFORE = re.compile(r"-[0-9]{1,18}(\.[0-9]{1,9})?|0001-01-01T00:00:00Z")
 Filters = Mapping[str, tuple[str, ...]]
 
 
@@ -42,6 +46,19 @@ def number(name: str, default: int = 0) -> int:
     if not _NUMBER.fullmatch(raw):
         raise InvalidInput(f'strconv.Atoi: parsing "{raw[:40]}": invalid syntax', details=name)
     return int(raw)
+
+
+def moment(raw: str) -> float:
+    """Read a time: seconds since 1970, RFC 3339, or a duration before now such as ``1h30m``. Errors: InvalidInput.
+
+    What is before 1970 (Go's zero time, which some clients send) is 1970.
+    """
+    raw = raw.strip()
+    match = _DURATION.fullmatch(raw)
+    if raw and match:
+        hours, minutes, seconds = (float(part or 0) for part in match.groups())
+        return max(0.0, time.time() - hours * 3600 - minutes * 60 - seconds)
+    return 0.0 if _BEFORE.fullmatch(raw) else moment_of(raw, "a time")
 
 
 def filters(known: Sequence[str]) -> Filters:

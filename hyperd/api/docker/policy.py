@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from datetime import datetime
 from typing import Any
 
 from hyperd.api.context import engine, may_fetch
@@ -173,7 +171,7 @@ def remove(found: Container, *, force: bool, volumes: bool = False) -> None:
 
 def prune(filters: params.Filters) -> tuple[list[str], int]:
     """Remove containers that do not run; return their ids and the bytes that this freed. Errors: InvalidInput."""
-    until = moment(filters["until"][0]) if "until" in filters else None
+    until = params.moment(filters["until"][0]) if "until" in filters else None
     removed, freed = [], 0
     for shown in Lookup(engine()).all():
         found = shown.container
@@ -190,22 +188,6 @@ def prune(filters: params.Filters) -> tuple[list[str], int]:
             removed.append(found.id)
             freed += size
     return removed, freed
-
-
-def moment(text: str) -> float:
-    """Read a time: seconds since 1970, RFC 3339, or a duration before now such as ``24h``. Errors: InvalidInput."""
-    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
-    if text and match:
-        hours, minutes, seconds = (int(part or 0) for part in match.groups())
-        return time.time() - hours * 3600 - minutes * 60 - seconds
-    try:
-        return float(text)
-    except ValueError:
-        pass
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except ValueError:
-        raise InvalidInput(f"invalid time {text[:40]!r}") from None
 
 
 # -- running

@@ -12,7 +12,7 @@ from flask import Response
 from hyperd.api import takeover
 from hyperd.api.background import SEND_TIMEOUT, has_left
 from hyperd.api.context import engine
-from hyperd.api.docker import answers, params, policy, versions
+from hyperd.api.docker import answers, params, versions
 from hyperd.api.docker.lookup import container
 from hyperd.api.docker.routes import blueprint
 from hyperd.container.model import Container
@@ -47,7 +47,7 @@ def logs(name: str) -> Response:
         stderr=stderr,
         follow=params.flag("follow"),
         timestamps=params.flag("timestamps"),
-        since=(policy.moment(since) or None) if since not in ("", "0") else None,
+        since=(params.moment(since) or None) if since not in ("", "0") else None,
         tail=int(tail) if tail.isascii() and tail.isdigit() else None,
     )
     session = engine().containers.streams.logs(found.id, query)
