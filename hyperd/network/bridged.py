@@ -56,7 +56,13 @@ class BridgeDriver(NetworkDriver):
         self._database = database
         self._segments = Segments(config)
         self._servers = NameServers(database.path.parent / "names", config.dns)
-        self._tables = Tables(name=config.nft_table, database=database, segments=self._segments, servers=self._servers)
+        self._tables = Tables(
+            name=config.nft_table,
+            database=database,
+            segments=self._segments,
+            servers=self._servers,
+            retry=lambda seconds: self._watch.ask_later(watch.NAMES, seconds),
+        )
         self._lock = self._tables.lock
         self._watch = Watch(table=config.nft_table, repair=self._repair, pids=self._servers.pids)
         self._unsubscribe: Callable[[], None] = lambda: None
@@ -111,6 +117,7 @@ class BridgeDriver(NetworkDriver):
         self._unsubscribe()
         with self._lock:
             self._holder.close()
+            self._servers.close()
 
     def _hear(self, event: Event) -> None:
         if event.type == "container" and event.action in {"create", "destroy", "rename"}:

@@ -15,6 +15,7 @@ import grp
 import hashlib
 import os
 import pwd
+import select
 import shutil
 import signal
 import socket
@@ -34,6 +35,7 @@ USERS = ("dnsmasq", "nobody")  # the first that this host knows
 INSIDE = "/mnt"  # the server's directory, in its own mount namespace
 _START_TIMEOUT = 10.0  # seconds
 _STEP = 0.005
+_AGAIN, _AGAIN_MOST = 15.0, 900.0  # seconds after which a server that could not be started is tried again
 _START = f'mount --bind "$1" {INSIDE} && exec {PROGRAM} --conf-file={INSIDE}/conf --pid-file="$1/pid"'
 
 
@@ -72,19 +74,50 @@ class _Server:
     def __init__(self, key: ServerKey, directory: Path) -> None:
         self.key = key
         self.directory = directory
-        self.pid = 0
+        self.pid = 0  # of a process that answers
         self.port = 0
+        self._pidfd = -1
+        self._starting = 0  # a process that does not answer yet
+        self._upstream: tuple[str, ...] | None = None  # whom its process asks; None = something else than any setting
+        self._told: tuple[Entry, ...] | None = None  # what its files say; None = not known
+        self._failures = 0  # one after the other
+        self._again = 0.0  # it is not started before that
 
     def alive(self) -> bool:
         """Return whether its process runs."""
-        return self.pid != 0 and not _reaped(self.pid) and _is_ours(self.pid, self.directory)
+        if self.pid and _ended(self._pidfd):
+            _reaped(self.pid)
+            self.forget()
+        return self.pid != 0
+
+    def due_in(self) -> float:
+        """Return after how many seconds its process may be started: one that failed lately has to wait."""
+        return max(self._again - time.monotonic(), 0.0)
 
     def configured(self, upstream: Sequence[str]) -> bool:
         """Return whether its process was started with these settings."""
-        return _text(self.directory / "conf") == _configuration(self.key, self.port, upstream)
+        return self._upstream == tuple(upstream)
+
+    def adopt(self, pid: int, upstream: Sequence[str]) -> bool:
+        """Take over the process of an earlier daemon; return whether it is one. What is none of use is ended."""
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return False
+        conf = _text(self.directory / "conf")
+        port = next((int(line[5:]) for line in conf.splitlines() if line.startswith("port=")), 0)
+        if not port or not _is_ours(pid, self.directory):
+            os.close(pidfd)
+            _end(self.directory, pid)
+            return False
+        self.pid, self.port, self._pidfd, self._told = pid, port, pidfd, None
+        self._upstream = tuple(upstream) if conf == _configuration(self.key, port, upstream) else None
+        self._signal(signal.SIGHUP)  # names may have changed while no daemon ran
+        log.info("dns.adopted", networks=[one[:12] for one in self.key.networks], port=port, pid=pid)
+        return True
 
     def start(self, upstream: Sequence[str]) -> None:
-        """Start its process, in place of the one that runs, and wait until it answers. Errors: HostFault."""
+        """Start its process, in place of the one that runs; ``wait`` has to follow. Errors: HostFault."""
         owner = _user()
         self.kill()
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -96,7 +129,7 @@ class _Server:
         output = (1, str(self.directory / "log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             # Not subprocess: it stays when this daemon ends.
-            pid = os.posix_spawnp(
+            self._starting = os.posix_spawnp(
                 words[0],
                 words,
                 os.environ,
@@ -109,11 +142,11 @@ class _Server:
             )
         except OSError as error:
             raise HostFault("the name server could not be started", details=str(error)) from error
-        self._wait(pid)
-        log.info("dns.started", networks=[one[:12] for one in self.key.networks], port=self.port, pid=self.pid)
+        self._upstream = tuple(upstream)
 
-    def _wait(self, pid: int) -> None:
-        end = time.monotonic() + _START_TIMEOUT
+    def wait(self, end: float) -> None:
+        """Wait until the process that was started answers. Errors: HostFault: it has ended, or it is too late."""
+        pid, self._starting = self._starting, 0
         while _number(self.directory / "pid") != pid:
             gone = _reaped(pid)
             if gone or time.monotonic() > end:
@@ -122,31 +155,58 @@ class _Server:
                 reason = _text(self.directory / "log").strip()[-500:] or "no reason given"
                 raise HostFault("the name server could not be started", details=reason)
             time.sleep(_STEP)
+        self._pidfd = os.pidfd_open(pid)
         self.pid = pid
+        self._failures = 0
+        log.info("dns.started", networks=[one[:12] for one in self.key.networks], port=self.port, pid=pid)
+
+    def failed(self, error: Exception) -> None:
+        """Log that its process could not be started, and let it wait: the longer, the more often it has failed."""
+        delay = min(_AGAIN * 2.0 ** min(self._failures, 10), _AGAIN_MOST)
+        self._failures += 1
+        self._again = time.monotonic() + delay
+        networks = [one[:12] for one in self.key.networks]
+        log.error("dns.not_started", networks=networks, error=str(error), again_after=delay)
 
     def tell(self, entries: Iterable[Entry]) -> None:
         """Let it answer for these names, and for none else. Errors: HostFault."""
+        wanted = tuple(entries)
+        if wanted == self._told:
+            return
+        self._told = None
         lines: list[str] = []
         dotted: set[str] = set()
-        for entry in entries:
+        for entry in wanted:
             lines.append(f"{entry.address} {' '.join(entry.names)}\n")
             # Questions for other types (AAAA) of a name with a dot would be passed on otherwise.
             dotted.update(f"server=/{name}/\n" for name in entry.names if "." in name)
         changed = [self._put("hosts", "".join(sorted(lines))), self._put("servers", "".join(sorted(dotted)))]
         if any(changed) and self.pid:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGHUP)
+            self._signal(signal.SIGHUP)
+        self._told = wanted
 
     def kill(self) -> None:
         """End its process, if it runs."""
         if self.alive():
-            _kill(self.pid)
-        self.pid = 0
+            self._signal(signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self.pid, 0)
+        self.forget()
 
     def stop(self) -> None:
         """End its process and remove its directory."""
         self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+    def forget(self) -> None:
+        """Leave its process alone, if it runs; nothing is known of it then."""
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+        self.pid, self._pidfd, self._told = 0, -1, None
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, number)
 
     def _put(self, name: str, text: str) -> bool:
         """Write a file in one step; return whether it was different. Errors: HostFault."""
@@ -178,6 +238,7 @@ class NameServers:
         self._upstream = tuple(upstream)
         self._servers: dict[ServerKey, _Server] = {}
         self._found: dict[str, int] | None = None  # processes of an earlier daemon by directory
+        self._tidy = False  # there is no directory of another server
 
     def reconfigure(self, upstream: Sequence[str]) -> None:
         """Ask other servers for other names from the next ``settle`` on."""
@@ -191,59 +252,97 @@ class NameServers:
                 resolution="apt-get install dnsmasq-base",
             )
 
-    def settle(self, wanted: Mapping[ServerKey, Sequence[Entry]]) -> dict[ServerKey, int]:
-        """Let these servers run with these names, and no other; return their ports.
+    def prepare(self) -> None:
+        """Find the processes of an earlier daemon, once."""
+        if self._found is None:
+            self._found = {path.name: pid for pid, path in _processes(self._directory)}
 
-        A server that cannot be started is left out and logged: everything but names works without it.
-        """
-        self._take_over()
-        for key in self._servers.keys() - wanted.keys():
-            self._servers.pop(key).stop()
-        for directory in self._strangers({key.directory for key in wanted}):
-            _end(directory, (self._found or {}).get(directory.name, 0))
-        ports = {}
+    def tell(self, wanted: Mapping[ServerKey, Sequence[Entry]]) -> dict[ServerKey, int]:
+        """Tell those servers that run their names, and return their ports. Nothing is started: it takes no time."""
+        self.prepare()
+        found = {}
         for key, entries in wanted.items():
-            server = self._servers.setdefault(key, _Server(key, self._directory / key.directory))
+            server = self._server(key)
+            if server.alive() or self._adopt(server):
+                with contextlib.suppress(HostFault):  # ``settle`` tries it again and logs it
+                    server.tell(entries)
+                    found[key] = server.port
+        return found
+
+    def settle(self, wanted: Mapping[ServerKey, Sequence[Entry]]) -> float:
+        """Let these servers run with these names, and no other; ``tell`` gives the ports of those that do.
+
+        A server that cannot be started is left out and logged: everything but names works without it. Returns after
+        how many seconds to call again for those that do not run; 0 = all run.
+        """
+        self.prepare()
+        self._leave_only(wanted)
+        begun = []
+        for key, entries in wanted.items():
+            server = self._server(key)
             try:
-                server.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-                server.tell(entries)
-                upstream = key.upstream or self._upstream
-                if not (server.alive() or self._adopt(server)) or not server.configured(upstream):
-                    server.start(upstream)
+                if self._begun(server, entries):
+                    begun.append(server)
             except (HostFault, OSError) as error:
-                log.error("dns.not_started", networks=[one[:12] for one in key.networks], error=str(error))
-                continue
-            ports[key] = server.port
-        return ports
+                server.failed(error)
+        end = time.monotonic() + _START_TIMEOUT
+        for server in begun:
+            try:
+                server.wait(end)
+            except (HostFault, OSError) as error:
+                server.failed(error)
+        return min((self._server(key).due_in() for key in wanted if not self._server(key).alive()), default=0.0)
 
     def pids(self) -> list[int]:
         """Return the processes that run."""
         return [server.pid for server in tuple(self._servers.values()) if server.pid]
 
+    def close(self) -> None:
+        """Leave the processes to the next daemon."""
+        for server in self._servers.values():
+            server.forget()
+        self._servers.clear()
+        self._found, self._tidy = None, False
+
     def destroy(self) -> None:
         """End all servers, also those of an earlier daemon."""
         self.settle({})
 
-    def _take_over(self) -> None:
-        """Find the processes of an earlier daemon, once."""
-        if self._found is None:
-            self._found = {path.name: pid for pid, path in _processes(self._directory)}
+    def _server(self, key: ServerKey) -> _Server:
+        server = self._servers.get(key)
+        if server is None:
+            server = self._servers[key] = _Server(key, self._directory / key.directory)
+        return server
+
+    def _asked(self, server: _Server) -> Sequence[str]:
+        """Return whom a server shall ask for names it does not know."""
+        return server.key.upstream or self._upstream
 
     def _adopt(self, server: _Server) -> bool:
         pid = (self._found or {}).pop(server.directory.name, 0)
-        if not pid or not _is_ours(pid, server.directory):
+        return pid != 0 and server.adopt(pid, self._asked(server))
+
+    def _begun(self, server: _Server, entries: Sequence[Entry]) -> bool:
+        """Tell a server its names; return whether a process was started for it. Errors: HostFault, OSError."""
+        runs = server.alive() or self._adopt(server)
+        if not runs:
+            if server.due_in():
+                return False
+            server.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        server.tell(entries)
+        if runs and server.configured(self._asked(server)):
             return False
-        port = next(
-            (int(line[5:]) for line in _text(server.directory / "conf").splitlines() if line.startswith("port=")), 0
-        )
-        if not port:
-            _end(server.directory, pid)
-            return False
-        server.pid, server.port = pid, port
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGHUP)  # names may have changed while no daemon ran
-        log.info("dns.adopted", networks=[one[:12] for one in server.key.networks], port=port, pid=pid)
+        server.start(self._asked(server))
         return True
+
+    def _leave_only(self, wanted: Collection[ServerKey]) -> None:
+        """End all other servers, those that an earlier daemon left too."""
+        for key in self._servers.keys() - set(wanted):
+            self._servers.pop(key).stop()
+        if not self._tidy:
+            for directory in self._strangers({key.directory for key in wanted}):
+                _end(directory, (self._found or {}).get(directory.name, 0))
+            self._tidy = True
 
     def _strangers(self, known: Collection[str]) -> Iterator[Path]:
         if self._directory.is_dir():
@@ -311,6 +410,12 @@ def _directory_of(pid: int) -> Path | None:
         return None
     found = next((word for word in words if word.startswith("--pid-file=")), "")
     return Path(found.removeprefix("--pid-file=")).parent if found else None
+
+
+def _ended(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _is_ours(pid: int, directory: Path) -> bool:

@@ -36,12 +36,15 @@ class Names:
     askers: list[Asker]
 
 
-def names_of(session: Session, segments: Iterable[Segment]) -> Names:
-    """Return the names on these networks. Every network has a server, and so has every set of them that a pod is on."""
+def names_of(session: Session, segments: Iterable[Segment], addresses: Iterable[AddressRow]) -> Names:
+    """Return the names on these networks, of all pods' addresses.
+
+    Every network has a server, and so has every set of them that a pod is on.
+    """
     networks = {segment.id: segment for segment in segments if segment.id}
     if not networks:
         return Names(servers={}, askers=[])
-    rows = session.scalars(select(AddressRow).where(AddressRow.network_id != "")).all()
+    rows = [row for row in addresses if row.network_id]
     pods = _pod_names(session, {row.owner for row in rows})
     entries: dict[str, list[Entry]] = defaultdict(list)
     owned: dict[str, list[AddressRow]] = defaultdict(list)

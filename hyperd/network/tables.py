@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import structlog
@@ -15,8 +16,8 @@ from hyperd.db.session import Database
 from hyperd.errors import HostFault
 from hyperd.network import guards, nft, ports, ruleset
 from hyperd.network.addresses import rows_of
-from hyperd.network.dns import NameServers
-from hyperd.network.names import names_of
+from hyperd.network.dns import NameServers, ServerKey
+from hyperd.network.names import Names, names_of
 from hyperd.network.segments import Segment, Segments
 
 log = structlog.get_logger(__name__)
@@ -33,16 +34,25 @@ class Tables:
         segments: the networks.
 
     ``lock`` serialises the changes of a daemon, so the tables are written in the order of the transactions.
-    ``servers``, where there is one, are kept what the rows say, too, before the tables lead to them.
+    ``servers`` are kept what the rows say, too: those that run are told their names before the tables lead to them,
+    others are started once the transaction is over, and the tables lead to them then. ``retry`` is told after how many
+    seconds ``write`` shall be called again, because a server could not be started.
 
     """
 
     def __init__(
-        self, *, name: str, database: Database, segments: Segments, servers: NameServers | None = None
+        self,
+        *,
+        name: str,
+        database: Database,
+        segments: Segments,
+        servers: NameServers,
+        retry: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
         self.name = ruleset.check_table(name)
         self.lock = threading.RLock()
         self._servers = servers
+        self._retry = retry
         self._database = database
         self._segments = segments
         self._applied: ruleset.Ruleset | None = None  # as last written
@@ -50,18 +60,21 @@ class Tables:
     def change(self, work: Callable[[Session], T], *, anew: bool = False) -> T:
         """Change rows and tables together: both or none; ``anew``: write the tables as a whole. Errors: HostFault."""
         with self.lock:
-            applied = self._applied
+            self._servers.prepare()
+            wrote = False
             try:
                 with self._database.session() as session:
                     result = work(session)
                     session.flush()
-                    self._write(session, anew=anew)
-                return result
+                    wrote = True
+                    names = self._write(session, anew=anew)
             except BaseException:
-                if self._applied != applied:  # the commit failed after the tables were written
+                if wrote and self._applied:  # tables or servers may be what the rows have not become
                     with self._database.session() as session:
                         self._write(session)
                 raise
+            self._serve(names)
+            return result
 
     def write(self, *, anew: bool = False) -> None:
         """Write the tables as the rows say; ``anew``: whatever was written last. Errors: HostFault."""
@@ -73,9 +86,14 @@ class Tables:
             ruleset.remove(self.name)
             self._applied = None
 
-    def _write(self, session: Session, *, anew: bool = False) -> None:
-        """Write what differs from what was written last, or all."""
-        wanted = self._wanted(session)
+    def _write(self, session: Session, *, anew: bool = False) -> Names:
+        """Write what differs from what was written last, or all; return the names that there are then."""
+        rows, segments = rows_of(session), self._segments.all(session)
+        names = names_of(session, segments, rows)
+        self._apply(self._wanted(session, segments, rows, names), anew=anew)
+        return names
+
+    def _apply(self, wanted: ruleset.Ruleset, *, anew: bool = False) -> None:
         change = wanted.change_from(self._applied) if self._applied and not anew else None
         if change:
             try:
@@ -87,32 +105,45 @@ class Tables:
             nft.apply(wanted.render())
         self._applied = wanted
 
-    def _wanted(self, session: Session) -> ruleset.Ruleset:
-        segments = self._segments.all(session)
+    def _wanted(
+        self, session: Session, segments: Sequence[Segment], rows: Sequence[AddressRow], names: Names
+    ) -> ruleset.Ruleset:
         own = segments[0]
         guarded = guards.rules(session, own.pool)
         return ruleset.Ruleset(
             table=self.name,
             segments=tuple(segment.rules() for segment in segments),
             tap_prefix=own.pool.tap_prefix,
-            stations=_stations(rows_of(session)),
+            stations=_stations(rows),
             forwards=[_forward(row) for row in ports.rows(session) if row.address],
             guards=guarded,
             bridge_mac=own.bridge.current_mac() if guarded else "",
-            resolvers=self._resolvers(session, segments),
+            resolvers=_resolvers(names, self._servers.tell(names.servers)),
         )
 
-    def _resolvers(self, session: Session, segments: Sequence[Segment]) -> tuple[ruleset.Resolver, ...]:
-        """Let the name servers run, and return who asks which one."""
-        if self._servers is None:
-            return ()
-        names = names_of(session, segments)
-        ports_of = self._servers.settle(names.servers)
-        return tuple(
-            ruleset.Resolver(source=one.address, asked=one.gateway, port=ports_of[one.server])
-            for one in names.askers
-            if one.server in ports_of
-        )
+    def _serve(self, names: Names) -> None:
+        """Let the name servers run, after the transaction: it takes as long as a program needs to start. Never fails.
+
+        A server that does not run is missing from the tables, which then are as the transaction has left them.
+        """
+        delay = self._servers.settle(names.servers)
+        if self._applied:
+            resolvers = _resolvers(names, self._servers.tell(names.servers))
+            try:
+                self._apply(replace(self._applied, resolvers=resolvers))
+            except HostFault as error:  # the next change tries it again
+                log.error("network.resolvers_not_written", error=str(error))
+        if delay:
+            self._retry(delay)
+
+
+def _resolvers(names: Names, ports_of: Mapping[ServerKey, int]) -> tuple[ruleset.Resolver, ...]:
+    """Return who asks which server, of those that have a port."""
+    return tuple(
+        ruleset.Resolver(source=one.address, asked=one.gateway, port=ports_of[one.server])
+        for one in names.askers
+        if one.server in ports_of
+    )
 
 
 def _stations(rows: Sequence[AddressRow]) -> list[ruleset.Station]:

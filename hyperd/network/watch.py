@@ -11,6 +11,7 @@ import select
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 
 import structlog
@@ -46,6 +47,7 @@ class Watch:
         self._repair = repair
         self._pids = pids
         self._asked: set[str] = set()
+        self._later: dict[str, float] = {}  # reasons, and when they are to be asked for
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._wake = -1
@@ -75,6 +77,13 @@ class Watch:
             if self._thread is not None:
                 os.eventfd_write(self._wake, 1)
 
+    def ask_later(self, reason: str, delay: float) -> None:
+        """Have the repair called after so many seconds, in place of what was asked for last in this way."""
+        with self._lock:
+            self._later[reason] = time.monotonic() + delay
+            if self._thread is not None:
+                os.eventfd_write(self._wake, 1)
+
     def _run(self) -> None:
         with _listen(socket.NETLINK_ROUTE, groups=_GROUPS) as links, _listen(NETFILTER, member=_NFT_GROUP) as tables:
             pidfds: dict[int, int] = {}
@@ -85,7 +94,7 @@ class Watch:
             try:
                 while not self._ended:
                     self._watch_processes(poll, pidfds)
-                    ready = [fd for fd, _ in poll.poll(_AGAIN if due else None)]
+                    ready = [fd for fd, _ in poll.poll(self._timeout(due))]
                     if set(ready) - {self._wake}:
                         self._thread_pause()
                     due |= self._reasons(links, tables, ready, pidfds)
@@ -95,6 +104,12 @@ class Watch:
                 poll.close()
                 for fd in pidfds.values():
                     os.close(fd)
+
+    def _timeout(self, due: set[str]) -> float | None:
+        """Return how long to wait for something to happen, in seconds; None = for ever."""
+        with self._lock:
+            waits = [max(when - time.monotonic(), 0.0) for when in self._later.values()]
+        return min([*waits, *([_AGAIN] if due else [])], default=None)
 
     def _thread_pause(self) -> None:
         if not self._ended:
@@ -113,11 +128,13 @@ class Watch:
     def _reasons(
         self, links: socket.socket, tables: socket.socket, ready: list[int], pidfds: dict[int, int]
     ) -> set[str]:
-        found: set[str] = set()
         if self._wake in ready:
             os.eventfd_read(self._wake)
-            with self._lock:
-                found, self._asked = self._asked, set()
+        with self._lock:
+            found, self._asked = self._asked, set()
+            for reason in [one for one, when in self._later.items() if when <= time.monotonic()]:
+                del self._later[reason]
+                found.add(reason)
         if links.fileno() in ready:
             for _ in _messages(links):
                 found.add(LINKS)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from ipaddress import IPv4Network
@@ -17,9 +20,9 @@ from pathlib import Path
 import pytest
 
 from hyperd.db.models import ContainerRow, PodRow
-from hyperd.errors import Conflict, Forbidden, InvalidInput, NotFound, NotSupported
+from hyperd.errors import Conflict, Forbidden, HostFault, InvalidInput, NotFound, NotSupported
 from hyperd.event.bus import EventBus
-from hyperd.network import dns
+from hyperd.network import dns, nft
 from hyperd.network.model import Driver, Lease, Network, NetworkSpec, NicWish
 from hyperd.network.ports import PortMapping
 from hyperd.network.service import NetworkService
@@ -387,6 +390,92 @@ def test_name_server_outlives_the_daemon_and_comes_back_when_it_is_killed(networ
     site.network.release("a")
     networks.service.remove("one")
     assert name_servers(site) == {}
+
+
+def test_database_is_free_while_a_name_server_starts(
+    networks: Networks, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free: list[str] = []
+    wait = dns._Server.wait
+
+    def looked(server: dns._Server, end: float) -> None:
+        with contextlib.closing(sqlite3.connect(site.database.path, timeout=0)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            free.append(server.directory.name)
+        wait(server, end)
+
+    monkeypatch.setattr(dns._Server, "wait", looked)
+    networks.make("one")
+    networks.make("two")
+    pod, leases = networks.pod("both", "one", "two")
+    assert len(free) == 3  # for each network and for the two together
+    assert networks.ask(pod, "one", "both") == sorted(address_of(lease) for lease in leases)
+
+
+def test_name_server_that_does_not_start_is_left_alone_and_tried_again(
+    networks: Networks, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+    start = dns._Server.start
+
+    def counted(server: dns._Server, upstream: Sequence[str]) -> None:
+        started.append(server.directory.name)
+        start(server, upstream)
+
+    monkeypatch.setattr(dns._Server, "start", counted)
+    monkeypatch.setattr(dns, "_START_TIMEOUT", 0.2)
+    with monkeypatch.context() as broken:
+        broken.setattr(dns, "_START", "sleep 60")
+        networks.make("one")
+        networks.pod("a", "one")
+        networks.pod("b", "one")
+        assert len(started) == 1
+        assert name_servers(site) == {}
+        monkeypatch.setattr(dns, "_AGAIN_MOST", 0.1)
+        networks.make("two")
+        until(lambda: len(started) > 4)  # without a change of rows
+    monkeypatch.setattr(dns, "_START_TIMEOUT", 10.0)
+    pod, leases = networks.pod("c", "two")
+    until(lambda: networks.heard(pod, "two", "c") == [address_of(leases[0])])
+
+
+def test_change_that_does_not_concern_a_name_server_leaves_its_files_alone(
+    networks: Networks, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks.make("one")
+    pod, leases = networks.pod("a", "one")
+    looked: list[object] = []
+    with monkeypatch.context() as watched:
+        watched.setattr(dns, "_text", looked.append)
+        watched.setattr(dns._Server, "_put", lambda *words: looked.append(words))
+        watched.setattr(dns, "_user", lambda: looked.append("user"))
+        site.pod("own")
+        site.network.release("own")
+    assert looked == []
+    (gone,) = name_servers(site)
+    os.kill(gone, signal.SIGKILL)  # one that comes back has the files anew
+    shutil.rmtree(site.database.path.parent / "names", ignore_errors=True)
+    until(lambda: networks.heard(pod, "one", "a") == [address_of(leases[0])])
+
+
+def test_names_of_a_change_that_failed_are_forgotten(
+    networks: Networks, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks.make("one")
+    _, leases = networks.pod("a", "one")
+    (directory,) = name_servers(site).values()
+    hosts = site.database.path.parent / "names" / directory / "hosts"
+    before = hosts.read_text(encoding="utf-8")
+    assert address_of(leases[0]) in before
+    with monkeypatch.context() as broken:
+        broken.setattr(nft, "apply", _refuse)
+        with pytest.raises(HostFault, match="refused"):
+            site.network.reserve("b", [NicWish(network="one")])
+    assert hosts.read_text(encoding="utf-8") == before
+
+
+def _refuse(_text: str) -> None:
+    raise HostFault("refused")
 
 
 @pytest.mark.parametrize("table", ["ip", "bridge"])
