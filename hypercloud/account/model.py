@@ -39,6 +39,11 @@ class Identity:
         """Whether everything is allowed."""
         return self.role == ADMIN and not self.namespace
 
+    @property
+    def has_rights(self) -> bool:
+        """Whether anything is allowed: roles other than ``admin`` and ``user`` have no rights."""
+        return self.role in {ADMIN, USER}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceKey:

@@ -162,13 +162,16 @@ class AccountService:
         self._journal.add(Record(type="add-role", tags=("cluster", "security"), message=f"name={name}"))
 
     def remove_role(self, name: str, role_id: str = "") -> None:
-        """Remove a role by name or id; one that does not exist is no error. Errors: Conflict for ``admin``."""
+        """Remove a role by name or id; one that does not exist is no error.
+
+        Errors: Conflict for ``admin`` and ``user``, which have their rights whether they are listed or not.
+        """
         with self._database.session() as session:
             row = session.scalar(select(RoleRow).where((RoleRow.name == name) | (RoleRow.id == (role_id or name))))
             if row is None:
                 return
-            if row.name == ADMIN:
-                raise Conflict("the role admin cannot be removed")
+            if row.name in {ADMIN, USER}:
+                raise Conflict(f"the role {row.name} cannot be removed")
             name = row.name
             session.delete(row)
         self._forget()

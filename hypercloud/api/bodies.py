@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from flask import request
 from marshmallow import Schema, ValidationError
 
+from hypercloud import strict
 from hypercloud.errors import InvalidInput, UnsupportedMedia
 
 DEPTH = 40  # of nesting; deeper is no request of ours
@@ -25,12 +25,12 @@ def json_object(*, optional: bool = False) -> dict[str, Any]:
             return {}
         raise UnsupportedMedia("the request has no body", resolution="send a JSON object")
     try:
-        found = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        found = strict.loads(data)
+    except ValueError as error:
         raise UnsupportedMedia("the body is not valid JSON", details=str(error)[:200]) from None
     if not isinstance(found, dict):
         raise InvalidInput("the body must be a JSON object")
-    if _deeper(found, DEPTH):
+    if strict.deeper(found, DEPTH):
         raise InvalidInput("the body is nested too deeply", details=f"more than {DEPTH} levels")
     return found
 
@@ -77,10 +77,3 @@ def _first(messages: Any, path: str = "") -> str:
         return _first(inner, f"{path}.{key}" if path else str(key))
     text = messages[0] if isinstance(messages, list) and messages else messages
     return f"{path}: {text}"
-
-
-def _deeper(value: Any, levels: int) -> bool:
-    if levels == 0:
-        return True
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return any(_deeper(one, levels - 1) for one in inner if isinstance(one, dict | list))

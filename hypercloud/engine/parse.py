@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from hypercloud.engine.model import EngineContainer, PortMap
+
+_DIGITS = re.compile(r"[0-9]{1,5}")
 
 
 def container(engine: str, data: Mapping[str, Any]) -> EngineContainer:
@@ -57,7 +61,7 @@ def _ports(value: Any) -> tuple[PortMap, ...]:
     found: dict[PortMap, None] = {}
     for inner, bindings in _dict(value).items():
         port, _, proto = str(inner).partition("/")
-        if not port.isdigit():
+        if not _DIGITS.fullmatch(port):
             continue
         for binding in bindings if isinstance(bindings, list) else [{}]:
             where = _dict(binding)
@@ -65,7 +69,7 @@ def _ports(value: Any) -> tuple[PortMap, ...]:
             mapped = PortMap(
                 proto=proto or "tcp",
                 container_port=int(port),
-                port=int(outer) if outer.isdigit() else 0,
+                port=int(outer) if _DIGITS.fullmatch(outer) else 0,
                 host_ip="" if address in {"0.0.0.0", "::"} else address,  # noqa: S104 - both mean all; nothing is bound
             )
             found[mapped] = None
@@ -97,4 +101,4 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 
 def _number(value: Any) -> int:
-    return int(value) if isinstance(value, int | float) else 0
+    return int(value) if isinstance(value, int | float) and math.isfinite(value) else 0

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hypercloud import strict
 from hypercloud.engine.model import EngineContainer, PortMap
 from hypercloud.fleet.model import Image
 
@@ -20,6 +21,8 @@ EXTENSION = "io.hypercloud.extension"
 # DOCKERCLOUD_AUTH is a token with all rights of a namespace: it is for the container alone.
 _DROPPED = {"HOME", "DEBIAN_FRONTEND", "PATH", "_citadel_type", "_citadel_labels", "DOCKERCLOUD_AUTH"}
 SMALLEST_SHARES = 2  # what the kernel takes
+DEPTH = 40  # of a label's nesting; that of a request's body is as deep
+LARGEST = 2**50  # CPUs or MiB
 
 
 def with_tag(image: str) -> str:
@@ -87,9 +90,9 @@ def image_of(seen: EngineContainer, engine_cpus: float) -> Image:
     return Image(
         name=seen.image,
         container_name=seen.name,
-        cpus=float(kept.get("cpus") or cpus_of(seen, engine_cpus)),
+        cpus=cpus_of(seen, engine_cpus),
         cpuset=seen.cpuset,
-        memory=float(kept.get("memory") or seen.memory // 2**20),
+        memory=memory_of(seen),
         entrypoint=seen.entrypoint if "type" not in kept else (),
         environment={key: value for key, value in pairs.items() if key not in _DROPPED},
         hostname=seen.hostname,
@@ -97,7 +100,7 @@ def image_of(seen: EngineContainer, engine_cpus: float) -> Image:
         args=seen.args,
         type=str(kept.get("type") or pairs.get("_citadel_type") or "service"),
         labels=labels,
-        bind_ports=_published(seen) if not kept.get("bind_ports") else _bound(kept["bind_ports"], seen),
+        bind_ports=_bound(kept["bind_ports"], seen) if kept.get("bind_ports") else _published(seen),
         user_data=kept.get("user_data") or {},
         volumes=(*seen.binds, *seen.volumes),
         links=kept.get("links") or dict(link.partition(":")[::2] for link in seen.links),
@@ -110,8 +113,7 @@ def image_of(seen: EngineContainer, engine_cpus: float) -> Image:
 
 def cpus_of(seen: EngineContainer, engine_cpus: float) -> float:
     """Return the CPUs that a container has reserved."""
-    kept = _kept(seen).get("cpus")
-    if isinstance(kept, int | float) and kept:
+    if kept := _kept(seen).get("cpus"):
         return float(kept)
     if seen.nano_cpus:
         return seen.nano_cpus / 1e9
@@ -129,14 +131,39 @@ def _kept(seen: EngineContainer) -> Mapping[str, Any]:
     if not text:
         return {}
     try:
-        found = json.loads(text)
+        found = strict.loads(text)
     except ValueError:
         return {}
-    kinds = {"labels": list, "cpus": int | float, "memory": int | float, "type": str, "user_data": dict,
-             "bind_ports": list, "links": dict}  # fmt: skip
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or strict.deeper(found, DEPTH):
         return {}
-    return {key: value for key, value in found.items() if key in kinds and isinstance(value, kinds[key])}
+    kinds = {"labels": list, "type": str, "user_data": dict, "bind_ports": list, "links": dict}
+    kept = {key: value for key, value in found.items() if key in kinds and isinstance(value, kinds[key])}
+    kept |= {key: amount for key in ("cpus", "memory") if (amount := _amount(found.get(key))) is not None}
+    if "links" in kept:
+        kept["links"] = {name: alias for name, alias in kept["links"].items() if isinstance(alias, str)}
+    if "bind_ports" in kept:
+        kept["bind_ports"] = [port for one in kept["bind_ports"] if (port := _port(one)) is not None]
+    return kept
+
+
+def _amount(value: Any) -> float | None:
+    """Return a number of CPUs or MiB; None for what is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if 0 <= value <= LARGEST else None
+
+
+def _port(value: Any) -> PortMap | None:
+    """Return a port as ``description`` writes it; None for what is none."""
+    if not isinstance(value, dict):
+        return None
+    numbers = [value.get("container_port", 0), value.get("port", 0)]
+    texts = [value.get("proto", "tcp"), value.get("host_ip", "")]
+    if not all(type(one) is int and 0 <= one <= 65_535 for one in numbers):
+        return None
+    if not all(isinstance(one, str) for one in texts):
+        return None
+    return PortMap(proto=texts[0], container_port=numbers[0], port=numbers[1], host_ip=texts[1])
 
 
 def _citadel_labels(pairs: Mapping[str, str]) -> tuple[str, ...]:
@@ -144,19 +171,12 @@ def _citadel_labels(pairs: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(pairs.get("_citadel_labels", "").split(","))
 
 
-def _bound(asked: list[Any], seen: EngineContainer) -> tuple[PortMap, ...]:
+def _bound(asked: Sequence[PortMap], seen: EngineContainer) -> tuple[PortMap, ...]:
     """Return the ports that were asked, with those the engine chose."""
     free = list(seen.ports)
     found = []
     for one in asked:
-        if not isinstance(one, dict):
-            continue
-        wanted = PortMap(
-            proto=str(one.get("proto", "tcp")),
-            container_port=int(one.get("container_port", 0)),
-            port=int(one.get("port", 0)),
-            host_ip=str(one.get("host_ip", "")),
-        )
+        wanted = one
         for mapped in free:
             same = (mapped.proto, mapped.container_port) == (wanted.proto, wanted.container_port)
             if same and wanted.port in {0, mapped.port} and mapped.host_ip == wanted.host_ip:

@@ -214,6 +214,25 @@ def test_guessing_is_slowed_down(cloud):
     assert cloud.dc("GET", "/auth/").status == 200
 
 
+def test_a_role_without_rights(cloud):
+    cloud.ship("POST", "/api/roles", {"name": "guest"})
+    cloud.ship("POST", "/api/accounts", {"username": "gus", "password": "gus-gus", "role": {"name": "guest"}})
+    auth = cloud.basic("gus", "gus-gus")
+    for method, path in (
+        ("GET", "/api/app/v1/service/"), ("POST", "/api/app/v1/service/"), ("POST", "/api/app/v1/stack/"),
+        ("GET", "/api/infra/v1/node/"), ("GET", "/api/audit/v1/action/"), ("POST", "/api/repo/v1/repository/"),
+    ):  # fmt: skip
+        answer = cloud.dc(method, path, {"image": "x"} if method == "POST" else None, auth=auth)
+        assert (answer.status, "no rights" in answer.text) == (403, True), path
+    signed_in = cloud.call("POST", "/web/login", {"username": "gus", "password": "gus-gus"})
+    headers = {"Cookie": signed_in.headers["Set-Cookie"], "X-CSRF-Token": signed_in.json["csrf"]}
+    assert cloud.call("GET", "/web/me", headers=headers).json["role"] == "guest"
+    assert cloud.call("GET", "/web/images", headers=headers).status == 403
+    for role in ("admin", "user"):
+        answer = cloud.ship("DELETE", "/api/roles", {"name": role})
+        assert (answer.status, "cannot be removed" in answer.text) == (409, True)
+
+
 def test_nonsense(cloud):
     deep = b"[" * 100_000
     assert cloud.call("POST", "/auth/login", raw=deep).status == 400
@@ -227,6 +246,9 @@ def test_nonsense(cloud):
         inner = inner["a"]
     assert cloud.ship("POST", "/api/containers", nested).status == 400
     assert cloud.ship("POST", "/api/containers", {"name": "x", "cpus": float("1e400")}).status == 400
+    for number in (b"NaN", b"1e400"):
+        raw = b'{"name": "x", "user_data": {"a": ' + number + b"}}"
+        assert cloud.call("POST", "/api/containers", headers={"X-Service-Key": cloud.key()}, raw=raw).status == 400
     assert cloud.dc("GET", "/api/app/v1/service/?limit=-1").status == 400
     assert (
         cloud.dc("POST", "/api/app/v1/service/", {"image": "x", "labels": {"io.hypercloud.container": "y"}}).status

@@ -48,7 +48,7 @@ CLOUD_FLOORS = (
     {"event"},
     {"db"},
     {"config", "logs"},
-    {"errors"},
+    {"errors", "strict"},
     {""},  # hypercloud/__init__.py: the version
 )
 CTL_FLOORS = (

@@ -76,6 +76,8 @@ def before() -> None:
     ):
         return
     g.identity = who()
+    if not g.identity.has_rights:
+        raise errors.Forbidden("access denied", details="the account's role has no rights")
     _check_media()
     allowed = cloud().accounts.namespaces(g.identity)
     g.namespace = g.namespace or g.identity.namespace or g.identity.username

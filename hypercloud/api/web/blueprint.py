@@ -28,6 +28,7 @@ STATUSES: tuple[tuple[type[errors.CloudError], int], ...] = (
     (errors.EngineError, 502),
 )
 PUBLIC = ("/web/login", "/web/static/")
+OWN = ("/web/me", "/web/logout")  # for everybody who has signed in
 
 
 def make() -> Blueprint:
@@ -52,6 +53,8 @@ def _who() -> None:
     found = identity_of_session()
     if found is None:
         raise errors.Unauthorized("no account is signed in")
+    if not found.has_rights and not request.path.startswith(OWN):
+        raise errors.Forbidden("the account's role has no rights")
     g.identity = found
 
 
