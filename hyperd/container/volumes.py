@@ -22,6 +22,7 @@ from hyperd.agent.plan import MNT_DETACH, MS_BIND, MS_RDONLY, Op, Plan
 from hyperd.capabilities import Holder
 from hyperd.config.model import Config
 from hyperd.container.records import ContainerRecords
+from hyperd.container.states import ContainerState
 from hyperd.db.models import ContainerRow, PodRow
 from hyperd.db.session import Database
 from hyperd.db.spec_cache import stored_container, stored_pod
@@ -83,12 +84,13 @@ class PodVolumes:
         self._vms = vms
 
     def recover(self) -> None:
-        """Remove what a killed daemon has left half made, and note the uses of named volumes that are not noted.
+        """Remove what a killed daemon has left half made, and note uses of volumes that are not noted.
 
         ``hyperd recover`` brings back containers, but not what uses a volume: that follows from their specifications.
         """
         share.clean_up(self._config.run)
         virtiofs.clean_up(self._config.run)
+        self._remember_shared()
         noted = self.named.uses()
         for row in self._records.with_volumes():
             try:
@@ -100,6 +102,18 @@ class PodVolumes:
                 continue
             if missing:
                 log.warning("volume.use_noted_again", container=row.id, volumes=missing)
+
+    def _remember_shared(self) -> None:
+        """Remember what guests could write to before such directories were remembered (an older daemon, a rebuild)."""
+        remembered = self._sources.written()
+        for volume in self._writable(ran=True):
+            if Path(os.path.realpath(volume.source)) in remembered:
+                continue
+            try:
+                with self._open(volume) as source:
+                    self._sources.remember(source)
+            except HyperError as error:  # it is away, or a guest has put a link in its way
+                log.warning("volume.share_not_noted", volume=volume.name, path=volume.source, reason=str(error))
 
     def check(self, pod: PodSpec, containers: Sequence[ContainerSpec], *, vm: Vm | None = None) -> None:
         """Check that every volume these containers use can be had now, and with ``vm`` that it can be plugged into it.
@@ -411,20 +425,22 @@ class PodVolumes:
 
     def _guest_writable(self) -> Collection[Path]:
         """Give the host directories that some pod may write to."""
+        return {Path(os.path.realpath(volume.source)) for volume in self._writable()}
+
+    def _writable(self, *, ran: bool = False) -> list[VolumeSpec]:
+        """Give the host directories that some pod may write to, ``ran``: of pods with a container that was started."""
         with self._db.reading() as session:
             pods = {row.id: stored_pod(row.spec) for row in session.scalars(select(PodRow))}
-            refs = [
-                (pods[row.pod_id], ref)
-                for row in session.scalars(select(ContainerRow))
-                for ref in stored_container(row.spec).volumes
-            ]
-        found = set()
-        for pod, ref in refs:
-            if ref.read_only:
+            rows = session.scalars(select(ContainerRow)).all()
+            refs = [(row.pod_id, ref) for row in rows for ref in stored_container(row.spec).volumes]
+        chosen = {row.pod_id for row in rows if not ran or row.state != ContainerState.CREATED}
+        found = []
+        for pod_id, ref in refs:
+            if ref.read_only or pod_id not in chosen:
                 continue
-            volume = next((volume for volume in pod.volumes if volume.name == ref.volume), ref.detail)
+            volume = next((volume for volume in pods[pod_id].volumes if volume.name == ref.volume), ref.detail)
             if volume is not None and volume.format == "vfs":
-                found.add(Path(os.path.realpath(volume.source)))
+                found.append(volume)
         return found
 
 

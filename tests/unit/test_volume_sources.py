@@ -5,14 +5,24 @@ from __future__ import annotations
 import os
 import struct
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from sqlalchemy import select
 
 from hyperd.capabilities import Holder
+from hyperd.config.model import Config
+from hyperd.container.records import ContainerRecords
+from hyperd.container.volumes import PodVolumes
+from hyperd.db.models import ContainerRow, PodRow
 from hyperd.db.session import Database
+from hyperd.db.spec_codec import dump
 from hyperd.errors import Conflict, InvalidInput, NotSupported
+from hyperd.event.bus import EventBus
+from hyperd.spec.model import ContainerSpec, PodSpec, VolumeRef, VolumeSpec
 from hyperd.volume import images
 from hyperd.volume.hostpath import HostObject, open_path
+from hyperd.volume.service import VolumeService
 from hyperd.volume.share import ENTRY, clean_up, shareable
 from hyperd.volume.sources import Sources
 
@@ -208,3 +218,45 @@ def test_what_guests_could_write_to_is_remembered_beyond_their_pods(tmp_path: Pa
     for path in (tmp_path / "moved" / "link", tmp_path / "volumes" / "v" / "_data" / "link"):
         with pytest.raises(Conflict, match="leads over the link"):
             again.open(str(path), what="volume data")
+
+
+def test_what_guests_could_write_to_under_an_older_daemon_is_remembered(tmp_path: Path, database: Database) -> None:
+    """A daemon that remembered nothing has left pods: what their guests could write to stays known without them."""
+    config = Config(root=tmp_path / "root")
+    named = VolumeService(directory=config.root / "volumes", database=database, events=EventBus())
+    for pod, state in (("ran", "exited"), ("never", "created")):
+        (tmp_path / pod).mkdir()
+        (tmp_path / f"{pod}-only-read").mkdir()
+        add_pod(database, pod, state, tmp_path)
+    volumes = PodVolumes(
+        config=config, database=database, records=ContainerRecords(database), vms=cast("Any", None), named=named
+    )
+    for _ in range(2):
+        volumes.recover()
+    with database.session() as session:
+        for row in session.scalars(select(PodRow)):
+            session.delete(row)
+    sources = Sources(database=database, volumes=config.root / "volumes")
+    assert sources.written() == {config.root / "volumes", tmp_path / "ran"}
+    (tmp_path / "ran" / "link").symlink_to("/etc")
+    with pytest.raises(Conflict, match="leads over the link"):
+        sources.open(str(tmp_path / "ran" / "link"), what="volume data")
+
+
+def add_pod(database: Database, name: str, state: str, place: Path) -> None:
+    """Make a pod with a directory of its name, one that it only reads, one that is gone, and one with a link."""
+    directories = {"data": name, "read": f"{name}-only-read", "gone": f"{name}-gone"}
+    refs = tuple(VolumeRef(volume=one, path=f"/{one}", read_only=one == "read") for one in directories)
+    pod = PodSpec(
+        id=name,
+        volumes=tuple(VolumeSpec(name=one, source=str(place / to), format="vfs") for one, to in directories.items()),
+    )
+    with database.session() as session:
+        session.add(PodRow(id=name, state="stopped", spec=dump(pod), created_at=0.0))
+        session.flush()
+        session.add(
+            ContainerRow(
+                id=name, name=name, pod_id=name, position=0, state=state, image_id="", image_name="", created_at=0.0,
+                spec=dump(ContainerSpec(name=name, image="busybox", volumes=refs)),
+            )
+        )  # fmt: skip
