@@ -107,7 +107,7 @@ def leftovers(root: Path) -> Iterator[str]:
         ("layers of images", "images/layers/*.sqfs"),
         ("images", "images/rows/*.image.json"),
         ("networks", "rows/networks/*.json"),
-        ("volumes", "volumes/*"),
+        ("volumes", "volumes/[!.]*"),
         ("VMs", "libvirt/run/qemu/*.xml"),
     ):
         count = sum(1 for _ in root.glob(pattern))

@@ -13,12 +13,13 @@ import secrets
 import shutil
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from hyperd.db.models import VolumeRefRow, VolumeRow
@@ -31,6 +32,7 @@ from hyperd.volume.model import NamedVolume, NamedVolumeSpec, VolumeKind
 log = structlog.get_logger(__name__)
 
 DATA = "_data"
+GONE = ".gone-"  # how the names of directories begin whose volumes are removed already
 DRIVER = "local"
 MAX_VOLUMES = 10_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
@@ -52,6 +54,7 @@ class VolumeService:
         self._directory = directory
         self._database = database
         self._events = events
+        self._lock = threading.RLock()  # a volume is not made or used while it is being removed, and the reverse
         self._filled = threading.Condition()
         self._filling: set[str] = set()
 
@@ -61,17 +64,24 @@ class VolumeService:
         """Return every volume, by name."""
         with self._database.reading() as session:
             rows = session.scalars(select(VolumeRow).order_by(VolumeRow.name)).all()
-            return [self._value(session, row) for row in rows]
+            users = defaultdict[str, list[str]](list)
+            for ref in session.scalars(select(VolumeRefRow).order_by(VolumeRefRow.container_id)):
+                users[ref.volume].append(ref.container_id)
+            return [_value(row, users[row.name]) for row in rows]
 
     def get(self, name: str) -> NamedVolume:
         """Return a volume. Errors: NotFound."""
         with self._database.reading() as session:
-            return self._value(session, self._row(session, name))
+            query = select(VolumeRefRow.container_id).filter_by(volume=name).order_by(VolumeRefRow.container_id)
+            return _value(self._row(session, name), session.scalars(query))
 
     def size(self, name: str) -> int:
-        """Return the bytes that a volume's files take on the host. It reads the whole directory. Errors: NotFound."""
+        """Return the bytes that go with a volume; it reads the whole directory. Errors: NotFound.
+
+        They are none where the files are not the volume's own: of a server, or of a directory of the host.
+        """
         volume = self.get(name)
-        if volume.kind == VolumeKind.NFS:
+        if volume.kind in (VolumeKind.NFS, VolumeKind.BIND):
             return 0
         total = 0
         for root, _, files in os.walk(volume.mountpoint):
@@ -94,46 +104,33 @@ class VolumeService:
         if spec.driver not in ("", DRIVER):
             raise NotSupported(f"volume driver {spec.driver!r} is not supported", resolution=f"use {DRIVER}")
         kind = _kind(spec)
-        with self._database.session() as session:
-            row = session.get(VolumeRow, name)
-            if row is not None:
-                if dict(row.options) != dict(spec.options):
-                    raise Conflict(f"volume {name} exists with other options", details=str(dict(row.options)))
-                return self._value(session, row)
-            if len(session.scalars(select(VolumeRow.name)).all()) >= MAX_VOLUMES:
-                raise Conflict(f"there are {MAX_VOLUMES} volumes already", resolution="remove some")
-            row = VolumeRow(
-                name=name,
-                driver=DRIVER,
-                kind=kind.value,
-                mountpoint=spec.options["device"] if kind == VolumeKind.BIND else str(self._directory / name / DATA),
-                anonymous=spec.anonymous or not spec.name,
-                labels=dict(spec.labels),
-                options=dict(spec.options),
-                created_at=time.time(),
-            )
-            session.add(row)
-        try:
-            self.prepare(name)
-        except BaseException:
-            self._erase(name)
-            raise
+        with self._lock:
+            if not self._insert(name, spec, kind):
+                return self.get(name)
+            try:
+                self.prepare(name)
+            except BaseException:
+                shutil.rmtree(self._drop(name), ignore_errors=True)
+                raise
+            made = self.get(name)
         self._events.publish("volume", "create", name, driver=DRIVER)
         log.info("volume.created", volume=name, kind=kind.value)
-        return self.get(name)
+        return made
 
     def remove(self, name: str) -> None:
         """Remove a volume with its files. Errors: NotFound, Conflict (a container uses it), HostFault."""
-        volume = self.get(name)
-        if volume.used_by:
-            raise Conflict(
-                f"volume {name} is in use",
-                details="by container " + ", ".join(one[:12] for one in volume.used_by),
-                resolution="remove the containers first",
-            )
-        self._erase(name)
+        with self._lock:
+            volume = self.get(name)
+            if volume.used_by:
+                raise Conflict(
+                    f"volume {name} is in use",
+                    details="by container " + ", ".join(one[:12] for one in volume.used_by),
+                    resolution="remove the containers first",
+                )
+            left = self._drop(name)
         self._events.publish("volume", "destroy", name, driver=volume.driver)
         log.info("volume.removed", volume=name)
+        _delete(left)
 
     def prune(self, chosen: Callable[[NamedVolume], bool] = lambda volume: volume.anonymous) -> dict[str, int]:
         """Remove the volumes that no container uses and that are chosen; return their names and sizes in bytes."""
@@ -147,6 +144,9 @@ class VolumeService:
             except (NotFound, Conflict) as error:  # somebody was quicker
                 log.info("volume.not_pruned", volume=volume.name, reason=str(error))
                 continue
+            except HostFault as error:  # the others can go
+                log.error("volume.not_pruned", volume=volume.name, error=str(error))
+                continue
             removed[volume.name] = size
         return removed
 
@@ -155,12 +155,12 @@ class VolumeService:
     def use(self, container_id: str, names: Iterable[str]) -> None:
         """Note which volumes a container uses; those that do not exist are made. Errors: as for ``create``."""
         for name in dict.fromkeys(names):
-            if not self._exists(name):
-                self.create(NamedVolumeSpec(name=name))
-            with self._database.session() as session:
-                self._row(session, name)
-                if session.get(VolumeRefRow, (name, container_id)) is None:
-                    session.add(VolumeRefRow(volume=name, container_id=container_id))
+            with self._lock:
+                if not self._exists(name):
+                    self.create(NamedVolumeSpec(name=name))
+                with self._database.session() as session:
+                    if session.get(VolumeRefRow, (name, container_id)) is None:
+                        session.add(VolumeRefRow(volume=name, container_id=container_id))
 
     def used_by(self, container_id: str) -> list[str]:
         """Return the names of the volumes that a container uses."""
@@ -193,15 +193,17 @@ class VolumeService:
 
     def prepare(self, name: str) -> Path:
         """Return the directory that VMs get of a volume, which is there then. Errors: NotFound, HostFault."""
-        volume = self.get(name)
-        directory = self._directory / name
+        return self._prepare(self.get(name))
+
+    def _prepare(self, volume: NamedVolume) -> Path:
+        name, directory = volume.name, self._directory / volume.name
         try:
-            self._directory.mkdir(mode=0o711, parents=True, exist_ok=True)
-            directory.mkdir(mode=0o755, exist_ok=True)
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directory.mkdir(mode=0o700, exist_ok=True)
             if volume.kind == VolumeKind.TMPFS and not os.path.ismount(directory):
                 _mount_tmpfs(directory, volume.options.get("o", ""))
             if name not in self._filling:
-                (directory / DATA).mkdir(mode=0o755, exist_ok=True)
+                _make_data(directory)
         except OSError as error:
             raise HostFault(f"the directory of volume {name} cannot be made", details=str(error)) from error
         return directory
@@ -231,19 +233,51 @@ class VolumeService:
             self._filling.discard(name)
             if good:
                 self._note_populated(name)
-            (self._directory / name / DATA).mkdir(mode=0o755, exist_ok=True)
+            _make_data(self._directory / name)
             self._filled.notify_all()
 
     def recover(self) -> None:
-        """Make the directories of all volumes again that are missing, and remove those of none. Errors: HostFault."""
-        names = [volume.name for volume in self.all()]
-        for name in names:
-            self.prepare(name)
+        """Make missing directories of volumes again, delete those of removed volumes, tell of those of none.
+
+        Errors: HostFault.
+        """
+        names = set()
+        for volume in self.all():
+            names.add(volume.name)
+            self._prepare(volume)
         for directory in self._directory.glob("*"):
-            if directory.name not in names:
+            if directory.name.startswith(GONE):
+                try:
+                    _delete(directory)
+                except HostFault as error:
+                    log.error("volume.files_left", directory=str(directory), error=str(error))
+            elif directory.name not in names:
                 log.warning("volume.stranger_left", directory=str(directory))
 
     # -- inside
+
+    def _insert(self, name: str, spec: NamedVolumeSpec, kind: VolumeKind) -> bool:
+        """Make a volume's row; False when it is there. Errors: Conflict."""
+        with self._database.session() as session:
+            row = session.get(VolumeRow, name)
+            if row is not None:
+                if dict(row.options) != dict(spec.options):
+                    raise Conflict(f"volume {name} exists with other options", details=str(dict(row.options)))
+                return False
+            if (session.scalar(select(func.count()).select_from(VolumeRow)) or 0) >= MAX_VOLUMES:
+                raise Conflict(f"there are {MAX_VOLUMES} volumes already", resolution="remove some")
+            row = VolumeRow(
+                name=name,
+                driver=DRIVER,
+                kind=kind.value,
+                mountpoint=spec.options["device"] if kind == VolumeKind.BIND else str(self._directory / name / DATA),
+                anonymous=spec.anonymous or not spec.name,
+                labels=dict(spec.labels),
+                options=dict(spec.options),
+                created_at=time.time(),
+            )
+            session.add(row)
+            return True
 
     def _exists(self, name: str) -> bool:
         with self._database.reading() as session:
@@ -261,27 +295,16 @@ class VolumeService:
             raise NotFound(f"volume {name} not found")
         return row
 
-    def _value(self, session: Session, row: VolumeRow) -> NamedVolume:
-        query = select(VolumeRefRow.container_id).filter_by(volume=row.name).order_by(VolumeRefRow.container_id)
-        return NamedVolume(
-            name=row.name,
-            driver=row.driver,
-            kind=VolumeKind(row.kind),
-            mountpoint=row.mountpoint,
-            anonymous=row.anonymous,
-            created_at=datetime.fromtimestamp(row.created_at, UTC),
-            labels=dict(row.labels),
-            options=dict(row.options),
-            used_by=tuple(session.scalars(query)),
-        )
+    def _drop(self, name: str) -> Path:
+        """Take a volume's directory away, then its row; return where its files are, which nobody sees any more.
 
-    def _erase(self, name: str) -> None:
-        """Remove the files, then the row: a daemon that dies in between has an empty volume. Errors: HostFault."""
-        directory = self._directory / name
+        A daemon that dies in between has an empty volume. Errors: HostFault; the volume stays then.
+        """
+        directory, left = self._directory / name, self._directory / f"{GONE}{secrets.token_hex(16)}"
         if os.path.ismount(directory):
             _umount(directory)
         try:
-            shutil.rmtree(directory)
+            directory.rename(left)
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -290,6 +313,44 @@ class VolumeService:
             row = session.get(VolumeRow, name)
             if row is not None:
                 session.delete(row)
+        return left
+
+
+def _value(row: VolumeRow, users: Iterable[str]) -> NamedVolume:
+    return NamedVolume(
+        name=row.name,
+        driver=row.driver,
+        kind=VolumeKind(row.kind),
+        mountpoint=row.mountpoint,
+        anonymous=row.anonymous,
+        created_at=datetime.fromtimestamp(row.created_at, UTC),
+        labels=dict(row.labels),
+        options=dict(row.options),
+        used_by=tuple(users),
+    )
+
+
+def _make_data(directory: Path) -> None:
+    """Make the directory that containers see, unless it is there; their users may enter it, as under Docker."""
+    try:
+        (directory / DATA).mkdir(mode=0o700)
+    except FileExistsError:
+        return
+    (directory / DATA).chmod(0o755)  # whatever the umask is; on the host nobody gets to it
+
+
+def _delete(directory: Path) -> None:
+    """Delete what is left of a removed volume. Errors: HostFault."""
+    try:
+        shutil.rmtree(directory)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise HostFault(
+            "the volume is removed, but its files cannot be deleted",
+            details=f"{directory}: {error}",
+            resolution="the daemon's next start tries it again",
+        ) from error
 
 
 def check_name(name: str) -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import shutil
+import stat
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from hyperd.db.models import ContainerRow, PodRow
 from hyperd.db.session import Database
-from hyperd.errors import Conflict, InvalidInput, NotFound, NotSupported
+from hyperd.errors import Conflict, HostFault, InvalidInput, NotFound, NotSupported
 from hyperd.event.bus import EventBus
 from hyperd.spec.model import VolumeSpec
 from hyperd.volume.model import NamedVolumeSpec, VolumeKind
@@ -82,6 +87,94 @@ def test_anonymous_ones_go_with_their_last_container(volumes: VolumeService, dat
     assert [volume.name for volume in volumes.all()] == sorted([one.name, "named"])
 
 
+def test_what_is_made_while_its_name_is_removed_keeps_its_files(
+    volumes: VolumeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = Path(volumes.create(NamedVolumeSpec(name="data")).mountpoint)
+    (old / "old").touch()
+    deleting, go_on, delete = threading.Event(), threading.Event(), shutil.rmtree
+
+    def slow(path: Path) -> None:
+        deleting.set()
+        assert go_on.wait(30)
+        delete(path)
+
+    monkeypatch.setattr(shutil, "rmtree", slow)
+    remover = threading.Thread(target=volumes.remove, args=("data",))
+    remover.start()
+    assert deleting.wait(30)
+    data = Path(volumes.create(NamedVolumeSpec(name="data")).mountpoint)
+    assert list(data.iterdir()) == []
+    (data / "new").touch()
+    go_on.set()
+    remover.join(30)
+    assert [path.name for path in data.iterdir()] == ["new"]
+    assert volumes.get("data").used_by == ()
+
+
+def test_a_volume_is_not_removed_while_a_container_takes_it(
+    volumes: VolumeService, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = Path(volumes.create(NamedVolumeSpec(name="data")).mountpoint)
+    user = threading.Thread(target=volumes.use, args=(container(database, "c1"), ["data"]))
+    is_mount = os.path.ismount
+
+    def late(path: Path) -> bool:  # asked by remove, which has seen that nobody uses the volume
+        if threading.current_thread() is threading.main_thread():
+            user.start()
+            user.join(1)
+        return is_mount(path)
+
+    monkeypatch.setattr(os.path, "ismount", late)
+    volumes.remove("data")
+    user.join(30)
+    assert volumes.get("data").used_by == ("c1",)
+    assert data.is_dir()
+
+
+def test_one_name_made_by_many_at_once(volumes: VolumeService) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: volumes.create(NamedVolumeSpec(name="data")), range(16)))
+    assert set(map(repr, made)) == {repr(volumes.get("data"))}
+
+
+def test_files_that_cannot_be_deleted_go_with_the_next_start(
+    volumes: VolumeService, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volumes.create(NamedVolumeSpec(name="data"))
+    volumes.create(NamedVolumeSpec(name="more"))
+
+    def fail(path: Path) -> None:
+        raise OSError(errno.EIO, "broken", str(path))
+
+    monkeypatch.setattr(shutil, "rmtree", fail)
+    with pytest.raises(HostFault, match="is removed, but its files cannot be deleted"):
+        volumes.remove("data")
+    assert volumes.prune(lambda _volume: True) == {}
+    assert volumes.all() == []
+    monkeypatch.undo()
+    assert len(list((tmp_path / "volumes").iterdir())) == 2
+    VolumeService(directory=tmp_path / "volumes", database=database, events=EventBus()).recover()
+    assert list((tmp_path / "volumes").iterdir()) == []
+
+
+def test_only_users_in_guests_may_enter(volumes: VolumeService, tmp_path: Path) -> None:
+    before = os.umask(0o077)  # the daemon's
+    try:
+        data = Path(volumes.create(NamedVolumeSpec(name="data")).mountpoint)
+        for good in (False, True):
+            assert stat.S_IMODE(data.stat().st_mode) == 0o755
+            assert volumes.begin_fill("data")
+            volumes.end_fill("data", good=good)
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "volumes", data.parent, data)] == [
+        0o700,
+        0o700,
+        0o755,
+    ]
+
+
 @pytest.mark.parametrize(
     ("fields", "error", "words"),
     [
@@ -107,6 +200,8 @@ def test_what_cannot_be_made_is_named_and_leaves_nothing(
 
 def test_options_of_the_local_driver(volumes: VolumeService, tmp_path: Path) -> None:
     volumes.create(NamedVolumeSpec(name="bound", options={"type": "none", "o": "bind", "device": str(tmp_path)}))
+    (tmp_path / "large").write_bytes(b"x" * 100_000)
+    assert volumes.size("bound") == 0  # nothing of it goes with the volume
     assert volumes.definition("bound") == VolumeSpec(source=str(tmp_path), format="vfs")
     volumes.create(NamedVolumeSpec(name="far", options={"type": "nfs", "o": "addr=10.0.0.9,rw", "device": ":/srv"}))
     assert volumes.definition("far") == VolumeSpec(source="10.0.0.9:/srv", format="nas")

@@ -128,13 +128,11 @@ def disk_usage() -> Response:
     running, spoken = engine(), versions.requested()
     usage = running.images.reports.usage()
     containers = [row(replace(shown, sizes=policy.sizes(shown.container)), spoken) for shown in Lookup(running).all()]
-    volumes = [
-        {
-            **volume_object(volume),
-            "UsageData": {"Size": running.volumes.size(volume.name), "RefCount": len(volume.used_by)},
-        }
-        for volume in running.volumes.all()
-    ]
+    volumes = []
+    for volume in running.volumes.all():
+        with contextlib.suppress(NotFound):  # it was removed in between
+            usage_data = {"Size": running.volumes.size(volume.name), "RefCount": len(volume.used_by)}
+            volumes.append({**volume_object(volume), "UsageData": usage_data})
     return answers.as_json(
         {
             "LayersSize": usage.totals.layer_bytes,
