@@ -244,7 +244,7 @@ def reserve(session: Session, owner: str, address: str, mappings: Sequence[PortM
 
 
 def _bind(mapping: PortMapping) -> socket.socket:
-    """Bind a socket to the port on all addresses."""
+    """Bind a socket to the port, on the mapping's address of the host or on all. Errors: Conflict, HostFault."""
     try:
         return _bound(mapping, reuse=False)
     except OSError as error:

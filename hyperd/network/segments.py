@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv4Network
@@ -226,11 +226,6 @@ def network_of(row: NetworkRow) -> Network:
         mtu=options.get("mtu", 0),
         resolves=True,
     )
-
-
-def segment_ids(segments: Iterable[Segment]) -> Iterator[str]:
-    """Yield the ids of the networks that somebody has made."""
-    return (segment.id for segment in segments if segment.id)
 
 
 def _check_mtu(mtu: int, what: str) -> int:

@@ -9,7 +9,8 @@ import hashlib
 import re
 import secrets
 import threading
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -17,7 +18,7 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from hyperd.db.models import AddressRow, NetworkRow
+from hyperd.db.models import AddressRow, NetworkRow, PodRow
 from hyperd.db.session import Database
 from hyperd.errors import Conflict, Forbidden, InvalidInput, NotFound, NotSupported
 from hyperd.event.bus import EventBus
@@ -56,7 +57,8 @@ class NetworkService:
         with self._database.reading() as session:
             rows = session.scalars(select(NetworkRow).order_by(NetworkRow.created_at, NetworkRow.id)).all()
             found = [*self._builtin(), *(network_of(row) for row in rows)]
-            return [self._attached(session, network) for network in found]
+            addresses = _by_place(rows_of(session))
+            return [self._attached(session, network, addresses[_place(network)]) for network in found]
 
     def get(self, network: str) -> Network:
         """Return the network with this name, id, or unique beginning of an id.
@@ -64,7 +66,8 @@ class NetworkService:
         Errors: NotFound; Conflict when several ids begin so.
         """
         with self._database.reading() as session:
-            return self._attached(session, self._find(session, network))
+            found = self._find(session, network)
+            return self._attached(session, found, _by_place(rows_of(session))[_place(found)])
 
     # -- changing
 
@@ -136,14 +139,13 @@ class NetworkService:
                 return known
         return network_of(find_row(session, network))
 
-    def _attached(self, session: Session, network: Network) -> Network:
+    def _attached(self, session: Session, network: Network, rows: Sequence[AddressRow]) -> Network:
+        """Return a network with its attachments, made of its addresses by pod and NIC."""
         if not network.bridge:
             return network
-        if network.builtin:
-            rows = [row for row in rows_of(session) if row.bridge == network.bridge and not row.owner.startswith("vm-")]
-        else:
-            query = select(AddressRow).filter_by(network_id=network.id)
-            rows = [*session.scalars(query.order_by(AddressRow.owner, AddressRow.slot, AddressRow.position))]
+        if network.builtin:  # VMs of the pool and builds have addresses of it, too
+            pods = set(session.scalars(select(PodRow.id)))
+            rows = [row for row in rows if row.owner in pods]
         prefix = network.subnet.partition("/")[2]
         nics: dict[tuple[str, int], list[AddressRow]] = {}
         for row in rows:
@@ -164,6 +166,18 @@ class NetworkService:
 
     def _tell(self, action: str, network: Network) -> None:
         self._events.publish("network", action, network.id, name=network.name, type=network.driver.value)
+
+
+def _place(network: Network) -> str:
+    """Return what the addresses of a network have in common: its id, or the bridge of the daemon's own."""
+    return network.bridge if network.builtin else network.id
+
+
+def _by_place(rows: Iterable[AddressRow]) -> defaultdict[str, list[AddressRow]]:
+    found = defaultdict(list)
+    for row in rows:
+        found[row.network_id or row.bridge].append(row)
+    return found
 
 
 def _fixed_id(name: str) -> str:

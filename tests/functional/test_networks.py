@@ -18,6 +18,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 
 from hyperd.db.models import ContainerRow, PodRow
 from hyperd.errors import Conflict, Forbidden, HostFault, InvalidInput, NotFound, NotSupported
@@ -117,6 +118,45 @@ def test_networks_that_are_always_there(networks: Networks) -> None:
     for name in ("bridge", "host", "none"):
         with pytest.raises(Forbidden, match="pre-defined"):
             networks.service.remove(name)
+
+
+def test_default_network_has_the_pods_and_nothing_else(networks: Networks, site: Site) -> None:
+    """VMs of the pool and builds have addresses, too; a pod may be called as if it were one of them."""
+    for owner in ("vm-web", "build-web"):
+        with site.database.session() as session:
+            session.add(pod_row(owner))
+        site.network.allocate(owner)
+    for owner in ("vm-pooledpool", "build-underway"):
+        site.network.allocate(owner)
+    assert [one.pod for one in networks.service.get("bridge").attachments] == ["build-web", "vm-web"]
+    for owner in ("vm-pooledpool", "build-underway"):
+        site.network.release(owner)
+
+
+def test_list_takes_as_many_queries_with_many_networks(networks: Networks, site: Site) -> None:
+    statements: list[str] = []
+    here = threading.get_ident()
+
+    @event.listens_for(site.database.engine, "before_cursor_execute")
+    def note(_connection: object, _cursor: object, text: str, *_: object) -> None:
+        if threading.get_ident() == here:  # the thread that repairs reads, too
+            statements.append(text)
+
+    def cost() -> int:
+        statements.clear()
+        networks.service.all()
+        return len(statements)
+
+    names = ["one", "two", "three"]
+    costs = []
+    for name in names:
+        networks.make(name)
+        site.network.reserve(f"{name}-pod", [NicWish(network=name)])
+        costs.append(cost())
+    assert len(set(costs)) == 1
+    assert [[one.pod for one in network.attachments] for network in networks.service.all()[3:]] == [
+        [f"{name}-pod"] for name in names
+    ]
 
 
 def test_made_inspected_and_removed(networks: Networks) -> None:
