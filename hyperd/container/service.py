@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import structlog
@@ -51,6 +52,7 @@ log = structlog.get_logger(__name__)
 
 SIGKILL = 9
 KILL_WAIT = 10.0
+VM_LOOK = 0.5  # seconds between two looks whether a VM is still there
 MAX_ERROR = 500  # characters
 
 
@@ -343,14 +345,16 @@ class ContainerService:
             grace: seconds; below 0 = without end, None = the container's own, else the daemon's.
             signal: instead of its stop signal, 0 = that.
 
-        Errors: NotFound, NotAlive, Conflict (it survives SIGKILL).
+        A VM that goes meanwhile has ended it. Errors: NotFound, NotAlive, Conflict (it survives SIGKILL).
 
         """
         row = self.records.find(name)
         with self._locks.locked(row.pod_id, "stop a container"):
             require_running(self._vms.of_pod(row.pod_id), row.pod_id)
-            self._stop(row.id, grace=grace, signal=signal)
-            self.tell("stop", row)
+            ending = self._ask_to_end(row.id, grace=grace, signal=signal)
+        if ending is not None:
+            self._await_end(ending)  # others may use the pod meanwhile, and its VM may go
+        self.tell("stop", row)
 
     def stop_all(self, pod_id: str, *, grace: float | None = None) -> None:
         """Stop every container of a pod at the same time; ``grace`` as for ``stop``."""
@@ -501,19 +505,42 @@ class ContainerService:
             self.observers.settled(row)
 
     def _stop(self, container_id: str, *, grace: float | None, signal: int = 0) -> None:
+        ending = self._ask_to_end(container_id, grace=grace, signal=signal)
+        if ending is not None:
+            self._await_end(ending)
+
+    def _ask_to_end(self, container_id: str, *, grace: float | None, signal: int = 0) -> _Ending | None:
+        """Send the signal that stops a container; None when it does not run. Errors: AgentError."""
         self._end_restarts(container_id)
         row = self.records.get(container_id)
         process = self.processes.get(container_id)
-        if row.state not in LIVE or process is None:
-            return
+        vm = self._vms.of_pod(row.pod_id)
+        if row.state not in LIVE or process is None or vm is None:
+            return None
         if grace is None:
             own = self.records.spec(row).stop_timeout
             grace = self._config.stop_grace if own is None else own
         self._signal(container_id, signal or self.queries.stop_signal(row).number)
-        if not process.finished.wait(None if grace < 0 or grace == math.inf else grace):
-            self._signal(container_id, SIGKILL)
-            if not process.finished.wait(KILL_WAIT):
-                raise Conflict(f"the container {row.name} does not end", details="it survived SIGKILL for 10 s")
+        return _Ending(row=row, process=process, vm=vm, grace=math.inf if grace < 0 else grace)
+
+    def _await_end(self, ending: _Ending) -> None:
+        """Wait for an end, which SIGKILL brings after the grace; return when the VM is gone. Errors: Conflict."""
+        if self._ended_within(ending, ending.grace):
+            return
+        require_running(ending.vm, ending.row.pod_id)
+        _send(ending.process, SIGKILL)
+        if not self._ended_within(ending, KILL_WAIT):
+            raise Conflict(f"the container {ending.row.name} does not end", details="it survived SIGKILL for 10 s")
+
+    def _ended_within(self, ending: _Ending, seconds: float) -> bool:
+        """Return whether a process ends in time, or its VM does; whoever cleans up after that may wait for a lock."""
+        until = time.monotonic() + seconds
+        while not ending.process.finished.wait(max(0.0, min(until - time.monotonic(), VM_LOOK))):
+            if self._vms.of_pod(ending.row.pod_id) is not ending.vm:
+                return True
+            if time.monotonic() >= until:
+                return False
+        return True
 
     def _end_restarts(self, container_id: str, *, killed: bool = True) -> None:
         """Let a container's policy start it no more until the API does; nobody waits for its next run."""
@@ -536,13 +563,29 @@ class ContainerService:
 
     def _signal(self, container_id: str, number: int) -> None:
         process = self.processes.get(container_id)
-        if process is None or process.agent is None:
-            return
-        try:
-            process.agent.signal(process.ident, number, everyone=number == SIGKILL)
-        except AgentError as error:
-            if error.errno != 3:  # ESRCH: it has ended, its exit is on the way
-                raise
+        if process is not None:
+            _send(process, number)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ending:
+    """A run that has been asked to end, the VM it is in, and the seconds it has for it."""
+
+    row: ContainerRow
+    process: GuestProcess
+    vm: Vm
+    grace: float
+
+
+def _send(process: GuestProcess, number: int) -> None:
+    """Send a signal to a container's main process, SIGKILL to all of its group; one that has ended is left alone."""
+    if process.agent is None:
+        return
+    try:
+        process.agent.signal(process.ident, number, everyone=number == SIGKILL)
+    except AgentError as error:
+        if error.errno != errno.ESRCH:  # else its exit is on the way
+            raise
 
 
 def _check_restart(spec: ContainerSpec, pod: PodSpec) -> None:

@@ -388,7 +388,7 @@ class PodService:
             self._execs.vm_gone(vm.id)
             if not (keep_vm and self._release(vm)):
                 self._vms.shutdown(vm)
-            self._containers.vm_gone(vm.id, pod_id)
+        self._containers.vm_gone(vm.id if vm is not None else "", pod_id)
         self._network.release(pod_id)
         rows = self._containers.records.of_pod(pod_id)
         failed = any(row.state == ContainerState.EXITED and row.exit_code for row in rows)

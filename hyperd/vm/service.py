@@ -52,6 +52,10 @@ from hyperd.vm.stall import StallWatch
 
 log = structlog.get_logger(__name__)
 
+CLEAN_UP_PAUSE = 1.0  # seconds until a clean-up that could not be made is tried again
+LONGEST_PAUSE = 30.0
+CLOSE_WAIT = 5.0
+
 
 class VmService(Pooling):
     """See the module's docstring.
@@ -59,8 +63,8 @@ class VmService(Pooling):
     Args:
         boot_files: gives kernel and initramfs; asked at every boot, so that a guest built later is used.
 
-    ``on_exit``, ``on_oom`` (loop's thread), ``on_gone`` (a thread of this service) and ``outfitter`` are set by the
-    services above before ``open``.
+    ``on_exit``, ``on_oom`` (loop's thread), ``on_gone`` (a thread of this service; what fails is done again) and
+    ``outfitter`` are set by the services above before ``open``.
 
     """
 
@@ -85,6 +89,8 @@ class VmService(Pooling):
         )
         self._gone: SimpleQueue[str] = SimpleQueue()
         self._thread = threading.Thread(target=self._watch, name="vm-events", daemon=True)
+        self._cleaners: list[threading.Thread] = []
+        self._closed = threading.Event()
         shape = config.hypervisor
         self.pool = VmPool(self, size=shape.pool, vcpu=shape.default_vcpu, memory=shape.default_memory)
         self._stall = StallWatch(driver, running=self._should_run, path=config.root)
@@ -143,9 +149,12 @@ class VmService(Pooling):
             for vm in self._vms.values():
                 vm.ending = True
                 vm.agent.close()
+        self._closed.set()
         self._gone.put("")
-        if self._thread.is_alive():
-            self._thread.join(5)
+        until = time.monotonic() + CLOSE_WAIT
+        for thread in (self._thread, *self._cleaners):
+            if thread.is_alive():
+                thread.join(max(0.0, until - time.monotonic()))
         self.trees.close()
 
     def boot(
@@ -254,10 +263,9 @@ class VmService(Pooling):
     def remove(self, vm_id: str) -> None:
         """Switch a VM off for good, whoever uses it; a pod on it becomes failed. Errors: NotFound."""
         vm = self.get(vm_id)
-        owner = vm.pod_id
         self.destroy(vm)
-        if owner:
-            self.on_gone(vm, False)
+        if vm.pod_id and not self._cleaned_up(vm, by_itself=False):
+            self._clean_up_later(vm, by_itself=False)
 
     def destroy(self, vm: Vm) -> None:
         """Switch a VM off at once and forget it; nothing of it is left but the files of its disks."""
@@ -445,11 +453,33 @@ class VmService(Pooling):
                 vm = self._vms.get(vm_id)
             if vm is None or vm.ending:
                 continue
-            try:
-                words = " / ".join(last_words(vm.rundir / CONSOLE_LOG).splitlines())
-                log.warning("vm.gone", vm=vm_id, pod=vm.pod_id, last_words=words)
-                self.destroy(vm)
-                self.on_gone(vm, True)
-                self.pool.taken()
-            except Exception:
-                log.exception("vm.clean_up_failed", vm=vm_id)
+            vm.ending = True  # one of several who tell of it is heard
+            words = " / ".join(last_words(vm.rundir / CONSOLE_LOG).splitlines())
+            log.warning("vm.gone", vm=vm_id, pod=vm.pod_id, last_words=words)
+            self._clean_up_later(vm, by_itself=True)
+
+    def _clean_up_later(self, vm: Vm, *, by_itself: bool) -> None:
+        """Clean up in a thread of its own: others may use the pod just now, for long."""
+
+        def work() -> None:
+            pause = CLEAN_UP_PAUSE
+            while not self._cleaned_up(vm, by_itself=by_itself) and not self._closed.wait(pause):
+                pause = min(2 * pause, LONGEST_PAUSE)  # after a close the next daemon does it
+
+        thread = threading.Thread(target=work, name=f"gone-{vm.id}", daemon=True)
+        self._cleaners = [*(one for one in self._cleaners if one.is_alive()), thread]
+        thread.start()
+
+    def _cleaned_up(self, vm: Vm, *, by_itself: bool) -> bool:
+        """Forget a VM that is gone and tell whose it was; return whether that could be done."""
+        try:
+            self.destroy(vm)
+            self.on_gone(vm, by_itself)
+            self.pool.taken()
+        except HyperError as error:
+            log.warning("vm.clean_up_put_off", vm=vm.id, pod=vm.pod_id, error=str(error))
+            return False
+        except Exception:
+            log.exception("vm.clean_up_failed", vm=vm.id, pod=vm.pod_id)
+            return False
+        return True

@@ -1,0 +1,150 @@
+"""The services of an engine without an API: what several threads do to a pod at once, and what goes wrong midway."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hyperd.build.importer import ImportOrder
+from hyperd.config.model import Config, HypervisorConfig, NetworkConfig
+from hyperd.container import locks
+from hyperd.container.states import KILLED
+from hyperd.engine import Engine
+from hyperd.pod.states import PodState
+from hyperd.spec.model import ContainerSpec, PodSpec
+from hyperd.vm.fake import FakeDriver
+from tests.support.registry import busybox_tar
+from tests.support.until import until
+
+DEAF = ("sh", "-c", "trap '' TERM; while :; do sleep 0.1; done")  # ends with SIGKILL only
+
+
+@contextmanager
+def opened(root: Path) -> Iterator[Engine]:
+    """Give an engine with VMs that are threads, on user-mode networks."""
+    network = NetworkConfig(bridge="")
+    running = Engine(Config(root=root, network=network, hypervisor=HypervisorConfig(driver="fake", pool=0)))
+    running.open()
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    with opened(tmp_path_factory.mktemp("services")) as running:
+        running.imports.from_body(ImportOrder(source="-", name="busybox:latest"), iter([busybox_tar()]))
+        yield running
+
+
+@pytest.fixture
+def engine(shared: Engine) -> Iterator[Engine]:
+    yield shared
+    for pod in shared.pods.summaries():
+        shared.pods.remove(pod.id)
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
+
+
+def container(name: str, *argv: str, **more: Any) -> ContainerSpec:
+    return ContainerSpec(name=name, image="busybox", command=argv or ("sleep", "99"), **more)
+
+
+def pod(engine: Engine, *containers: ContainerSpec, **more: Any) -> str:
+    """Start a pod of these containers; give its id."""
+    ident = engine.pods.create(PodSpec(containers=containers, restart_policy="never", **more))
+    engine.pods.start(ident)
+    return ident
+
+
+def crash(engine: Engine, pod_id: str) -> None:
+    """Do to the pod's VM what kill -9 of its QEMU does."""
+    driver, vm = engine.vms._driver, engine.vms.of_pod(pod_id)
+    assert isinstance(driver, FakeDriver)
+    assert vm is not None
+    driver.crash(vm.id)
+
+
+def is_stopped(engine: Engine, pod_id: str) -> Callable[[], bool]:
+    return lambda: engine.pods.inspect(pod_id).state == PodState.STOPPED
+
+
+def waits(future: Future[Any]) -> bool:
+    """Tell whether a call goes on for a while."""
+    time.sleep(0.3)
+    return not future.done()
+
+
+# -- stops
+
+
+def test_a_stop_without_end_lets_others_use_the_pod(engine: Engine, threads: ThreadPoolExecutor) -> None:
+    ident = pod(engine, container("deaf", *DEAF), container("other"))
+    stop = threads.submit(engine.containers.stop, "deaf", grace=-1)
+    assert waits(stop)
+    begun = time.monotonic()
+    engine.containers.stop("other", grace=0)
+    engine.pods.set_labels(ident, {"a": "b"}, override=True)
+    assert time.monotonic() - begun < 10
+    assert not stop.done()
+    engine.containers.kill("deaf", 9)
+    stop.result(10)
+    assert engine.containers.wait("deaf") == KILLED
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_vm_that_ends_during_a_stop_without_end(engine: Engine, threads: ThreadPoolExecutor, *, whole: bool) -> None:
+    ident = pod(engine, container("deaf", *DEAF, stop_timeout=-1.0))
+    wait = threads.submit(engine.containers.wait, "deaf")
+    stop = threads.submit(engine.pods.stop, ident) if whole else threads.submit(engine.containers.stop, "deaf")
+    assert waits(stop)
+    crash(engine, ident)
+    stop.result(10)
+    assert wait.result(10) == KILLED
+    until(is_stopped(engine, ident))
+    assert engine.pods.start(ident)
+
+
+def test_a_vm_that_ends_while_its_pod_is_in_use(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "WAIT", 0.1)
+    ident = pod(engine, container("one"))
+    with engine.pods._locks.locked(ident, "look at it for long"):
+        crash(engine, ident)
+        until(lambda: engine.vms.of_pod(ident) is None)
+        time.sleep(0.5)  # the first attempts to clean up are too early
+        assert engine.pods.inspect(ident).state == PodState.RUNNING
+    until(is_stopped(engine, ident))
+    assert engine.containers.wait("one") == KILLED
+
+
+def test_a_vm_that_is_removed_while_its_pod_is_in_use(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "WAIT", 0.1)
+    ident = pod(engine, container("one"))
+    vm = engine.vms.of_pod(ident)
+    assert vm is not None
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with engine.pods._locks.locked(ident, "look at it for long"):
+            held.set()
+            done.wait(10)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait(10)
+    engine.vms.remove(vm.id)
+    done.set()
+    holder.join()
+    until(is_stopped(engine, ident))
