@@ -799,6 +799,9 @@ def test_process_one_without_a_handler_ignores_signals_but_kill(host: Host) -> N
     base = host.new_base()
     host.start(first(host.program("one", base)).argv([BUSYBOX, "sleep", "100"]))
     host.ask(Method.SIGNAL, "one", signal.SIGTERM, "one")
+    with pytest.raises(AgentRefusal) as caught:  # none of ours is in there to pass it on
+        host.ask(Method.SIGNAL, "one", signal.SIGTERM, "all")
+    assert caught.value.code == errno.ENOTSUP
     code, out, _ = host.execute(lambda p: p.add(Op.JOIN, "one").argv([BUSYBOX, "sh", "-c", "kill -0 1; echo $?"]))
     assert (code, out) == (0, b"0\n")
     host.ask(Method.SIGNAL, "one", signal.SIGKILL, "all")

@@ -213,6 +213,28 @@ def test_what_a_container_is_given(host: Host, start: Any) -> None:
     ]
 
 
+DIVIDE = """
+    cd /sys/fs/cgroup && mkdir inner && while [ "$(cat cgroup.procs)" ]; do
+        for pid in $(cat cgroup.procs); do echo $pid 2>/dev/null >inner/cgroup.procs; done
+    done
+    echo +pids >cgroup.subtree_control && mkdir other && sh -c 'echo $$ >other/cgroup.procs; exec sleep 999' &
+    until grep -q . other/cgroup.procs 2>/dev/null; do sleep 0.1; done
+    echo divided; exec sleep 1000"""
+
+
+def test_a_container_that_divides_its_control_group(host: Host, start: Any) -> None:
+    """As systemd and Docker do: processes are at the ends only, where execs go, and are listed."""
+    start({"parted": {"command": ["sh", "-c", DIVIDE], "security": {"privileged": True}}})
+    until(lambda: "divided" in host.ok("logs", "parted"), tell=lambda: host.ctl("logs", "parted"))
+    assert sh(host, "parted", "cat /proc/self/cgroup") == ["0::/inner"]
+
+    def commands() -> list[str]:
+        listed = host.daemon.json("GET", "/container/top", container="parted")
+        return sorted(row[-1] for row in listed["processes"])
+
+    until(lambda: commands() == ["sleep 1000", "sleep 999"], tell=commands)
+
+
 def test_limits_hold_and_siblings_live(host: Host, start: Any) -> None:
     limits = {"memory": 33554432, "memoryReservation": 8388608, "memorySwap": 67108864, "pids": 40, "cpuShares": 512}
     cpu = {"cpusetCpus": "0", "cpuPeriod": 50000, "cpuQuota": 25000}

@@ -66,15 +66,15 @@ static int make_streams(struct process *p, struct pipes *pipes, struct err *e) {
 }
 
 /* JOIN: the child needs the namespaces of a living process, and its cgroup. */
-static int find_joined(const struct plan_brief *brief, struct process *p, struct plan_start *start, struct err *e) {
+static int find_joined(const struct plan_brief *brief, struct plan_start *start, struct err *e) {
   if (!brief->join[0])
     return 0;
   struct process *target = process_find(brief->join);
   if (!target || target->state != P_RUNNING || target->reaped)
     return err_set(e, ESRCH, "JOIN %s: does not run", brief->join);
   start->join_fd = target->init_fd >= 0 ? target->init_fd : target->main_fd;
+  start->join_pid = target->waited_pid;
   memcpy(start->join_cgroup, target->cgroup, sizeof start->join_cgroup);
-  (void)p;
   return 0;
 }
 
@@ -168,9 +168,9 @@ static void run_start(int status_fd, void *argument) {
 
 static int launch(struct process *p, const struct plan_brief *brief, uint32_t request, struct plan_bytes *plan, struct err *e) {
   struct pipes pipes = {{-1, -1}, {-1, -1}, {-1, -1}};
-  struct order order = {plan, {.join_fd = -1, .tty = p->tty, .has_init = brief->has_pid_namespace}};
+  struct order order = {plan, {.join_fd = -1, .tty = p->tty}};
   int result = -1;
-  if (find_joined(brief, p, &order.start, e) == 0 && make_streams(p, &pipes, e) == 0) {
+  if (find_joined(brief, &order.start, e) == 0 && make_streams(p, &pipes, e) == 0) {
     int stdio[3] = {pipes.in[1], pipes.out[1], pipes.err[1]};
     memcpy(order.start.stdio, stdio, sizeof stdio);
     struct job *job = job_start(run_start, &order, finished, e);

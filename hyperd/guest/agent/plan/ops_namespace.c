@@ -67,13 +67,19 @@ int op_unshare(struct plan *plan, const struct step *step, struct err *e) {
   return 0;
 }
 
+/* A container that may divides its group (systemd, Docker in it). The kernel then lets no process in but at the ends: a new
+ * one goes where process 1 of the container is, as with runc. */
+static int join_cgroup(const struct plan_start *start) {
+  if (cgroup_join(start->join_cgroup) == 0)
+    return 0;
+  return errno == EBUSY ? cgroup_follow(start->join_cgroup, start->join_pid) : -1;
+}
+
 int op_join(struct plan *plan, const struct step *step, struct err *e) {
   if (!plan->start)
     return err_set(e, EINVAL, "JOIN: only for START");
-  if (plan->start->join_cgroup[0]) {
-    if (cgroup_join(plan->start->join_cgroup) < 0)
-      return step_failed(step, errno, e);
-  }
+  if (plan->start->join_cgroup[0] && join_cgroup(plan->start) < 0)
+    return step_failed(step, errno, e);
   prctl(PR_SET_DUMPABLE, 0);
   if (setns(FD_JOIN, CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWCGROUP) < 0)
     return step_failed(step, errno, e);

@@ -23,8 +23,9 @@ struct plan_bytes {
 struct plan_start {
   int stdio[3]; /* -1 = /dev/null */
   int join_fd;  /* pidfd, -1 = none */
+  pid_t join_pid;
   char join_cgroup[256];
-  bool tty, has_init;
+  bool tty;
 };
 
 struct limit {

@@ -1,7 +1,6 @@
 #define _GNU_SOURCE
 #include "process/cgroup.h"
 
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -35,6 +34,22 @@ int cgroup_join(const char *group) {
   return write_small(path, "0");
 }
 
+int cgroup_follow(const char *group, pid_t pid) {
+  char path[64], text[1024], *rest = text, *line;
+  size_t size = strlen(group);
+  snprintf(path, sizeof path, "/proc/%d/cgroup", (int)pid);
+  if (read_small(path, text, sizeof text) < 0)
+    return -1;
+  while ((line = strsep(&rest, "\n"))) {
+    if (strncmp(line, "0::/", 4) != 0)
+      continue; /* a hierarchy of cgroup v1 */
+    line += 4;
+    if (strncmp(line, group, size) == 0 && line[size] == '/' && rest)
+      return cgroup_join(line);
+  }
+  return errno = EBUSY, -1;
+}
+
 int cgroup_enter(const char *wanted) {
   char path[512];
   if (!good_cgroup(wanted) || strlen(wanted) >= 256)
@@ -49,18 +64,4 @@ int cgroup_enter(const char *wanted) {
       return -1;
   }
   return cgroup_join(wanted);
-}
-
-int cgroup_signal(const char *group, int signal) {
-  static char text[65536];
-  char path[512];
-  uint64_t pid;
-  if (!*group || snprintf(path, sizeof path, "%s/%s/cgroup.procs", cgroup_root, group) >= (int)sizeof path)
-    return errno = ESRCH, -1;
-  if (read_small(path, text, sizeof text) < 0)
-    return -1;
-  for (char *rest = text, *line; (line = strsep(&rest, "\n"));)
-    if (parse_u64(line, 10, INT32_MAX, &pid) && pid > 0)
-      kill((pid_t)pid, signal);
-  return 0;
 }

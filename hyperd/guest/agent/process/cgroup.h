@@ -1,6 +1,8 @@
 /* Control groups (cgroup v2): making them and entering them. */
 #pragma once
 
+#include <sys/types.h>
+
 /* Where cgroup v2 is mounted. */
 extern const char *cgroup_root;
 
@@ -8,5 +10,5 @@ extern const char *cgroup_root;
 int cgroup_enter(const char *path);
 /* Enter a group that exists. -1 with errno. */
 int cgroup_join(const char *path);
-/* Send a signal to every process in a group. -1 with errno. */
-int cgroup_signal(const char *path, int signal);
+/* Enter the group below `path` that a process is in. -1 with errno; EBUSY: it is in none. */
+int cgroup_follow(const char *path, pid_t pid);

@@ -169,11 +169,9 @@ int process_signal(struct process *p, int signal, bool everyone, struct err *e) 
   if (p->state == P_STARTING)
     return err_set(e, EBUSY, "SIGNAL %s: is being started", p->name);
   int result;
-  if (everyone && p->has_init && p->is_first && signal != SIGKILL) {
-    /* No init of ours is there to do it. KILL is for process 1 alone: the kernel then ends the others. */
-    result = cgroup_signal(p->cgroup, signal);
-  } else if (everyone && p->has_init && p->is_first) {
-    result = send_signal(p->init_fd, signal, NULL);
+  if (everyone && p->has_init && p->is_first) {
+    /* No init of ours is there to pass it on. Of KILL for process 1 the kernel ends the others. */
+    result = signal == SIGKILL ? send_signal(p->init_fd, signal, NULL) : (errno = ENOTSUP, -1);
   } else if (everyone && p->has_init) {
     siginfo_t info = {.si_signo = SIGNAL_ALL, .si_code = SI_QUEUE};
     info.si_value.sival_int = signal;
