@@ -8,12 +8,13 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 
+#include "process/cgroup.h"
 #include "tools/tools.h"
+#include "tools/tree.h"
 
-enum { MAX_DEPTH = 2048, MAX_STAT = 1024, MAX_COMMAND = 4096 };
+enum { MAX_STAT = 1024, MAX_COMMAND = 4096 };
 
 static void put(const char *text) { fwrite(text, strlen(text) + 1, 1, stdout); }
 
@@ -64,36 +65,31 @@ static bool left_out(void) {
   return false;
 }
 
-static bool is_opaque(int fd) {
-  char value;
-  return fgetxattr(fd, "trusted.overlay.opaque", &value, 1) == 1 && value == 'y';
-}
-
 static bool is_there(int fd, const char *name, struct stat *s) {
   return fd >= 0 && fstatat(fd, name, s, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
 static int append(size_t length, const char *name) {
   int size = snprintf(c.path + length, sizeof c.path - length, "%s%s", length ? "/" : "", name);
-  return size < 0 || (size_t)size >= sizeof c.path - length ? -1 : 0;
+  return size < 0 || (size_t)size >= sizeof c.path - length ? (errno = ENAMETOOLONG, -1) : 0;
 }
 
 /* Entries of the directory below that an opaque one hides. */
 static int hidden(int upper, int lower, size_t length) {
   struct stat s;
-  int copy = openat(lower, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  DIR *dir = copy < 0 ? NULL : fdopendir(copy);
-  if (!dir)
-    return -1;
-  for (struct dirent *e; (e = readdir(dir));) {
-    if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0 || is_there(upper, e->d_name, &s))
+  DIR *dir = tree_list(lower);
+  int result = dir ? 0 : -1;
+  for (struct dirent *e; result == 0 && (e = tree_next(dir));) {
+    if (is_there(upper, e->d_name, &s))
       continue;
-    if (append(length, e->d_name) == 0 && !left_out())
+    result = append(length, e->d_name);
+    if (result == 0 && !left_out())
       tell('D');
   }
-  closedir(dir);
-  c.path[length] = 0;
-  return 0;
+  tree_end(dir);
+  if (result == 0)
+    c.path[length] = 0; /* else it tells where */
+  return result;
 }
 
 static int walk(int upper, int lower, size_t length, unsigned depth, bool *changed);
@@ -106,7 +102,7 @@ static int walk_directory(int upper, int lower, const char *name, const struct s
   cleanup_fd int low = below ? openat(lower, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) : -1;
   if (up < 0 || (below && low < 0))
     return errno == ENOENT ? 0 : -1;
-  bool opaque = low >= 0 && is_opaque(up);
+  bool opaque = low >= 0 && tree_is_opaque(up);
   if (walk(up, low, length, depth + 1, &inner) < 0 || (opaque && hidden(up, low, length) < 0))
     return -1;
   bool differs = !below || opaque || above->st_mode != below->st_mode || above->st_uid != below->st_uid || above->st_gid != below->st_gid;
@@ -117,45 +113,45 @@ static int walk_directory(int upper, int lower, const char *name, const struct s
   return 0;
 }
 
+/* c.path names an entry of the directory above; `below` is what the image has there, NULL = nothing. */
+static int tell_entry(int upper, int lower, const char *name, const struct stat *above, const struct stat *below, unsigned depth,
+                      bool *changed) {
+  if (S_ISDIR(above->st_mode)) {
+    if (below && !S_ISDIR(below->st_mode)) {
+      tell('D');
+      below = NULL;
+    }
+    return walk_directory(upper, lower, name, above, below, depth, changed);
+  }
+  bool gone = S_ISCHR(above->st_mode) && above->st_rdev == makedev(0, 0);
+  if (gone && !below)
+    return 0;
+  tell(gone ? 'D' : below ? 'C' : 'A');
+  *changed = true;
+  return 0;
+}
+
 static int walk(int upper, int lower, size_t length, unsigned depth, bool *changed) {
   struct stat above, below;
-  int result = 0;
-  int copy = openat(upper, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  DIR *dir = copy < 0 || depth > MAX_DEPTH ? NULL : fdopendir(copy);
-  if (!dir)
-    return -1;
-  for (struct dirent *e; result == 0 && (e = readdir(dir));) {
-    if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0 || !is_there(upper, e->d_name, &above))
+  DIR *dir = depth > TREE_DEPTH ? (errno = ENAMETOOLONG, NULL) : tree_list(upper);
+  int result = dir ? 0 : -1;
+  for (struct dirent *e; result == 0 && (e = tree_next(dir));) {
+    if (!is_there(upper, e->d_name, &above))
       continue;
     bool was = is_there(lower, e->d_name, &below);
     result = append(length, e->d_name);
-    if (result < 0 || left_out()) {
-      c.path[length] = 0;
-      continue;
-    }
-    if (S_ISCHR(above.st_mode) && above.st_rdev == makedev(0, 0)) {
-      if (was) {
-        tell('D');
-        *changed = true;
-      }
-    } else if (S_ISDIR(above.st_mode)) {
-      if (was && !S_ISDIR(below.st_mode)) {
-        tell('D');
-        was = false;
-      }
-      result = walk_directory(upper, lower, e->d_name, &above, was ? &below : NULL, depth, changed);
-    } else {
-      tell(was ? 'C' : 'A');
-      *changed = true;
-    }
-    c.path[length] = 0;
+    if (result == 0 && !left_out())
+      result = tell_entry(upper, lower, e->d_name, &above, was ? &below : NULL, depth, changed);
+    if (result == 0)
+      c.path[length] = 0; /* else it tells where */
   }
-  closedir(dir);
+  tree_end(dir);
   return result;
 }
 
 int look_changes(const char *upper, const char *lower, char **skip, int skip_count) {
   bool changed = false;
+  tree_prepare();
   cleanup_fd int up = open(upper, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   cleanup_fd int low = open(lower, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   c.skip = skip;
@@ -167,27 +163,14 @@ int look_changes(const char *upper, const char *lower, char **skip, int skip_cou
 
 /* Processes of a control group. */
 
-static ssize_t read_whole(const char *path, char *data, size_t room) {
-  cleanup_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
-  size_t have = 0;
-  while (fd >= 0 && have < room - 1) {
-    ssize_t count = RETRY(read(fd, data + have, room - 1 - have));
-    if (count <= 0)
-      break;
-    have += (size_t)count;
-  }
-  data[have] = 0;
-  return fd < 0 ? -1 : (ssize_t)have;
-}
-
 static void tell_process(long pid) {
   struct stat s;
   char path[64], text[MAX_STAT], command[MAX_COMMAND];
   snprintf(path, sizeof path, "/proc/%ld/stat", pid);
-  if (read_whole(path, text, sizeof text) <= 0 || stat(path, &s) < 0)
+  if (read_small(path, text, sizeof text) <= 0 || stat(path, &s) < 0)
     return; /* it has ended */
   snprintf(path, sizeof path, "/proc/%ld/cmdline", pid);
-  ssize_t size = read_whole(path, command, sizeof command);
+  ssize_t size = read_small(path, command, sizeof command);
   for (ssize_t i = 0; i + 1 < size; i++)
     if (!command[i])
       command[i] = ' ';
@@ -196,15 +179,38 @@ static void tell_process(long pid) {
   put(size > 0 ? command : "");
 }
 
-int look_processes(const char *group) {
-  char path[PATH_MAX];
+/* The processes of one group; of those that share a part of a threaded group nothing is told there. */
+static int tell_group(int group) {
   long pid;
-  snprintf(path, sizeof path, "/sys/fs/cgroup/%s/cgroup.procs", group);
-  FILE *file = fopen(path, "re");
+  cleanup_fd int fd = openat(group, "cgroup.procs", O_RDONLY | O_CLOEXEC);
+  int copy = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  FILE *file = copy < 0 ? NULL : fdopen(copy, "r");
   if (!file)
-    return tool_failed("top: %s: %s", path, strerror(errno));
+    return errno == ENOENT || errno == ENODEV ? 0 : -1; /* it has been removed */
   while (fscanf(file, "%ld", &pid) == 1)
     tell_process(pid);
   fclose(file);
   return 0;
+}
+
+/* A container may divide its group: those below belong to it, too. */
+static int walk_groups(int group, unsigned depth) {
+  DIR *dir = depth > TREE_DEPTH ? (errno = ENAMETOOLONG, NULL) : tree_list(group);
+  int result = dir ? tell_group(group) : -1;
+  for (struct dirent *e; result == 0 && (e = tree_next(dir));) {
+    if (e->d_type != DT_DIR)
+      continue;
+    cleanup_fd int down = openat(group, e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    result = down < 0 ? (errno == ENOENT ? 0 : -1) : walk_groups(down, depth + 1);
+  }
+  tree_end(dir);
+  return result;
+}
+
+int look_processes(const char *group) {
+  char path[PATH_MAX];
+  tree_prepare();
+  snprintf(path, sizeof path, "%s/%s", cgroup_root, group);
+  cleanup_fd int top = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  return top < 0 || walk_groups(top, 0) < 0 ? tool_failed("top: %s: %s", path, strerror(errno)) : 0;
 }

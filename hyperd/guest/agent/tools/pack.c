@@ -1,12 +1,10 @@
 #define _GNU_SOURCE
 /* A directory as a tar archive on stdout: sorted, complete, the same for the same directory. */
-#include <dirent.h>
 #include <fcntl.h>
 #include <glob.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
 #include <sys/xattr.h>
@@ -15,8 +13,9 @@
 #include "plan/paths.h"
 #include "tools/tar.h"
 #include "tools/tools.h"
+#include "tools/tree.h"
 
-enum { MAX_XATTRS = 65536, MAX_DEPTH = 2048, SPARSE_MIN = 1 << 20, MAX_MAP = 8192 };
+enum { MAX_XATTRS = 65536, SPARSE_MIN = 1 << 20, MAX_MAP = 8192 };
 
 /* A file that has more than one name, under the first of them. */
 struct linked {
@@ -116,11 +115,6 @@ static int add_xattrs(int fd, struct text *pax) {
       return -1;
   }
   return 0;
-}
-
-static bool is_opaque(int fd) {
-  char value;
-  return p.difference && fgetxattr(fd, "trusted.overlay.opaque", &value, 1) == 1 && value == 'y';
 }
 
 /* Members. */
@@ -332,15 +326,12 @@ static void free_names(char **names, size_t count) {
 }
 
 static char **list_names(int fd, size_t *count) {
-  int copy = openat(fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  DIR *dir = copy < 0 ? NULL : fdopendir(copy);
+  DIR *dir = tree_list(fd);
   size_t room = 64;
   char **names = dir ? malloc(room * sizeof *names) : NULL;
   *count = 0;
   errno = names ? 0 : errno;
-  for (struct dirent *e; names && (e = readdir(dir));) {
-    if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
-      continue;
+  for (struct dirent *e; names && (e = tree_next(dir));) {
     char **grown = *count < room ? names : realloc(names, (room *= 2) * sizeof *names);
     if (grown)
       names = grown;
@@ -348,10 +339,9 @@ static char **list_names(int fd, size_t *count) {
       break;
     ++*count;
   }
-  int saved = errno;
-  if (dir)
-    closedir(dir);
-  if (saved) {
+  tree_end(dir);
+  if (errno) {
+    int saved = errno;
     free_names(names, *count);
     errno = saved;
     return NULL;
@@ -377,7 +367,7 @@ static int pack_directory(struct level *level, unsigned depth);
 static int pack_entry(struct level *level, const char *entry, unsigned depth) {
   struct stat s;
   size_t size = strlen(entry);
-  if (level->name_size + size + 16 >= sizeof p.path || depth > MAX_DEPTH) {
+  if (level->name_size + size + 16 >= sizeof p.path || depth > TREE_DEPTH) {
     errno = ENAMETOOLONG;
     return -1;
   }
@@ -420,7 +410,7 @@ static int pack_entry(struct level *level, const char *entry, unsigned depth) {
 
 static int pack_directory(struct level *level, unsigned depth) {
   size_t count;
-  level->opaque = is_opaque(level->fd);
+  level->opaque = p.difference && tree_is_opaque(level->fd);
   char **names = list_names(level->fd, &count);
   if (!names)
     return -1;
@@ -441,11 +431,7 @@ static int finish(void) {
 }
 
 static void prepare(void) {
-  struct rlimit limit;
-  if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-    limit.rlim_cur = limit.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &limit);
-  }
+  tree_prepare();
   fcntl(1, F_SETPIPE_SZ, 1 << 20);
 }
 
