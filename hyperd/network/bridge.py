@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network
@@ -22,6 +22,7 @@ _SYSCTL = Path("/proc/sys/net")
 # <linux/rtnetlink.h>, <linux/if_link.h>, <linux/if_addr.h>
 _NEWLINK, _DELLINK, _GETLINK, _SETLINK, _NEWADDR, _GETADDR, _GETROUTE = 16, 17, 18, 19, 20, 22, 26
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_PROTINFO, _IFLA_LINKINFO = 1, 3, 4, 10, 12, 18
+_IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS = 29, 8
 _INFO_KIND, _INFO_DATA, _BR_FORWARD_DELAY, _BRPORT_MODE = 1, 2, 1, 4
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_LABEL = 1, 2, 3
 _RTA_DST, _RT_TABLE_LOCAL, _RTN_UNICAST = 1, 255, 1
@@ -75,15 +76,10 @@ class Bridge:
             netlink.ask(_NEWLINK, up + attribute(_IFLA_MTU, struct.pack("=I", self.mtu)))
         self._switches()
 
-    def is_well(self) -> bool:
-        """Return whether the bridge is there, up, and has its address. Errors: HostFault."""
-        with _netlink() as netlink:
-            index = _index_of(self.name)
-            if index is None:
-                return False
-            flags = _LINK.unpack_from(netlink.get(_GETLINK, _LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0)))[3]
-            own = [entry.interface for entry in _addresses(netlink) if entry.index == index]
-            return bool(flags & _IFF_UP) and self.address in own
+    def is_well(self, links: HostLinks) -> bool:
+        """Return whether the bridge is there, up, and has its address."""
+        found = links.by_name.get(self.name)
+        return found is not None and found.up and (found.index, self.address) in links.addresses
 
     def current_mac(self) -> str:
         """Give the address the bridge really has: it may have been there before. Errors: HostFault."""
@@ -101,23 +97,21 @@ class Bridge:
                 netlink.ask(_DELLINK, _LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0))
                 log.info("bridge removed", bridge=self.name)
 
-    def adopt(self, taps: Iterable[str]) -> list[str]:
-        """Put taps that exist and are on no bridge or on another one onto this one; return those.
+    def strays(self, taps: Iterable[str], links: HostLinks) -> list[str]:
+        """Return the taps that exist and are on no bridge or on another one; none while there is no bridge."""
+        own = links.by_name.get(self.name)
+        found = ((tap, links.by_name.get(tap)) for tap in taps)
+        return [tap for tap, link in found if own is not None and link is not None and link.master != own.index]
 
-        The bridge must exist. Errors: HostFault.
-        """
-        moved = []
+    def adopt(self, taps: Iterable[str]) -> None:
+        """Put taps onto this bridge; those that do not exist are passed over. Errors: HostFault."""
         with _netlink() as netlink:
             master = _index_of(self.name)
             for tap in taps if master is not None else ():
                 index = _index_of(tap)
-                if index is None:
-                    continue
-                if _link(netlink, index).get(_IFLA_MASTER, b"") != struct.pack("=I", master):
+                if index is not None:
                     body = attribute(_IFLA_MASTER, struct.pack("=I", master))
                     netlink.ask(_NEWLINK, _LINK.pack(socket.AF_UNSPEC, 0, index, _IFF_UP, _IFF_UP) + body)
-                    moved.append(tap)
-        return moved
 
     def allow_hairpin(self, taps: Iterable[str]) -> None:
         """Let frames go back out of the port they came in by; taps that do not exist (yet) are passed over.
@@ -197,6 +191,38 @@ class _Entry:
     index: int
     label: str
     interface: IPv4Interface
+
+
+@dataclass(frozen=True)
+class Link:
+    """An interface; ``master``: index of the bridge that it is on, 0 = none."""
+
+    index: int
+    up: bool
+    master: int
+
+
+@dataclass(frozen=True)
+class HostLinks:
+    """The host's interfaces by name, and its IPv4 addresses with the index of their interface, at one moment."""
+
+    by_name: Mapping[str, Link]
+    addresses: frozenset[tuple[int, IPv4Interface]]
+
+
+def host_links() -> HostLinks:
+    """Read the host's interfaces and addresses, in two questions to the kernel. Errors: HostFault."""
+    found = {}
+    with _netlink() as netlink:
+        wanted = attribute(_IFLA_EXT_MASK, struct.pack("=I", _RTEXT_FILTER_SKIP_STATS))
+        for message in netlink.dump(_GETLINK, _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + wanted):
+            _, _, index, flags, _ = _LINK.unpack_from(message)
+            values = attributes(message[_LINK.size :])
+            name = values.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode("utf-8", "replace")
+            master = int.from_bytes(values.get(_IFLA_MASTER, b""), sys.byteorder)
+            found[name] = Link(index=index, up=bool(flags & _IFF_UP), master=master)
+        addresses = frozenset((entry.index, entry.interface) for entry in _addresses(netlink))
+    return HostLinks(by_name=found, addresses=addresses)
 
 
 def host_addresses() -> list[str]:

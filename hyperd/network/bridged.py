@@ -6,7 +6,7 @@ The rows say what should be; bridges and tables are made from them by ``open`` a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
@@ -23,7 +23,7 @@ from hyperd.errors import Conflict, HostFault, HyperError, InvalidInput
 from hyperd.event.bus import Event, EventBus
 from hyperd.network import fixed, flows, guards, ports, watch
 from hyperd.network.addresses import AddressPool, rows_of
-from hyperd.network.bridge import exists, host_addresses, host_networks, mtu_of
+from hyperd.network.bridge import Bridge, exists, host_addresses, host_links, host_networks, mtu_of
 from hyperd.network.dns import NameServers
 from hyperd.network.driver import NetworkDriver
 from hyperd.network.model import DEFAULT, Driver, Lease, Network, NetworkSpec, NicWish
@@ -133,20 +133,32 @@ class BridgeDriver(NetworkDriver):
             self._tables.write(anew=watch.TABLES in reasons)
 
     def _repair_links(self) -> None:
-        with self._lock:
+        """Make bridges and taps again what the rows say. Pods start meanwhile where nothing is to be done."""
+        links = host_links()
+        bridges, nics = self._links_wanted()
+        if any(not bridge.is_well(links) or bridge.strays(_taps(nics, bridge), links) for bridge in bridges):
+            with self._lock:
+                self._repair_bridges()
+        for nic in nics:
+            if nic.tap not in links.by_name and not exists(nic.tap):  # not made since either
+                self.on_tap_lost(nic.owner, nic.slot)
+
+    def _repair_bridges(self) -> None:
+        links = host_links()
+        for bridge in self._links_wanted()[0]:
+            if not bridge.is_well(links):
+                log.warning("network.bridge_repaired", bridge=bridge.name)
+                bridge.ensure()
+        if self._adopt_taps():
             with self._database.reading() as session:
-                bridges = [segment.bridge for segment in self._segments.all(session)]
-                taps = {row.tap: (row.owner, row.slot) for row in rows_of(session) if row.position == 0}
                 published = {row.owner for row in ports.rows(session)}
-            for bridge in bridges:
-                if not bridge.is_well():
-                    log.warning("network.bridge_repaired", bridge=bridge.name)
-                    bridge.ensure()
-            if self._adopt_taps():
-                self._allow_hairpin(published)
-        for tap, (owner, slot) in taps.items():
-            if not exists(tap):
-                self.on_tap_lost(owner, slot)
+            self._allow_hairpin(published)
+
+    def _links_wanted(self) -> tuple[list[Bridge], list[AddressRow]]:
+        """Return the bridges that there should be, and the first address of each NIC."""
+        with self._database.reading() as session:
+            bridges = [segment.bridge for segment in self._segments.all(session)]
+            return bridges, [row for row in rows_of(session) if row.position == 0]
 
     def destroy(self) -> None:
         self._watch.close()
@@ -468,17 +480,15 @@ class BridgeDriver(NetworkDriver):
     def _adopt_taps(self) -> bool:
         """Put taps back onto their bridges, which may have been deleted; return whether there was one to put."""
         found = False
-        with self._database.session() as session:
-            taps: dict[str, set[str]] = {}
-            for row in rows_of(session):
-                taps.setdefault(row.bridge, set()).add(row.tap)
-            bridges = [segment.bridge for segment in self._segments.all(session)]
+        bridges, nics = self._links_wanted()
+        links = host_links()
         for bridge in bridges:
+            strays = bridge.strays(_taps(nics, bridge), links)
             try:
-                moved = bridge.adopt(sorted(taps.get(bridge.name, ())))
-                if moved:
+                if strays:
+                    bridge.adopt(strays)
                     found = True
-                    log.warning("network.taps_plugged_again", bridge=bridge.name, taps=moved)
+                    log.warning("network.taps_plugged_again", bridge=bridge.name, taps=strays)
             except HostFault as error:
                 log.error("network.taps_not_plugged", bridge=bridge.name, error=str(error))
         return found
@@ -498,6 +508,10 @@ class BridgeDriver(NetworkDriver):
         if dropped:
             flows.forget_addresses(addresses)
             flows.forget_udp(mapping.host_port for mapping in dropped if mapping.protocol == "udp")
+
+
+def _taps(nics: Iterable[AddressRow], bridge: Bridge) -> list[str]:
+    return sorted(nic.tap for nic in nics if nic.bridge == bridge.name)
 
 
 def _checked_address(address: str) -> str:

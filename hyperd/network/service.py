@@ -67,7 +67,10 @@ class NetworkService:
         """
         with self._database.reading() as session:
             found = self._find(session, network)
-            return self._attached(session, found, _by_place(rows_of(session))[_place(found)])
+            of_it = {"bridge": found.bridge, "network_id": ""} if found.builtin else {"network_id": found.id}
+            query = select(AddressRow).filter_by(**of_it)
+            rows = session.scalars(query.order_by(AddressRow.owner, AddressRow.slot, AddressRow.position)).all()
+            return self._attached(session, found, rows)
 
     # -- changing
 

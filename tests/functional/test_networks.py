@@ -11,11 +11,12 @@ import socket
 import sqlite3
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import event
@@ -24,7 +25,9 @@ from hyperd.db.models import ContainerRow, PodRow
 from hyperd.errors import Conflict, Forbidden, HostFault, InvalidInput, NotFound, NotSupported
 from hyperd.event.bus import EventBus
 from hyperd.network import dns, nft
+from hyperd.network.bridged import BridgeDriver
 from hyperd.network.model import Driver, Lease, Network, NetworkSpec, NicWish
+from hyperd.network.netlink import Netlink
 from hyperd.network.ports import PortMapping
 from hyperd.network.service import NetworkService
 from tests.support.dns import addresses
@@ -546,6 +549,44 @@ def test_bridges_and_taps_that_others_change_are_repaired(networks: Networks, si
     assert not lost
     ip("link", "del", leases[0].tap)
     until(lambda: ("server", 0) in lost)
+
+
+def test_look_at_links_that_are_well_disturbs_nobody(
+    networks: Networks, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes with every change of any interface of the host: as many questions with many pods, and no lock."""
+    for name in ("one", "two"):
+        networks.make(name)
+        networks.pod(f"{name}-pod", name)
+    driver = BridgeDriver(config=site.config, database=site.database)  # nobody else uses it
+    asked: list[str] = []
+    for name in ("ask", "get", "dump"):
+        plain = getattr(Netlink, name)
+        monkeypatch.setattr(Netlink, name, _noted(name, plain, asked))
+    statements: list[str] = []
+    thread = threading.Thread(target=driver._repair, args=({"links"},))
+
+    @event.listens_for(site.database.engine, "before_cursor_execute")
+    def note(_connection: object, _cursor: object, text: str, *_: object) -> None:
+        if threading.current_thread() is thread:
+            statements.append(text)
+
+    with driver._lock:
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive()
+    assert asked == ["dump", "dump"]
+    assert statements
+    assert "BEGIN IMMEDIATE" not in statements
+
+
+def _noted(name: str, method: Callable[..., Any], asked: list[str]) -> Callable[..., Any]:
+    def call(*args: object, **kwargs: object) -> object:
+        if not threading.current_thread().name.startswith("network-watch"):
+            asked.append(name)
+        return method(*args, **kwargs)
+
+    return call
 
 
 def test_restart_and_lost_bridges(networks: Networks) -> None:
