@@ -3,8 +3,8 @@
 ``Background`` does a piece of work in a thread of its own. The view waits for a moment: what has been done, has
 failed or has begun to speak by then is answered in the ordinary way. Else the connection is taken from the HTTP server,
 whose thread is free again, and the answer is sent from here: also an error that comes late has the status and the form
-that the dialect gives it. ``Progress``, ``Waiting``, and ``bodies.Download`` and ``waiting.HeadFirst`` beside this
-module, say only how the answer looks.
+that the dialect gives it. ``Progress``, ``Waiting``, ``Finishing``, and ``bodies.Download`` and ``waiting.HeadFirst``
+beside this module, say only how the answer looks.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Form:
     """How the answer of a piece of work looks.
 
     Args:
-        content_type, status: of a good answer.
+        content_type, status: of a good answer; an empty type is that of no body.
         whole: the work returns the body, which is sent with its length; else it sends pieces.
         head_first: the head is sent before the work begins. A failure is then told by ``failed``.
         headers: further ones of a good answer; not where the form is ``whole``.
@@ -176,7 +176,10 @@ class Background:
 
     def _response(self, body: bytes) -> Response:
         form = self._form
-        return Response(body, form.status, headers=dict(form.headers), content_type=form.content_type)
+        response = Response(body, form.status, headers=dict(form.headers), content_type=form.content_type)
+        if not form.content_type:
+            response.headers.pop("Content-Type", None)
+        return response
 
     def _take(self) -> None:
         with self._changed:
@@ -352,6 +355,35 @@ class Waiting:
 
     def respond(self) -> Response:
         """Give the answer. Errors: those of the question that come soon; as Background.respond."""
+        return self._background.respond()
+
+
+class Finishing:
+    """Work that may take as long as a container takes to end, and whose good answer is known before.
+
+    It goes on when its client leaves.
+
+    Args:
+        name: of the thread.
+        work: is done.
+        answer: then given.
+
+    """
+
+    def __init__(self, name: str, work: Callable[[], object], answer: Response) -> None:
+        body = answer.get_data()
+
+        def run(_send: Send, _cancelled: CancelToken) -> bytes:
+            work()
+            return body
+
+        kind = answer.headers.get("Content-Type", "")
+        self._background = Background(
+            name, run, Form(whole=True, content_type=kind, status=HTTPStatus(answer.status_code))
+        )
+
+    def respond(self) -> Response:
+        """Give the answer. Errors: those of the work that come soon; as Background.respond."""
         return self._background.respond()
 
 

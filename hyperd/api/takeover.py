@@ -142,10 +142,12 @@ def stream_head(
 
 def whole_head(status: HTTPStatus, content_type: str, length: int) -> str:
     """Write the head of a whole answer that is sent on a taken connection."""
-    return (
-        f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {content_type}\r\n"
-        f"Content-Length: {length}\r\nConnection: close\r\n\r\n"
-    )
+    lines = [f"HTTP/1.1 {status.value} {status.phrase}"]
+    if content_type:
+        lines.append(f"Content-Type: {content_type}")
+    if status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):  # these have no body (RFC 9110)
+        lines.append(f"Content-Length: {length}")
+    return "\r\n".join([*lines, "Connection: close", "", ""])
 
 
 def upgrade_asked() -> bool:

@@ -184,15 +184,15 @@ class ContainerService:
             position = max((row.position for row in self.records.of_pod(pod_id)), default=-1) + 1
             return self.insert(pod_id, spec, position=position)
 
-    def remove(self, name: str, *, volumes: bool = False) -> None:
-        """Remove a container; a running one is stopped first.
+    def remove(self, name: str, *, volumes: bool = False, signal: int = 0) -> None:
+        """Remove a container; a running one is stopped first, by ``signal`` or (0) its own.
 
         ``volumes``: with the volumes without a name of their own that no other container uses. Errors: NotFound.
         """
         row = self.records.find(name)
         used = self.volumes.named.used_by(row.id) if volumes else ()
         with self._locks.locked(row.pod_id, "remove a container"):
-            self._stop(row.id, grace=None)
+            self._stop(row.id, grace=None, signal=signal)
             vm = self._vms.of_pod(row.pod_id)
             self.discarded.remove(vm, row.pod_id, row.id)
             self.discard(self.records.get(row.id))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import secrets
 import shutil
@@ -178,25 +179,27 @@ class PodService:
         """Stop a container if it runs, then start it; arguments and errors as for stop and start of one."""
         row = self._containers.records.find(name)
         with self._locks.locked(row.pod_id, "restart a container"):
-            if row.state in LIVE:
-                self._containers.stop(row.id, grace=grace, signal=signal)
+            if self._containers.records.get(row.id).state in LIVE:
+                with contextlib.suppress(NotAlive):  # its VM has just gone
+                    self._containers.stop(row.id, grace=grace, signal=signal)
             self.start_container(row.id)
             self._containers.tell("restart", row)
 
-    def remove_container(self, name: str) -> None:
+    def remove_container(self, name: str, *, signal: int = 0) -> None:
         """Remove a container; a running one is stopped first. An implicit pod goes with its last.
 
-        Errors: NotFound.
+        ``signal``: instead of the stop signal, 0 = that. Errors: NotFound.
         """
         row = self._containers.records.find(name)
         with self._locks.locked(row.pod_id, "remove a container"):
             others = [one for one in self._containers.records.of_pod(row.pod_id) if one.id != row.id]
             if stored_pod(self.records.get(row.pod_id).spec).implicit and not others:
-                if row.state in LIVE:
-                    self._containers.stop(row.id)
+                if self._containers.records.get(row.id).state in LIVE:
+                    with contextlib.suppress(NotAlive):  # its VM has just gone
+                        self._containers.stop(row.id, signal=signal)
                 self.remove(row.pod_id)
             else:
-                self._containers.remove(row.id)
+                self._containers.remove(row.id, signal=signal)
 
     def stop(self, pod_id: str, *, stop_vm: bool = True) -> None:
         """Stop a pod: its containers' stop signals, SIGKILL after the grace, then the VM goes (or becomes idle).

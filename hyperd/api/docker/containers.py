@@ -9,6 +9,7 @@ from typing import Any
 
 from flask import Response
 
+from hyperd.api.background import Finishing
 from hyperd.api.context import engine
 from hyperd.api.docker import answers, container_filters, params, policy, schema, versions
 from hyperd.api.docker.container_views import Shown, inspect, row
@@ -171,23 +172,20 @@ def stop_container(name: str) -> Response:
     found = container(name)
     if not found.live and found.restart_at is None:
         raise NotModified
-    policy.stop(found, grace=_grace(), signal=params.text("signal"))
-    return answers.empty()
+    stop = policy.stopping(found, grace=_grace(), name=params.text("signal"))
+    return Finishing("stop", stop, answers.empty()).respond()
 
 
 @blueprint.post("/containers/<name>/restart")
 def restart_container(name: str) -> Response:
     """Stop a container if it runs, then start it."""
-    policy.restart(container(name), grace=_grace(), signal=params.text("signal"))
-    return answers.empty()
+    restart = policy.restarting(container(name), grace=_grace(), name=params.text("signal"))
+    return Finishing("restart", restart, answers.empty()).respond()
 
 
 def _grace() -> float | None:
-    """Return ``t`` in seconds; -1 waits without end, which is a day here."""
-    if not params.text("t"):
-        return None
-    seconds = params.number("t")
-    return 86_400.0 if seconds < 0 else float(seconds)
+    """Return ``t`` in seconds; below 0 waits without end."""
+    return float(params.number("t")) if params.text("t").strip() else None
 
 
 @blueprint.post("/containers/<name>/kill")
@@ -245,8 +243,8 @@ def remove_container(name: str) -> Response:
     """Remove a container; with ``v`` its anonymous volumes, with ``force`` also one that runs."""
     if params.flag("link"):
         raise NotFound(f"Could not get link {name[:200]}", details="old links are not kept as objects")
-    policy.remove(container(name), force=params.flag("force"), volumes=params.flag("v"))
-    return answers.empty()
+    remove = policy.removing(container(name), force=params.flag("force"), volumes=params.flag("v"))
+    return Finishing("remove", remove, answers.empty()).respond()
 
 
 @blueprint.post("/containers/prune")

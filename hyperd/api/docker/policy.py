@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping
+import signal
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -154,8 +155,11 @@ def make_volumes(mounts: Mounts) -> list[str]:
     return made
 
 
-def remove(found: Container, *, force: bool, volumes: bool = False) -> None:
-    """Remove a container, and its pod with the last one. Errors: Conflict when it runs and is not forced."""
+def removing(found: Container, *, force: bool, volumes: bool = False) -> Callable[[], None]:
+    """Return what removes a container, and its pod with the last one; one that runs is killed.
+
+    Errors: Conflict when it runs and is not forced.
+    """
     if found.live and not force:
         word = "paused" if found.paused else "running"
         raise Conflict(
@@ -163,10 +167,23 @@ def remove(found: Container, *, force: bool, volumes: bool = False) -> None:
             "or force remove",
         )
     running = engine()
-    used = running.volumes.used_by(found.id)
-    running.pods.remove_container(found.id)
-    if volumes:
-        running.volumes.drop_anonymous(used)
+
+    def remove() -> None:
+        used = running.volumes.used_by(found.id)
+        if found.paused:
+            running.pods.unpause(found.pod_id)
+        if found.live:  # killed at once: a stop under way, which the removal waits for, may take long
+            with contextlib.suppress(NotAlive):
+                running.containers.kill(found.id, signal.SIGKILL)
+        try:
+            running.pods.remove_container(found.id, signal=signal.SIGKILL)
+        except NotFound:
+            if not found.live:
+                raise  # else it was to be removed at its end
+        if volumes:
+            running.volumes.drop_anonymous(used)
+
+    return remove
 
 
 def prune(filters: params.Filters) -> tuple[list[str], int]:
@@ -184,7 +201,7 @@ def prune(filters: params.Filters) -> tuple[list[str], int]:
             continue
         size = sizes(found)[0]
         with contextlib.suppress(NotFound, Conflict):  # somebody else was quicker
-            remove(found, force=False)
+            removing(found, force=False)()
             removed.append(found.id)
             freed += size
     return removed, freed
@@ -228,31 +245,38 @@ def start(found: Container) -> None:
         raise
 
 
-def stop(found: Container, *, grace: float | None, signal: str) -> None:
-    """Stop a container."""
-    running = engine()
-    if found.paused:
-        running.pods.unpause(found.pod_id)
-    number = signal_number(signal) if signal else 0
-    try:
-        running.containers.stop(found.id, grace=grace, signal=number)
-    except NotAlive as error:  # it has ended meanwhile, and its VM with it
-        raise NotModified from error
+def stopping(found: Container, *, grace: float | None, name: str) -> Callable[[], None]:
+    """Return what stops a container, with the signal of this name or its own. Errors: InvalidInput."""
+    running, number = engine(), signal_number(name) if name else 0
+
+    def stop() -> None:
+        if found.paused:
+            running.pods.unpause(found.pod_id)
+        try:
+            running.containers.stop(found.id, grace=grace, signal=number)
+        except NotAlive as error:  # it has ended meanwhile, and its VM with it
+            raise NotModified from error
+
+    return stop
 
 
-def restart(found: Container, *, grace: float | None, signal: str) -> None:
-    """Stop a container if it runs, and start it."""
-    running = engine()
-    if found.paused:
-        running.pods.unpause(found.pod_id)
-    running.pods.restart_container(found.id, grace=grace, signal=signal_number(signal) if signal else 0)
+def restarting(found: Container, *, grace: float | None, name: str) -> Callable[[], None]:
+    """Return what stops a container if it runs, as ``stopping``, and starts it. Errors: InvalidInput."""
+    running, number = engine(), signal_number(name) if name else 0
+
+    def restart() -> None:
+        if found.paused:
+            running.pods.unpause(found.pod_id)
+        running.pods.restart_container(found.id, grace=grace, signal=number)
+
+    return restart
 
 
-def kill(found: Container, signal: str) -> None:
+def kill(found: Container, name: str) -> None:
     """Send a signal. Errors: Conflict when it does not run, InvalidInput."""
     if not found.live:
         raise Conflict(f"Cannot kill container: {found.name}: Container {found.id} is not running")
-    engine().containers.kill(found.id, signal_number(signal))
+    engine().containers.kill(found.id, signal_number(name))
 
 
 def signal_number(text: str) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 from flask import Response, g
 
 from hyperd.api import answers, params, takeover
-from hyperd.api.background import Waiting, inline_wait
+from hyperd.api.background import Finishing, Waiting, inline_wait
 from hyperd.api.bodies import Download, uploaded
 from hyperd.api.context import engine, may_fetch
 from hyperd.api.hyper import stats_views
@@ -87,8 +87,8 @@ def start_container() -> Response:
 @blueprint.post("/container/stop")
 def stop_container() -> Response:
     """Stop a container: its stop signal, then SIGKILL."""
-    engine().containers.stop(container_name())
-    return answers.env({})
+    name, containers = container_name(), engine().containers
+    return Finishing("stop", lambda: containers.stop(name), answers.env({})).respond()
 
 
 @blueprint.post("/container/restart")
@@ -96,8 +96,12 @@ def restart_container() -> Response:
     """Stop a container if it runs, then start it; ``t`` is the grace in seconds."""
     name = container_name()
     grace = params.number("t", low=0, high=3600, default=-1)
-    engine().pods.restart_container(name, grace=None if grace < 0 else grace)
-    return answers.env({})
+    pods = engine().pods
+
+    def restart() -> None:
+        pods.restart_container(name, grace=None if grace < 0 else grace)
+
+    return Finishing("restart", restart, answers.env({})).respond()
 
 
 @blueprint.post("/container/kill")
@@ -111,8 +115,8 @@ def kill_container() -> Response:
 @blueprint.post("/container/remove")
 def remove_container() -> Response:
     """Stop and forget a container."""
-    engine().pods.remove_container(container_name())
-    return answers.empty()
+    name, pods = container_name(), engine().pods
+    return Finishing("remove", lambda: pods.remove_container(name), answers.empty()).respond()
 
 
 @blueprint.post("/container/update")

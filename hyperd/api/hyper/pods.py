@@ -7,6 +7,7 @@ from typing import Any
 from flask import Response, request
 
 from hyperd.api import answers, params
+from hyperd.api.background import Finishing
 from hyperd.api.context import engine, lists, may_fetch
 from hyperd.api.hyper import pod_views, stats_views
 from hyperd.api.hyper.containers import check_image
@@ -55,17 +56,15 @@ def start() -> Response:
 @blueprint.post("/pod/stop")
 def stop() -> Response:
     """Stop a pod; with ``stopVM=no`` its VM stays, idle."""
-    pod_id = _pod_id()
-    engine().pods.stop(pod_id, stop_vm=params.flag("stopVM", "stopVm", default=True))
-    return answers.code(pod_id)
+    pod_id, pods, stop_vm = _pod_id(), engine().pods, params.flag("stopVM", "stopVm", default=True)
+    return Finishing("stop", lambda: pods.stop(pod_id, stop_vm=stop_vm), answers.code(pod_id)).respond()
 
 
 @blueprint.delete("/pod")
 def remove() -> Response:
     """Stop and forget a pod."""
-    pod_id = _pod_id()
-    engine().pods.remove(pod_id)
-    return answers.code(pod_id)
+    pod_id, pods = _pod_id(), engine().pods
+    return Finishing("remove", lambda: pods.remove(pod_id), answers.code(pod_id)).respond()
 
 
 @blueprint.get("/list")

@@ -1,0 +1,105 @@
+"""Requests of Docker's clients that take as long as a container takes: they hold no thread of the HTTP server."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.daemon import HyperdLauncher, UnixConnection
+from tests.support.registry import busybox_tar
+
+pytestmark = pytest.mark.root
+
+THREADS = 12
+MANY = 40
+STUBBORN = "trap '' TERM; echo up; while :; do sleep 0.2; done"
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[HyperdLauncher]:
+    with HyperdLauncher(driver="fake", config=f"threads = {THREADS}\n") as launcher:
+        launcher.start("--docker-host", f"unix://{launcher.directory}/docker.sock")
+        data = busybox_tar()
+        connection = docker(launcher)
+        with contextlib.closing(connection):
+            connection.request("POST", "/images/create?fromSrc=-&repo=busybox&tag=latest", data)
+            assert connection.getresponse().status == 200
+        yield launcher
+
+
+def docker(daemon: HyperdLauncher, timeout: float = 60.0) -> UnixConnection:
+    return UnixConnection(daemon.directory / "docker.sock", timeout)
+
+
+def ask(daemon: HyperdLauncher, method: str, path: str, body: Any = None, timeout: float = 60.0) -> tuple[int, bytes]:
+    connection = docker(daemon, timeout)
+    with contextlib.closing(connection):
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        connection.request(method, path, None if body is None else json.dumps(body), headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+
+@pytest.fixture
+def stubborn(daemon: HyperdLauncher) -> Iterator[str]:
+    """A container that runs and does not end at SIGTERM."""
+    code, data = ask(daemon, "POST", "/containers/create", {"Image": "busybox", "Cmd": ["sh", "-c", STUBBORN]})
+    assert code == 201, data
+    ident = json.loads(data)["Id"]
+    assert ask(daemon, "POST", f"/containers/{ident}/start")[0] == 204
+    connection = docker(daemon)
+    with contextlib.closing(connection):
+        connection.request("GET", f"/containers/{ident}/logs?stdout=1&follow=1")
+        assert connection.getresponse().read(8 + 3)[8:] == b"up\n"  # the trap is set
+    yield ident
+    ask(daemon, "DELETE", f"/containers/{ident}?force=1")
+
+
+@contextlib.contextmanager
+def asking(daemon: HyperdLauncher, method: str, path: str) -> Iterator[list[UnixConnection]]:
+    """Send the same request many times, and read no answer."""
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(contextlib.closing(docker(daemon))) for _ in range(MANY)]
+        for connection in connections:
+            connection.request(method, path)
+        yield connections
+
+
+def answers(connections: list[UnixConnection]) -> list[tuple[int, bytes, http.client.HTTPMessage]]:
+    found = []
+    for connection in connections:
+        answer = connection.getresponse()
+        found.append((answer.status, answer.read(), answer.headers))
+    return found
+
+
+@pytest.mark.parametrize("grace", [-1, 600])
+def test_who_stops_a_container_holds_no_thread(daemon: HyperdLauncher, stubborn: str, grace: int) -> None:
+    with asking(daemon, "POST", f"/containers/{stubborn}/stop?t={grace}") as connections:
+        assert ask(daemon, "GET", "/_ping", timeout=30) == (200, b"OK")
+        assert json.loads(ask(daemon, "GET", f"/containers/{stubborn}/json", timeout=30)[1])["State"]["Running"]
+        assert ask(daemon, "POST", f"/containers/{stubborn}/kill", timeout=30)[0] == 204
+        for code, body, headers in answers(connections):
+            assert (code in (204, 304), body, headers["Content-Length"]) == (True, b"", None)
+
+
+def test_a_removal_does_not_wait_for_a_stop(daemon: HyperdLauncher, stubborn: str) -> None:
+    with asking(daemon, "POST", f"/containers/{stubborn}/stop?t=600") as connections:
+        assert ask(daemon, "DELETE", f"/containers/{stubborn}?force=1", timeout=30)[0] == 204
+        assert {code for code, _, _ in answers(connections)} <= {204, 304, 404}
+
+
+def test_the_answer_to_a_late_restart(daemon: HyperdLauncher, stubborn: str) -> None:
+    assert ask(daemon, "POST", f"/containers/{stubborn}/restart?t=3") == (204, b"")
+    assert json.loads(ask(daemon, "GET", f"/containers/{stubborn}/json")[1])["State"]["Running"]
+
+
+def test_a_forced_removal_does_not_ask(daemon: HyperdLauncher, stubborn: str) -> None:
+    assert ask(daemon, "DELETE", f"/containers/{stubborn}")[0] == 409
+    assert ask(daemon, "DELETE", f"/containers/{stubborn}?force=1", timeout=9)[0] == 204  # SIGTERM would take 10 s
+    assert ask(daemon, "GET", f"/containers/{stubborn}/json")[0] == 404
