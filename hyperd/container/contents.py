@@ -11,7 +11,7 @@ import os
 import posixpath
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -24,10 +24,10 @@ from hyperd.container.processes import ProcessTable
 from hyperd.container.pump import Write, pumped
 from hyperd.container.queries import ContainerQueries
 from hyperd.container.records import ContainerRecords
-from hyperd.container.states import ContainerState
+from hyperd.container.states import LIVE, ContainerState
 from hyperd.container.volumes import Mounted, PodVolumes
 from hyperd.db.models import ContainerRow
-from hyperd.errors import AgentError, Forbidden, HyperError, InvalidInput, NotFound
+from hyperd.errors import AgentError, Forbidden, HyperError, InvalidInput, NotAlive, NotFound
 from hyperd.guest import layout
 from hyperd.image.layer.compression import decompressed
 from hyperd.image.model import Image
@@ -38,6 +38,7 @@ from hyperd.vm.service import VmService
 # What a container's start makes in its root only to mount something there.
 MOUNT_POINTS = ("dev", "proc", "sys", "etc/hosts", "etc/hostname", "etc/resolv.conf")
 MAX_PATH = 4096
+SETTLE_WAIT = 1.0  # seconds for the record of a run's end
 MAX_ARCHIVE = 2**40  # bytes, not compressed
 MAX_LIST = 64 * 2**20  # bytes of a list of changes
 Cancel = Callable[[], bool]
@@ -215,14 +216,45 @@ class ContainerContents:
 
     @contextmanager
     def _view(self, row: ContainerRow, *, volumes: bool, lower_only: bool = False) -> Iterator[_View]:
-        """Give the container's files; with ``lower_only`` ROOTFS is the image without the container's changes."""
+        """Give the container's files; with ``lower_only`` ROOTFS is the image without the container's changes.
+
+        Errors: NotAlive (paused, or between a run and its record), and as for ``boot``.
+        """
+        view = None if lower_only else self._running_view(row)
+        with ExitStack() as used:
+            if view is None:
+                with ExitStack() as held:
+                    held.enter_context(self._locks.locked(row.pod_id, "look at a container's files"))
+                    row = self._settled(row)  # it may have been started meanwhile: its overlay is mounted then
+                    view = None if lower_only else self._running_view(row)
+                    if view is None:
+                        if row.state in LIVE and not lower_only:
+                            raise NotAlive(f"the container {row.name} is just ending", resolution="try again")
+                        view = held.enter_context(self._unmounted_view(row, volumes=volumes, lower_only=lower_only))
+                        used.enter_context(held.pop_all())
+            yield view
+
+    def _settled(self, row: ContainerRow) -> ContainerRow:
+        """Give a container's row as it is now; the record of an end that was just told is waited for."""
+        process, row = self._processes.get(row.id), self._records.get(row.id)
+        if row.state in LIVE and process is not None and not process.pid:
+            process.finished.wait(SETTLE_WAIT)
+            row = self._records.get(row.id)
+        return row
+
+    def _running_view(self, row: ContainerRow) -> _View | None:
+        """Give the files of a container as its program sees them; None when it does not run. Errors: NotAlive."""
         process = self._processes.get(row.id)
-        if not lower_only and row.state == ContainerState.RUNNING and process is not None and process.pid:
-            vm = require_running(self._vms.of_pod(row.pod_id), row.pod_id)
-            yield _View(vm=vm, root=f"/proc/{process.pid}/root", prepare=lambda _plan: None, upper="", lower=())
-            return
+        if row.state != ContainerState.RUNNING or process is None or not process.pid:
+            return None
+        vm = require_running(self._vms.of_pod(row.pod_id), row.pod_id)
+        return _View(vm=vm, root=f"/proc/{process.pid}/root", prepare=lambda _plan: None, upper="", lower=())
+
+    @contextmanager
+    def _unmounted_view(self, row: ContainerRow, *, volumes: bool, lower_only: bool) -> Iterator[_View]:
+        """Give the files of a container that has no mount of its own (the pod's lock is held)."""
         image = self._images.get(row.image_id)
-        with self._locks.locked(row.pod_id, "look at a container's files"), self._guest(row.pod_id, image) as vm:
+        with self._guest(row.pod_id, image) as vm:
             paths = [layer.path for layer in image.layers]
             self._vms.plug(vm, layers=paths)
             lower = self._vms.mount_layers(vm, paths)
@@ -256,7 +288,8 @@ class ContainerContents:
                 hidden=True,
             )
         try:
-            vm.agent.run(layout.mount_scratch(Plan()))
+            if not vm.mounted:  # a template's disk is mounted already
+                vm.agent.run(layout.mount_scratch(Plan()))
             yield vm
         finally:
             self._vms.shutdown(vm)

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
+from hyperd.agent.plan import Op
 from hyperd.build.importer import ImportOrder
 from hyperd.config.model import Config, HypervisorConfig, NetworkConfig
-from hyperd.container import locks
+from hyperd.container import contents, locks
 from hyperd.container.states import KILLED
 from hyperd.engine import Engine
+from hyperd.errors import HyperError, NotAlive
 from hyperd.pod.states import PodState
 from hyperd.spec.model import ContainerSpec, PodSpec
 from hyperd.vm.fake import FakeDriver
@@ -148,3 +150,43 @@ def test_a_vm_that_is_removed_while_its_pod_is_in_use(engine: Engine, monkeypatc
     done.set()
     holder.join()
     until(is_stopped(engine, ident))
+
+
+# -- files of containers
+
+
+def guest_paths(engine: Engine, pod_id: str) -> list[str]:
+    """Return what programs of hyperd's own have been asked to look at in a pod's guest."""
+    driver, vm = engine.vms._driver, engine.vms.of_pod(pod_id)
+    assert isinstance(driver, FakeDriver)
+    assert vm is not None
+    plans = driver.agent(vm.id).plans
+    argvs = [[arg.decode() for arg in record.args] for plan in plans for record in plan if record.op == Op.ARGV]
+    return [argv[2] for argv in argvs if argv[1:2] == ["--stat"]]
+
+
+def test_files_of_a_container_that_is_started_meanwhile(engine: Engine, threads: ThreadPoolExecutor) -> None:
+    """Its overlay is mounted then: a second mount with the same writable directories would damage both."""
+    ident = pod(engine, container("one"), container("two"))
+    engine.containers.stop("two", grace=0)
+    with engine.pods._locks.locked(ident, "start it again"):
+        look = threads.submit(engine.containers.contents.stat, "two", "/etc")
+        assert waits(look)
+        engine.containers.start("two")
+    with pytest.raises(HyperError):  # there is no guest that could tell
+        look.result(10)
+    process = engine.containers.processes.get(engine.containers.records.find("two").id)
+    assert process is not None
+    assert guest_paths(engine, ident) == [f"/proc/{process.pid}/root"]
+
+
+def test_files_of_a_container_whose_end_is_not_noted_yet(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contents, "SETTLE_WAIT", 0.1)
+    ident = pod(engine, container("one"))
+    process = engine.containers.processes.get(engine.containers.records.find("one").id)
+    assert process is not None
+    pid, process.pid = process.pid, 0
+    with pytest.raises(NotAlive, match="just ending"):
+        engine.containers.contents.stat("one", "/etc")
+    process.pid = pid
+    assert guest_paths(engine, ident) == []

@@ -149,6 +149,20 @@ def test_files_of_a_container(host: Host):
     assert {key: value for key, value in host.left().items() if value and key != "sockets"} == {}
 
 
+def test_files_of_a_container_that_is_started_again_and_again(host: Host):
+    """Whenever its files are asked for they are its program's or nobody's: no overlay is mounted twice."""
+    container = {"name": "looper", "image": host.image, "command": ["sleep", "0.2"], "restartPolicy": "always"}
+    host.daemon.json("POST", "/pod/create", status=201, body={"id": "looping", "containers": [container]})
+    host.daemon.json("POST", "/pod/start", podId="looping")
+    files = Files(host, "looper")
+    statuses = [files.put("/srv" if number % 2 else "/", {f"srv/{number}": b"x"}) for number in range(24)]
+    assert statuses.count(204) > 4, statuses
+    assert set(statuses) <= {204, 404, 500}, statuses  # the program may end while its files are looked at
+    host.daemon.json("POST", "/pod/stop", podId="looping")
+    assert files.status("/srv/0") == 200
+    host.ok("rm", "looping")
+
+
 def test_what_is_in_a_directory_comes_out_and_goes_in(host: Host, tmp_path: Path):
     script = "mkdir -p /d/sub/deep; echo 1 > /d/one; ln /d/one /d/sub/twin; echo 2 > /d/sub/deep/two; mkdir /d/e /empty"
     pod = host.pod("copies", f"{script}; touch /ready; exec sleep 1000")

@@ -8,11 +8,12 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
 from tests.support.daemon import HyperdLauncher
-from tests.support.registry import RegistryServer
+from tests.support.registry import RegistryServer, layer_tar, member
 from tests.support.until import until
 from tests.vm.conftest import GUEST, Host
 
@@ -222,3 +223,17 @@ def test_templates_can_be_switched_off(registry: RegistryServer, tmp_path: Path)
         host.ok("run", "--rm", host.image, "true")
         assert booted(host, template=False) == 2
         assert not (tmp_path / "t").exists()
+
+
+def test_files_of_containers_that_have_not_run(cloning: Host, tmp_path: Path) -> None:
+    """The guest that shows them goes on from a template, too, in which the disk is mounted already."""
+    for name in ("one", "two"):
+        container = {"name": f"{name}-main", "image": cloning.image, "command": ["sleep", "1000"]}
+        cloning.daemon.json("POST", "/pod/create", status=201, body={"id": name, "containers": [container]})
+        path = "/container/archive?" + urlencode({"container": f"{name}-main", "path": "/etc"})
+        put = cloning.daemon.request("PUT", path, body=layer_tar([member("early", b"early\n")]))
+        assert put[0] == 204, put
+        until(lambda: templates(tmp_path), 60, tell=lambda: cloning.daemon.log()[-3000:])
+    assert booted(cloning, template=True) == 1
+    cloning.ok("start", "two")
+    assert cloning.ok("exec", "two", "cat", "/etc/early") == "early\n"
