@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from hyperd.db.models import PortRow
 from hyperd.errors import Busy, Conflict, HostFault, InvalidInput, TooLarge
+from hyperd.spec.model import one_address
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +33,7 @@ class PortMapping:
         protocol: ``tcp`` or ``udp``.
         host_port: 1-65535.
         container_port: 1-65535.
-        host_ip: the host's IPv4 address that it answers on; empty = all.
+        host_ip: the host's IPv4 address that it answers on; empty = all, as ``0.0.0.0`` and ``::`` become.
 
     """
 
@@ -40,6 +41,9 @@ class PortMapping:
     host_port: int
     container_port: int
     host_ip: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "host_ip", one_address(self.host_ip))
 
     def __str__(self) -> str:
         return f"{self.host_port}/{self.protocol}"
@@ -222,9 +226,10 @@ def reserve(session: Session, owner: str, address: str, mappings: Sequence[PortM
             raise Conflict(f"host port {mapping} is published by pod {holder.owner}")
         elif holder.container_port != mapping.container_port:
             raise Conflict(f"host port {mapping} already leads to port {holder.container_port} of this pod")
-        elif holder.host_ip != mapping.host_ip:
+        elif mapping_of(holder) != mapping:
             raise Conflict(
-                f"host port {mapping} is published on {holder.host_ip or 'all addresses'} of the host already"
+                f"host port {mapping} is published on {mapping_of(holder).host_ip or 'all addresses'} of the host"
+                " already"
             )
     if len(own) + len(new) > MAX_PORTS:
         raise TooLarge(f"{len(own) + len(new)} published ports, a pod may have {MAX_PORTS}")

@@ -115,7 +115,7 @@ class Tables:
             segments=tuple(segment.rules() for segment in segments),
             tap_prefix=own.pool.tap_prefix,
             stations=_stations(rows),
-            forwards=[_forward(row) for row in ports.rows(session) if row.address],
+            forwards=[forward_of(row) for row in ports.rows(session) if row.address],
             guards=guarded,
             bridge_mac=own.bridge.current_mac() if guarded else "",
             resolvers=_resolvers(names, self._servers.tell(names.servers)),
@@ -162,11 +162,12 @@ def _stations(rows: Sequence[AddressRow]) -> list[ruleset.Station]:
     ]
 
 
-def _forward(row: PortRow) -> ruleset.Forward:
+def forward_of(row: PortRow) -> ruleset.Forward:
+    """Return what the tables are told of a published port."""
     return ruleset.Forward(
         protocol=row.protocol,
         host_port=row.host_port,
         address=row.address,
         container_port=row.container_port,
-        host_ip=row.host_ip,
+        host_ip=ports.mapping_of(row).host_ip,
     )

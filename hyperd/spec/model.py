@@ -22,6 +22,11 @@ class Resource:
     memory: int = 0
 
 
+def one_address(host_ip: str) -> str:
+    """Return the host's address that a port is published on, empty for the words that mean every address."""
+    return "" if host_ip in ("0.0.0.0", "::") else host_ip  # noqa: S104 - nothing is bound
+
+
 @dataclass(frozen=True, kw_only=True)
 class PortSpec:
     """A published port or range, as text: ``80`` or ``8000-8010``.
@@ -36,8 +41,7 @@ class PortSpec:
     host_ip: str = ""
 
     def __post_init__(self) -> None:
-        if self.host_ip in ("0.0.0.0", "::"):  # noqa: S104 - the words of all APIs for every address
-            object.__setattr__(self, "host_ip", "")
+        object.__setattr__(self, "host_ip", one_address(self.host_ip))
 
     def expand(self) -> list[tuple[str, int, int]]:
         """Give (protocol, host port, container port) for every single port.

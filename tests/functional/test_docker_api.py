@@ -15,6 +15,7 @@ from hyperd.api.docker import create_docker_app, params, words
 from hyperd.build.importer import ImportOrder
 from hyperd.config.model import Config, HypervisorConfig, NetworkConfig
 from hyperd.engine import Engine
+from hyperd.spec.model import ContainerSpec, PodSpec, PortSpec
 from tests.support.registry import busybox_tar, digest_of, layer_tar, member
 
 pytestmark = pytest.mark.root
@@ -110,6 +111,15 @@ def test_a_conflict_that_is_not_of_the_name_is_told(client: FlaskClient) -> None
     first, second = (client.post("/containers/create", json=body) for _ in range(2))
     assert (first.status_code, second.status_code) == (201, 409)
     assert "28231" in second.json["message"]
+
+
+def test_a_port_of_another_apis_pod_is_bound_where_it_is(client: FlaskClient, running: Engine) -> None:
+    containers = (ContainerSpec(name="inner", image="busybox"),)
+    ports = (PortSpec(container_port="80", host_port="28232", host_ip="127.0.0.1"),)
+    running.pods.create(PodSpec(id="pod", containers=containers, portmappings=ports))
+    shown = client.get("/containers/inner/json").json
+    assert shown["HostConfig"]["PortBindings"] == {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "28232"}]}
+    running.pods.remove("pod")
 
 
 @pytest.mark.usefixtures("clean")

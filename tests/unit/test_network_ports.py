@@ -7,10 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from hyperd.db.models import PortRow
 from hyperd.db.session import Database
 from hyperd.errors import Conflict, InvalidInput, TooLarge
 from hyperd.network import ports
 from hyperd.network.ports import PortHolder, PortMapping
+from hyperd.network.tables import forward_of
 
 
 @pytest.fixture
@@ -72,6 +74,25 @@ def test_reserve_names_port_and_holder(database: Database) -> None:
         ports.reserve(session, "web", "10.0.0.2", [PortMapping("tcp", 8080, 81)])
     with database.session() as session:
         assert [str(ports.mapping_of(row)) for row in ports.rows(session)] == ["8080/tcp", "8080/udp"]
+
+
+@pytest.mark.parametrize("everywhere", ["0.0.0.0", "::"])  # noqa: S104
+def test_row_of_an_older_daemon_that_names_every_address(database: Database, everywhere: str) -> None:
+    """Such a text is no address that a packet goes to: the row means what no text means, and is nobody's conflict."""
+    wanted = [PortMapping("tcp", 80, 8080, everywhere)]
+    assert wanted == [PortMapping("tcp", 80, 8080)]
+    with database.session() as session:
+        session.add(
+            PortRow(
+                protocol="tcp", host_port=80, owner="a", container_port=8080, address="10.0.0.2", host_ip=everywhere
+            )
+        )
+        session.flush()
+        assert ports.reserve(session, "a", "10.0.0.3", wanted) == []
+        (row,) = ports.rows(session)
+        assert (ports.mapping_of(row), forward_of(row).host_ip) == (wanted[0], "")
+        with pytest.raises(Conflict, match="already"):
+            ports.reserve(session, "a", "10.0.0.3", [PortMapping("tcp", 80, 8080, "127.0.0.1")])
 
 
 def test_new_address_is_set_in_all_rows_of_the_pod(database: Database) -> None:

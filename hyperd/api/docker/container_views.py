@@ -175,7 +175,7 @@ def _published(shown: Shown) -> Sequence[PortMapping]:
 
 
 def _host_ip(mapping: PortMapping) -> str:
-    return str(getattr(mapping, "host_ip", "")) or "0.0.0.0"  # noqa: S104 - what clients read for "all addresses"
+    return mapping.host_ip or "0.0.0.0"  # noqa: S104 - what clients read for "all addresses"
 
 
 def exposed(shown: Shown) -> list[str]:
@@ -500,7 +500,7 @@ def _bindings(shown: Shown) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for mapping in shown.container.ports:
         key = f"{mapping.container_port}/{mapping.protocol}"
-        found.setdefault(key, []).append({"HostIp": "", "HostPort": str(mapping.host_port)})
+        found.setdefault(key, []).append({"HostIp": mapping.host_ip, "HostPort": str(mapping.host_port)})
     return found
 
 
