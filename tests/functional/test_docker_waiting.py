@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import socket
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from hyperd.api.background import MAX_REMOTE
 from tests.support.daemon import HyperdLauncher, UnixConnection
 from tests.support.registry import busybox_tar
 
@@ -86,6 +88,44 @@ def test_who_stops_a_container_holds_no_thread(daemon: HyperdLauncher, stubborn:
         assert ask(daemon, "POST", f"/containers/{stubborn}/kill", timeout=30)[0] == 204
         for code, body, headers in answers(connections):
             assert (code in (204, 304), body, headers["Content-Length"]) == (True, b"", None)
+
+
+def test_waits_and_samples_hold_no_thread_either(daemon: HyperdLauncher, stubborn: str) -> None:
+    with (
+        asking(daemon, "POST", f"/containers/{stubborn}/wait") as waiting,
+        asking(daemon, "GET", f"/containers/{stubborn}/stats") as streams,
+        asking(daemon, "GET", f"/containers/{stubborn}/stats?stream=0") as samples,
+    ):
+        assert ask(daemon, "GET", "/_ping", timeout=30) == (200, b"OK")
+        assert {code for code, _, _ in answers(samples)} == {409}  # fake guests count nothing
+        assert ask(daemon, "DELETE", f"/containers/{stubborn}?force=1", timeout=30)[0] == 204
+        assert {(code, body) for code, body, _ in answers(waiting)} == {(200, b'{"StatusCode":137}\n')}
+        for code, body, _ in answers(streams):
+            assert (code, json.loads(body.splitlines()[0])["id"]) == (200, stubborn)
+
+
+def test_streams_are_bounded_for_callers_over_tcp() -> None:
+    """Each is a thread: a caller of the network has no end of connections."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    with HyperdLauncher(driver="fake") as launcher, contextlib.ExitStack() as stack:
+        launcher.start("--docker-host", f"tcp://127.0.0.1:{port}")
+
+        def send(method: str, path: str, body: object = None) -> http.client.HTTPResponse:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            stack.enter_context(contextlib.closing(connection))
+            data = body if body is None or isinstance(body, bytes) else json.dumps(body)
+            connection.request(method, path, data, {"Content-Type": "application/json"})
+            return stack.enter_context(connection.getresponse())
+
+        assert send("POST", "/images/create?fromSrc=-&repo=busybox", busybox_tar()).status == 200
+        ident = json.loads(send("POST", "/containers/create", {"Image": "busybox", "Cmd": ["true"]}).read())["Id"]
+        waits = [send("POST", f"/containers/{ident}/wait?condition=removed") for _ in range(MAX_REMOTE)]
+        assert {answer.status for answer in waits} == {200}
+        for method, path in (("POST", "wait?condition=next-exit"), ("GET", "stats")):
+            refused = send(method, f"/containers/{ident}/{path}")
+            assert (refused.status, b"too many" in refused.read()) == (503, True), path
 
 
 def test_a_removal_does_not_wait_for_a_stop(daemon: HyperdLauncher, stubborn: str) -> None:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import threading
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from flask import Response
+from flask import Response, g
 
-from hyperd.api import takeover
-from hyperd.api.background import SEND_TIMEOUT, has_left
+from hyperd.api.background import Background, Form, Waiting, json_line
 from hyperd.api.context import engine
 from hyperd.api.docker import answers, params, words
 from hyperd.api.docker.lookup import container
 from hyperd.api.docker.routes import blueprint
 from hyperd.container.model import Container
 from hyperd.container.stats import ContainerStats
-from hyperd.errors import HyperError
-from hyperd.stream.frames import LAST_CHUNK, chunk
+from hyperd.errors import HyperError, NotFound
+
+if TYPE_CHECKING:
+    from hyperd.engine import Engine
 
 INTERVAL = 1.0  # seconds between two samples
 _NETWORK = ("rx_bytes", "rx_packets", "rx_errors", "rx_dropped", "tx_bytes", "tx_packets", "tx_errors", "tx_dropped")
@@ -108,44 +107,36 @@ def _empty(found: Container) -> dict[str, Any]:
 @blueprint.get("/containers/<name>/stats")
 def stats(name: str) -> Response:
     """Give samples of a container's counters every second, or one with ``stream=0``."""
-    found = container(name)
-    service = engine().stats
-    if not params.flag("stream", default=True):
-        if not found.running or found.paused:
-            return answers.as_json(_empty(found))
-        before = None
-        if not params.flag("one-shot"):
-            before = service.container(found.id)
-            time.sleep(INTERVAL)
-        return answers.as_json(stats_object(service.container(found.id), before))
-    chunked = takeover.speaks_chunks()
-    taken = takeover.take(takeover.stream_head("application/json", chunked=chunked))
-    running = engine()
+    found, running = container(name), engine()
+    if params.flag("stream", default=True):
+        return Background("stats", lambda send, left: _follow(running, found, send, left), Form()).respond()
+    if not found.running or found.paused:
+        return answers.as_json(_empty(found))
+    if params.flag("one-shot"):
+        return answers.as_json(stats_object(running.stats.container(found.id), None))
 
-    def send(value: dict[str, Any]) -> None:
-        data = json.dumps(value, separators=(",", ":")).encode() + b"\n"
-        taken.sock.sendall(chunk(data) if chunked else data)
+    def ask(_left: Callable[[], bool]) -> dict[str, Any]:
+        before = running.stats.container(found.id)
+        time.sleep(INTERVAL)
+        return stats_object(running.stats.container(found.id), before)
 
-    def sample() -> None:
-        before: ContainerStats | None = None
-        with taken.sock as sock, contextlib.suppress(OSError):
-            sock.settimeout(SEND_TIMEOUT)
-            while not has_left(sock):
-                try:
-                    now = running.stats.container(found.id)
-                    send(stats_object(now, before))
-                    before = now
-                except HyperError:
-                    # It does not run now; clients wait for it as they do with Docker.
-                    try:
-                        running.containers.queries.inspect(found.id)
-                    except HyperError:
-                        break
-                    send(_empty(found))
-                    before = None
-                time.sleep(INTERVAL)
-            if chunked:
-                sock.sendall(LAST_CHUNK)
+    return Waiting("stats", ask, request_id=g.request_id).respond()
 
-    threading.Thread(target=sample, name="stats", daemon=True).start()
-    return takeover.gone()
+
+def _follow(running: Engine, found: Container, send: Callable[[bytes], None], left: Callable[[], bool]) -> None:
+    """Send a sample every second until the client leaves or the container is removed."""
+    before: ContainerStats | None = None
+    while not left():
+        try:
+            now = running.stats.container(found.id)
+            sample = stats_object(now, before)
+            before = now
+        except HyperError:
+            # It does not run now; clients wait for it as they do with Docker.
+            try:
+                running.containers.queries.inspect(found.id)
+            except NotFound:
+                return
+            sample, before = _empty(found), None
+        send(json_line(sample))
+        time.sleep(INTERVAL)

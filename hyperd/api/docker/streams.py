@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import socket
-import threading
+from collections.abc import Callable
+from typing import Any
 
 from flask import Response
 
 from hyperd.api import takeover
-from hyperd.api.background import SEND_TIMEOUT, has_left
 from hyperd.api.context import engine
 from hyperd.api.docker import answers, params, versions
 from hyperd.api.docker.lookup import container
 from hyperd.api.docker.routes import blueprint
+from hyperd.api.waiting import HeadFirst
 from hyperd.container.model import Container
 from hyperd.container.process import AttachOptions
-from hyperd.container.waits import Wait, WaitCondition
-from hyperd.errors import Conflict, HyperError, InvalidInput, NotSupported
-from hyperd.stream.frames import LAST_CHUNK, STDERR, STDOUT, chunk
+from hyperd.container.waits import WaitCondition
+from hyperd.errors import Conflict, InvalidInput, NotSupported
+from hyperd.stream.frames import STDERR, STDOUT
 from hyperd.stream.logread import LogQuery
 
 RAW = "application/vnd.docker.raw-stream"
@@ -117,35 +115,12 @@ def wait(name: str) -> Response:
     condition = params.text("condition")
     if condition not in CONDITIONS:
         raise InvalidInput(f"invalid condition: {condition[:40]!r}")
-    wait = engine().containers.waits.register(container(name).id, WaitCondition(condition or "not-running"))
-    return _Answer(wait).respond()
+    waiting = engine().containers.waits.register(container(name).id, WaitCondition(condition or "not-running"))
 
+    def ask(cancelled: Callable[[], bool]) -> dict[str, Any]:
+        return {"StatusCode": waiting.result(cancelled=cancelled).exit_code}
 
-class _Answer:
-    """Sends the head of the answer at once; clients start the container only after they have seen it."""
+    def failed(error: Exception) -> dict[str, Any]:
+        return {"StatusCode": -1, "Error": {"Message": str(error)}}
 
-    def __init__(self, wait: Wait) -> None:
-        self._wait = wait
-
-    def respond(self) -> Response:
-        """Take the connection over and answer from a thread."""
-        chunked = takeover.speaks_chunks()
-        try:
-            taken = takeover.take(takeover.stream_head("application/json", chunked=chunked))
-        except BaseException:
-            self._wait.close()
-            raise
-        threading.Thread(target=self._run, args=(taken,), name="wait", daemon=True).start()
-        return takeover.gone()
-
-    def _run(self, taken: takeover.Taken) -> None:
-        body: dict[str, object]
-        with taken.sock as sock, contextlib.suppress(OSError):
-            try:
-                body = {"StatusCode": self._wait.result(cancelled=lambda: has_left(sock)).exit_code}
-            except HyperError as error:
-                body = {"StatusCode": -1, "Error": {"Message": str(error)}}
-            data = json.dumps(body, separators=(",", ":")).encode() + b"\n"
-            sock.settimeout(SEND_TIMEOUT)
-            sock.sendall(chunk(data) + LAST_CHUNK if taken.chunked else data)
-            sock.shutdown(socket.SHUT_RDWR)
+    return HeadFirst("wait", ask, failed=failed, close=waiting.close).respond()
