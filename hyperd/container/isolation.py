@@ -149,7 +149,7 @@ def _check_device(device: DeviceSpec) -> None:
             raise InvalidInput(f"{path!r} is no path of a device")
     if not device.source.startswith("/dev/"):
         raise InvalidInput(f"{device.source} is no device", resolution="name one below /dev of the guest")
-    if posixpath.basename(device.source).startswith(("vport", "console")):
+    if posixpath.basename(device.source).startswith(("vport", "console", "ttyS")):
         raise NotSupported(f"{device.source} belongs to the guest's agent")
     if set(device.permissions) - set("rwm"):
         raise InvalidInput(f"bad permissions {device.permissions} of {device.source}", resolution="use r, w and m")

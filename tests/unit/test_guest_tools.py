@@ -328,6 +328,11 @@ def test_copy_between_trees(tmp_path: Path) -> None:
     assert not (target / "x").exists()
 
 
+def test_a_sparse_file_without_a_size_is_refused(tmp_path: Path) -> None:
+    message = put(tmp_path, lambda archive: add(archive, "x", pax_headers={"GNU.sparse.map": "0,0"}), code=1)
+    assert message == b"unpack: the archive is damaged\n"
+
+
 def test_damaged_archives_do_no_harm(tmp_path: Path) -> None:
     nasty(tmp_path / "a")
     (tmp_path / "a/big").unlink()

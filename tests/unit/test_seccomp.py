@@ -176,9 +176,10 @@ def test_what_makes_no_sense_is_refused(spec: ContainerSpec) -> None:
         isolation.check(spec)
 
 
-def test_the_agents_ports_are_given_to_nobody() -> None:
+@pytest.mark.parametrize("source", ["/dev/vport0p1", "/dev/console", "/dev/ttyS0"])
+def test_the_agents_ports_are_given_to_nobody(source: str) -> None:
     with pytest.raises(NotSupported):
-        isolation.check(ContainerSpec(devices=(DeviceSpec(source="/dev/vport0p1"),)))
+        isolation.check(ContainerSpec(devices=(DeviceSpec(source=source),)))
 
 
 def test_limits_as_files_of_cgroup2() -> None:

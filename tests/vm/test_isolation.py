@@ -267,6 +267,9 @@ def test_memory_file_systems_filled_to_the_brim(host: Host, start: Any) -> None:
     beats = host.ok("logs", "other").count("beat")
     until(lambda: host.ok("logs", "other").count("beat") > beats + 2)
     assert sh(host, "filler", "rm /dev/shm/full /dev/full2 2>/dev/null; echo lives") == ["lives"]
+    fill = "for f in hosts resolv.conf; do cat /dev/zero >/etc/$f; done; stat -c %s /etc/hosts /etc/resolv.conf"
+    sizes = sh(host, "filler", fill)
+    assert 0 < sum(map(int, sizes)) <= 1 << 20, sizes
 
 
 def test_mounts_over_links_that_lead_nowhere(host: Host, start: Any, tmp_path: Path) -> None:

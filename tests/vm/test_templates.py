@@ -102,6 +102,8 @@ def test_what_a_clone_writes_stays_its_own(cloning: Host, tmp_path: Path) -> Non
     cloning.pod("other", "sleep 1000")
     until(lambda: cloning.ctl("exec", "writer", "test", "-e", "/dev/shm/done").returncode == 0, 60)
     assert cloning.ok("exec", "other", "ls", "/dev/shm") == ""
+    own = "/sys/class/dmi/id/product_uuid"  # lies on a file of the guest
+    assert b"Read-only" in cloning.ctl("exec", "writer", "sh", "-c", f"echo x >$(readlink -f {own})").stderr
     # Freed memory, too, must not come back as holes in what all share.
     cloning.ok("exec", "writer", "rm", "/dev/shm/a")
     assert digest(memory) == before

@@ -61,6 +61,8 @@ void boot_guest(void) {
   mount_one("devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, "mode=0620,gid=5,ptmxmode=0666");
   mount_one("tmpfs", "/dev/shm", MS_NOSUID | MS_NODEV, "mode=1777");
   mount_one("tmpfs", "/run", MS_NOSUID | MS_NODEV, "mode=0755");
+  /* Containers may write to what they see as /etc/hosts and the like: that has a size of its own. */
+  mount_one("tmpfs", "/run/etc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0755,size=1m");
   mount_one("cgroup2", "/sys/fs/cgroup", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
   /* Containers hear nothing of the kernel's log, and the console only of what is serious. */
   write_small("/proc/sys/kernel/dmesg_restrict", "1");

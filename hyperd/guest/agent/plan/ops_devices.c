@@ -154,8 +154,11 @@ static int make_node(int root_fd, const struct stat *node, const char *target) {
   return mknodat(parent, name, mode, node->st_rdev) < 0 && errno != EEXIST ? -1 : 0;
 }
 
-/* Ports to the host and the serial console are the agent's, also where a container may have everything else. */
-static bool is_ours(const char *name) { return strncmp(name, "vport", 5) == 0 || strcmp(name, "console") == 0 || name[0] == '.'; }
+/* Ports to the host and the serial console, by both of its names, are the agent's, also where a container may have
+ * everything else. */
+static bool is_ours(const char *name) {
+  return strncmp(name, "vport", 5) == 0 || strncmp(name, "ttyS", 4) == 0 || strcmp(name, "console") == 0 || name[0] == '.';
+}
 
 static int make_nodes(int root_fd, const char *source, const char *target) {
   char from[MAX_PATH_TEXT], to[MAX_PATH_TEXT];

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -92,20 +93,21 @@ static int resolve_target(const struct plan *plan, const char *target, char *out
   return 0;
 }
 
-/* A VM that goes on from another's memory has the other's DMI tables: containers get the UUID that the host has written. */
+/* A VM that goes on from another's memory has the other's DMI tables: containers get the UUID that the host has written, to
+ * be read only. */
 static int mount_own_uuid(struct plan *plan, const char *sys) {
   static const char own[] = "/run/product_uuid";
   char path[MAX_PATH_TEXT], target[MAX_PATH_TEXT];
-  cleanup_fd int held = -1;
+  cleanup_fd int held = -1, again = -1;
   if (access(own, F_OK) < 0)
     return 0;
   if ((size_t)snprintf(path, sizeof path, "%s/devices/virtual/dmi/id/product_uuid", sys) >= sizeof path)
     return errno = ENAMETOOLONG, -1;
   if (resolve_target(plan, path, target, sizeof target, &held) < 0 || access(target, F_OK) < 0)
     return errno == ENOENT ? 0 : -1; /* a kernel without DMI */
-  if (mount(own, target, NULL, MS_BIND, NULL) < 0)
+  if (mount(own, target, NULL, MS_BIND, NULL) < 0 || resolve_target(plan, path, target, sizeof target, &again) < 0)
     return -1;
-  return 0;
+  return mount(NULL, target, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
 }
 
 int op_mount(struct plan *plan, const struct step *step, struct err *e) {
@@ -162,12 +164,15 @@ int op_mask(struct plan *plan, const struct step *step, struct err *e) {
   return result < 0 ? step_failed(step, errno, e) : 0;
 }
 
-/* What is there can be read only. What is not there needs nothing. */
+/* What is there can be read only; what its mount forbids else stays forbidden. What is not there needs nothing. */
 int op_protect(struct plan *plan, const struct step *step, struct err *e) {
   (void)plan;
   const char *path = step->args[0].text;
-  const unsigned long flags = MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;
+  struct statvfs fs;
   if (mount(path, path, NULL, MS_BIND | MS_REC, NULL) < 0)
     return errno == ENOENT || errno == ENOTDIR ? 0 : step_failed(step, errno, e);
-  return mount("none", path, NULL, flags, NULL) < 0 ? step_failed(step, errno, e) : 0;
+  if (statvfs(path, &fs) < 0)
+    return step_failed(step, errno, e);
+  unsigned long kept = fs.f_flag & (MS_NOSUID | MS_NODEV | MS_NOEXEC); /* ST_* have the same values */
+  return mount("none", path, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | kept, NULL) < 0 ? step_failed(step, errno, e) : 0;
 }

@@ -298,6 +298,8 @@ static int map_before_data(struct tar_entry *e, const char **why) {
 
 static bool good_map(const struct tar_entry *e) {
   uint64_t at = 0, total = 0;
+  if (e->size > INT64_MAX)
+    return false; /* no record tells it */
   for (size_t i = 0; i < e->piece_count; i++) {
     const struct tar_piece *piece = &e->pieces[i];
     if (piece->offset < at || piece->offset > e->size || piece->size > e->size - piece->offset)
