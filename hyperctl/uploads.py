@@ -50,22 +50,32 @@ def small_file(name: str) -> bytes:
 
 
 def save(data: Iterator[bytes], target: str) -> None:
-    """Write a file that is there whole or not at all.
+    """Write a file that is there whole or not at all; a device, a pipe or the like is written as the data comes.
 
     Raises:
         UsageProblem: it cannot be written.
 
     """
-    partial = f"{target}.part"
     try:
-        with open(partial, "wb") as file:
-            file.writelines(data)
-        os.replace(partial, target)
+        if os.path.exists(target) and not os.path.isfile(target):
+            with open(target, "wb") as file:
+                file.writelines(data)
+        else:
+            _save_whole(data, os.path.realpath(target))
     except OSError as error:
         raise UsageProblem(f"cannot write {target}: {error.strerror}") from error
-    finally:
-        if os.path.lexists(partial):
-            os.unlink(partial)
+
+
+def _save_whole(data: Iterator[bytes], target: str) -> None:
+    partial = os.path.join(os.path.dirname(target), f".{os.urandom(8).hex()}.part")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        with open(descriptor, "wb") as file:
+            file.writelines(data)
+        os.replace(partial, target)
+    except BaseException:
+        os.unlink(partial)
+        raise
 
 
 def pieces(file: BinaryIO) -> Iterator[bytes]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import stat
 import tarfile
+import threading
 
 import pytest
 
@@ -166,6 +168,26 @@ def test_diff_top_export(fake, hyperctl, tmp_path):
     assert hyperctl("export", "c").stdout == b"tar"
     assert hyperctl("export", "-o", "x.tar", "c").returncode == 0
     assert (tmp_path / "x.tar").read_bytes() == b"tar"
+
+
+def test_a_file_is_written_whole_and_what_is_no_file_stays_itself(fake, hyperctl, tmp_path):
+    fake.on("GET", "/container/export", Reply(pieces=[b"ta", b"r"]))
+    (tmp_path / "x.tar.part").write_text("the user's")
+    (tmp_path / "link.tar").symlink_to("x.tar")
+    os.mkfifo(tmp_path / "pipe")
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe").read_bytes()), daemon=True)
+    reader.start()
+    for name in ("link.tar", "pipe"):
+        assert hyperctl("export", "-o", name, "c").returncode == 0
+    reader.join(60)
+    assert (got, (tmp_path / "pipe").is_fifo()) == ([b"tar"], True)
+    assert ((tmp_path / "x.tar").read_bytes(), (tmp_path / "link.tar").is_symlink()) == (b"tar", True)
+    fake.on("GET", "/container/export", Reply(pieces=[b"oth", b"er"], cut=True))
+    assert hyperctl("export", "-o", "x.tar", "c").returncode == 255
+    assert (tmp_path / "x.tar").read_bytes() == b"tar"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.tar", "pipe", "x.tar", "x.tar.part"]
+    assert (tmp_path / "x.tar.part").read_text() == "the user's"
 
 
 def test_exec_with_its_own_user_environment_and_directory(fake, hyperctl, tmp_path):
