@@ -1,8 +1,8 @@
 """Pod files: JSON or YAML of the user made into what the API takes (UserPod, reference hyperd-api.md section 2).
 
 Keys match whatever their case, as Go's decoder does; keys the API does not know are left out with a warning, and values
-equal to Go's zero values silently. In YAML every scalar is read as text and converted by the type of its field, so that
-`value: yes`, `perm: 0644` and `hostport: 8080` mean what they say.
+equal to Go's zero values silently, where they mean the same. In YAML every scalar is read as text and converted by the
+type of its field, so that `value: yes`, `perm: 0644` and `hostport: 8080` mean what they say.
 """
 
 from __future__ import annotations
@@ -137,6 +137,8 @@ POD: dict[str, Any] = {
     "portmappingWhiteLists": {"internalNetworks": [_TEXT], "externalNetworks": [_TEXT]},
     "portmappings": [_PORT_RULE],
 }
+# Fields whose zero value is something else than the field's absence.
+_MEANT = {"stopTimeout", "maskedPaths", "readonlyPaths"}
 _YES, _NO = {"true", "yes", "on"}, {"false", "no", "off"}
 
 
@@ -201,7 +203,10 @@ class _Fitter:
             if name is None or item is None:
                 continue
             fitted = self._fit(item, shape[name], f"{path}.{name}" if path else name)
-            if fitted or isinstance(fitted, dict):
+            meant = name in _MEANT or (
+                name == "tty" and shape is CONTAINER
+            )  # a container's `false` overrides its pod's
+            if fitted or isinstance(fitted, dict) or (meant and fitted is not None):
                 out[name] = fitted
             else:
                 out.pop(name, None)  # the last of several spellings counts, as in Go

@@ -41,7 +41,7 @@ def pod_from_options(options: SpecOptions, image: str, command: list[str], *, lo
     """
     name = options.name or generated_name(image)
     container = _container(options, image, command, name=name, local=local)
-    container = _filled({**container, "limits": limits(options, alone=False)})
+    container = filled({**container, "limits": filled(limits(options, alone=False))})
     log = {"type": options.log_driver, "config": pairs(options.log_opt, "--log-opt")}
     pod = {
         "id": name,
@@ -56,7 +56,7 @@ def pod_from_options(options: SpecOptions, image: str, command: list[str], *, lo
         "dnsSearch": list(options.dns_search),
         "dnsOptions": list(options.dns_option),
     }
-    return {**_filled(pod), "log": _filled(log)}
+    return {**filled(pod), "log": filled(log)}
 
 
 def container_from_options(options: SpecOptions, image: str, command: list[str], *, local: bool) -> dict[str, Any]:
@@ -70,14 +70,14 @@ def container_from_options(options: SpecOptions, image: str, command: list[str],
         if getattr(options, field):
             raise UsageProblem(f"{options.named(field)} is the pod's: give it when the pod is created")
     container = _container(options, image, command, name=options.name or generated_name(image), local=local)
-    container["limits"] = limits(options, alone=True)
+    container["limits"] = filled(limits(options, alone=True))
     container["labels"] = pairs(options.label, "--label")
     container["ports"] = [port_rule(text) for text in options.publish]
-    return _filled(container)
+    return filled(container)
 
 
 def _container(options: SpecOptions, image: str, command: list[str], *, name: str, local: bool) -> dict[str, Any]:
-    return _filled(
+    return filled(
         {
             "name": name,
             "image": image,
@@ -136,32 +136,35 @@ def _vcpus(options: SpecOptions) -> int:
 
 
 def limits(options: SpecOptions, *, alone: bool) -> dict[str, Any]:
-    """Give what a container may use.
+    """Give what a container may use: what was typed of it, also 0, which takes a limit away.
 
     Args:
         options: what was typed.
         alone: the container goes into a pod that exists, so memory and CPUs are its own; else they are the VM's size,
-            and only a part of a CPU is a limit.
+            and CPUs are a limit where they are fewer than the VM's.
 
     Raises:
         UsageProblem: an option's value has the wrong form.
 
     """
-    cpus = _number(options.cpus or options.cpu, "--cpus") if options.cpus or (alone and options.cpu) else 0.0
-    if not alone and cpus == int(cpus):
-        cpus = 0.0
-    swap = options.memory_swap
-    return _filled(
-        {
-            "memory": units.size(options.memory, bare=1 << 20) if alone and options.memory else 0,
-            "nanoCpus": round(cpus * 1_000_000_000),
-            "memoryReservation": units.size(options.memory_reservation) if options.memory_reservation else 0,
-            "memorySwap": -1 if swap == "-1" else units.size(swap) if swap else 0,
-            "cpuShares": _whole(options.cpu_shares, "--cpu-shares"),
-            "cpusetCpus": options.cpuset_cpus,
-            "pids": _whole(options.pids_limit, "--pids-limit"),
-        }
-    )
+    found: dict[str, Any] = {}
+    if alone and options.memory:
+        found["memory"] = units.size(options.memory, bare=1 << 20)
+    if cpus := options.cpus or (options.cpu if alone else ""):
+        number = _number(cpus, "--cpus")
+        if alone or number < _vcpus(options):
+            found["nanoCpus"] = round(number * 1_000_000_000)
+    if options.memory_reservation:
+        found["memoryReservation"] = units.size(options.memory_reservation)
+    if swap := options.memory_swap:
+        found["memorySwap"] = -1 if swap == "-1" else units.size(swap)
+    if options.cpu_shares:
+        found["cpuShares"] = _whole(options.cpu_shares, "--cpu-shares")
+    if options.cpuset_cpus:
+        found["cpusetCpus"] = options.cpuset_cpus
+    if options.pids_limit:
+        found["pids"] = _whole(options.pids_limit, "--pids-limit")
+    return found
 
 
 def _whole(text: str, option: str) -> int:
@@ -189,7 +192,7 @@ def _security(options: SpecOptions) -> dict[str, Any]:
             raise UsageProblem(
                 f"'{text}' is not known to --security-opt: use no-new-privileges, seccomp=unconfined or seccomp=FILE"
             )
-    return _filled(found)
+    return filled(found)
 
 
 def capability(text: str) -> str:
@@ -225,7 +228,7 @@ def tmpfs(text: str) -> dict[str, Any]:
             found["mode"] = value
         else:
             flags.append(word)
-    return _filled({**found, "options": flags})
+    return filled({**found, "options": flags})
 
 
 def _tmpfs_mount(text: str) -> dict[str, Any] | None:
@@ -238,11 +241,12 @@ def _tmpfs_mount(text: str) -> dict[str, Any] | None:
     for key, name in (("tmpfs-size", "size"), ("tmpfs-mode", "mode")):
         if key in words:
             options.append(f"{name}={words.pop(key)}")
-    if "readonly" in words:
-        words.pop("readonly")
+    if _read_only(words):
         options.append("ro")
     if words or not target:
-        raise UsageProblem(f"'{text}' is not a mount: use type=tmpfs,target=/path[,tmpfs-size=64m][,tmpfs-mode=1777]")
+        raise UsageProblem(
+            f"'{text}' is not a mount: use type=tmpfs,target=/path[,tmpfs-size=64m][,tmpfs-mode=1777][,readonly]"
+        )
     return tmpfs(f"{target}:{','.join(options)}")
 
 
@@ -253,7 +257,7 @@ def _device(text: str) -> dict[str, Any]:
         target, permissions = "", target
     if not source.startswith("/") or not set(permissions) <= set("rwm"):
         raise UsageProblem(f"'{text}' is not a device: use DEVICE[:PATH[:rwm]]")
-    return _filled({"source": source, "target": target, "permissions": permissions})
+    return filled({"source": source, "target": target, "permissions": permissions})
 
 
 def _networks(options: SpecOptions) -> list[dict[str, Any]]:
@@ -271,7 +275,7 @@ def _networks(options: SpecOptions) -> list[dict[str, Any]]:
 
 def attachment(network: str, *, ip: str = "", aliases: Sequence[str] = ()) -> dict[str, Any]:
     """Give how a pod is on a network, as the API takes it."""
-    return _filled({"network": network, "ip": ip, "aliases": list(aliases)})
+    return filled({"network": network, "ip": ip, "aliases": list(aliases)})
 
 
 def extra_host(text: str) -> dict[str, str]:
@@ -412,7 +416,7 @@ def user(text: str, groups: Sequence[str] = ()) -> dict[str, Any]:
     name, colon, group = text.partition(":")
     if text and (not name or (colon and not group) or ":" in group):
         raise UsageProblem(f"'{text}' is not a user: use USER or USER:GROUP")
-    return _filled({"name": name, "group": group, "additionalGroups": list(groups)})
+    return filled({"name": name, "group": group, "additionalGroups": list(groups)})
 
 
 def _ulimit(text: str) -> dict[str, Any]:
@@ -464,8 +468,7 @@ def mount(text: str, *, local: bool) -> dict[str, Any]:
     kind = words.pop("type", "volume")
     source = words.pop("source", "") or words.pop("src", "")
     target = words.pop("target", "") or words.pop("destination", "") or words.pop("dst", "")
-    flags = [words.pop(word, "false") in {"", "true", "1"} for word in ("readonly", "ro")]
-    read_only = any(flags)
+    read_only = _read_only(words)
     if words:
         raise UsageProblem(f"--mount: '{next(iter(words))}' is not known: use type, source, target and readonly")
     if kind not in {"bind", "volume"} or not target.startswith("/") or (kind == "bind" and not source):
@@ -477,6 +480,15 @@ def mount(text: str, *, local: bool) -> dict[str, Any]:
     elif "/" in source:
         raise UsageProblem(f"--mount: '{source}' is not the name of a volume: a path is type=bind")
     return _reference(source, target, read_only=read_only, local=False)
+
+
+def _read_only(words: dict[str, str]) -> bool:
+    """Take `readonly[=true|false]`, or `ro`, from the words of --mount."""
+    said = [words.pop(name) for name in ("readonly", "ro") if name in words]
+    for value in said:
+        if value not in {"", "true", "1", "false", "0"}:
+            raise UsageProblem(f"--mount: readonly is true or false, not '{value}'")
+    return any(value in {"", "true", "1"} for value in said)
 
 
 def _reference(source: str, path: str, *, read_only: bool, local: bool) -> dict[str, Any]:
@@ -543,6 +555,6 @@ def pairs(texts: Sequence[str], option: str) -> dict[str, str]:
     return found
 
 
-def _filled(value: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what is empty, as Go's omitempty does; no time at all before SIGKILL is something."""
+def filled(value: dict[str, Any]) -> dict[str, Any]:
+    """Give the fields that say something, as Go's omitempty does; no time at all before SIGKILL is something."""
     return {key: item for key, item in value.items() if item or key == "stopTimeout"}

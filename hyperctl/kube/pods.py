@@ -12,6 +12,7 @@ import binascii
 from hyperctl import spec
 from hyperctl.api.errors import UsageProblem
 from hyperctl.kube.reader import Node
+from hyperctl.spec import filled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -218,7 +219,7 @@ class _Pod:
             "dnsSearch": searches,
             "dnsOptions": options,
         }
-        return {**_filled(pod), "log": {}}
+        return {**filled(pod), "log": {}}
 
     def _restart(self) -> str:
         policy = self._spec.text("restartPolicy")
@@ -255,7 +256,7 @@ class _Pod:
         if (grace := self._spec.number("terminationGracePeriodSeconds")) is not None:
             described["stopTimeout"] = grace
         node.done()
-        return _filled(described)
+        return filled(described)
 
     def _rights(self, node: Node) -> dict[str, Any]:
         """Give user, groups and the like of a container, from its own context or the pod's."""
@@ -281,7 +282,7 @@ class _Pod:
         self._security.ignore("runAsNonRoot", "seLinuxOptions", "windowsOptions", "fsGroupChangePolicy")
         rights = {
             "readOnly": node.flag("readOnlyRootFilesystem"),
-            "user": _filled(
+            "user": filled(
                 {
                     "name": "" if user is None else str(user),
                     "group": "" if group is None else str(group),
@@ -289,7 +290,7 @@ class _Pod:
                 }
             ),
             "sysctl": sysctls,
-            "security": _filled(security),
+            "security": filled(security),
         }
         node.done()
         return rights
@@ -312,7 +313,7 @@ class _Pod:
         self._memory += memory or asked_memory or 0.0
         for part in (limits, requests, node):
             part.done()
-        return _filled({"memory": int(memory or 0), "nanoCpus": round((cpus or 0) * 1_000_000_000)})
+        return filled({"memory": int(memory or 0), "nanoCpus": round((cpus or 0) * 1_000_000_000)})
 
     def _port(self, node: Node) -> None:
         node.ignore("name")
@@ -413,13 +414,13 @@ class _Pod:
                 one.ignore("readOnly")
                 files += volume.files_at(path, below, one)
             elif volume.kind == "memory" and not below and self._users[name] == 1:
-                memory.append(_filled({"path": path, "size": volume.size, "options": ["ro"] * one.flag("readOnly")}))
+                memory.append(filled({"path": path, "size": volume.size, "options": ["ro"] * one.flag("readOnly")}))
             else:
                 if below:
                     raise UsageProblem(f"{one.path}.subPath can only be had of a configMap or a secret")
                 volume.used = True
                 read_only = one.flag("readOnly") or volume.read_only
-                mounts.append(_filled({"path": path, "volume": volume.name, "readOnly": read_only}))
+                mounts.append(filled({"path": path, "volume": volume.name, "readOnly": read_only}))
             one.done()
         return mounts, files, memory
 
@@ -523,7 +524,3 @@ def _host() -> str:
     import socket
 
     return socket.gethostname()
-
-
-def _filled(value: dict[str, Any]) -> dict[str, Any]:
-    return {key: item for key, item in value.items() if item}

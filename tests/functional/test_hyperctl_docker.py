@@ -246,6 +246,45 @@ def test_sizes_of_a_container_in_a_pod_are_its_limits(fake, hyperctl):
     assert hyperctl("update", "--restart", "on-failure:2", "c1").returncode == 0
     assert fake.exchanges[2].json() == {"restartPolicy": "onFailure", "restartMax": 2}
     assert b"a limit is needed" in hyperctl("update", "c1").stderr
+    assert hyperctl("update", "--memory", "0", "--cpus", "0", "--pids-limit", "0", "c1").returncode == 0
+    assert fake.exchanges[3].json() == {"memory": 0, "nanoCpus": 0, "pids": 0}
+
+
+@pytest.mark.parametrize(
+    ("words", "vcpu", "limit"),
+    [
+        ("--cpu 4 --cpus 2", 4, 2_000_000_000),
+        ("--cpu 4 --cpus 4", 4, None),
+        ("--cpu 1 --cpus 2", 2, None),
+        ("--cpus 1.5", 2, 1_500_000_000),
+        ("--cpus 2 --pids-limit 0", 2, None),
+    ],
+)
+def test_fewer_cpus_than_the_vm_has_are_a_limit(fake, hyperctl, words, vcpu, limit):
+    pod = created(fake, hyperctl, words)
+    (container,) = pod["containers"]
+    assert (pod["resource"]["vcpu"], container.get("limits")) == (vcpu, limit and {"nanoCpus": limit})
+
+
+@pytest.mark.parametrize(
+    ("flag", "read_only"),
+    [("", False), (",readonly", True), (",ro=1", True), (",readonly=false", False), (",ro=0,readonly=true", True)],
+)
+def test_mounts_that_are_read_only(fake, hyperctl, flag, read_only):
+    words = f"--mount type=tmpfs,target=/t{flag} --mount type=volume,source=data,target=/v{flag}"
+    (container,) = created(fake, hyperctl, words)["containers"]
+    assert container["tmpfs"] == [{"path": "/t", "options": ["ro"]} if read_only else {"path": "/t"}]
+    assert container["volumes"][0].get("readOnly", False) == read_only
+
+
+@pytest.mark.parametrize("kind", ["type=tmpfs", "type=volume,source=data"])
+def test_a_mount_that_may_be_read_only(fake, hyperctl, kind):
+    done = hyperctl("create", "--mount", f"{kind},target=/t,readonly=perhaps", "busybox")
+    assert (done.returncode, done.stderr, fake.requests) == (
+        255,
+        b"hyperctl ERROR: --mount: readonly is true or false, not 'perhaps'\n",
+        [],
+    )
 
 
 def test_the_entrypoint_can_be_taken_away(fake, hyperctl):

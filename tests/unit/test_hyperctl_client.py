@@ -256,6 +256,17 @@ def test_yaml_scalars_have_the_type_of_their_field(tmp_path):
     }
 
 
+@pytest.mark.parametrize(("yaml", "no"), [(True, "no"), (False, "false")])
+def test_zeros_that_say_something_are_sent(tmp_path, yaml, no):
+    file = tmp_path / "pod"
+    one = f'{{"tty": {no}, "init": {no}, "stopTimeout": 0, "security": {{"maskedPaths": [], "capAdd": []}}}}'
+    file.write_text(f'{{"tty": {no}, "containers": [{one}]}}')
+    security = {"maskedPaths": []}
+    assert podfile.load(str(file), yaml=yaml, shape=podfile.POD) == {
+        "containers": [{"tty": False, "stopTimeout": 0, "security": security}]
+    }
+
+
 def test_progress_lines_need_not_end_in_a_newline():
     with FakeHyperd() as fake:
         fake.on("POST", "/image/create", Reply(pieces=[b'{"status":"a"}\r\n\r\n{"sta', b'tus":"b"}']))

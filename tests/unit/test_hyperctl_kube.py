@@ -182,6 +182,11 @@ def test_published_ports_and_restart_policies():
     assert pod["resource"] == {"vcpu": 2, "memory": 1024}
 
 
+def test_no_grace_at_all():
+    (pod,) = pods.plan([one_pod(terminationGracePeriodSeconds=0)]).pods
+    assert pod["containers"][0]["stopTimeout"] == 0
+
+
 BAD = [
     ({"kind": "Pod", "metadata": {"name": "P_1"}, "spec": {}}, "metadata.name must be a name"),
     ({"kind": "Pod", "metadata": {"name": "p"}, "spec": {}}, "spec.containers must be"),
