@@ -12,7 +12,6 @@ import contextlib
 import fcntl
 import os
 import signal
-import ssl
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -134,13 +133,13 @@ def serve(
         stack.callback(engine.close)
         engine.open()
         _trim_after_bursts(engine, stack)
-        if context is not None:
-            front = tls.TlsFront(context)
+        front = tls.TlsFront(context) if context is not None else None
+        if front is not None:
             stack.callback(front.close)
             front.open(listeners.fronted)
         cfg = settings(config)
         app = Dispatcher(engine, docker=bool(config.docker_hosts))
-        reloader = Reloader(engine, notifier, reload, context)
+        reloader = Reloader(engine, notifier, reload, front)
         worker = Worker(listeners.served, app, cfg, limits=limits, on_hangup=reloader.ask)
         cri = create_cri(engine, cri_place[0], mode=config.socket_mode, gid=cri_place[1]) if cri_place else None
         if cri is not None:
@@ -180,7 +179,7 @@ class Reloader:
         engine: takes over what can be taken over.
         notifier: is told.
         load: reads the configuration; None = there is nothing to read.
-        context: TLS settings whose files are read again.
+        front: TLS, whose files are read again.
 
     """
 
@@ -189,12 +188,12 @@ class Reloader:
         engine: Engine,
         notifier: Notifier,
         load: Callable[[], tuple[Config, list[str]]] | None,
-        context: ssl.SSLContext | None,
+        front: tls.TlsFront | None,
     ) -> None:
         self._engine = engine
         self._notifier = notifier
         self._load = load
-        self._context = context
+        self._front = front
         self._asked: SimpleQueue[None] = SimpleQueue()  # safe to use in a signal handler
         threading.Thread(target=self._run, name="reload", daemon=True).start()
 
@@ -219,12 +218,13 @@ class Reloader:
         if self._load is None:
             return
         new, warnings = self._load()
-        if self._context is not None:
-            tls.load_files(self._context, self._engine.config.tls)
+        context = tls.make_context(self._engine.config.tls) if self._front is not None else None
         for warning in warnings:
             log.warning("config.ignored", reason=warning)
         config, changed, waiting = merge(self._engine.config, new)
         self._engine.reconfigure(config)
+        if self._front is not None and context is not None:
+            self._front.context = context
         logging.setup(config.log_level, config.log_format)
         log.info("config.reloaded", changed=changed)
         if waiting:

@@ -36,18 +36,10 @@ def make_context(config: TlsConfig) -> ssl.SSLContext:
 
     Errors: InvalidInput that names the file.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    load_files(context, config)
-    if config.verify:
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
-
-
-def load_files(context: ssl.SSLContext, config: TlsConfig) -> None:
-    """Read certificate, key and authority (again); connections from now on use them. Errors: InvalidInput."""
     if config.cert is None or config.key is None:
         raise InvalidInput("TLS needs a certificate and its key", resolution="set [tls] cert and key")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
         context.load_cert_chain(config.cert, config.key)
     except (OSError, ssl.SSLError) as error:
@@ -55,20 +47,26 @@ def load_files(context: ssl.SSLContext, config: TlsConfig) -> None:
             f"cannot use the TLS certificate {config.cert} with the key {config.key}", details=str(error)
         ) from error
     if not config.verify:
-        return
+        return context
     if config.ca is None:
         raise InvalidInput("verifying clients needs an authority", resolution="set [tls] ca")
     try:
         context.load_verify_locations(config.ca)
     except (OSError, ssl.SSLError) as error:
         raise InvalidInput(f"cannot use the TLS authority {config.ca}", details=str(error)) from error
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
 class TlsFront:
-    """Serves TLS on listening sockets and forwards each to a unix socket. ``context``: see ``make_context``."""
+    """Serves TLS on listening sockets and forwards each to a unix socket.
+
+    ``context``: of the connections from now on, see ``make_context``. Another one is put in its place as a whole: what
+    is read into one that exists is half read after an error, and an authority that it knows stays known.
+    """
 
     def __init__(self, context: ssl.SSLContext) -> None:
-        self._context = context
+        self.context = context
         self._relay = Relay()
         self._servers: list[asyncio.Server] = []
         self.sides: set[_Outer] = set()
@@ -96,7 +94,7 @@ class TlsFront:
     async def _serve(self, sock: socket.socket, inner: Path) -> asyncio.Server:
         sock.setblocking(False)
         return await asyncio.get_running_loop().create_server(
-            lambda: _Outer(self, self._context, inner), sock=sock, start_serving=True
+            lambda: _Outer(self, self.context, inner), sock=sock, start_serving=True
         )
 
 

@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import ssl
@@ -319,6 +320,33 @@ def test_certificates_are_renewed_by_a_reload(tmp_path, strangers):
         files.server_key.write_bytes(strangers.server_key.read_bytes())
         daemon.launcher.process.send_signal(signal.SIGHUP)
         until(lambda: hyperctl(daemon, *words, home=tmp_path).returncode == 0, tell=daemon.launcher.log)
+
+
+def test_an_authority_that_was_replaced_is_not_trusted_after_a_reload(tmp_path, strangers):
+    (tmp_path / "t").mkdir()
+    files = make_files(tmp_path / "t")
+    old = tmp_path / "old"
+    shutil.copytree(files.directory, old)
+    with daemon_with(files) as daemon:
+        words = ["--tlsverify", "--tlscacert", str(old / "ca.pem"), "list"]
+        assert hyperctl(daemon, *words, home=tmp_path, HYPER_CERT_PATH=str(old)).returncode == 0
+        files.ca.write_bytes(strangers.ca.read_bytes())
+        daemon.launcher.process.send_signal(signal.SIGHUP)
+        until(lambda: "config.reloaded" in daemon.launcher.log())
+        assert hyperctl(daemon, *words, home=tmp_path, HYPER_CERT_PATH=str(old)).returncode == 255
+        assert hyperctl(daemon, *words, home=tmp_path, HYPER_CERT_PATH=str(strangers.directory)).returncode == 0
+
+
+def test_a_reload_with_half_of_a_new_certificate_changes_nothing(tmp_path, strangers):
+    (tmp_path / "t").mkdir()
+    files = make_files(tmp_path / "t")
+    with daemon_with(files, verify=False) as daemon:
+        words = ["--tlsverify", "--tlscacert", str(files.ca), "list"]
+        files.server.write_bytes(strangers.server.read_bytes())
+        daemon.launcher.process.send_signal(signal.SIGHUP)
+        until(lambda: "config.refused" in daemon.launcher.log())
+        done = hyperctl(daemon, *words, home=tmp_path)
+        assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_bad_files_are_told(tmp_path, files):
