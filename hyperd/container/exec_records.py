@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 from sqlalchemy import Table, bindparam, delete, select
@@ -77,6 +78,13 @@ class ExecRecords:
         start = {"ident": exec_id, "state": ExecState.RUNNING, "stream_base": base, "started_at": time.time()}
         with self._db.session() as session:
             return bool(session.connection().execute(_START, start).rowcount == 1)
+
+    def resize(self, exec_id: str, size: tuple[int, int]) -> None:
+        """Note rows and columns of the terminal of an exec that has not started; others are left alone."""
+        with self._db.session() as session:
+            row = session.get(ExecRow, exec_id)
+            if row is not None and row.state == ExecState.CREATED:
+                row.spec = spec_codec.dump(replace(spec_codec.load(ExecSpec, row.spec), size=size))
 
     def finish(self, exec_id: str, exit_code: int) -> None:
         """Note the end of an exec; one without a row is fine."""

@@ -21,7 +21,7 @@ from hyperd.container.capture import Capture, ExecResult
 from hyperd.container.exec_records import ExecRecords
 from hyperd.container.model import Exec, ExecState
 from hyperd.container.plan import Program, exec_plan, vm_exec_plan
-from hyperd.container.process import ALL_STREAMS, DEFAULT_SIZE, AttachOptions, AttachSession, GuestProcess
+from hyperd.container.process import DEFAULT_SIZE, AttachOptions, AttachSession, GuestProcess
 from hyperd.container.service import ContainerService
 from hyperd.container.signals import RTMAX
 from hyperd.container.states import KILLED, SETUP_FAILED
@@ -29,6 +29,7 @@ from hyperd.db.models import ContainerRow
 from hyperd.db.session import Database
 from hyperd.errors import AgentError, Conflict, HyperError, InvalidInput, NotAlive, NotFound, Timeout
 from hyperd.spec.model import ExecSpec
+from hyperd.stream.frames import STDERR, STDOUT
 from hyperd.stream.relay import Relay
 from hyperd.vm.model import Vm, require_running
 from hyperd.vm.service import VmService
@@ -52,7 +53,6 @@ class ExecService:
         self._workers = ThreadPoolExecutor(4, thread_name_prefix="exec")
         self._processes: dict[tuple[str, str], GuestProcess] = {}
         self._owners: dict[str, ContainerRow] = {}  # of execs that run, as their containers were at the start
-        self._sizes: dict[str, tuple[int, int]] = {}  # asked for before the start
 
     def close(self) -> None:
         """Wait for what is being settled."""
@@ -89,7 +89,6 @@ class ExecService:
         container: str,
         exec_id: str,
         *,
-        streams: frozenset[int] = ALL_STREAMS,
         size: tuple[int, int] | None = None,
     ) -> AttachSession:
         """Return the session that starts the process for its client.
@@ -97,14 +96,15 @@ class ExecService:
         Args:
             container: must be the exec's, where it is not empty.
             exec_id: the exec.
-            streams: which outputs the client gets. size: rows and columns of its terminal.
+            size: rows and columns of its terminal, None = as asked for before.
 
         Errors: NotFound, NotAlive, Conflict (it was started before).
 
         """
         execution, vm, base, plan, size = self._prepare(container, exec_id, size)
         spec = execution.spec
-        options = AttachOptions(stdin=spec.stdin, streams=streams, detach_keys=spec.detach_keys)
+        streams = {number for number, wanted in ((STDOUT, spec.stdout), (STDERR, spec.stderr)) if wanted}
+        options = AttachOptions(stdin=spec.stdin, streams=frozenset(streams), detach_keys=spec.detach_keys)
         return self._session(vm, exec_id, base, plan, tty=spec.tty, size=size, options=options)
 
     def start_detached(self, exec_id: str, *, container: str = "", size: tuple[int, int] | None = None) -> Exec:
@@ -197,7 +197,7 @@ class ExecService:
         Errors: NotFound, AgentError.
         """
         if self._records.get(exec_id).state == ExecState.CREATED:
-            self._sizes[exec_id] = (rows, columns)
+            self._records.resize(exec_id, (rows, columns))
         for (vm_id, ident), process in tuple(self._processes.items()):
             if ident == exec_id:
                 process.size = (rows, columns)
@@ -254,11 +254,10 @@ class ExecService:
             raise NotFound(f"the exec {exec_id} is not of container {container}")
         vm = require_running(self._vms.of_pod(row.pod_id), row.pod_id)
         base = vm.agent.new_base()
-        size = self._sizes.get(exec_id) or size or DEFAULT_SIZE
+        size = size or execution.spec.size or DEFAULT_SIZE
         plan = self._plan(row, execution.spec, exec_id, base, size)
         if not self._records.start(exec_id, base=base):
             raise Conflict(f"the exec {exec_id} has been started already")
-        self._sizes.pop(exec_id, None)
         self._owners[exec_id] = row
         self._containers.tell("exec_start", row, execID=exec_id, command=shlex.join(execution.spec.argv))
         return execution, vm, base, plan, size

@@ -265,7 +265,10 @@ class DeviceSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ExecSpec:
-    """An additional process in a container. Empty values mean the container's own."""
+    """An additional process in a container. Empty values mean the container's own.
+
+    ``stdout``, ``stderr``: which outputs its client gets. ``size``: rows and columns of its terminal.
+    """
 
     argv: tuple[str, ...]
     envs: tuple[tuple[str, str], ...] = ()
@@ -275,6 +278,9 @@ class ExecSpec:
     stdin: bool = True
     privileged: bool = False
     detach_keys: str = ""  # such as ctrl-p,ctrl-q; empty = the daemon's
+    stdout: bool = True
+    stderr: bool = True
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from flask import Response
@@ -12,11 +13,10 @@ from hyperd.api.docker import answers, params, schema, versions
 from hyperd.api.docker.create import read_env, read_user
 from hyperd.api.docker.lookup import container
 from hyperd.api.docker.routes import blueprint
-from hyperd.api.docker.streams import size, stream_type
+from hyperd.api.docker.streams import MAX_SIDE, size, stream_type
 from hyperd.container.model import Exec
 from hyperd.errors import Conflict, InvalidInput, NotFound
 from hyperd.spec.model import ExecSpec
-from hyperd.stream.frames import STDERR, STDOUT
 
 _CREATE, _START = schema.ExecCreate(), schema.ExecStart()
 
@@ -41,16 +41,26 @@ def create_exec(name: str) -> Response:
         stdin=given["AttachStdin"],
         privileged=given["Privileged"],
         detach_keys=given["DetachKeys"],
+        stdout=given["AttachStdout"],
+        stderr=given["AttachStderr"],
+        size=_console_size(given),
     )
-    exec_id = engine().execs.create(found.id, spec)
-    _WANTED[exec_id] = frozenset(
-        number for number, key in ((STDOUT, "AttachStdout"), (STDERR, "AttachStderr")) if given[key]
-    )
-    return answers.as_json({"Id": exec_id}, 201)
+    return answers.as_json({"Id": engine().execs.create(found.id, spec)}, 201)
 
 
-# Which outputs the client of an exec asked for when it made it: asked for once more at the start, then forgotten.
-_WANTED: dict[str, frozenset[int]] = {}
+def _console_size(given: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return ``ConsoleSize``: rows and columns; None without, and for 0 (the client has no terminal).
+
+    Errors: InvalidInput.
+    """
+    found = given["ConsoleSize"]
+    if not found:
+        return None
+    if not given["Tty"]:
+        raise InvalidInput("console size is only supported when TTY is enabled")
+    if len(found) != 2 or not all(0 <= side <= MAX_SIDE for side in found):
+        raise InvalidInput("invalid JSON: ConsoleSize: must be rows and columns of a terminal")
+    return (found[0], found[1]) if all(found) else None
 
 
 @blueprint.post("/exec/<exec_id>/start")
@@ -58,11 +68,11 @@ def start_exec(exec_id: str) -> Response:
     """Run a prepared command; the client is joined to it unless it detaches."""
     given = schema.load(_START, params.body_object(optional=True))
     found = _exec(exec_id)
+    size = _console_size(given)
     if given["Detach"]:
-        engine().execs.start_detached(exec_id)
+        engine().execs.start_detached(exec_id, size=size)
         return answers.empty(200)
-    streams = _WANTED.pop(exec_id, None) or frozenset((STDOUT, STDERR))
-    session = engine().execs.start("", exec_id, streams=streams)
+    session = engine().execs.start("", exec_id, size=size)
     return takeover.upgrade(session, stream_type(tty=found.spec.tty))
 
 
@@ -98,8 +108,8 @@ def exec_object(found: Exec) -> dict[str, Any]:
         "ExitCode": found.exit_code,
         "Pid": found.pid,
         "OpenStdin": spec.stdin,
-        "OpenStdout": True,
-        "OpenStderr": True,
+        "OpenStdout": spec.stdout,
+        "OpenStderr": spec.stderr,
         "CanRemove": False,
         "DetachKeys": spec.detach_keys,
         "ProcessConfig": {

@@ -360,6 +360,7 @@ class ExecCreate(Wire):
     Privileged = _Flag(load_default=False)
     User = fields.String(load_default="")
     WorkingDir = fields.String(load_default="")
+    ConsoleSize = fields.List(fields.Integer(strict=True), load_default=list)
 
 
 class ExecStart(Wire):
@@ -367,6 +368,7 @@ class ExecStart(Wire):
 
     Detach = _Flag(load_default=False)
     Tty = _Flag(load_default=False)
+    ConsoleSize = fields.List(fields.Integer(strict=True), load_default=list)
 
 
 def load(schema: Schema, data: object) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Requests of Docker's clients that take as long as a container takes: they hold no thread of the HTTP server."""
+"""Requests that take as long as a container: who holds no thread, and which outputs the client of an exec gets."""
 
 from __future__ import annotations
 
@@ -143,3 +143,47 @@ def test_a_forced_removal_does_not_ask(daemon: HyperdLauncher, stubborn: str) ->
     assert ask(daemon, "DELETE", f"/containers/{stubborn}")[0] == 409
     assert ask(daemon, "DELETE", f"/containers/{stubborn}?force=1", timeout=9)[0] == 204  # SIGTERM would take 10 s
     assert ask(daemon, "GET", f"/containers/{stubborn}/json")[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("attached", "wanted"),
+    [
+        ({"AttachStdout": True, "AttachStderr": True}, {1: b"out\n", 2: b"err\n"}),
+        ({"AttachStdout": True}, {1: b"out\n"}),
+        ({"AttachStderr": True}, {2: b"err\n"}),
+        ({}, {}),
+    ],
+)
+def test_an_exec_gives_the_outputs_that_were_asked_for(
+    daemon: HyperdLauncher, stubborn: str, attached: dict[str, bool], wanted: dict[int, bytes]
+) -> None:
+    body = {"Cmd": ["sh", "-c", "echo out; echo err >&2"], **attached}
+    code, data = ask(daemon, "POST", f"/containers/{stubborn}/exec", body)
+    assert code == 201, data
+    ident = json.loads(data)["Id"]
+    about = json.loads(ask(daemon, "GET", f"/exec/{ident}/json")[1])
+    assert (about["OpenStdout"], about["OpenStderr"]) == (1 in wanted, 2 in wanted)
+    code, data = ask(daemon, "POST", f"/exec/{ident}/start", {"Detach": False})
+    found: dict[int, bytes] = {}
+    while data:
+        size = int.from_bytes(data[4:8])
+        found[data[0]] = found.get(data[0], b"") + data[8 : 8 + size]
+        data = data[8 + size :]
+    assert (code, found) == (200, wanted)
+
+
+def test_the_size_of_a_terminal_of_an_exec(daemon: HyperdLauncher, stubborn: str) -> None:
+    def run(made: dict[str, Any], started: dict[str, Any], resized: str = "") -> bytes:
+        body = {"Cmd": ["stty", "size"], "Tty": True, "AttachStdout": True, **made}
+        ident = json.loads(ask(daemon, "POST", f"/containers/{stubborn}/exec", body)[1])["Id"]
+        if resized:
+            assert ask(daemon, "POST", f"/exec/{ident}/resize?{resized}")[0] == 200
+        code, data = ask(daemon, "POST", f"/exec/{ident}/start", {"Tty": True, **started})
+        assert code == 200, data
+        return data.strip()
+
+    assert run({"ConsoleSize": [11, 22]}, {}) == b"11 22"
+    assert run({"ConsoleSize": [11, 22]}, {"ConsoleSize": [33, 44]}) == b"33 44"
+    assert run({"ConsoleSize": [0, 0]}, {}, "h=55&w=66") == b"55 66"
+    for body in ({"Cmd": ["true"], "ConsoleSize": [1, 2]}, {"Cmd": ["true"], "Tty": True, "ConsoleSize": [1, 2, 3]}):
+        assert ask(daemon, "POST", f"/containers/{stubborn}/exec", body)[0] == 400
