@@ -127,6 +127,12 @@ def choose_platform(data: Mapping[str, Any], *, architecture: str = "") -> Descr
     return descriptor(best[1])
 
 
+def platforms(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return what an index says of the platforms of its manifests. Errors: RegistryError, TooLarge."""
+    found = (item.get("platform") for item in _list(data, "manifests", MAX_INDEX))
+    return [platform if isinstance(platform, dict) else {} for platform in found]
+
+
 def _variant_rank(variant: str, architecture: str) -> int:
     preferred = {"amd64": ("v1", ""), "arm64": ("v8", ""), "arm": ("v5", "v6", "v7")}.get(architecture, ("",))
     return preferred.index(variant) if variant in preferred else -1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,10 @@ log = structlog.get_logger(__name__)
 
 MAX_MANIFEST = 4 * 2**20
 MAX_TOKEN_ANSWER = 2**20
-TAGS_OF_PAGE, TAG_PAGES = 1000, 20
+TAGS_OF_PAGE, TAG_PAGES, MAX_TAGS = 1000, 400, 20_000
+_MAX_LINK = 8192
+_LINK = re.compile(r"<([!-;=?-~]*)>((?:\s*;\s*[^,;<]*)*)")  # RFC 8288
+_NEXT = re.compile(r';\s*rel\s*=\s*(?:next\b|"(?:[^"]*\s)?next(?:\s[^"]*)?")', re.IGNORECASE)
 CHUNK = 256 * 1024
 ATTEMPTS = 5  # requests without a byte of progress before a transfer is given up
 SLOW_ATTEMPTS = 2  # of a transfer that is too slow: another connection may lead to another server
@@ -112,9 +116,9 @@ class RegistryClient:
 
         """
         found: list[str] = []
+        query = urlencode({"n": TAGS_OF_PAGE})
         for _ in range(TAG_PAGES):
-            query = {"n": TAGS_OF_PAGE} | ({"last": found[-1]} if found else {})
-            body, _headers = self._fetch(f"/v2/{self.path}/tags/list?{urlencode(query)}", {}, limit=MAX_MANIFEST)
+            body, headers = self._fetch(f"/v2/{self.path}/tags/list?{query}", {}, limit=MAX_MANIFEST)
             try:
                 data = json.loads(body)
                 page = data.get("tags") if isinstance(data, dict) else None
@@ -122,8 +126,13 @@ class RegistryClient:
                 raise RegistryError(f"{self.host} sent nonsense for a list of tags", details=str(exc)[:200]) from exc
             names = [name for name in page if isinstance(name, str)] if isinstance(page, list) else []
             found += names
-            if len(names) < TAGS_OF_PAGE:
-                return found
+            query = _next_query(headers.get("Link", ""))
+            if not query and len(names) >= TAGS_OF_PAGE:  # of a registry that tells nothing of further pages
+                query = urlencode({"n": TAGS_OF_PAGE, "last": names[-1]})
+            if not query:
+                return list(dict.fromkeys(found))
+            if len(found) >= MAX_TAGS:
+                break
         raise RegistryError(f"{self.path} has more tags than can be listed", details=f"over {len(found)}")
 
     def referrers(self, digest: str) -> bytes:
@@ -385,6 +394,19 @@ def watched(response: BaseHTTPResponse, cancelled: Callable[[], bool], pace: Pac
         if cancelled():
             raise Cancelled("the transfer was cancelled")
         yield chunk
+
+
+def _next_query(link: str) -> str:
+    """Return the query of the next page that a ``Link`` header names, empty when there is none.
+
+    Only the query: whatever host and path a registry writes there, the next page is of the same list.
+    """
+    if len(link) > _MAX_LINK:
+        return ""
+    for target, parameters in _LINK.findall(link):
+        if _NEXT.search(parameters):
+            return target.partition("#")[0].partition("?")[2]
+    return ""
 
 
 class FinalError(RegistryError):

@@ -12,6 +12,7 @@ import sys
 import textwrap
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -39,7 +40,9 @@ from hyperd.errors import (
 from hyperd.image.model import StoreTotals
 from hyperd.image.service import ImageService
 from hyperd.registry import client as client_module
-from hyperd.registry.auth import AuthConfig
+from hyperd.registry.auth import AuthConfig, TokenCache
+from hyperd.registry.client import RegistryClient
+from hyperd.registry.transport import Stop, Transport
 from tests.support.faulty import FaultyRegistry, send, send_blob
 from tests.support.registry import Layer, digest_of, layer_tar, member
 
@@ -239,6 +242,7 @@ MANIFESTS: list[tuple[bytes, type[HyperError]]] = [
     (b'{"schemaVersion":2,"config":{"digest":"sha256:' + b"0" * 64 + b'","size":-1},"layers":[]}', RegistryError),
     (b'{"schemaVersion":2,"config":{"digest":"sha256:' + b"0" * 64 + b'","size":1e99},"layers":[]}', RegistryError),
     (b'{"schemaVersion":2,"config":{"digest":"sha256:' + b"0" * 64 + b'","size":99999999},"layers":[]}', TooLarge),
+    (b'{"schemaVersion":2,"manifests":5}', RegistryError),
     (b'{"schemaVersion":2,"manifests":[5]}', RegistryError),
     (b'{"schemaVersion":2,"manifests":[]}', ImageNotFound),
     (b'{"schemaVersion":2,"manifests":[' + b",".join([b"{}"] * 2000) + b"]}", TooLarge),
@@ -255,6 +259,17 @@ def test_nonsense_manifests(host: Host, registry: FaultyRegistry, number: int) -
     assert host.files() == []
 
 
+def test_an_index_without_sense_is_no_platform(host: Host, registry: FaultyRegistry) -> None:
+    name = f"{registry.host}/{NAME}:t"
+    for entries in (5, "x", True, [5], [[]]):
+        registry.add_manifest("t", json.dumps({"schemaVersion": 2, "manifests": entries}).encode(), "application/json")
+        with pytest.raises(RegistryError):
+            host.service.distribution(name, auth=None)
+    platforms = [{"platform": 5}, {}, {"platform": {"os": [], "architecture": "x"}}, {"platform": {"os": "linux"}}]
+    registry.add_index("t", platforms)
+    assert [one.os for one in host.service.distribution(name, auth=None).platforms] == ["linux"]
+
+
 CONFIGS: list[dict[str, Any]] = [
     {"os": "windows"},
     {"rootfs": None},
@@ -262,12 +277,16 @@ CONFIGS: list[dict[str, Any]] = [
     {"rootfs": {"diff_ids": ["x"]}},
     {"rootfs": {"diff_ids": [5]}},
     {"config": []},
+    {"architecture": []},
 ]
 
 
 @pytest.mark.parametrize("number", range(len(CONFIGS)))
 def test_nonsense_configurations(host: Host, registry: FaultyRegistry, number: int) -> None:
     registry.add("t", [noise(10)], config=CONFIGS[number])
+    if CONFIGS[number] == {"architecture": []}:  # of no use, and no harm
+        assert host.pull(registry).config["architecture"] == []
+        return
     if CONFIGS[number] == {"config": []}:  # falsy, as null: no configuration
         assert host.pull(registry).config["config"] == []
         return
@@ -446,6 +465,59 @@ def test_meta_headers_go_along_and_others_do_not(host: Host, registry: FaultyReg
     assert "Cookie" not in sent
     with pytest.raises(InvalidInput):
         host.pull(registry, headers={"X-Meta-Team": "a\r\nInjected: yes"})
+
+
+Pages = Callable[[list[str], str, str], tuple[list[str], str]]  # tags, last, n -> a page and its Link
+
+
+def by_ten(tags: list[str], last: str, n: str) -> tuple[list[str], str]:
+    start = tags.index(last) + 1 if last in tags else 0
+    more = start + 10 < len(tags)
+    link = f'<https://inside.example/v2/other/tags/list?last={tags[start + 9]}&n={n}>; rel="next"' if more else ""
+    return tags[start : start + 10], link
+
+
+def by_token(tags: list[str], last: str, n: str) -> tuple[list[str], str]:
+    start = int(last.removeprefix("page-") or 0)
+    link = f'</x?last=page-{start - 10}>; rel="prev", </x?last=page-{start + 10}>; rel=next'
+    return tags[start : start + 10], link if start + 10 < len(tags) else ""
+
+
+def silently(tags: list[str], last: str, n: str) -> tuple[list[str], str]:
+    start = tags.index(last) + 1 if last in tags else 0
+    return tags[start : start + int(n)], ""
+
+
+@pytest.mark.parametrize("pages", [by_ten, by_token, silently])
+def test_tags_come_in_pages_of_any_size(registry: FaultyRegistry, pages: Pages) -> None:
+    tags = [f"t{number:04}" for number in range(45 if pages is not silently else 2001)]
+    serve_tags(registry, lambda last, n: pages(tags, last, n))
+    assert tags_of(registry) == tags
+    assert registry.count("/tags/list") == (5 if pages is not silently else 3)
+
+
+def test_pages_of_tags_that_never_end(registry: FaultyRegistry) -> None:
+    serve_tags(registry, lambda last, n: (["same"], '</x?last=y>; rel="next"'))
+    with pytest.raises(RegistryError, match="more tags than can be listed"):
+        tags_of(registry)
+
+
+def tags_of(registry: FaultyRegistry) -> list[str]:
+    transport = Transport(RegistryConfig(timeout=5.0))
+    return RegistryClient(transport=transport, tokens=TokenCache(), host=registry.host, path=NAME, stop=Stop()).tags()
+
+
+def serve_tags(registry: FaultyRegistry, page: Callable[[str, str], tuple[list[str], str]]) -> None:
+    def answer(handler: Any, path: str) -> bool:
+        where, _, query = path.partition("?")
+        if where != f"/v2/{NAME}/tags/list":
+            return False
+        wanted = dict(urllib.parse.parse_qsl(query))
+        tags, link = page(wanted.get("last", ""), wanted.get("n", ""))
+        send(handler, json.dumps({"name": NAME, "tags": tags}).encode(), **({"Link": link} if link else {}))
+        return True
+
+    registry.fault = answer
 
 
 def test_a_blob_that_the_registry_lost(host: Host, registry: FaultyRegistry) -> None:

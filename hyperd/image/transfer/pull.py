@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
@@ -15,7 +16,7 @@ from hyperd.errors import Cancelled, HyperError, InvalidInput, OutOfSpace, Regis
 from hyperd.image import manifest as manifests
 from hyperd.image.catalog import Catalog, NewLayer
 from hyperd.image.manifest import Descriptor, Manifest
-from hyperd.image.model import Distribution, Platform, mapping_of, text_of
+from hyperd.image.model import Distribution, Platform, text_of
 from hyperd.image.progress import (
     Flights,
     PullFinished,
@@ -154,12 +155,12 @@ class Puller:
             client, top = self._resolve(_Job(reference.with_default_tag(), sink, stop, auth, {}))
             data = manifests.load(top.body)
             kind = manifests.kind_of(data, top.media_type)
+            found: list[Mapping[str, Any]]
             if kind in {manifests.OCI_MANIFEST, manifests.DOCKER_MANIFEST}:
                 described = manifests.parse_manifest(data).config
                 found = [manifests.load(client.small_blob(described.digest, size=described.size))]
             else:
-                entries = data.get("manifests")
-                found = [mapping_of(one, "platform") for one in entries if isinstance(one, dict)] if entries else []
+                found = manifests.platforms(data)
             platforms = [
                 Platform(
                     os=text_of(one, "os"), architecture=text_of(one, "architecture"), variant=text_of(one, "variant")
@@ -234,7 +235,7 @@ class Puller:
         blob = client.small_blob(manifest.config.digest, size=manifest.config.size)
         config = manifests.load(blob)
         diff_ids = manifests.diff_ids(config, len(manifest.layers))
-        if config.get("architecture") not in {manifests.host_architecture(), None, ""}:
+        if config.get("architecture") not in (manifests.host_architecture(), None, ""):
             log.warning("image-for-other-machine", image=str(job.reference), architecture=config["architecture"])
         pins = {*diff_ids, *(layer.digest for layer in manifest.layers)}
         layers = [
