@@ -405,7 +405,7 @@ def _next_query(link: str) -> str:
         return ""
     for target, parameters in _LINK.findall(link):
         if _NEXT.search(parameters):
-            return target.partition("#")[0].partition("?")[2]
+            return str(target).partition("#")[0].partition("?")[2]
     return ""
 
 

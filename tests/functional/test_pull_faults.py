@@ -38,7 +38,9 @@ from hyperd.errors import (
     Unauthorized,
 )
 from hyperd.image.model import StoreTotals
+from hyperd.image.progress import Flights
 from hyperd.image.service import ImageService
+from hyperd.image.transfer.fetch import LayerFetch
 from hyperd.registry import client as client_module
 from hyperd.registry.auth import AuthConfig, TokenCache
 from hyperd.registry.client import RegistryClient
@@ -96,10 +98,10 @@ def noise(size: int, seed: int = 0) -> Layer:
     return Layer(layer_tar([member(f"noise-{seed}", random.Random(seed).randbytes(size))]))
 
 
-def on_blobs(fault: Callable[[Any, bytes], None], registry: FaultyRegistry, only: str = "") -> None:
+def on_blobs(fault: Callable[[Any, bytes], None], registry: FaultyRegistry, only: str | list[str] = "") -> None:
     def answer(handler: Any, path: str) -> bool:
         digest = path.rpartition("/")[2]
-        if "/blobs/" not in path or (only and digest != only):
+        if "/blobs/" not in path or (only and digest not in only):
             return False
         fault(handler, registry.blobs[digest])
         return True
@@ -531,17 +533,56 @@ def test_pulls_at_once_share_the_work(host: Host, registry: FaultyRegistry) -> N
     layers = [noise(300_000, n) for n in range(4)]
     _, digests = registry.add("t", layers)
     registry.add("u", layers[1:])
-    on_blobs(lambda handler, body: send_blob(handler, body, pace=0.02), registry)
     lines: list[list[dict[str, Any]]] = [[] for _ in range(6)]
+    deadline = time.monotonic() + 60
+
+    def all_watch() -> bool:
+        return all(any(line["status"] == "Downloading" for line in list(seen)) for seen in lines)
+
+    def slowly(handler: Any, body: bytes) -> None:
+        """Send a little at a time while there is somebody who has not joined."""
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        position = 0
+        while position < len(body) - 100 and not all_watch() and time.monotonic() < deadline:
+            handler.wfile.write(body[position : position + 100])
+            position += 100
+            time.sleep(0.02)
+        handler.wfile.write(body[position:])
+
+    on_blobs(slowly, registry, only=digests)
     with ThreadPoolExecutor(6) as pool:
         jobs = [pool.submit(host.pull, registry, "tu"[n % 2], progress=as_lines(lines[n].append)) for n in range(6)]
         images = [job.result() for job in jobs]
     assert len({image.id for image in images}) == 2
     for digest in digests:
         assert registry.count(digest) == 1
-    for seen in lines:
-        assert any(line["status"] == "Downloading" for line in seen)
+    assert all_watch(), lines
     assert host.service.totals().layers == 4
+
+
+def test_work_that_ended_just_before_is_not_done_again(
+    host: Host, registry: FaultyRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.add("t", [noise(1000)])
+    join, run, runs, first = Flights.join, LayerFetch.run, [], threading.Lock()
+
+    def late(flights: Flights, key: str) -> Any:
+        if first.acquire(blocking=False):  # it has seen that the layer is missing
+            host.pull(registry)
+        return join(flights, key)
+
+    def counted(fetch: LayerFetch) -> None:
+        runs.append(fetch)
+        run(fetch)
+
+    monkeypatch.setattr(Flights, "join", late)
+    monkeypatch.setattr(LayerFetch, "run", counted)
+    lines: list[dict[str, Any]] = []
+    host.pull(registry, progress=as_lines(lines.append))
+    assert len(runs) == 1
+    assert "Pull complete" in [line["status"] for line in lines]
 
 
 def test_when_the_one_who_works_leaves_another_takes_over(host: Host, registry: FaultyRegistry) -> None:
@@ -605,7 +646,9 @@ CHILD = textwrap.dedent("""
     from pathlib import Path
     from hyperd.config.model import Config
     from hyperd.db.session import Database
-    from hyperd.image.service import ImageService
+    from hyperd.image.progress import Flights
+from hyperd.image.service import ImageService
+from hyperd.image.transfer.fetch import LayerFetch
     root = Path(sys.argv[1])
     database = Database(root / "db")
     service = ImageService(config=Config(), database=database, root=root / "images", in_use=lambda i: [])

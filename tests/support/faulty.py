@@ -94,6 +94,8 @@ class FaultyRegistry:
 
 
 class _Server(ThreadingHTTPServer):
+    request_queue_size = 64  # as many as tests begin at once: one that finds no room would be lost for a second
+
     def handle_error(self, *_: object) -> None:
         """Clients that go away are what the tests are about."""
 

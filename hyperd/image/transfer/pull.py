@@ -295,6 +295,8 @@ class Puller:
         return present and size_of(self._store.blob_path(digest)) >= 0
 
     def _layer(self, job: _Job, client: RegistryClient, layer: Descriptor, diff_id: str) -> None:
+        if self._ready(layer.digest, diff_id):  # by another pull, since this one has looked
+            PullProgress(job.sink, layer.digest).phase(PullPhase.COMPLETE)
         while not self._ready(layer.digest, diff_id):
             job.stop.check()
             flight, mine = self._flights.join(layer.digest)
@@ -303,7 +305,11 @@ class Puller:
                     while not flight.done.wait(_POLL):
                         job.stop.check()
                     continue
+                progress = PullProgress(flight.send, layer.digest)
                 try:
+                    if self._ready(layer.digest, diff_id):  # another flight has landed between the look and the join
+                        progress.phase(PullPhase.COMPLETE)
+                        continue
                     LayerFetch(
                         store=self._store,
                         catalog=self._catalog,
@@ -311,7 +317,7 @@ class Puller:
                         client=client,
                         layer=layer,
                         diff_id=diff_id,
-                        progress=PullProgress(flight.send, layer.digest),
+                        progress=progress,
                     ).run()
                 finally:
                     self._flights.land(layer.digest)
