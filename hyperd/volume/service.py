@@ -35,7 +35,7 @@ DATA = "_data"
 GONE = ".gone-"  # how the names of directories begin whose volumes are removed already
 DRIVER = "local"
 MAX_VOLUMES = 10_000
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,239}")  # files that are called after a volume have an ending, too
 _FILL_TIMEOUT = 300.0  # seconds that a start waits for another one that copies an image's files
 _MNT_DETACH = 2
 
@@ -357,8 +357,8 @@ def check_name(name: str) -> None:
     """Check that a volume can have this name. Errors: InvalidInput."""
     if not _NAME.fullmatch(name):
         raise InvalidInput(
-            f"{name!r} is not a volume's name",
-            details="letters, digits, '_', '.' and '-', the first a letter or a digit",
+            f"{name[:300]!r} is not a volume's name",
+            details="letters, digits, '_', '.' and '-', the first a letter or a digit, at most 240",
             resolution="for a directory of the host give its absolute path",
         )
 

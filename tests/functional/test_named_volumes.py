@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from hyperd.db.copies import Copies, copies
+from hyperd.db.migrate import HEAD
 from hyperd.db.models import ContainerRow, PodRow
 from hyperd.db.session import Database
 from hyperd.errors import Conflict, HostFault, InvalidInput, NotFound, NotSupported
@@ -158,6 +160,13 @@ def test_files_that_cannot_be_deleted_go_with_the_next_start(
     assert list((tmp_path / "volumes").iterdir()) == []
 
 
+def test_the_longest_name_has_a_copy(volumes: VolumeService, database: Database, tmp_path: Path) -> None:
+    name = "x" * 240
+    volumes.create(NamedVolumeSpec(name=name))
+    assert Copies(database, tmp_path, version=HEAD).settle()
+    assert [(kind, ident) for kind, ident, _ in copies(tmp_path)] == [("volume", name)]
+
+
 def test_only_users_in_guests_may_enter(volumes: VolumeService, tmp_path: Path) -> None:
     before = os.umask(0o077)  # the daemon's
     try:
@@ -180,6 +189,7 @@ def test_only_users_in_guests_may_enter(volumes: VolumeService, tmp_path: Path) 
     [
         ({"name": "a/b"}, InvalidInput, "a/b"),
         ({"name": ".."}, InvalidInput, r"\.\."),
+        ({"name": "x" * 241}, InvalidInput, "at most 240"),
         ({"name": "x", "driver": "nfs"}, NotSupported, "driver 'nfs'"),
         ({"name": "x", "options": {"colour": "red"}}, InvalidInput, "colour"),
         ({"name": "x", "options": {"type": "ext4", "device": "/dev/sda1"}}, NotSupported, "type='ext4'"),
