@@ -22,6 +22,7 @@ from gunicorn.glogging import Logger
 from hypercloud import __version__, logs
 from hypercloud.config.model import Config
 from hypercloud.errors import CloudError, Conflict, HostFault
+from hypercloud.worker import Worker
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -65,7 +66,7 @@ class _Application(BaseApplication):
         tls = self._config.tls
         settings = {
             "bind": [_bind(host) for host in self._config.hosts],
-            "worker_class": "gthread",
+            "worker_class": Worker,
             "workers": 1,
             "threads": self._config.threads,
             "worker_connections": 4096,

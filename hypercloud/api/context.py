@@ -68,6 +68,12 @@ def watch() -> Watch:
     return found
 
 
+def forget_input(socket: Any) -> None:
+    """Take off what the client of a websocket sends to nobody: it would be kept. Errors: ConnectionClosed."""
+    while socket.receive(timeout=0) is not None:
+        pass
+
+
 def address() -> str:
     """Return the client's address."""
     return request.remote_addr or "unix"

@@ -47,7 +47,7 @@ CLOUD_FLOORS = (
     {"placement", "account", "engine", "action"},
     {"event"},
     {"db"},
-    {"config", "logs"},
+    {"config", "logs", "worker"},
     {"errors", "strict"},
     {""},  # hypercloud/__init__.py: the version
 )

@@ -16,7 +16,7 @@ from simple_websocket import ConnectionClosed
 
 from hypercloud.action.service import OVER
 from hypercloud.api.bodies import number, truth
-from hypercloud.api.context import cloud, identity, watch, watch_from_the_start
+from hypercloud.api.context import cloud, forget_input, identity, watch, watch_from_the_start
 from hypercloud.api.dockercloud import uris
 from hypercloud.api.dockercloud.blueprint import namespace
 from hypercloud.db.models import ContainerRow
@@ -221,6 +221,7 @@ def events(socket: Any) -> None:
     seen = watch()
     while socket.connected:
         event = seen.get(timeout=LOOK)
+        forget_input(socket)
         if event is None and seen.lost:
             return
         if not isinstance(event, Change) or event.namespace not in {"", here}:

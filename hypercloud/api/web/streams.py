@@ -11,7 +11,7 @@ from flask import Blueprint
 from flask_sock import Sock
 from simple_websocket import ConnectionClosed
 
-from hypercloud.api.context import cloud, identity, watch, watch_from_the_start
+from hypercloud.api.context import cloud, forget_input, identity, watch, watch_from_the_start
 from hypercloud.api.web.blueprint import admin_only
 from hypercloud.engine.streams import ExecSession, LogStream
 from hypercloud.errors import CloudError
@@ -34,6 +34,7 @@ def events(socket: Any) -> None:
     seen = watch()
     while socket.connected and not seen.lost:
         event = seen.get(timeout=1.0)
+        forget_input(socket)
         if event is None:
             continue
         if isinstance(event, Change):
