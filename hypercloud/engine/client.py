@@ -13,6 +13,7 @@ import requests
 import urllib3
 from docker import errors as docker_errors
 from docker.api.client import APIClient
+from docker.auth import encode_header
 from docker.tls import TLSConfig
 
 from hypercloud.config.model import EnginesConfig
@@ -25,6 +26,7 @@ from hypercloud.errors import CloudError, Conflict, EngineError, EngineUnreachab
 
 API_VERSION = "1.41"  # what every engine of the last years speaks; older ones are asked
 OLDEST = "1.24"
+PULL_SILENCE = 300  # seconds between two lines of a pull's progress
 _E = TypeVar("_E", bound=BaseException)
 
 
@@ -95,7 +97,7 @@ class EngineClient:
         tls: TLSConfig | bool = False
         with tempfile.TemporaryDirectory(prefix="hypercloud-tls-") as directory:
             if self.address.scheme == "https":
-                tls = _tls_config(self._spec, Path(directory))
+                tls = TLSConfig(verify=True)  # docker-py takes https then; the certificates are loaded below
             client = APIClient(
                 base_url=self.address.base_url,
                 version=API_VERSION,
@@ -195,11 +197,23 @@ class EngineClient:
             self.docker().remove_container(container, v=volumes, force=True)
 
     def pull(self, image: str, auth: Mapping[str, str] | None = None) -> Iterator[Mapping[str, Any]]:
-        """Pull an image; give the engine's progress as it comes. Errors: EngineError with the registry's reason."""
+        """Pull an image; give the engine's progress as it comes.
+
+        Errors: EngineError with the registry's reason; EngineUnreachable when nothing comes for ``PULL_SILENCE``.
+        """
+        name, tag = _split(image)
         with translated(self.name):
-            yield from _checked(
-                self.name, image, self.docker().pull(*_split(image), stream=True, decode=True, auth_config=auth or {})
+            docker = self.docker()  # its own method waits without end
+            response = docker._post(
+                docker._url("/images/create"),
+                params={"fromImage": name, "tag": tag},
+                headers={"X-Registry-Auth": encode_header(dict(auth or {}))},
+                stream=True,
+                timeout=PULL_SILENCE,
             )
+            with contextlib.closing(response):
+                docker._raise_for_status(response)
+                yield from _checked(self.name, image, docker._stream_helper(response, decode=True))
 
     def remove_image(self, image: str, *, force: bool = False) -> None:
         """Remove an image. Errors: NotFound, Conflict while it is in use."""
@@ -219,6 +233,16 @@ class EngineClient:
             if not known:
                 with contextlib.suppress(Conflict), translated(self.name):
                     self.docker().create_network(name, driver="bridge", labels=dict(labels), check_duplicate=True)
+
+    def networks(self) -> list[Mapping[str, Any]]:
+        """Return all networks."""
+        with translated(self.name):
+            return list(self.docker().networks())
+
+    def remove_network(self, name: str) -> None:
+        """Remove a network; one that is gone is no error. Errors: EngineError while a container is in it."""
+        with contextlib.suppress(NotFound), translated(self.name):
+            self.docker().remove_network(name)
 
     def connect(self, network: str, container: str, links: Sequence[str]) -> None:
         """Put a container into a further network, with links (``container:alias``); repeating it is no error."""
@@ -244,12 +268,6 @@ def _checked(engine: str, image: str, lines: Iterator[Mapping[str, Any]]) -> Ite
             kind = NotFound if "not found" in reason or "does not exist" in reason else EngineError
             raise kind(f"engine {engine} cannot pull {image}", details=reason[:1000])
         yield line
-
-
-def _tls_config(spec: EngineSpec, directory: Path) -> TLSConfig:
-    """Make docker-py accept https; the certificates themselves are loaded into our own transport."""
-    del spec, directory
-    return TLSConfig(verify=True)
 
 
 def _load_certificates(adapter: Any, spec: EngineSpec, directory: Path) -> None:
@@ -281,7 +299,7 @@ def _split(image: str) -> tuple[str, str | None]:
 
 
 def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) if part.isdigit() else 0 for part in text.split("."))
+    return tuple(int(part) if part.isdecimal() else 0 for part in text.split("."))
 
 
 def _first_line(text: str) -> str:

@@ -10,19 +10,20 @@ import contextlib
 import dataclasses
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import structlog
 
 from hypercloud.engine.client import EngineClient, translated
 from hypercloud.engine.model import EngineContainer, EngineFacts, EngineSpec, Health
-from hypercloud.errors import CloudError, NotFound
+from hypercloud.errors import CloudError, EngineError, EngineUnreachable, NotFound
 from hypercloud.event.bus import Record
 
 log = structlog.get_logger(__name__)
 
 STALE = {"destroy"}
+LAST = 253_402_300_800.0  # the year 10,000
 QUIET = ("exec_", "top", "archive-path", "export", "attach", "detach", "resize", "health_status")
 
 
@@ -35,8 +36,10 @@ class EngineObserver:
     def on_container(self, engine: EngineSpec, container_id: str, container: EngineContainer | None) -> None:
         """Take note of a container's state; None = it is gone."""
 
-    def on_inventory(self, engine: EngineSpec, containers: Mapping[str, EngineContainer]) -> None:
-        """Take note of all containers, after a connection was made."""
+    def on_inventory(
+        self, engine: EngineSpec, containers: Mapping[str, EngineContainer], unknown: Collection[str]
+    ) -> None:
+        """Take note of all containers, after a connection was made; ``unknown`` are there, but the engine fails."""
 
     def on_record(self, record: Record) -> None:
         """Take note of an event of the engine."""
@@ -61,7 +64,6 @@ class EngineMonitor:
         self._lock = threading.Lock()
         self._facts = EngineFacts()
         self._containers: dict[str, EngineContainer] = {}
-        self._images: tuple[float, int] = (0.0, 0)
         self._closed = threading.Event()
         self._wake = threading.Event()
         self._stream: Any = None
@@ -150,7 +152,7 @@ class EngineMonitor:
             stream = self.client.docker().events(since=int(time.time()), decode=True)
         self._stream = stream
         try:
-            self._read_all()
+            containers, unknown = self._read_all()
             self._set_facts(
                 health=Health.UP,
                 error="",
@@ -162,31 +164,46 @@ class EngineMonitor:
                 memory=int(info.get("MemTotal") or 0),
                 last_seen=time.time(),
             )
-            self._observer.on_inventory(self.spec, dict(self._containers))
+            self._observer.on_inventory(self.spec, containers, unknown)
             self._known.set()
             with translated(self.spec.name):
                 for event in stream:
                     if self._closed.is_set():
                         return
-                    self._handle(event)
+                    if isinstance(event, Mapping):
+                        self._handle(event)
         finally:
             self._cut()
         self._lost("the engine closed the connection")
 
-    def _read_all(self) -> None:
+    def _read_all(self) -> tuple[dict[str, EngineContainer], set[str]]:
+        """Read all containers; return them, and the ids of those that the engine cannot tell of."""
         found: dict[str, EngineContainer] = {}
+        unknown: set[str] = set()
         for container_id in self.client.container_ids():
-            with contextlib.suppress(NotFound):
+            with contextlib.suppress(NotFound), self._one_fault(container_id):
+                unknown.add(container_id)
                 found[container_id] = self.client.inspect(container_id)
+        unknown -= found.keys()
         with self._lock:
-            self._containers = found
+            self._containers = {key: one for key, one in self._containers.items() if key in unknown} | found
         self._count_images()
+        return found, unknown
+
+    @contextlib.contextmanager
+    def _one_fault(self, about: str) -> Iterator[None]:
+        """Log an error that is about one thing: an engine that answers is up. Errors: EngineUnreachable."""
+        try:
+            yield
+        except EngineUnreachable:
+            raise
+        except EngineError as error:
+            log.warning("engine.fault", engine=self.spec.name, about=about, error=str(error))
 
     def _count_images(self) -> None:
-        count = sum(
-            len([tag for tag in one.get("RepoTags") or [] if tag != "<none>:<none>"]) for one in self.client.images()
-        )
-        self._set_facts(images=count)
+        with self._one_fault("images"):
+            tags = [tag for one in self.client.images() for tag in one.get("RepoTags") or []]
+            self._set_facts(images=sum(tag != "<none>:<none>" for tag in tags))
 
     def _handle(self, event: Mapping[str, Any]) -> None:
         kind = str(event.get("Type") or "container")
@@ -206,7 +223,8 @@ class EngineMonitor:
                 self._containers.pop(container, None)
             self._observer.on_container(self.spec, container, None)
         else:
-            found = self.refresh(container)
+            with self._one_fault(container):
+                found = self.refresh(container)
         image = str(attributes.get("image") or event.get("from") or (found.image if found else ""))
         self._observer.on_record(
             Record(
@@ -215,7 +233,7 @@ class EngineMonitor:
                 engine=self.spec.name,
                 container=container,
                 image=image,
-                time=float(event.get("timeNano") or 0) / 1e9 or float(event.get("time") or time.time()),
+                time=_when(event),
             )
         )
 
@@ -239,3 +257,12 @@ class EngineMonitor:
         if before.health is not after.health:
             log.info("engine.health", engine=self.spec.name, health=str(after.health), reason=after.error)
             self._observer.on_health(self.spec, after)
+
+
+def _when(event: Mapping[str, Any]) -> float:
+    """Return an event's time; an engine's that is none, or in no calendar, is now."""
+    for key, unit in (("timeNano", 1e9), ("time", 1.0)):
+        value = event.get(key)
+        if isinstance(value, int | float) and 0 < value / unit < LAST:
+            return value / unit
+    return time.time()

@@ -6,7 +6,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import structlog
 from sqlalchemy import select
@@ -44,9 +44,11 @@ class _Fan(EngineObserver):
         for one in self.observers:
             one.on_container(engine, container_id, container)
 
-    def on_inventory(self, engine: EngineSpec, containers: Mapping[str, EngineContainer]) -> None:
+    def on_inventory(
+        self, engine: EngineSpec, containers: Mapping[str, EngineContainer], unknown: Collection[str]
+    ) -> None:
         for one in self.observers:
-            one.on_inventory(engine, containers)
+            one.on_inventory(engine, containers, unknown)
 
     def on_record(self, record: Record) -> None:
         self._journal.add(record)
@@ -194,8 +196,8 @@ class EngineService:
             row = session.get(EngineRow, monitor.spec.id)
             if row is not None:
                 session.delete(row)
-        with self._lock:
-            self._monitors.pop(monitor.spec.id, None)
+        with self._lock:  # a copy: others read it without the lock
+            self._monitors = {key: one for key, one in self._monitors.items() if key != monitor.spec.id}
         monitor.close()
         self._journal.add(Record(type="remove-engine", tags=("cluster",), engine=monitor.spec.name))
 

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
@@ -278,7 +278,12 @@ class FleetService(EngineObserver):
         for one in (old, successor):
             self._engines.monitor(engine).refresh(one)
 
-    def on_inventory(self, engine: EngineSpec, containers: Mapping[str, EngineContainer]) -> None:
+    def on_inventory(
+        self,
+        engine: EngineSpec,
+        containers: Mapping[str, EngineContainer],
+        unknown: Collection[str],  # noqa: ARG002 - an EngineObserver
+    ) -> None:
         """Finish replacements that were under way when this program ended."""
         unfinished = [one for one in containers.values() if one.name.endswith(NEXT) and REPLACES in one.labels]
         for one in unfinished:

@@ -27,6 +27,8 @@ from hypercloud.workload.model import Goal, ServiceSpec, State, decode
 from hypercloud.workload.repositories import RepositoryService
 from hypercloud.workload.store import Store, Transaction
 
+LOOK = 0.5  # seconds between looks whether a pull's action is to be canceled
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -120,7 +122,12 @@ class Deployer:
     def pull_image(self, engine: str, image: str, namespace: str, job: Job) -> None:
         """Pull an image with the credentials that the namespace has for its repository."""
         job.log(f"pulling {image} on {self._engines.client(engine).name}")
-        for line in self._engines.client(engine).pull(image, self._repositories.credentials(namespace, image)):
+        lines = self._engines.client(engine).pull(image, self._repositories.credentials(namespace, image))
+        looked = time.monotonic()
+        for line in lines:
+            if time.monotonic() - looked > LOOK:  # there are many lines
+                looked = time.monotonic()
+                job.check()
             if "progressDetail" not in line or not line["progressDetail"]:
                 job.log(" ".join(str(line[key]) for key in ("id", "status") if key in line))
 

@@ -131,7 +131,7 @@ def _host_config(spec: ServiceSpec, volumes_of: str, volumes_from: Sequence[str]
         "CpusetCpus": spec.cpuset,
         "CgroupParent": spec.cgroup_parent,
         "Memory": spec.memory * 2**20,
-        "MemorySwap": spec.memory_swap * 2**20,
+        "MemorySwap": spec.memory_swap * 2**20 if spec.memory_swap > 0 else spec.memory_swap,  # -1: no limit
         "PidMode": "host" if spec.pid == "host" else "",
         "NetworkMode": "host" if spec.net == "host" else network,
     }

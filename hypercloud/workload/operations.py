@@ -16,7 +16,7 @@ from hypercloud.db.models import ContainerRow, ServiceRow
 from hypercloud.engine.model import EngineContainer, Health
 from hypercloud.engine.service import EngineService
 from hypercloud.errors import CloudError, EngineError, NotFound
-from hypercloud.workload import describe, lookup
+from hypercloud.workload import describe, lookup, networks
 from hypercloud.workload.deployer import Deployer, Job, put_back
 from hypercloud.workload.model import MOVING, Goal, ServiceSpec, State, decode
 from hypercloud.workload.store import Store, Transaction
@@ -132,9 +132,10 @@ class Operations:
             for node in nodes:
                 if node.id not in there:
                     tx.add_container(row, next(free), engine=node.id)
-        elif not live:
-            for number in range(1, row.target + 1):
-                tx.add_container(row, number)
+        else:
+            free = _free_numbers(live)
+            for _ in range(row.target - sum(one.goal != Goal.GONE for one in live)):
+                tx.add_container(row, next(free))
         _aim(tx, [one for one in tx.containers(row.uuid) if one.goal != Goal.GONE], Goal.RUNNING)
 
     def _want_number(self, tx: Transaction, row: ServiceRow) -> None:
@@ -245,6 +246,9 @@ class Operations:
                 row.destroyed = max((one.destroyed or 0.0 for one in _all_services(tx, stack)), default=0.0) or None
                 tx.set_stack(row, State.TERMINATED, verb="delete")
                 row.state = State.TERMINATED
+            for engine in self._engines.engines():
+                if engine.up:
+                    networks.remove_unused(self._store, self._engines.client(engine.spec.id))
 
     # -- containers --------------------------------------------------------------------------------------------------
 

@@ -8,17 +8,20 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import structlog
 from sqlalchemy import select
 
 from hypercloud import placement
 from hypercloud.action.service import ActionService, Caller, Request
 from hypercloud.db.models import ActionRow, ContainerRow, ServiceRow, StackRow
-from hypercloud.errors import Conflict, InvalidInput
+from hypercloud.errors import CloudError, Conflict, InvalidInput
 from hypercloud.workload import drafts, states
 from hypercloud.workload.drafts import Check, Draft
 from hypercloud.workload.model import Goal, State, decode, encode, needs_redeploy
 from hypercloud.workload.repositories import repository_of
 from hypercloud.workload.store import Store, Transaction
+
+log = structlog.get_logger(__name__)
 
 
 class WorkloadService:
@@ -311,7 +314,10 @@ class WorkloadService:
         return row, self._done(action)
 
     def autoredeploy(self, caller: Caller, repository: str) -> int:
-        """Redeploy all services with ``autoredeploy`` whose image is in a repository; return how many."""
+        """Redeploy all services with ``autoredeploy`` whose image is in a repository; return how many.
+
+        Those that cannot be redeployed now, or are gone since, do not keep the others from it.
+        """
         count = 0
         with self._store.reading() as tx:
             rows = tx.session.scalars(select(ServiceRow).where(ServiceRow.state.in_(states.SERVICE["redeploy"]))).all()
@@ -319,6 +325,9 @@ class WorkloadService:
             spec = decode(row.spec)
             if spec.autoredeploy and repository_of(spec.image) == repository:
                 owner = dataclasses.replace(caller, namespace=row.namespace, is_user=False)
-                self.operate_service(owner, row.uuid, "redeploy")
-                count += 1
+                try:
+                    self.operate_service(owner, row.uuid, "redeploy")
+                    count += 1
+                except CloudError as error:
+                    log.warning("workload.not_redeployed", service=row.uuid, error=str(error))
         return count

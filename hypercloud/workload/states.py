@@ -61,12 +61,13 @@ def in_stack(state: str, operation: str) -> bool:
     return now in SERVICE[operation] or (now in MOVING and (operation == "terminate" or now != State.TERMINATING))
 
 
-def of_service(containers: Iterable[str]) -> State:
-    """Return a service's state from those of its containers that are not terminated."""
-    found = {State(one) for one in containers}
+def of_service(containers: Iterable[str], target: int) -> State:
+    """Return a service's state from those of its containers that are not terminated, and how many it should have."""
+    each = [State(one) for one in containers]
+    found = set(each)
     if not found:
         return State.NOT_RUNNING
-    if found == {State.RUNNING}:
+    if found == {State.RUNNING} and len(each) >= target:
         return State.RUNNING
     if State.RUNNING in found:
         return State.PARTLY_RUNNING

@@ -140,7 +140,7 @@ class Transaction:
         if row.state == State.TERMINATED or (row.state in MOVING and not force):
             return
         live = self.containers(service)
-        self.set_service(row, states.of_service(one.state for one in live))
+        self.set_service(row, states.of_service((one.state for one in live), row.target))
         if row.stack:
             self.settle_stack(row.stack)
 

@@ -116,7 +116,8 @@ class TriggerService:
             base_url=caller.base_url,
             is_user=False,
         )
-        env = {"DOCKERCLOUD_TRIGGER_BODY": body[:LARGEST_BODY]} if body else {}
+        text = body[:LARGEST_BODY].replace("\0", "\ufffd")  # as other bytes that are no text; no variable holds it
+        env = {"DOCKERCLOUD_TRIGGER_BODY": text} if text else {}
         if row.operation == Operation.SCALEUP:
             return self._workloads.operate_service(who, service, "scale", add=number, env=env)
         return self._workloads.operate_service(who, service, "redeploy", env=env)

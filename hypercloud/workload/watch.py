@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import structlog
 from sqlalchemy import select
@@ -16,7 +16,7 @@ from hypercloud.engine.monitor import EngineObserver
 from hypercloud.engine.service import EngineService
 from hypercloud.errors import CloudError, NotFound
 from hypercloud.event.bus import Bus, Change
-from hypercloud.workload import describe, lookup
+from hypercloud.workload import describe, lookup, networks
 from hypercloud.workload.deployer import put_back, settle
 from hypercloud.workload.model import MOVING, Destroy, Goal, Restart, State, decode
 from hypercloud.workload.store import Store, Transaction
@@ -66,7 +66,9 @@ class Watcher(EngineObserver):
                 self._take_over(tx, found, container)
         self._wake()
 
-    def on_inventory(self, engine: EngineSpec, containers: Mapping[str, EngineContainer]) -> None:
+    def on_inventory(
+        self, engine: EngineSpec, containers: Mapping[str, EngineContainer], unknown: Collection[str]
+    ) -> None:
         """Take over everything after a connection: what is gone, what ended, what should have been removed."""
         with self._store.writing() as tx:
             rows = tx.session.scalars(
@@ -76,10 +78,11 @@ class Watcher(EngineObserver):
                     ContainerRow.docker_id.is_not(None),
                 )
             ).all()
-            for row in rows:
+            for row in [one for one in rows if (one.docker_id or "") not in unknown]:
                 self._settle(tx, row, containers.get(row.docker_id or ""))
             self._follow_nodes(tx)
         self._remove_orphans(engine, containers)
+        networks.remove_unused(self._store, self._engines.client(engine.id))
         self._wake()
 
     def _settle(self, tx: Transaction, row: ContainerRow, seen: EngineContainer | None) -> None:

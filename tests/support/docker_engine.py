@@ -48,6 +48,7 @@ class FakeEngine:
         self.redirect = ""  # every request is sent there
         self.hold = ""  # requests with this in them wait, and are then cut off
         self.held = False  # one waits
+        self.pulling = False  # pulls go on
         self.refuse = ""  # requests with this in them are answered with 500
         self.env = ["PATH=/bin", "HOME=/root", "GOPATH=/gopath"]
         self.output = OUTPUT
@@ -380,6 +381,9 @@ class _Handler(BaseHTTPRequestHandler):
             )
         else:
             self._chunk(json.dumps({"status": f"Pulling from {name}"}).encode() + b"\n")
+            while self.owner.pulling and not self.owner.broken:
+                self._chunk(json.dumps({"status": "Downloading", "progressDetail": {"current": 1}}).encode() + b"\n")
+                time.sleep(0.1)
             self.owner.images[f"{name}:{tag}"] = []
         self._chunk(b"")
 
@@ -397,11 +401,18 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def network_list(self) -> None:
-        self._json([{"Name": name, "Id": name} for name in self.owner.networks])
+        made = self.owner.networks.items()
+        self._json([{"Name": name, "Id": name, "Labels": body.get("Labels") or {}} for name, body in made])
 
     def network_create(self) -> None:
         self.owner.networks[self.body["Name"]] = self.body
         self._json({"Id": self.body["Name"], "Warning": ""}, 201)
+
+    def network_remove(self, name: str) -> None:
+        if self.owner.networks.pop(name, None) is None:
+            self._json({"message": f"network {name} not found"}, 404)
+        else:
+            self._json({}, 204)
 
     def volume_remove(self, name: str) -> None:
         self.owner.volumes_removed.append(name)
@@ -468,6 +479,7 @@ _ROUTES = (
     (r"DELETE /images/(.+)", "remove_image"),
     (r"GET /networks", "network_list"),
     (r"POST /networks/create", "network_create"),
+    (rf"DELETE /networks/{_KEY}", "network_remove"),
     (rf"DELETE /volumes/{_KEY}", "volume_remove"),
 )
 

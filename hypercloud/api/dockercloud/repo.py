@@ -97,7 +97,7 @@ def _registry(host: str) -> dict[str, Any]:
         "is_docker_registry": host == HUB,
         "is_ssl": port not in {"80", "5000"},
         "name": "Docker Hub" if host == HUB else host,
-        "port": int(port) if port.isdigit() else 443,
+        "port": int(port) if port.isdecimal() else 443,
         "resource_uri": uri("registry", host, namespace()),
     }
 

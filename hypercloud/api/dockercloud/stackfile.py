@@ -11,7 +11,7 @@ from hypercloud.db.models import ServiceRow
 from hypercloud.errors import InvalidInput
 from hypercloud.workload.model import Destroy, Restart, decode
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)b?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d+)?)\s*([bkmgt]?)b?", re.IGNORECASE)
 _UNITS = {"": 2**-20, "b": 2**-20, "k": 2**-10, "m": 1.0, "g": 1024.0, "t": 1024.0**2}
 _PORT = re.compile(r"(?:(?:[0-9.]+:)?(\d*):)?(\d{1,5})(?:/(tcp|udp))?")
 _RESTART = {"no": Restart.OFF, "on-failure": Restart.ON_FAILURE, "always": Restart.ALWAYS}
@@ -49,7 +49,8 @@ def to_api(service: Mapping[str, Any]) -> dict[str, Any]:
         found["autodestroy"] = _DESTROY[str(found["autodestroy"]).lower()]
     for key, name in (("mem_limit", "memory"), ("memswap_limit", "memory_swap")):
         if key in found:
-            found[name] = _size(take(key), key)
+            value = take(key)
+            found[name] = -1 if name == "memory_swap" and str(value).strip() == "-1" else _size(value, key)
     if isinstance(found.get("deployment_strategy"), str):
         found["deployment_strategy"] = found["deployment_strategy"].upper()
     if "labels" in found and not isinstance(found["labels"], Mapping | None):
@@ -117,7 +118,7 @@ def export(row: ServiceRow, names: Mapping[str, str]) -> dict[str, Any]:
         "net": spec.net if spec.net != "bridge" else "",
         "pid": spec.pid if spec.pid != "none" else "",
         "mem_limit": f"{spec.memory}m" if spec.memory else "",
-        "memswap_limit": f"{spec.memory_swap}m" if spec.memory_swap else "",
+        "memswap_limit": f"{spec.memory_swap}m" if spec.memory_swap > 0 else spec.memory_swap or "",
     }
     for key in ("cgroup_parent", "cpu_shares", "cpuset", "domainname", "hostname", "mac_address", "privileged",
                 "read_only", "stdin_open", "tty", "user", "working_dir"):  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from flask import Blueprint, Response, g, request
 from marshmallow import fields, validate
 
@@ -11,6 +13,8 @@ from hypercloud.api.dockercloud import find, lists, views
 from hypercloud.api.dockercloud.blueprint import answer, caller, namespace, route
 from hypercloud.api.dockercloud.schemas import Loose
 from hypercloud.errors import InvalidInput
+
+_NUMBER = re.compile(r"[0-9]{1,4}")
 
 
 class _Trigger(Loose):
@@ -69,6 +73,6 @@ def call(uuid: str, trigger: str, number: int = 1) -> Response:
 
 def call_with_number(uuid: str, trigger: str, number: str) -> Response:
     """Do what a trigger says, so many containers more."""
-    if not number.isdigit() or not 1 <= int(number) <= 1000:
+    if not _NUMBER.fullmatch(number) or not 1 <= int(number) <= 1000:
         raise InvalidInput("the number of containers must be from 1 to 1000", details=number[:40])
     return call(uuid, trigger, int(number))

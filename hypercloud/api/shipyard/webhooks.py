@@ -41,7 +41,6 @@ def webhook(key: str) -> Response:
     pushed = load(_Push(), json_object())["repository"]["repo_name"]
     if found.image not in pushed:
         raise NotFound("the webhook key is for another image", details=pushed[:200])
-    cloud().fleet.redeploy(pushed)
     who = Caller(
         namespace="",
         user="webhook",
@@ -52,5 +51,6 @@ def webhook(key: str) -> Response:
         base_url=base_url(),
         is_user=False,
     )
-    cloud().workloads.autoredeploy(who, pushed)
+    cloud().workloads.autoredeploy(who, pushed)  # first: it only asks, and an engine that fails is no matter to it
+    cloud().fleet.redeploy(pushed)
     return text("", 200)

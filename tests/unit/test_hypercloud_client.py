@@ -1,0 +1,32 @@
+"""The client of an engine."""
+
+from __future__ import annotations
+
+import pytest
+
+from hypercloud.config.model import EnginesConfig
+from hypercloud.engine import client
+from hypercloud.engine.address import Policy
+from hypercloud.engine.model import EngineSpec
+from hypercloud.errors import EngineUnreachable
+from tests.support.docker_engine import FakeEngine
+
+
+def test_a_silent_pull_ends(monkeypatch):
+    monkeypatch.setattr(client, "PULL_SILENCE", 0.3)
+    engine, config = FakeEngine(), EnginesConfig()
+    made = client.EngineClient(EngineSpec(id="e", name="e", addr=engine.url, cpus=0, memory=0), config, Policy(config))
+    try:
+        engine.hold = "POST /images/create"
+        with pytest.raises(EngineUnreachable, match="does not answer"):
+            list(made.pull("large"))
+        engine.hold = ""
+        assert [line["status"] for line in made.pull("small", {"username": "a", "password": "b"})] == [
+            "Pulling from small"
+        ]
+        assert engine.pulls[-1][0] == "small:latest"
+        assert engine.pulls[-1][1]
+    finally:
+        engine.hold = ""
+        made.close()
+        engine.close()
