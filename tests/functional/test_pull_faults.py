@@ -646,9 +646,7 @@ CHILD = textwrap.dedent("""
     from pathlib import Path
     from hyperd.config.model import Config
     from hyperd.db.session import Database
-    from hyperd.image.progress import Flights
-from hyperd.image.service import ImageService
-from hyperd.image.transfer.fetch import LayerFetch
+    from hyperd.image.service import ImageService
     root = Path(sys.argv[1])
     database = Database(root / "db")
     service = ImageService(config=Config(), database=database, root=root / "images", in_use=lambda i: [])
