@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 
 def create(
-    client: Client, pod: dict[str, Any], *, when: str, note: Callable[[str], object] | None = None
+    client: Client,
+    pod: dict[str, Any],
+    *,
+    when: str,
+    names: list[str] | None = None,
+    note: Callable[[str], object] | None = None,
 ) -> tuple[str, Callable[[], None]]:
     """Create a pod; a signal during the call itself waits, lest nobody knows what was created.
 
@@ -24,6 +29,7 @@ def create(
         client: the daemon.
         pod: as the API takes it.
         when: images are pulled (`images.create`).
+        names: the images that may be pulled; None for all of the pod.
         note: gets the pod's id while signals still wait.
 
     Returns:
@@ -40,7 +46,7 @@ def create(
                 note(pod_id)
             return pod_id
 
-    return images.create(make, client, images.of_pod(pod), when=when), checks[-1]
+    return images.create(make, client, images.of_pod(pod) if names is None else names, when=when), checks[-1]
 
 
 def undo(client: Client, *pods: str) -> None:

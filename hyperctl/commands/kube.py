@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 
-from hyperctl import making, output, spec, terminal
+from hyperctl import images, making, output, spec, terminal
 from hyperctl.api.client import Client
 from hyperctl.api.errors import ApiError, HyperctlError, NotFound, OperationFailed, UsageProblem
 from hyperctl.command import App, Argument, Group, Option, command
@@ -24,7 +25,12 @@ _FILE = Argument("file", "FILE", complete="file")
     Option("--replace", flag=True, text="Remove pods of these names first."),
     Option("--no-start", flag=True, text="Create the pods, without starting them."),
     Option("--configmap", many=True, metavar="FILE", complete="file", text="More ConfigMaps and Secrets (repeat)."),
-    Option("--pull", metavar="WHEN", complete="pull", text="Pull images: missing (default), always or never."),
+    Option(
+        "--pull",
+        metavar="WHEN",
+        complete="pull",
+        text="Pull images: missing, always or never; without it as imagePullPolicy says.",
+    ),
     Option("-q", "--quiet", flag=True, text="Print ids alone; do not name what is not understood."),
     examples=(
         "hyperctl kube play site.yaml",
@@ -69,7 +75,8 @@ def _made(client: Client, plan: Plan, pull: str, *, start: bool) -> list[str]:
         try:
             for pod in plan.pods:
                 _make_directories(pod, local=client.endpoint.local)
-                _, check = making.create(client, pod, when=pull, note=made.append)
+                when, names = _pulled(client, pod, pull)
+                _, check = making.create(client, pod, when=when, names=names, note=made.append)
                 check()
             for name in made if start else ():
                 client.start_pod(name)
@@ -77,6 +84,17 @@ def _made(client: Client, plan: Plan, pull: str, *, start: bool) -> list[str]:
             making.undo(client, *reversed(made))
             raise
     return made
+
+
+def _pulled(client: Client, pod: dict[str, Any], when: str) -> tuple[str, list[str]]:
+    """Pull the images that shall always be; give when and which others are pulled: --pull wins over the manifest."""
+    wanted = [(one["image"], one.pop("pull", "")) for one in pod["containers"]]
+    if when:
+        return when, [image for image, _ in wanted]
+    for image in dict.fromkeys(image for image, policy in wanted if policy == "always"):
+        images.pull(client, image, file=sys.stderr)
+    missing = [image for image, policy in wanted if policy != "never"]
+    return ("missing" if missing else "never"), missing
 
 
 def _make_directories(pod: dict[str, Any], *, local: bool) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from functools import partial
 
 from hyperctl import spec
 from hyperctl.api.errors import UsageProblem
@@ -23,6 +24,7 @@ _MIB = 1 << 20
 _GUEST = 64  # MiB that the guest itself takes beside what containers ask for
 _LEAST = 128  # MiB of a VM that nobody has said anything of
 _RESTART = {"": "always", "Always": "always", "OnFailure": "onFailure", "Never": "never"}
+_PULL = {"": "", "IfNotPresent": "", "Always": "always", "Never": "never"}
 _MAX_REPLICAS = 1000
 
 
@@ -66,8 +68,7 @@ def plan(manifests: Sequence[Mapping[str, Any]], more: Sequence[Mapping[str, Any
         elif kind == "Deployment":
             found.pods += _deployment(manifest, data, unknown)
         elif kind == "PersistentVolumeClaim":
-            node = Node(manifest, kind, unknown)
-            found.claims.append(node.node("metadata").name())
+            found.claims.append(_claim(manifest, unknown))
         elif kind not in {"ConfigMap", "Secret"}:
             unknown.append(f"kind {kind}")
     names = [pod["id"] for pod in found.pods]
@@ -77,10 +78,32 @@ def plan(manifests: Sequence[Mapping[str, Any]], more: Sequence[Mapping[str, Any
     return found
 
 
+def _named(top: Node) -> str:
+    """Give the name of a manifest; what else its metadata say to people and programs loses nothing."""
+    metadata = top.node("metadata")
+    metadata.path = f"{top.path}.metadata"
+    metadata.ignore("labels", "annotations", "namespace", "creationTimestamp", "uid", "resourceVersion", "generation")
+    return metadata.name()
+
+
+def _claim(manifest: Mapping[str, Any], unknown: list[str]) -> str:
+    """Give the name of a PersistentVolumeClaim; a volume here has no bound, and whatever access is asked for."""
+    top = Node(manifest, "PersistentVolumeClaim", unknown)
+    top.ignore("apiVersion", "kind", "status")
+    name = _named(top)
+    top.path = f"PersistentVolumeClaim {name}"
+    spec = top.node("spec")
+    spec.path = f"{top.path}: spec"
+    spec.ignore("accessModes", "volumeMode")
+    spec.node("resources").node("requests").ignore("storage")
+    top.done()
+    return name
+
+
 def _deployment(manifest: Mapping[str, Any], data: _Data, unknown: list[str]) -> list[dict[str, Any]]:
     top = Node(manifest, "Deployment", unknown)
     top.ignore("apiVersion", "kind", "status")
-    name = top.node("metadata").name()
+    name = _named(top)
     top.path = f"Deployment {name}"
     spec = top.node("spec")
     spec.ignore("selector", "strategy", "revisionHistoryLimit", "progressDeadlineSeconds", "minReadySeconds")
@@ -91,7 +114,7 @@ def _deployment(manifest: Mapping[str, Any], data: _Data, unknown: list[str]) ->
     template = spec.take("template")
     if not isinstance(template, dict):
         raise spec.wrong("template", "an object")
-    spec.done()
+    spec.node("template").ignore("metadata", "spec")
     top.done()
     pods = []
     for index in range(count):
@@ -121,7 +144,7 @@ class _Data:
         kind = str(manifest["kind"])
         node = Node(manifest, kind, self._unknown)
         node.ignore("apiVersion", "kind", "type", "immutable")
-        name = node.node("metadata").name()
+        name = _named(node)
         node.path = f"{kind} {name}"
         plain = {
             key: value.encode() for key, value in node.table("data" if kind == "ConfigMap" else "stringData").items()
@@ -154,26 +177,25 @@ class _Pod:
     def __init__(self, manifest: Mapping[str, Any], data: _Data, unknown: list[str]) -> None:
         top = Node(manifest, "Pod", unknown)
         top.ignore("apiVersion", "kind", "status")
+        self._name = _named(top)
         metadata = top.node("metadata")
-        self._name = metadata.name()
         metadata.path = f"Pod {self._name}: metadata"
         self._data = data
-        self._spec = Node(top.take("spec"), f"Pod {self._name}: spec", unknown)
+        self._spec = top.node("spec")
+        self._spec.path = f"Pod {self._name}: spec"
         self._security = self._spec.node("securityContext")
         self._ports: list[dict[str, str]] = []
         self._memory = self._cpus = 0.0
         labels = metadata.table("labels")
-        metadata.ignore("annotations", "namespace", "creationTimestamp", "uid", "resourceVersion", "generation")
-        metadata.done()
-        self._volumes = {node.name(): self._volume(node) for node in self._spec.nodes("volumes")}
         nodes = self._spec.nodes("containers")
-        mounted = [str(one.take("name")) for node in nodes for one in node.nodes("volumeMounts")]
-        self._users = {name: mounted.count(name) for name in self._volumes}
+        for node in nodes:
+            node.path = f"Pod {self._name}: container {node.name()}"
+        self._mounted = [str(one.take("name")) for node in nodes for one in node.nodes("volumeMounts")]
+        self._volumes = {node.name(): self._volume(node) for node in self._spec.nodes("volumes")}
         containers = [self._container(node) for node in nodes]
         if not containers:
             raise self._spec.wrong("containers", "a list with at least one container")
         self.described = self._whole(containers, labels)
-        self._spec.done()
         top.done()
 
     def _whole(self, containers: list[dict[str, Any]], labels: dict[str, str]) -> dict[str, Any]:
@@ -198,8 +220,6 @@ class _Pod:
         mebibytes = -(-int(memory or self._memory) // _MIB)
         if mebibytes and not memory:
             mebibytes = max(_LEAST, mebibytes + _GUEST)
-        for node in (dns, sizes, self._security):
-            node.done()
         pod = {
             "id": self._name,
             "hostname": spec.text("hostname") or self._name.partition(".")[0][:63],
@@ -229,8 +249,7 @@ class _Pod:
 
     def _container(self, node: Node) -> dict[str, Any]:
         name = node.name()
-        node.path = f"Pod {self._name}: container {name}"
-        node.ignore("imagePullPolicy", "stdin", "stdinOnce", "terminationMessagePath", "terminationMessagePolicy")
+        node.ignore("stdin", "stdinOnce", "terminationMessagePath", "terminationMessagePolicy")
         if not node.text("image"):
             raise node.wrong("image", "the name of an image")
         mounts, files, memory = self._mounts(node)
@@ -251,12 +270,19 @@ class _Pod:
             "files": files,
             "limits": limits,
             "tmpfs": memory,
+            "pull": self._pull(node),
             **self._rights(node.node("securityContext")),
         }
         if (grace := self._spec.number("terminationGracePeriodSeconds")) is not None:
             described["stopTimeout"] = grace
-        node.done()
         return filled(described)
+
+    @staticmethod
+    def _pull(node: Node) -> str:
+        policy = node.text("imagePullPolicy")
+        if policy not in _PULL:
+            raise node.wrong("imagePullPolicy", "Always, IfNotPresent or Never")
+        return _PULL[policy]
 
     def _rights(self, node: Node) -> dict[str, Any]:
         """Give user, groups and the like of a container, from its own context or the pod's."""
@@ -277,10 +303,8 @@ class _Pod:
             "noNewPrivileges": not node.flag("allowPrivilegeEscalation", default=True),
             "seccomp": self._seccomp(profile),
         }
-        for part in (capabilities, profile):
-            part.done()
         self._security.ignore("runAsNonRoot", "seLinuxOptions", "windowsOptions", "fsGroupChangePolicy")
-        rights = {
+        return {
             "readOnly": node.flag("readOnlyRootFilesystem"),
             "user": filled(
                 {
@@ -292,8 +316,6 @@ class _Pod:
             "sysctl": sysctls,
             "security": filled(security),
         }
-        node.done()
-        return rights
 
     @staticmethod
     def _seccomp(node: Node) -> str:
@@ -305,14 +327,11 @@ class _Pod:
     def _limits(self, node: Node) -> dict[str, int]:
         """Give what a container may use; add that, or at least what it asks for, to the VM's size."""
         limits, requests = node.node("limits"), node.node("requests")
-        for part in (limits, requests):
-            part.ignore("ephemeral-storage")
+        requests.ignore("ephemeral-storage")  # there is no bound: it gets what it asks for
         cpus, memory = limits.quantity("cpu"), limits.quantity("memory")
         asked_cpus, asked_memory = requests.quantity("cpu"), requests.quantity("memory")
         self._cpus += cpus or asked_cpus or 0.0
         self._memory += memory or asked_memory or 0.0
-        for part in (limits, requests, node):
-            part.done()
         return filled({"memory": int(memory or 0), "nanoCpus": round((cpus or 0) * 1_000_000_000)})
 
     def _port(self, node: Node) -> None:
@@ -320,7 +339,6 @@ class _Pod:
         inner, outer = node.number("containerPort"), node.number("hostPort")
         protocol = node.text("protocol", "TCP").lower()
         address = node.text("hostIP")
-        node.done()
         if inner is None or not 0 < inner < 65536:
             raise node.wrong("containerPort", "a port")
         if not outer:
@@ -337,7 +355,6 @@ class _Pod:
                     reference = source.node(key)
                     values = self._referred(reference, kind)
                     found |= {prefix + name: _as_text(value, reference.path) for name, value in values.items()}
-            source.done()
         for one in node.nodes("env"):
             name = one.text("name")
             if not name:
@@ -346,7 +363,6 @@ class _Pod:
             one.ignore("value")
             if value is not None:
                 found[name] = _with_variables(value, found)
-            one.done()
         return found
 
     def _referred(self, reference: Node, kind: str) -> dict[str, bytes]:
@@ -365,6 +381,7 @@ class _Pod:
                 return _as_text(values[wanted], reference.path)
         if "fieldRef" in node:
             reference = node.node("fieldRef")
+            reference.ignore("apiVersion")
             field = reference.text("fieldPath")
             known = {"metadata.name": self._name, "metadata.namespace": "default", "spec.nodeName": _host()}
             if field in known:
@@ -378,7 +395,7 @@ class _Pod:
         volume = _Volume(f"{self._name}-{name}")
         readers: dict[str, Callable[[Node], None]] = {
             "hostPath": volume.host_path,
-            "emptyDir": volume.empty_dir,
+            "emptyDir": partial(volume.empty_dir, shared=self._mounted.count(name) > 1),
             "persistentVolumeClaim": volume.claim,
         }
         for key, read in readers.items():
@@ -390,7 +407,6 @@ class _Pod:
                 wanted = source.text("secretName" if kind == "Secret" else "name")
                 values = self._data.get(kind, wanted, source.path, optional=source.flag("optional"))
                 volume.of_values(source, values)
-        node.done()
         if volume.kind == "":
             raise UsageProblem(f"{node.path} is of a kind that cannot be had here")
         return volume
@@ -413,7 +429,7 @@ class _Pod:
             if volume.kind == "values":
                 one.ignore("readOnly")
                 files += volume.files_at(path, below, one)
-            elif volume.kind == "memory" and not below and self._users[name] == 1:
+            elif volume.kind == "memory" and not below:
                 memory.append(filled({"path": path, "size": volume.size, "options": ["ro"] * one.flag("readOnly")}))
             else:
                 if below:
@@ -421,7 +437,6 @@ class _Pod:
                 volume.used = True
                 read_only = one.flag("readOnly") or volume.read_only
                 mounts.append(filled({"path": path, "volume": volume.name, "readOnly": read_only}))
-            one.done()
         return mounts, files, memory
 
 
@@ -453,22 +468,21 @@ class _Volume:
         self.described = {"name": self.name, "source": path, "format": "vfs"}
         if kind == "DirectoryOrCreate":
             self.described["make"] = True  # taken away before it is sent
-        node.done()
 
-    def empty_dir(self, node: Node) -> None:
-        """Take a new volume, on disk or in memory."""
-        medium, self.size = node.text("medium"), int(node.quantity("sizeLimit") or 0)
+    def empty_dir(self, node: Node, *, shared: bool) -> None:
+        """Take a new volume, on disk or in memory; one that several containers share is on disk."""
+        medium = node.text("medium")
         if medium not in {"", "Memory"}:
             raise node.wrong("medium", "Memory, or left away")
-        self.kind, self.described = "memory" if medium else "volume", {"name": self.name}
-        node.done()
+        self.kind, self.described = "memory" if medium and not shared else "volume", {"name": self.name}
+        if self.kind == "memory":  # one on disk has no bound: the field is not understood
+            self.size = int(node.quantity("sizeLimit") or 0)
 
     def claim(self, node: Node) -> None:
         """Take a named volume of this host."""
         self.read_only = node.flag("readOnly")
         self.kind = "volume"
         self.described = {"name": self.name, "source": node.name("claimName"), "format": "volume"}
-        node.done()
 
     def of_values(self, node: Node, values: Mapping[str, bytes]) -> None:
         """Take files with values, those that `items` names or all."""
@@ -485,7 +499,6 @@ class _Volume:
             content = base64.b64encode(values[key]).decode()
             self.files.append({"name": name, "encoding": "base64", "content": content})
             self._paths[path] = (name, mode if own is None else own)
-        node.done()
 
     def files_at(self, place: str, below: str, node: Node) -> list[dict[str, Any]]:
         """Give the files of a mount; with a subPath that is a file, that one alone, at the mount's own path."""

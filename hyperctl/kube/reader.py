@@ -1,6 +1,6 @@
 """Reading manifests: documents of YAML or JSON, and objects whose fields are taken one by one.
 
-What nobody has taken in the end is what is not understood; `Node` collects the paths.
+What nobody has taken in the end is what is not understood; the topmost `Node` collects the paths.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ def _manifests(name: str, document: object) -> Iterator[dict[str, Any]]:
 class Node:
     """An object of a manifest; a field that has been asked for counts as understood.
 
+    Objects inside it are made once, however often they are asked for, and `done` of the topmost one looks at all.
+
     Args:
         value: the object.
         path: where it stands, for messages.
@@ -68,6 +70,7 @@ class Node:
         self.path = path
         self._unknown = unknown
         self._taken: set[str] = set()
+        self._inner: dict[str, list[Node]] = {}
 
     def __contains__(self, key: str) -> bool:
         return self._value.get(key) is not None
@@ -140,7 +143,10 @@ class Node:
 
     def node(self, key: str) -> Node:
         """Give an object, empty when it is not there. Raises UsageProblem."""
-        return Node(self.take(key), f"{self.path}.{key}", self._unknown)
+        value = self.take(key)
+        if key not in self._inner:
+            self._inner[key] = [Node(value, f"{self.path}.{key}", self._unknown)]
+        return self._inner[key][0]
 
     def nodes(self, key: str) -> list[Node]:
         """Give a list of objects. Raises UsageProblem."""
@@ -149,7 +155,11 @@ class Node:
             return []
         if not isinstance(value, list):
             raise self.wrong(key, "a list")
-        return [Node(one, f"{self.path}.{key}[{index}]", self._unknown) for index, one in enumerate(value)]
+        if key not in self._inner:
+            self._inner[key] = [
+                Node(one, f"{self.path}.{key}[{index}]", self._unknown) for index, one in enumerate(value)
+            ]
+        return self._inner[key]
 
     def quantity(self, key: str) -> float | None:
         """Give a quantity (`500m`, `128Mi`) as a number, None when it is not there. Raises UsageProblem."""
@@ -162,7 +172,9 @@ class Node:
         return float(match[1]) * _FACTORS[match[2]]
 
     def done(self) -> None:
-        """Note what nobody has asked for."""
+        """Note what nobody has asked for, here and in every object inside."""
+        for node in (one for nodes in self._inner.values() for one in nodes):
+            node.done()
         for key, value in self._value.items():
             if key not in self._taken and value not in (None, {}, []):
                 self._unknown.append(f"{self.path}.{key}")

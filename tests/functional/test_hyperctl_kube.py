@@ -9,7 +9,7 @@ import threading
 import pytest
 import yaml
 
-from tests.support.fake_hyperd import Reply, ok, refuse
+from tests.support.fake_hyperd import Reply, lines, ok, refuse
 from tests.support.hyperctl_process import CODE
 
 TWO = """
@@ -99,6 +99,36 @@ def test_a_directory_that_is_something_else(fake, hyperctl, tmp_path):
     played(fake)
     done = hyperctl("kube", "play", "-q", "site.yaml")
     assert (done.returncode, b"it is something else" in done.stderr, fake.requests) == (255, True, [])
+
+
+POLICIES = """
+kind: Pod
+metadata: {name: p}
+spec:
+  containers:
+  - {name: a, image: "a:1", imagePullPolicy: Always}
+  - {name: b, image: "b:1"}
+  - {name: c, image: "c:1", imagePullPolicy: Never}
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "policies", "asked"),
+    [
+        ([], POLICIES, ["a:1", "/create", "a:1", "b:1", "/create"]),
+        (["--pull", "never"], POLICIES, ["/create"]),
+        ([], POLICIES.replace("Always", "Never").replace('"b:1"', '"b:1", imagePullPolicy: Never'), ["/create"]),
+    ],
+)
+def test_images_are_pulled_as_the_manifest_says(fake, hyperctl, tmp_path, *, words, policies, asked):
+    (tmp_path / "site.yaml").write_text(policies)
+    played(fake, refuse(404, "No such image: b:1"))
+    fake.on("POST", "/image/create", lines({"status": "done"}))
+    assert hyperctl("kube", "play", *words, "site.yaml").returncode == 255
+    shown = [one.parameters.get("imageName", [one.path.replace("/v1.1.0/pod", "")])[0] for one in fake.exchanges]
+    assert shown == asked
+    sent = next(one for one in fake.exchanges if one.path.endswith("/pod/create")).json()
+    assert not any("pull" in one for one in sent["containers"])
 
 
 def test_replace_and_no_start(fake, hyperctl, tmp_path):

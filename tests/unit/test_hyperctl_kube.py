@@ -182,6 +182,80 @@ def test_published_ports_and_restart_policies():
     assert pod["resource"] == {"vcpu": 2, "memory": 1024}
 
 
+UNKNOWN = """
+kind: PersistentVolumeClaim
+metadata: {name: store, labels: {a: b}, finalizers: [x]}
+spec: {accessModes: [A], storageClassName: fast, resources: {requests: {storage: 1Gi}, limits: {storage: 2Gi}}}
+---
+kind: ConfigMap
+metadata: {name: c, namespace: n}
+data: {a: b}
+extra: {a: b}
+---
+kind: Deployment
+metadata: {name: web}
+spec:
+  paused: true
+  template:
+    metadata: {name: x}
+    also: 1
+    spec:
+      resources: {requests: {cpu: "1"}, limits: {cpu: "1", disk: 1}}
+      hostAliases: [{ip: 10.0.0.1, hostnames: [a], more: 1}]
+      securityContext: {sysctls: [{name: a.b, value: "1", more: 1}], odd: 1}
+      containers:
+      - name: c
+        image: i
+        envFrom: [{configMapRef: {name: c, odd: 1}}]
+        env: [{name: A, valueFrom: {configMapKeyRef: {name: c, key: a, odd: 1}, odd: 1}}]
+        ports: [{containerPort: 1, odd: 1}]
+        resources: {limits: {memory: 1Mi, ephemeral-storage: 1Gi}, requests: {odd: 1}, claims: [1]}
+        volumeMounts: [{name: disk, mountPath: /a, odd: 1}, {name: both, mountPath: /b}]
+      - {name: d, image: i, volumeMounts: [{name: both, mountPath: /b}]}
+      volumes:
+      - {name: disk, emptyDir: {sizeLimit: 1Gi}}
+      - {name: both, emptyDir: {medium: Memory, sizeLimit: 1Gi}}
+"""
+
+
+def test_whatever_is_not_understood_is_named_wherever_it_stands():
+    found = pods.plan(list(yaml.safe_load_all(UNKNOWN))).unknown
+    pod = "Pod web-pod: "
+    assert sorted(found) == sorted(
+        [
+            "PersistentVolumeClaim.metadata.finalizers",
+            "PersistentVolumeClaim store: spec.storageClassName",
+            "PersistentVolumeClaim store: spec.resources.limits",
+            "ConfigMap c.extra",
+            "Deployment web.spec.paused",
+            "Deployment web.spec.template.also",
+            f"{pod}spec.resources.requests",
+            f"{pod}spec.resources.limits.disk",
+            f"{pod}spec.hostAliases[0].more",
+            f"{pod}spec.securityContext.sysctls[0].more",
+            f"{pod}spec.securityContext.odd",
+            f"{pod}container c.envFrom[0].configMapRef.odd",
+            f"{pod}container c.env[0].valueFrom.configMapKeyRef.odd",
+            f"{pod}container c.env[0].valueFrom.odd",
+            f"{pod}container c.ports[0].odd",
+            f"{pod}container c.resources.limits.ephemeral-storage",
+            f"{pod}container c.resources.requests.odd",
+            f"{pod}container c.resources.claims",
+            f"{pod}container c.volumeMounts[0].odd",
+            f"{pod}volume disk.emptyDir.sizeLimit",
+            f"{pod}volume both.emptyDir.sizeLimit",
+        ]
+    )
+
+
+def test_when_images_are_pulled():
+    policies = ({}, {"imagePullPolicy": "Always"}, {"imagePullPolicy": "Never"}, {"imagePullPolicy": "IfNotPresent"})
+    made = [pods.plan([one_pod(container=one)]).pods[0]["containers"][0].get("pull") for one in policies]
+    assert made == [None, "always", "never", None]
+    with pytest.raises(UsageProblem, match="imagePullPolicy must be Always, IfNotPresent or Never"):
+        pods.plan([one_pod(container={"imagePullPolicy": "always"})])
+
+
 def test_no_grace_at_all():
     (pod,) = pods.plan([one_pod(terminationGracePeriodSeconds=0)]).pods
     assert pod["containers"][0]["stopTimeout"] == 0
