@@ -46,6 +46,7 @@ from hyperd.stream.relay import Relay
 from hyperd.system import SystemService
 from hyperd.vm.driver import VmDriver
 from hyperd.vm.model import BootFiles, Vm
+from hyperd.vm.observer import VmObserver
 from hyperd.vm.service import VmService
 from hyperd.volume.service import VolumeService
 
@@ -236,11 +237,6 @@ class Engine:
 
     def _recover(self, pod_records: PodRecords) -> None:
         """Find the VMs of an earlier daemon and bring rows and host together."""
-        self.vms.on_exit = self._on_exit
-        self.vms.on_oom = self.containers.ran_out
-        self.vms.on_gone = self.pods.vm_gone
-        self.vms.on_silent = self.pods.vm_silent
-        self.vms.outfitter = self.pods.ready
         self._stack.callback(self.execs.close)
         self._stack.callback(self.containers.close)
         self._stack.callback(self.pods.net.attachments.close)
@@ -250,7 +246,7 @@ class Engine:
         self._stack.callback(self.lifetime.close)
         self._stack.callback(self.auto_remove.close)
         self._stack.callback(self.health.close)
-        self.vms.open()
+        self.vms.open(observer=_GuestNews(self.pods, self.containers, self.execs), outfitter=self.pods.ready)
         Recovery(
             root=self.config.root,
             pods=self.pods,
@@ -267,9 +263,27 @@ class Engine:
         self.lifetime.open()
         self.vms.pool.start()
 
-    def _on_exit(self, vm_id: str, ident: str, code: int) -> None:
-        if not self.containers.exited(vm_id, ident, code) and not self.execs.exited(vm_id, ident, code):
-            log.debug("guest.unknown_exit", vm=vm_id, process=ident, code=code)
+
+class _GuestNews(VmObserver):
+    """Passes the news of VMs on to the services that have pods, containers and execs in them."""
+
+    def __init__(self, pods: PodService, containers: ContainerService, execs: ExecService) -> None:
+        self._pods = pods
+        self._containers = containers
+        self._execs = execs
+
+    def process_ended(self, vm_id: str, process: str, code: int) -> None:
+        if not self._containers.exited(vm_id, process, code) and not self._execs.exited(vm_id, process, code):
+            log.debug("guest.unknown_exit", vm=vm_id, process=process, code=code)
+
+    def out_of_memory(self, vm_id: str, process: str) -> None:
+        self._containers.ran_out(vm_id, process)
+
+    def gone(self, vm: Vm, *, by_itself: bool) -> None:
+        self._pods.vm_gone(vm, by_itself)
+
+    def silent(self, vm: Vm, *, silent: bool) -> None:
+        self._pods.vm_silent(vm, silent)
 
 
 class _Forwarder:

@@ -155,8 +155,8 @@ class CommitService:
             return
         with self._guest(row.pod_id, image) as vm:
             paths = [layer.path for layer in image.layers]
-            self._vms.plug(vm, layers=paths)
-            lower = self._vms.mount_layers(vm, paths)
+            self._vms.plugs.plug(vm, layers=paths)
+            lower = self._vms.plugs.mount_layers(vm, paths)
             with self._frozen(vm, row, pause=pause):
                 yield guest.packed(vm.agent, upper=upper, lower=lower, cancelled=cancelled)
 

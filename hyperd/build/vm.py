@@ -129,8 +129,8 @@ class Workshop:
             raise AgentError(f"the VM of {self._build} is gone")
         layers = [below for below in layers if not below.hidden]
         paths = {below.diff_id: self._path(below.diff_id) for below in layers if not below.upper}
-        self._services.vms.plug(vm, layers=list(paths.values()))
-        mounted = dict(zip(paths, self._services.vms.mount_layers(vm, list(paths.values())), strict=True))
+        self._services.vms.plugs.plug(vm, layers=list(paths.values()))
+        mounted = dict(zip(paths, self._services.vms.plugs.mount_layers(vm, list(paths.values())), strict=True))
         log.debug("build.layers", vm=agent.name, layers=len(layers))
         return [below.upper or mounted[below.diff_id] for below in layers]
 

@@ -256,8 +256,8 @@ class ContainerContents:
         image = self._images.get(row.image_id)
         with self._guest(row.pod_id, image) as vm:
             paths = [layer.path for layer in image.layers]
-            self._vms.plug(vm, layers=paths)
-            lower = self._vms.mount_layers(vm, paths)
+            self._vms.plugs.plug(vm, layers=paths)
+            lower = self._vms.plugs.mount_layers(vm, paths)
             mounted = self._volumes.prepare(vm, row.id, image.config) if volumes else []
             work = layout.container_dir(row.id)
 
@@ -272,7 +272,7 @@ class ContainerContents:
         vm = self._vms.of_pod(pod_id)
         if vm is not None:
             vm = require_running(vm, pod_id)
-            self._vms.enter(vm)
+            self._vms.plugs.enter(vm)
             yield vm
             return
         pod = self._records.pod_spec(pod_id)

@@ -296,11 +296,11 @@ class ContainerService:
         program = merge_program(spec, image.config, hostname=pod.hostname, pod_tty=pod.tty)
         paths = [layer.path for layer in image.layers]
         if spec.volumes or spec.files:
-            self._vms.enter(vm)  # they are brought into the guest by plans of their own
-        self._vms.plug(vm, layers=paths)
+            self._vms.plugs.enter(vm)  # they are brought into the guest by plans of their own
+        self._vms.plugs.plug(vm, layers=paths)
         rootfs = RootFs(
             container_id=row.id,
-            layers=self._vms.mount_layers(vm, paths),
+            layers=self._vms.plugs.mount_layers(vm, paths),
             volumes=self.volumes.prepare(vm, row.id, image.config),
         )
         files = self.files.send(vm, row.pod_id, row.id, spec, pod.files)

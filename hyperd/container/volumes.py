@@ -277,11 +277,9 @@ class PodVolumes:
             return self._late(vm, volume, ref, container_id)
         if volume.format in ("vfs", catalog.NAMED):
             is_file = _require_share(vm, ref.volume, writable=not ref.read_only)
-        with vm.lock:
+        with self._vms.changing(vm):
             if ref.volume not in vm.volumes:
-                path = self._mount(vm, volume, ref)
-                vm.volumes[ref.volume] = path
-                self._vms.save(vm)
+                vm.volumes[ref.volume] = self._mount(vm, volume, ref)
         source = vm.volumes[ref.volume] + (f"/{share.ENTRY}" if is_file else "")
         if volume.format == catalog.NAMED:
             fills = self._fills(container_id, volume, ref)
@@ -294,17 +292,16 @@ class PodVolumes:
         named = volume.format == catalog.NAMED
         fills = named and self._fills(container_id, volume, ref)
         name = catalog.shared_name(volume.name, readonly=ref.read_only)
-        with vm.lock:
+        with self._vms.changing(vm):
             if _SHARED not in vm.volumes:
                 vm.agent.run(Plan().mkdir(layout.SHARED).mount(SHARED_TAG, layout.SHARED, "9p", 0, _9P))
                 vm.volumes[_SHARED] = layout.SHARED
-                self._vms.save(vm)
             if name not in vm.shares:
                 with self._open_named(volume) if named else self._open(volume) as source:
                     _check_shareable(source, volume.name)
                     if not named and not ref.read_only:
                         self._sources.remember(source)
-                    self._vms.share(vm, name, source.fd, readonly=ref.read_only, is_file=source.is_file)
+                    self._vms.plugs.share(vm, name, source.fd, readonly=ref.read_only, is_file=source.is_file)
             is_file = vm.shares[name]["file"]
         path = f"{layout.SHARED}/{name}" + (f"/{DATA}" if named else "")
         return Mounted(
@@ -326,7 +323,7 @@ class PodVolumes:
             for ref in spec.volumes
         }
         for name in sorted(vm.shares.keys() - used):
-            self._vms.unshare(vm, name)
+            self._vms.plugs.unshare(vm, name)
 
     def _mount(self, vm: Vm, volume: VolumeSpec, ref: VolumeRef) -> str:
         if volume.format in ("vfs", catalog.NAMED):
@@ -354,7 +351,7 @@ class PodVolumes:
             path = self._image(vm, volume, ref)
             spec = DiskSpec(lun=0, path=path, fmt=volume.format, readonly=ref.read_only, cache=mode)
         try:
-            lun = self._vms.plug_volume(vm, volume.name, lambda free: replace(spec, lun=free))
+            lun = self._vms.plugs.plug_volume(vm, volume.name, lambda free: replace(spec, lun=free))
         except DriverError as error:
             raise NotSupported(
                 f"{what}: the hypervisor cannot open it",
@@ -371,7 +368,7 @@ class PodVolumes:
             _enter_data(vm, target)
         except HyperError:
             vm.agent.run(Plan().add(Op.UMOUNT, target, MNT_DETACH))
-            self._vms.unplug_volume(vm, volume.name)
+            self._vms.plugs.unplug_volume(vm, volume.name)
             raise
         return target
 

@@ -111,16 +111,16 @@ class PodAttachments:
 
         Errors: as for ``connect``.
         """
-        self._vms.enter(vm)
+        self._vms.plugs.enter(vm)
         kept, surplus = self._sorted(spec)
         for lease in surplus:
             vm.agent.run(Plan().add(Op.LINKDOWN, layout.nic_name(lease.slot)))
-            self._vms.unplug_nic(vm, lease.mac)
+            self._vms.plugs.unplug_nic(vm, lease.mac)
             self._network.detach(spec.id, lease.slot)
         self._reserve(spec, kept)
         leases = self._network.leases(spec.id)
         fresh = [lease for lease in leases if lease.mac not in vm.nics]
-        self._vms.plug(vm, nics=netplan.nic_specs(fresh))
+        self._vms.plugs.plug(vm, nics=netplan.nic_specs(fresh))
         vm.agent.run(layout.rewire(self.setup(spec, leases), {lease.mac for lease in (leases if anew else fresh)}))
         self._publish(spec, leases)
         self._network.plugged(spec.id, {lease.slot for lease in fresh})
@@ -258,7 +258,7 @@ class PodAttachments:
 
     def _tap_lost(self, owner: str, slot: int) -> None:
         """Look after a NIC without a tap, in a thread of its own. It may be that its VM starts or stops."""
-        if not self._vms.makes_taps:
+        if not self._vms.plugs.makes_taps:
             return
         with suppress(NotFound, RuntimeError):  # a VM of the pool; shutting down
             if self._records.get(owner).state == PodState.RUNNING:
@@ -276,12 +276,12 @@ class PodAttachments:
 
     def _replug(self, vm: Vm, spec: PodSpec, lease: Lease) -> None:
         """Give a NIC a new tap when its own is gone: QEMU would read from the old one for ever."""
-        if not self._vms.makes_taps or not lease.tap or lease.mac not in vm.nics or exists(lease.tap):
+        if not self._vms.plugs.makes_taps or not lease.tap or lease.mac not in vm.nics or exists(lease.tap):
             return
         log.warning("pod.tap_lost", pod=spec.id, tap=lease.tap)
         vm.agent.run(Plan().add(Op.LINKDOWN, layout.nic_name(lease.slot)))
-        self._vms.unplug_nic(vm, lease.mac)
-        self._vms.plug(vm, nics=netplan.nic_specs([lease]))
+        self._vms.plugs.unplug_nic(vm, lease.mac)
+        self._vms.plugs.plug(vm, nics=netplan.nic_specs([lease]))
         vm.agent.run(layout.rewire(self.setup(spec, self._network.leases(spec.id)), {lease.mac}))
         self._network.plugged(spec.id, ())
         log.info("pod.tap_made_again", pod=spec.id, tap=lease.tap)

@@ -224,9 +224,8 @@ class PodNetwork:
         vm.agent.run(plan)
 
     def _note(self, vm: Vm, services: list[ipvs.Balanced], *, sure: bool) -> None:
-        with vm.lock:
+        with self._vms.changing(vm):
             vm.services, vm.services_sure = [service.dump() for service in dict.fromkeys(services)], sure
-            self._vms.save(vm)
 
     def adopt(self, vm: Vm) -> None:
         """Finish what an earlier daemon may have left half done in a pod that runs; failures are logged."""

@@ -113,11 +113,11 @@ class ReadyVms:
         if files.any or not netplan.any_address(spec) or self._network.has_address(spec.id):
             return None
         size = spec.resource
-        while (vm := self._vms.take(spec.id, vcpu=size.vcpu, memory=size.memory, layers=layers)) is not None:
+        while (vm := self._vms.pool.take(spec.id, vcpu=size.vcpu, memory=size.memory, layers=layers)) is not None:
             try:
-                self._vms.wake(vm)
-                self._vms.drop_layers(vm, layers)
-                self._vms.plug(vm, layers=layers)
+                self._vms.pool.wake(vm)
+                self._vms.plugs.drop_layers(vm, layers)
+                self._vms.plugs.plug(vm, layers=layers)
                 remount = self._give_disk(vm, scratch)
             except HyperError as error:
                 log.warning("pool.unfit", vm=vm.id, error=str(error))
@@ -139,7 +139,7 @@ class ReadyVms:
             os.link(vm.spare_disk, scratch)
             return plan
         make_scratch(scratch, self._config.scratch_size)
-        self._vms.plug(vm, scratch=scratch)
+        self._vms.plugs.plug(vm, scratch=scratch)
         if vm.spare_disk:
             plan.add(Op.UMOUNT, layout.SCRATCH, 0)
         return layout.mount_scratch(plan, vm.disks[str(scratch)])

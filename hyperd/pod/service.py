@@ -405,7 +405,7 @@ class PodService:
             return False
         try:
             self.net.leave(vm)
-            self._vms.release(vm)
+            self._vms.plugs.release(vm)
         except HyperError as error:
             log.warning("vm.not_released", vm=vm.id, error=str(error))
             return False
@@ -486,10 +486,10 @@ class PodService:
             self._network.plugged(spec.id)
             self.net.attachments.tell_links(spec.id)
             if self._containers.discarded.noted(spec.id, [row.id for row in rows]):
-                self._vms.enter(vm)
+                self._vms.plugs.enter(vm)
                 self._containers.discarded.clear(vm, [row.id for row in rows])
             if spec.services:
-                self._vms.enter(vm)
+                self._vms.plugs.enter(vm)
                 self.net.balance(vm, spec, leases)
             news = {} if spec == noted else {"spec": spec_codec.dump(spec)}
             self.records.change(
@@ -524,7 +524,7 @@ class PodService:
         make_scratch(scratch, self._config.scratch_size)
         vm = self._vms.claim(vm_id, spec.id, vcpu=size.vcpu, memory=size.memory)
         try:
-            self._vms.plug(vm, scratch=scratch, layers=layers, nics=nics)
+            self._vms.plugs.plug(vm, scratch=scratch, layers=layers, nics=nics)
         except BaseException:
             self._vms.destroy(vm)
             raise
@@ -535,7 +535,7 @@ class PodService:
             for row in self._containers.records.of_pod(pod_id):
                 if not only or row.id == only:
                     self._containers.start_in(vm, row.id)
-            self._vms.enter(vm)  # of a pod without containers
+            self._vms.plugs.enter(vm)  # of a pod without containers
         except BaseException as error:
             log.warning("pod.start_failed", pod=pod_id, error=str(error))
             if fresh:

@@ -1,25 +1,30 @@
-"""Disks and NICs of VMs that run, and the rows that say which VM has what."""
+"""Disks, NICs and host directories of VMs that run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 from hyperd.agent.plan import Plan
-from hyperd.db.models import VmRow
-from hyperd.db.session import Database
 from hyperd.guest import layout
 from hyperd.vm.driver import DiskSpec, NicSpec, VmDriver
-from hyperd.vm.model import IDLE, KEPT, SCRATCH_LUN, Vm
+from hyperd.vm.model import IDLE, SCRATCH_LUN, Vm
+from hyperd.vm.shares import SharedTrees
+from hyperd.vm.table import VmTable
 
 
 class Plugs:
-    """The part of the VM service that plugs, unplugs and writes down."""
+    """Gives VMs that run what their pods need, and takes it away; every step is in the VM's row.
 
-    def __init__(self, database: Database, driver: VmDriver) -> None:
-        self._db = database
+    Args:
+        table: the VMs and their rows. driver: attaches and detaches. trees: host directories of VMs that run.
+
+    """
+
+    def __init__(self, table: VmTable, driver: VmDriver, trees: SharedTrees) -> None:
+        self._table = table
         self._driver = driver
+        self._trees = trees
 
     def plug(
         self, vm: Vm, *, scratch: Path | None = None, layers: Sequence[Path] = (), nics: Sequence[NicSpec] = ()
@@ -37,22 +42,14 @@ class Plugs:
                     self._plug_disk(vm, str(path), disk_of(str(path), vm.free_lun()))
             for nic in nics:
                 if nic.mac not in vm.nics:
-                    vm.nics.append(nic.mac)
-                    self.save(vm)
-                    try:
-                        self._driver.attach_nic(vm.id, nic)
-                    except BaseException:
-                        vm.nics.remove(nic.mac)
-                        self.save(vm)
-                        raise
+                    self._plug_nic(vm, nic)
 
     def unplug_nic(self, vm: Vm, mac: str) -> None:
         """Unplug a NIC that the guest does not use; an unknown one is fine. Errors: DriverError, Timeout."""
-        with vm.lock:
+        with self._table.changing(vm):
             if mac in vm.nics:
                 self._driver.detach_nic(vm.id, mac)
                 vm.nics.remove(mac)
-                self.save(vm)
 
     @property
     def makes_taps(self) -> bool:
@@ -76,16 +73,30 @@ class Plugs:
 
     def unplug_volume(self, vm: Vm, name: str) -> None:
         """Take out a volume's image that the guest does not use. Errors: DriverError."""
-        with vm.lock:
+        with self._table.changing(vm):
             lun = vm.disks.get(f"volume {name}")
             if lun is not None:
                 self._driver.detach_disk(vm.id, lun)
                 del vm.disks[f"volume {name}"], vm.images[name]
-                self.save(vm)
+
+    def share(self, vm: Vm, name: str, source: int, *, readonly: bool, is_file: bool) -> None:
+        """Let a directory or file of the host appear in the guest, as a name in ``layout.SHARED``.
+
+        ``source`` is open (O_PATH). On failure nothing has the name. Errors: HostFault.
+        """
+        with self._table.changing(vm):
+            self._trees.bind(vm.id, name, source, readonly=readonly)
+            vm.shares[name] = {"readonly": readonly, "file": is_file}
+
+    def unshare(self, vm: Vm, name: str) -> None:
+        """Take a directory or file of the host away from the guest. Errors: HostFault."""
+        with self._table.changing(vm):
+            self._trees.unbind(vm.id, name)
+            vm.shares.pop(name, None)
 
     def mount_layers(self, vm: Vm, paths: Sequence[Path]) -> list[str]:
         """Mount layers in the guest and give their mount points, in the order asked. Errors: AgentError."""
-        with vm.lock:
+        with self._table.changing(vm):
             missing = [path for path in dict.fromkeys(paths) if str(path) not in vm.layers]
             if missing:
                 plan = Plan() if vm.entering is None else vm.entering
@@ -94,12 +105,11 @@ class Plugs:
                 if vm.entering is None:
                     vm.agent.run(plan)
                 vm.layers.update({str(path): vm.disks[str(path)] for path in missing})
-                self.save(vm)
             return [layout.layer_path(vm.disks[str(path)]) for path in paths]
 
     def drop_layers(self, vm: Vm, wanted: Collection[Path]) -> None:
         """Unmount and unplug the layers that a pod is not to see. Errors: AgentError, DriverError."""
-        with vm.lock:
+        with self._table.changing(vm):
             strange = {path: lun for path, lun in vm.layers.items() if Path(path) not in wanted}
             if not strange:
                 return
@@ -107,7 +117,6 @@ class Plugs:
             for path, lun in strange.items():
                 self._driver.detach_disk(vm.id, lun)
                 del vm.disks[path], vm.layers[path]
-            self.save(vm)
 
     def enter(self, vm: Vm) -> None:
         """Carry out what is left of the steps that make a VM a pod's. Errors: AgentError."""
@@ -117,11 +126,11 @@ class Plugs:
                 vm.agent.run(plan)
 
     def release(self, vm: Vm) -> None:
-        """Take a pod's disks and NICs out of its VM, which is idle then.
+        """Take what is a pod's out of its VM, which is idle then.
 
-        The guest uses the NICs no more, and has no services. Errors: AgentError, DriverError.
+        The guest uses the NICs no more, and has no services. Errors: AgentError, DriverError, HostFault.
         """
-        with vm.lock:
+        with self._table.changing(vm):
             vm.agent.run(layout.leave_volumes(vm.volumes.values()))
             vm.volumes.clear()
             vm.images.clear()
@@ -134,32 +143,28 @@ class Plugs:
                 self._driver.detach_nic(vm.id, mac)
                 vm.nics.remove(mac)
             vm.pod_id, vm.state = "", IDLE
-            self.save(vm)
-
-    def save(self, vm: Vm) -> None:
-        """Write down what a VM has."""
-        detail: dict[str, Any] = {name: getattr(vm, name) for name in KEPT}
-        with self._db.session() as session:
-            session.merge(
-                VmRow(
-                    id=vm.id,
-                    pod_id=vm.pod_id or None,
-                    state=vm.state,
-                    vcpu=vm.vcpu,
-                    memory=vm.memory,
-                    created_at=vm.created_at,
-                    detail=detail,
-                )
-            )
+            if vm.shared:
+                for name in list(vm.shares):
+                    self.unshare(vm, name)
 
     def _plug_disk(self, vm: Vm, key: str, disk: DiskSpec) -> None:
-        vm.disks[key] = disk.lun
-        self.save(vm)
+        with self._table.changing(vm):
+            vm.disks[key] = disk.lun
         try:
             self._driver.attach_disk(vm.id, disk)
         except BaseException:
-            del vm.disks[key]
-            self.save(vm)
+            with self._table.changing(vm):
+                del vm.disks[key]
+            raise
+
+    def _plug_nic(self, vm: Vm, nic: NicSpec) -> None:
+        with self._table.changing(vm):
+            vm.nics.append(nic.mac)
+        try:
+            self._driver.attach_nic(vm.id, nic)
+        except BaseException:
+            with self._table.changing(vm):
+                vm.nics.remove(nic.mac)
             raise
 
 

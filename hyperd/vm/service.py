@@ -1,7 +1,7 @@
 """VMs: booting, disks, the agent's connection, idle VMs and what an earlier daemon left running.
 
 The table ``vms`` says which VMs should be; the driver says which are. A row is written before a VM is made and
-deleted after it is gone, so a daemon that dies in between leaves nothing nobody knows of.
+deleted after it is gone, so a daemon that dies in between leaves nothing unknown.
 """
 
 from __future__ import annotations
@@ -11,22 +11,23 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from queue import SimpleQueue
 
 import structlog
-from sqlalchemy import select
 
 from hyperd.agent.client import AgentClient
 from hyperd.agent.frames import Method
 from hyperd.config.model import Config
 from hyperd.db.models import VmRow
 from hyperd.db.session import Database
-from hyperd.errors import Busy, Conflict, HyperError, InvalidInput, NotFound
+from hyperd.errors import Busy, Conflict, HyperError, InvalidInput
 from hyperd.event.bus import EventBus
 from hyperd.stream.relay import Relay
 from hyperd.vm.driver import CONSOLE_LOG, NicSpec, PowerState, VmDriver, VmEvent
 from hyperd.vm.heartbeat import Heartbeat
+from hyperd.vm.hotplug import Plugs
 from hyperd.vm.launcher import Starter
 from hyperd.vm.model import (
     ASSOCIATED,
@@ -43,12 +44,15 @@ from hyperd.vm.model import (
     last_words,
     number_disks,
 )
+from hyperd.vm.observer import VmObserver
 from hyperd.vm.pool import templates
+from hyperd.vm.pool.outfit import Outfitter
 from hyperd.vm.pool.pool import SPARE_DISKS, VmPool
-from hyperd.vm.pool.refill import Pooling, new_id
+from hyperd.vm.pool.refill import PooledVms
 from hyperd.vm.pool.templates import UnfitTemplate
 from hyperd.vm.shares import SharedTrees
 from hyperd.vm.stall import StallWatch
+from hyperd.vm.table import VmTable, new_id
 
 log = structlog.get_logger(__name__)
 
@@ -57,14 +61,11 @@ LONGEST_PAUSE = 30.0
 CLOSE_WAIT = 5.0
 
 
-class VmService(Pooling):
-    """See the module's docstring.
+class VmService:
+    """See the module's docstring. Its parts: ``plugs`` changes what a VM has, ``pool`` keeps some ready.
 
     Args:
         boot_files: gives kernel and initramfs; asked at every boot, so that a guest built later is used.
-
-    ``on_exit``, ``on_oom`` (loop's thread), ``on_gone`` (a thread of this service; what fails is done again) and
-    ``outfitter`` are set by the services above before ``open``.
 
     """
 
@@ -78,52 +79,64 @@ class VmService(Pooling):
         boot_files: Callable[[], BootFiles],
         events: EventBus,
     ) -> None:
-        self._events = events
-        super().__init__(database, driver)
         self._config = config
+        self._driver = driver
         self._relay = relay
         self._boot_files = boot_files
-        self.trees = SharedTrees(config.root, enabled=True)
+        self._events = events
+        self._table = VmTable(database)
+        self._trees = SharedTrees(config.root, enabled=True)
+        self.plugs = Plugs(self._table, driver, self._trees)
         self._starter = Starter(
-            config=config, driver=driver, relay=relay, boot_files=boot_files, events=events, trees=self.trees
+            config=config, driver=driver, relay=relay, boot_files=boot_files, events=events, trees=self._trees
         )
         self._gone: SimpleQueue[str] = SimpleQueue()
         self._thread = threading.Thread(target=self._watch, name="vm-events", daemon=True)
         self._cleaners: list[threading.Thread] = []
         self._closed = threading.Event()
         shape = config.hypervisor
-        self.pool = VmPool(self, size=shape.pool, vcpu=shape.default_vcpu, memory=shape.default_memory)
+        self.pool = VmPool(
+            PooledVms(self._table, driver, boot=self.boot, destroy=self.destroy),
+            size=shape.pool,
+            vcpu=shape.default_vcpu,
+            memory=shape.default_memory,
+            boot_timeout=shape.boot_timeout,
+        )
         self._stall = StallWatch(driver, running=self._should_run, path=config.root)
         self._heartbeat = Heartbeat(relay, vms=self.all, changed=self._silence)
-        self.on_silent: Callable[[Vm, bool], None] = lambda _vm, _silent: None
-        self.on_exit: Callable[[str, str, int], None] = lambda _vm, _process, _code: None
-        self.on_oom: Callable[[str, str], None] = lambda _vm, _process: None
-        self.on_gone: Callable[[Vm, bool], None] = lambda _vm, _by_itself: None
+        self._observer = VmObserver()
 
     def reconfigure(self, config: Config) -> None:
         """Use another size of disks and another number of VMs from now on."""
         self._config = config
         self._starter.scratch_size = config.scratch_size
 
-    def open(self) -> None:
-        """Find the VMs of an earlier daemon again; switch off what no row names and what was half made."""
+    def open(self, *, observer: VmObserver, outfitter: Outfitter) -> None:
+        """Find the VMs of an earlier daemon again; switch off what no row names and what was half made.
+
+        Args:
+            observer: is told from now on what happens to VMs. outfitter: prepares the VMs of the pool.
+
+        """
+        self._observer = observer
+        self.pool.prepare_with(outfitter)
         self._config.run.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._driver.subscribe(self._on_event)
         states = self._driver.states()
-        with self._db.reading() as session:
-            rows = {row.id: row for row in session.scalars(select(VmRow))}
+        rows = self._table.rows()
         for vm_id in states.keys() - rows.keys():
             log.warning("vm.unknown_removed", vm=vm_id)
             self._driver.destroy(vm_id)
         for row in rows.values():
             if row.id not in states or row.state == BOOTING or not self._adopt(row, states[row.id]):
                 self._erase(row.id)
-        self.trees.open(keep=self._vms)
+        known = {vm.id for vm in self.all()}
+        self._trees.open(keep=known)
         for directory in (*self._config.run.glob("vm-*"), *self._config.run.glob(f"{templates.PREFIX}*")):
-            if directory.name not in self._vms:
+            if directory.name not in known:
                 shutil.rmtree(directory, ignore_errors=True)
         self._starter.templates.remove_parts()
-        kept = {vm.spare_disk for vm in self._vms.values()}
+        kept = {vm.spare_disk for vm in self.all()}
         for file in (self._config.root / SPARE_DISKS).glob("*"):
             if str(file) not in kept:
                 file.unlink(missing_ok=True)
@@ -141,21 +154,16 @@ class VmService(Pooling):
         self.pool.close()
         self._stall.close()
         self._heartbeat.close()
-        with self._lock:
-            unused = [vm for vm in self._vms.values() if vm.state == POOLED]
-        for vm in unused:
-            self.destroy(vm)  # it has no pod: a daemon that ends for good leaves none
-        with self._lock:
-            for vm in self._vms.values():
-                vm.ending = True
-                vm.agent.close()
+        for vm in self.all():
+            vm.ending = True
+            vm.agent.close()
         self._closed.set()
         self._gone.put("")
         until = time.monotonic() + CLOSE_WAIT
         for thread in (self._thread, *self._cleaners):
             if thread.is_alive():
                 thread.join(max(0.0, until - time.monotonic()))
-        self.trees.close()
+        self._trees.close()
 
     def boot(
         self,
@@ -190,11 +198,11 @@ class VmService(Pooling):
             vm.disks, vm.nics = dict(luns), [nic.mac for nic in nics]
             vm.pooled, vm.hidden = bool(pooled_id), hidden or bool(pooled_id)
             try:
-                self.save(vm)
-                vm.shares = dict(files.known)
+                with self.changing(vm):  # the row comes before anything of it is made
+                    vm.shares = dict(files.known)
                 self._starter.power_on(vm, nics, files, scratch)
-                vm.state = ASSOCIATED if pod_id else BOOTING if vm.hidden else IDLE
-                self.save(vm)
+                with self.changing(vm):
+                    vm.state = ASSOCIATED if pod_id else BOOTING if vm.hidden else IDLE
             except BaseException:
                 self.destroy(vm)
                 raise
@@ -225,35 +233,32 @@ class VmService(Pooling):
         if wait:
             return self.boot(vcpu=vcpu, memory=memory).id
         vm = self._new(new_id(), vcpu=vcpu, memory=memory, pod_id="")
-        self.save(vm)
+        with self.changing(vm):
+            pass  # its row is written before anything of it is made
         threading.Thread(target=self._boot_later, args=(vm,), name=f"boot-{vm.id}", daemon=True).start()
         return vm.id
 
     def get(self, vm_id: str) -> Vm:
-        """Give a VM that runs. Errors: NotFound."""
-        with self._lock:
-            vm = self._vms.get(vm_id)
-        if vm is None:
-            raise NotFound(f"The VM {vm_id} doesn't exist", kind="vm", name=vm_id)
-        return vm
+        """Return a VM that runs. Errors: NotFound."""
+        return self._table.get(vm_id)
 
     def all(self) -> list[Vm]:
-        """Give every VM."""
-        with self._lock:
-            return list(self._vms.values())
+        """Return every VM."""
+        return self._table.all()
 
     def of_pod(self, pod_id: str) -> Vm | None:
-        """Give the VM of a pod, if it has one."""
-        with self._lock:
-            return next((vm for vm in self._vms.values() if vm.pod_id == pod_id), None)
+        """Return the VM of a pod, if it has one."""
+        return self._table.of_pod(pod_id)
+
+    def changing(self, vm: Vm) -> AbstractContextManager[Vm]:
+        """Hold a VM's lock, and write its row at the end (``VmTable.changing``)."""
+        return self._table.changing(vm)
 
     def views(self, *, pod_id: str = "", vm_id: str = "") -> list[VmView]:
         """List VMs, by pod or id where given."""
-        with self._lock:
-            vms = list(self._vms.values())
         return [
             VmView(id=vm.id, pod_id=vm.pod_id, status="silent" if vm.agent.silent else vm.state)
-            for vm in vms
+            for vm in self.all()
             if vm.state != POOLED
             and not vm.hidden
             and (not pod_id or vm.pod_id == pod_id)
@@ -275,16 +280,14 @@ class VmService(Pooling):
         if vm.spare_disk:
             Path(vm.spare_disk).unlink(missing_ok=True)  # a pod that has it knows it by another name
         if vm.hidden or vm.state == POOLED:
-            self.outfitter.drop(vm.id)
-        with self._lock:
-            known = self._vms.pop(vm.id, None)
-        if known is not None:
+            self.pool.drop(vm)
+        if self._table.drop(vm.id):
             self._events.publish("vm", "gone", vm.id, vm.pod_id or "")
 
     def claim(self, vm_id: str, pod_id: str, *, vcpu: int, memory: int) -> Vm:
         """Give an idle VM to a pod. Errors: NotFound, Conflict (not idle, other size)."""
         vm = self.get(vm_id)
-        with vm.lock:
+        with self.changing(vm):
             if vm.state != IDLE:
                 raise Conflict(f"the VM {vm_id} is {vm.state}, not idle")
             if vm.vcpu != vcpu:
@@ -297,7 +300,6 @@ class VmService(Pooling):
                     details=f"{memory} and {vm.memory}",
                 )
             vm.pod_id, vm.state = pod_id, ASSOCIATED
-            self.save(vm)
             return vm
 
     @property
@@ -308,43 +310,13 @@ class VmService(Pooling):
     @property
     def shares_late(self) -> bool:
         """Whether a VM that is booted now can be given directories of the host while it runs. Errors: HostFault."""
-        return self.trees.available and self._boot_files().has_9p
-
-    def share(self, vm: Vm, name: str, source: int, *, readonly: bool, is_file: bool) -> None:
-        """Let a directory or file of the host appear in the guest, as a name in ``layout.SHARED``.
-
-        ``source`` is open (O_PATH). On failure nothing has the name. Errors: HostFault.
-        """
-        with vm.lock:
-            self.trees.bind(vm.id, name, source, readonly=readonly)
-            vm.shares[name] = {"readonly": readonly, "file": is_file}
-            self.save(vm)
-
-    def release(self, vm: Vm) -> None:
-        """Take what is a pod's out of its VM, which is idle then. Errors: AgentError, DriverError, HostFault."""
-        super().release(vm)
-        if vm.shared:
-            for name in list(vm.shares):
-                self.unshare(vm, name)
-
-    def unshare(self, vm: Vm, name: str) -> None:
-        """Take a directory or file of the host away from the guest. Errors: HostFault."""
-        with vm.lock:
-            self.trees.unbind(vm.id, name)
-            if vm.shares.pop(name, None) is not None:
-                self.save(vm)
-
-    @property
-    def boot_timeout(self) -> float:
-        """Seconds a boot may take."""
-        return self._config.hypervisor.boot_timeout
+        return self._trees.available and self._boot_files().has_9p
 
     def pause(self, vm: Vm) -> None:
         """Stop the VM's CPUs. Errors: DriverError."""
-        with vm.lock:
+        with self.changing(vm):
             self._driver.pause(vm.id)
             vm.state = PAUSED
-            self.save(vm)
 
     def unpause(self, vm: Vm) -> None:
         """Let the VM's CPUs run; an agent not met since the daemon's start is met now.
@@ -355,8 +327,8 @@ class VmService(Pooling):
             if not vm.connected:
                 vm.agent.reach()
             self._driver.resume(vm.id)
-            vm.state = ASSOCIATED if vm.pod_id else IDLE
-            self.save(vm)
+            with self.changing(vm):
+                vm.state = ASSOCIATED if vm.pod_id else IDLE
             if not vm.connected:
                 vm.agent.connect(fresh=False, timeout=RECONNECT_TIMEOUT)
                 vm.connected = True
@@ -377,36 +349,32 @@ class VmService(Pooling):
             name=vm_id,
             control=rundir / "control.sock",
             stream=rundir / "stream.sock",
-            on_exit=lambda process, code: self.on_exit(vm_id, process, code),
-            on_oom=lambda process: self.on_oom(vm_id, process),
+            on_exit=lambda process, code: self._observer.process_ended(vm_id, process, code),
+            on_oom=lambda process: self._observer.out_of_memory(vm_id, process),
             on_lost=lambda: self._gone.put(vm_id),
         )
         vm = Vm(id=vm_id, vcpu=vcpu, memory=memory, rundir=rundir, agent=agent, pod_id=pod_id, created_at=time.time())
-        with self._lock:
-            self._vms[vm_id] = vm
+        self._table.add(vm)
         return vm
 
     def _silence(self, vm: Vm, silent: bool) -> None:
         self._events.publish("vm", "silent" if silent else "answers", vm.id, vm.pod_id or "")
-        self.on_silent(vm, silent)
+        self._observer.silent(vm, silent=silent)
 
     def _boot_later(self, vm: Vm) -> None:
         try:
             self._starter.power_on(vm, ())
-            vm.state = IDLE
-            self.save(vm)
+            with self.changing(vm):
+                vm.state = IDLE
         except HyperError as error:
             log.error("vm.boot_failed", vm=vm.id, error=str(error))
             self.destroy(vm)
 
     def _erase(self, vm_id: str) -> None:
         self._driver.destroy(vm_id)
-        self.trees.remove(vm_id)
+        self._trees.remove(vm_id)
         shutil.rmtree(self._config.run / vm_id, ignore_errors=True)
-        with self._db.session() as session:
-            row = session.get(VmRow, vm_id)
-            if row is not None:
-                session.delete(row)
+        self._table.erase(vm_id)
 
     def _adopt(self, row: VmRow, power: PowerState) -> bool:
         if power == PowerState.SHUTOFF:
@@ -432,25 +400,20 @@ class VmService(Pooling):
             vm.agent.connect(fresh=False, timeout=RECONNECT_TIMEOUT)
         except HyperError as error:
             log.error("vm.not_adopted", vm=vm.id, error=str(error))
-            with self._lock:
-                del self._vms[vm.id]
+            self._table.drop(vm.id)
             return False
         log.info("vm.adopted", vm=vm.id, pod=vm.pod_id)
         return True
 
     def _should_run(self) -> list[str]:
-        with self._lock:
-            return [
-                vm.id for vm in self._vms.values() if vm.state in (ASSOCIATED, IDLE) and not (vm.ending or vm.waking)
-            ]
+        return [vm.id for vm in self.all() if vm.state in (ASSOCIATED, IDLE) and not (vm.ending or vm.waking)]
 
     def _on_event(self, event: VmEvent) -> None:
         self._gone.put(event.vm_id)
 
     def _watch(self) -> None:
         while vm_id := self._gone.get():
-            with self._lock:
-                vm = self._vms.get(vm_id)
+            vm = self._table.find(vm_id)
             if vm is None or vm.ending:
                 continue
             vm.ending = True  # one of several who tell of it is heard
@@ -474,7 +437,7 @@ class VmService(Pooling):
         """Forget a VM that is gone and tell whose it was; return whether that could be done."""
         try:
             self.destroy(vm)
-            self.on_gone(vm, by_itself)
+            self._observer.gone(vm, by_itself=by_itself)
             self.pool.taken()
         except HyperError as error:
             log.warning("vm.clean_up_put_off", vm=vm.id, pod=vm.pod_id, error=str(error))

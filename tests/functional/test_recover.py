@@ -287,7 +287,7 @@ def test_a_database_that_another_program_holds(daemon: HyperdLauncher) -> None:
 
 
 def test_a_start_that_fails_leaves_no_bridge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_self: VmService) -> None:
+    def fail(_self: VmService, **_: object) -> None:
         raise HostFault("there is no guest to boot")
 
     monkeypatch.setattr(VmService, "open", fail)

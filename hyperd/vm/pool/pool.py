@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Protocol
+from collections.abc import Collection
+from pathlib import Path
 
 import structlog
 
 from hyperd.errors import HyperError
-from hyperd.vm.model import Outfit, Vm
+from hyperd.vm.model import Vm
+from hyperd.vm.pool.outfit import Outfitter
+from hyperd.vm.pool.refill import PooledVms
 
 log = structlog.get_logger(__name__)
 
@@ -22,62 +25,20 @@ FAILURE_DELAY = 30.0
 SPARE_DISKS = "pool"  # directory of the disks of waiting VMs, below the daemon's root
 
 
-class PoolHost(Protocol):
-    """What a pool needs of the service that boots VMs."""
-
-    @property
-    def boot_timeout(self) -> float:
-        """Seconds a boot may take."""
-
-    def pooled(self) -> int:
-        """Count the VMs of the pool."""
-
-    def boot_pooled(self, *, vcpu: int, memory: int) -> None:
-        """Boot a VM and pause it for the pool."""
-
-    def prune_pool(self) -> None:
-        """Switch off the VMs of the pool that are of no use any more."""
-
-
-class Outfitter(Protocol):
-    """Prepares VMs for the pool with what only the services above know of."""
-
-    def make(self, vm_id: str) -> Outfit:
-        """Give what a VM shall be booted with. Errors: HyperError; ``drop`` is called then."""
-
-    def dress(self, vm: Vm) -> None:
-        """Prepare the guest, as far as that can be done without knowing its pod. Errors: AgentError, Timeout."""
-
-    def drop(self, vm_id: str) -> None:
-        """Take back what ``make`` has given, for a VM that is gone and never was a pod's; nothing is fine."""
-
-
-class PlainOutfitter:
-    """Prepares nothing: a VM gets everything when it is taken."""
-
-    def make(self, vm_id: str) -> Outfit:  # noqa: ARG002
-        """Give nothing."""
-        return Outfit()
-
-    def dress(self, vm: Vm) -> None:
-        """Do nothing."""
-
-    def drop(self, vm_id: str) -> None:
-        """Do nothing."""
-
-
 class VmPool:
     """Keeps ``size`` paused VMs of one shape.
 
     Args:
-        vms: the service that boots and knows them.
+        vms: boots them, gives them away and switches them off.
         size: how many; 0 = no pool.
         vcpu: CPUs of each. memory: MiB of each.
+        boot_timeout: seconds a boot may take; ``close`` waits so long for one that is under way.
 
     """
 
-    def __init__(self, vms: PoolHost, *, size: int, vcpu: int, memory: int) -> None:
+    def __init__(self, vms: PooledVms, *, size: int, vcpu: int, memory: int, boot_timeout: float) -> None:
         self._vms = vms
+        self._boot_timeout = boot_timeout
         self.size = size
         self.vcpu = vcpu
         self.memory = memory
@@ -85,6 +46,10 @@ class VmPool:
         self._closed = threading.Event()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="vm-pool", daemon=True)
+
+    def prepare_with(self, outfitter: Outfitter) -> None:
+        """Let a service above prepare the VMs, before ``start``."""
+        self._vms.outfitter = outfitter
 
     def start(self) -> None:
         """Begin to fill the pool."""
@@ -97,14 +62,33 @@ class VmPool:
         self._wake.set()
 
     def close(self) -> None:
-        """Stop filling."""
+        """Stop filling, and switch off the VMs that wait: they have no pod."""
         self.end()
         if self._thread.is_alive():
-            self._thread.join(self._vms.boot_timeout)
+            self._thread.join(self._boot_timeout)
+        self._vms.clear()
 
     def check(self) -> None:
         """Look soon whether its VMs are still of use."""
         self._wake.set()
+
+    def take(self, pod_id: str, *, vcpu: int, memory: int, layers: Collection[Path] = ()) -> Vm | None:
+        """Give a paused VM of the pool to a pod, or None when none has that size.
+
+        ``wake`` it then. ``layers``: one that was prepared with these is the best.
+        """
+        vm = self._vms.take(pod_id, vcpu=vcpu, memory=memory, layers=layers)
+        if vm is not None:
+            self.taken()
+        return vm
+
+    def wake(self, vm: Vm) -> None:
+        """Let a VM that was taken run, and check that its agent is well. Errors: DriverError, AgentError, Timeout."""
+        self._vms.wake(vm)
+
+    def drop(self, vm: Vm) -> None:
+        """Take back what a VM that never was a pod's had been prepared with."""
+        self._vms.outfitter.drop(vm.id)
 
     def taken(self) -> None:
         """Tell that a VM has left the pool."""
@@ -119,9 +103,9 @@ class VmPool:
                 continue  # a pod that has just taken one is starting
             delay = REFILL_DELAY
             try:
-                self._vms.prune_pool()
-                if self._vms.pooled() < self.size:
-                    self._vms.boot_pooled(vcpu=self.vcpu, memory=self.memory)
+                self._vms.prune()
+                if self._vms.count() < self.size:
+                    self._vms.boot(vcpu=self.vcpu, memory=self.memory)
                     continue
             except HyperError as error:
                 log.warning("pool.boot_failed", error=str(error), retry_in=FAILURE_DELAY)

@@ -1,43 +1,27 @@
-"""The VM service's part that fills the pool and gives its VMs away."""
+"""What the warm pool does with VMs: boot one and pause it, give it to a pod, wake it, switch it off."""
 
 from __future__ import annotations
 
 import os
-import random
-import string
-import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
 from hyperd.agent.frames import Method
-from hyperd.db.session import Database
 from hyperd.vm.driver import NicSpec, VmDriver
-from hyperd.vm.hotplug import Plugs
 from hyperd.vm.model import ASSOCIATED, BOOTING, HEALTH_TIMEOUT, POOLED, Vm
-from hyperd.vm.pool.pool import Outfitter, PlainOutfitter, VmPool
+from hyperd.vm.pool.outfit import Outfitter, PlainOutfitter
+from hyperd.vm.table import VmTable, new_id
 
 log = structlog.get_logger(__name__)
 
 
-def new_id() -> str:
-    """Give an id for a VM."""
-    return "vm-" + "".join(random.choices(string.ascii_letters, k=10))
+class Boot(Protocol):
+    """Boots a VM for the pool (``VmService.boot``)."""
 
-
-class Pooling(Plugs):
-    """See the module's docstring. ``boot`` and ``destroy`` are the whole service's."""
-
-    pool: VmPool
-
-    def __init__(self, database: Database, driver: VmDriver) -> None:
-        super().__init__(database, driver)
-        self.outfitter: Outfitter = PlainOutfitter()
-        self._vms: dict[str, Vm] = {}
-        self._lock = threading.RLock()
-
-    def boot(
+    def __call__(
         self,
         *,
         vcpu: int,
@@ -45,27 +29,39 @@ class Pooling(Plugs):
         disks: Sequence[Path] = (),
         scratch: Path | None = None,
         nics: Sequence[NicSpec] = (),
-        hidden: bool = False,
         pooled_id: str = "",
     ) -> Vm:
-        """Boot a VM (``VmService.boot``)."""
-        raise NotImplementedError
+        """Return the VM, which is known under ``pooled_id``."""
 
-    def destroy(self, vm: Vm) -> None:
-        """Switch a VM off (``VmService.destroy``)."""
-        raise NotImplementedError
 
-    def pooled(self) -> int:
-        """Count the VMs of the pool."""
-        with self._lock:
-            return sum(vm.state == POOLED for vm in self._vms.values())
+class PooledVms:
+    """See the module's docstring.
 
-    def boot_pooled(self, *, vcpu: int, memory: int) -> None:
+    Args:
+        table: the VMs there are. driver: pauses and resumes them.
+        boot: boots one. destroy: switches one off for good.
+
+    ``outfitter`` prepares them with what only the services above know of.
+
+    """
+
+    def __init__(self, table: VmTable, driver: VmDriver, *, boot: Boot, destroy: Callable[[Vm], None]) -> None:
+        self.outfitter: Outfitter = PlainOutfitter()
+        self._table = table
+        self._driver = driver
+        self._boot = boot
+        self._destroy = destroy
+
+    def count(self) -> int:
+        """Count the VMs that wait."""
+        return sum(vm.state == POOLED for vm in self._table.all())
+
+    def boot(self, *, vcpu: int, memory: int) -> None:
         """Boot a VM and pause it for the pool. On failure nothing is left. Errors: as for ``boot``."""
         vm_id = new_id()
         try:
             outfit = self.outfitter.make(vm_id)
-            vm = self.boot(
+            vm = self._boot(
                 vcpu=vcpu,
                 memory=memory,
                 scratch=outfit.scratch,
@@ -82,40 +78,42 @@ class Pooling(Plugs):
             self._driver.yield_cpu(vm.id, yields=False)
             self._driver.pause(vm.id)
         except BaseException:
-            self.destroy(vm)
+            self._destroy(vm)
             raise
-        vm.state, vm.hidden = POOLED, False
-        self.save(vm)
+        with self._table.changing(vm):
+            vm.state, vm.hidden = POOLED, False
         log.info("vm.pooled", vm=vm.id)
 
-    def prune_pool(self) -> None:
-        """Switch off the VMs of the pool whose image was removed."""
-        with self._lock:
-            stale = [vm for vm in self._vms.values() if vm.state == POOLED and not all(map(os.path.exists, vm.layers))]
+    def prune(self) -> None:
+        """Switch off those whose image was removed."""
+        with self._table.lock:
+            stale = [vm for vm in self._waiting() if not all(map(os.path.exists, vm.layers))]
             for vm in stale:
                 vm.state = BOOTING  # nobody is given it any more
                 vm.hidden = True
         for vm in stale:
-            self.destroy(vm)
+            self._destroy(vm)
+
+    def clear(self) -> None:
+        """Switch off all that wait."""
+        for vm in self._waiting():
+            self._destroy(vm)
 
     def take(self, pod_id: str, *, vcpu: int, memory: int, layers: Collection[Path] = ()) -> Vm | None:
-        """Give a paused VM of the pool to a pod, or None when none has that size.
-
-        ``wake`` it then. ``layers``: one that was prepared with these is the best.
-        """
+        """Give a paused VM to a pod, or None when none has that size (``VmPool.take``)."""
         wanted = {str(path) for path in layers}
-        with self._lock:
-            fitting = [vm for vm in self._vms.values() if vm.state == POOLED and (vm.vcpu, vm.memory) == (vcpu, memory)]
+        with self._table.lock:
+            fitting = [vm for vm in self._waiting() if (vm.vcpu, vm.memory) == (vcpu, memory)]
             vm = max(fitting, key=lambda vm: vm.layers.keys() == wanted, default=None)
             if vm is None:
                 return None
-            vm.pod_id, vm.state, vm.waking = pod_id, ASSOCIATED, True
-        self.pool.taken()
-        self.save(vm)
+            vm.state, vm.waking = ASSOCIATED, True  # nobody else is given it
+        with self._table.changing(vm):
+            vm.pod_id = pod_id
         return vm
 
     def wake(self, vm: Vm) -> None:
-        """Let a VM of the pool run and check that its agent is well. Errors: DriverError, AgentError, Timeout."""
+        """Let a VM that was taken run, and check that its agent is well (``VmPool.wake``)."""
         if not vm.connected:
             vm.agent.reach()
         self._driver.resume(vm.id, timeout=HEALTH_TIMEOUT)
@@ -124,3 +122,6 @@ class Pooling(Plugs):
             vm.connected = True
         vm.agent.request(Method.PING, timeout=HEALTH_TIMEOUT)
         vm.waking = False
+
+    def _waiting(self) -> list[Vm]:
+        return [vm for vm in self._table.all() if vm.state == POOLED]
