@@ -133,7 +133,7 @@ def serve(
         stack.callback(engine.close)
         engine.open()
         _trim_after_bursts(engine, stack)
-        front = tls.TlsFront(context) if context is not None else None
+        front = tls.TlsFront(context, descriptors=limits.remote) if context is not None else None
         if front is not None:
             stack.callback(front.close)
             front.open(listeners.fronted)

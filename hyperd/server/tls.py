@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
@@ -29,6 +30,8 @@ HIGH_WATER = 2**20
 HANDSHAKE_TIMEOUT = 10.0  # seconds
 LINGER = 5.0  # seconds a client has to take the end of an answer
 MAX_CONNECTIONS = 4096
+DESCRIPTORS = 3  # of a connection: the client's, and both ends of the one to the HTTP server
+TELL = 1.0  # seconds between two lines of the log about too many connections
 
 
 def make_context(config: TlsConfig) -> ssl.SSLContext:
@@ -63,13 +66,18 @@ class TlsFront:
 
     ``context``: of the connections from now on, see ``make_context``. Another one is put in its place as a whole: what
     is read into one that exists is half read after an error, and an authority that it knows stays known.
+    ``descriptors``: how many of the daemon's the connections may have.
     """
 
-    def __init__(self, context: ssl.SSLContext) -> None:
+    def __init__(self, context: ssl.SSLContext, *, descriptors: int = DESCRIPTORS * MAX_CONNECTIONS) -> None:
         self.context = context
+        self._limit = min(max(descriptors // DESCRIPTORS, 1), MAX_CONNECTIONS)
         self._relay = Relay()
         self._servers: list[asyncio.Server] = []
-        self.sides: set[_Outer] = set()
+        self._sides: set[_Outer] = set()
+        self._strangers: dict[_Outer, None] = {}  # those whose handshake is not over, the oldest first
+        self._refused = 0
+        self._told_at = 0.0
 
     def open(self, sockets: Sequence[tuple[socket.socket, Path]]) -> None:
         """Accept connections of these listening sockets from now on; they belong to this object.
@@ -87,9 +95,33 @@ class TlsFront:
         for server in self._servers:
             self._relay.soon(server.close)
         self._servers.clear()
-        for side in tuple(self.sides):
+        for side in tuple(self._sides):
             self._relay.soon(side.abort)
         self._relay.stop()
+
+    def admit(self, side: _Outer) -> bool:
+        """Take a connection in; return whether there is room. The oldest one without a handshake gives way."""
+        self._sides.add(side)
+        self._strangers[side] = None
+        if len(self._sides) <= self._limit:
+            return True
+        self._refused += 1
+        if time.monotonic() >= self._told_at + TELL:
+            log.warning("tls.too_many_connections", limit=self._limit, refused=self._refused)
+            self._told_at, self._refused = time.monotonic(), 0
+        oldest = next(iter(self._strangers))
+        oldest.abort()
+        self.forget(oldest)
+        return oldest is not side
+
+    def know(self, side: _Outer) -> None:
+        """Note that a connection's handshake is over."""
+        self._strangers.pop(side, None)
+
+    def forget(self, side: _Outer) -> None:
+        """Note that a connection is gone; twice is fine."""
+        self._sides.discard(side)
+        self._strangers.pop(side, None)
 
     async def _serve(self, sock: socket.socket, inner: Path) -> asyncio.Server:
         sock.setblocking(False)
@@ -142,10 +174,7 @@ class _Outer(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=HIGH_WATER)
-        self._front.sides.add(self)
-        if len(self._front.sides) > MAX_CONNECTIONS:
-            log.warning("tls.too_many_connections", limit=MAX_CONNECTIONS)
-            self.abort()
+        if not self._front.admit(self):
             return
         sock = transport.get_extra_info("socket")
         with contextlib.suppress(OSError):
@@ -172,7 +201,7 @@ class _Outer(asyncio.Protocol):
         return self._got_eof and self._inner is not None
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        self._front.sides.discard(self)
+        self._front.forget(self)
         if self._timer is not None:
             self._timer.cancel()
         if self._task is not None:
@@ -244,6 +273,7 @@ class _Outer(asyncio.Protocol):
             return False
         self._flush()
         self._ready = True
+        self._front.know(self)
         if self._timer is not None:
             self._timer.cancel()
         self.hold(True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import resource
 import socket
+import ssl
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,8 @@ import pytest
 from hyperd.errors import HostFault
 from hyperd.network import nft
 from tests.support.daemon import HyperdLauncher
+from tests.support.netsite import free_ports
+from tests.support.registry import make_certificates
 from tests.support.until import until
 
 pytestmark = pytest.mark.root
@@ -108,3 +112,26 @@ def test_the_last_descriptor_is_spent_on_saying_so() -> None:
         idle.sendall(PING)
         assert answered(idle)
         assert daemon.request("GET", "/_ping")[2] == b"OK"
+
+
+def test_callers_without_a_handshake_leave_descriptors_to_others(tmp_path: Path) -> None:
+    """The TLS front needs three descriptors for a connection, and takes callers that have no certificate yet."""
+    authority, certificate, key = make_certificates(tmp_path)
+    command = ["prlimit", "--nofile=256:256", sys.executable, "-m", "hyperd.cli"]
+    (port,) = free_ports(1)
+    config = f'[tls]\nenabled = true\ncert = "{certificate}"\nkey = "{key}"\n'
+    with HyperdLauncher(driver="fake", command=command, config=config) as daemon, contextlib.ExitStack() as stack:
+        daemon.start("--host", f"tcp://localhost:{port}")
+        for _ in range(300):
+            stack.enter_context(socket.create_connection(("localhost", port)))
+        until(lambda: "tls.too_many_connections" in daemon.log())
+        daemon.json("POST", "/pod/create", body={"id": "beside"})
+        daemon.json("POST", "/pod/start", podId="beside")
+        daemon.json("DELETE", "/pod", podId="beside")
+        # A newer caller takes the place of an older one that has said nothing.
+        context = ssl.create_default_context(cafile=str(authority))
+        with contextlib.closing(http.client.HTTPSConnection("localhost", port, context=context, timeout=30)) as caller:
+            caller.request("GET", "/_ping")
+            assert caller.getresponse().read() == b"OK"
+        assert "no_descriptors" not in daemon.log()
+        assert "Too many open files" not in daemon.log()
