@@ -153,6 +153,18 @@ class PodVolumes:
             if ref.subpath:
                 raise NotSupported(f"volume {ref.volume}: a part of a volume (subpath) cannot be mounted")
 
+    @contextmanager
+    def made_sources(self, paths: Collection[str]) -> Iterator[None]:
+        """Make directories of the host that are not there, for the container that the block makes.
+
+        Those that were made go again when the block fails. Errors: Conflict.
+        """
+        with ExitStack() as stack:
+            for path in paths:
+                what = f"volume {path}"
+                stack.enter_context(self._sources.made(path, what=what, guarded=self._guest_writable()))
+            yield
+
     def note(self, pod: PodSpec, container_id: str, spec: ContainerSpec) -> None:
         """Note the named volumes that a container uses; those that do not exist are made.
 

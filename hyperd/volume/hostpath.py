@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -87,6 +88,52 @@ def open_path(
             # Not the words "no such": clients of the original pull images when they read them.
             reason = "it does not exist on this host"
         raise Conflict(f"{what}: cannot use {path}", details=reason) from error
+
+
+@contextmanager
+def made_directory(
+    path: str, *, what: str, guarded: Collection[Path] = (), inodes: Collection[tuple[int, int]] = ()
+) -> Iterator[Path]:
+    """Make a directory and those above it, unless they are there, and give its real path.
+
+    What was made goes again, if it is still empty, when the block fails. Arguments and errors as for ``open_path``;
+    Conflict also when something else is in the way.
+    """
+    parts, missing = [part for part in path.split("/") if part not in ("", ".")], list[str]()
+    while True:
+        try:
+            here = open_path("/" + "/".join(parts), what=what, guarded=guarded, inodes=inodes)
+            break
+        except Conflict as error:
+            if not isinstance(error.__cause__, FileNotFoundError) or parts[-1] == "..":
+                raise
+            missing.append(parts.pop())
+    with ExitStack() as stack:
+        stack.callback(here.close)
+        whole, fd = here.path, here.fd
+        made: list[tuple[int, str]] = []
+        try:
+            for name in reversed(missing):
+                whole = whole / name
+                with suppress(FileExistsError):  # somebody else was quicker
+                    os.mkdir(name, 0o755, dir_fd=fd)
+                    made.append((fd, name))
+                fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+                stack.callback(os.close, fd)
+        except OSError as error:
+            _unmake(made)
+            raise Conflict(f"{what}: cannot make {whole}", details=error.strerror or str(error)) from error
+        try:
+            yield whole
+        except BaseException:
+            _unmake(made)
+            raise
+
+
+def _unmake(made: list[tuple[int, str]]) -> None:
+    for fd, name in reversed(made):
+        with suppress(OSError):
+            os.rmdir(name, dir_fd=fd)
 
 
 def _walk(path: str, what: str, guarded: Collection[Path], inodes: Collection[tuple[int, int]]) -> HostObject:

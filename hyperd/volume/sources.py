@@ -6,6 +6,7 @@ their inodes, since a directory may be moved.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Collection
@@ -15,7 +16,7 @@ from sqlalchemy import select
 
 from hyperd.db.models import SharedPathRow
 from hyperd.db.session import Database
-from hyperd.volume.hostpath import HostObject, open_path
+from hyperd.volume.hostpath import HostObject, made_directory, open_path
 
 
 class Sources:
@@ -42,9 +43,15 @@ class Sources:
         Errors: Conflict.
 
         """
+        return open_path(path, what=what, guarded={*guarded, *self.written()}, inodes=self._inodes())
+
+    def made(self, path: str, *, what: str, guarded: Collection[Path] = ()) -> contextlib.AbstractContextManager[Path]:
+        """Make a directory where there is none; as ``open`` and ``hostpath.made_directory``. Errors: Conflict."""
+        return made_directory(path, what=what, guarded={*guarded, *self.written()}, inodes=self._inodes())
+
+    def _inodes(self) -> set[tuple[int, int]]:
         with self._database.reading() as session:
-            inodes = {(row.device, row.inode) for row in session.scalars(select(SharedPathRow))}
-        return open_path(path, what=what, guarded={*guarded, *self.written()}, inodes=inodes)
+            return {(row.device, row.inode) for row in session.scalars(select(SharedPathRow))}
 
     def remember(self, source: HostObject) -> None:
         """Note that a guest is about to be able to write to a directory; a file has no links in it."""

@@ -175,3 +175,38 @@ def test_times(text: str, wanted: float) -> None:
 def test_durations_before_now() -> None:
     for text, seconds in (("1h30m", 5400), ("1.5h", 5400), ("10m", 600), ("2s", 2)):
         assert abs(time.time() - seconds - params.moment(text)) < 30, text
+
+
+@pytest.mark.usefixtures("clean")
+def test_directories_of_binds_are_made(client: FlaskClient, tmp_path: Path) -> None:
+    new, other = tmp_path / "new" / "deep", tmp_path / "other"
+    mount = {"Type": "bind", "Source": str(other), "Target": "/y"}
+    refused = client.post("/containers/create", json={"Image": "busybox", "HostConfig": {"Mounts": [mount]}})
+    assert (refused.status_code, other.exists()) == (409, False)
+    mount["BindOptions"] = {"CreateMountpoint": True}
+    make(client, HostConfig={"Binds": [f"{new}:/x:ro"], "Mounts": [mount]})
+    for path in (new, other):
+        assert (path.is_dir(), path.stat().st_mode & 0o777) == (True, 0o755)
+
+
+@pytest.mark.usefixtures("clean")
+def test_what_a_failed_creation_has_made_goes(client: FlaskClient, running: Engine, tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    binds = [f"{tmp_path}/kept/a/b:/a", "fresh:/v", f"{running.config.root}/inside:/own"]
+    made = client.post("/containers/create", json={"Image": "busybox", "HostConfig": {"Binds": binds}})
+    assert (made.status_code, "belongs to the daemon" in made.json["message"]) == (409, True)
+    assert list((tmp_path / "kept").iterdir()) == []
+    assert not (running.config.root / "inside").exists()
+    assert client.get("/volumes/fresh").status_code == 404
+    mounts = [
+        {"Type": "volume", "Source": "first", "Target": "/a"},
+        {
+            "Type": "volume",
+            "Source": "second",
+            "Target": "/b",
+            "VolumeOptions": {"DriverConfig": {"Options": {"type": "nonsense"}}},
+        },
+    ]
+    made = client.post("/containers/create", json={"Image": "busybox", "HostConfig": {"Mounts": mounts}})
+    assert made.status_code >= 400, made.json
+    assert client.get("/volumes/first").status_code == 404

@@ -172,7 +172,7 @@ def test_binds_volumes_and_mounts() -> None:
     anonymous = {volume.name: volume.anonymous for volume in made.mounts.volumes}
     assert anonymous.pop("named") is False
     assert list(anonymous.values()) == [True, True]
-    assert made.mounts.create_sources == {"/srv/x": False}
+    assert made.mounts.new_sources == ("/srv/x",)
 
 
 def test_volumes_from() -> None:

@@ -21,7 +21,7 @@ from hyperd.errors import Conflict, InvalidInput, NotSupported
 from hyperd.event.bus import EventBus
 from hyperd.spec.model import ContainerSpec, PodSpec, VolumeRef, VolumeSpec
 from hyperd.volume import images
-from hyperd.volume.hostpath import HostObject, open_path
+from hyperd.volume.hostpath import HostObject, made_directory, open_path
 from hyperd.volume.service import VolumeService
 from hyperd.volume.share import ENTRY, clean_up, shareable
 from hyperd.volume.sources import Sources
@@ -78,6 +78,36 @@ def test_links_that_a_guest_can_make_are_not_followed(tmp_path: Path, link: str)
     # A link that leads into the directory is the host's own.
     (tmp_path / "into").symlink_to("shared/inner")
     opened(tmp_path / "into", shared).close()
+
+
+def test_a_directory_is_made_where_there_is_none(tmp_path: Path) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with made_directory(f"{tmp_path}/link//a/./b/", what="volume data") as made:
+        assert made == tmp_path / "real" / "a" / "b"
+    assert made.is_dir()
+    with made_directory(str(made), what="volume data"):
+        pass
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_made_directories_go_when_their_use_fails(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="later"), made_directory(f"{tmp_path}/kept/a/b", what="volume data"):
+        raise ValueError("later")
+    assert list((tmp_path / "kept").iterdir()) == []
+    (tmp_path / "nowhere").symlink_to("missing")
+    for path in ("nowhere", "nowhere/x", "file/x", "kept/x/../y"):
+        with pytest.raises(Conflict), made_directory(f"{tmp_path}/{path}", what="volume data"):
+            pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "kept", "nowhere"]
+    (tmp_path / "kept" / "link").symlink_to("..")
+    made = made_directory(f"{tmp_path}/kept/link/x", what="volume data", guarded=[tmp_path / "kept"])
+    with pytest.raises(Conflict, match="leads over the link"), made:
+        pass
+    assert not (tmp_path / "x").exists()
 
 
 def qcow2(version: int = 3, backing: int = 0, features: int = 0) -> bytes:

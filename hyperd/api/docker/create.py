@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from hyperd.api.docker.mounts import Mounts, read_mounts
@@ -383,11 +383,3 @@ def _resource(limits: Limits, default_memory: int) -> Resource:
     if limits.cpu_quota > 0:
         cpus = -(-limits.cpu_quota // (limits.cpu_period or _CFS_PERIOD))
     return Resource(vcpu=max(1, cpus), memory=memory)
-
-
-def with_start_body(order: Order, host: Mapping[str, Any]) -> Order:
-    """Return the order with what a client of API 1.15 and before sends to ``start`` (``HostConfig``)."""
-    pod = order.pod
-    security = replace(order.container.security, privileged=bool(host["Privileged"]))
-    container = replace(order.container, security=security)
-    return replace(order, pod=replace(pod, containers=(container,)))

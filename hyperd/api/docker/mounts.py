@@ -34,13 +34,14 @@ class NewVolume:
 class Mounts:
     """What a container mounts: ``refs`` in its specification, ``tmpfs``, and the named volumes that this takes.
 
-    ``create_sources``: whether missing directories of the host are made, by path (binds are, mounts are not).
+    ``new_sources``: directories of the host that are made unless they are there: those of binds, and of mounts that say
+    so.
     """
 
     refs: tuple[VolumeRef, ...] = ()
     tmpfs: tuple[Tmpfs, ...] = ()
     volumes: tuple[NewVolume, ...] = ()
-    create_sources: Mapping[str, bool] = field(default_factory=dict)
+    new_sources: tuple[str, ...] = ()
 
 
 def read_mounts(
@@ -74,7 +75,7 @@ class _Collector:
         self._refs: dict[str, VolumeRef] = {}
         self._tmpfs: dict[str, Tmpfs] = {}
         self._volumes: dict[str, NewVolume] = {}
-        self._create: dict[str, bool] = {}
+        self._new_sources: dict[str, None] = {}
         self._explicit: set[str] = set()
 
     def result(self) -> Mounts:
@@ -83,7 +84,7 @@ class _Collector:
             refs=tuple(self._refs.values()),
             tmpfs=tuple(self._tmpfs.values()),
             volumes=tuple(volume for name, volume in self._volumes.items() if name in used),
-            create_sources=self._create,
+            new_sources=tuple(self._new_sources),
         )
 
     def volumes_from(self, entry: str, volumes_of: Callable[[str], Mounts]) -> None:
@@ -117,7 +118,7 @@ class _Collector:
         source, path = parts[0], _target(parts[1])
         options = _bind_options(parts[2] if len(parts) == 3 else "", text)
         if source.startswith("/"):
-            self._create[source] = not options["read_only"]
+            self._new_sources[source] = None
             spec = VolumeSpec(name=self._name(source), source=source, format=HOST_DIRECTORY)
         else:
             check_volume_name(source)
@@ -151,7 +152,8 @@ class _Collector:
             message = "field Source must not be empty" if not source else "mount path must be absolute"
             raise InvalidInput(f'invalid mount config for type "bind": {message}')
         _check_propagation(options["Propagation"])
-        self._create.setdefault(source, bool(options["CreateMountpoint"]))
+        if options["CreateMountpoint"]:
+            self._new_sources[source] = None
         self._claim(path)
         self._put(
             path,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from hyperd.api.docker.container_views import labels
 from hyperd.api.docker.create import Order, read_ports
 from hyperd.api.docker.errors import NotModified
 from hyperd.api.docker.lookup import Lookup, container, network_names
-from hyperd.api.docker.mounts import Mounts, read_mounts
+from hyperd.api.docker.mounts import Mounts, NewVolume, read_mounts
 from hyperd.container.model import Container, ContainerUpdate
 from hyperd.container.signals import find_signal
 from hyperd.errors import Conflict, HyperError, InvalidInput, NotAlive, NotFound
@@ -87,17 +87,11 @@ def create(order: Order) -> None:
     for wish in order.pod.networks:  # no 404: clients would take it for a missing image
         if wish.network not in known:
             raise InvalidInput(f"network {wish.network[:200]} not found")
-    made = make_volumes(order.mounts)
-    try:
+    with provided(order.mounts):
         if order.joins:
             running.containers.create(container(order.joins).pod_id, order.container, may_fetch=may_fetch())
         else:
             running.pods.create(order.pod, may_fetch=may_fetch())
-    except BaseException:
-        for name in made:
-            with contextlib.suppress(HyperError):
-                running.volumes.remove(name)
-        raise
 
 
 def create_unnamed(order: Order) -> None:
@@ -132,27 +126,42 @@ def _holder(name: str) -> str:
     return ""
 
 
-def make_volumes(mounts: Mounts) -> list[str]:
-    """Make the named volumes that mounts need, unless they are there; return those that were made.
+@contextlib.contextmanager
+def provided(mounts: Mounts) -> Iterator[None]:
+    """Make what mounts need, unless it is there: named volumes, directories of the host. If the block fails, it goes.
 
-    Errors: NotSupported, InvalidInput, HostFault.
+    Errors: NotSupported, InvalidInput, Conflict, HostFault.
     """
-    volumes, made = engine().volumes, []
-    for wanted in mounts.volumes:
-        try:
-            volumes.get(wanted.name)
-        except NotFound:
-            volumes.create(
-                NamedVolumeSpec(
-                    name=wanted.name,
-                    driver=wanted.driver,
-                    labels=wanted.labels,
-                    options=wanted.options,
-                    anonymous=wanted.anonymous,
-                )
-            )
-            made.append(wanted.name)
-    return made
+    running = engine()
+    with running.containers.volumes.made_sources(mounts.new_sources), contextlib.ExitStack() as undo:
+        for wanted in mounts.volumes:
+            if _make_volume(wanted):
+                undo.callback(_drop_volume, wanted.name)
+        yield
+        undo.pop_all()
+
+
+def _drop_volume(name: str) -> None:
+    with contextlib.suppress(HyperError):
+        engine().volumes.remove(name)
+
+
+def _make_volume(wanted: NewVolume) -> bool:
+    """Make a named volume; return whether it was not there."""
+    volumes = engine().volumes
+    with contextlib.suppress(NotFound):
+        volumes.get(wanted.name)
+        return False
+    volumes.create(
+        NamedVolumeSpec(
+            name=wanted.name,
+            driver=wanted.driver,
+            labels=wanted.labels,
+            options=wanted.options,
+            anonymous=wanted.anonymous,
+        )
+    )
+    return True
 
 
 def removing(found: Container, *, force: bool, volumes: bool = False) -> Callable[[], None]:
@@ -222,13 +231,13 @@ def apply_start_body(found: Container, host: Mapping[str, Any]) -> None:
     ports = read_ports({"ExposedPorts": ()}, host, exposed)
     none: Mapping[str, Any] = {"Volumes": ()}
     mounts = read_mounts(none, host, ident=found.id, volumes_of=lambda name: Mounts(refs=container(name).spec.volumes))
-    make_volumes(mounts)
 
     def change(spec: ContainerSpec) -> ContainerSpec:
         security = replace(spec.security, privileged=spec.security.privileged or bool(host["Privileged"]))
         return replace(spec, volumes=(*spec.volumes, *mounts.refs), security=security)
 
-    running.containers.amend(found.id, change)
+    with provided(mounts):
+        running.containers.amend(found.id, change)
     if ports:
         running.pods.net.note_ports(found.pod_id, ports)
 
