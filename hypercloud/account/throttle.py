@@ -1,7 +1,8 @@
 """Slowing down who guesses: each wrong attempt after the first few doubles the time to wait.
 
 Counted by the pair of name and address, by address, and (ten times more patient, so that nobody can lock out somebody
-else easily) by name. Kept in memory: a restart forgets it.
+else easily) by name. Attempts are forgotten a quarter of an hour after the last time to wait has ended; kept in
+memory: a restart forgets them, too.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from hypercloud.config.model import LoginConfig
 from hypercloud.errors import TooManyRequests
 
 REMEMBERED = 20_000  # keys; the oldest are forgotten
+FORGOTTEN = 900.0  # seconds after the end of the last time to wait
 
 
 class Throttle:
@@ -44,7 +46,8 @@ class Throttle:
         now = time.monotonic()
         with self._lock:
             for key, free in self._keys(name, address):
-                count = self._failures.pop(key, (0, 0.0))[0] + 1
+                before, until = self._failures.pop(key, (0, 0.0))
+                count = 1 + (before if now - until < FORGOTTEN else 0)
                 wait = 0.0
                 if count >= free:
                     wait = min(self._config.wait * 2 ** min(count - free, 30), self._config.longest_wait)
@@ -53,9 +56,11 @@ class Throttle:
                 self._failures.popitem(last=False)
 
     def succeeded(self, name: str, address: str) -> None:
-        """Forget the wrong attempts of this name from this address."""
+        """Forget the wrong attempts of this address, but those that it made with other names."""
+        (pair, _), (of_address, _), _ = self._keys(name, address)
         with self._lock:
-            self._failures.pop(("pair", f"{name}@{address}"), None)
+            self._failures.pop(pair, None)
+            self._failures.pop(of_address, None)
 
     def _keys(self, name: str, address: str) -> list[tuple[tuple[str, str], int]]:
         free = self._config.attempts

@@ -214,6 +214,16 @@ def test_guessing_is_slowed_down(cloud):
     assert cloud.dc("GET", "/auth/").status == 200
 
 
+def test_guessing_locks_no_key_out(cloud):
+    cloud.ship("POST", "/api/accounts", {"username": "holder", "password": "right", "role": {"name": "user"}})
+    signed_in = cloud.call("POST", "/web/login", {"username": "holder", "password": "right"})
+    headers = {"Cookie": signed_in.headers["Set-Cookie"], "X-CSRF-Token": signed_in.json["csrf"]}
+    key = cloud.call("POST", "/web/apikeys", {"description": "robot"}, headers).json["key"]
+    answers = [cloud.dc("GET", "/auth/", auth=cloud.basic("holder", str(i))).status for i in range(8)]
+    assert answers[-1] == 429
+    assert cloud.dc("GET", "/auth/", auth=cloud.basic("holder", key)).status == 200
+
+
 def test_a_role_without_rights(cloud):
     cloud.ship("POST", "/api/roles", {"name": "guest"})
     cloud.ship("POST", "/api/accounts", {"username": "gus", "password": "gus-gus", "role": {"name": "guest"}})
