@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
+import time
 import uuid
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import structlog
@@ -13,7 +15,7 @@ from sqlalchemy import select
 
 from hypercloud.db.models import ExtensionRow
 from hypercloud.db.session import Database
-from hypercloud.engine.model import PortMap
+from hypercloud.engine.model import Engine, PortMap
 from hypercloud.engine.service import EngineService
 from hypercloud.errors import CloudError, Conflict, InvalidInput, NotFound
 from hypercloud.event.bus import Record
@@ -25,6 +27,7 @@ from hypercloud.fleet.service import FleetService
 log = structlog.get_logger(__name__)
 
 HEAL = 5.0  # seconds between looks
+LONGEST_WAIT = 600.0  # seconds between attempts to deploy what fails
 VARIABLE = "_SHIPYARD_EXTENSION"
 
 
@@ -46,6 +49,7 @@ class ExtensionService:
         self._journal = journal
         self._closed = threading.Event()
         self._lock = threading.Lock()
+        self._failures: dict[tuple[str, str], tuple[int, float]] = {}  # how many, and when to try again
 
     def open(self) -> None:
         """Begin to heal."""
@@ -104,16 +108,46 @@ class ExtensionService:
                 if owner is not None and owner not in known:
                     with contextlib.suppress(CloudError):
                         self._fleet.remove(one.id)
-            engines = [engine.spec for engine in self._engines.engines() if engine.up]
+            engines = self._engines.engines()
             for extension in known.values():
                 there = {one.engine for one in containers if one.labels.get(translate.EXTENSION) == extension.id}
-                places = [e.name for e in engines if e.id not in there] if extension.deploy_per_engine else []
-                if not extension.deploy_per_engine and not there and engines:
-                    places = [""]
-                for place in places:
-                    self._deploy(extension, place)
+                for place in self._places(extension, engines, there):
+                    self._try(extension, place)
 
-    def _deploy(self, extension: Extension, engine: str) -> None:
+    def _places(self, extension: Extension, engines: Sequence[Engine], there: Collection[str]) -> list[str]:
+        """Return the names of engines on which an extension is missing; "" = on one of them."""
+        up = [one.spec for one in engines if one.up]
+        if extension.deploy_per_engine:
+            return [one.name for one in up if one.id not in there]
+        if there:
+            self._remember(extension, min(there))
+            return []
+        away = any(one.spec.id == extension.engine and not one.up for one in engines)
+        return [""] if up and not away else []  # what runs on an engine that is away is not missing
+
+    def _remember(self, extension: Extension, engine: str) -> None:
+        """Note where an extension's one container is."""
+        if engine == extension.engine:
+            return
+        with self._database.session() as session:
+            row = session.get(ExtensionRow, extension.id)
+            if row is not None:
+                row.spec = {**row.spec, "engine": engine}
+
+    def _try(self, extension: Extension, engine: str) -> None:
+        """Deploy an extension, unless that failed a short while ago: each failure doubles the time to wait."""
+        key = (extension.id, engine)
+        failures, until = self._failures.get(key, (0, 0.0))
+        if time.monotonic() < until:
+            return
+        if self._deploy(extension, engine):
+            self._failures.pop(key, None)
+        else:
+            wait = min(HEAL * 2 ** min(failures, 20), LONGEST_WAIT)
+            self._failures[key] = (failures + 1, time.monotonic() + wait)
+
+    def _deploy(self, extension: Extension, engine: str) -> bool:
+        """Run a container of an extension; say whether it runs."""
         image = Image(
             name=extension.image,
             container_name="" if extension.deploy_per_engine else extension.container_name,
@@ -130,9 +164,13 @@ class ExtensionService:
             labels=(f"host:{engine}",) if engine else (),
         )
         try:
-            self._fleet.run_labelled(image, {translate.EXTENSION: extension.id})
+            made = self._fleet.run_labelled(image, {translate.EXTENSION: extension.id})
         except CloudError as error:
             log.warning("extension.not_started", extension=extension.name, engine=engine, error=str(error))
+            return False
+        if not extension.deploy_per_engine:
+            self._remember(extension, made.engine.spec.id)
+        return True
 
     def _heal_always(self) -> None:
         while not self._closed.wait(HEAL):

@@ -79,3 +79,4 @@ class Extension:
     deploy_per_engine: bool = False
     prompt_args: bool = False
     prompt_env: bool = False
+    engine: str = ""  # the id of the engine where its one container is

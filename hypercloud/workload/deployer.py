@@ -179,9 +179,10 @@ class Deployer:
                 for one in lookup.targets(tx, binding.volumes_from)
                 if one.engine == row.engine
             ]
-        if "global" in spec.roles and job.account:
-            token = self._keys.new_token(job.account, "container", row.uuid, row.namespace)
-            env["DOCKERCLOUD_AUTH"] = lookup.authorization(job.user, token)
+        if "global" in spec.roles:
+            account, user = self._on_behalf_of(job, row.namespace)
+            token = self._keys.new_token(account, "container", row.uuid, row.namespace)
+            env["DOCKERCLOUD_AUTH"] = lookup.authorization(user, token)
         return _Plan(
             row=row,
             service=service,
@@ -209,6 +210,17 @@ class Deployer:
             if before:
                 found.append((service.name, service.uuid, before))
         return found
+
+    def _on_behalf_of(self, job: Job, namespace: str) -> tuple[str, str]:
+        """Return whose account a container's token is for, and its name: who asked, or whose namespace it is.
+
+        Triggers, webhooks and the server itself ask without an account. Errors: NotFound when there is none.
+        """
+        names = (namespace, *self._config.organisations.get(namespace, ()))
+        for name in (job.user, *names) if job.account else names:
+            if (account := self._keys.account_id(name)) is not None:
+                return account, name
+        raise NotFound("the role global needs an account", details=f"nobody is in the namespace {namespace}")
 
     def _base_url(self, job: Job) -> str:
         return (self._config.public_url or job.base_url).rstrip("/")

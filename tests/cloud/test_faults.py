@@ -126,6 +126,16 @@ def test_calls_of_triggers(server, engine):
     assert any("DOCKERCLOUD_TRIGGER_BODY=a\ufffdb" in one["Config"]["Env"] for one in engine.running())
 
 
+def test_the_role_global_by_a_trigger(server, engine):
+    """A trigger has no account: the token is for that of the namespace."""
+    uri = started(server, roles=["global"])
+    trigger = server.dc("POST", uri + "trigger/", {}).json["url"]
+    server.action(server.call("POST", trigger))
+    (one,) = engine.running()
+    env = dict(item.partition("=")[::2] for item in one["Config"]["Env"])
+    assert server.dc("GET", SERVICES, auth=env["DOCKERCLOUD_AUTH"]).status == 200
+
+
 def test_autoredeploy_goes_on(server, engine):
     """Services are redeployed although an engine fails with Shipyard's container of the same image."""
     uri = started(server, image="me/app", autoredeploy=True)
