@@ -210,3 +210,59 @@ def test_what_a_failed_creation_has_made_goes(client: FlaskClient, running: Engi
     made = client.post("/containers/create", json={"Image": "busybox", "HostConfig": {"Mounts": mounts}})
     assert made.status_code >= 400, made.json
     assert client.get("/volumes/first").status_code == 404
+
+
+START = {
+    "Binds": ["fresh-of-start:/v"],
+    "PortBindings": {"80/tcp": [{"HostPort": "28232"}]},
+    "CapAdd": ["NET_ADMIN"],
+    "RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3},
+    "NetworkMode": "default",
+    "LxcConf": [],
+    "Dns": None,
+}
+
+
+@pytest.mark.usefixtures("clean")
+def test_the_host_config_of_a_start(client: FlaskClient) -> None:
+    ident = make(client)
+    start = f"/v1.14/containers/{ident}/start"
+    assert client.post(start, json=START).status_code == 204
+    found = client.get(f"/containers/{ident}/json").json
+    host = found["HostConfig"]
+    assert (host["Binds"], host["CapAdd"]) == (START["Binds"], ["NET_ADMIN"])
+    assert (host["RestartPolicy"], [one["Name"] for one in found["Mounts"]]) == (
+        START["RestartPolicy"],
+        ["fresh-of-start"],
+    )
+    assert found["NetworkSettings"]["Ports"]["80/tcp"][0]["HostPort"] == "28232"
+    assert client.post(start, json=START).status_code == 304  # it runs
+    assert client.post(start, json={"Binds": ["other:/o"]}).status_code == 304
+    assert client.post(f"/containers/{ident}/stop").status_code == 204
+    assert client.post(start, json=START).status_code == 204  # the same again changes nothing
+    client.post(f"/containers/{ident}/stop")
+    assert client.post(start, json={"Binds": ["other:/o"]}).status_code == 409
+    assert client.get("/volumes/other").status_code == 404
+    shown = client.get(f"/containers/{ident}/json").json["HostConfig"]
+    assert client.post(f"/containers/{ident}/start", json=shown).status_code == 204
+
+
+@pytest.mark.usefixtures("clean")
+@pytest.mark.parametrize(
+    ("host", "word"),
+    [
+        ({"Memory": 2**28}, "HostConfig.Memory"),
+        ({"Dns": ["10.0.0.1"]}, "HostConfig.Dns"),
+        ({"Links": ["a:b"]}, "HostConfig.Links"),
+        ({"NetworkMode": "host"}, "HostConfig.NetworkMode"),
+        ({"Devices": [{"PathOnHost": "/dev/null"}]}, "/dev/null"),
+        ({"PidMode": "host"}, "process namespace"),
+    ],
+)
+def test_what_a_start_cannot_change_is_named(client: FlaskClient, host: dict[str, Any], word: str) -> None:
+    ident = make(client)
+    answer = client.post(f"/v1.14/containers/{ident}/start", json={**host, "Binds": ["nowhere-made:/v"]})
+    assert (answer.status_code, word in answer.text) == (501, True), answer.text
+    found = client.get(f"/containers/{ident}/json").json
+    assert (found["State"]["Status"], found["HostConfig"]["Binds"]) == ("created", None)
+    assert client.get("/volumes/nowhere-made").status_code == 404

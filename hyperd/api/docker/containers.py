@@ -11,7 +11,7 @@ from flask import Response
 
 from hyperd.api.background import Finishing
 from hyperd.api.context import engine
-from hyperd.api.docker import answers, container_filters, params, policy, schema, versions
+from hyperd.api.docker import answers, container_filters, params, policy, schema, start_body, versions
 from hyperd.api.docker.container_views import Shown, inspect, row
 from hyperd.api.docker.create import (
     REQUEST,
@@ -154,14 +154,14 @@ def start_container(name: str) -> Response:
     """Start a container; old clients send its ``HostConfig`` with that."""
     found = container(name)
     body = params.body(optional=True)
-    if body:
-        if not versions.is_legacy() and not versions.is_bare():
-            raise InvalidInput(
-                "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24"
-            )
-        policy.apply_start_body(found, schema.load(_HOST_CONFIG, body))
+    if body and not versions.is_legacy() and not versions.is_bare():
+        raise InvalidInput(
+            "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24"
+        )
     if found.live:
         raise NotModified
+    if body:
+        start_body.apply(found, schema.load(_HOST_CONFIG, body))
     policy.start(found)
     return answers.empty()
 

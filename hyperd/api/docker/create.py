@@ -351,8 +351,8 @@ def _security(host: Mapping[str, Any]) -> Security:
             masked, readonly = [], []
     return Security(
         privileged=host["Privileged"],
-        cap_add=tuple(_capability(name) for name in host["CapAdd"]),
-        cap_drop=tuple(_capability(name) for name in host["CapDrop"]),
+        cap_add=read_capabilities(host["CapAdd"]),
+        cap_drop=read_capabilities(host["CapDrop"]),
         seccomp=seccomp,
         no_new_privileges=no_new,
         masked_paths=None if masked is None else tuple(masked),
@@ -371,8 +371,9 @@ def _security_option(option: str) -> tuple[str, str]:
     return key, value
 
 
-def _capability(name: str) -> str:
-    return name.upper().removeprefix("CAP_")
+def read_capabilities(names: Sequence[str]) -> tuple[str, ...]:
+    """Return names of capabilities in the words of specifications."""
+    return tuple(name.upper().removeprefix("CAP_") for name in names)
 
 
 def _resource(limits: Limits, default_memory: int) -> Resource:

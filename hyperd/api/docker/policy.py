@@ -16,14 +16,14 @@ from typing import Any
 from hyperd.api.context import engine, may_fetch
 from hyperd.api.docker import params, words
 from hyperd.api.docker.container_views import labels
-from hyperd.api.docker.create import Order, read_ports
+from hyperd.api.docker.create import Order
 from hyperd.api.docker.errors import NotModified
 from hyperd.api.docker.lookup import Lookup, container, network_names
-from hyperd.api.docker.mounts import Mounts, NewVolume, read_mounts
+from hyperd.api.docker.mounts import Mounts, NewVolume
 from hyperd.container.model import Container, ContainerUpdate
 from hyperd.container.signals import find_signal
 from hyperd.errors import Conflict, HyperError, InvalidInput, NotAlive, NotFound
-from hyperd.spec.model import ContainerSpec, Limits
+from hyperd.spec.model import Limits
 from hyperd.volume.model import NamedVolumeSpec
 
 _NAMES_TRIED = 6  # names that are made up before the id is one, as in Docker
@@ -217,29 +217,6 @@ def prune(filters: params.Filters) -> tuple[list[str], int]:
 
 
 # -- running
-
-
-def apply_start_body(found: Container, host: Mapping[str, Any]) -> None:
-    """Take the ``HostConfig`` that clients before API 1.15 send with start: binds, ports, privileges.
-
-    Errors: Conflict (it has run before), InvalidInput, NotSupported.
-    """
-    if not any(host[key] for key in ("Binds", "PortBindings", "PublishAllPorts", "Privileged")):
-        return
-    running = engine()
-    exposed = tuple(running.images.get(found.image_id).defaults.exposed_ports)
-    ports = read_ports({"ExposedPorts": ()}, host, exposed)
-    none: Mapping[str, Any] = {"Volumes": ()}
-    mounts = read_mounts(none, host, ident=found.id, volumes_of=lambda name: Mounts(refs=container(name).spec.volumes))
-
-    def change(spec: ContainerSpec) -> ContainerSpec:
-        security = replace(spec.security, privileged=spec.security.privileged or bool(host["Privileged"]))
-        return replace(spec, volumes=(*spec.volumes, *mounts.refs), security=security)
-
-    with provided(mounts):
-        running.containers.amend(found.id, change)
-    if ports:
-        running.pods.net.note_ports(found.pod_id, ports)
 
 
 def start(found: Container) -> None:
