@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable
 
 import structlog
@@ -16,6 +17,7 @@ from hyperd.container.plan import cgroup_dir
 from hyperd.container.process import GuestProcess
 from hyperd.db.models import ContainerRow
 from hyperd.errors import HyperError
+from hyperd.stream.logs import LogWriter
 from hyperd.stream.relay import Relay
 from hyperd.vm.model import Vm
 
@@ -40,6 +42,7 @@ class ProcessTable:
         self._on_finished = on_finished
         self.by_container: dict[str, GuestProcess] = {}
         self._by_ident: dict[tuple[str, str], GuestProcess] = {}
+        self._making = threading.Lock()
 
     def get(self, container_id: str) -> GuestProcess | None:
         """Return the process of a container's present or next run, if there is one."""
@@ -47,26 +50,62 @@ class ProcessTable:
 
     def of_run(self, row: ContainerRow, run: int, *, tty: bool) -> GuestProcess:
         """Return the process of a run, which an attach may have made before; clients of the last run come over."""
-        ident = names.ident(row.id, run)
-        process = before = self.by_container.get(row.id)
-        if process is not None and process.ident == ident:
-            return process
-        settings = self._settings(row)
-        process = GuestProcess(
-            self._relay,
-            ident=ident,
-            tty=tty,
-            log_file=open_log(self._relay, settings, row, run=run),
-            keep_early=True,
-            cut_off=False,
-            on_finished=lambda ended: self._on_finished(row.id, run, ended),
-        )
-        # Clients stay until the record says that it ended, and what comes next: they ask for the exit code then.
-        process.hub.keeping = True
-        self.by_container[row.id] = process  # before clients come over: followers of the log look here then
+        process, before = self._of_run(row, run, tty=tty)
+        process.awaits_start = False
         if before is not None and before.hub.keeping:
             self._relay.soon(before.hand_on, process)
         return process
+
+    def of_next_run(self, row: ContainerRow, *, tty: bool) -> GuestProcess:
+        """Return the process of the next run of a container that has ended, for clients who come before its start."""
+        process, before = self._of_run(row, row.run_count + 1, tty=tty)
+        process.awaits_start = process.awaits_start or before is not process
+        return process
+
+    def of_no_run(self, row: ContainerRow, *, tty: bool) -> GuestProcess:
+        """Return a process that ends at once, as a container's last run has; the table does not have it."""
+        process = self._make(row, row.run_count, tty=tty, log_file=None, on_finished=lambda _ended: None)
+        self.abandon(process, row.exit_code or 0)
+        return process
+
+    def has_ended(self, row: ContainerRow) -> bool:
+        """Return whether a container's process is that of a run which is over, not one that awaits its start."""
+        process = self.by_container.get(row.id)
+        return process is not None and process.ident != names.ident(row.id, row.run_count + 1)
+
+    def _of_run(self, row: ContainerRow, run: int, *, tty: bool) -> tuple[GuestProcess, GuestProcess | None]:
+        """Return the process of a run, and the one that the table had before."""
+        with self._making:
+            before = self.by_container.get(row.id)
+            if before is not None and before.ident == names.ident(row.id, run):
+                return before, before
+            log_file = open_log(self._relay, self._settings(row), row, run=run)
+            process = self._make(
+                row, run, tty=tty, log_file=log_file, on_finished=lambda ended: self._on_finished(row.id, run, ended)
+            )
+            # Clients stay until the record says that it ended, and what comes next: they ask for the exit code then.
+            process.hub.keeping = True
+            self.by_container[row.id] = process  # before clients come over: followers of the log look here then
+            return process, before
+
+    def _make(
+        self,
+        row: ContainerRow,
+        run: int,
+        *,
+        tty: bool,
+        log_file: LogWriter | None,
+        on_finished: Callable[[GuestProcess], None],
+    ) -> GuestProcess:
+        return GuestProcess(
+            self._relay,
+            ident=names.ident(row.id, run),
+            tty=tty,
+            log_file=log_file,
+            keep_early=True,
+            cut_off=False,
+            on_finished=on_finished,
+        )
 
     def place(self, vm: Vm, process: GuestProcess) -> None:
         """Note in which VM a process runs, before it is started there."""

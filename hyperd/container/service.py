@@ -434,7 +434,8 @@ class ContainerService:
                     self._tell_ended(finished)
             if not by_itself or ended.restart_at is None:
                 self._end_restarts(row.id, killed=row.killed)
-                self.processes.drop(row.id)
+                if self.processes.has_ended(row):  # else clients are there for its next start
+                    self.processes.drop(row.id)
 
     def end_restarts(self, pod_id: str) -> None:
         """Let nothing of a pod be started again by its policy until the API does."""
@@ -548,7 +549,7 @@ class ContainerService:
         process = self.processes.get(container_id)
         if row is None or row.state in LIVE:
             return
-        if process is not None:
+        if process is not None and self.processes.has_ended(row):
             self.processes.let_go(process)
         if waited:
             self.observers.settled(row)

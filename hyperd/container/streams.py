@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from hyperd.container.logdrivers import log_session, reopen_log
-from hyperd.container.process import AttachOptions, AttachSession
+from hyperd.container.process import AttachOptions, AttachSession, GuestProcess
 from hyperd.container.processes import ProcessTable
 from hyperd.container.queries import ContainerQueries
 from hyperd.container.records import ContainerRecords
@@ -35,16 +35,23 @@ class ContainerStreams:
         self._relay = relay
         self._vms = vms
 
-    def attach(self, name: str, options: AttachOptions | None = None) -> AttachSession:
-        """Join a client to a container, also before its start. Errors: NotFound, InvalidInput (bad detach keys)."""
+    def attach(self, name: str, options: AttachOptions | None = None, *, next_run: bool = False) -> AttachSession:
+        """Join a client to a container, also before its start.
+
+        ``next_run``: of a container that has ended the client gets the next run, else it is let go at once.
+
+        Errors: NotFound, InvalidInput (bad detach keys).
+        """
         row = self._records.find(name)
         process = self._processes.get(row.id)
-        if process is None:
-            run = row.run_count + (row.state not in LIVE)
-            process = self._processes.of_run(row, run, tty=self._queries.program(row).tty)
-            if row.state == ContainerState.EXITED:
-                self._processes.drop(row.id)
-                self._processes.abandon(process, row.exit_code or 0)
+        tty = process.tty if process is not None else self._queries.program(row).tty
+        if row.state == ContainerState.EXITED and row.restart_at is None:
+            if next_run:
+                process = self._processes.of_next_run(row, tty=tty)
+            elif process is None or process.awaits_start:
+                process = self._processes.of_no_run(row, tty=tty)
+        elif process is None:
+            process = self._processes.of_run(row, row.run_count + (row.state not in LIVE), tty=tty)
         return AttachSession(process, options=options)
 
     def logs(self, name: str, query: LogQuery) -> LogSession:
@@ -53,7 +60,12 @@ class ContainerStreams:
         process = self._processes.get(row.id)
         tty = process.tty if process is not None else self._queries.program(row).tty
         settings = self._queries.log_settings(row)
-        return log_session(self._relay, settings, query, tty=tty, current=lambda: self._processes.get(row.id))
+
+        def current() -> GuestProcess | None:
+            found = self._processes.get(row.id)
+            return None if found is None or found.awaits_start else found
+
+        return log_session(self._relay, settings, query, tty=tty, current=current)
 
     def reopen_log(self, name: str) -> None:
         """Let the log of a running container, whose file its reader has moved away, go on in a new file.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,16 +17,18 @@ from hyperd.agent.plan import Op
 from hyperd.build.importer import ImportOrder
 from hyperd.config.model import Config, HypervisorConfig, NetworkConfig
 from hyperd.container import contents, locks
+from hyperd.container.process import AttachOptions
 from hyperd.container.states import KILLED
 from hyperd.engine import Engine
 from hyperd.errors import HyperError, NotAlive
 from hyperd.pod.states import PodState
 from hyperd.spec.model import ContainerSpec, PodSpec
+from hyperd.stream.logread import LogQuery
 from hyperd.vm.fake import FakeDriver
 from tests.support.registry import busybox_tar
 from tests.support.until import until
 
-DEAF = ("sh", "-c", "trap '' TERM; while :; do sleep 0.1; done")  # ends with SIGKILL only
+DEAF = "SIGCONT"  # a stop signal that ends nothing
 
 
 @contextmanager
@@ -93,7 +96,7 @@ def waits(future: Future[Any]) -> bool:
 
 
 def test_a_stop_without_end_lets_others_use_the_pod(engine: Engine, threads: ThreadPoolExecutor) -> None:
-    ident = pod(engine, container("deaf", *DEAF), container("other"))
+    ident = pod(engine, container("deaf", stop_signal=DEAF), container("other"))
     stop = threads.submit(engine.containers.stop, "deaf", grace=-1)
     assert waits(stop)
     begun = time.monotonic()
@@ -108,7 +111,7 @@ def test_a_stop_without_end_lets_others_use_the_pod(engine: Engine, threads: Thr
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_vm_that_ends_during_a_stop_without_end(engine: Engine, threads: ThreadPoolExecutor, *, whole: bool) -> None:
-    ident = pod(engine, container("deaf", *DEAF, stop_timeout=-1.0))
+    ident = pod(engine, container("deaf", stop_signal=DEAF, stop_timeout=-1.0))
     wait = threads.submit(engine.containers.wait, "deaf")
     stop = threads.submit(engine.pods.stop, ident) if whole else threads.submit(engine.containers.stop, "deaf")
     assert waits(stop)
@@ -190,3 +193,71 @@ def test_files_of_a_container_whose_end_is_not_noted_yet(engine: Engine, monkeyp
         engine.containers.contents.stat("one", "/etc")
     process.pid = pid
     assert guest_paths(engine, ident) == []
+
+
+# -- clients
+
+
+def attached(engine: Engine, name: str, *, next_run: bool) -> socket.socket:
+    """Return a client's end of an attachment without input."""
+    session = engine.containers.streams.attach(name, AttachOptions(stdin=False), next_run=next_run)
+    ours, theirs = socket.socketpair()
+    ours.settimeout(20)
+    session.run(theirs, b"")
+    return ours
+
+
+def everything(sock: socket.socket) -> bytes:
+    """Return what comes until the end, without the heads of the frames."""
+    with sock, sock.makefile("rb") as file:
+        found = b""
+        while head := file.read(8):
+            found += file.read(int.from_bytes(head[4:]))
+        return found
+
+
+@pytest.mark.parametrize("restarted", [True, False])
+def test_a_client_gets_the_next_run_of_a_container_that_has_ended(tmp_path: Path, *, restarted: bool) -> None:
+    with opened(tmp_path) as first:
+        first.imports.from_body(ImportOrder(source="-", name="busybox:latest"), iter([busybox_tar()]))
+        ident = pod(first, container("short", "sh", "-c", "echo run; exit 3"), implicit=True)
+        assert first.containers.wait("short") == 3
+        if not restarted:
+            check_next_run(first, ident)
+    if restarted:  # the table of processes is empty then
+        with opened(tmp_path) as second:
+            check_next_run(second, ident)
+
+
+def check_next_run(engine: Engine, pod_id: str) -> None:
+    client = attached(engine, "short", next_run=True)
+    until(is_stopped(engine, pod_id))  # with its last container, which takes a moment: the client stays
+    client.settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        client.recv(1)
+    client.settimeout(20)
+    engine.pods.start_container("short")
+    assert everything(client) == b"run\n"
+    assert engine.containers.wait("short") == 3
+    until(is_stopped(engine, pod_id))
+    engine.pods.remove(pod_id)
+
+
+def test_a_client_of_a_run_that_is_over_is_let_go(engine: Engine) -> None:
+    ident = pod(engine, container("short", "sh", "-c", "echo run"), implicit=True)
+    engine.containers.wait("short")
+    until(is_stopped(engine, ident))
+    table = engine.containers.processes
+    before = dict(table.by_container)
+    with attached(engine, "short", next_run=False) as client:
+        assert client.recv(1) == b""
+    assert table.by_container == before
+    waiting = attached(engine, "short", next_run=True)
+    with attached(engine, "short", next_run=False) as client:  # also beside one that waits for the next
+        assert client.recv(1) == b""
+    ours, theirs = socket.socketpair()
+    ours.settimeout(20)
+    engine.containers.streams.logs("short", LogQuery(follow=True)).run(theirs, b"")
+    assert everything(ours) == b"run\n"
+    engine.pods.start_container("short")
+    assert everything(waiting) == b"run\n"

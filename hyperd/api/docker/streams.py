@@ -66,7 +66,7 @@ def attach(name: str) -> Response:
         query = LogQuery(stdout=params.flag("stdout"), stderr=params.flag("stderr"), follow=params.flag("stream"))
         past = running.containers.streams.logs(found.id, query)
         return takeover.upgrade(past, stream_type(tty=past.tty))
-    session = running.containers.streams.attach(found.id, options)
+    session = running.containers.streams.attach(found.id, options, next_run=True)
     return takeover.upgrade(session, stream_type(tty=session.tty))
 
 
@@ -77,7 +77,7 @@ def attach_websocket(name: str) -> Response:
     found = container(name)
     if found.paused:
         raise Conflict(f"Container {found.name} is paused, unpause the container before attach")
-    session = engine().containers.streams.attach(found.id, attach_options(found))
+    session = engine().containers.streams.attach(found.id, attach_options(found), next_run=True)
     return takeover.websocket(session, text=versions.requested() < (1, 28))
 
 
