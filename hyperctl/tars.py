@@ -80,19 +80,22 @@ class Pieces:
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
-        self._rest = b""
+        self._piece = b""
+        self._offset = 0  # what of the piece has been read: large pieces are read in blocks of 512 bytes
 
     def read(self, size: int = -1) -> bytes:
         """Give as many bytes, fewer at the end."""
-        while size < 0 or len(self._rest) < size:
-            piece = next(self._pieces, b"")
-            if not piece:
-                break
-            self._rest += piece
-        if size < 0:
-            size = len(self._rest)
-        data, self._rest = self._rest[:size], self._rest[size:]
-        return data
+        found = []
+        while size:
+            if self._offset == len(self._piece):
+                self._piece, self._offset = next(self._pieces, b""), 0
+                if not self._piece:
+                    break
+            end = len(self._piece) if size < 0 else min(len(self._piece), self._offset + size)
+            found.append(self._piece[self._offset : end])
+            size -= end - self._offset if size > 0 else 0
+            self._offset = end
+        return b"".join(found)
 
 
 class Paths:
@@ -157,7 +160,8 @@ def unpack(pieces: Iterator[bytes], paths: Paths, *, owner: bool) -> list[str]:
                     modes[path] = one.mode & 0o7777
         for path, mode in reversed(modes.items()):  # at the end: one that may not be written to gets its files first
             os.chmod(path, mode)
-    except tarfile.TarError as error:
+    # Numbers that no file system has and paths with a NUL are found where they are used.
+    except (tarfile.TarError, ValueError, OverflowError) as error:
         raise HyperctlError(f"what the daemon sends is no tar: {error}") from error
     except OSError as error:
         raise HyperctlError(f"cannot write {error.filename or paths.place}: {error.strerror}") from error

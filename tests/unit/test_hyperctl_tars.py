@@ -7,6 +7,8 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hyperctl import tars
 from hyperctl.api.errors import HyperctlError
@@ -106,6 +108,31 @@ def test_what_is_left_away(tmp_path):
 def test_no_tar(tmp_path):
     with pytest.raises(HyperctlError, match="is no tar"):
         unpack(b"x" * 4096, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "headers"),
+    [
+        (tarfile.REGTYPE, {"mtime": "1e400"}),
+        (tarfile.REGTYPE, {"mtime": "nan"}),
+        (tarfile.REGTYPE, {"path": "x/a\0b"}),
+        (tarfile.DIRTYPE, {"path": "x/a\0b"}),
+        (tarfile.SYMTYPE, {"linkpath": "a\0b"}),
+    ],
+)
+def test_values_that_no_file_has(tmp_path, kind, headers):
+    one = tarfile.TarInfo("x/file")
+    one.type, one.pax_headers, one.linkname = kind, headers, "target" if kind == tarfile.SYMTYPE else ""
+    data = one.tobuf(tarfile.PAX_FORMAT) + tars.end()
+    with pytest.raises(HyperctlError, match="what the daemon sends is no tar"):
+        unpack(data, tmp_path, name=None)
+
+
+@given(st.lists(st.binary(min_size=1, max_size=9)), st.lists(st.integers(-1, 12), min_size=1))
+def test_pieces_are_read_in_any_sizes(pieces, sizes):
+    file, whole = tars.Pieces(iter(pieces)), io.BytesIO(b"".join(pieces))
+    for size in sizes:
+        assert file.read(size) == whole.read(size)
 
 
 def test_a_file_does_not_replace_a_directory(tmp_path):
