@@ -6,7 +6,7 @@ import json
 import math
 import re
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from typing import Any, NoReturn
@@ -17,6 +17,7 @@ from hyperd.container.signals import parse_signal
 from hyperd.errors import InvalidInput, TooLarge
 
 MAX_JSON_BODY = 16 * 2**20
+MAX_OBJECTS = 2**18  # of one JSON text; 65,535 published ports that are exposed, too, need half of them
 FORM = "application/x-www-form-urlencoded"
 FALSE = frozenset({"", "0", "no", "false", "none"})
 STRICT_TRUE = frozenset({"yes", "true", "on"})
@@ -102,18 +103,38 @@ def json_text(raw: str | bytes, what: str) -> Any:
         raise ValueError(f"{constant} is no JSON")
 
     try:
-        return json.loads(raw, parse_constant=refuse, object_pairs_hook=unique_keys)
+        return json.loads(raw, parse_constant=refuse, object_pairs_hook=object_hook())
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{what} is not valid JSON", details=str(error)[:200]) from None
+
+
+def object_hook() -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    """Return what makes the objects of one JSON text.
+
+    Its errors: ValueError for a key that comes twice, and for more objects than anybody needs: each takes the schemas
+    so long that a text full of them would keep the daemon busy for minutes.
+    """
+    left = MAX_OBJECTS
+
+    def make(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError(f"there are over {MAX_OBJECTS} objects")
+        return unique_keys(pairs)
+
+    return make
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Make the dictionary of a JSON object. Errors: ValueError for a key that comes twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice[:80]!r} comes twice in one object")
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"the key {key[:80]!r} comes twice in one object")
+            seen.add(key)
     return found
 
 

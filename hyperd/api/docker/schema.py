@@ -5,12 +5,15 @@ Unknown keys are ignored, as dockerd does; known keys must have the documented t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import Any, cast
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, pre_load
 
 from hyperd.errors import InvalidInput
+from hyperd.spec.model import MAX_EXPANDED_PORTS
+
+MAX_ITEMS = 4096  # of a list or map, each of which takes microseconds
 
 
 class _Words(fields.Field[list[str]]):
@@ -40,6 +43,39 @@ class _Names(fields.Field[tuple[str, ...]]):
         if not isinstance(value, dict):
             raise ValidationError("must be a map")
         return tuple(value)
+
+
+class _Many(fields.List[Any]):
+    """A list that is looked at only when it is not too long, and that holds objects where it should."""
+
+    def __init__(self, inner: fields.Field[Any], *, limit: int = MAX_ITEMS, **options: Any) -> None:
+        super().__init__(inner, **options)
+        self._limit = limit
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[Any]:
+        if isinstance(value, list):
+            _check_size(value, self._limit)
+            if isinstance(self.inner, fields.Nested) and not all(isinstance(item, Mapping) for item in value):
+                raise ValidationError("must be a list of objects")
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+class _Map(fields.Dict):
+    """A map that is looked at only when it is not too large."""
+
+    def __init__(self, *, limit: int = MAX_ITEMS, **options: Any) -> None:
+        super().__init__(**options)
+        self._limit = limit
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if isinstance(value, Mapping):
+            _check_size(value, self._limit)
+        return super()._deserialize(value, attr, data, **kwargs)  # type: ignore[no-untyped-call]
+
+
+def _check_size(value: Sized, limit: int) -> None:
+    if len(value) > limit:
+        raise ValidationError(f"has over {limit} entries")
 
 
 class _Flag(fields.Boolean):
@@ -180,12 +216,13 @@ class HostConfig(Resources):
     """``HostConfig``: what of a container concerns the host it is on."""
 
     Binds = _Words(load_default=list)
-    Mounts = fields.List(fields.Nested(Mount), load_default=list)
+    Mounts = _Many(fields.Nested(Mount), load_default=list)
     Tmpfs = _Texts(load_default=dict)
-    PortBindings = fields.Dict(
+    PortBindings = _Map(
         keys=fields.String(),
-        values=fields.List(fields.Nested(Binding), allow_none=True),
+        values=_Many(fields.Nested(Binding), allow_none=True),
         load_default=dict,
+        limit=MAX_EXPANDED_PORTS,
     )
     PublishAllPorts = _Flag(load_default=False)
     NetworkMode = fields.String(load_default="")
@@ -205,13 +242,13 @@ class HostConfig(Resources):
     MaskedPaths = _Words(load_default=None, allow_none=True)
     ReadonlyPaths = _Words(load_default=None, allow_none=True)
     GroupAdd = _Words(load_default=list)
-    Ulimits = fields.List(fields.Nested(UlimitEntry), load_default=list)
+    Ulimits = _Many(fields.Nested(UlimitEntry), load_default=list)
     Sysctls = _Texts(load_default=dict)
     ShmSize = fields.Integer(strict=True, load_default=0)
     Init = _Flag(load_default=False)
     LogConfig = _nested(LogConfig)
-    Devices = fields.List(fields.Nested(Device), load_default=list)
-    DeviceRequests = fields.List(fields.Raw(), load_default=list)
+    Devices = _Many(fields.Nested(Device), load_default=list)
+    DeviceRequests = _Many(fields.Raw(), load_default=list)
     DeviceCgroupRules = _Words(load_default=list)
     IpcMode = fields.String(load_default="")
     PidMode = fields.String(load_default="")
@@ -229,11 +266,11 @@ class HostConfig(Resources):
     KernelMemory = fields.Integer(strict=True, load_default=0)
     CpuRealtimePeriod = fields.Integer(strict=True, load_default=0)
     CpuRealtimeRuntime = fields.Integer(strict=True, load_default=0)
-    BlkioWeightDevice = fields.List(fields.Raw(), load_default=list)
-    BlkioDeviceReadBps = fields.List(fields.Raw(), load_default=list)
-    BlkioDeviceWriteBps = fields.List(fields.Raw(), load_default=list)
-    BlkioDeviceReadIOps = fields.List(fields.Raw(), load_default=list)
-    BlkioDeviceWriteIOps = fields.List(fields.Raw(), load_default=list)
+    BlkioWeightDevice = _Many(fields.Raw(), load_default=list)
+    BlkioDeviceReadBps = _Many(fields.Raw(), load_default=list)
+    BlkioDeviceWriteBps = _Many(fields.Raw(), load_default=list)
+    BlkioDeviceReadIOps = _Many(fields.Raw(), load_default=list)
+    BlkioDeviceWriteIOps = _Many(fields.Raw(), load_default=list)
     ContainerIDFile = fields.String(load_default="")
     Annotations = _Texts(load_default=dict)
 
@@ -259,9 +296,7 @@ class Endpoint(Wire):
 class Networking(Wire):
     """``NetworkingConfig``."""
 
-    EndpointsConfig = fields.Dict(
-        keys=fields.String(), values=fields.Nested(Endpoint, allow_none=True), load_default=dict
-    )
+    EndpointsConfig = _Map(keys=fields.String(), values=fields.Nested(Endpoint, allow_none=True), load_default=dict)
 
 
 class Create(Wire):
@@ -306,7 +341,7 @@ class Ipam(Wire):
     """``IPAM`` of a network."""
 
     Driver = fields.String(load_default="default")
-    Config = fields.List(fields.Nested(NetworkPool), load_default=list)
+    Config = _Many(fields.Nested(NetworkPool), load_default=list)
     Options = _Texts(load_default=dict)
 
 
@@ -360,7 +395,7 @@ class ExecCreate(Wire):
     Privileged = _Flag(load_default=False)
     User = fields.String(load_default="")
     WorkingDir = fields.String(load_default="")
-    ConsoleSize = fields.List(fields.Integer(strict=True), load_default=list)
+    ConsoleSize = _Many(fields.Integer(strict=True), load_default=list)
 
 
 class ExecStart(Wire):
@@ -368,7 +403,7 @@ class ExecStart(Wire):
 
     Detach = _Flag(load_default=False)
     Tty = _Flag(load_default=False)
-    ConsoleSize = fields.List(fields.Integer(strict=True), load_default=list)
+    ConsoleSize = _Many(fields.Integer(strict=True), load_default=list)
 
 
 def load(schema: Schema, data: object) -> dict[str, Any]:

@@ -49,11 +49,13 @@ class Text(fields.String):
     )
 
     def __init__(self, check: Validator | None = None, *, limit: int = MAX_TEXT, **options: Any) -> None:
-        super().__init__(validate=[checks.text(limit), *([check] if check else [])], **options)
+        super().__init__(validate=[check] if check else None, **options)
+        self._checked = checks.text(limit)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:  # noqa: ARG002 - as Field has it
         if not isinstance(value, str):
             raise self.make_error("invalid")
+        self._checked(value)  # before anything is looked for in it: it may have megabytes
         return _SURROGATES.sub("\ufffd", value)
 
 
@@ -95,12 +97,14 @@ class Many(fields.List[Any]):
     default_error_messages = _messages({"invalid": "must be an array"})
 
     def __init__(self, item: fields.Field[Any], *, limit: int = MAX_ITEMS, **options: Any) -> None:
-        error = f"has over {limit} items"
-        super().__init__(item, validate=validate.Length(max=limit, error=error), **options)
+        super().__init__(item, **options)
+        self._limit = limit
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if not isinstance(value, (list, tuple)):
             raise self.make_error("invalid")
+        if len(value) > self._limit:  # before its items are looked at: there may be millions
+            raise ValidationError(f"has over {self._limit} items")
         if isinstance(self.inner, Text):
             value = ["" if item is None else item for item in value]
         return tuple(super()._deserialize(value, attr, data, **kwargs))
@@ -112,12 +116,14 @@ class Table(fields.Dict):
     default_error_messages = _messages({"invalid": "must be an object"})
 
     def __init__(self, *, key: Validator | None = None, limit: int = MAX_ITEMS, **options: Any) -> None:
-        size = validate.Length(max=limit, error=f"has over {limit} entries")
-        super().__init__(keys=Text(key, limit=1024), values=Text(limit=65_536), validate=size, **options)
+        super().__init__(keys=Text(key, limit=1024), values=Text(limit=65_536), **options)
+        self._limit = limit
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if not isinstance(value, Mapping):
             raise self.make_error("invalid")
+        if len(value) > self._limit:
+            raise ValidationError(f"has over {self._limit} entries")
         filled = {name: "" if item is None else item for name, item in value.items()}
         try:
             return super()._deserialize(filled, attr, data, **kwargs)  # type: ignore[no-untyped-call]

@@ -85,6 +85,8 @@ def parse_portmappings(data: object) -> tuple[PortSpec, ...]:
     """Read and check an array of port mappings. Errors: InvalidInput."""
     if not isinstance(data, list):
         raise InvalidInput("the port mappings must be an array")
+    if len(data) > MAX_EXPANDED_PORTS:
+        raise InvalidInput(f"over {MAX_EXPANDED_PORTS} published ports")
     mappings = tuple(cast("list[PortSpec]", load(_PORTS, data)))
     _check_ports(mappings)
     return mappings

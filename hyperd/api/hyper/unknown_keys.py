@@ -13,6 +13,7 @@ from hyperd.errors import InvalidInput
 
 MAX_WARNINGS = 32
 _LIKE = 0.7  # how much alike two keys must be, from 0 to 1
+_LONG = 80  # characters; no longer key is like a known one
 _MANIFEST = {"apiversion", "kind"}
 _POD, _CONTAINER = PodSchema(), ContainerSchema()
 
@@ -58,7 +59,7 @@ def _unknown(schema: Wire, data: object, before: str) -> Iterator[tuple[str, str
         if lower in schema.aliases:
             lower = schema.aliases[lower].lower()
         if lower not in names:
-            like = difflib.get_close_matches(lower, names, n=1, cutoff=_LIKE)
+            like = difflib.get_close_matches(lower, names, n=1, cutoff=_LIKE) if len(lower) <= _LONG else []
             yield f"{before}{key[:80]}", names[like[0]][0] if like else ""
             continue
         yield from _inside(names[lower][1], value, f"{before}{names[lower][0]}")
