@@ -7,10 +7,12 @@ fills it: a copy that was cut short leaves no half of it.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import secrets
 import shutil
+import stat
 import threading
 import time
 from collections import defaultdict
@@ -38,6 +40,8 @@ MAX_VOLUMES = 10_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,239}")  # files that are called after a volume have an ending, too
 _FILL_TIMEOUT = 300.0  # seconds that a start waits for another one that copies an image's files
 _MNT_DETACH = 2
+_TMPFS_HAS = ("size", "nr_blocks", "nr_inodes", "mode", "uid", "gid")
+_TMPFS_IS = ("rw", "nosuid", "nodev")  # always
 
 
 class VolumeService:
@@ -272,6 +276,7 @@ class VolumeService:
                 kind=kind.value,
                 mountpoint=spec.options["device"] if kind == VolumeKind.BIND else str(self._directory / name / DATA),
                 anonymous=spec.anonymous or not spec.name,
+                populated=kind == VolumeKind.TMPFS and _says_owner_or_mode(spec.options),
                 labels=dict(spec.labels),
                 options=dict(spec.options),
                 created_at=time.time(),
@@ -331,12 +336,20 @@ def _value(row: VolumeRow, users: Iterable[str]) -> NamedVolume:
 
 
 def _make_data(directory: Path) -> None:
-    """Make the directory that containers see, unless it is there; their users may enter it, as under Docker."""
+    """Make the directory that containers see, unless it is there; their users may enter it, as under Docker.
+
+    In a tmpfs it is what the tmpfs was to be: containers do not see the root of that.
+    """
+    data, mode = directory / DATA, 0o755  # whatever the umask is; on the host nobody gets to it
     try:
-        (directory / DATA).mkdir(mode=0o700)
+        data.mkdir(mode=0o700)
     except FileExistsError:
         return
-    (directory / DATA).chmod(0o755)  # whatever the umask is; on the host nobody gets to it
+    if os.path.ismount(directory):
+        root = directory.stat()
+        os.chown(data, root.st_uid, root.st_gid)
+        mode = stat.S_IMODE(root.st_mode)
+    data.chmod(mode)
 
 
 def _delete(directory: Path) -> None:
@@ -381,6 +394,9 @@ def _kind(spec: NamedVolumeSpec) -> VolumeKind:
             raise NotSupported(f"volume option o={others[0]!r} is not supported for a bind")
         return VolumeKind.BIND
     if kind == "tmpfs":
+        others = [word for word in words if word not in _TMPFS_IS and word.partition("=")[0] not in _TMPFS_HAS]
+        if others:
+            raise NotSupported(f"volume option o={others[0]!r} is not supported for tmpfs")
         return VolumeKind.TMPFS
     if kind in ("nfs", "nfs4"):
         _export(options)
@@ -409,13 +425,20 @@ def _export(options: Mapping[str, str]) -> str:
     return f"{server}:{path}"
 
 
+def _says_owner_or_mode(options: Mapping[str, str]) -> bool:
+    """Return whether options of a tmpfs say whose it is: what an image has of its own would replace that."""
+    return any(word.startswith(("mode=", "uid=", "gid=")) for word in options.get("o", "").split(","))
+
+
 def _mount_tmpfs(directory: Path, options: str) -> None:
-    words = [word for word in options.split(",") if word and word.partition("=")[0] in ("size", "mode", "uid", "gid")]
+    words = [word for word in options.split(",") if word.partition("=")[0] in _TMPFS_HAS]
     libc = ctypes.CDLL(None, use_errno=True)
     flags = ctypes.c_ulong(0x2 | 0x4)  # MS_NOSUID, MS_NODEV
     data = ",".join(words).encode()
     if libc.mount(b"hyperd", os.fsencode(directory), b"tmpfs", flags, data) != 0:
         number = ctypes.get_errno()
+        if number == errno.EINVAL:
+            raise InvalidInput(f"volume option o={options[:200]!r} is not what a tmpfs takes")
         raise HostFault("a tmpfs cannot be mounted", details=os.strerror(number), resolution="check the option o")
 
 

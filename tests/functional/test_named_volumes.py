@@ -197,6 +197,8 @@ def test_only_users_in_guests_may_enter(volumes: VolumeService, tmp_path: Path) 
         ({"name": "x", "options": {"type": "none", "o": "bind,noatime", "device": "/"}}, NotSupported, "noatime"),
         ({"name": "x", "options": {"type": "nfs", "device": ":/x"}}, InvalidInput, "addr=SERVER"),
         ({"name": "x", "options": {"type": "nfs", "device": ":/x", "o": "addr=h,sec=krb5"}}, NotSupported, "krb5"),
+        ({"name": "x", "options": {"type": "tmpfs", "o": "rw,noexec"}}, NotSupported, "noexec"),
+        ({"name": "x", "options": {"type": "tmpfs", "o": "size=much"}}, InvalidInput, "size=much"),
         ({"name": "x", "options": {"o": "size=1m"}}, InvalidInput, "type is missing"),
     ],
 )
@@ -222,6 +224,15 @@ def test_options_of_the_local_driver(volumes: VolumeService, tmp_path: Path) -> 
     with pytest.raises(Conflict, match="other options"):
         volumes.create(NamedVolumeSpec(name="fast", options={"type": "tmpfs"}))
     volumes.remove("fast")
+    for name, options, seen, filled in (
+        ("own", {"o": "mode=2710,uid=1000,gid=1001"}, (0o2710, 1000, 1001), False),
+        ("plain", {}, (0o1777, 0, 0), True),
+    ):
+        found = Path(volumes.create(NamedVolumeSpec(name=name, options={"type": "tmpfs", **options})).mountpoint).stat()
+        assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == seen
+        assert volumes.begin_fill(name) == filled  # the image's directory has an owner and a mode of its own
+        volumes.end_fill(name, good=False)
+        volumes.remove(name)
     assert not directory.exists()
     volumes.remove("bound")
     assert tmp_path.is_dir()

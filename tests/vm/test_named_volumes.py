@@ -85,5 +85,10 @@ def test_filled_shared_and_kept(host: Host) -> None:
     )
     assert (content, int(size) <= 8192) == ("from the image", True)
     host.ok("rm", "quick")
-    assert sorted(host.daemon.json("POST", "/volume/prune", all="yes")) == ["fast", "shop"]
+    body = {"name": "own", "options": {"type": "tmpfs", "o": "size=8m,mode=0700,uid=1000"}}
+    host.daemon.json("POST", "/volume/create", status=201, body=body)
+    start(host, "owner", "own")
+    assert inside(host, "owner", "stat -c '%a %u %g' /data; ls -A /data") == "700 1000 0"
+    host.ok("rm", "owner")
+    assert sorted(host.daemon.json("POST", "/volume/prune", all="yes")) == ["fast", "own", "shop"]
     assert not mountpoint.parent.exists()
