@@ -102,6 +102,7 @@ def test_files_of_a_container(host: Host):
         "image": host.image,
         "command": ["sh", "-c", f"test -e /ready || {{ {SETUP} }}; exec sleep 1000"],
         "volumes": [{"path": "/vol", "volume": "v"}],
+        "security": {"readonlyPaths": ["/bin/busybox"]},
     }
     pod = {"id": "filing", "containers": [spec], "volumes": [{"name": "v"}]}
     host.daemon.json("POST", "/pod/create", status=201, body=pod)
@@ -141,6 +142,9 @@ def test_files_of_a_container(host: Host):
     for data in (running, stopped):
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
             names = set(archive.getnames())
+            sizes = {member.name: member.size for member in archive}
+        assert sizes["etc/hosts"] == 0  # the pod's, mounted there
+        assert sizes["bin/busybox"] > 0  # a mount, too, but of its own file
         assert {"data/sub/file", "etc/early", "bin/busybox"} <= names
         assert not {"vol/inside", "proc/self", "bin/wc"} & names
     host.daemon.json("POST", "/container/start", container="filer")
