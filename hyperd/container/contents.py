@@ -272,7 +272,6 @@ class ContainerContents:
         vm = self._vms.of_pod(pod_id)
         if vm is not None:
             vm = require_running(vm, pod_id)
-            self._vms.plugs.enter(vm)
             yield vm
             return
         pod = self._records.pod_spec(pod_id)

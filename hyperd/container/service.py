@@ -45,6 +45,7 @@ from hyperd.image.service import ImageService
 from hyperd.network.driver import NetworkDriver
 from hyperd.spec.model import ContainerSpec, PodSpec
 from hyperd.stream.relay import Relay
+from hyperd.vm.entry import Entry
 from hyperd.vm.model import Vm, require_running
 from hyperd.vm.service import VmService
 
@@ -280,27 +281,36 @@ class ContainerService:
             vm = require_running(self._vms.of_pod(row.pod_id), row.pod_id)
             self.start_in(vm, row.id)
 
-    def start_in(self, vm: Vm, container_id: str, *, again: bool = False) -> None:
-        """Start a container in its pod's VM (its lock is held); ``again``: by its policy. Errors: as for start."""
+    def start_in(self, vm: Vm, container_id: str, *, again: bool = False, entry: Entry | None = None) -> None:
+        """Start a container in its pod's VM (its lock is held).
+
+        Args:
+            vm: the VM. container_id: the container.
+            again: by its policy.
+            entry: what is left to do in a guest that is the pod's only now; it is sent with the container's own steps.
+
+        Errors: as for start.
+
+        """
         try:
-            self._start_in(vm, container_id, again=again)
+            self._start_in(vm, container_id, again=again, entry=entry)
         except BaseException:
             self.volumes.started(container_id, good=False)
             raise
 
-    def _start_in(self, vm: Vm, container_id: str, *, again: bool) -> None:
+    def _start_in(self, vm: Vm, container_id: str, *, again: bool, entry: Entry | None) -> None:
         row = self.records.get(container_id)
         if row.state in LIVE:
             return
         spec, pod, image = self.records.spec(row), self.records.pod_spec(row.pod_id), self._images.get(row.image_id)
         program = merge_program(spec, image.config, hostname=pod.hostname, pod_tty=pod.tty)
         paths = [layer.path for layer in image.layers]
-        if spec.volumes or spec.files:
-            self._vms.plugs.enter(vm)  # they are brought into the guest by plans of their own
+        if entry is not None and (spec.volumes or spec.files):
+            entry.run()  # they are brought into the guest by plans of their own
         self._vms.plugs.plug(vm, layers=paths)
         rootfs = RootFs(
             container_id=row.id,
-            layers=self._vms.plugs.mount_layers(vm, paths),
+            layers=self._vms.plugs.mount_layers(vm, paths, entry=entry),
             volumes=self.volumes.prepare(vm, row.id, image.config),
         )
         files = self.files.send(vm, row.pod_id, row.id, spec, pod.files)
@@ -318,10 +328,9 @@ class ContainerService:
             rootfs=rootfs,
             files=files,
             size=size,
-            before=vm.entering,
+            before=entry.take() if entry is not None else None,
             memory=vm.memory,
         )
-        vm.entering = None
         try:
             process.start(vm.agent, base, plan, size)
         except HyperError as error:

@@ -111,7 +111,6 @@ class PodAttachments:
 
         Errors: as for ``connect``.
         """
-        self._vms.plugs.enter(vm)
         kept, surplus = self._sorted(spec)
         for lease in surplus:
             vm.agent.run(Plan().add(Op.LINKDOWN, layout.nic_name(lease.slot)))

@@ -27,6 +27,7 @@ from hyperd.network.model import Lease
 from hyperd.pod import netplan
 from hyperd.pod.network import PodNetwork
 from hyperd.spec.model import ContainerSpec, PodSpec
+from hyperd.vm.entry import Entry
 from hyperd.vm.model import HostFiles, Outfit, Vm
 from hyperd.vm.pool.pool import SPARE_DISKS
 from hyperd.vm.scratch import check_space, make_scratch
@@ -105,10 +106,10 @@ class ReadyVms:
 
     def take(
         self, spec: PodSpec, files: HostFiles, *, scratch: Path, layers: Sequence[Path]
-    ) -> tuple[Vm, list[Lease]] | None:
+    ) -> tuple[Vm, list[Lease], Entry] | None:
         """Give a VM of the pool with the pod's disks and address; None when there is none that fits and is well.
 
-        What is left to do in the guest is in its ``entering``. Errors: OutOfSpace; Conflict about the pod's ports.
+        With them comes what is left to do in the guest. Errors: OutOfSpace; Conflict about the pod's ports.
         """
         if files.any or not netplan.any_address(spec) or self._network.has_address(spec.id):
             return None
@@ -124,7 +125,7 @@ class ReadyVms:
                 self._vms.destroy(vm)
                 self._network.release(vm.id)
                 continue
-            return vm, self._introduce(vm, spec, remount)
+            return vm, *self._introduce(vm, spec, remount)
         return None
 
     def _give_disk(self, vm: Vm, scratch: Path) -> Plan:
@@ -144,7 +145,7 @@ class ReadyVms:
             plan.add(Op.UMOUNT, layout.SCRATCH, 0)
         return layout.mount_scratch(plan, vm.disks[str(scratch)])
 
-    def _introduce(self, vm: Vm, spec: PodSpec, plan: Plan) -> list[Lease]:
+    def _introduce(self, vm: Vm, spec: PodSpec, plan: Plan) -> tuple[list[Lease], Entry]:
         try:
             leases = self._net.take_over(spec, vm)
             setup = self._net.attachments.setup(spec, leases)
@@ -153,8 +154,7 @@ class ReadyVms:
             self._network.release(vm.id)
             raise
         plan.steps += layout.identify(setup).steps
-        vm.entering = plan
-        return leases
+        return leases, Entry(vm, plan)
 
 
 def _rehearse(vm: Vm) -> None:

@@ -41,6 +41,7 @@ from hyperd.pod.ready import ReadyVms
 from hyperd.pod.records import PodRecords
 from hyperd.pod.states import WITH_VM, PodState
 from hyperd.spec.model import PodSpec, VolumeSpec
+from hyperd.vm.entry import Entry
 from hyperd.vm.model import HostFiles, Vm, require_running
 from hyperd.vm.scratch import make_scratch
 from hyperd.vm.service import VmService
@@ -158,10 +159,10 @@ class PodService:
             if state == PodState.RUNNING:
                 if vm_id and self._vms.of_pod(pod_id) is not self._vms.get(vm_id):
                     raise Conflict(f"pod {pod_id} is already running")
-                vm = require_running(self._vms.of_pod(pod_id), pod_id)
+                vm, entry = require_running(self._vms.of_pod(pod_id), pod_id), None
             else:
-                vm = self._raise_vm(spec, vm_id)
-            self._start_containers(vm, pod_id, fresh=state != PodState.RUNNING, only=only)
+                vm, entry = self._raise_vm(spec, vm_id)
+            self._start_containers(vm, pod_id, entry, only=only)
             if state != PodState.RUNNING:
                 self._tell("start", pod_id, row.labels, vm=vm.id)
             return vm.id
@@ -372,7 +373,9 @@ class PodService:
         row = self.records.get(pod_id)
         if row.state != PodState.STOPPED:
             return None
-        vm = self._raise_vm(stored_pod(row.spec), "")
+        vm, entry = self._raise_vm(stored_pod(row.spec), "")
+        with self._failing(pod_id, vm):
+            entry.run()
         log.info("pod.revived", pod=pod_id, vm=vm.id)
         self._tell("start", pod_id, row.labels, vm=vm.id, by="policy")
         return vm
@@ -463,8 +466,8 @@ class PodService:
                 raise
             undo.pop_all()
 
-    def _raise_vm(self, spec: PodSpec, vm_id: str) -> Vm:
-        """Bring the pod's VM up, network and disks included."""
+    def _raise_vm(self, spec: PodSpec, vm_id: str) -> tuple[Vm, Entry]:
+        """Bring the pod's VM up, network and disks included; what is left to do in the guest comes with it."""
         with self._starting(spec) as undo:
             undo.callback(self._network.release, spec.id)
             noted, spec = spec, self.net.choose(spec)  # rules may have been added since the pod was made
@@ -476,26 +479,27 @@ class PodService:
             with self._containers.volumes.opened(spec) as files:
                 found = None if vm_id else self.ready.take(spec, files, scratch=scratch, layers=layers)
                 if found is not None:
-                    vm, leases = found
+                    vm, leases, entry = found
                     undo.callback(self._vms.destroy, vm)
                 else:
                     leases = self.net.reserve(spec)
                     vm = self._new_vm(spec, files, vm_id=vm_id, scratch=scratch, layers=layers, leases=leases)
                     undo.callback(self._vms.destroy, vm)
-                    vm.entering = layout.enter(self.net.attachments.setup(spec, leases), mounted=vm.mounted)
+                    setup = self.net.attachments.setup(spec, leases)
+                    entry = Entry(vm, layout.enter(setup, mounted=vm.mounted))
             self._network.plugged(spec.id)
             self.net.attachments.tell_links(spec.id)
             if self._containers.discarded.noted(spec.id, [row.id for row in rows]):
-                self._vms.plugs.enter(vm)
+                entry.run()
                 self._containers.discarded.clear(vm, [row.id for row in rows])
             if spec.services:
-                self._vms.plugs.enter(vm)
+                entry.run()
                 self.net.balance(vm, spec, leases)
             news = {} if spec == noted else {"spec": spec_codec.dump(spec)}
             self.records.change(
                 spec.id, PodState.RUNNING, started_at=time.time(), finished_at=None, outcome="", reason="", **news
             )
-            return vm
+            return vm, entry
 
     def _new_vm(
         self,
@@ -530,17 +534,25 @@ class PodService:
             raise
         return vm
 
-    def _start_containers(self, vm: Vm, pod_id: str, *, fresh: bool, only: str = "") -> None:
-        try:
+    def _start_containers(self, vm: Vm, pod_id: str, entry: Entry | None, *, only: str = "") -> None:
+        """Start the containers; ``entry`` is that of a VM that is the pod's only now, which goes when one fails."""
+        with self._failing(pod_id, vm if entry is not None else None):
             for row in self._containers.records.of_pod(pod_id):
                 if not only or row.id == only:
-                    self._containers.start_in(vm, row.id)
-            self._vms.plugs.enter(vm)  # of a pod without containers
+                    self._containers.start_in(vm, row.id, entry=entry)
+            if entry is not None:
+                entry.run()  # of a pod without containers
+
+    @contextmanager
+    def _failing(self, pod_id: str, fresh: Vm | None) -> Iterator[None]:
+        """Log what fails in a start; a pod whose VM is fresh is stopped again then."""
+        try:
+            yield
         except BaseException as error:
             log.warning("pod.start_failed", pod=pod_id, error=str(error))
-            if fresh:
+            if fresh is not None:
                 self.records.change(pod_id, PodState.STOPPING)
-                self.settle_stopped(pod_id, vm)
+                self.settle_stopped(pod_id, fresh)
                 self.records.update(pod_id, outcome="failed", reason=str(error)[:500])
             raise
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from hyperd.agent.plan import Plan
 from hyperd.guest import layout
 from hyperd.vm.driver import DiskSpec, NicSpec, VmDriver
+from hyperd.vm.entry import Entry
 from hyperd.vm.model import IDLE, SCRATCH_LUN, Vm
 from hyperd.vm.shares import SharedTrees
 from hyperd.vm.table import VmTable
@@ -94,15 +95,19 @@ class Plugs:
             self._trees.unbind(vm.id, name)
             vm.shares.pop(name, None)
 
-    def mount_layers(self, vm: Vm, paths: Sequence[Path]) -> list[str]:
-        """Mount layers in the guest and give their mount points, in the order asked. Errors: AgentError."""
+    def mount_layers(self, vm: Vm, paths: Sequence[Path], *, entry: Entry | None = None) -> list[str]:
+        """Mount layers in the guest and return their mount points, in the order asked.
+
+        With an ``entry`` whose steps wait, the steps are added to these. Errors: AgentError.
+        """
         with self._table.changing(vm):
             missing = [path for path in dict.fromkeys(paths) if str(path) not in vm.layers]
             if missing:
-                plan = Plan() if vm.entering is None else vm.entering
+                waiting = entry.waiting if entry is not None else None
+                plan = Plan() if waiting is None else waiting
                 for path in missing:
                     layout.mount_layer(plan, vm.disks[str(path)])
-                if vm.entering is None:
+                if waiting is None:
                     vm.agent.run(plan)
                 vm.layers.update({str(path): vm.disks[str(path)] for path in missing})
             return [layout.layer_path(vm.disks[str(path)]) for path in paths]
@@ -117,13 +122,6 @@ class Plugs:
             for path, lun in strange.items():
                 self._driver.detach_disk(vm.id, lun)
                 del vm.disks[path], vm.layers[path]
-
-    def enter(self, vm: Vm) -> None:
-        """Carry out what is left of the steps that make a VM a pod's. Errors: AgentError."""
-        with vm.lock:
-            plan, vm.entering = vm.entering, None
-            if plan is not None:
-                vm.agent.run(plan)
 
     def release(self, vm: Vm) -> None:
         """Take what is a pod's out of its VM, which is idle then.

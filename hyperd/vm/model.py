@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from hyperd.agent.client import AgentClient
-from hyperd.agent.plan import Plan
 from hyperd.errors import InvalidInput, NotAlive, NotSupported
 from hyperd.vm.driver import DiskSpec, NicSpec, ShareSpec
 
@@ -102,7 +101,6 @@ class Vm:
     ``images`` the image file and whether it is read-only.
     ``services`` is what the guest's load balancer has (``hyperd.network.ipvs``), or may have unless ``services_sure``.
     ``spare_disk`` is the path of the writable disk of a VM of the pool, also when a pod has it by another name.
-    ``entering`` are steps that must come before anything else is done in the guest, if any are left (``Plugs.enter``).
     """
 
     id: str
@@ -123,7 +121,6 @@ class Vm:
     volumes: dict[str, str] = field(default_factory=dict)
     images: dict[str, tuple[str, bool]] = field(default_factory=dict)
     spare_disk: str = ""
-    entering: Plan | None = None
     ending: bool = False
     hidden: bool = False
     pooled: bool = False  # boots for the pool, where nobody waits for it
