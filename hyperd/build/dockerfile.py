@@ -159,7 +159,7 @@ def parse_instructions(text: str) -> list[Instruction]:
 
 @lru_cache(maxsize=64)
 def _parse(text: str) -> str:
-    command = [sys.executable, "-m", "hyperd.build.grammar"]
+    command = [sys.executable, "-P", "-m", "hyperd.build.grammar"]
     try:
         done = subprocess.run(
             command, input=text.encode(), capture_output=True, timeout=_PARSE_SECONDS, check=False, cwd="/"

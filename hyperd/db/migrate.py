@@ -52,7 +52,7 @@ def migrate_apart(database: Database) -> None:
     path = os.pathsep.join(part or str(Path.cwd()) for part in sys.path)
     try:
         done = subprocess.run(
-            [sys.executable, "-c", code],
+            [sys.executable, "-P", "-c", code],
             env={**os.environ, "PYTHONPATH": path},
             capture_output=True,
             text=True,

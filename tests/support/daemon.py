@@ -15,6 +15,7 @@ import fcntl
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -57,6 +58,7 @@ class HyperdLauncher:
         templates: directory of templates of VMs; None = one beside the guest, for all daemons of all tests.
         config: further lines of the TOML file; keys before the first section are top-level ones.
         command: what to run instead of ``python -m hyperd.cli`` (it gets the same options).
+        cwd: where to run it.
 
     """
 
@@ -69,6 +71,7 @@ class HyperdLauncher:
         config: str = "",
         pool: int = 0,
         command: Sequence[str] = (),
+        cwd: Path = PROJECT,
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.pool = pool
@@ -79,6 +82,7 @@ class HyperdLauncher:
         self.config_path = self.directory / "hyperd.toml"
         self.process: subprocess.Popen[bytes] | None = None
         self._command = list(command) or [sys.executable, "-m", "hyperd.cli"]
+        self._cwd = cwd
         self._env = {**os.environ, **(env or {})}
         self._slot, self._slot_file = _take_slot()
         self.bridge = f"hyt{self._slot}"
@@ -122,7 +126,7 @@ class HyperdLauncher:
             *options,
         ]
         with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(argv, stdout=log, stderr=log, env=self._env, cwd=PROJECT)
+            self.process = subprocess.Popen(argv, stdout=log, stderr=log, env=self._env, cwd=self._cwd)
         if wait:
             self.wait_ready()
 
@@ -157,6 +161,17 @@ class HyperdLauncher:
         else:
             assert self.stop() == 0, self.log()
         self.start()
+
+    def replace(self, command: Sequence[str], guest: Path) -> None:
+        """Run another program, with another guest, from the next start on: another version of the daemon.
+
+        Args:
+            command: what to run, without options. guest: directory of its kernel and initramfs.
+
+        """
+        self._command, self._cwd = list(command), PROJECT
+        text = re.sub(r'(?m)^guest_dir = ".*"$', f'guest_dir = "{guest}"', self.config_path.read_text())
+        self.config_path.write_text(text)
 
     def wait_exit(self, timeout: float = STOP_TIMEOUT) -> int:
         """Wait until the daemon ends by itself; give its exit code."""

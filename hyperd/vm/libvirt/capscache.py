@@ -52,7 +52,7 @@ def prepare(directory: Path, *, uri: str, emulator: str, kinds: tuple[str, ...])
     if not any(cache.glob("*.xml")):
         try:
             subprocess.run(
-                [sys.executable, "-c", _PROBE, uri, emulator, *kinds],
+                [sys.executable, "-P", "-c", _PROBE, uri, emulator, *kinds],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=PROBE_TIMEOUT,
