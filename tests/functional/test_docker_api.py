@@ -266,3 +266,59 @@ def test_what_a_start_cannot_change_is_named(client: FlaskClient, host: dict[str
     found = client.get(f"/containers/{ident}/json").json
     assert (found["State"]["Status"], found["HostConfig"]["Binds"]) == ("created", None)
     assert client.get("/volumes/nowhere-made").status_code == 404
+
+
+MIB = 2**20
+
+
+@pytest.mark.usefixtures("clean")
+@pytest.mark.parametrize(
+    ("first", "change", "status", "words"),
+    [
+        ({}, {"Memory": 64 * MIB}, 200, ""),
+        ({}, {"Memory": 4096 * MIB}, 200, "has 128 MiB of memory"),
+        ({"Memory": 64 * MIB}, {"MemorySwap": 96 * MIB}, 200, "has no swap"),
+        ({"Memory": 64 * MIB}, {"MemorySwap": 32 * MIB}, 400, "larger than memory limit"),
+        ({}, {"MemorySwap": 96 * MIB}, 400, "always set the Memory limit"),
+        ({"Memory": 64 * MIB, "MemorySwap": 64 * MIB}, {"Memory": 96 * MIB}, 409, "already set memoryswap"),
+        ({}, {"NanoCpus": 2_000_000_000}, 200, "has 1 CPU(s)"),
+        ({"NanoCpus": 1_500_000_000}, {"NanoCpus": 2_000_000_000}, 200, ""),
+        ({"CpuQuota": 50_000}, {"NanoCpus": 500_000_000}, 409, "CPU Quota has already been set"),
+        ({"CpuPeriod": 50_000}, {"NanoCpus": 500_000_000}, 409, "CPU Period has already been set"),
+        ({"NanoCpus": 500_000_000}, {"CpuQuota": 50_000}, 409, "CPU Quota cannot be updated"),
+        ({"CpuQuota": 50_000}, {"CpuQuota": 200_000}, 200, "has 1 CPU(s)"),
+        ({}, {"CpusetCpus": "0,3"}, 400, "Requested CPUs are not available"),
+        ({}, {"BlkioWeight": 300, "CpusetMems": "0"}, 200, "CpusetMems was discarded"),
+        ({}, {"BlkioDeviceReadBps": [{"Path": "/dev/x", "Rate": 1}]}, 200, "BlkioDeviceReadBps was discarded"),
+        ({}, {"Devices": [{"PathOnHost": "/dev/null"}]}, 501, "/dev/null"),
+        ({}, {"Ulimits": [{"Name": "nofile", "Soft": 1, "Hard": 1}]}, 501, "ulimits"),
+    ],
+)
+def test_limits_are_changed_or_the_reason_is_told(
+    client: FlaskClient, first: dict[str, Any], change: dict[str, Any], status: int, words: str
+) -> None:
+    ident = make(client, HostConfig=first)
+    answer = client.post(f"/containers/{ident}/update", json=change)
+    assert (answer.status_code, words in answer.text) == (status, True), answer.text
+    if status == 200 and not words:
+        assert answer.json == {"Warnings": []}
+    shown = client.get(f"/containers/{ident}/json").json["HostConfig"]
+    kept = {
+        key: value for key, value in change.items() if key in shown and not words.startswith(("CpusetMems", "Blkio"))
+    }
+    for key, value in kept.items():
+        assert (shown[key] == value) is (status == 200), key
+
+
+@pytest.mark.usefixtures("clean")
+def test_limits_of_a_container_in_the_vm_of_another(client: FlaskClient) -> None:
+    make(client, "first")
+    host = {"NetworkMode": "container:first", "Memory": 512 * MIB, "MemorySwap": -1}
+    made = client.post("/containers/create", json={"Image": "busybox", "HostConfig": host})
+    assert (made.status_code, len(made.json["Warnings"])) == (201, 2)
+    alone = client.post("/containers/create", json={"Image": "busybox", "HostConfig": {"Memory": 512 * MIB}})
+    assert (alone.status_code, alone.json["Warnings"]) == (201, [])
+    host = {"NetworkMode": "container:first", "CpusetCpus": "1"}
+    assert client.post("/containers/create", json={"Image": "busybox", "HostConfig": host}).status_code == 400
+    huge = client.post("/containers/create", json={"Image": "busybox", "HostConfig": {"Memory": 2**50}})
+    assert (huge.status_code, "more memory than this host has" in huge.json["message"]) == (400, True)

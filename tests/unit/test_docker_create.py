@@ -59,6 +59,7 @@ def test_limits_and_the_size_of_the_vm() -> None:
     limits = made.container.limits
     assert (limits.memory, limits.cpus, limits.pids, limits.cpu_shares) == (256 * 2**20, 1_500_000_000, 50, 512)
     assert made.pod.resource.vcpu == 2
+    assert order(host={"CpusetCpus": "0-1,3"}).pod.resource.vcpu == 4
     assert made.pod.resource.memory > 256
 
 

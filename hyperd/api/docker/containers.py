@@ -11,14 +11,23 @@ from flask import Response
 
 from hyperd.api.background import Finishing
 from hyperd.api.context import engine
-from hyperd.api.docker import answers, container_filters, params, policy, schema, start_body, versions
+from hyperd.api.docker import (
+    answers,
+    container_filters,
+    limits,
+    params,
+    policy,
+    refusals,
+    schema,
+    start_body,
+    versions,
+)
 from hyperd.api.docker.container_views import Shown, inspect, row
 from hyperd.api.docker.create import (
     REQUEST,
     Order,
     checked_name,
     new_id,
-    read_limits,
     read_order,
     read_restart,
 )
@@ -92,11 +101,13 @@ def create_container() -> Response:
     given = schema.load(_CREATE, _with_legacy_keys(body))
     name = checked_name(params.text("name")) if params.text("name") else ""
     order = _order(given, body, name)
+    size = policy.vm_of(container(order.joins)) if order.joins else order.pod.resource
+    limits.check_cpus(order.container.limits, size)
     if name:
         policy.create(order)
     else:
         policy.create_unnamed(order)
-    warnings: list[str] | None = list(order.warnings)
+    warnings: list[str] | None = [*order.warnings, *limits.warnings(order.container.limits, size)]
     if versions.is_legacy() and not warnings:
         warnings = None
     return answers.as_json({"Id": order.container.id, "Warnings": warnings}, 201)
@@ -229,13 +240,17 @@ def update_container(name: str) -> Response:
     given = schema.load(_RESOURCES, params.body_object())
     found = container(name)
     asked = given["RestartPolicy"]
+    refusals.refuse_update(given)
+    changed, size = limits.read_changes(given, found.spec.limits), policy.vm_of(found)
+    limits.check_cpus(changed, size)
     policy.update(
         found,
-        limits=read_limits(given),
+        limits=changed,
         restart=read_restart(asked, auto_remove=found.spec.auto_remove) if asked and asked["Name"] else None,
         restart_max=int(asked["MaximumRetryCount"]) if asked else 0,
     )
-    return answers.as_json({"Warnings": []})
+    warnings = [*refusals.warn_resources(given), *limits.warnings(changed, size)]
+    return answers.as_json({"Warnings": warnings})
 
 
 @blueprint.delete("/containers/<name>")

@@ -12,18 +12,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hyperd.api.docker.limits import NANO, read_limits, vm_size
 from hyperd.api.docker.mounts import Mounts, read_mounts
 from hyperd.api.docker.refusals import refuse, warn
 from hyperd.errors import InvalidInput
 from hyperd.spec.model import (
     ContainerSpec,
     Healthcheck,
-    Limits,
     LogSpec,
     NetworkAttachment,
     PodSpec,
     PortSpec,
-    Resource,
     Security,
     Ulimit,
     UserSpec,
@@ -41,8 +40,6 @@ RESTART = {
 }
 _NAME = re.compile(r"/?[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _PORT = re.compile(r"(\d{1,5}(?:-\d{1,5})?)(?:/(tcp|udp|sctp))?")
-_NANO = 1_000_000_000
-_CFS_PERIOD = 100_000  # microseconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +112,7 @@ def read_order(
         domainname=given["Domainname"],
         tty=False,
         restart_policy="never",
-        resource=_resource(container.limits, default_memory),
+        resource=vm_size(container.limits, default_memory),
         containers=(container,),
         portmappings=read_ports(given, host, exposed),
         dns=tuple(host["Dns"]),
@@ -183,32 +180,6 @@ def read_restart(policy: Mapping[str, Any] | None, *, auto_remove: bool) -> str:
     if auto_remove and RESTART[name] != "never":
         raise InvalidInput("can't create 'AutoRemove' container with restart policy")
     return RESTART[name]
-
-
-def read_limits(host: Mapping[str, Any]) -> Limits:
-    """Return the limits of ``HostConfig`` or of an update. Errors: InvalidInput."""
-    memory, swap = host["Memory"], host["MemorySwap"]
-    if memory and memory < 6 * 2**20:
-        raise InvalidInput("Minimum memory limit allowed is 6MB")
-    if swap > 0 and not memory:
-        raise InvalidInput("You should always set the Memory limit when using Memoryswap limit, see usage")
-    if 0 < swap < memory:
-        raise InvalidInput("Minimum memoryswap limit should be larger than memory limit, see usage")
-    if host["NanoCpus"] < 0:
-        raise InvalidInput("Range of CPUs must not be negative")
-    if host["NanoCpus"] and (host["CpuQuota"] or host["CpuPeriod"]):
-        raise InvalidInput("Conflicting options: Nano CPUs and CPU Quota or Period cannot both be set")
-    return Limits(
-        memory=memory,
-        memory_reservation=host["MemoryReservation"],
-        memory_swap=swap,
-        cpus=host["NanoCpus"],
-        cpu_shares=host["CpuShares"],
-        cpu_period=host["CpuPeriod"],
-        cpu_quota=host["CpuQuota"],
-        cpuset=host["CpusetCpus"],
-        pids=host["PidsLimit"],
-    )
 
 
 def read_ports(given: Mapping[str, Any], host: Mapping[str, Any], exposed: Sequence[str]) -> tuple[PortSpec, ...]:
@@ -315,10 +286,10 @@ def _health(given: Mapping[str, Any] | None) -> Healthcheck | None:
         return None
     test = list(given["Test"])
     times = {
-        "interval": given["Interval"] / _NANO,
-        "timeout": given["Timeout"] / _NANO,
-        "start_period": given["StartPeriod"] / _NANO,
-        "start_interval": given["StartInterval"] / _NANO,
+        "interval": given["Interval"] / NANO,
+        "timeout": given["Timeout"] / NANO,
+        "start_period": given["StartPeriod"] / NANO,
+        "start_interval": given["StartInterval"] / NANO,
     }
     if any(value < 0 for value in times.values()) or given["Retries"] < 0:
         raise InvalidInput("Healthcheck: times and retries cannot be negative")
@@ -374,13 +345,3 @@ def _security_option(option: str) -> tuple[str, str]:
 def read_capabilities(names: Sequence[str]) -> tuple[str, ...]:
     """Return names of capabilities in the words of specifications."""
     return tuple(name.upper().removeprefix("CAP_") for name in names)
-
-
-def _resource(limits: Limits, default_memory: int) -> Resource:
-    """Return the size of the VM: room for the container's limit and the guest's own needs."""
-    overhead = 64  # MiB: kernel, agent, page tables
-    memory = max(default_memory, -(-limits.memory // 2**20) + overhead) if limits.memory else default_memory
-    cpus = -(-limits.cpus // _NANO) if limits.cpus else 0
-    if limits.cpu_quota > 0:
-        cpus = -(-limits.cpu_quota // (limits.cpu_period or _CFS_PERIOD))
-    return Resource(vcpu=max(1, cpus), memory=memory)

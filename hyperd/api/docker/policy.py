@@ -23,7 +23,7 @@ from hyperd.api.docker.mounts import Mounts, NewVolume
 from hyperd.container.model import Container, ContainerUpdate
 from hyperd.container.signals import find_signal
 from hyperd.errors import Conflict, HyperError, InvalidInput, NotAlive, NotFound
-from hyperd.spec.model import Limits
+from hyperd.spec.model import Limits, Resource
 from hyperd.volume.model import NamedVolumeSpec
 
 _NAMES_TRIED = 6  # names that are made up before the id is one, as in Docker
@@ -82,6 +82,8 @@ def create(order: Order) -> None:
     Errors: Conflict (the name is taken), NotFound, InvalidInput, NotSupported, Busy.
     """
     running = engine()
+    if not order.joins:
+        running.system.check_size(order.pod.resource)
     _check_name(order.container.name)
     known = network_names()
     for wish in order.pod.networks:  # no 404: clients would take it for a missing image
@@ -301,11 +303,20 @@ def _check_alone(found: Container, verb: str) -> None:
 
 
 def update(found: Container, *, limits: Limits, restart: str | None, restart_max: int) -> None:
-    """Change limits and restart policy; what was not given stays."""
-    unset: tuple[object, ...] = (0, "")
-    changed = {one.name: getattr(limits, one.name) for one in fields(Limits) if getattr(limits, one.name) not in unset}
+    """Change limits, and the restart policy unless it is None."""
+    names = [one.name for one in fields(Limits)]
+    changed = {
+        name: getattr(limits, name) for name in names if getattr(limits, name) != getattr(found.spec.limits, name)
+    }
     most = restart_max if restart is not None else None
     engine().containers.update(found.id, ContainerUpdate(limits=changed, restart_policy=restart, restart_max=most))
+
+
+def vm_of(found: Container) -> Resource:
+    """Return the size of a container's VM, which it has or will have."""
+    running = engine()
+    size, usual = running.containers.records.pod_spec(found.pod_id).resource, running.config.hypervisor
+    return Resource(vcpu=size.vcpu or usual.default_vcpu, memory=size.memory or usual.default_memory)
 
 
 def sizes(found: Container) -> tuple[int, int]:

@@ -91,12 +91,24 @@ def _check_security(option: str) -> None:
         raise InvalidInput(f"invalid --security-opt: {option[:100]!r}")
 
 
+def refuse_update(given: Mapping[str, Any]) -> None:
+    """Refuse what cannot be changed of a container. Errors: NotSupported."""
+    _refuse_devices(given)
+    if given["Ulimits"]:
+        raise NotSupported("the ulimits of a container cannot be changed", resolution="create it with other ones")
+
+
+def warn_resources(given: Mapping[str, Any]) -> Iterator[str]:
+    """Give a warning for each of ``Resources`` that has no effect here."""
+    for key, words in _WARNED.items():
+        if given[key]:
+            yield f"{words} cannot be set in a virtual machine: {key} was discarded."
+    if given["MemorySwappiness"] not in (None, -1):
+        yield "swappiness cannot be set in a virtual machine: MemorySwappiness was discarded."
+
+
 def warn(given: Mapping[str, Any], host: Mapping[str, Any]) -> Iterator[str]:
     """Give a warning for each setting that has no effect here."""
-    for key, words in _WARNED.items():
-        if host[key]:
-            yield f"{words} cannot be set in a virtual machine: {key} was discarded."
-    if host["MemorySwappiness"] not in (None, -1):
-        yield "swappiness cannot be set in a virtual machine: MemorySwappiness was discarded."
+    yield from warn_resources(host)
     if given["Image"] and host["Privileged"] and host["SecurityOpt"]:
         yield "SecurityOpt has no effect on a privileged container."
