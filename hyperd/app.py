@@ -82,7 +82,7 @@ def create_cri(engine: Engine, path: Path, *, mode: int, gid: int | None) -> Cri
     try:
         from hyperd.api.cri.server import CriServer
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in {"grpc", "google"}:
+        if (error.name or "").partition(".")[0] not in {"grpc", "google", "h11"}:
             raise
         raise NotSupported(
             "the CRI's libraries are not installed",

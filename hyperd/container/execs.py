@@ -16,7 +16,7 @@ import structlog
 
 from hyperd.agent.client import ProcessState
 from hyperd.agent.plan import Plan
-from hyperd.agent.programs import new_name
+from hyperd.agent.programs import PROGRAM, new_name
 from hyperd.container.capture import Capture, ExecResult
 from hyperd.container.exec_records import ExecRecords
 from hyperd.container.model import Exec, ExecState
@@ -40,6 +40,7 @@ SETTLE_WAIT = 1.0
 WAIT_SECONDS = 10.0
 RUN_SECONDS = 30.0
 RUN_LIMIT = 1 << 20  # bytes of each output
+MAX_PORT = 65_535
 
 
 class ExecService:
@@ -190,6 +191,18 @@ class ExecService:
                 raise Timeout("wait exec exit code timeout", details=f"{exec_id} still runs")
             if process is None or process.finished.is_set():  # it has not begun, or its end could not be noted
                 time.sleep(min(0.05, left))
+
+    def connect(self, pod_id: str, port: int) -> AttachSession:
+        """Return the session of a connection to a port of the pod's loopback; its stderr says why there is none.
+
+        A client that leaves ends it. Errors: NotAlive, InvalidInput.
+        """
+        if not 1 <= port <= MAX_PORT:
+            raise InvalidInput(f"{port} is no port")
+        vm = require_running(self._vms.of_pod(pod_id), pod_id)
+        base, ident = vm.agent.new_base(), new_name()
+        plan = vm_exec_plan(process=ident, base=base, command=(PROGRAM, "--connect", str(port)))
+        return self._session(vm, ident, base, plan, tty=False, options=AttachOptions(kills=True))
 
     def resize(self, exec_id: str, rows: int, columns: int) -> None:
         """Set the window size of an exec's terminal; one that has not started keeps it.

@@ -35,6 +35,7 @@ REPLAY_BYTES = 1 << 20
 DEFAULT_SIZE = (24, 80)
 ALL_STREAMS = frozenset({STDOUT, STDERR})
 ENOENT, EACCES, ENOEXEC = 2, 13, 8
+SIGKILL = 9
 
 
 def exit_code_of(error: AgentError) -> int:
@@ -119,6 +120,8 @@ class GuestProcess:
         self._on_finished = on_finished
         self._settled = False
         self.heir: GuestProcess | None = None  # the container's next run, which has this one's clients
+        self.on_settled: list[Callable[[], object]] = []  # for clients who tell how it ended
+        self._unwanted = False
 
     def start(self, agent: AgentClient, base: int, plan: Plan, size: tuple[int, int]) -> None:
         """Start it in the guest; from a service's thread. ``size``: of the terminal in the plan.
@@ -138,7 +141,7 @@ class GuestProcess:
             self.failure = str(error)
             self.relay.soon(self.fail, code, str(error))
             return
-        self.relay.call(self._opened(agent, size), timeout=10)
+        self.relay.call(self._opened(size), timeout=10)
 
     async def start_async(self, agent: AgentClient, base: int, plan: Plan, size: tuple[int, int]) -> None:
         """Do the same from the loop's thread; every failure is told to the client, none is raised.
@@ -152,7 +155,9 @@ class GuestProcess:
             self.failure = str(error)
             self.fail(exit_code_of(error), str(error))
             return
-        await self._opened(agent, size)
+        await self._opened(size)
+        if self._unwanted:
+            self.kill()
 
     async def resume(self, agent: AgentClient, state: ProcessState) -> None:
         """Join a process that runs since before this daemon."""
@@ -179,6 +184,18 @@ class GuestProcess:
             self.hub.end()
         elif not self.hub.ended:
             self.relay.loop.call_later(OUTPUT_GRACE, self._cut)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Set the size of its terminal, now or when it begins; nobody waits for that. Loop thread."""
+        self.size = (rows, columns)
+        if self.pid:
+            self.relay.task(self._send_size())
+
+    def kill(self) -> None:
+        """Kill it, now or when it has begun; nobody waits for that. Loop thread."""
+        self._unwanted = True
+        if self.pid and self.agent is not None:
+            self.relay.task(_told(self.agent, Method.SIGNAL, (self.ident, SIGKILL, "all")))
 
     def fail(self, code: int, message: str) -> None:
         """End a process that never ran, with the reason on its stderr. Loop thread."""
@@ -215,16 +232,18 @@ class GuestProcess:
         self.hub.connect(self._acknowledge)
         agent.add_streams(base, self.hub, self.input)
 
-    async def _opened(self, agent: AgentClient, size: tuple[int, int]) -> None:
+    async def _opened(self, size: tuple[int, int]) -> None:
         if self.size != size:  # asked for when the guest did not know it yet; a program that is sent a line sees it
-            with contextlib.suppress(AgentError):
-                records = encode_records([(0, (self.ident, *self.size))])
-                await agent.async_request(Method.RESIZE, records)
+            await self._send_size()
         if isinstance(self.hub, _Replay):
             self.hub.started = time.monotonic()
             self.relay.loop.call_later(REPLAY_SECONDS, self.hub.forget_early)
         self.input.open()
         self.hub.release()
+
+    async def _send_size(self) -> None:
+        if self.agent is not None:
+            await _told(self.agent, Method.RESIZE, (self.ident, *self.size))
 
     def _acknowledge(self, stream: int, offset: int) -> None:
         if self.agent is not None:
@@ -240,6 +259,14 @@ class GuestProcess:
         if self.agent is not None:
             self.agent.drop_streams(self.base)
         self._on_finished(self)
+        for callback in self.on_settled:
+            callback()
+
+
+async def _told(agent: AgentClient, method: Method, arguments: tuple[str | int, ...]) -> None:
+    """Ask the guest for something about a process that may have ended by now."""
+    with contextlib.suppress(AgentError):
+        await agent.async_request(method, encode_records([(0, arguments)]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,6 +279,7 @@ class AttachOptions:
         detach_keys: see ``hyperd.container.detach``; they count where there is a terminal.
         ends_input: its end of input is the process's, which has no terminal.
         leaves_input_ended: when it leaves, in whatever way, the process's input ends (Docker's ``StdinOnce``).
+        kills: when it leaves, the process is killed.
 
     """
 
@@ -260,6 +288,7 @@ class AttachOptions:
     detach_keys: str = ""
     ends_input: bool = True
     leaves_input_ended: bool = False
+    kills: bool = False
 
 
 class AttachSession:
@@ -338,6 +367,8 @@ class AttachSession:
         self.process.sessions.discard(self)
         if self._stdin and self._options.leaves_input_ended and not self.process.tty:
             self.process.input.end()
+        if self._options.kills:
+            self.process.kill()
 
     def _join_input(self, client: Client) -> None:
         stdin = self.process.input

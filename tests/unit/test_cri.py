@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
 
 import grpc
@@ -13,9 +14,11 @@ from hyperd.api.cri import kept
 from hyperd.api.cri.errors import CODES, AlreadyExists, code_of
 from hyperd.api.cri.handlers import SERVICES
 from hyperd.api.cri.specs import read_container, read_limits, read_sandbox
+from hyperd.api.cri.streaming import TOKEN_SECONDS, TOKENS, Ports, StreamingServer
 from hyperd.api.cri.v1 import api_pb2 as pb
-from hyperd.errors import InvalidInput, NotSupported
+from hyperd.errors import Busy, InvalidInput, NotSupported
 from hyperd.spec.model import Resource
+from hyperd.stream.relay import Relay
 
 PROJECT = Path(__file__).resolve().parents[2]
 MIB = 2**20
@@ -31,6 +34,18 @@ def test_every_method_has_a_handler() -> None:
         name: {method.name for method in service.methods} for name, service in pb.DESCRIPTOR.services_by_name.items()
     }
     assert declared == {name: set(methods) for name, methods in SERVICES.items()}
+
+
+def test_streams_that_nobody_fetches_have_bounds(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = StreamingServer(relay)
+    what = Ports(ports=(), connect=lambda _port: pytest.fail("nobody asked"))
+    urls = {server.offer("portforward", what) for _ in range(TOKENS)}
+    assert len(urls) == TOKENS
+    with pytest.raises(Busy):
+        server.offer("portforward", what)
+    later = time.monotonic() + TOKEN_SECONDS + 1
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert server.offer("portforward", what) not in urls
 
 
 def test_every_error_has_a_code() -> None:

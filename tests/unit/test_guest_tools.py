@@ -6,9 +6,11 @@ import hashlib
 import io
 import os
 import random
+import socket
 import stat
 import subprocess
 import tarfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -359,3 +361,36 @@ def test_damaged_archives_do_no_harm(tmp_path: Path) -> None:
         assert done.returncode == 0 or done.stderr
         subprocess.run(["rm", "-rf", root], check=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_connections(family: int) -> None:
+    with socket.create_server(("127.0.0.1" if family == socket.AF_INET else "::1", 0), family=family) as server:
+        port = str(server.getsockname()[1])
+        text = random.Random(1).randbytes(1_000_000)
+
+        def serve() -> None:
+            with server.accept()[0] as client:
+                client.sendall(b"hello")  # before anything is read
+                got = b""
+                while data := client.recv(65_536):
+                    got += data
+                client.sendall(got[::-1])
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        assert tool("--connect", port, data=text).stdout == b"hello" + text[::-1]
+        thread.join()
+    assert b"Connection refused" in tool("--connect", port, code=1).stderr
+    assert b"is no port" in tool("--connect", "0", code=1).stderr
+
+
+def test_a_connection_ends_with_the_program_that_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        command = [agent_binary(), "--connect", str(server.getsockname()[1])]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            with server.accept()[0] as client:
+                client.sendall(b"bye")
+            assert process.stdout is not None
+            assert process.stdout.read() == b"bye"  # although stdin is open
+            assert process.wait(30) == 0

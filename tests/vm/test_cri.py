@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import random
+import shutil
+import socket
+import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +15,7 @@ import pytest
 
 from hyperd.api.cri.v1 import api_pb2 as pb
 from tests.support.cri import CriClient
+from tests.support.kubectl import KubeProxy, Query
 from tests.support.registry import RegistryServer
 from tests.support.until import until
 from tests.vm.conftest import Host, launch
@@ -184,6 +190,69 @@ def test_logs_over_the_daemons_death(cri: CriClient, host: Host, tmp_path: Path)
             found[stream].append(text)
     assert found["stdout"] == [*(f"line {number}" for number in range(1, 30_001)), "end"]
     assert found["stderr"] == [f"error {number}" for number in range(1, 30_001)]
+
+
+@pytest.fixture(scope="module")
+def kube(cri: CriClient, host: Host) -> Iterator[KubeProxy]:
+    """A sandbox with an echo server, as kubectl sees it."""
+    if shutil.which("kubectl") is None:
+        pytest.skip("there is no kubectl")
+    metadata = {"name": "ports", "uid": "4", "namespace": "default"}
+    sandbox = cri.RunPodSandbox(config={"metadata": metadata}).pod_sandbox_id
+    script = "nc -ll -p 7000 -e cat & exec sleep 1000"
+    container = cri.CreateContainer(
+        pod_sandbox_id=sandbox,
+        config={"metadata": {"name": "main"}, "image": {"image": host.image}, "command": ["sh", "-c", script]},
+    ).container_id
+    cri.StartContainer(container_id=container)
+
+    def stream(kind: str, query: Query) -> str:
+        if kind == "portforward":
+            return str(cri.PortForward(pod_sandbox_id=sandbox).url)
+        wanted = {key: query.get(key) == ["true"] for key in ("stdin", "stdout", "stderr", "tty")}
+        return str(cri.Exec(container_id=container, cmd=query["command"], **wanted).url)
+
+    until(lambda: "7000" in inside(cri, container, "netstat -ltn"))
+    with KubeProxy(stream) as proxy:
+        yield proxy
+
+
+@pytest.mark.parametrize("spdy", [False, True])
+def test_kubectl(kube: KubeProxy, spdy: bool) -> None:
+    done = kube.kubectl("exec", "-i", "web", "--", "sh", "-c", "cat; exit 3", data=b"hello\n", spdy=spdy)
+    assert (done.returncode, done.stdout) == (3, b"hello\n")
+    command = kube.command("port-forward", "web", ":7000", ":7001")
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=kube.environment(spdy)
+    ) as forward:
+        try:
+            assert forward.stdout is not None
+            ports: dict[bytes, int] = {}
+            while len(ports) < 2:
+                line = forward.stdout.readline()
+                if line.startswith(b"Forwarding from 127.0.0.1:"):
+                    local, _, remote = line.rpartition(b":")[2].partition(b" -> ")
+                    ports[remote.strip()] = int(local)
+            for size in (5, 300_000):
+                assert echoed(ports[b"7000"], random.Random(size).randbytes(size))
+            with socket.create_connection(("127.0.0.1", ports[b"7001"]), timeout=30) as client:
+                assert client.recv(10) == b""  # nobody listens there
+        finally:
+            forward.terminate()
+            _, errors = forward.communicate(timeout=30)
+    assert b"Connection refused" in errors
+    assert kube.protocols[-1] == ("spdy" if spdy else "websocket")
+
+
+def echoed(port: int, text: bytes) -> bool:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+        writer = threading.Thread(target=lambda: (client.sendall(text), client.shutdown(socket.SHUT_WR)))
+        writer.start()
+        got = b""
+        while data := client.recv(65_536):
+            got += data
+        writer.join()
+    return got == text
 
 
 def test_out_of_memory(cri: CriClient, host: Host) -> None:

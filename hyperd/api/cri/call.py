@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 if TYPE_CHECKING:
+    from hyperd.api.cri.streaming import StreamingServer
     from hyperd.engine import Engine
 
 
@@ -30,13 +31,14 @@ class Room:
     """The state of this dialect.
 
     Args:
-        engine: what it serves.
+        engine: what it serves. streaming: offers streams.
         creating: held while a sandbox is made, so that its metadata is checked and noted in one step.
         adding: the same for the containers of one sandbox; see ``sandbox_lock``.
 
     """
 
     engine: Engine
+    streaming: StreamingServer
     creating: threading.Lock = field(default_factory=threading.Lock)
     adding: WeakValueDictionary[str, SandboxLock] = field(default_factory=WeakValueDictionary)
 

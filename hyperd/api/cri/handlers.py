@@ -10,7 +10,7 @@ import grpc
 import structlog
 from google.protobuf.message_factory import GetMessageClass
 
-from hyperd.api.cri import containers, images, sandboxes, stats, system
+from hyperd.api.cri import containers, images, sandboxes, stats, streams, system
 from hyperd.api.cri.call import Call, Method, Room
 from hyperd.api.cri.errors import code_of
 from hyperd.api.cri.v1 import api_pb2 as pb
@@ -19,13 +19,10 @@ from hyperd.errors import HyperError
 log = structlog.get_logger(__name__)
 
 SERVICES: dict[str, dict[str, Method]] = {
-    "RuntimeService": {**system.METHODS, **sandboxes.METHODS, **containers.METHODS, **stats.METHODS},
+    "RuntimeService": {**system.METHODS, **sandboxes.METHODS, **containers.METHODS, **streams.METHODS, **stats.METHODS},
     "ImageService": images.METHODS,
 }
 REASONS = {
-    "Exec": "there is no streaming server yet; ExecSync works",
-    "Attach": "there is no streaming server yet",
-    "PortForward": "there is no streaming server yet",
     "CheckpointContainer": "there are no checkpoints yet",
     "GetContainerEvents": "there is no stream of events yet; lists and statuses work",
     "UpdatePodSandboxResources": "a virtual machine keeps the size that it was booted with",

@@ -39,15 +39,19 @@ class CriServer:
         import grpc
 
         from hyperd.api.cri.handlers import handlers
+        from hyperd.api.cri.streaming import StreamingServer
 
         self._path, self._mode, self._gid = path, mode, gid
         self._inode = 0
         options = [("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.max_send_message_length", MAX_MESSAGE)]
         pool = ThreadPoolExecutor(THREADS, thread_name_prefix="cri")
-        self._server = grpc.server(pool, handlers=[handlers(Room(engine=engine))], options=options)
+        self._streaming = StreamingServer(engine.relay)
+        room = Room(engine=engine, streaming=self._streaming)
+        self._server = grpc.server(pool, handlers=[handlers(room)], options=options)
 
     def open(self) -> None:
         """Listen. Errors: HostFault."""
+        self._streaming.open()
         try:
             self._server.add_insecure_port(f"unix:{self._path}")  # the daemon's umask leaves it to us alone
             self._inode = self._path.lstat().st_ino
@@ -63,6 +67,7 @@ class CriServer:
     def close(self) -> None:
         """Let calls under way end, and remove the socket if it is still ours; calling it twice is fine."""
         self._server.stop(STOP_GRACE).wait()
+        self._streaming.close()
         with contextlib.suppress(OSError):
             if self._path.lstat().st_ino == self._inode:
                 self._path.unlink()

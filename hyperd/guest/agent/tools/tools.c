@@ -50,6 +50,8 @@ int tool_main(int argc, char **argv) {
     return look_changes(argv[2], argv[3], argv + 4, argc - 4);
   if (strcmp(tool, "--processes") == 0 && argc == 3)
     return look_processes(argv[2]);
+  if (strcmp(tool, "--connect") == 0 && argc == 3)
+    return connect_port(argv[2]);
   if (strcmp(tool, "--unpack") == 0 && argc <= 8) {
     /* ROOT TARGET OWNER MODE [single] [copy] */
     struct unpack_options o = {.root = argv[2], .target = argc > 3 ? argv[3] : "/", .owner = "-", .mode = "-"};

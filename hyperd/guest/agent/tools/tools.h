@@ -1,4 +1,4 @@
-/* Programs inside the agent's binary: archives of directories (docs/protocol.md, "Tools"). */
+/* Programs inside the agent's binary: archives of directories, connections (docs/protocol.md, "Tools"). */
 #pragma once
 
 #include "tools/failed.h"
@@ -20,6 +20,9 @@ int pack_device(const char *root);
 int look_stat(const char *root, const char *directory, const char *name);
 int look_changes(const char *upper, const char *lower, char **skip, int skip_count);
 int look_processes(const char *group);
+
+/* connect.c: stdin and stdout to a program that listens on this guest's loopback, until that ends. */
+int connect_port(const char *port);
 
 /* unpack.c */
 struct unpack_options {
