@@ -11,7 +11,9 @@ import json
 import os
 import re
 import secrets
+import threading
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from hyperd.image.model import Image
 from hyperd.image.transfer.ingest import Intake
 
 MAX_ENTRIES = 20_000
+PRUNE_EVERY = 500  # notes: looking at all entries takes time
 _DIFF_ID = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -66,10 +69,15 @@ def _command(entry: Mapping[str, Any]) -> str:
 
 
 class StepCache:
-    """Keys to diff_ids, of whole builds to ids of images; an empty diff_id means that the step changed no file."""
+    """Keys to diff_ids, of whole builds to ids of images; an empty diff_id means that the step changed no file.
+
+    There are MAX_ENTRIES, and PRUNE_EVERY more, at most. It is for several threads.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._lock = threading.Lock()
+        self._noted = 0
 
     def find(self, key: str, intake: Intake) -> str | None:
         """Give the diff_id of a step's layer, held by ``intake``; None when it has to be made."""
@@ -91,14 +99,21 @@ class StepCache:
 
     def note(self, key: str, diff_id: str) -> None:
         """Keep what a step (a layer) or a whole build (an image) made. Errors: OutOfSpace, HostFault."""
-        with disk_errors():
+        with self._lock, disk_errors():
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             draft = self._directory / f".{secrets.token_hex(8)}"
             draft.write_text((diff_id or "-") + "\n", "ascii")
             draft.rename(self._directory / key)
+            self._noted += 1
+            if self._noted % PRUNE_EVERY == 0:
+                self._prune()
 
     def prune(self) -> None:
         """Forget half-written and, beyond a bound, the oldest entries."""
+        with self._lock:
+            self._prune()
+
+    def _prune(self) -> None:
         try:
             entries = list(os.scandir(self._directory))
         except FileNotFoundError:
@@ -109,10 +124,8 @@ class StepCache:
 
     def clear(self) -> None:
         """Forget everything."""
-        try:
+        with self._lock, suppress(FileNotFoundError):
             self._remove(list(os.scandir(self._directory)))
-        except FileNotFoundError:
-            return
 
     def _remove(self, entries: Iterable[os.DirEntry[str]]) -> None:
         for entry in entries:

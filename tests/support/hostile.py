@@ -19,7 +19,8 @@ from tests.support.until import until
 
 WAYS = ("pull", "load", "import", "build")
 BLOCK = 512
-_STEP = re.compile(r"builds/cache/[0-9a-f]{64}")  # what a build that ended well notes; bounded in number
+_NOTES = "builds/cache/"  # what builds that ended well note of their steps
+_COPIES = "images/rows/"
 
 
 def header(name: bytes, *, size: bytes = b"", kind: bytes = b"0", link: bytes = b"") -> bytes:
@@ -121,9 +122,11 @@ class Gate:
     def __init__(self, daemon: HyperdLauncher, registry: FaultyRegistry) -> None:
         self.daemon = daemon
         self.registry = registry
+        self._notes: set[str] = set()
 
     def send(self, way: str, blob: bytes, *, diff_id: str = "", timeout: float = 110.0) -> str:
         """Send a layer (or context), possibly compressed; give what the daemon said, errors included."""
+        self._notes = {name for name in self._stored() if name.startswith(_NOTES)}
         diff_id = diff_id or ("sha256:" + "0" * 64)
         if way == "pull":
             layer = Layer(b"", blob=blob)
@@ -142,18 +145,18 @@ class Gate:
         return f"{code} {text.decode(errors='replace')}"
 
     def nothing_stored(self) -> bool:
-        """Wait until nothing is left in the daemon's image store and of builds. Copies of rows go after the rows."""
-        return until(lambda: not self._stored(), tell=self._stored)
+        """Say whether what was sent last has left nothing; copies of rows go after the rows, and are waited for."""
+        left = self._left()
+        assert [name for name in left if not name.startswith(_COPIES)] == []
+        return until(lambda: not self._left(), tell=self._left)
+
+    def _left(self) -> list[str]:
+        return [name for name in self._stored() if name not in self._notes]
 
     def _stored(self) -> list[str]:
         root = self.daemon.root
-        names = (
-            str(p.relative_to(root))
-            for d in ("images", "pods", "builds")
-            for p in root.glob(f"{d}/**/*")
-            if p.is_file()
-        )
-        return sorted(name for name in names if not _STEP.fullmatch(name))
+        files = (path for part in ("images", "pods", "builds") for path in root.glob(f"{part}/**/*") if path.is_file())
+        return sorted(str(path.relative_to(root)) for path in files)
 
     def remove(self) -> None:
         """Remove all images."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -358,6 +359,16 @@ def test_the_cache_forgets_the_oldest_and_what_is_no_digest(tmp_path: Path, monk
     monkeypatch.setattr("hyperd.build.cache.MAX_ENTRIES", 1)
     cache.prune()
     assert len(list((tmp_path / "c").iterdir())) == 1
+
+
+def test_the_cache_is_bounded_while_the_daemon_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several builds note at once; the entry that is being written is nobody's remainder."""
+    monkeypatch.setattr("hyperd.build.cache.MAX_ENTRIES", 3)
+    monkeypatch.setattr("hyperd.build.cache.PRUNE_EVERY", 5)
+    cache = StepCache(tmp_path / "c")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: cache.note(chain("x", number), ""), range(100)))
+    assert len(list((tmp_path / "c").iterdir())) == 3
 
 
 # Each is one RUN, COPY or ADD with here-documents, and what they say: name, content, whether nothing is expanded.
