@@ -229,10 +229,15 @@ class Engine:
         self.health = HealthChecks(
             records=records, containers=self.containers, execs=self.execs, images=self.images, relay=self.relay
         )
-        self.auto_remove = AutoRemove(pods=self.pods, records=records, locks=locks)
+        self.auto_remove = AutoRemove(pods=self.pods, records=records, locks=locks, relay=self.relay)
         self.containers.observers.add(self.auto_remove)
         self.lifetime = PodLifetime(
-            pods=self.pods, records=pod_records, containers=records, locks=locks, events=self.events
+            pods=self.pods,
+            records=pod_records,
+            containers=records,
+            locks=locks,
+            events=self.events,
+            relay=self.relay,
         )
 
     def _recover(self, pod_records: PodRecords) -> None:

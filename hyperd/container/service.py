@@ -188,7 +188,9 @@ class ContainerService:
     def remove(self, name: str, *, volumes: bool = False, signal: int = 0) -> None:
         """Remove a container; a running one is stopped first, by ``signal`` or (0) its own.
 
-        ``volumes``: with the volumes without a name of their own that no other container uses. Errors: NotFound.
+        ``volumes``: with the volumes without a name of their own that no other container uses.
+
+        Errors: NotFound, NotAlive (it is paused).
         """
         row = self.records.find(name)
         used = self.volumes.named.used_by(row.id) if volumes else ()
@@ -520,11 +522,13 @@ class ContainerService:
             self._await_end(ending)
 
     def _ask_to_end(self, container_id: str, *, grace: float | None, signal: int = 0) -> _Ending | None:
-        """Send the signal that stops a container; None when it does not run. Errors: AgentError."""
-        self._end_restarts(container_id)
+        """Send the signal that stops a container; None when it does not run. Errors: NotAlive, AgentError."""
         row = self.records.get(container_id)
-        process = self.processes.get(container_id)
         vm = self._vms.of_pod(row.pod_id)
+        if row.state in LIVE and vm is not None:
+            require_running(vm, row.pod_id)
+        self._end_restarts(container_id)
+        row, process = self.records.get(container_id), self.processes.get(container_id)
         if row.state not in LIVE or process is None or vm is None:
             return None
         if grace is None:

@@ -1,14 +1,12 @@
 """Containers that are removed when they have ended (``ContainerSpec.auto_remove``).
 
-A pod all of whose containers were made so with it goes with the last of them.
+A pod all of whose containers were made so with it goes with the last of them. Volumes without a name of their own go
+with the last container that uses them.
 
 What a daemon that died had to remove is removed by the next one.
 """
 
 from __future__ import annotations
-
-import contextlib
-from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
@@ -17,22 +15,21 @@ from hyperd.container.observers import ContainerObserver
 from hyperd.container.records import ContainerRecords
 from hyperd.container.states import LIVE, ContainerState
 from hyperd.db.models import ContainerRow
-from hyperd.errors import HyperError, NotFound
+from hyperd.pod.errands import Errands
 from hyperd.pod.service import PodService
+from hyperd.stream.relay import Relay
 
 log = structlog.get_logger(__name__)
-
-WORKERS = 4
 
 
 class AutoRemove(ContainerObserver):
     """See the module's docstring; an observer of the containers."""
 
-    def __init__(self, *, pods: PodService, records: ContainerRecords, locks: PodLocks) -> None:
+    def __init__(self, *, pods: PodService, records: ContainerRecords, locks: PodLocks, relay: Relay) -> None:
         self._pods = pods
         self._records = records
         self._locks = locks
-        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="auto-remove")
+        self._errands = Errands(relay, "auto-remove", self._remove)
 
     def open(self) -> None:
         """Remove what ended while no daemon ran; after recovery."""
@@ -42,13 +39,12 @@ class AutoRemove(ContainerObserver):
 
     def close(self) -> None:
         """Finish what is under way; the rest is the next daemon's."""
-        self._workers.shutdown(wait=True, cancel_futures=True)
+        self._errands.close()
 
     def settled(self, row: ContainerRow) -> None:
         """Remove the container soon, if it is to be."""
         if row.auto_remove:
-            with contextlib.suppress(RuntimeError):  # shutting down
-                self._workers.submit(self._remove, row.id)
+            self._errands.submit(row.id)
 
     def _goes_whole(self, row: ContainerRow) -> bool:
         """Return whether the pod ends with this container: the last one, and all were to be removed from the start."""
@@ -58,20 +54,14 @@ class AutoRemove(ContainerObserver):
         return all(one.id == row.id for one in self._records.of_pod(row.pod_id))
 
     def _remove(self, container_id: str) -> None:
-        try:
+        """Remove a container that has ended, and the volumes that were made for it alone. Errors: HyperError."""
+        row = self._records.get(container_id)
+        with self._locks.locked(row.pod_id, "remove a container that has ended"):
             row = self._records.get(container_id)
-            with self._locks.locked(row.pod_id, "remove a container that has ended"):
-                row = self._records.get(container_id)
-                if row.state in LIVE or row.restart_at is not None:
-                    return
-                if self._goes_whole(row):
-                    self._pods.remove(row.pod_id)
-                else:
-                    self._pods.remove_container(container_id)
-                log.info("container.auto_removed", container=container_id, name=row.name)
-        except NotFound:
-            log.debug("container.gone_already", container=container_id)
-        except HyperError as error:
-            log.error("container.not_removed", container=container_id, error=str(error))
-        except Exception:
-            log.exception("container.not_removed", container=container_id)
+            if row.state in LIVE or row.restart_at is not None:
+                return
+            if self._goes_whole(row):
+                self._pods.remove(row.pod_id, volumes=True)
+            else:
+                self._pods.remove_container(container_id, volumes=True)
+            log.info("container.auto_removed", container=container_id, name=row.name)

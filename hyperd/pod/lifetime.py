@@ -6,24 +6,18 @@ is removed with the last one. What a daemon that died had to do is done by the n
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-
-import structlog
 
 from hyperd.container.locks import PodLocks
 from hyperd.container.records import ContainerRecords
 from hyperd.container.states import LIVE
-from hyperd.errors import HyperError, NotFound
 from hyperd.event.bus import Event, EventBus
+from hyperd.pod.errands import Errands
 from hyperd.pod.records import PodRecords
 from hyperd.pod.service import PodService
 from hyperd.pod.states import PodState
+from hyperd.stream.relay import Relay
 
-log = structlog.get_logger(__name__)
-
-WORKERS = 4
 _ENDS = frozenset({"die", "destroy", "stop"})
 
 
@@ -38,43 +32,30 @@ class PodLifetime:
         containers: ContainerRecords,
         locks: PodLocks,
         events: EventBus,
+        relay: Relay,
     ) -> None:
         self._pods = pods
         self._records = records
         self._containers = containers
         self._locks = locks
         self._events = events
-        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="pod-end")
+        self._errands = Errands(relay, "pod-end", self._end)
         self._cancel: Callable[[], None] = lambda: None
 
     def open(self) -> None:
         """Listen from now on, and look after pods whose last container ended while no daemon ran."""
         _, self._cancel = self._events.subscribe(self._hear)
         for row in self._records.all():
-            self._submit(row.id)
+            self._errands.submit(row.id)
 
     def close(self) -> None:
         """Finish what is under way."""
         self._cancel()
-        self._workers.shutdown(wait=True, cancel_futures=True)
+        self._errands.close()
 
     def _hear(self, event: Event) -> None:
         if event.type == "container" and event.action in _ENDS and event.pod_id:
-            self._submit(event.pod_id)
-
-    def _submit(self, pod_id: str) -> None:
-        with contextlib.suppress(RuntimeError):  # shutting down: the next start looks again
-            self._workers.submit(self._look, pod_id)
-
-    def _look(self, pod_id: str) -> None:
-        try:
-            self._end(pod_id)
-        except NotFound:
-            log.debug("pod.gone_already", pod=pod_id)
-        except HyperError as error:
-            log.warning("pod.not_ended", pod=pod_id, error=str(error))
-        except Exception:
-            log.exception("pod.end_failed", pod=pod_id)
+            self._errands.submit(event.pod_id)
 
     def _end(self, pod_id: str) -> None:
         """Stop or remove a pod if it is time for that. Errors: NotFound, DriverError, Busy."""

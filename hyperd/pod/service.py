@@ -186,21 +186,27 @@ class PodService:
             self.start_container(row.id)
             self._containers.tell("restart", row)
 
-    def remove_container(self, name: str, *, signal: int = 0) -> None:
+    def remove_container(self, name: str, *, signal: int = 0, volumes: bool = False) -> None:
         """Remove a container; a running one is stopped first. An implicit pod goes with its last.
 
-        ``signal``: instead of the stop signal, 0 = that. Errors: NotFound.
+        Args:
+            name: name, id or unique beginning of an id.
+            signal: instead of the stop signal, 0 = that.
+            volumes: with the volumes without a name of their own that no other container uses.
+
+        Errors: NotFound, NotAlive (paused, and others share the pod).
+
         """
         row = self._containers.records.find(name)
         with self._locks.locked(row.pod_id, "remove a container"):
             others = [one for one in self._containers.records.of_pod(row.pod_id) if one.id != row.id]
             if stored_pod(self.records.get(row.pod_id).spec).implicit and not others:
                 if self._containers.records.get(row.id).state in LIVE:
-                    with contextlib.suppress(NotAlive):  # its VM has just gone
+                    with contextlib.suppress(NotAlive):  # it is paused, or its VM has just gone
                         self._containers.stop(row.id, signal=signal)
-                self.remove(row.pod_id)
+                self.remove(row.pod_id, volumes=volumes)
             else:
-                self._containers.remove(row.id, signal=signal)
+                self._containers.remove(row.id, signal=signal, volumes=volumes)
 
     def stop(self, pod_id: str, *, stop_vm: bool = True) -> None:
         """Stop a pod: its containers' stop signals, SIGKILL after the grace, then the VM goes (or becomes idle).
@@ -228,14 +234,21 @@ class PodService:
             log.info("pod.stopped", pod=pod_id)
             self._tell("stop", pod_id, row.labels)
 
-    def remove(self, pod_id: str) -> None:
-        """Remove a pod, running or not, with its containers, logs, disk, addresses and ports. Errors: NotFound."""
+    def remove(self, pod_id: str, *, volumes: bool = False) -> None:
+        """Remove a pod, running or not, with its containers, logs, disk, addresses and ports.
+
+        ``volumes``: with the volumes without a name of their own that no other container uses. Errors: NotFound.
+        """
+        named, used = self._containers.volumes.named, set[str]()
         with self._locks.locked(pod_id, "remove"):
+            if volumes:
+                used.update(name for row in self._containers.records.of_pod(pod_id) for name in named.used_by(row.id))
             labels = self.records.get(pod_id).labels
             self.records.make_room()
             self.records.update(pod_id, state=PodState.REMOVING)
             self._erase(pod_id)
             self._tell("destroy", pod_id, labels)
+        named.drop_anonymous(sorted(used))
         log.info("pod.removed", pod=pod_id)
 
     def kill(self, pod_id: str, *, container: str = "", signal: int = 15) -> None:

@@ -19,12 +19,14 @@ from hyperd.config.model import Config, HypervisorConfig, NetworkConfig
 from hyperd.container import contents, locks
 from hyperd.container.process import AttachOptions
 from hyperd.container.states import KILLED
+from hyperd.container.waits import WaitCondition
 from hyperd.engine import Engine
 from hyperd.errors import HyperError, NotAlive
 from hyperd.pod.states import PodState
-from hyperd.spec.model import ContainerSpec, PodSpec
+from hyperd.spec.model import ContainerSpec, PodSpec, VolumeRef, VolumeSpec
 from hyperd.stream.logread import LogQuery
 from hyperd.vm.fake import FakeDriver
+from hyperd.volume.model import NamedVolumeSpec
 from tests.support.registry import busybox_tar
 from tests.support.until import until
 
@@ -261,3 +263,65 @@ def test_a_client_of_a_run_that_is_over_is_let_go(engine: Engine) -> None:
     assert everything(ours) == b"run\n"
     engine.pods.start_container("short")
     assert everything(waiting) == b"run\n"
+
+
+# -- removals
+
+
+def with_volume(name: str, volume: str, *argv: str, **more: Any) -> ContainerSpec:
+    ref = VolumeRef(path="/data", volume=volume, detail=VolumeSpec(name=volume, source=volume, format="volume"))
+    return container(name, *argv, volumes=(ref,), **more)
+
+
+@contextmanager
+def in_use(engine: Engine, pod_id: str) -> Iterator[None]:
+    """Hold a pod's lock longer than others wait for it."""
+    with engine.pods._locks.locked(pod_id, "look at it for long"):
+        yield
+        time.sleep(0.5)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_volumes_without_a_name_go_with_a_container_that_is_removed_at_its_end(engine: Engine, *, alone: bool) -> None:
+    for name, anonymous in (("unnamed", True), ("named", False), ("shared", True)):
+        engine.volumes.create(NamedVolumeSpec(name=name, anonymous=anonymous))
+    kept = pod(engine, with_volume("user", "shared"))
+    for volume in ("unnamed", "named", "shared"):
+        brief = with_volume(f"brief-{volume}", volume, "true", auto_remove=True)
+        ident = engine.pods.create(PodSpec(containers=(brief,) if alone else (container(f"by-{volume}"), brief)))
+        wait = engine.containers.waits.register(brief.name, WaitCondition.REMOVED)
+        engine.pods.start(ident)
+        assert wait.result().removed
+    until(lambda: {one.name for one in engine.volumes.all()} == {"named", "shared"})
+    engine.pods.remove(kept, volumes=True)
+    assert {one.name for one in engine.volumes.all()} == {"named"}
+    engine.volumes.remove("named")
+
+
+def test_what_ends_while_its_pod_is_in_use_goes_later(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "WAIT", 0.1)
+    ident = pod(engine, container("one"), implicit=True)
+    with in_use(engine, ident):
+        engine.containers.kill("one", 9)
+    until(is_stopped(engine, ident))
+    ident = pod(engine, container("two", auto_remove=True))
+    with in_use(engine, ident):
+        engine.containers.kill("two", 9)
+    until(lambda: not [one for one in engine.pods.summaries() if one.id == ident])
+
+
+def test_a_paused_container_is_removed_with_its_pod(engine: Engine) -> None:
+    ident = pod(engine, container("one"), implicit=True)
+    engine.pods.pause(ident)
+    engine.pods.remove_container("one")
+    assert not [one for one in engine.pods.summaries() if one.id == ident]
+
+
+def test_a_paused_container_that_shares_its_pod_is_not_removed(engine: Engine) -> None:
+    ident = pod(engine, container("one"), container("two"))
+    engine.pods.pause(ident)
+    with pytest.raises(NotAlive, match="paused"):
+        engine.pods.remove_container("one")
+    engine.pods.unpause(ident)
+    engine.pods.remove_container("one", signal=9)
+    assert [one.name for one in engine.containers.queries.of_pod(ident)] == ["two"]

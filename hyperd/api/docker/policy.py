@@ -180,19 +180,16 @@ def removing(found: Container, *, force: bool, volumes: bool = False) -> Callabl
     running = engine()
 
     def remove() -> None:
-        used = running.volumes.used_by(found.id)
         if found.paused:
             running.pods.unpause(found.pod_id)
         if found.live:  # killed at once: a stop under way, which the removal waits for, may take long
             with contextlib.suppress(NotAlive):
                 running.containers.kill(found.id, signal.SIGKILL)
         try:
-            running.pods.remove_container(found.id, signal=signal.SIGKILL)
+            running.pods.remove_container(found.id, signal=signal.SIGKILL, volumes=volumes)
         except NotFound:
             if not found.live:
                 raise  # else it was to be removed at its end
-        if volumes:
-            running.volumes.drop_anonymous(used)
 
     return remove
 
@@ -229,7 +226,7 @@ def start(found: Container) -> None:
     except HyperError:
         if found.spec.auto_remove:  # nobody else would remove it, and its client waits for that
             with contextlib.suppress(HyperError):
-                running.pods.remove_container(found.id)
+                running.pods.remove_container(found.id, volumes=True)
         raise
 
 
