@@ -261,11 +261,12 @@ def _device(text: str) -> dict[str, Any]:
 
 
 def _networks(options: SpecOptions) -> list[dict[str, Any]]:
-    if {"host", "none"} & set(options.network):
-        raise UsageProblem(
-            "--network host and none cannot be had: a pod is a machine of its own; "
-            "an internal network (hyperctl network create --internal) reaches nothing outside"
-        )
+    if "host" in options.network:
+        raise UsageProblem("--network host cannot be had: a pod is a machine of its own")
+    if "none" in options.network and (len(options.network) > 1 or options.ip or options.network_alias):
+        raise UsageProblem("--network none means no network at all: it goes with no other, no --ip and no alias")
+    if "none" in options.network and options.publish:
+        raise UsageProblem("--publish needs a network: leave --network none out")
     if not options.network and (options.ip or options.network_alias):
         raise UsageProblem("--ip and --network-alias belong to a network: --network NAME")
     if options.ip and len(options.network) > 1:

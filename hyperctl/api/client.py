@@ -169,14 +169,14 @@ class Client:
         """Start a pod."""
         self._done("POST", "/pod/start", {"podId": pod})
 
-    def stop_pod(self, pod: str) -> None:
-        """Stop a pod and its VM.
+    def stop_pod(self, pod: str, *, grace: int | None = None) -> None:
+        """Stop a pod and its VM; `grace` are seconds before SIGKILL, the containers' own when None.
 
         Raises:
             OperationFailed: the daemon's Code is not 0.
 
         """
-        _coded(self._object("POST", "/pod/stop", {"podId": pod, "stopVm": "yes"}))
+        _coded(self._object("POST", "/pod/stop", {"podId": pod, "stopVm": "yes", **_grace(grace)}))
 
     def remove_pod(self, pod: str) -> None:
         """Remove a pod, stopping it when it runs.
@@ -233,14 +233,13 @@ class Client:
         """Start a container."""
         self._done("POST", "/container/start", {"container": container})
 
-    def stop_container(self, container: str) -> None:
-        """Stop a container."""
-        self._done("POST", "/container/stop", {"container": container})
+    def stop_container(self, container: str, *, grace: int | None = None) -> None:
+        """Stop a container; `grace` are seconds before SIGKILL, the container's own when None."""
+        self._done("POST", "/container/stop", {"container": container, **_grace(grace)})
 
     def restart_container(self, container: str, *, grace: int | None) -> None:
-        """Stop a container if it runs and start it; `grace` are seconds before SIGKILL, the daemon's when None."""
-        more = {} if grace is None else {"t": str(grace)}
-        self._done("POST", "/container/restart", {"container": container, **more})
+        """Stop a container if it runs and start it; `grace` as for `stop_container`."""
+        self._done("POST", "/container/restart", {"container": container, **_grace(grace)})
 
     def remove_container(self, container: str) -> None:
         """Remove a container."""
@@ -543,6 +542,10 @@ def _progress_line(line: bytes) -> dict[str, Any]:
         message = str(detail.get("message") or data.get("error"))
         raise ProgressError(message, code=code if isinstance(code, int) else 0)
     return data
+
+
+def _grace(seconds: int | None) -> dict[str, str]:
+    return {} if seconds is None else {"t": str(seconds)}
 
 
 def _warnings(answer: Mapping[str, Any]) -> list[str]:

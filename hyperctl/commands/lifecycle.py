@@ -13,6 +13,8 @@ from hyperctl.options import OPTIONS, SpecOptions
 from hyperctl.spec import limits, pairs, restart
 
 TYPE_CHECKING = False
+MAX_GRACE = 3600  # seconds, of the daemon's API
+TIME = Option("-t", "--time", metavar="SECONDS", text="Before SIGKILL; the containers' own if not given.")
 if TYPE_CHECKING:
     from typing import Any
 
@@ -53,21 +55,33 @@ def start_command(app: App, *, name: str, container: bool) -> None:
         output.say(f"Successfully started the Pod({name})")
 
 
+def _grace(text: str) -> int | None:
+    """Return the seconds of `--time`, None when it was not given. Raises: UsageProblem."""
+    if text and not (text.isascii() and text.isdecimal() and int(text) <= MAX_GRACE):
+        raise UsageProblem(f"--time takes a number of seconds, up to {MAX_GRACE}")
+    return int(text) if text else None
+
+
 @command(
     "stop",
     Argument("names", "POD|CONTAINER...", many=True, complete="pod/container"),
     Option("-c", "--container", flag=True, text="The names are containers'."),
-    examples=("hyperctl stop web1 web2", "hyperctl stop -c web1-nginx"),
+    TIME,
+    examples=("hyperctl stop web1 web2", "hyperctl stop -t 30 web1", "hyperctl stop -c web1-nginx"),
 )
-def stop_command(app: App, *, names: tuple[str, ...], container: bool) -> int:
+def stop_command(app: App, *, names: tuple[str, ...], container: bool, time: str) -> int:
     """Stop pods, or containers; what was created stays and can be started again."""
+    grace = _grace(time)
 
     def stop(name: str) -> None:
-        app.client.stop_pod(name)
+        app.client.stop_pod(name, grace=grace)
         output.say(f"Successfully shutdown the POD: {name}!")
 
+    def stop_container(name: str) -> None:
+        app.client.stop_container(name, grace=grace)
+
     if container:
-        return for_each(names, app.client.stop_container, lambda name, text: f"fail to stop container {name}: {text}")
+        return for_each(names, stop_container, lambda name, text: f"fail to stop container {name}: {text}")
     return for_each(names, stop, lambda name, text: f"fail to stop pod {name}: {text}")
 
 
@@ -75,21 +89,20 @@ def stop_command(app: App, *, names: tuple[str, ...], container: bool) -> int:
     "restart",
     Argument("names", "POD|CONTAINER...", many=True, complete="pod/container"),
     Option("-c", "--container", flag=True, text="The names are containers'."),
-    Option("-t", "--time", metavar="SECONDS", text="Before SIGKILL; of containers only."),
+    TIME,
     examples=("hyperctl restart web1", "hyperctl restart -c -t 30 web1-nginx"),
 )
 def restart_command(app: App, *, names: tuple[str, ...], container: bool, time: str) -> int:
     """Stop pods, or containers, if they run, and start them again."""
-    if time and not (container and time.isascii() and time.isdecimal()):
-        raise UsageProblem("--time takes a number of seconds, with --container")
+    grace = _grace(time)
 
     def restart(name: str) -> None:
-        app.client.stop_pod(name)
+        app.client.stop_pod(name, grace=grace)
         app.client.start_pod(name)
         output.say(f"Successfully restarted the Pod({name})")
 
     def restart_container(name: str) -> None:
-        app.client.restart_container(name, grace=int(time) if time else None)
+        app.client.restart_container(name, grace=grace)
         output.say(f"Successfully restarted container {name}")
 
     if container:

@@ -18,6 +18,7 @@ from hyperd.errors import InvalidInput, TooLarge
 
 MAX_JSON_BODY = 16 * 2**20
 MAX_OBJECTS = 2**18  # of one JSON text; 65,535 published ports that are exposed, too, need half of them
+MAX_GRACE = 3600  # seconds
 FORM = "application/x-www-form-urlencoded"
 FALSE = frozenset({"", "0", "no", "false", "none"})
 STRICT_TRUE = frozenset({"yes", "true", "on"})
@@ -63,6 +64,15 @@ def number(*names: str, low: int, high: int, default: int | None = None) -> int:
     if not re.fullmatch(r"-?[0-9]{1,18}", raw) or not low <= int(raw) <= high:
         raise InvalidInput(f"{names[0]} must be a number from {low} to {high}", details=repr(raw[:40]))
     return int(raw)
+
+
+def grace() -> float | None:
+    """Return the parameter ``t``, seconds between stop signal and SIGKILL, None when it is not given.
+
+    Errors: InvalidInput.
+    """
+    seconds = number("t", low=0, high=MAX_GRACE, default=-1)
+    return None if seconds < 0 else float(seconds)
 
 
 def moment(name: str) -> float | None:

@@ -208,9 +208,10 @@ class PodService:
             else:
                 self._containers.remove(row.id, signal=signal, volumes=volumes)
 
-    def stop(self, pod_id: str, *, stop_vm: bool = True) -> None:
+    def stop(self, pod_id: str, *, stop_vm: bool = True, grace: float | None = None) -> None:
         """Stop a pod: its containers' stop signals, SIGKILL after the grace, then the VM goes (or becomes idle).
 
+        ``grace`` are seconds; None = the containers' own, else the daemon's.
         A pod that does not run is left as it is. Errors: NotFound, DriverError.
         """
         with self._locks.locked(pod_id, "stop"):
@@ -226,7 +227,7 @@ class PodService:
                 self.records.change(pod_id, PodState.STOPPING)
             if vm is not None:
                 try:
-                    self._containers.stop_all(pod_id)
+                    self._containers.stop_all(pod_id, grace=grace)
                 except HyperError as error:
                     log.warning("pod.stop_hard", pod=pod_id, error=str(error))
             self.settle_stopped(pod_id, vm, keep_vm=not stop_vm)

@@ -107,6 +107,29 @@ def test_starting_a_container_of_a_pod_that_does_not_run_starts_it_alone(
         daemon.request("DELETE", "/pod", podId=pod)
 
 
+@pytest.mark.parametrize("whole", [False, True], ids=["container", "pod"])
+def test_the_caller_says_how_long_a_stop_may_take(daemon: HyperdLauncher, registry: RegistryServer, whole: bool):
+    deaf = {
+        "name": "deaf-c",
+        "image": f"{registry.host}/busybox",
+        "command": ["sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.1; done"],
+        "stopTimeout": 3000,
+    }
+    pod = daemon.json("POST", "/pod/create", status=201, body={"containers": [deaf]})["ID"]
+    try:
+        daemon.json("POST", "/pod/start", podId=pod)
+        until(lambda: b"up" in daemon.request("GET", "/container/logs", container="deaf-c", stdout="yes")[2])
+        assert daemon.request("POST", f"/pod/stop?podId={pod}&t=-1")[0] == 400
+        assert daemon.request("POST", "/container/stop?container=deaf-c&t=soon")[0] == 400
+        if whole:
+            daemon.json("POST", "/pod/stop", podId=pod, t=1)
+        else:
+            daemon.json("POST", "/container/stop", container="deaf-c", t=0)
+        assert info(daemon, "deaf-c")["status"]["terminated"]["exitCode"] == 137
+    finally:
+        daemon.request("DELETE", "/pod", podId=pod)
+
+
 def test_waiting_for_the_removal(daemon: HyperdLauncher, container: Make):
     name = container("exit 3")
     until(lambda: info(daemon, name)["status"]["phase"] == "failed")

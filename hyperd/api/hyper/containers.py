@@ -86,22 +86,16 @@ def start_container() -> Response:
 
 @blueprint.post("/container/stop")
 def stop_container() -> Response:
-    """Stop a container: its stop signal, then SIGKILL."""
-    name, containers = container_name(), engine().containers
-    return Finishing("stop", lambda: containers.stop(name), answers.env({})).respond()
+    """Stop a container: its stop signal, then SIGKILL after ``t`` seconds."""
+    name, containers, grace = container_name(), engine().containers, params.grace()
+    return Finishing("stop", lambda: containers.stop(name, grace=grace), answers.env({})).respond()
 
 
 @blueprint.post("/container/restart")
 def restart_container() -> Response:
     """Stop a container if it runs, then start it; ``t`` is the grace in seconds."""
-    name = container_name()
-    grace = params.number("t", low=0, high=3600, default=-1)
-    pods = engine().pods
-
-    def restart() -> None:
-        pods.restart_container(name, grace=None if grace < 0 else grace)
-
-    return Finishing("restart", restart, answers.env({})).respond()
+    name, pods, grace = container_name(), engine().pods, params.grace()
+    return Finishing("restart", lambda: pods.restart_container(name, grace=grace), answers.env({})).respond()
 
 
 @blueprint.post("/container/kill")

@@ -55,9 +55,10 @@ def start() -> Response:
 
 @blueprint.post("/pod/stop")
 def stop() -> Response:
-    """Stop a pod; with ``stopVM=no`` its VM stays, idle."""
+    """Stop a pod, its containers by SIGKILL after ``t`` seconds; with ``stopVM=no`` its VM stays, idle."""
     pod_id, pods, stop_vm = _pod_id(), engine().pods, params.flag("stopVM", "stopVm", default=True)
-    return Finishing("stop", lambda: pods.stop(pod_id, stop_vm=stop_vm), answers.code(pod_id)).respond()
+    grace = params.grace()
+    return Finishing("stop", lambda: pods.stop(pod_id, stop_vm=stop_vm, grace=grace), answers.code(pod_id)).respond()
 
 
 @blueprint.delete("/pod")

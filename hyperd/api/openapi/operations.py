@@ -62,6 +62,7 @@ POD = q("podId", "the pod", needed=True)
 POD_NAME = q("podName", "the pod", needed=True)
 CONTAINER = q("container", "name, id or unique beginning of an id", needed=True)
 SIGNAL = q("signal", "number or name; 15 if not given")
+GRACE = q("t", "seconds between stop signal and SIGKILL, up to 3600; without it the containers' own", WHOLE)
 IMAGE = q("imageId", "name, id or unique beginning of an id", needed=True)
 VOLUME = q("volume", "its name", needed=True)
 NETWORK = q("network", "name, id or unique beginning of an id", needed=True)
@@ -138,7 +139,7 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "POST /pod/stop": Operation(
         tag="pods",
-        query=[POD, q("stopVM", "no keeps the VM, idle", YES)],
+        query=[POD, q("stopVM", "no keeps the VM, idle", YES), GRACE],
         schema=ref("Code"),
         errors=_LIVE,
     ),
@@ -247,10 +248,10 @@ OPERATIONS: dict[str, Operation] = {
         note="404 means that the image is missing, and nothing else",
     ),
     "POST /container/start": _on_container(),
-    "POST /container/stop": _on_container(),
+    "POST /container/stop": Operation(tag="containers", query=[CONTAINER, GRACE], schema=ref("Empty"), errors=_LIVE),
     "POST /container/restart": Operation(
         tag="containers",
-        query=[CONTAINER, q("t", "seconds between stop signal and SIGKILL", WHOLE)],
+        query=[CONTAINER, GRACE],
         schema=ref("Empty"),
         errors=_LIVE,
     ),
