@@ -360,7 +360,8 @@ class ExecService:
 
 def exec_program(program: Program, spec: ExecSpec) -> Program:
     """Return what an exec runs: the container's program with what the exec says otherwise."""
-    env = {**({"TERM": "xterm"} if spec.tty else {}), **program.env, **dict(spec.envs)}
+    env = {**({"TERM": "xterm"} if spec.tty else {}), **program.env}
+    env = {**{key: value for key, value in env.items() if key not in spec.unset_envs}, **dict(spec.envs)}
     user, groups = program.user, program.groups
     if spec.user.name:
         user = spec.user.name + (f":{spec.user.group}" if spec.user.group else "")

@@ -110,6 +110,7 @@ def merge_program(spec: ContainerSpec, image_config: Mapping[str, Any], *, hostn
     for item in image.env:
         key, _, value = item.partition("=")
         env[key] = value
+    env = {key: value for key, value in env.items() if key not in spec.unset_envs}
     env.update(spec.envs)
     user = image.user
     if spec.user.name or spec.user.group:

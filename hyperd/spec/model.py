@@ -268,6 +268,7 @@ class ExecSpec:
     """An additional process in a container. Empty values mean the container's own.
 
     ``stdout``, ``stderr``: which outputs its client gets. ``size``: rows and columns of its terminal.
+    ``unset_envs``: names of variables of the container that it does not have.
     """
 
     argv: tuple[str, ...]
@@ -281,6 +282,7 @@ class ExecSpec:
     stdout: bool = True
     stderr: bool = True
     size: tuple[int, int] | None = None
+    unset_envs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,6 +292,7 @@ class ContainerSpec:
     ``init``: a small init is process 1 and the program its child; else the program is process 1.
     ``stop_timeout``: seconds before SIGKILL, None = the daemon's. ``restart_max``: restarts of ``onFailure``, 0 = any.
     ``shm_size``: bytes of an own ``/dev/shm``, 0 = the pod's. ``log``: None = the pod's.
+    ``unset_envs``: names of variables that it does not have, though its image or every container has them.
     ``auto_remove``: it is removed when it has ended. ``memory_limit`` and the like stand in ``limits``.
     """
 
@@ -328,6 +331,7 @@ class ContainerSpec:
     log: LogSpec | None = None
     annotations: Mapping[str, str] = field(default_factory=dict)
     auto_remove: bool = False
+    unset_envs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ import contextlib
 import io
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -42,7 +43,8 @@ class LogQuery:
     Args:
         stdout, stderr: which streams. follow: go on until the log ends. timestamps: RFC 3339 and a space before each
         line.
-        since: seconds since 1970, None = from the beginning. tail: number of last lines, None = all.
+        since, until: seconds since 1970, None = from the beginning, to the end; a log that is followed ends then.
+        tail: number of last lines, None = all.
 
     """
 
@@ -51,6 +53,7 @@ class LogQuery:
     follow: bool = False
     timestamps: bool = False
     since: float | None = None
+    until: float | None = None
     tail: int | None = None
 
 
@@ -164,13 +167,21 @@ class LogSession:
                 with contextlib.suppress(FileNotFoundError):
                     current = stack.enter_context(self.path.open("rb"))
                 continue
-            if finished:
+            if finished or not await self._more():
                 return
-            await self._changed.wait()
+
+    async def _more(self) -> bool:
+        """Wait until there may be more lines; False when the time is over that the client wants to see."""
+        left = None if self.query.until is None else self.query.until - time.time()
+        if left is not None and left <= 0:
+            return False
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), left)
+        return True
 
     def _shown(self, block: bytes) -> bytes:
         """Give what the client gets of a block of whole lines."""
-        if self.query.timestamps or self.query.since is not None:
+        if self.query.timestamps or self.query.since is not None or self.query.until is not None:
             return b"".join(self._format(self._wanted(line)) for line in io.BytesIO(block))
         parts = [(stream, text) for stream, text in self._form.outputs(block) if self._asked(stream)]
         if self.tty:
@@ -185,6 +196,8 @@ class LogSession:
         if entry is None or not self._asked(entry.stream):
             return None
         if self.query.since is not None and _seconds(entry.time) < self.query.since:
+            return None
+        if self.query.until is not None and _seconds(entry.time) > self.query.until:
             return None
         return entry
 

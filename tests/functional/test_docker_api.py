@@ -322,3 +322,63 @@ def test_limits_of_a_container_in_the_vm_of_another(client: FlaskClient) -> None
     assert client.post("/containers/create", json={"Image": "busybox", "HostConfig": host}).status_code == 400
     huge = client.post("/containers/create", json={"Image": "busybox", "HostConfig": {"Memory": 2**50}})
     assert (huge.status_code, "more memory than this host has" in huge.json["message"]) == (400, True)
+
+
+@pytest.mark.usefixtures("clean")
+def test_a_variable_that_is_taken_away(client: FlaskClient, running: Engine) -> None:
+    image = crooked_image("with-env:t", {"Env": ["KEPT=1", "GONE=2"], "Cmd": ["sh"]})
+    assert client.post("/images/load", data=image).status_code == 200
+    ident = make(client, Image="with-env:t", Env=["GONE", "PATH", "OWN=3"])
+    assert sorted(client.get(f"/containers/{ident}/json").json["Config"]["Env"]) == ["GONE", "KEPT=1", "OWN=3", "PATH"]
+    program = running.containers.queries.inspect(ident).program
+    assert program is not None
+    assert dict(program.env) == {"KEPT": "1", "OWN": "3", "HOSTNAME": ident[:12]}
+
+
+@pytest.mark.usefixtures("clean")
+def test_the_platform_of_an_image(client: FlaskClient) -> None:
+    layer = layer_tar([member("x")])
+    about = {
+        "os": "linux",
+        "architecture": "amd64",
+        "config": {"Cmd": ["sh"]},
+        "rootfs": {"type": "layers", "diff_ids": [digest_of(layer)]},
+    }
+    manifest = [{"Config": "c.json", "RepoTags": ["plat:t"], "Layers": ["l.tar"]}]
+    parts = (("manifest.json", json.dumps(manifest).encode()), ("c.json", json.dumps(about).encode()), ("l.tar", layer))
+    assert client.post("/images/load", data=layer_tar([member(*part) for part in parts])).status_code == 200
+    for platform, status in (("linux", 201), ("linux/amd64", 201), ("linux/arm64", 404), ("windows", 404), ("", 201)):
+        made = client.post(f"/containers/create?platform={platform}", json={"Image": "plat:t"})
+        assert made.status_code == status, (platform, made.json)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ({"Options": {"com.docker.network.bridge.enable_icc": "false"}}, 501, "enable_icc"),
+        ({"Options": {"com.docker.network.bridge.enable_ip_masquerade": "perhaps"}}, 400, "true or false"),
+        ({"Options": {"com.docker.network.driver.mtu": "big"}}, 400, "must be a number"),
+        ({"ConfigOnly": True}, 501, "ConfigOnly"),
+        ({"ConfigFrom": {"Network": "x"}}, 501, "ConfigFrom"),
+        ({"EnableIPv4": False}, 501, "IPv6"),
+        ({"IPAM": {"Options": {"a": "b"}}}, 501, "IPAM option a"),
+        ({"Attachable": True}, 201, "Attachable"),
+        ({"Options": {"com.example.what": "x"}}, 201, "com.example.what"),
+        ({"Options": {"com.docker.network.driver.mtu": "1400"}}, 201, '"Warning":""'),
+    ],
+)
+def test_networks_are_made_or_the_reason_is_told(
+    client: FlaskClient, body: dict[str, Any], status: int, words: str
+) -> None:
+    made = client.post("/networks/create", json={"Name": "asked", **body})
+    try:
+        assert (made.status_code, words in made.text) == (status, True), made.text
+    finally:
+        client.delete("/networks/asked")
+
+
+@pytest.mark.usefixtures("clean")
+def test_owners_of_copied_files(client: FlaskClient) -> None:
+    path = "archive?path=/&copyUIDGID=1"
+    other = client.put(f"/containers/{make(client, User='1000')}/{path}", data=b"")
+    assert (other.status_code, "copyUIDGID" in other.json["message"]) == (501, True)

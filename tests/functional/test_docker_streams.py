@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -187,3 +188,13 @@ def test_the_size_of_a_terminal_of_an_exec(daemon: HyperdLauncher, stubborn: str
     assert run({"ConsoleSize": [0, 0]}, {}, "h=55&w=66") == b"55 66"
     for body in ({"Cmd": ["true"], "ConsoleSize": [1, 2]}, {"Cmd": ["true"], "Tty": True, "ConsoleSize": [1, 2, 3]}):
         assert ask(daemon, "POST", f"/containers/{stubborn}/exec", body)[0] == 400
+
+
+def test_the_end_of_a_log_that_was_asked_for(daemon: HyperdLauncher, stubborn: str) -> None:
+    now = time.time()
+    log = f"/containers/{stubborn}/logs?stdout=1"
+    assert ask(daemon, "GET", f"{log}&until={now + 60}")[1][8:] == b"up\n"
+    assert ask(daemon, "GET", f"{log}&until={now - 3600}")[1] == b""
+    assert ask(daemon, "GET", f"{log}&until=1h&tail=5")[1] == b""
+    assert ask(daemon, "GET", f"{log}&follow=1&until={time.time() + 1}", timeout=30)[1][8:] == b"up\n"  # it ends
+    assert ask(daemon, "GET", f"{log}&until=inf")[0] == 400

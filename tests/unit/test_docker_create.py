@@ -100,6 +100,12 @@ def test_nonsense_is_refused(host: dict[str, Any], message: str) -> None:
         ({"UTSMode": "host"}, "UTS namespace of the host"),
         ({"UsernsMode": "host"}, "user namespace of the host"),
         ({"PidMode": "container:x"}, "PidMode"),
+        ({"PidMode": "container:x", "NetworkMode": "container:x"}, "PidMode"),
+        ({"SecurityOpt": ["label=type:svirt_t"]}, "SELinux"),
+        (
+            {"Mounts": [{"Type": "bind", "Source": "/a", "Target": "/b", "BindOptions": {"NonRecursive": True}}]},
+            "NonRecursive",
+        ),
         ({"Devices": [{"PathOnHost": "/dev/sda"}]}, "/dev/sda"),
         ({"DeviceRequests": [{"Count": -1}]}, "GPU"),
         ({"StorageOpt": {"size": "1G"}}, "storage-opt"),
@@ -261,3 +267,51 @@ def test_bad_names(name: str) -> None:
 
 def test_good_names() -> None:
     assert checked_name("/web_1.x-y") == "web_1.x-y"
+
+
+@pytest.mark.parametrize(
+    ("config", "host", "words"),
+    [
+        ({"Hostname": "h"}, {}, "hostname"),
+        ({"Domainname": "d"}, {}, "domain name"),
+        ({"MacAddress": "02:00:00:00:00:01"}, {}, "mac-address"),
+        ({"ExposedPorts": {"80/tcp": {}}}, {}, "port exposing"),
+        ({}, {"PortBindings": {"80/tcp": [{}]}}, "port publishing"),
+        ({}, {"PublishAllPorts": True}, "port publishing"),
+        ({}, {"Dns": ["10.0.0.1"]}, "dns and"),
+        ({}, {"DnsSearch": ["x"]}, "dns search"),
+        ({}, {"DnsOptions": ["ndots:1"]}, "dns options"),
+        ({}, {"ExtraHosts": ["a:10.0.0.1"]}, "host-to-IP"),
+        ({}, {"Links": ["a:b"]}, "links"),
+    ],
+)
+def test_what_another_container_decides(config: dict[str, Any], host: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidInput, match=f"conflicting options: .*{words}"):
+        order(config, {**host, "NetworkMode": "container:x"})
+    order(config, {key: value for key, value in host.items() if key != "Links"})
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"ExposedPorts": {"x": {}}},
+        {"ExposedPorts": {"80/icmp": {}}},
+        {"Env": [""]},
+        {"HostConfig": {"SecurityOpt": ["systempaths=none"]}},
+        {"HostConfig": {"SecurityOpt": ["no-new-privileges=maybe"]}},
+    ],
+)
+def test_words_without_a_meaning(config: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput):
+        order(config, config.get("HostConfig"))
+
+
+def test_a_variable_without_a_value_is_taken_away() -> None:
+    made = order({"Env": ["PATH", "A=1", "B="]}).container
+    assert (made.envs, made.unset_envs) == ((("A", "1"), ("B", "")), ("PATH",))
+
+
+@pytest.mark.parametrize("point", [{"DriverOpts": {"a": "b"}}, {"IPAMConfig": {"LinkLocalIPs": ["169.254.1.1"]}}])
+def test_what_an_endpoint_cannot_have(point: dict[str, Any]) -> None:
+    with pytest.raises(NotSupported):
+        order({"NetworkingConfig": {"EndpointsConfig": {"bridge": point}}})

@@ -345,8 +345,9 @@ def _user(spec: ContainerSpec) -> str:
 
 def _env(shown: Shown) -> list[str]:
     """Return the environment: the container's entries first, as Docker does, then those of the image."""
-    own = [f"{key}={value}" for key, value in shown.container.spec.envs]
-    names = {key for key, _ in shown.container.spec.envs}
+    spec = shown.container.spec
+    own = [f"{key}={value}" for key, value in spec.envs] + list(spec.unset_envs)
+    names = {*dict(spec.envs), *spec.unset_envs}
     inherited = [entry for entry in shown.image.env if entry.partition("=")[0] not in names]
     return own + inherited
 

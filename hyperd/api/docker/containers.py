@@ -36,6 +36,7 @@ from hyperd.api.docker.lookup import STORAGE_DRIVER, Lookup, container
 from hyperd.api.docker.mounts import Mounts
 from hyperd.api.docker.routes import blueprint
 from hyperd.errors import ImageNotFound, InvalidInput, NotFound
+from hyperd.image.model import Image
 
 _CREATE, _HOST_CONFIG, _RESOURCES = schema.Create(), schema.HostConfig(), schema.Resources()
 
@@ -136,6 +137,7 @@ def _order(given: Mapping[str, Any], body: Mapping[str, Any], name: str) -> Orde
         image = engine().images.get(given["Image"])
     except ImageNotFound as error:
         raise ImageNotFound(f"No such image: {policy.with_tag(given['Image'])}") from error
+    _check_platform(image, params.text("platform"), given["Image"])
     order = read_order(
         given,
         ident=new_id(),
@@ -145,6 +147,17 @@ def _order(given: Mapping[str, Any], body: Mapping[str, Any], name: str) -> Orde
         volumes_of=_mounts_of,
     )
     return policy.annotated(order, {REQUEST: json.dumps(policy.kept(body), separators=(",", ":"))})
+
+
+def _check_platform(image: Image, wanted: str, name: str) -> None:
+    """Refuse an image that is for another platform than the client wants. Errors: ImageNotFound, as for Docker."""
+    parts = [part for part in wanted.lower().split("/") if part]
+    has = [image.config.get(key) or usual for key, usual in (("os", "linux"), ("architecture", ""), ("variant", ""))]
+    if any(part != known for part, known in zip(parts, has, strict=False) if known) or len(parts) > len(has):
+        raise ImageNotFound(
+            f"image with reference {name[:200]} was found but its platform ({'/'.join(map(str, filter(None, has)))}) "
+            f"does not match the specified platform ({wanted[:60]})"
+        )
 
 
 def _mounts_of(name: str) -> Mounts:

@@ -15,7 +15,7 @@ from typing import Any
 from hyperd.api.docker.limits import NANO, read_limits, vm_size
 from hyperd.api.docker.mounts import Mounts, read_mounts
 from hyperd.api.docker.refusals import refuse, warn
-from hyperd.errors import InvalidInput
+from hyperd.errors import InvalidInput, NotSupported
 from hyperd.spec.model import (
     ContainerSpec,
     Healthcheck,
@@ -100,6 +100,9 @@ def read_order(
     """
     host: Mapping[str, Any] = given["HostConfig"]
     refuse(given, host)
+    for text in given["ExposedPorts"]:
+        if not _PORT.fullmatch(text):
+            raise InvalidInput(f"invalid port specification: {text[:60]!r}")
     mode = str(host["NetworkMode"])
     joins = mode.removeprefix("container:") if mode.startswith("container:") else ""
     mounts = read_mounts(given, host, ident=ident, volumes_of=volumes_of)
@@ -136,6 +139,7 @@ def _container(
         entrypoint=_entrypoint(given["Entrypoint"]),
         workdir=given["WorkingDir"],
         envs=tuple(read_env(entry) for entry in given["Env"] if "=" in entry),
+        unset_envs=read_unset(given["Env"]),
         tty=given["Tty"],
         user=read_user(given["User"]),
         volumes=mounts.refs,
@@ -242,6 +246,9 @@ def read_endpoint(
     if not point:
         return NetworkAttachment(network=network, links=links, mac=mac)
     ipam = point["IPAMConfig"]
+    for key, value in (("DriverOpts", point["DriverOpts"]), ("LinkLocalIPs", ipam["LinkLocalIPs"])):
+        if value:
+            raise NotSupported(f"{key} of the endpoint on {network[:100]} is not supported")
     return NetworkAttachment(
         network=network,
         aliases=tuple(point["Aliases"]),
@@ -264,6 +271,14 @@ def _entrypoint(words: list[str] | None) -> tuple[str, ...]:
     if words is None:
         return ()
     return tuple(words) or ("",)
+
+
+def read_unset(entries: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of ``Env`` that have no value: these variables are taken away. Errors: InvalidInput."""
+    names = tuple(entry for entry in entries if "=" not in entry)
+    if "" in names:
+        raise InvalidInput("invalid environment variable: it has no name")
+    return names
 
 
 def read_env(entry: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from flask import Response
 from hyperd.api import takeover
 from hyperd.api.context import engine
 from hyperd.api.docker import answers, params, schema, versions
-from hyperd.api.docker.create import read_env, read_user
+from hyperd.api.docker.create import read_env, read_unset, read_user
 from hyperd.api.docker.lookup import container
 from hyperd.api.docker.routes import blueprint
 from hyperd.api.docker.streams import MAX_SIDE, size, stream_type
@@ -35,6 +35,7 @@ def create_exec(name: str) -> Response:
     spec = ExecSpec(
         argv=tuple(given["Cmd"]),
         envs=tuple(read_env(entry) for entry in given["Env"] if "=" in entry),
+        unset_envs=read_unset(given["Env"]),
         workdir=given["WorkingDir"],
         user=read_user(given["User"]),
         tty=given["Tty"],

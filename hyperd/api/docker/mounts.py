@@ -152,6 +152,9 @@ class _Collector:
             message = "field Source must not be empty" if not source else "mount path must be absolute"
             raise InvalidInput(f'invalid mount config for type "bind": {message}')
         _check_propagation(options["Propagation"])
+        for key in ("NonRecursive", "ReadOnlyNonRecursive", "ReadOnlyForceRecursive"):
+            if options[key]:
+                raise NotSupported(f"BindOptions.{key} is not supported", details="what is mounted below goes along")
         if options["CreateMountpoint"]:
             self._new_sources[source] = None
         self._claim(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from flask import Response
@@ -66,22 +66,17 @@ def create_network() -> Response:
     """Make a network."""
     given = schema.load(_CREATE, params.body_object())
     made = engine().networks.create(_spec(given))
-    return answers.as_json({"Id": made.id, "Warning": ""}, 201)
+    return answers.as_json({"Id": made.id, "Warning": " ".join(_warnings(given))}, 201)
+
+
+_MTU, _BRIDGE = "com.docker.network.driver.mtu", "com.docker.network.bridge.name"
+_MASQUERADE, _ICC = "com.docker.network.bridge.enable_ip_masquerade", "com.docker.network.bridge.enable_icc"
+_TRUE, _FALSE = ("1", "t", "true"), ("0", "f", "false")
 
 
 def _spec(given: dict[str, Any]) -> NetworkSpec:
-    if given["Driver"] not in ("bridge", "default", ""):
-        raise NotSupported(
-            f"could not find plugin {given['Driver'][:60]} in v1 plugin registry: plugin not found",
-            resolution="use the driver bridge",
-        )
-    if given["Ingress"]:
-        raise NotSupported("ingress networks belong to swarm mode, which is not supported")
-    if given["EnableIPv6"]:
-        raise NotSupported("IPv6 networks are not supported yet")
+    _refuse(given)
     ipam = given["IPAM"]
-    if ipam["Driver"] not in ("", "default"):
-        raise NotSupported(f"IPAM driver {ipam['Driver'][:60]} is not supported")
     pools = ipam["Config"]
     if len(pools) > 1:
         raise InvalidInput("a network can have one subnet here", details=f"{len(pools)} were given")
@@ -89,7 +84,9 @@ def _spec(given: dict[str, Any]) -> NetworkSpec:
     if pool.get("AuxiliaryAddresses"):
         raise NotSupported("auxiliary addresses are not supported", resolution="use an ip range that leaves them out")
     options = given["Options"]
-    mtu = options.get("com.docker.network.driver.mtu", "")
+    mtu = options.get(_MTU, "0")
+    if not (mtu.isascii() and mtu.isdigit() and len(mtu) < 6):
+        raise InvalidInput(f"invalid value {mtu[:40]!r} for {_MTU}: it must be a number")
     return NetworkSpec(
         name=given["Name"],
         subnet=pool.get("Subnet", ""),
@@ -98,10 +95,52 @@ def _spec(given: dict[str, Any]) -> NetworkSpec:
         internal=given["Internal"],
         labels=given["Labels"],
         options=options,
-        bridge=options.get("com.docker.network.bridge.name", ""),
-        mtu=int(mtu) if mtu.isdigit() else 0,
-        masquerade=options.get("com.docker.network.bridge.enable_ip_masquerade", "true") != "false",
+        bridge=options.get(_BRIDGE, ""),
+        mtu=int(mtu),
+        masquerade=_truth(options, _MASQUERADE),
     )
+
+
+def _refuse(given: dict[str, Any]) -> None:
+    """Refuse what no network here can have. Errors: NotSupported, InvalidInput."""
+    if given["Driver"] not in ("bridge", "default", ""):
+        raise NotSupported(
+            f"could not find plugin {given['Driver'][:60]} in v1 plugin registry: plugin not found",
+            resolution="use the driver bridge",
+        )
+    if given["Ingress"]:
+        raise NotSupported("ingress networks belong to swarm mode, which is not supported")
+    if given["EnableIPv6"] or not given["EnableIPv4"]:
+        raise NotSupported("IPv6 networks are not supported yet")
+    if given["ConfigOnly"] or given["ConfigFrom"]["Network"]:
+        raise NotSupported("configurations of networks (ConfigOnly, ConfigFrom) are not supported")
+    ipam = given["IPAM"]
+    if ipam["Driver"] not in ("", "default"):
+        raise NotSupported(f"IPAM driver {ipam['Driver'][:60]} is not supported")
+    if ipam["Options"]:
+        raise NotSupported(f"the IPAM option {next(iter(ipam['Options']))[:60]} is not supported")
+    if not _truth(given["Options"], _ICC):
+        raise NotSupported(
+            "enable_icc=false is not supported: the containers of a network reach each other",
+            resolution="give each its own network",
+        )
+
+
+def _truth(options: Mapping[str, str], key: str) -> bool:
+    """Return an option that is yes or no, yes unless it is given. Errors: InvalidInput."""
+    word = options.get(key, "true").lower()
+    if word not in (*_TRUE, *_FALSE):
+        raise InvalidInput(f"invalid value {word[:40]!r} for {key}: it must be true or false")
+    return word in _TRUE
+
+
+def _warnings(given: dict[str, Any]) -> Iterator[str]:
+    """Give a warning for each setting that has no effect here."""
+    if given["Attachable"]:
+        yield "Attachable belongs to swarm mode and was discarded: containers can be put on every network."
+    for key in given["Options"]:
+        if key not in (_MTU, _BRIDGE, _MASQUERADE, _ICC):
+            yield f"The option {key[:100]} has no effect here."
 
 
 @blueprint.post("/networks/<name>/connect")

@@ -23,8 +23,14 @@ _ACCEPTED_MODES = {
     "CgroupnsMode": ("", "private"),
 }
 _RUNTIMES = ("", "hyper", "runc", "io.containerd.runc.v2")
-_SECURITY = ("seccomp", "no-new-privileges", "systempaths")
-_IGNORED_SECURITY = ("label", "apparmor")
+# Values of --security-opt by key, None: any.
+_SECURITY_VALUES: dict[str, tuple[str, ...] | None] = {
+    "seccomp": None,
+    "no-new-privileges": ("", "true", "false"),
+    "systempaths": ("unconfined",),
+    "label": ("disable", ""),
+    "apparmor": ("unconfined", "docker-default"),
+}
 _WARNED = {
     "BlkioWeight": "the weight of block I/O",
     "BlkioWeightDevice": "the weight of block I/O of devices",
@@ -53,8 +59,8 @@ def refuse(given: Mapping[str, Any], host: Mapping[str, Any]) -> None:
             )
     for key, accepted in _ACCEPTED_MODES.items():
         mode = host[key]
-        if mode.startswith("container:") and host["NetworkMode"] == mode:
-            continue  # the containers of one pod share what they have in common
+        if mode.startswith("container:") and host["NetworkMode"] == mode and key != "PidMode":
+            continue  # the containers of one pod share what they have in common; their processes they do not
         if mode not in accepted:
             raise NotSupported(f"{key} {mode[:80]!r} is not supported", details="every container has a VM of its own")
     _refuse_devices(host)
@@ -66,10 +72,30 @@ def refuse(given: Mapping[str, Any], host: Mapping[str, Any]) -> None:
         raise NotSupported("--storage-opt is not supported", details="the size of disks is a setting of the daemon")
     for option in host["SecurityOpt"]:
         _check_security(option)
-    if host["NetworkMode"].startswith("container:") and (host["PortBindings"] or host["PublishAllPorts"]):
-        raise InvalidInput("conflicting options: port publishing and the container type network mode")
-    if host["NetworkMode"].startswith("container:") and given["Hostname"]:
-        raise InvalidInput("conflicting options: hostname and the network mode")
+    if host["NetworkMode"].startswith("container:"):
+        _refuse_in_a_pod(given, host)
+
+
+# Of a container that has the network of another: what that one decides.
+_NOT_IN_A_POD = {
+    "Hostname": "hostname and the network mode",
+    "Domainname": "domain name and the network mode",
+    "MacAddress": "mac-address and the network mode",
+    "PortBindings": "port publishing and the container type network mode",
+    "PublishAllPorts": "port publishing and the container type network mode",
+    "ExposedPorts": "port exposing and the container type network mode",
+    "Dns": "dns and the network mode",
+    "DnsOptions": "dns options and the network mode",
+    "DnsSearch": "dns search and the network mode",
+    "ExtraHosts": "custom host-to-IP mapping and the network mode",
+    "Links": "container type network can't be used with links",
+}
+
+
+def _refuse_in_a_pod(given: Mapping[str, Any], host: Mapping[str, Any]) -> None:
+    for key, words in _NOT_IN_A_POD.items():
+        if host.get(key) or (key not in host and given.get(key)):
+            raise InvalidInput(f"conflicting options: {words}", details=f"{key} is that of the other container")
 
 
 def _refuse_devices(host: Mapping[str, Any]) -> None:
@@ -84,10 +110,15 @@ def _refuse_devices(host: Mapping[str, Any]) -> None:
 
 
 def _check_security(option: str) -> None:
-    key = option.replace(":", "=", 1).partition("=")[0]
-    if key == "apparmor" and option.replace(":", "=", 1) not in ("apparmor=unconfined", "apparmor=docker-default"):
+    key, _, value = option.partition("=") if "=" in option else option.partition(":")
+    if key == "apparmor" and value not in ("unconfined", "docker-default"):
         raise NotSupported("AppArmor profiles are not supported", details="the VM's kernel has no AppArmor")
-    if key not in (*_SECURITY, *_IGNORED_SECURITY):
+    if key == "label" and value not in ("disable", ""):
+        raise NotSupported(
+            f"SELinux labels are not supported: {option[:100]}", details="the VM's kernel has no SELinux"
+        )
+    values = _SECURITY_VALUES.get(key, ())
+    if values is not None and value not in values:
         raise InvalidInput(f"invalid --security-opt: {option[:100]!r}")
 
 

@@ -156,6 +156,8 @@ class BindOptions(Wire):
 
     Propagation = fields.String(load_default="")
     NonRecursive = _Flag(load_default=False)
+    ReadOnlyNonRecursive = _Flag(load_default=False)
+    ReadOnlyForceRecursive = _Flag(load_default=False)
     CreateMountpoint = _Flag(load_default=False)
 
 
@@ -345,6 +347,12 @@ class Ipam(Wire):
     Options = _Texts(load_default=dict)
 
 
+class ConfigFrom(Wire):
+    """``ConfigFrom`` of a network."""
+
+    Network = fields.String(load_default="")
+
+
 class NetworkCreate(Wire):
     """The body of ``/networks/create``."""
 
@@ -353,7 +361,10 @@ class NetworkCreate(Wire):
     Internal = _Flag(load_default=False)
     Attachable = _Flag(load_default=False)
     Ingress = _Flag(load_default=False)
+    EnableIPv4 = _Flag(load_default=True)
     EnableIPv6 = _Flag(load_default=False)
+    ConfigOnly = _Flag(load_default=False)
+    ConfigFrom = _nested(ConfigFrom)
     IPAM = _nested(Ipam)
     Options = _Texts(load_default=dict)
     Labels = _Texts(load_default=dict)

@@ -39,17 +39,23 @@ def logs(name: str) -> Response:
     if not stdout and not stderr:
         raise InvalidInput("Bad parameters: you must choose at least one stream")
     tail = params.text("tail").strip()
-    since = params.text("since").strip()
     query = LogQuery(
         stdout=stdout,
         stderr=stderr,
         follow=params.flag("follow"),
         timestamps=params.flag("timestamps"),
-        since=(params.moment(since) or None) if since not in ("", "0") else None,
+        since=_moment("since"),
+        until=_moment("until"),
         tail=int(tail) if tail.isascii() and tail.isdigit() else None,
     )
     session = engine().containers.streams.logs(found.id, query)
     return takeover.follow(session, stream_type(tty=session.tty))
+
+
+def _moment(name: str) -> float | None:
+    """Return a time of a log; 0 is none, as for Docker."""
+    raw = params.text(name).strip()
+    return (params.moment(raw) or None) if raw else None
 
 
 @blueprint.post("/containers/<name>/attach")
