@@ -12,7 +12,6 @@ CloudError
 +-- NoEngine           no engine can take the container
 +-- EngineError        an engine refused or failed
 |   +-- EngineUnreachable   it does not answer
-+-- Timeout            something did not happen in time
 +-- HostFault          this machine (not the caller) is at fault
 """
 
@@ -95,10 +94,6 @@ class EngineError(CloudError):
 
 class EngineUnreachable(EngineError):
     """An engine does not answer."""
-
-
-class Timeout(CloudError):
-    """Something did not happen in time."""
 
 
 class HostFault(CloudError):

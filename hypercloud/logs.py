@@ -31,19 +31,11 @@ def setup(level: str, fmt: str = "logfmt") -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    renderers: dict[str, list[structlog.typing.Processor]] = {
-        "json": [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)],
-        "console": [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())],
-    }
-    plain: list[structlog.typing.Processor] = [
-        structlog.processors.format_exc_info,
-        structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"], bool_as_flag=False),
-    ]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers.get(fmt, plain)],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(fmt)],
         )
     )
     root = logging.getLogger()
@@ -51,3 +43,20 @@ def setup(level: str, fmt: str = "logfmt") -> None:
     root.setLevel(level.upper())
     for name in ("alembic", "urllib3", "docker", "sqlalchemy"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _renderers(fmt: str) -> list[structlog.typing.Processor]:
+    if fmt == "json":
+        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+    if fmt == "console":
+        return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    return [structlog.processors.format_exc_info, _exception_last]
+
+
+def _exception_last(logger: structlog.typing.WrappedLogger, name: str, event: structlog.typing.EventDict) -> str:
+    """Write one line of key=value, and a traceback below it as it is."""
+    trace = event.pop("exception", "")
+    line = structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"], bool_as_flag=False)(
+        logger, name, {key: value if value is not None else "" for key, value in event.items()}
+    )
+    return f"{line}\n{trace}" if trace else str(line)

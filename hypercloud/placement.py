@@ -9,6 +9,7 @@ Two families, one for each of the old APIs:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -124,6 +125,11 @@ def choose_spread(engines: Iterable[Candidate], *, strategy: str, tags: Iterable
     if strategy == HIGH_AVAILABILITY:
         return min(near, key=lambda one: (one.of_service, one.running, one.name))
     return min(near, key=lambda one: (one.running, one.of_service, one.name))
+
+
+def with_one_more(engine: Candidate, *, running: int = 1, of_service: int = 1) -> Candidate:
+    """Return an engine as it is when it has one container more, so that the next is placed by that."""
+    return dataclasses.replace(engine, running=engine.running + running, of_service=engine.of_service + of_service)
 
 
 def matching(engines: Iterable[Candidate], tags: Iterable[str]) -> list[Candidate]:

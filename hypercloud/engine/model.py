@@ -111,3 +111,8 @@ class EngineContainer:
     network_mode: str
     addresses: Mapping[str, str]  # network -> IPv4 address
     publish_all: bool
+
+
+def with_tag(image: str) -> str:
+    """Return an image's name with its tag."""
+    return image if "@" in image or ":" in image.rpartition("/")[2] else f"{image}:latest"

@@ -9,9 +9,7 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Self
 
 QUEUE = 10_000  # events that a slow watcher may be behind
 
@@ -52,7 +50,7 @@ class Record:
 
 
 class Watch:
-    """One watcher's queue. Iterate it; it ends when it is closed or was too slow."""
+    """One watcher's queue. It ends when it is closed or was too slow."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
@@ -74,22 +72,12 @@ class Watch:
         except queue.Empty:
             return None
 
-    def __iter__(self) -> Iterator[Change | Record]:
-        while (event := self._queue.get()) is not None:
-            yield event
-
     def close(self) -> None:
         """End the watch."""
         self._bus.forget(self)
         if self._queue.full():
             self._queue.get_nowait()
         self._queue.put_nowait(None)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class Bus:

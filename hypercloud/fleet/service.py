@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import structlog
 
 from hypercloud import placement
-from hypercloud.engine.model import Engine, EngineContainer, EngineSpec
+from hypercloud.engine.model import Engine, EngineContainer, EngineSpec, with_tag
 from hypercloud.engine.monitor import EngineObserver
 from hypercloud.engine.service import EngineService, capacity
 from hypercloud.errors import CloudError, Forbidden, InvalidInput, NotFound
@@ -149,7 +149,7 @@ class FleetService(EngineObserver):
                 self._candidates(image),
                 kind=image.type,
                 labels=image.labels,
-                image=translate.with_tag(image.name),
+                image=with_tag(image.name),
                 cpus=image.cpus,
                 memory=image.memory,
             )
@@ -181,8 +181,7 @@ class FleetService(EngineObserver):
                     used_cpus=sum(translate.cpus_of(one, cpus) for one in running) + sum(one.cpus for one in coming),
                     used_memory=sum(translate.memory_of(one) for one in running) + sum(one.memory for one in coming),
                     running=len(running) + len(coming),
-                    images=frozenset(translate.with_tag(one.image) for one in running)
-                    | {translate.with_tag(one.name) for one in coming},
+                    images=frozenset(with_tag(one.image) for one in running) | {with_tag(one.name) for one in coming},
                     has_links=all(name in names for name in image.links),
                 )
             )
@@ -294,14 +293,14 @@ class FleetService(EngineObserver):
 
 
 def _pull(engines: EngineService, engine: Engine, image: str) -> None:
-    for _ in engines.client(engine.spec.id).pull(translate.with_tag(image)):
+    for _ in engines.client(engine.spec.id).pull(with_tag(image)):
         pass
 
 
 def _like(one: Container, model: Container) -> bool:
     """Say whether scaling counts a container as another of the same kind."""
     return (
-        translate.with_tag(model.image.name) in translate.with_tag(one.image.name)
+        with_tag(model.image.name) in with_tag(one.image.name)
         and one.image.memory == model.image.memory
         and len(one.image.args) == len(model.image.args)
         and one.image.type in {model.image.type, "host"}

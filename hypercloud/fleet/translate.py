@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hypercloud import strict
-from hypercloud.engine.model import EngineContainer, PortMap
+from hypercloud.engine.model import EngineContainer, PortMap, with_tag
 from hypercloud.fleet.model import Image
 
 LABEL = "io.hypercloud.shipyard"  # JSON of what the engine's description does not tell
@@ -23,11 +23,6 @@ _DROPPED = {"HOME", "DEBIAN_FRONTEND", "PATH", "_citadel_type", "_citadel_labels
 SMALLEST_SHARES = 2  # what the kernel takes
 DEPTH = 40  # of a label's nesting; that of a request's body is as deep
 LARGEST = 2**50  # CPUs or MiB
-
-
-def with_tag(image: str) -> str:
-    """Return an image's name with its tag."""
-    return image if "@" in image or ":" in image.rpartition("/")[2] else f"{image}:latest"
 
 
 def description(image: Image, engine_cpus: float, extra_labels: Mapping[str, str] | None = None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from sqlalchemy import select
 
 from hypercloud import placement
 from hypercloud.db.models import ServiceRow, StackRow
+from hypercloud.engine.model import with_tag
 from hypercloud.errors import Conflict, Forbidden, InvalidInput, NotFound
 from hypercloud.workload.describe import words
 from hypercloud.workload.model import Binding, Destroy, Link, Restart, ServiceSpec, State
@@ -37,11 +38,6 @@ class Draft:
     nickname: str | None = None
     target: int | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
-
-
-def with_tag(image: str) -> str:
-    """Return an image's name with its tag."""
-    return image if "@" in image or ":" in image.rpartition("/")[2] else f"{image}:latest"
 
 
 def default_name(image: str) -> str:

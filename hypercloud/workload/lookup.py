@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
@@ -60,19 +61,20 @@ def candidates(tx: Transaction, engines: EngineService, service: ServiceRow, spe
     """Return the engines that answer, as placement sees them."""
     up = [one for one in engines.engines() if one.up]
     hosts = {one.spec.id: host_of(one) for one in up}
-    seen = engines.containers()
-    running = {one.id for one in seen if one.running}
-    coming = tx.session.scalars(
-        select(ContainerRow).where(ContainerRow.state == State.STARTING, ContainerRow.engine.is_not(None))
+    running = {one.id: one.engine for one in engines.containers() if one.running}
+    coming = tx.session.execute(
+        select(ContainerRow.engine, ContainerRow.docker_id).where(
+            ContainerRow.state == State.STARTING, ContainerRow.engine.is_not(None)
+        )
     ).all()
-    mine = [one for one in tx.containers(service.uuid) if one.goal == Goal.RUNNING]
+    counts = Counter(running.values())
+    counts.update(one.engine for one in coming if one.docker_id not in running)
+    mine = Counter(one.engine for one in tx.containers(service.uuid) if one.goal == Goal.RUNNING)
     linked = [targets(tx, one.to) for one in spec.links]
     donors = [targets(tx, one.volumes_from) for one in spec.bindings if one.volumes_from]
     found = []
     for engine in up:
         here = engine.spec.id
-        count = sum(one.running for one in seen if one.engine == here)
-        count += sum(one.engine == here and one.docker_id not in running for one in coming)
         near = all(not rows or any(reachable(row, here, hosts) for row in rows) for rows in linked)
         near = near and all(any(row.engine == here for row in rows) for rows in donors)
         cpus, memory = capacity(engine)
@@ -83,8 +85,8 @@ def candidates(tx: Transaction, engines: EngineService, service: ServiceRow, spe
                 labels=frozenset(engine.spec.labels),
                 cpus=cpus,
                 memory=memory,
-                running=count,
-                of_service=sum(one.engine == here for one in mine),
+                running=counts[here],
+                of_service=mine[here],
                 has_links=near,
             )
         )

@@ -125,7 +125,7 @@ class ServiceSpec:
 
 
 # Changing these needs no new containers.
-_LOOSE = frozenset({"autoredeploy", "tags", "strategy", "sequential"})
+_LOOSE = frozenset({"autoredeploy", "strategy", "sequential"})
 
 
 def encode(spec: ServiceSpec) -> dict[str, Any]:
@@ -148,4 +148,4 @@ def decode(data: Mapping[str, Any]) -> ServiceSpec:
 def needs_redeploy(old: ServiceSpec, new: ServiceSpec) -> bool:
     """Say whether containers made from the one are not what the other says."""
     before, after = dataclasses.asdict(old), dataclasses.asdict(new)
-    return any(before[key] != after[key] for key in before if key not in _LOOSE or key == "tags")
+    return any(before[key] != after[key] for key in before if key not in _LOOSE)

@@ -162,16 +162,19 @@ class Operations:
         Errors: NoEngine when there is no place for one of them; then all stay as they are.
         """
         spec = decode(service.spec)
+        nodes = {node.id: node for node in lookup.candidates(tx, self._engines, service, spec)}
         for one in [row for row in old if row.goal != Goal.GONE]:
             fixed = any(port.outer for port in spec.ports) or spec.strategy == placement.EVERY_NODE
-            candidates = lookup.candidates(tx, self._engines, service, spec)
             volumes = [describe.managed_volumes(what, one.volumes_of) for what in (spec, decode(one.spec))]
-            if (reuse and any(volumes)) or fixed:
-                candidates = [node for node in candidates if node.id == one.engine]
+            stays = fixed or (reuse and any(volumes))
+            candidates = [node for node in nodes.values() if not stays or node.id == one.engine]
             chosen = placement.choose_spread(candidates, strategy=spec.strategy, tags=spec.tags)
             successor = tx.add_container(service, one.number, engine=chosen.id)
             if reuse:
                 successor.volumes_of = one.volumes_of
+            nodes[chosen.id] = placement.with_one_more(chosen)
+            if one.engine in nodes and one.goal == Goal.RUNNING:
+                nodes[one.engine] = placement.with_one_more(nodes[one.engine], running=0, of_service=-1)
             one.goal = Goal.GONE
             tx.set_container(one, State.TERMINATING)
 
@@ -245,7 +248,6 @@ class Operations:
                 row = tx.stack(stack)
                 row.destroyed = max((one.destroyed or 0.0 for one in _all_services(tx, stack)), default=0.0) or None
                 tx.set_stack(row, State.TERMINATED, verb="delete")
-                row.state = State.TERMINATED
             for engine in self._engines.engines():
                 if engine.up:
                     networks.remove_unused(self._store, self._engines.client(engine.spec.id))

@@ -60,7 +60,10 @@ def test_a_token_is_good_for_its_own_name_only(cloud, eve):
 )  # fmt: skip
 def test_a_user_does_no_admins_work(cloud, eve, method, path):
     answer = cloud.call(method, path, {}, eve[0])
-    assert (answer.status, answer.text) in {(403, "access denied\n"), (404, answer.text)}
+    if path == "/api/enginesx":  # begins like one that users may look at, and is none
+        assert answer.status == 404
+    else:
+        assert (answer.status, answer.text) == (403, "access denied\n")
     assert cloud.call("GET", "/api/containers", headers=eve[0]).status == 200
 
 

@@ -154,8 +154,11 @@ def test_actions(cloud, hello, stack):
     assert DATE.fullmatch(one["end_date"])
     assert UUID4.fullmatch(one["uuid"])
     assert cloud.dc("GET", f"/api/audit/v1/action/{one['uuid']}/").json == one
+    part = stack["services"][0]
+    cloud.dc("PATCH", part, {"nickname": cloud.dc("GET", part).json["nickname"]})
     related = listed(cloud.dc("GET", f"/api/audit/v1/action/?object={stack['resource_uri']}&include_related=true"))
-    assert len(related) >= len(found)
+    assert {one["uuid"] for one in found} < {one["uuid"] for one in related}
+    assert ("Service Update", part) in [(one["action"], one["object"]) for one in related]
     assert cloud.dc("GET", f"/api/audit/v1/action/?object={stack['resource_uri']}&state=Success").status == 400
     assert cloud.dc("GET", "/api/audit/v1/action/?start_date__gte=2014-01-01&state=Success").status == 200
     assert cloud.dc("POST", f"/api/audit/v1/action/{one['uuid']}/cancel/").status == 409  # it is over

@@ -31,3 +31,33 @@ def test_life_of_a_service(cloud, engines):
     assert cloud.dc("GET", uri).json["state"] == "Terminated"
     assert not engines[0].containers
     assert not engines[1].containers
+
+
+def test_a_redeploy_spreads_as_a_start_does(cloud, engines):
+    """The successors are counted one after the other, although the engines are looked at once."""
+    body = {"image": "x", "name": "wide", "target_num_containers": 6, "deployment_strategy": "HIGH_AVAILABILITY"}
+    uri = cloud.dc("POST", "/api/app/v1/service/", body).json["resource_uri"]
+    for operation in ("start/", "redeploy/"):
+        cloud.action(cloud.dc("POST", uri + operation))
+        assert [len([one for one in engine.running() if one["Name"].startswith("/wide-")]) for engine in engines] == [
+            3,
+            3,
+        ]
+    cloud.action(cloud.dc("DELETE", uri))
+
+
+def test_stacks_are_synchronized_one_by_one(cloud):
+    def made(name):
+        stack = {"name": name, "services": [{"name": part, "image": "x"} for part in ("one", "two")]}
+        uri = cloud.dc("POST", "/api/app/v1/stack/", stack).json["resource_uri"]
+        cloud.action(cloud.dc("POST", uri + "start/"))
+        return uri
+
+    first, second = made("first"), made("second")
+    cloud.dc("PATCH", cloud.dc("GET", first).json["services"][1], {"run_command": "x"})
+    shown = {one["name"]: one for one in cloud.dc("GET", "/api/app/v1/stack/?limit=100").json["objects"]}
+    assert (shown["first"]["synchronized"], shown["second"]["synchronized"]) == (False, True)
+    assert shown["first"] == cloud.dc("GET", first).json
+    assert len(shown["second"]["services"]) == 2
+    for uri in (first, second):
+        cloud.action(cloud.dc("DELETE", uri))

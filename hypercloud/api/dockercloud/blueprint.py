@@ -33,7 +33,6 @@ STATUSES: tuple[tuple[type[errors.CloudError], int], ...] = (
     (errors.TooManyRequests, 429),
     (errors.EngineUnreachable, 503),
     (errors.NoEngine, 409),
-    (errors.Timeout, 504),
 )
 SUBSYSTEMS = ("app", "infra", "repo", "audit")
 JSON_TYPES = ("application/json", "*/*", "application/*")

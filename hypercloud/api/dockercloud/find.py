@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.orm import defer
 
 from hypercloud.api.context import base_url, cloud
 from hypercloud.api.dockercloud import views
@@ -31,18 +32,23 @@ def services(tx: Transaction, rows: Sequence[ServiceRow]) -> list[dict[str, Any]
         select(ContainerRow)
         .where(ContainerRow.service.in_([one.uuid for one in rows]), ContainerRow.state != State.TERMINATED)
         .order_by(ContainerRow.number, ContainerRow.created)
+        .options(defer(ContainerRow.envvars), defer(ContainerRow.links))  # reading all that JSON takes most of the time
     )
     for one in tx.session.scalars(query):
         containers.setdefault(one.service, []).append(one)
-    linked: dict[str, list[tuple[ServiceRow, str]]] = {}
-    alive = select(ServiceRow).where(ServiceRow.namespace == namespace, ServiceRow.state != State.TERMINATED)
-    for other in tx.session.scalars(alive):
-        for link in other.spec.get("links", ()):
-            linked.setdefault(link["to"], []).append((other, link["name"]))
+    firsts = [mine[0].uuid for mine in containers.values()]
+    envvars = {
+        one.service: one.envvars
+        for one in tx.session.execute(
+            select(ContainerRow.service, ContainerRow.envvars).where(ContainerRow.uuid.in_(firsts))
+        )
+    }
+    linked = _linked(tx, namespace)
     return [
         views.service(
             row,
             containers.get(row.uuid, []),
+            envvars=envvars.get(row.uuid, {}),
             domain=cloud().config.domain,
             base_url=base_url(),
             stack_name=names.get(row.stack or "", ""),
@@ -50,6 +56,18 @@ def services(tx: Transaction, rows: Sequence[ServiceRow]) -> list[dict[str, Any]
         )
         for row in rows
     ]
+
+
+def _linked(tx: Transaction, namespace: str) -> dict[str, list[tuple[str, str]]]:
+    """Return the services that are linked to each service of a namespace, and by what name."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    alive = select(ServiceRow.uuid, ServiceRow.spec["links"].label("links")).where(
+        ServiceRow.namespace == namespace, ServiceRow.state != State.TERMINATED
+    )
+    for other in tx.session.execute(alive):
+        for link in other.links or ():
+            found.setdefault(link["to"], []).append((other.uuid, link["name"]))
+    return found
 
 
 def containers(tx: Transaction, rows: Sequence[ContainerRow]) -> list[dict[str, Any]]:
@@ -72,9 +90,26 @@ def containers(tx: Transaction, rows: Sequence[ContainerRow]) -> list[dict[str, 
 
 def stacks(tx: Transaction, rows: Sequence[StackRow]) -> list[dict[str, Any]]:
     """Return stacks as they are shown."""
-    found = []
-    for row in rows:
-        mine = tx.services(row.uuid)
-        synchronized = all(views.is_synchronized(one, tx.containers(one.uuid)) for one in mine)
-        found.append(views.stack(row, mine, synchronized=synchronized))
-    return found
+    mine: dict[str, list[ServiceRow]] = {}
+    query = (
+        select(ServiceRow)
+        .where(ServiceRow.stack.in_([one.uuid for one in rows]), ServiceRow.state != State.TERMINATED)
+        .order_by(ServiceRow.created, ServiceRow.name)
+        .options(defer(ServiceRow.spec))
+    )
+    for one in tx.session.scalars(query):
+        mine.setdefault(one.stack or "", []).append(one)
+    behind = set(
+        tx.session.scalars(
+            select(ServiceRow.stack)
+            .join(ContainerRow, ContainerRow.service == ServiceRow.uuid)
+            .where(
+                ServiceRow.stack.in_(mine),
+                ServiceRow.state != State.TERMINATED,
+                ContainerRow.state != State.TERMINATED,
+                ContainerRow.revision != ServiceRow.revision,
+            )
+            .distinct()
+        )
+    )
+    return [views.stack(row, mine.get(row.uuid, []), synchronized=row.uuid not in behind) for row in rows]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -114,16 +114,18 @@ def service(
     row: ServiceRow,
     containers: Sequence[ContainerRow],
     *,
+    envvars: Mapping[str, str],
     domain: str,
     base_url: str,
     stack_name: str = "",
-    linked_from: Sequence[tuple[ServiceRow, str]] = (),
+    linked_from: Sequence[tuple[str, str]] = (),
 ) -> dict[str, Any]:
     """Return a service.
 
     Args:
         row: the service.
         containers: its own that are not terminated.
+        envvars: of the first of them.
         domain: of the names.
         base_url: of this server.
         stack_name: of its stack.
@@ -141,7 +143,7 @@ def service(
         **_linked(row, spec, linked_from),
         "autoredeploy": spec.autoredeploy,
         "bindings": _service_bindings(spec, here),
-        "calculated_envvars": _calculated(spec, containers),
+        "calculated_envvars": _calculated(spec, containers, envvars),
         "container_envvars": [{"key": key, "value": value} for key, value in spec.env.items()],
         "container_ports": _service_ports(spec, served),
         "containers": [uri("container", one.uuid, here) for one in containers],
@@ -178,14 +180,13 @@ def _counted(row: ServiceRow, containers: Sequence[ContainerRow]) -> dict[str, i
     }
 
 
-def _linked(row: ServiceRow, spec: ServiceSpec, linked_from: Sequence[tuple[ServiceRow, str]]) -> dict[str, Any]:
+def _linked(row: ServiceRow, spec: ServiceSpec, linked_from: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """Return a service's links in both directions."""
     here = row.namespace
     me = uri("service", row.uuid, here)
     return {
         "linked_from_service": [
-            {"from_service": uri("service", one.uuid, here), "name": name, "to_service": me}
-            for one, name in linked_from
+            {"from_service": uri("service", one, here), "name": name, "to_service": me} for one, name in linked_from
         ],
         "linked_to_service": [
             {"from_service": me, "name": one.name, "to_service": uri("service", one.to, here)} for one in spec.links
@@ -271,12 +272,14 @@ def _public_target(row: ContainerRow, domain: str) -> links.Target:
     )
 
 
-def _calculated(spec: ServiceSpec, containers: Sequence[ContainerRow]) -> list[dict[str, str]]:
+def _calculated(
+    spec: ServiceSpec, containers: Sequence[ContainerRow], envvars: Mapping[str, str]
+) -> list[dict[str, str]]:
     """Return all variables with where each is from."""
     found: dict[str, tuple[str, str]] = {}
     for one in containers[:1]:
         found |= {key: (value, "image") for key, value in links.pairs(one.image_env).items()}
-        found |= {key: (value, "tutum") for key, value in one.envvars.items() if _shown(key)}
+        found |= {key: (value, "tutum") for key, value in envvars.items() if _shown(key)}
     found |= {key: (value, "user") for key, value in spec.env.items()}
     return [{"key": key, "value": value, "origin": origin} for key, (value, origin) in found.items()]
 

@@ -25,7 +25,6 @@ STATUSES: tuple[tuple[type[errors.CloudError], int], ...] = (
     (errors.NotSupported, 501),
     (errors.NoEngine, 500),
     (errors.EngineError, 500),
-    (errors.Timeout, 500),
 )
 # What a token of the role "user" may use; other roles may use nothing.
 FOR_USERS = ("/api/containers", "/api/cluster/info", "/api/events", "/api/engines")
