@@ -150,7 +150,12 @@ class Background:
                 slot.release()
                 self._close()
                 raise
-        threading.Thread(target=self._run, args=(slot,), name=self._name, daemon=True).start()
+        try:
+            threading.Thread(target=self._run, args=(slot,), name=self._name, daemon=True).start()
+        except RuntimeError as error:  # the host allows no more of them
+            slot.release()
+            self._close()
+            return self._refused(Busy("no thread can be had for this request", details=str(error)))
         if self._form.head_first:
             return takeover.gone()
         try:
@@ -158,6 +163,14 @@ class Background:
         except BaseException:
             self._give_up()
             raise
+
+    def _refused(self, error: Busy) -> Response:
+        """Tell the client, over its connection if that has been taken. Errors: the given one."""
+        if self._taken is None:
+            raise error
+        self._failure = error
+        self._finish(self._taken)
+        return takeover.gone()
 
     def _wait(self) -> Response:
         with inline_wait() as seconds, self._changed:

@@ -6,6 +6,7 @@ The body is plain text with a newline, as the original daemon's was; who asks fo
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 
@@ -93,9 +94,10 @@ def _http_error(error: HTTPException) -> Response:
 def _drain() -> None:
     """Read what a client still sends, within bounds: most clients look at the answer only after that."""
     stream = request.environ["wsgi.input"]
-    for _ in range(DRAIN_READS):
-        if not stream.read(DRAIN_SIZE):
-            break
+    with contextlib.suppress(HyperError):  # it has left, or says nonsense: the answer stays what it is
+        for _ in range(DRAIN_READS):
+            if not stream.read(DRAIN_SIZE):
+                break
 
 
 def _unexpected(error: Exception) -> Response:
