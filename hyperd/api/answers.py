@@ -30,9 +30,13 @@ def text(body: bytes, status: int = 200) -> Response:
 
 
 def code(ident: str, status: int = 200, *, warnings: Sequence[str] = ()) -> Response:
+    """Give ``code_of``."""
+    return env(code_of(ident, warnings=warnings), status)
+
+
+def code_of(ident: str, *, warnings: Sequence[str] = ()) -> dict[str, Any]:
     """``{"Cause":"","Code":0,"ID":ident}``: done; with ``Warnings`` where there are any."""
-    more = {"Warnings": list(warnings)} if warnings else {}
-    return env({"ID": ident, "Code": 0, "Cause": "", **more}, status)
+    return {"Cause": "", "Code": 0, "ID": ident, **({"Warnings": list(warnings)} if warnings else {})}
 
 
 def empty(status: int = 204) -> Response:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemon import HyperdLauncher
+from tests.support.registry import busybox_tar
 from tests.support.until import until
 
 STUB = [sys.executable, str(Path(__file__).parents[1] / "support" / "stub_daemon.py")]
@@ -23,6 +24,7 @@ HALF_BODY = (
 )
 UPLOAD = b"POST /image/load HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\nabc"
 CHUNKS = b"POST /image/load HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
+PATIENCE = 30.0  # seconds for what has to happen
 PROMPT = 5.0  # seconds; the timeouts that a held thread would cost are 60
 
 
@@ -169,3 +171,49 @@ def test_a_refused_upload_is_told_why(daemon: HyperdLauncher) -> None:
             sender.start()
             assert sock.recv(65536).startswith(b"HTTP/1.1 503 ")
             sender.join()
+
+
+def asks(kind: str, silent: str) -> tuple[str, str, str]:
+    """Give API, path and body of a request that makes the daemon ask a server."""
+    file = {"name": "f", "uri": f"http://{silent}/f"}
+    ref = {"path": "/f", "filename": "f"}
+    containers = [{"image": "busybox", "files": [ref]}]
+    login = json.dumps({"username": "a", "password": "b", "serveraddress": silent})
+    return {
+        "auth": ("hyper", "/auth", login),
+        "search": ("hyper", f"/images/search?term={silent}/x", ""),
+        "pod": ("hyper", "/pod/create", json.dumps({"files": [file], "containers": containers})),
+        "docker auth": ("docker", "/auth", login),
+        "docker search": ("docker", f"/images/search?term={silent}/x", ""),
+        "distribution": ("docker", f"/distribution/{silent}/x/json", ""),
+    }[kind]
+
+
+@pytest.fixture(scope="module")
+def full() -> Iterator[HyperdLauncher]:
+    """A daemon with few threads, an image and both APIs."""
+    with HyperdLauncher(config=f"threads = {THREADS}\n") as launcher:
+        launcher.start("--docker-host", f"unix://{launcher.directory}/docker")
+        assert launcher.request("POST", "/image/create", body=busybox_tar(), fromSrc="-", repo="busybox")[0] == 200
+        yield launcher
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("kind", ["auth", "search", "pod", "docker auth", "docker search", "distribution"])
+def test_servers_that_do_not_answer_hold_no_thread(full: HyperdLauncher, kind: str) -> None:
+    with contextlib.ExitStack() as stack:
+        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        silent.settimeout(PATIENCE)
+        api, path, body = asks(kind, f"127.0.0.1:{silent.getsockname()[1]}")
+        place = full.socket if api == "hyper" else full.directory / "docker"
+        head = f"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        for _ in range(THREADS):
+            caller = stack.enter_context(socket.socket(socket.AF_UNIX))
+            caller.connect(str(place))
+            caller.sendall(f"{'POST' if body else 'GET'} {path} HTTP/1.1\r\n{head}{body}".encode())
+            stack.enter_context(silent.accept()[0])
+        caller = stack.enter_context(socket.socket(socket.AF_UNIX))
+        caller.settimeout(PROMPT)
+        caller.connect(str(place))
+        caller.sendall(b"GET /_ping HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert answered(caller)

@@ -11,7 +11,7 @@ from flask import Response, g, request
 from hyperd.api import bodies
 from hyperd.api.background import Line, Waiting
 from hyperd.api.context import engine
-from hyperd.api.docker import answers, params, versions
+from hyperd.api.docker import params, versions
 from hyperd.api.docker.images import credentials, no_such_image
 from hyperd.api.docker.lookup import container
 from hyperd.api.docker.routes import blueprint
@@ -94,10 +94,15 @@ def commit() -> Response:
 @blueprint.get("/distribution/<path:name>/json")
 def distribution(name: str) -> Response:
     """Tell what a registry has under a name."""
-    found = engine().images.distribution(name, auth=credentials())
-    platforms = [
-        {"architecture": one.architecture, "os": one.os, **({"variant": one.variant} if one.variant else {})}
-        for one in found.platforms
-    ]
-    descriptor = {"mediaType": found.media_type, "digest": found.digest, "size": found.size}
-    return answers.as_json({"Descriptor": descriptor, "Platforms": platforms})
+    images, auth = engine().images, credentials()
+
+    def ask(_cancelled: Callable[[], bool]) -> dict[str, Any]:
+        found = images.distribution(name, auth=auth)
+        platforms = [
+            {"architecture": one.architecture, "os": one.os, **({"variant": one.variant} if one.variant else {})}
+            for one in found.platforms
+        ]
+        descriptor = {"mediaType": found.media_type, "digest": found.digest, "size": found.size}
+        return {"Descriptor": descriptor, "Platforms": platforms}
+
+    return Waiting("distribution", ask, request_id=g.request_id).respond()

@@ -8,7 +8,7 @@ from typing import Any
 from flask import Response, g, request
 
 from hyperd.api import bodies
-from hyperd.api.background import Line, Progress
+from hyperd.api.background import Finishing, Line, Progress, Waiting
 from hyperd.api.context import engine, may_fetch
 from hyperd.api.docker import answers, image_views, params, policy, versions
 from hyperd.api.docker.params import Filters
@@ -190,16 +190,18 @@ def search_images() -> Response:
     limit = params.number("limit", 25) or 25
     if not 1 <= limit <= MAX_RESULTS:
         raise InvalidInput(f"Limit {limit} is outside the range of [1, {MAX_RESULTS}]")
-    found = engine().images.reports.search(term, limit=limit, auth=credentials())
     official, automated = params.truth(filters, "is-official"), params.truth(filters, "is-automated")
     stars = max((int(word) for word in filters.get("stars", ()) if word.isdigit()), default=0)
-    chosen = [
-        one
-        for one in found
-        if one.stars >= stars and official in (None, one.official) and automated in (None, one.automated)
-    ]
-    spoken = versions.requested()
-    return answers.as_json([image_views.found_repository(one, spoken) for one in chosen])
+    spoken, auth, reports = versions.requested(), credentials(), engine().images.reports
+
+    def ask(_cancelled: Callable[[], bool]) -> list[dict[str, Any]]:
+        return [
+            image_views.found_repository(one, spoken)
+            for one in reports.search(term, limit=limit, auth=auth)
+            if one.stars >= stars and official in (None, one.official) and automated in (None, one.automated)
+        ]
+
+    return Waiting("search", ask, request_id=g.request_id).respond()
 
 
 @blueprint.post("/images/prune")
@@ -225,5 +227,5 @@ def authenticate() -> Response:
     auth = AuthConfig.from_mapping(given)
     if auth is None:
         raise InvalidInput("no credentials were given", resolution="send username and password")
-    engine().images.authenticate(auth)
-    return answers.as_json({"Status": "Login Succeeded", "IdentityToken": ""})
+    images, good = engine().images, answers.as_json({"Status": "Login Succeeded", "IdentityToken": ""})
+    return Finishing("auth", lambda: images.authenticate(auth), good).respond()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from functools import partial
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
 
 from flask import Response, g
 
@@ -27,6 +29,9 @@ from hyperd.registry.reference import Reference
 from hyperd.spec.limits import IDENTIFIER
 from hyperd.spec.model import ContainerSpec
 from hyperd.stream.logread import LogQuery
+
+if TYPE_CHECKING:
+    from hyperd.engine import Engine
 
 _IMAGE_ID = re.compile(r"(?:sha256:)?[0-9a-f]{4,64}")
 MAX_TAIL_DIGITS = 9
@@ -55,24 +60,30 @@ def create_container() -> Response:
     refuse_manifest(given)
     spec, warnings = parse_container(given), container_warnings(given)
     check_image(spec.image, "image")
-    try:
-        return answers.env({"ID": _created(pod_id, spec), **({"Warnings": warnings} if warnings else {})}, 201)
-    except ImageNotFound:
-        raise
-    except NotFound as error:
-        raise NotAlive(error.brief, details=error.details, resolution=error.resolution) from error
+    create = partial(_created, engine(), pod_id, spec, may_fetch=may_fetch())
+
+    def made(_cancelled: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+        try:
+            return {"ID": create(), **({"Warnings": warnings} if warnings else {})}
+        except ImageNotFound:
+            raise
+        except NotFound as error:
+            raise NotAlive(error.brief, details=error.details, resolution=error.resolution) from error
+
+    if spec.files:  # the pod may say that they are to be fetched, and their servers may be slow
+        return Waiting("create", made, request_id=g.request_id, status=HTTPStatus.CREATED).respond()
+    return answers.env(made(), HTTPStatus.CREATED)
 
 
-def _created(pod_id: str, spec: ContainerSpec) -> str:
+def _created(running: Engine, pod_id: str, spec: ContainerSpec, *, may_fetch: bool) -> str:
     """Make a container; the ports it publishes become the pod's, as at the pod's creation."""
     ports = tuple(port for port in spec.ports if port.host_port)
-    containers = engine().containers
-    ident = containers.create(pod_id, spec, may_fetch=may_fetch())
+    ident = running.containers.create(pod_id, spec, may_fetch=may_fetch)
     if ports:
         try:
-            engine().pods.net.note_ports(pod_id, ports)
+            running.pods.net.note_ports(pod_id, ports)
         except BaseException:
-            containers.remove(ident)
+            running.containers.remove(ident)
             raise
     return ident
 
@@ -145,16 +156,22 @@ def container_logs() -> Response:
     stdout, stderr = params.flag("stdout"), params.flag("stderr")
     if not stdout and not stderr:
         raise InvalidInput("Bad parameters: you must choose at least one stream")
-    tail = params.text("tail").strip()
     query = LogQuery(
         stdout=stdout,
         stderr=stderr,
         follow=params.flag("follow"),
         timestamps=params.flag("timestamps", "timestamp"),
         since=params.moment("since") or None,
-        tail=int(tail[-MAX_TAIL_DIGITS:]) if tail.isascii() and tail.isdigit() else None,
+        tail=lines_of(params.text("tail").strip()),
     )
     return takeover.follow(engine().containers.streams.logs(name, query), "text/plain; charset=utf-8")
+
+
+def lines_of(tail: str) -> int | None:
+    """Return how many lines of a log are asked for; None = all, as for what is no number."""
+    if not (tail.isascii() and tail.isdigit()):
+        return None
+    return int(tail) if len(tail) <= MAX_TAIL_DIGITS else None
 
 
 @blueprint.post("/container/commit")

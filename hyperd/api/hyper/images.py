@@ -8,7 +8,7 @@ from typing import Any
 from flask import Response, g, request
 
 from hyperd.api import answers, params
-from hyperd.api.background import Line, Progress
+from hyperd.api.background import Finishing, Line, Progress, Waiting
 from hyperd.api.context import engine
 from hyperd.api.hyper import image_views
 from hyperd.api.hyper.archives import import_image
@@ -134,8 +134,12 @@ def search_images() -> Response:
     term = params.needed("term")
     limit = params.number("limit", low=1, high=MAX_RESULTS, default=25)
     auth = AuthConfig.from_header(request.headers.get("X-Registry-Auth", ""))
-    found = engine().images.reports.search(term, limit=limit, auth=auth)
-    return answers.plain_json([image_views.found(one) for one in found])
+    reports = engine().images.reports
+
+    def ask(_cancelled: Callable[[], bool]) -> list[dict[str, Any]]:
+        return [image_views.found(one) for one in reports.search(term, limit=limit, auth=auth)]
+
+    return Waiting("search", ask, request_id=g.request_id).respond()
 
 
 @blueprint.delete("/image")
@@ -159,5 +163,5 @@ def authenticate() -> Response:
             if not isinstance(value, str):
                 raise InvalidInput(f"{key}: must be a string")
             fields[key.lower()] = value
-    engine().images.authenticate(AuthConfig(**fields))
-    return answers.env({"Status": "Login Succeeded"})
+    auth, images = AuthConfig(**fields), engine().images
+    return Finishing("auth", lambda: images.authenticate(auth), answers.env({"Status": "Login Succeeded"})).respond()

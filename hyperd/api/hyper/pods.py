@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
-from flask import Response, request
+from flask import Response, g, request
 
 from hyperd.api import answers, params
-from hyperd.api.background import Finishing
+from hyperd.api.background import Finishing, Waiting
 from hyperd.api.context import engine, lists, may_fetch
 from hyperd.api.hyper import pod_views, stats_views
 from hyperd.api.hyper.containers import check_image
@@ -39,12 +41,19 @@ def create() -> Response:
     engine().system.check_size(spec.resource)
     for index, container in enumerate(spec.containers):
         check_image(container.image, f"containers[{index}].image")
-    try:
-        return answers.code(engine().pods.create(spec, may_fetch=may_fetch()), 201, warnings=pod_warnings(given))
-    except ImageNotFound:
-        raise
-    except NotFound as error:
-        raise Conflict(error.brief, details=error.details, resolution=error.resolution) from error
+    pods, fetches, warnings = engine().pods, may_fetch(), pod_warnings(given)
+
+    def made(_cancelled: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+        try:
+            return answers.code_of(pods.create(spec, may_fetch=fetches), warnings=warnings)
+        except ImageNotFound:
+            raise
+        except NotFound as error:
+            raise Conflict(error.brief, details=error.details, resolution=error.resolution) from error
+
+    if any(file.uri for file in spec.files):  # their servers may be slow
+        return Waiting("create", made, request_id=g.request_id, status=HTTPStatus.CREATED).respond()
+    return answers.env(made(), HTTPStatus.CREATED)
 
 
 @blueprint.post("/pod/start")
