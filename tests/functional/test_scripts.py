@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -79,6 +80,43 @@ def test_quickstart_stops_nothing_that_it_did_not_start(tmp_path: Path) -> None:
     finally:
         other.kill()
         other.wait()
+
+
+def test_quickstart_shows_the_clouds_password_once_and_to_nobody_else(tmp_path: Path) -> None:
+    """The functions of the script, with a real hypercloud and an engine that never answers."""
+    root, venv = tmp_path / "root", tmp_path / ".venv"
+    (root / "cloud").mkdir(parents=True)
+    venv.symlink_to(Path(sys.executable).parents[1])
+    (root / "cloud/output").write_text("hypercloud: first start. of a run before\n", encoding="ascii")
+    text = (ROOT / "scripts/quickstart").read_text()
+    functions = "".join(
+        text[text.index(f"\n{name}() {{") : text.index("\n}\n", text.index(f"\n{name}() {{")) + 3]
+        for name in ("start_cloud", "cloud_pid", "stop_cloud")
+    )
+    with socket.socket(socket.AF_UNIX) as engine, socket.socket() as reserved:
+        engine.bind(str(root / "docker.sock"))
+        engine.listen()
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+        reserved.close()
+        script = f"set -eu; umask 022; root={root}; cloud_port={port}; . {ROOT}/scripts/lib.sh; {functions}"
+
+        def call(function: str) -> str:
+            argv = ["sh", "-c", f"{script}\n{function}"]
+            done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100)
+            assert done.returncode == 0, done
+            return done.stdout
+
+        try:
+            first = call("start_cloud")
+            again = call("start_cloud")
+        finally:
+            call("stop_cloud")
+        restarted = call("start_cloud")
+        call("stop_cloud")
+    assert ("Account admin, password" in first, "of a run before" in first) == (True, False)
+    assert "first start" not in again + restarted
+    assert (root / "cloud/output").stat().st_mode & 0o777 == 0o600
 
 
 def test_the_man_page_of_the_daemon() -> None:
