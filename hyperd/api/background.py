@@ -354,17 +354,26 @@ class Waiting:
     Args:
         name: of the thread.
         ask: gets a function that tells whether the client has left, gives the answer as JSON value.
-        status: of the answer.
+        status, content_type: of the answer.
 
     """
 
-    def __init__(self, name: str, ask: Callable[[Asked], Any], *, request_id: str, status: int = HTTPStatus.OK) -> None:
+    def __init__(
+        self,
+        name: str,
+        ask: Callable[[Asked], Any],
+        *,
+        request_id: str,
+        status: int = HTTPStatus.OK,
+        content_type: str = JSON,
+    ) -> None:
         del request_id  # the dialect's error answers name it
 
         def run(_send: Send, cancelled: CancelToken) -> bytes:
             return json_line(ask(cancelled))
 
-        self._background = Background(name, run, Form(whole=True, status=HTTPStatus(status)))
+        form = Form(whole=True, status=HTTPStatus(status), content_type=content_type)
+        self._background = Background(name, run, form)
 
     def respond(self) -> Response:
         """Give the answer. Errors: those of the question that come soon; as Background.respond."""

@@ -382,3 +382,26 @@ def test_owners_of_copied_files(client: FlaskClient) -> None:
     path = "archive?path=/&copyUIDGID=1"
     other = client.put(f"/containers/{make(client, User='1000')}/{path}", data=b"")
     assert (other.status_code, "copyUIDGID" in other.json["message"]) == (501, True)
+
+
+def test_the_disk_of_what_was_asked_for(client: FlaskClient) -> None:
+    every = client.get("/system/df").json
+    assert all(every[key] is not None for key in ("Images", "Containers", "Volumes", "BuildCache"))
+    assert every["LayersSize"] > 0
+    some = client.get("/system/df?type=volume&type=build-cache").json
+    assert {key for key, value in some.items() if value is not None} == {"LayersSize", "Volumes", "BuildCache"}
+    assert some["LayersSize"] == 0
+    assert client.get("/system/df?type=nonsense").status_code == 400
+
+
+def test_an_image_that_cannot_be_saved_is_named(client: FlaskClient) -> None:
+    for query in ("names=busybox&names=nosuch", "names=nosuch&names=busybox"):
+        answer = client.get(f"/images/get?{query}")
+        assert (answer.status_code, answer.json) == (404, {"message": "No such image: nosuch:latest"})
+
+
+def test_versions_of_old_clients(client: FlaskClient) -> None:
+    more = {"ApiVersion", "Os", "Arch", "KernelVersion"}
+    assert not more & set(client.get("/v1.8/version").json)
+    for spoken in ("1.12", "1.23", "1.24", "1.47"):
+        assert more <= set(client.get(f"/v{spoken}/version").json)

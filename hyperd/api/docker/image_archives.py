@@ -9,7 +9,7 @@ from typing import Any
 from flask import Response, g, request
 
 from hyperd.api import bodies
-from hyperd.api.background import Line, Waiting
+from hyperd.api.background import JSON, Line, Waiting
 from hyperd.api.context import engine
 from hyperd.api.docker import params, versions
 from hyperd.api.docker.images import credentials, no_such_image
@@ -42,12 +42,12 @@ def _save(names: list[str]) -> Response:
     images = engine().images
 
     def make(left: Callable[[], bool]) -> Iterator[bytes]:
-        return images.save(names, cancelled=left)
+        try:
+            yield from images.save(names, cancelled=left)
+        except ImageNotFound as error:
+            raise no_such_image(error.name or names[0]) from error
 
-    try:
-        return bodies.Download("save", make, content_type=TAR).respond()
-    except ImageNotFound as error:
-        raise no_such_image(names[0]) from error
+    return bodies.Download("save", make, content_type=TAR).respond()
 
 
 @blueprint.post("/images/load")
@@ -85,10 +85,8 @@ def commit() -> Response:
         ident = commits.commit(order, cancelled=cancelled)
         return {"Id": ident if spoken >= (1, 22) else ident.removeprefix("sha256:")}
 
-    response = Waiting("commit", ask, request_id=g.request_id, status=201).respond()
-    if versions.is_legacy() and response.status_code == 201:
-        response.content_type = RAW_STREAM  # as documented then
-    return response
+    kind = RAW_STREAM if versions.is_legacy() else JSON  # as documented then
+    return Waiting("commit", ask, request_id=g.request_id, status=201, content_type=kind).respond()
 
 
 @blueprint.get("/distribution/<path:name>/json")

@@ -10,7 +10,7 @@ from flask import Response
 from hyperd import __version__
 from hyperd.api.answers import plain_json
 from hyperd.api.docker.routes import blueprint
-from hyperd.api.docker.versions import NEWEST, OLDEST_ADVERTISED, is_legacy, text
+from hyperd.api.docker.versions import NEWEST, OLDEST_ADVERTISED, is_legacy, requested, text
 
 CLASSIC_BUILDER = "1"  # BuildKit would be 2
 # Go's names of architectures, which this API uses.
@@ -32,9 +32,15 @@ def ping() -> Response:
 def version() -> Response:
     """Tell the versions of the daemon, of the API and of the host."""
     old: dict[str, Any] = {"Version": __version__, "GitCommit": "", "GoVersion": ""}
-    if is_legacy():
-        return plain_json(old)
     host = platform.uname()
+    if is_legacy():
+        more = {
+            "ApiVersion": text(NEWEST),
+            "Os": "linux",
+            "Arch": ARCHITECTURES.get(host.machine, host.machine),
+            "KernelVersion": host.release,
+        }
+        return plain_json({**old, **more} if requested() >= (1, 12) else old)
     details = {
         "ApiVersion": text(NEWEST),
         "Arch": ARCHITECTURES.get(host.machine, host.machine),

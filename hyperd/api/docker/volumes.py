@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from flask import Response
+from flask import Response, request
 
 from hyperd.api.context import engine
 from hyperd.api.docker import answers, image_views, params, policy, schema, versions
@@ -16,7 +16,7 @@ from hyperd.api.docker.lookup import Lookup
 from hyperd.api.docker.mounts import check_driver, check_volume_name
 from hyperd.api.docker.params import Filters
 from hyperd.api.docker.routes import blueprint
-from hyperd.errors import Conflict, NotFound
+from hyperd.errors import Conflict, InvalidInput, NotFound
 from hyperd.volume.model import NamedVolume as Volume
 from hyperd.volume.model import NamedVolumeSpec
 
@@ -122,23 +122,32 @@ def prune_volumes() -> Response:
     return answers.as_json({"VolumesDeleted": list(removed) or None, "SpaceReclaimed": sum(removed.values())})
 
 
+_DISK_KINDS = ("container", "image", "volume", "build-cache")
+
+
 @blueprint.get("/system/df")
 def disk_usage() -> Response:
-    """Tell what images, containers and volumes take of the disk."""
+    """Tell what images, containers and volumes take of the disk; with ``type`` only of those kinds."""
+    wanted = set(request.args.getlist("type")) or set(_DISK_KINDS)
+    if wanted - set(_DISK_KINDS):
+        raise InvalidInput(f"unknown object type: {min(wanted - set(_DISK_KINDS))[:40]!r}")
     running, spoken = engine(), versions.requested()
-    usage = running.images.reports.usage()
-    containers = [row(replace(shown, sizes=policy.sizes(shown.container)), spoken) for shown in Lookup(running).all()]
-    volumes = []
-    for volume in running.volumes.all():
-        with contextlib.suppress(NotFound):  # it was removed in between
-            usage_data = {"Size": running.volumes.size(volume.name), "RefCount": len(volume.used_by)}
-            volumes.append({**volume_object(volume), "UsageData": usage_data})
-    return answers.as_json(
-        {
-            "LayersSize": usage.totals.layer_bytes,
-            "Images": [image_views.row(one.image, spoken, usage=one) for one in usage.images],
-            "Containers": containers,
-            "Volumes": volumes,
-            "BuildCache": [],
-        }
-    )
+    found: dict[str, Any] = {"LayersSize": 0, "Images": None, "Containers": None, "Volumes": None, "BuildCache": None}
+    if "image" in wanted:
+        usage = running.images.reports.usage()
+        found["LayersSize"] = usage.totals.layer_bytes
+        found["Images"] = [image_views.row(one.image, spoken, usage=one) for one in usage.images]
+    if "container" in wanted:
+        every = Lookup(running).all()
+        found["Containers"] = [row(replace(one, sizes=policy.sizes(one.container)), spoken) for one in every]
+    if "volume" in wanted:
+        found["Volumes"] = [
+            {
+                **volume_object(volume),
+                "UsageData": {"Size": running.volumes.size(volume.name), "RefCount": len(volume.used_by)},
+            }
+            for volume in running.volumes.all()
+        ]
+    if "build-cache" in wanted:
+        found["BuildCache"] = []
+    return answers.as_json(found)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Response, g
 
-from hyperd.api import answers, params, takeover
+from hyperd.api import answers, params, psformat, takeover
 from hyperd.api.background import Finishing, Waiting, inline_wait
 from hyperd.api.bodies import Download, uploaded
 from hyperd.api.context import engine, may_fetch
@@ -20,7 +20,6 @@ from hyperd.api.hyper.container_views import container_info, path_stat
 from hyperd.api.hyper.pod_spec import parse_container, parse_update
 from hyperd.api.hyper.routes import blueprint
 from hyperd.api.hyper.unknown_keys import container_warnings, refuse_manifest
-from hyperd.api.psformat import table
 from hyperd.api.waiting import HeadFirst
 from hyperd.build.commit import CommitOrder
 from hyperd.container.waits import WaitCondition
@@ -235,7 +234,8 @@ def exit_code() -> Response:
 @blueprint.get("/container/top")
 def top() -> Response:
     """List the processes of a running container, as ps would; ``psArgs`` are its arguments."""
-    titles, rows = table(engine().containers.top.list(container_name()), params.text("psArgs"))
+    name, columns = container_name(), psformat.columns(params.text("psArgs"))
+    titles, rows = psformat.table(engine().containers.top.list(name), columns)
     return answers.plain_json({"titles": titles, "processes": rows})
 
 
