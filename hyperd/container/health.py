@@ -29,6 +29,7 @@ from hyperd.stream.relay import Relay
 log = structlog.get_logger(__name__)
 
 WORKERS = 16  # a check holds one as long as it runs
+AGAIN = 5.0  # seconds until a check that failed by itself is made again
 SHELL = ("/bin/sh", "-c")
 
 
@@ -50,17 +51,23 @@ class HealthChecks(ContainerObserver):
         self._images = images
         self._relay = relay
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="health")
+        self._closed = False
         containers.observers.add(self)
 
     def open(self) -> None:
         """Go on with the checks of the containers that run; after recovery."""
         for row in self._records.all():
-            if row.state in LIVE and row.health.get("run") == row.run_count and row.health.get("due") is not None:
+            if row.state not in LIVE:
+                continue
+            if row.health.get("run") != row.run_count:
+                self.started(row)  # the last daemon did not come to it, or there is no check
+            elif row.health.get("due") is not None:
                 self._later(row.id, row.run_count, row.health["due"])
 
     def close(self) -> None:
-        """Make no more checks; those under way are waited for."""
-        self._workers.shutdown(wait=True, cancel_futures=True)
+        """Make no more checks. Those under way end with the connections to their guests; nobody waits for them."""
+        self._closed = True
+        self._workers.shutdown(wait=False, cancel_futures=True)
 
     def started(self, row: ContainerRow) -> None:
         """Begin to check a container that has just been started, if it has a check."""
@@ -112,8 +119,17 @@ class HealthChecks(ContainerObserver):
             self._check(container_id, run)
         except NotFound:
             log.debug("health.too_late", container=container_id)
+        except HyperError as error:
+            self._again(container_id, run, str(error))
         except Exception:
             log.exception("health.check_broken", container=container_id)
+            self._again(container_id, run, "see above")
+
+    def _again(self, container_id: str, run: int, error: str) -> None:
+        """Check later what could not be checked or noted now."""
+        if not self._closed:
+            log.warning("health.check_put_off", container=container_id, error=error)
+            self._later(container_id, run, time.time() + AGAIN)
 
     def _check(self, container_id: str, run: int) -> None:
         row = self._records.get(container_id)
@@ -121,6 +137,8 @@ class HealthChecks(ContainerObserver):
         if check is None:
             return
         result = self._ask(row, check)
+        if self._closed:
+            return  # what the check said may be due to that; the next daemon makes it again
         row = self._records.get(container_id)
         health = healthstate.load(row.health)
         if row.state not in LIVE or row.run_count != run or health is None:

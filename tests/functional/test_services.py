@@ -17,13 +17,14 @@ from hyperd.agent.plan import Op
 from hyperd.build.importer import ImportOrder
 from hyperd.config.model import Config, HypervisorConfig, NetworkConfig
 from hyperd.container import contents, locks
+from hyperd.container.model import HealthState
 from hyperd.container.process import AttachOptions
 from hyperd.container.states import KILLED
 from hyperd.container.waits import WaitCondition
 from hyperd.engine import Engine
-from hyperd.errors import HyperError, NotAlive
+from hyperd.errors import HyperError, NotAlive, OutOfSpace
 from hyperd.pod.states import PodState
-from hyperd.spec.model import ContainerSpec, PodSpec, VolumeRef, VolumeSpec
+from hyperd.spec.model import ContainerSpec, Healthcheck, PodSpec, VolumeRef, VolumeSpec
 from hyperd.stream.logread import LogQuery
 from hyperd.vm.fake import FakeDriver
 from hyperd.volume.model import NamedVolumeSpec
@@ -325,3 +326,52 @@ def test_a_paused_container_that_shares_its_pod_is_not_removed(engine: Engine) -
     engine.pods.unpause(ident)
     engine.pods.remove_container("one", signal=9)
     assert [one.name for one in engine.containers.queries.of_pod(ident)] == ["two"]
+
+
+# -- health checks
+
+
+def check(*argv: str, **more: float) -> Healthcheck:
+    return Healthcheck(argv=argv, interval=0.1, **more)
+
+
+def health(engine: Engine, name: str) -> HealthState | None:
+    found = engine.containers.queries.inspect(name).health
+    return found.state if found is not None else None
+
+
+def test_checks_go_on_after_one_that_could_not_be_noted(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hyperd.container.health.AGAIN", 0.1)
+    failures = [OutOfSpace("the disk is full"), RuntimeError("something else")]
+    ask = engine.health._ask
+
+    def broken(*args: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return ask(*args)
+
+    monkeypatch.setattr(engine.health, "_ask", broken)
+    pod(engine, container("one", healthcheck=check("true")))
+    until(lambda: health(engine, "one") == HealthState.HEALTHY)
+    assert not failures
+
+
+def test_checks_begin_that_the_last_daemon_did_not_come_to(engine: Engine) -> None:
+    pod(engine, container("one", healthcheck=check("true")))
+    row = engine.containers.records.find("one")
+    engine.containers.records.update(row.id, run_count=row.run_count + 1)  # its checks are those of an earlier run
+    until(lambda: engine.containers.records.get(row.id).health["run"] == row.run_count)
+    engine.health.open()
+    until(lambda: engine.containers.records.get(row.id).health["run"] == row.run_count + 1)
+    engine.containers.records.update(row.id, run_count=row.run_count)
+
+
+def test_a_check_that_hangs_holds_up_no_end_of_the_daemon(tmp_path: Path) -> None:
+    with opened(tmp_path) as running:
+        running.imports.from_body(ImportOrder(source="-", name="busybox:latest"), iter([busybox_tar()]))
+        pod(running, container("one", healthcheck=check("sleep", "60", timeout=60)))
+        vm = running.vms.all()[0]
+        until(lambda: len(vm.agent.processes()) > 1)
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 20
+    until(lambda: not any(thread.is_alive() for thread in running.health._workers._threads))
