@@ -9,6 +9,7 @@ import click
 import pytest
 
 from hyperctl import full, verbs
+from hyperctl.api import Client
 from hyperctl.command import App, Group, understand
 from hyperd.cli import main as hyperd
 from tests.support.daemon import PROJECT
@@ -83,3 +84,32 @@ def test_links_lead_somewhere(page):
     text = page.read_text(encoding="utf-8")
     targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text)
     assert [one for one in targets if "://" not in one and not (page.parent / one).exists()] == []
+
+
+def test_every_method_of_the_client_is_named():
+    text = (PROJECT / "docs/python.md").read_text(encoding="utf-8")
+    methods = [name for name, value in vars(Client).items() if not name.startswith("_") and callable(value)]
+    assert len(methods) > 50
+    assert [name for name in methods if not re.search(rf"(?<![a-z_]){name}(?![a-z_])", text) and name != "close"] == []
+
+
+def test_every_event_is_named():
+    page = (PROJECT / "docs/events.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (?:`(\w+)`)? *\| (.*) \|$", page, re.MULTILINE)
+    named: dict[str, str] = {}
+    kind = ""
+    for one, words in rows:
+        kind = one or kind
+        named[kind] = named.get(kind, "") + words
+    told = {"container": ".tell", "build": ".tell", "pod": "._tell", "network": "._tell"}
+    found = set()
+    for path in (PROJECT / "hyperd").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        for what, actions in re.findall(r"\.publish\(\s*\"(\w+)\", ([^,]+),", text):
+            found |= {(what, action) for action in re.findall(r"\"(\w+)\"", actions)}
+        package = path.relative_to(PROJECT / "hyperd").parts[0]
+        if call := told.get(package):
+            what = "container" if package == "build" else package
+            found |= {(what, action) for action in re.findall(rf"{re.escape(call)}\(\s*\"(\w+)\"", text)}
+    assert {("vm", "silent"), ("volume", "create"), ("pod", "start"), ("container", "oom")} <= found
+    assert sorted(pair for pair in found if not re.search(rf"\b{pair[1]}\b", named.get(pair[0], ""))) == []
