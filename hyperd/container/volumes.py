@@ -476,7 +476,7 @@ def _require_share(vm: Vm, name: str, *, writable: bool) -> bool:
     if found is None:
         raise NotSupported(
             f"volume {name}: a running pod cannot be given another host directory",
-            details="its VM gets host directories when it boots",
+            details="its VM booted without a shared directory: a kernel without 9p, or shares.unavailable in the log",
             resolution="stop the pod and start it again, or name the volume when the pod is created",
         )
     if writable and found["readonly"]:

@@ -21,6 +21,7 @@ import os
 import stat
 import struct
 import threading
+import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,6 +34,7 @@ from hyperd.errors import HostFault
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+RETRY = 10.0  # seconds between two tries to make the namespace
 _RUN = Path("/run")
 # The same numbers on every architecture.
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
@@ -60,10 +62,14 @@ class SharedTrees:
         self._stage = root / "run"
         self._enabled = enabled and os.geteuid() == 0 and os.uname().machine in _PIVOT_ROOT
         self._thread: ThreadPoolExecutor | None = None
+        self._opening = threading.Lock()
+        self._tried_at = 0.0
 
     @property
     def available(self) -> bool:
-        """Whether VMs get a shared directory."""
+        """Whether VMs get a shared directory; where that failed, it is tried again after some time."""
+        if self._thread is None and self._enabled and time.monotonic() - self._tried_at >= RETRY:
+            self._open()
         return self._thread is not None
 
     def open(self, keep: Collection[str]) -> None:
@@ -71,23 +77,31 @@ class SharedTrees:
 
         A host that cannot do it is no error: VMs then get host directories when they boot, or not at all.
         """
-        if not self._enabled:
-            return
-        thread = ThreadPoolExecutor(1, thread_name_prefix="shares")
-        try:
-            thread.submit(self._enter).result()
-            self._keep(thread)
-            self._thread = thread
+        if self._enabled and self._open():
             for vm_id in self._ask(_everyone):
                 if vm_id not in keep:
                     self.remove(vm_id)
-        except OSError as error:
-            self._thread = None
-            thread.shutdown()
-            log.warning("shares.unavailable", error=str(error))
+
+    def _open(self) -> bool:
+        with self._opening:
+            if self._thread is not None:
+                return True
+            thread = ThreadPoolExecutor(1, thread_name_prefix="shares")
+            try:
+                thread.submit(self._enter).result()
+                self._keep(thread)
+                thread.submit(_everyone).result()
+            except OSError as error:
+                self._tried_at = time.monotonic()
+                thread.shutdown()
+                log.warning("shares.unavailable", error=str(error), retry_in=RETRY)
+                return False
+            self._thread = thread
+            return True
 
     def close(self) -> None:
         """Let go of the namespace; with no VM left it ends."""
+        self._enabled = False
         if self._thread is None:
             return
         if not self._ask(_everyone):
@@ -180,20 +194,20 @@ class SharedTrees:
         if self._file.exists():
             fd = os.open(self._file, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                _check(libc.unshare(_CLONE_FS))
+                _check(libc.unshare(_CLONE_FS), "unshare")
                 if libc.setns(fd, _CLONE_NEWNS) == 0:
                     return
             finally:
                 os.close(fd)
             self._file.unlink()  # of a host that has restarted since: a plain file
         self._stage.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _check(libc.unshare(_CLONE_NEWNS))
-        _check(libc.mount(None, b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None))
+        _check(libc.unshare(_CLONE_NEWNS), "unshare")
+        _check(libc.mount(None, b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None), "private mounts")
         flags = ctypes.c_ulong(_NOSUID | _NODEV | _NOEXEC)
-        _check(libc.mount(b"hyperd", os.fsencode(self._stage), b"tmpfs", flags, b"size=4m,mode=0700"))
+        _check(libc.mount(b"hyperd", os.fsencode(self._stage), b"tmpfs", flags, b"size=4m,mode=0700"), "tmpfs")
         os.chdir(self._stage)
-        _check(libc.syscall(_PIVOT_ROOT[os.uname().machine], b".", b"."))
-        _check(libc.umount2(b".", _MNT_DETACH))
+        _check(libc.syscall(_PIVOT_ROOT[os.uname().machine], b".", b"."), "pivot_root")
+        _check(libc.umount2(b".", _MNT_DETACH), "umount")
         os.chdir("/")
 
     def _keep(self, thread: ThreadPoolExecutor) -> None:
@@ -204,8 +218,9 @@ class SharedTrees:
         self._file.touch(mode=0o600)
         source = f"/proc/self/task/{number}/ns/mnt".encode()
         if _libc().mount(source, os.fsencode(self._file), None, ctypes.c_ulong(_MS_BIND), None) != 0:
+            error = _error("bind of the namespace")
             self._file.unlink()
-            raise _error()
+            raise error
 
 
 def _list(path: str) -> list[str]:
@@ -260,14 +275,14 @@ def _move(tree: int, target: str) -> None:
     _check(_libc().syscall(_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _FROM_EMPTY_PATH))
 
 
-def _check(result: int) -> None:
+def _check(result: int, what: str = "") -> None:
     if result != 0:
-        raise _error()
+        raise _error(what)
 
 
-def _error() -> OSError:
+def _error(what: str = "") -> OSError:
     number = ctypes.get_errno()
-    return OSError(number, os.strerror(number))
+    return OSError(number, os.strerror(number), *([what] if what else []))
 
 
 def _libc() -> ctypes.CDLL:

@@ -167,7 +167,8 @@ def test_life_of_a_sandbox(cri: CriClient, daemon: HyperdLauncher, sandbox: Any)
         return [one.id for one in cri.ListPodSandbox(filter=wanted).items]
 
     assert ident in listed()
-    assert listed(id=ident[:12]) == [ident]
+    assert listed(id=ident[:32]) == [ident]
+    assert cri.PodSandboxStatus(pod_sandbox_id=ident[:32]).status == shown  # as crictl names it
     assert listed(id=ident, state={"state": pb.SANDBOX_NOTREADY}) == []
     assert listed(id=ident, label_selector={"app": "web"}) == [ident]
     assert listed(id=ident, label_selector={"app": "db"}) == []
@@ -253,7 +254,8 @@ def test_life_of_a_container(cri: CriClient, sandbox: Any, image: str) -> None:
 
     running = {"state": pb.CONTAINER_RUNNING}
     assert listed(pod_sandbox_id=pod, state=running, label_selector={"tier": "front"}) == [ident]
-    assert listed(id=ident[:10]) == [ident]
+    assert listed(id=ident[:32]) == [ident]
+    assert status(cri, ident[:32]) == shown
     assert listed(id=ident, label_selector={"tier": "back"}) == []
     for _ in range(2):
         cri.StopContainer(container_id=ident, timeout=0)
@@ -329,6 +331,11 @@ def test_what_a_container_is_told(cri: CriClient, daemon: HyperdLauncher, sandbo
         ({"devices": [{"host_path": "/dev/fuse"}]}, "UNIMPLEMENTED", "devices"),
         ({"mounts": [{"container_path": "/x", "host_path": "/nowhere"}]}, "INVALID_ARGUMENT", "/nowhere"),
         ({"mounts": [{"container_path": "/x", "host_path": "/tmp", "propagation": 2}]}, "UNIMPLEMENTED", "BIDIRECT"),
+        (
+            {"mounts": [{"container_path": "/x", "host_path": "/tmp", "recursive_read_only": True}]},
+            "INVALID_ARGUMENT",
+            "readonly",
+        ),
         ({"image": {"image": "nothing.invalid/x:1"}}, "NOT_FOUND", "nothing.invalid"),
         ({"metadata": {}}, "INVALID_ARGUMENT", "metadata"),
     ],
@@ -392,6 +399,25 @@ def test_a_container_that_is_refused_leaves_the_sandbox_ready(
     assert cri.PodSandboxStatus(pod_sandbox_id=pod).status == before
     assert list(cri.ListContainers(filter={"pod_sandbox_id": pod}).containers) == []
     start(cri, pod, container_config(image, mounts=config["mounts"]))
+
+
+def test_images_are_shown_as_people_name_them(cri: CriClient, sandbox: Any, image: str) -> None:
+    pod, _ = sandbox()
+    ref = cri.ImageStatus(image={"image": image}).image.id
+    config = container_config(image) | {"image": {"image": ref, "user_specified_image": "busybox"}}
+    ident = cri.CreateContainer(pod_sandbox_id=pod, config=config).container_id
+    shown = status(cri, ident)
+    assert (shown.image.image, shown.image_ref, shown.image_id) == ("busybox", ref, ref)
+    assert cri.ListContainers(filter={"id": ident}).containers[0].image.image == "busybox"
+
+
+def test_much_output_of_a_short_command(cri: CriClient, sandbox: Any, image: str) -> None:
+    pod, _ = sandbox()
+    ident = start(cri, pod, container_config(image))
+    script = "head -c 17000000 /dev/zero; head -c 9000000 /dev/zero >&2"
+    found = cri.ExecSync(container_id=ident, cmd=["sh", "-c", script], timeout=60)
+    assert (found.exit_code, len(found.stdout) + len(found.stderr)) == (0, (16 << 20) - 4096)
+    assert len(found.stderr) > 8_000_000
 
 
 def test_short_commands(cri: CriClient, sandbox: Any, image: str) -> None:
@@ -506,6 +532,22 @@ def test_images_with_credentials() -> None:
 
 
 # -- the daemon
+
+
+def test_a_sandbox_is_stopped_at_once(registry: RegistryServer) -> None:
+    with HyperdLauncher(config="stop_grace = 600\n") as daemon:
+        path = daemon.directory / "cri.sock"
+        daemon.start("--cri", f"unix://{path}")
+        with CriClient(path) as cri:
+            image = {"image": f"{registry.host}/busybox:latest"}
+            cri.PullImage(image=image)
+            pod = cri.RunPodSandbox(config=sandbox_config()).pod_sandbox_id
+            script = "trap '' TERM; echo ready; while :; do sleep 0.1; done"
+            ident = start(cri, pod, container_config(image["image"], script))
+            until(lambda: b"ready" in daemon.request("GET", "/container/logs", container=ident, stdout="yes")[2])
+            cri.StopPodSandbox(pod_sandbox_id=pod)
+            assert (status(cri, ident).state, status(cri, ident).exit_code) == (pb.CONTAINER_EXITED, 137)
+            cri.RemovePodSandbox(pod_sandbox_id=pod)
 
 
 def test_the_daemon_can_be_killed(registry: RegistryServer) -> None:

@@ -17,7 +17,7 @@ class CriClient:
     """A connection to a daemon's socket; methods of both services are attributes."""
 
     def __init__(self, path: Path) -> None:
-        options = [("grpc.default_authority", "localhost")]
+        options = [("grpc.default_authority", "localhost"), ("grpc.max_receive_message_length", 16 << 20)]
         self._channel = grpc.insecure_channel(f"unix:{path}", options=options)
         self._methods: dict[str, Any] = {}
         for service in pb.DESCRIPTOR.services_by_name.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from hyperd.errors import HostFault
+from hyperd.vm import shares
 from hyperd.vm.shares import SharedTrees
 
 pytestmark = pytest.mark.root
@@ -109,7 +111,9 @@ def test_another_daemon_goes_on(trees: SharedTrees, tmp_path: Path) -> None:
     trees.bind("vm-a", "w", opened(directory), readonly=False)
     script = f"""
 from pathlib import Path
+import errno
 import os
+from hyperd.vm import shares
 from hyperd.vm.shares import SharedTrees
 again = SharedTrees(Path({str(tmp_path / "root")!r}), enabled=True)
 again.open(keep=["vm-a"])
@@ -152,3 +156,23 @@ def test_who_is_told_not_to_has_none(tmp_path: Path) -> None:
     assert not trees.available
     trees.remove("vm-a")
     trees.close()
+
+
+def test_what_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trees = SharedTrees(tmp_path / "root", enabled=True)
+    enter = SharedTrees._enter
+
+    def fail(_trees: SharedTrees) -> None:
+        raise OSError(errno.ENOMEM, "no memory", "tmpfs")
+
+    monkeypatch.setattr(SharedTrees, "_enter", fail)
+    trees.open(keep=())
+    assert not trees.available
+    monkeypatch.setattr(SharedTrees, "_enter", enter)
+    assert not trees.available  # not at once
+    monkeypatch.setattr(shares, "RETRY", 0.0)
+    assert trees.available
+    os.close(trees.make("vm-a"))
+    trees.remove("vm-a")
+    trees.close()
+    assert not trees.available

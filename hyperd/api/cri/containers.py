@@ -20,7 +20,7 @@ from hyperd.pod.states import PodState
 from hyperd.spec.model import ExecSpec, Limits
 
 SIGKILL = 9
-OUTPUT_LIMIT = 16 << 20  # bytes of each output of ExecSync, as the interface wants it
+OUTPUT_LIMIT = (16 << 20) - 4096  # bytes of both outputs of ExecSync: kubelet takes no larger answer
 FOREVER = 10 * 365 * 86_400.0  # seconds; ExecSync without a timeout
 
 
@@ -131,7 +131,9 @@ def exec_sync(call: Call, request: pb.ExecSyncRequest) -> pb.ExecSyncResponse:
     )
     if result.timed_out:
         raise Timeout(f"the command did not end in {request.timeout} s and was killed")
-    return pb.ExecSyncResponse(stdout=result.stdout, stderr=result.stderr, exit_code=result.exit_code)
+    stderr = result.stderr[: max(OUTPUT_LIMIT - len(result.stdout), OUTPUT_LIMIT // 2)]
+    stdout = result.stdout[: OUTPUT_LIMIT - len(stderr)]
+    return pb.ExecSyncResponse(stdout=stdout, stderr=stderr, exit_code=result.exit_code)
 
 
 def reopen_log(call: Call, request: pb.ReopenContainerLogRequest) -> pb.ReopenContainerLogResponse:

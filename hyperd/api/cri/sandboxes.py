@@ -41,9 +41,9 @@ def run(call: Call, request: pb.RunPodSandboxRequest) -> pb.RunPodSandboxRespons
 
 
 def stop(call: Call, request: pb.StopPodSandboxRequest) -> pb.StopPodSandboxResponse:
-    """Stop a sandbox with everything in it; one that is stopped or unknown is no error."""
+    """Kill everything in a sandbox and stop it; one that is stopped or unknown is no error."""
     with contextlib.suppress(NotFound):
-        call.engine.pods.stop(sandbox_id(call.engine, request.pod_sandbox_id))
+        call.engine.pods.stop(sandbox_id(call.engine, request.pod_sandbox_id), grace=0.0)
     return pb.StopPodSandboxResponse()
 
 
@@ -87,12 +87,18 @@ def pods(engine: Engine, beginning: str = "") -> Iterator[Pod]:
 
 
 def sandbox_id(engine: Engine, ident: str) -> str:
-    """Return the id of a pod of this dialect. Errors: NotFound, InvalidInput (no id)."""
+    """Return the id of a pod of this dialect, which may be given by its beginning.
+
+    Errors: NotFound (none, or several), InvalidInput (no id).
+    """
     if not ident:
         raise InvalidInput("no id of a sandbox was given")
     with contextlib.suppress(NotFound):
         if engine.containers.records.pod_spec(ident).owner == OWNER:
             return ident
+    found = [one.id for one in engine.pods.briefs(OWNER) if one.id.startswith(ident)]
+    if len(found) == 1:
+        return found[0]
     raise NotFound(f"there is no sandbox {ident[:100]}", kind="pod", name=ident[:100])
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-THREADS = 32  # calls at a time; more wait
+THREADS = 128  # calls at a time; more wait, and pulls and hooks may take minutes
 STOP_GRACE = 5.0  # seconds that calls under way have when the daemon ends
 MAX_MESSAGE = 16 << 20  # bytes, kubelet's own bound
 

@@ -269,6 +269,8 @@ def _mount(given: pb.Mount) -> VolumeRef:
     if given.propagation != pb.PROPAGATION_PRIVATE:
         mode = pb.MountPropagation.Name(given.propagation)
         raise NotSupported(f"mount {path[:300]}: {mode} is not possible between host and virtual machine")
+    if given.recursive_read_only and not given.readonly:
+        raise InvalidInput(f"mount {path[:300]}: recursive_read_only needs readonly")
     source = os.path.realpath(given.host_path) if given.host_path.startswith("/") else ""
     if not source or not Path(source).exists():
         raise InvalidInput(f"mount {path[:300]}: the host's path {given.host_path[:300]!r} does not exist")

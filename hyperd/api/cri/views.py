@@ -70,6 +70,16 @@ def sandbox_info(pod: Pod) -> str:
     return json.dumps({"vm": pod.vm_id, "reason": pod.reason, "vcpu": size.vcpu, "memoryMiB": size.memory})
 
 
+def _image(config: pb.ContainerConfig) -> pb.ImageSpec:
+    """Return the image as a person has named it: kubelet asks for it by its id."""
+    if not config.image.user_specified_image:
+        return config.image
+    found = pb.ImageSpec()
+    found.CopyFrom(config.image)
+    found.image = config.image.user_specified_image
+    return found
+
+
 def container_item(one: ContainerBrief) -> pb.Container:
     """Return the line of a list."""
     config = kept.container(one.annotations)
@@ -77,7 +87,7 @@ def container_item(one: ContainerBrief) -> pb.Container:
         id=one.id,
         pod_sandbox_id=one.pod_id,
         metadata=config.metadata,
-        image=config.image,
+        image=_image(config),
         image_ref=one.image_id,
         image_id=one.image_id,
         state=_STATES[one.state],
@@ -99,7 +109,7 @@ def container_status(one: Container) -> pb.ContainerStatus:
         started_at=nanoseconds(one.started_at),
         finished_at=nanoseconds(one.finished_at) if ended else 0,
         exit_code=(one.exit_code or 0) if ended else 0,
-        image=config.image,
+        image=_image(config),
         image_ref=one.image_id,
         image_id=one.image_id,
         reason=_reason(one) if ended else "",
