@@ -230,12 +230,15 @@ class ExecService:
         process.exited(code)
         return True
 
-    def vm_gone(self, vm_id: str) -> None:
+    def vm_gone(self, vm: Vm) -> None:
         """Settle the execs of a VM that is gone."""
-        for key in [key for key in tuple(self._processes) if key[0] == vm_id]:
+        for key in [key for key in tuple(self._processes) if key[0] == vm.id]:
             process = self._processes.pop(key, None)
             if process is not None:
                 self._relay.soon(process.abandon, KILLED)
+        if not vm.connected:  # those of an earlier daemon, which this one has not met
+            for execution in self._records.running(vm.pod_id):
+                self._finish(execution.id, KILLED)
 
     def adopt(self, vm: Vm, states: dict[str, ProcessState]) -> None:
         """Join the execs of a VM that outlived the last daemon; their clients are gone, their exit codes are not."""
@@ -252,8 +255,10 @@ class ExecService:
                 self._relay.soon(process.exited, state.exit_code)
 
     def settle_lost(self) -> None:
-        """Close the records of execs whose VM did not outlive the last daemon."""
-        self._records.settle_others([ident for _, ident in self._processes])
+        """Close the records of execs whose VM did not outlive the last daemon; those of paused pods are met later."""
+        met = [ident for _, ident in self._processes]
+        paused = [vm.pod_id for vm in self._vms.all() if not vm.connected]
+        self._records.settle_others([*met, *(one.id for pod_id in paused for one in self._records.running(pod_id))])
 
     # -- inside
 

@@ -462,7 +462,10 @@ class ContainerService:
             ident = names.ident(row.id, row.run_count)
             state = states.get(ident)
             if state is None:
-                self.records.finish(row.id, run=row.run_count, exit_code=SETUP_FAILED, decide=decide)
+                finished = self.records.finish(row.id, run=row.run_count, exit_code=SETUP_FAILED, decide=decide)
+                if finished is not None:
+                    self._tell_ended(finished)
+                    self.restarts.schedule(finished)
                 continue
             process = self.processes.of_run(row, row.run_count, tty=self.queries.program(row).tty)
             self.records.started(row.id, run=row.run_count)

@@ -102,6 +102,7 @@ class Recovery:
             self._network.release(pod_id)
             self._records.change(pod_id, PodState.STOPPED, outcome="failed", reason="its VM ended while no daemon ran")
             return
+        self._pods.vm_silent(vm, False)  # as the last daemon may have noted; this one has not asked yet
         if vm.state == PAUSED:
             if state == PodState.RUNNING:
                 self._records.change(pod_id, PodState.PAUSED)

@@ -356,7 +356,7 @@ class PodService:
 
     def vm_gone(self, vm: Vm, by_itself: bool) -> None:
         """A pod's VM ended: the pod is stopped and failed; if it did so by itself the containers' policies count."""
-        self._execs.vm_gone(vm.id)
+        self._execs.vm_gone(vm)
         if not vm.pod_id:
             return
         with self._locks.locked(vm.pod_id, "clean up after its VM"):
@@ -405,7 +405,7 @@ class PodService:
     def settle_stopped(self, pod_id: str, vm: Vm | None, *, keep_vm: bool = False) -> None:
         """Take the VM away and note the pod as stopped (the lock is held)."""
         if vm is not None:
-            self._execs.vm_gone(vm.id)
+            self._execs.vm_gone(vm)
             if not (keep_vm and self._release(vm)):
                 self._vms.shutdown(vm)
         self._containers.vm_gone(vm.id if vm is not None else "", pod_id)
@@ -579,7 +579,7 @@ class PodService:
             self.records.change(pod_id, PodState.STOPPING)
             if vm is not None:
                 self._vms.destroy(vm)
-                self._execs.vm_gone(vm.id)
+                self._execs.vm_gone(vm)
                 self._containers.vm_gone(vm.id, pod_id)
             self.settle_stopped(pod_id, None)
             self._tell("kill", pod_id, self.records.get(pod_id).labels, signal=SIGKILL)
@@ -590,7 +590,7 @@ class PodService:
         vm = self._vms.of_pod(pod_id)
         if vm is not None:
             self._vms.destroy(vm)
-            self._execs.vm_gone(vm.id)
+            self._execs.vm_gone(vm)
             self._containers.vm_gone(vm.id, pod_id)
         self._network.release(pod_id)
         for row in self._containers.records.of_pod(pod_id):

@@ -329,6 +329,7 @@ class VmService:
             self._driver.resume(vm.id)
             with self.changing(vm):
                 vm.state = ASSOCIATED if vm.pod_id else IDLE
+            vm.agent.silent = False  # a probe that fell into the pause says nothing
             if not vm.connected:
                 vm.agent.connect(fresh=False, timeout=RECONNECT_TIMEOUT)
                 vm.connected = True

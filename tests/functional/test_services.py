@@ -17,14 +17,15 @@ from hyperd.agent.plan import Op
 from hyperd.build.importer import ImportOrder
 from hyperd.config.model import Config, HypervisorConfig, NetworkConfig
 from hyperd.container import contents, locks
-from hyperd.container.model import HealthState
+from hyperd.container.model import ExecState, HealthState
 from hyperd.container.process import AttachOptions
-from hyperd.container.states import KILLED
+from hyperd.container.states import KILLED, SETUP_FAILED
 from hyperd.container.waits import WaitCondition
 from hyperd.engine import Engine
 from hyperd.errors import HyperError, NotAlive, OutOfSpace
+from hyperd.pod.recovery import Recovery
 from hyperd.pod.states import PodState
-from hyperd.spec.model import ContainerSpec, Healthcheck, PodSpec, VolumeRef, VolumeSpec
+from hyperd.spec.model import ContainerSpec, ExecSpec, Healthcheck, PodSpec, VolumeRef, VolumeSpec
 from hyperd.stream.logread import LogQuery
 from hyperd.vm.fake import FakeDriver
 from hyperd.volume.model import NamedVolumeSpec
@@ -375,3 +376,73 @@ def test_a_check_that_hangs_holds_up_no_end_of_the_daemon(tmp_path: Path) -> Non
         begun = time.monotonic()
     assert time.monotonic() - begun < 20
     until(lambda: not any(thread.is_alive() for thread in running.health._workers._threads))
+
+
+# -- after a pause, and after a restart of the daemon
+
+
+def test_a_probe_that_falls_into_a_pause_makes_no_guest_silent(engine: Engine) -> None:
+    ident = pod(engine, container("one"))
+    vm = engine.vms.of_pod(ident)
+    assert vm is not None
+    engine.pods.pause(ident)
+    assert not engine.relay.call(vm.agent.probe(0.05), timeout=10)
+    assert vm.agent.silent
+    engine.pods.unpause(ident)
+    assert engine.execs.run("one", ExecSpec(argv=("echo", "well"))).stdout == b"well\n"
+
+
+def test_what_the_last_daemon_noted_of_a_silent_guest_is_forgotten(engine: Engine) -> None:
+    ident = pod(engine, container("one"))
+    engine.pods.pause(ident)
+    vm = engine.vms.of_pod(ident)
+    assert vm is not None
+    engine.pods.vm_silent(vm, True)
+    assert engine.pods.inspect(ident).reason
+    recovery(engine).run()
+    assert engine.pods.inspect(ident).reason == ""
+    engine.pods.unpause(ident)
+
+
+def recovery(engine: Engine) -> Recovery:
+    return Recovery(
+        root=engine.config.root,
+        pods=engine.pods,
+        records=engine.pods.records,
+        containers=engine.containers,
+        execs=engine.execs,
+        network=engine.network,
+        vms=engine.vms,
+    )
+
+
+def test_execs_of_a_paused_pod_run_on_for_the_next_daemon(engine: Engine) -> None:
+    ident = pod(engine, container("one"))
+    sleep = engine.execs.create("one", ExecSpec(argv=("sleep", "60")))
+    engine.execs.start_detached(sleep)
+    engine.pods.pause(ident)
+    vm = engine.vms.of_pod(ident)
+    assert vm is not None
+    engine.execs._processes.clear()  # what the next daemon knows: the rows, and a VM that it has not met
+    vm.connected = False
+    engine.execs.settle_lost()
+    assert engine.execs.inspect(sleep).running
+    engine.pods.kill(ident, signal=9)
+    found = engine.execs.inspect(sleep)
+    assert (found.state, found.exit_code) == (ExecState.EXITED, KILLED)
+
+
+def test_an_end_that_nobody_has_seen_is_told(engine: Engine) -> None:
+    """Of a container whose process the guest does not know when it is met again."""
+    ident = pod(engine, container("one"), container("two", auto_remove=True))
+    told: list[str] = []
+    _, cancel = engine.events.subscribe(lambda event: told.append(event.action))
+    wait = engine.containers.waits.register("one")
+    removed = engine.containers.waits.register("two", WaitCondition.REMOVED)
+    vm = engine.vms.of_pod(ident)
+    assert vm is not None
+    engine.containers.adopt(vm, {})
+    assert wait.result().exit_code == SETUP_FAILED
+    assert removed.result().removed
+    assert told.count("die") == 2
+    cancel()
