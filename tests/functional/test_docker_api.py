@@ -406,3 +406,18 @@ def test_versions_of_old_clients(client: FlaskClient) -> None:
     assert not more & set(client.get("/v1.8/version").json)
     for spoken in ("1.12", "1.23", "1.24", "1.47"):
         assert more <= set(client.get(f"/v{spoken}/version").json)
+
+
+@pytest.mark.usefixtures("clean")
+def test_volumes_are_read_only_for_who_has_some(
+    client: FlaskClient, running: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, using = make(client), make(client, HostConfig={"Binds": ["some:/v"]})
+    asked: list[int] = []
+    every = running.volumes.all
+    monkeypatch.setattr(running.volumes, "all", lambda: asked.append(1) or every())
+    assert client.get(f"/containers/{plain}/json").status_code == 200
+    assert asked == []
+    assert client.get(f"/containers/{using}/json").json["Mounts"][0]["Source"]
+    assert client.get("/containers/json?all=1").status_code == 200
+    assert len(asked) == 2  # once for each request

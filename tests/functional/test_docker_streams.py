@@ -198,3 +198,14 @@ def test_the_end_of_a_log_that_was_asked_for(daemon: HyperdLauncher, stubborn: s
     assert ask(daemon, "GET", f"{log}&until=1h&tail=5")[1] == b""
     assert ask(daemon, "GET", f"{log}&follow=1&until={time.time() + 1}", timeout=30)[1][8:] == b"up\n"  # it ends
     assert ask(daemon, "GET", f"{log}&until=inf")[0] == 400
+
+
+@pytest.mark.parametrize(("size", "wanted"), [([31, 42], b"31 42"), ([0, 0], b"24 80"), (None, b"24 80")])
+def test_the_size_of_a_terminal_of_a_container(daemon: HyperdLauncher, size: list[int] | None, wanted: bytes) -> None:
+    body = {"Image": "busybox", "Cmd": ["stty", "size"], "Tty": True, "HostConfig": {"ConsoleSize": size}}
+    code, data = ask(daemon, "POST", "/containers/create", body)
+    assert code == 201, data
+    ident = json.loads(data)["Id"]
+    assert ask(daemon, "POST", f"/containers/{ident}/start")[0] == 204
+    assert ask(daemon, "GET", f"/containers/{ident}/logs?stdout=1&follow=1")[1].strip() == wanted
+    assert ask(daemon, "DELETE", f"/containers/{ident}?force=1")[0] == 204

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -35,7 +36,8 @@ from hyperd.api.docker.errors import NotModified
 from hyperd.api.docker.lookup import STORAGE_DRIVER, Lookup, container
 from hyperd.api.docker.mounts import Mounts
 from hyperd.api.docker.routes import blueprint
-from hyperd.errors import ImageNotFound, InvalidInput, NotFound
+from hyperd.api.docker.streams import console_size
+from hyperd.errors import HyperError, ImageNotFound, InvalidInput, NotFound
 from hyperd.image.model import Image
 
 _CREATE, _HOST_CONFIG, _RESOURCES = schema.Create(), schema.HostConfig(), schema.Resources()
@@ -104,10 +106,14 @@ def create_container() -> Response:
     order = _order(given, body, name)
     size = policy.vm_of(container(order.joins)) if order.joins else order.pod.resource
     limits.check_cpus(order.container.limits, size)
+    terminal = console_size(given["HostConfig"]["ConsoleSize"]) if given["Tty"] else None
     if name:
         policy.create(order)
     else:
         policy.create_unnamed(order)
+    if terminal:
+        with contextlib.suppress(HyperError):  # it has nothing to run, which its start tells
+            engine().containers.streams.resize(order.container.id, *terminal)
     warnings: list[str] | None = [*order.warnings, *limits.warnings(order.container.limits, size)]
     if versions.is_legacy() and not warnings:
         warnings = None

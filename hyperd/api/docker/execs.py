@@ -13,7 +13,7 @@ from hyperd.api.docker import answers, params, schema, versions
 from hyperd.api.docker.create import read_env, read_unset, read_user
 from hyperd.api.docker.lookup import container
 from hyperd.api.docker.routes import blueprint
-from hyperd.api.docker.streams import MAX_SIDE, size, stream_type
+from hyperd.api.docker.streams import console_size, size, stream_type
 from hyperd.container.model import Exec
 from hyperd.errors import Conflict, InvalidInput, NotFound
 from hyperd.spec.model import ExecSpec
@@ -44,24 +44,16 @@ def create_exec(name: str) -> Response:
         detach_keys=given["DetachKeys"],
         stdout=given["AttachStdout"],
         stderr=given["AttachStderr"],
-        size=_console_size(given),
+        size=_size(given),
     )
     return answers.as_json({"Id": engine().execs.create(found.id, spec)}, 201)
 
 
-def _console_size(given: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Return ``ConsoleSize``: rows and columns; None without, and for 0 (the client has no terminal).
-
-    Errors: InvalidInput.
-    """
-    found = given["ConsoleSize"]
-    if not found:
-        return None
-    if not given["Tty"]:
+def _size(given: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return the size of the terminal that is asked for. Errors: InvalidInput (also: there is no terminal)."""
+    if given["ConsoleSize"] and not given["Tty"]:
         raise InvalidInput("console size is only supported when TTY is enabled")
-    if len(found) != 2 or not all(0 <= side <= MAX_SIDE for side in found):
-        raise InvalidInput("invalid JSON: ConsoleSize: must be rows and columns of a terminal")
-    return (found[0], found[1]) if all(found) else None
+    return console_size(given["ConsoleSize"])
 
 
 @blueprint.post("/exec/<exec_id>/start")
@@ -69,7 +61,7 @@ def start_exec(exec_id: str) -> Response:
     """Run a prepared command; the client is joined to it unless it detaches."""
     given = schema.load(_START, params.body_object(optional=True))
     found = _exec(exec_id)
-    size = _console_size(given)
+    size = _size(given)
     if given["Detach"]:
         engine().execs.start_detached(exec_id, size=size)
         return answers.empty(200)

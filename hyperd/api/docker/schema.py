@@ -273,6 +273,7 @@ class HostConfig(Resources):
     Isolation = fields.String(load_default="")
     StorageOpt = _Texts(load_default=dict)
     OomScoreAdj = fields.Integer(strict=True, load_default=0)
+    ConsoleSize = _Many(fields.Integer(strict=True), load_default=list)
     ContainerIDFile = fields.String(load_default="")
     Annotations = _Texts(load_default=dict)
 

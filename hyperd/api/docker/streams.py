@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flask import Response
@@ -113,6 +113,18 @@ def size() -> tuple[int, int]:
     if not (0 <= rows <= MAX_SIDE and 0 <= columns <= MAX_SIDE):
         raise InvalidInput("invalid size of a terminal", details=f"{rows} rows, {columns} columns")
     return rows, columns
+
+
+def console_size(given: Sequence[int]) -> tuple[int, int] | None:
+    """Return ``ConsoleSize``: rows and columns; None without, and for 0 (the client has no terminal).
+
+    Errors: InvalidInput.
+    """
+    if not given:
+        return None
+    if len(given) != 2 or not all(0 <= side <= MAX_SIDE for side in given):
+        raise InvalidInput("invalid JSON: ConsoleSize: must be rows and columns of a terminal")
+    return (given[0], given[1]) if all(given) else None
 
 
 @blueprint.post("/containers/<name>/wait")
