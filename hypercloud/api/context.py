@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 from flask import Blueprint, Flask, Response, current_app, g, request
+from simple_websocket import ConnectionClosed
 
 if TYPE_CHECKING:
     from hypercloud.account.model import Identity
@@ -66,6 +67,14 @@ def watch() -> Watch:
     """Return the request's watch of the bus."""
     found: Watch = g.watch
     return found
+
+
+def say(socket: Any, data: str | bytes) -> None:
+    """Send to the client of a websocket. Errors: ConnectionClosed when it has gone, or takes nothing."""
+    try:
+        socket.send(data)
+    except OSError:
+        raise ConnectionClosed from None
 
 
 def forget_input(socket: Any) -> None:

@@ -16,7 +16,7 @@ from simple_websocket import ConnectionClosed
 
 from hypercloud.action.service import OVER
 from hypercloud.api.bodies import number, truth
-from hypercloud.api.context import cloud, forget_input, identity, watch, watch_from_the_start
+from hypercloud.api.context import cloud, forget_input, identity, say, watch, watch_from_the_start
 from hypercloud.api.dockercloud import uris
 from hypercloud.api.dockercloud.blueprint import namespace
 from hypercloud.db.models import ContainerRow
@@ -58,7 +58,7 @@ def add_routes(blueprint: Blueprint, sock: Sock) -> None:
 
 
 def _say(socket: Any, message: dict[str, Any]) -> None:
-    socket.send(json.dumps(message))
+    say(socket, json.dumps(message))
 
 
 def _fail(socket: Any, error: CloudError) -> None:

@@ -11,7 +11,7 @@ from flask import Blueprint
 from flask_sock import Sock
 from simple_websocket import ConnectionClosed
 
-from hypercloud.api.context import cloud, forget_input, identity, watch, watch_from_the_start
+from hypercloud.api.context import cloud, forget_input, identity, say, watch, watch_from_the_start
 from hypercloud.api.web.blueprint import admin_only
 from hypercloud.engine.streams import ExecSession, LogStream
 from hypercloud.errors import CloudError
@@ -47,7 +47,7 @@ def events(socket: Any) -> None:
         else:
             continue
         try:
-            socket.send(json.dumps({**text, "time": event.time}))
+            say(socket, json.dumps({**text, "time": event.time}))
         except ConnectionClosed:
             return
 
@@ -58,13 +58,13 @@ def logs(socket: Any, prefix: str) -> None:
         seen = _container(prefix)
         stream = LogStream(cloud().engines.client(seen.engine), seen.id, tty=seen.tty, tail=300, follow=True)
     except CloudError as error:
-        socket.send(f"{error}\n")
+        say(socket, f"{error}\n")
         return
 
     def pump() -> None:
         try:
             for line in stream:
-                socket.send(line.text)
+                say(socket, line.text)
         except ConnectionClosed:
             pass
 
@@ -85,14 +85,14 @@ def terminal(socket: Any, prefix: str) -> None:
         seen = _container(prefix)
         session = ExecSession(cloud().engines.client(seen.engine), seen.id, ["sh"])
     except CloudError as error:
-        socket.send(f"{error}\n".encode())
+        say(socket, f"{error}\n".encode())
         return
     log.info("web.exec", container=seen.id, user=identity().username)
 
     def pump() -> None:
         try:
             while data := session.read():
-                socket.send(data)
+                say(socket, data)
             socket.close()
         except ConnectionClosed:
             pass
