@@ -114,6 +114,7 @@ class GuestProcess:
         self.finished = threading.Event()
         self.sessions: set[AttachSession] = set()
         self.set_up = True  # False: it never began to run
+        self.again = False  # its start is a restart by the container's policy
         self.failure = ""  # why its program could not be executed
         self.awaits_start = False  # made for clients of a container that has ended, and for its next start
         self._cut_off = cut_off

@@ -179,7 +179,7 @@ class Restarts:
                 self._start(vm, container_id)
             except HyperError as error:
                 log.warning("container.restart_failed", container=container_id, error=str(error))
-                self._try_again(container_id)
+                self._try_again(row)
                 return
             row = self._records.get(container_id)
             log.info("container.restarted", container=container_id, name=row.name, count=row.restart_count)
@@ -189,8 +189,9 @@ class Restarts:
             if row.killed:  # in the moment of its start
                 self._stop(container_id)
 
-    def _try_again(self, container_id: str) -> None:
-        """Put off a restart that could not be made (the pod's lock is held)."""
-        row = self._records.postpone(container_id, decide_again)
-        if row is not None:
-            self.schedule(row)
+    def _try_again(self, before: ContainerRow) -> None:
+        """Put off a restart that could not be made (the pod's lock is held); the end of a run has decided already."""
+        if self._records.get(before.id).run_count == before.run_count:
+            row = self._records.postpone(before.id, decide_again)
+            if row is not None:
+                self.schedule(row)

@@ -237,9 +237,11 @@ class ContainerService:
         """Give a container another name. Errors: NotFound, Conflict, InvalidInput."""
         new = names.checked(new)
         row = self.records.find(old)
-        spec = names.named(self.records.spec(row), new)
-        self.records.update(row.id, name=new, spec=spec_codec.dump(spec))
-        self.tell("rename", self.records.get(row.id), oldName=row.name)
+        with self._locks.locked(row.pod_id, "rename a container"):
+            row = self.records.get(row.id)  # what else of it is changed must not be lost
+            spec = names.named(self.records.spec(row), new)
+            self.records.update(row.id, name=new, spec=spec_codec.dump(spec))
+            self.tell("rename", self.records.get(row.id), oldName=row.name)
 
     def update(self, name: str, update: ContainerUpdate) -> None:
         """Change a container, running or not; limits of a running one hold at once.
@@ -320,7 +322,7 @@ class ContainerService:
         run = row.run_count + 1
         process = self.processes.of_run(row, run, tty=program.tty)
         self.processes.place(vm, process)
-        self.records.starting(row, run=run, base=base, again=again)
+        process.again = again
         size = process.size
         plan = container_plan(
             process=process.ident,
@@ -333,11 +335,12 @@ class ContainerService:
             before=entry.take() if entry is not None else None,
             memory=vm.memory,
         )
+        self.records.starting(row, run=run, base=base, again=again)
         try:
             process.start(vm.agent, base, plan, size)
         except HyperError as error:
             process.finished.wait(KILL_WAIT)
-            self._start_failed(row.id, error)
+            self._start_failed(row.id, run, error, again=again)
             raise
         self.volumes.started(row.id, good=not process.failure)
         self.files.forget(vm, row.id, files)
@@ -483,7 +486,7 @@ class ContainerService:
 
     def _finished(self, container_id: str, run: int, process: GuestProcess) -> None:
         try:
-            code, again = process.exit_code or 0, process.set_up and process.hub.keeping
+            code, again = process.exit_code or 0, process.hub.keeping and (process.set_up or process.again)
             row = self.records.finish(
                 container_id, run=run, exit_code=code, decide=decide if again else None, at=process.ended_at
             )
@@ -508,16 +511,13 @@ class ContainerService:
         if row.restart_at is None:
             self.observers.settled(row)
 
-    def _start_failed(self, container_id: str, error: HyperError) -> None:
-        row = self.records.update(
-            container_id,
-            state=ContainerState.EXITED,
-            exit_code=SETUP_FAILED,
-            finished_at=time.time(),
-            error=str(error)[:MAX_ERROR],
-        )
-        if row is not None:
-            self.observers.settled(row)
+    def _start_failed(self, container_id: str, run: int, error: HyperError, *, again: bool) -> None:
+        """Note why a start failed, and its end where its process has not (the guest has not answered)."""
+        finished = self.records.finish(container_id, run=run, exit_code=SETUP_FAILED, decide=decide if again else None)
+        self.records.update(container_id, error=str(error)[:MAX_ERROR])
+        if finished is not None:
+            self._tell_ended(finished)
+            self.restarts.schedule(finished)
 
     def _stop(self, container_id: str, *, grace: float | None, signal: int = 0) -> None:
         ending = self._ask_to_end(container_id, grace=grace, signal=signal)

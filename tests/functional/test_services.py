@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import signal
 import socket
 import threading
 import time
@@ -13,11 +16,12 @@ from typing import Any
 
 import pytest
 
+from hyperd.agent.frames import Method
 from hyperd.agent.plan import Op
 from hyperd.build.importer import ImportOrder
 from hyperd.config.model import Config, HypervisorConfig, NetworkConfig
 from hyperd.container import contents, locks
-from hyperd.container.model import ExecState, HealthState
+from hyperd.container.model import ContainerUpdate, ExecState, HealthState
 from hyperd.container.process import AttachOptions
 from hyperd.container.states import KILLED, SETUP_FAILED
 from hyperd.container.waits import WaitCondition
@@ -446,3 +450,47 @@ def test_an_end_that_nobody_has_seen_is_told(engine: Engine) -> None:
     assert removed.result().removed
     assert told.count("die") == 2
     cancel()
+
+
+# -- changes, and restarts that fail
+
+
+def test_a_new_name_takes_no_change_back(engine: Engine, threads: ThreadPoolExecutor) -> None:
+    ident = pod(engine, container("one"))
+    with engine.pods._locks.locked(ident, "change it"):
+        rename = threads.submit(engine.containers.rename, "one", "other")
+        assert waits(rename)
+        engine.containers.update("one", ContainerUpdate(labels={"kept": "yes"}))
+    rename.result(10)
+    found = engine.containers.queries.inspect("other")
+    assert (found.name, found.spec.name, found.labels) == ("other", "other", {"kept": "yes"})
+
+
+def test_a_restart_whose_set_up_fails_is_no_end(engine: Engine) -> None:
+    ident = pod(engine, container("one", restart_policy="always"))
+    driver, vm = engine.vms._driver, engine.vms.of_pod(ident)
+    assert isinstance(driver, FakeDriver)
+    assert vm is not None
+    wait = engine.containers.waits.register("one")
+    driver.agent(vm.id).faults[Method.START] = errno.EIO
+    os.kill(engine.containers.queries.inspect("one").pid, signal.SIGKILL)  # of a program on this host
+    until(lambda: engine.containers.queries.inspect("one").run_count == 3)
+    until(lambda: engine.containers.queries.inspect("one").running)
+    assert wait.poll() is None
+    found = engine.containers.queries.inspect("one")
+    assert (found.restart_count, found.error) == (2, "")
+    engine.containers.stop("one", signal=signal.SIGKILL)
+    assert wait.result().exit_code == KILLED
+
+
+def test_a_restart_whose_set_up_fails_counts(engine: Engine) -> None:
+    """``restart_max`` bounds them: then it is an end."""
+    ident = pod(engine, container("one", restart_policy="onFailure", restart_max=1))
+    driver, vm = engine.vms._driver, engine.vms.of_pod(ident)
+    assert isinstance(driver, FakeDriver)
+    assert vm is not None
+    wait = engine.containers.waits.register("one")
+    driver.agent(vm.id).faults[Method.START] = errno.EIO
+    os.kill(engine.containers.queries.inspect("one").pid, signal.SIGKILL)
+    assert wait.result().exit_code == SETUP_FAILED
+    assert engine.containers.queries.inspect("one").run_count == 2
