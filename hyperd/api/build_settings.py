@@ -119,7 +119,7 @@ def _hosts(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
 def _size(text: str) -> int:
     if not text:
         return 0
-    if not text.isascii() or not text.isdigit() or int(text) > MAX_SHM:
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_SHM))) or int(text) > MAX_SHM:
         raise InvalidInput(f"shmsize must be a number of bytes, not {text[:40]!r}")
     return int(text)
 

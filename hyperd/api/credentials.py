@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 
+from hyperd.errors import InvalidInput
 from hyperd.image.transfer.pull import host_of
 from hyperd.registry.auth import AuthConfig
 
@@ -20,5 +22,6 @@ def registry_config(header: str) -> dict[str, AuthConfig]:
     for server, value in data.items() if isinstance(data, dict) else ():
         auth = AuthConfig.from_mapping({"serveraddress": server, **value}) if isinstance(value, dict) else None
         if auth is not None:
-            found[host_of(str(server))] = auth
+            with contextlib.suppress(InvalidInput):
+                found[host_of(str(server))] = auth
     return found

@@ -22,6 +22,7 @@ MAX_GRACE = 3600  # seconds
 FORM = "application/x-www-form-urlencoded"
 FALSE = frozenset({"", "0", "no", "false", "none"})
 STRICT_TRUE = frozenset({"yes", "true", "on"})
+_MAX_TAIL_DIGITS = 9
 _SECONDS = re.compile(r"[0-9]{1,11}(\.[0-9]{1,9})?")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -98,6 +99,13 @@ def moment_of(raw: str, name: str) -> float:
     return seconds
 
 
+def lines_of(tail: str) -> int | None:
+    """Return how many lines of a log are asked for; None = all, as for what is no number."""
+    if not (tail.isascii() and tail.isdigit()):
+        return None
+    return int(tail) if len(tail) <= _MAX_TAIL_DIGITS else None
+
+
 def signal_number(name: str = "signal", *, default: int = signal.SIGTERM) -> int:
     """Return a signal by number or name (see ``hyperd.container.signals``). Errors: InvalidInput."""
     raw = text(name).strip()
@@ -113,9 +121,27 @@ def json_text(raw: str | bytes, what: str) -> Any:
         raise ValueError(f"{constant} is no JSON")
 
     try:
-        return json.loads(raw, parse_constant=refuse, object_pairs_hook=object_hook())
+        return valid_text(json.loads(raw, parse_constant=refuse, object_pairs_hook=object_hook()), raw)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{what} is not valid JSON", details=str(error)[:200]) from None
+
+
+def valid_text(value: Any, raw: str | bytes) -> Any:
+    """Return decoded JSON with U+FFFD in the place of lone surrogates, as Go does: no file and no database takes them.
+
+    ``raw``: what it was decoded from. Errors: RecursionError.
+    """
+    data = raw if isinstance(raw, bytes) else raw.encode("utf-8", "surrogatepass")
+    plain = data.isascii() and b"\\u" not in data and b"\0" not in data  # NUL: it is UTF-16
+    return value if plain else _valid(value)
+
+
+def _valid(value: Any) -> Any:
+    if isinstance(value, str):
+        return _SURROGATES.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {_valid(key): _valid(item) for key, item in value.items()}
+    return [_valid(item) for item in value] if isinstance(value, list) else value
 
 
 def object_hook() -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:

@@ -370,3 +370,12 @@ def test_odd_credentials_of_a_push(daemon, registry, text):
         daemon.request("POST", "/image/push", remote="nosuch", body=text.encode()),
     ):
         refused(answer, 404, "nosuch")
+
+
+@pytest.mark.parametrize(
+    "given", [b'{"serveraddress": "http://[::1"}', b'{"username": "\\ud800", "serveraddress": "::"}']
+)
+def test_bad_credentials(daemon, given):
+    status, _, body = daemon.request("POST", "/auth", body=given, headers={"Content-Type": "application/json"})
+    assert status != 500
+    assert b"internal error" not in body

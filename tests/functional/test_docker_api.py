@@ -122,6 +122,22 @@ def test_a_port_of_another_apis_pod_is_bound_where_it_is(client: FlaskClient, ru
     running.pods.remove("pod")
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ('/images/search?term=127.0.0.1:9/x&filters={"stars":["²","99999999999"]}', None),
+        ("/networks/bridge/connect", b'{"Container": "\\ud800"}'),
+        ("/auth", b'{"username": "a", "serveraddress": "http://[::1"}'),
+        ("/auth", b'{"username": "\\ud800", "password": "b", "serveraddress": "127.0.0.1:9"}'),
+    ],
+)
+def test_nonsense_is_no_internal_error(client: FlaskClient, path: str, body: bytes | None) -> None:
+    kind = {"Content-Type": "application/json"}
+    answer = client.get(path) if body is None else client.post(path, data=body, headers=kind)
+    assert answer.status_code >= 400
+    assert "internal error" not in answer.json["message"]
+
+
 @pytest.mark.usefixtures("clean")
 def test_patterns_of_names(client: FlaskClient) -> None:
     for name in ("web", "web-2", "db"):

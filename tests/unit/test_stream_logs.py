@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperd.api.hyper.containers import lines_of
+from hyperd.api.params import lines_of
 from hyperd.stream.logs import MAX_LINE, JsonFileLog, now_text
 
 T = 1_700_000_000_123_456_789
@@ -125,7 +125,16 @@ def test_a_full_disk_leaves_the_log_as_it_was_and_the_bytes_can_be_given_again(t
 
 @pytest.mark.parametrize(
     ("text", "lines"),
-    [("", None), ("all", None), ("0", 0), ("15", 15), ("999999999", 999_999_999), ("10000000005", None), ("²", None)],
+    [
+        ("", None),
+        ("all", None),
+        ("0", 0),
+        ("15", 15),
+        ("999999999", 999_999_999),
+        ("10000000005", None),
+        ("9" * 5000, None),
+        ("²", None),
+    ],
 )
 def test_lines_that_are_asked_for(text: str, lines: int | None) -> None:
     """More lines than any log has are all lines."""

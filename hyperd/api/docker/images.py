@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from hyperd.registry.auth import AuthConfig
 from hyperd.registry.search import MAX_RESULTS
 
 META = "x-meta-"
+_STARS = re.compile(r"[0-9]{1,9}")
 _LIST_KEYS = ("before", "dangling", "label", "reference", "since", "until")
 _PRUNE_KEYS = ("dangling", "label", "label!", "until")
 
@@ -191,7 +193,7 @@ def search_images() -> Response:
     if not 1 <= limit <= MAX_RESULTS:
         raise InvalidInput(f"Limit {limit} is outside the range of [1, {MAX_RESULTS}]")
     official, automated = params.truth(filters, "is-official"), params.truth(filters, "is-automated")
-    stars = max((int(word) for word in filters.get("stars", ()) if word.isdigit()), default=0)
+    stars = max((int(word) for word in filters.get("stars", ()) if _STARS.fullmatch(word)), default=0)
     spoken, auth, reports = versions.requested(), credentials(), engine().images.reports
 
     def ask(_cancelled: Callable[[], bool]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from flask import request
 
-from hyperd.api.params import moment_of, object_hook
+from hyperd.api.params import moment_of, object_hook, valid_text
 from hyperd.errors import InvalidInput
 
 MAX_BODY = 16 * 2**20
@@ -127,6 +127,6 @@ def body_object(*, optional: bool = False) -> dict[str, Any]:
 def decode(data: bytes, what: str) -> Any:
     """Decode JSON. Errors: InvalidInput."""
     try:
-        return json.loads(data, object_pairs_hook=object_hook())
+        return valid_text(json.loads(data, object_pairs_hook=object_hook()), data)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"invalid JSON: {what}", details=str(error)[:200]) from None

@@ -12,6 +12,7 @@ from hyperd.api.context import engine
 from hyperd.api.docker import answers, params, versions
 from hyperd.api.docker.lookup import container
 from hyperd.api.docker.routes import blueprint
+from hyperd.api.params import lines_of
 from hyperd.api.waiting import HeadFirst
 from hyperd.container.model import Container
 from hyperd.container.process import AttachOptions
@@ -38,7 +39,6 @@ def logs(name: str) -> Response:
     stdout, stderr = params.flag("stdout"), params.flag("stderr")
     if not stdout and not stderr:
         raise InvalidInput("Bad parameters: you must choose at least one stream")
-    tail = params.text("tail").strip()
     query = LogQuery(
         stdout=stdout,
         stderr=stderr,
@@ -46,7 +46,7 @@ def logs(name: str) -> Response:
         timestamps=params.flag("timestamps"),
         since=_moment("since"),
         until=_moment("until"),
-        tail=int(tail) if tail.isascii() and tail.isdigit() else None,
+        tail=lines_of(params.text("tail").strip()),
     )
     session = engine().containers.streams.logs(found.id, query)
     return takeover.follow(session, stream_type(tty=session.tty))

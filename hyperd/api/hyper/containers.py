@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from hyperd.engine import Engine
 
 _IMAGE_ID = re.compile(r"(?:sha256:)?[0-9a-f]{4,64}")
-MAX_TAIL_DIGITS = 9
 TAR = "application/x-tar"
 
 
@@ -161,16 +160,9 @@ def container_logs() -> Response:
         follow=params.flag("follow"),
         timestamps=params.flag("timestamps", "timestamp"),
         since=params.moment("since") or None,
-        tail=lines_of(params.text("tail").strip()),
+        tail=params.lines_of(params.text("tail").strip()),
     )
     return takeover.follow(engine().containers.streams.logs(name, query), "text/plain; charset=utf-8")
-
-
-def lines_of(tail: str) -> int | None:
-    """Return how many lines of a log are asked for; None = all, as for what is no number."""
-    if not (tail.isascii() and tail.isdigit()):
-        return None
-    return int(tail) if len(tail) <= MAX_TAIL_DIGITS else None
 
 
 @blueprint.post("/container/commit")

@@ -342,8 +342,14 @@ def _following(follow: Callable[[Sink], None], leave: Callable[[Sink], None], si
 
 
 def host_of(server: str) -> str:
-    """Give ``host[:port]`` of a registry's address, which may be a URL; Docker Hub's old index means its registry."""
-    host = urlsplit(server).netloc if "://" in server else server.partition("/")[0]
+    """Give ``host[:port]`` of a registry's address, which may be a URL; Docker Hub's old index means its registry.
+
+    Errors: InvalidInput.
+    """
+    try:
+        host = urlsplit(server).netloc if "://" in server else server.partition("/")[0]
+    except ValueError as error:
+        raise InvalidInput(f"{server[:80]!r} is no address of a registry", details=str(error)) from error
     host = host.rpartition("@")[2]
     return DOCKER_HOST if host in {"", DOCKER_DOMAIN, "index.docker.io"} else host
 
