@@ -104,7 +104,7 @@ def create_container() -> Response:
     given = schema.load(_CREATE, _with_legacy_keys(body))
     name = checked_name(params.text("name")) if params.text("name") else ""
     order = _order(given, body, name)
-    size = policy.vm_of(container(order.joins)) if order.joins else order.pod.resource
+    size = policy.vm_of(policy.joined(order)) if order.joins else order.pod.resource
     limits.check_cpus(order.container.limits, size)
     terminal = console_size(given["HostConfig"]["ConsoleSize"]) if given["Tty"] else None
     if name:

@@ -91,7 +91,7 @@ def create(order: Order) -> None:
             raise InvalidInput(f"network {wish.network[:200]} not found")
     with provided(order.mounts):
         if order.joins:
-            running.containers.create(container(order.joins).pod_id, order.container, may_fetch=may_fetch())
+            running.containers.create(joined(order).pod_id, order.container, may_fetch=may_fetch())
         else:
             running.pods.create(order.pod, may_fetch=may_fetch())
 
@@ -307,6 +307,17 @@ def update(found: Container, *, limits: Limits, restart: str | None, restart_max
     }
     most = restart_max if restart is not None else None
     engine().containers.update(found.id, ContainerUpdate(limits=changed, restart_policy=restart, restart_max=most))
+
+
+def joined(order: Order) -> Container:
+    """Return the container whose pod a new one joins.
+
+    Errors: InvalidInput when it is not there: clients would take 404 for a missing image.
+    """
+    try:
+        return container(order.joins)
+    except NotFound as error:
+        raise InvalidInput(error.brief) from error
 
 
 def vm_of(found: Container) -> Resource:

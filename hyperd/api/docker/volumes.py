@@ -136,7 +136,10 @@ def disk_usage() -> Response:
     if "image" in wanted:
         usage = running.images.reports.usage()
         found["LayersSize"] = usage.totals.layer_bytes
-        found["Images"] = [image_views.row(one.image, spoken, usage=one) for one in usage.images]
+        # Clients take the sizes of images in use from that of all layers: both are those of this host's disk.
+        found["Images"] = [
+            {**image_views.row(one.image, spoken, usage=one), "Size": one.disk_size} for one in usage.images
+        ]
     if "container" in wanted:
         every = Lookup(running).all()
         found["Containers"] = [row(replace(one, sizes=policy.sizes(one.container)), spoken) for one in every]
