@@ -135,7 +135,7 @@ def disk_usage() -> Response:
     found: dict[str, Any] = {"LayersSize": 0, "Images": None, "Containers": None, "Volumes": None, "BuildCache": None}
     if "image" in wanted:
         usage = running.images.reports.usage()
-        found["LayersSize"] = usage.totals.layer_bytes
+        found["LayersSize"] = usage.totals.layer_bytes + usage.totals.blob_bytes
         # Clients take the sizes of images in use from that of all layers: both are those of this host's disk.
         found["Images"] = [
             {**image_views.row(one.image, spoken, usage=one), "Size": one.disk_size} for one in usage.images
