@@ -137,17 +137,24 @@ class PodAttachments:
     # -- what the guest is told
 
     def setup(self, spec: PodSpec, leases: Sequence[Lease]) -> layout.GuestSetup:
-        """Return the network as the guest shall set it up, with names for ``/etc/hosts``. Errors: InvalidInput."""
+        """Return the network as the guest shall set it up, with names for ``/etc/hosts``.
+
+        Errors: InvalidInput, Conflict (it is being changed).
+        """
         setup = netplan.guest_setup(spec, leases)
         return replace(setup, hosts=(*setup.hosts, *self._links(spec, leases)))
 
     def tell_links(self, pod_id: str) -> None:
         """Tell the guests of pods that have links to this one's containers where it is now; failures are logged."""
-        rows = self._containers.of_pod(pod_id)
-        names = {name for row in rows for name in (row.name, row.id)}
-        for row in self._records.all():
-            if row.id == pod_id or row.state != PodState.RUNNING:
-                continue
+        linking = [
+            row
+            for row in self._records.running()
+            if row.id != pod_id and any(one.get("links") for one in row.spec.get("networks", ()))
+        ]
+        if not linking:
+            return
+        names = {name for row in self._containers.of_pod(pod_id) for name in (row.name, row.id)}
+        for row in linking:
             spec = stored_pod(row.spec)
             if not any(target in names for one in spec.networks for target, _ in one.links):
                 continue

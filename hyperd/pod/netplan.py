@@ -135,7 +135,7 @@ def check_pluggable(nics: Sequence[NicSpec]) -> None:
 
 
 def guest_setup(spec: PodSpec, leases: Sequence[Lease]) -> layout.GuestSetup:
-    """Return the network as the guest shall set it up. Errors: InvalidInput."""
+    """Return the network as the guest shall set it up. Errors: InvalidInput, Conflict (it is being changed)."""
     routed, gateway = default_route(spec, leases)
     found = [
         layout.GuestNic(
@@ -145,7 +145,7 @@ def guest_setup(spec: PodSpec, leases: Sequence[Lease]) -> layout.GuestSetup:
             gateway=gateway if index == routed else "",
             mtu=_mtu(index, nic.interface, lease),
         )
-        for index, (nic, lease) in enumerate(zip(nics(spec), leases, strict=True))
+        for index, (nic, lease) in enumerate(_joined(spec, leases))
     ]
     return layout.GuestSetup(
         hostname=spec.hostname,
@@ -177,14 +177,25 @@ def name_servers(spec: PodSpec, leases: Sequence[Lease]) -> Sequence[str]:
     return spec.dns or (leases[0].dns if leases else ())
 
 
+def _joined(spec: PodSpec, leases: Sequence[Lease]) -> list[tuple[PodNic, Lease]]:
+    """Return each NIC with its lease. Errors: Conflict when another caller gives the pod a network or takes one."""
+    found = nics(spec)
+    if len(found) != len(leases):
+        raise Conflict(
+            f"the networks of pod {spec.id} are just being changed", details=f"{len(found)} NICs, {len(leases)} leases"
+        )
+    return list(zip(found, leases, strict=True))
+
+
 def default_route(spec: PodSpec, leases: Sequence[Lease]) -> tuple[int, str]:
     """Return the NIC and the gateway of the default route; -1 when there is none.
 
     It is the NIC that names a gateway, else the first automatic one whose network has one, else the first in the
-    daemon's subnet. Errors: InvalidInput for a gateway that cannot be reached by its NIC.
+    daemon's subnet. Errors: InvalidInput for a gateway that cannot be reached by its NIC, Conflict.
     """
-    found = [nic.interface for nic in nics(spec)]
-    for index, (nic, lease) in enumerate(zip(found, leases, strict=True)):
+    found = [nic.interface for nic, _ in _joined(spec, leases)]
+    for index, nic in enumerate(found):
+        lease = leases[index]
         if nic.gateway:
             if not _on_link(nic.gateway, lease):
                 raise InvalidInput(

@@ -38,6 +38,11 @@ class PodRecords:
         with self._db.reading() as session:
             return list(session.scalars(select(PodRow).order_by(PodRow.created_at)))
 
+    def running(self) -> list[PodRow]:
+        """Give the pods that run."""
+        with self._db.reading() as session:
+            return list(session.scalars(select(PodRow).where(PodRow.state == PodState.RUNNING)))
+
     def listed(self) -> list[PodRow]:
         """Give every pod, oldest first, with only what a list shows: id, state and outcome."""
         columns = load_only(PodRow.id, PodRow.state, PodRow.outcome)

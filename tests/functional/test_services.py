@@ -29,7 +29,7 @@ from hyperd.engine import Engine
 from hyperd.errors import HyperError, NotAlive, OutOfSpace
 from hyperd.pod.recovery import Recovery
 from hyperd.pod.states import PodState
-from hyperd.spec.model import ContainerSpec, ExecSpec, Healthcheck, PodSpec, VolumeRef, VolumeSpec
+from hyperd.spec.model import ContainerSpec, ExecSpec, Healthcheck, NetworkAttachment, PodSpec, VolumeRef, VolumeSpec
 from hyperd.stream.logread import LogQuery
 from hyperd.vm.fake import FakeDriver
 from hyperd.volume.model import NamedVolumeSpec
@@ -494,3 +494,16 @@ def test_a_restart_whose_set_up_fails_counts(engine: Engine) -> None:
     os.kill(engine.containers.queries.inspect("one").pid, signal.SIGKILL)
     assert wait.result().exit_code == SETUP_FAILED
     assert engine.containers.queries.inspect("one").run_count == 2
+
+
+def test_a_start_does_not_suffer_from_a_change_of_a_pod_that_links_to_it(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its networks are changed between the look at its specification and the one at its leases."""
+    link = NetworkAttachment(network="bridge", links=(("target", "db"),))
+    linking = pod(engine, container("linking"), networks=(link,))
+    ident = engine.pods.create(PodSpec(containers=(container("target"),)))
+    leases = engine.network.leases
+    monkeypatch.setattr(engine.network, "leases", lambda owner: () if owner == linking else leases(owner))
+    engine.pods.start(ident)
+    assert engine.containers.queries.inspect("target").running

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hyperd.api.hyper.pod_spec import parse_pod
-from hyperd.errors import InvalidInput
+from hyperd.errors import Conflict, InvalidInput
 from hyperd.network.guards import Guard
 from hyperd.network.model import Lease
 from hyperd.pod import netplan
@@ -54,6 +54,13 @@ def test_addresses_are_split():
 )
 def test_default_route(interfaces, leases, route):
     assert netplan.default_route(spec(*interfaces), leases) == route
+
+
+@pytest.mark.parametrize("leases", [[], [OWN, MORE]])
+def test_a_change_by_somebody_else_is_no_internal_error(leases):
+    """The specification and the leases of another pod are read one after the other."""
+    with pytest.raises(Conflict, match="just being changed"):
+        netplan.guest_setup(spec(), leases)
 
 
 @pytest.mark.parametrize(
