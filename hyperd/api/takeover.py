@@ -13,6 +13,7 @@ import contextlib
 import os
 import socket
 import ssl
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -27,7 +28,7 @@ from hyperd.stream.client import MakeClient
 log = structlog.get_logger(__name__)
 
 RAW_STREAM = "application/vnd.docker.raw-stream"
-DRAIN_TIMEOUT = 1.0  # seconds
+DRAIN_TIMEOUT = 1.0  # seconds, in which a thread of the HTTP server is held
 DRAIN_READS = 16
 WEBSOCKET_VERSION = "13"
 HEAD_TIMEOUT = 10.0  # seconds; the head fits into any socket buffer
@@ -169,8 +170,9 @@ def close_failed_upgrade(response: Response) -> Response:
         sock.sendall(body)
         sock.shutdown(socket.SHUT_WR)
         # What the client had sent already must not turn into a reset that eats the answer.
-        sock.settimeout(DRAIN_TIMEOUT)
+        end = time.monotonic() + DRAIN_TIMEOUT
         for _ in range(DRAIN_READS):
+            sock.settimeout(max(end - time.monotonic(), 0.001))
             if not sock.recv(65_536):
                 break
     return gone()

@@ -173,6 +173,31 @@ def test_a_refused_upload_is_told_why(daemon: HyperdLauncher) -> None:
             sender.join()
 
 
+def test_who_goes_on_sending_after_a_refused_upgrade_holds_no_thread(daemon: HyperdLauncher) -> None:
+    upgrade = b"POST /none HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+    over = threading.Event()
+
+    def drip(socks: list[socket.socket]) -> None:
+        while not over.wait(0.8):
+            for sock in socks:
+                with contextlib.suppress(OSError):
+                    sock.send(b"x")
+
+    with contextlib.ExitStack() as stack:
+        callers = [stack.enter_context(daemon.raw()) for _ in range(THREADS)]
+        thread = threading.Thread(target=drip, args=(callers,))
+        stack.callback(thread.join)
+        stack.callback(over.set)
+        for caller in callers:
+            caller.sendall(upgrade)
+            assert caller.recv(4096).startswith(b"HTTP/1.1 404 ")
+        thread.start()
+        other = stack.enter_context(daemon.raw())
+        other.settimeout(PROMPT)
+        other.sendall(b"GET /_ping HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert answered(other)
+
+
 def asks(kind: str, silent: str) -> tuple[str, str, str]:
     """Give API, path and body of a request that makes the daemon ask a server."""
     file = {"name": "f", "uri": f"http://{silent}/f"}
