@@ -78,12 +78,13 @@ class ExecService:
         process = self._find(exec_id)
         if process is not None and process.hub.ended:
             process.finished.wait(SETTLE_WAIT)  # a client that has just seen the end of its output asks how it ended
-        return self._with_pid(self._records.get(exec_id))
+        return _with_pid(self._records.get(exec_id), self._find(exec_id))
 
     def list(self, container: str) -> list[Exec]:
         """Return a container's execs, oldest first. Errors: NotFound."""
         row = self._containers.records.find(container)
-        return [self._with_pid(one) for one in self._records.of_container(row.id)]
+        processes = {ident: process for (_, ident), process in tuple(self._processes.items())}
+        return [_with_pid(one, processes.get(one.id)) for one in self._records.of_container(row.id)]
 
     def start(
         self,
@@ -293,10 +294,6 @@ class ExecService:
             size=size,
         )
 
-    def _with_pid(self, execution: Exec) -> Exec:
-        process = self._find(execution.id)
-        return execution if process is None or not execution.running else replace(execution, pid=process.pid)
-
     def _find(self, exec_id: str) -> GuestProcess | None:
         return next((value for (_, ident), value in tuple(self._processes.items()) if ident == exec_id), None)
 
@@ -361,6 +358,10 @@ class ExecService:
         container = self._owners.pop(exec_id, None)
         if container is not None:
             self._containers.tell("exec_die", container, execID=exec_id, exitCode=code)
+
+
+def _with_pid(execution: Exec, process: GuestProcess | None) -> Exec:
+    return execution if process is None or not execution.running else replace(execution, pid=process.pid)
 
 
 def exec_program(program: Program, spec: ExecSpec) -> Program:

@@ -56,9 +56,7 @@ class HealthChecks(ContainerObserver):
 
     def open(self) -> None:
         """Go on with the checks of the containers that run; after recovery."""
-        for row in self._records.all():
-            if row.state not in LIVE:
-                continue
+        for row in self._records.live():
             if row.health.get("run") != row.run_count:
                 self.started(row)  # the last daemon did not come to it, or there is no check
             elif row.health.get("due") is not None:

@@ -91,6 +91,17 @@ class ContainerRecords:
         with self._db.reading() as session:
             return list(session.scalars(select(ContainerRow).order_by(ContainerRow.created_at, ContainerRow.position)))
 
+    def live(self) -> list[ContainerRow]:
+        """Give the containers that run or are being started."""
+        with self._db.reading() as session:
+            return list(session.scalars(select(ContainerRow).where(ContainerRow.state.in_(LIVE))))
+
+    def to_be_removed(self) -> list[ContainerRow]:
+        """Give the containers that have ended and are to be removed then."""
+        over = ContainerRow.state == ContainerState.EXITED, ContainerRow.restart_at.is_(None)
+        with self._db.reading() as session:
+            return list(session.scalars(select(ContainerRow).where(ContainerRow.auto_remove.is_(True), *over)))
+
     def listed(self, pod_id: str = "") -> list[ContainerRow]:
         """Give every container (of a pod, where given) with only what a list shows."""
         columns = load_only(

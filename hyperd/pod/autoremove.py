@@ -13,7 +13,7 @@ import structlog
 from hyperd.container.locks import PodLocks
 from hyperd.container.observers import ContainerObserver
 from hyperd.container.records import ContainerRecords
-from hyperd.container.states import LIVE, ContainerState
+from hyperd.container.states import LIVE
 from hyperd.db.models import ContainerRow
 from hyperd.pod.errands import Errands
 from hyperd.pod.service import PodService
@@ -33,9 +33,8 @@ class AutoRemove(ContainerObserver):
 
     def open(self) -> None:
         """Remove what ended while no daemon ran; after recovery."""
-        for row in self._records.all():
-            if row.state == ContainerState.EXITED and row.restart_at is None:
-                self.settled(row)
+        for row in self._records.to_be_removed():
+            self.settled(row)
 
     def close(self) -> None:
         """Finish what is under way; the rest is the next daemon's."""

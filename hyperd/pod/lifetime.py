@@ -46,7 +46,8 @@ class PodLifetime:
         """Listen from now on, and look after pods whose last container ended while no daemon ran."""
         _, self._cancel = self._events.subscribe(self._hear)
         for row in self._records.all():
-            self._errands.submit(row.id)
+            if row.spec.get("implicit"):
+                self._errands.submit(row.id)
 
     def close(self) -> None:
         """Finish what is under way."""

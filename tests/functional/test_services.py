@@ -507,3 +507,34 @@ def test_a_start_does_not_suffer_from_a_change_of_a_pod_that_links_to_it(
     monkeypatch.setattr(engine.network, "leases", lambda owner: () if owner == linking else leases(owner))
     engine.pods.start(ident)
     assert engine.containers.queries.inspect("target").running
+
+
+def test_what_the_last_daemon_had_to_end_is_ended(engine: Engine) -> None:
+    """Containers that were to be removed and implicit pods, and nothing else."""
+    ident = pod(
+        engine, container("live"), container("over", "true"), container("again", "true"), container("kept", "true")
+    )
+    implicit = pod(engine, container("alone", "true"), implicit=True)
+    for name in ("over", "again", "kept", "alone"):
+        engine.containers.wait(name)
+    until(is_stopped(engine, implicit))
+    records = engine.containers.records
+    for name in ("live", "over", "again"):
+        records.update(records.find(name).id, auto_remove=True)
+    records.update(records.find("again").id, restart_at=time.time() + 1000)
+    assert [row.name for row in records.live()] == ["live"]
+    engine.auto_remove.open()
+    until(lambda: {one.name for one in engine.containers.queries.of_pod(ident)} == {"live", "again", "kept"})
+    engine.pods.records.update(implicit, state=PodState.RUNNING)
+    engine.lifetime.open()
+    until(is_stopped(engine, implicit))
+    assert engine.pods.inspect(ident).state == PodState.RUNNING
+
+
+def test_the_list_of_execs_has_their_numbers(engine: Engine) -> None:
+    pod(engine, container("one"))
+    sleep, unused = (engine.execs.create("one", ExecSpec(argv=("sleep", "60"))) for _ in range(2))
+    engine.execs.start_detached(sleep)
+    found = {one.id: one.pid for one in engine.execs.list("one")}
+    assert found == {sleep: engine.execs.inspect(sleep).pid, unused: 0}
+    assert found[sleep]
