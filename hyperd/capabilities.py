@@ -64,7 +64,7 @@ class Holder:
             self._process.communicate()
 
     def path(self, descriptor: int) -> Path:
-        """Give the way to one of the descriptors."""
+        """Return the way to one of the descriptors."""
         if self._process is None:
             raise HostFault("the volumes of the host are not held open")
         return Path(f"/proc/{self._process.pid}/fd/{descriptor}")

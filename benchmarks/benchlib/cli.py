@@ -154,7 +154,7 @@ def say(text: str) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Give the command line's parser."""
+    """Return the command line's parser."""
     made = argparse.ArgumentParser(
         prog="scripts/bench", description="Measure hyperd beside the floor and its peers, as root."
     )

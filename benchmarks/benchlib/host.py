@@ -24,7 +24,7 @@ PEERS = {"podman": "podman", "runc": "runc"}
 
 
 def missing(programs: dict[str, str]) -> list[str]:
-    """Give the packages of those programs that are not installed."""
+    """Return the packages of those programs that are not installed."""
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     return sorted({package for program, package in programs.items() if shutil.which(program, path=path) is None})
 
@@ -45,12 +45,12 @@ def describe() -> dict[str, Any]:
 
 
 def load() -> float:
-    """Give the load average of the last minute."""
+    """Return the load average of the last minute."""
     return round(os.getloadavg()[0], 2)
 
 
 def available() -> float:
-    """Give the memory that could be had without swapping, in MiB (proc(5), MemAvailable)."""
+    """Return the memory that could be had without swapping, in MiB (proc(5), MemAvailable)."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) / 1024
 

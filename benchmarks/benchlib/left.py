@@ -47,7 +47,7 @@ def seconds_until_gone(target: Target, before: set[str]) -> float:
 
 
 def free_port() -> int:
-    """Give a TCP port of the host that nobody listens on."""
+    """Return a TCP port of the host that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         return int(probe.getsockname()[1])

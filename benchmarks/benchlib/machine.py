@@ -47,7 +47,7 @@ class UnknownDevice(RuntimeError):
 def pod_domain(
     kernel: Path, initrd: Path, *, rundir: Path, accelerator: str, disks: tuple[Path, ...] = (), tap: str = ""
 ) -> ET.Element:
-    """Give the domain of a pod's VM of the default size.
+    """Return the domain of a pod's VM of the default size.
 
     Args:
         kernel: kernel image. initrd: initramfs.
@@ -83,7 +83,7 @@ def _tsc_khz() -> int:
 
 
 def command(domain: ET.Element, *, machine: str) -> list[str]:
-    """Give the command line of QEMU.
+    """Return the command line of QEMU.
 
     Args:
         domain: of ``pod_domain``.
@@ -152,7 +152,7 @@ def _cpu(domain: ET.Element) -> str:
 
 
 def _ports(domain: ET.Element, driver: str) -> list[str]:
-    """Give the agent's ports and what they hang on."""
+    """Return the agent's ports and what they hang on."""
     controller = domain.find("devices/controller[@type='virtio-serial']")
     if controller is None:
         raise UnknownDevice("no controller of the agent's ports")
@@ -166,7 +166,7 @@ def _ports(domain: ET.Element, driver: str) -> list[str]:
 
 
 def _devices(domain: ET.Element) -> Iterator[str]:
-    """Give everything but console and ports, controllers before what hangs on them."""
+    """Yield everything but console and ports, controllers before what hangs on them."""
     known = {
         "controller": _controller,
         "disk": _disk,
@@ -212,7 +212,7 @@ def _disk(node: ET.Element) -> Iterator[str]:
 
 
 def _interface(node: ET.Element) -> Iterator[str]:
-    """Give a NIC on the first root port, as libvirt places it; the tap is in no bridge."""
+    """Yield a NIC on the first root port, as libvirt places it; the tap is in no bridge."""
     mac, mtu = _attribute(node, "mac", "address"), _attribute(node, "mtu", "size")
     yield from ("-netdev", f"tap,id=n0,ifname={_attribute(node, 'target', 'dev')},script=no,downscript=no")
     size = f",host_mtu={mtu}" if mtu else ""
@@ -236,7 +236,7 @@ def _place(node: ET.Element) -> tuple[int, int]:
 
 
 def _address(node: ET.Element) -> str:
-    """Give the PCI address as further properties of a device, nothing where it has none."""
+    """Return the PCI address as further properties of a device, nothing where it has none."""
     if node.find("address[@type='pci']") is None:
         return ""
     slot, function = _place(node)

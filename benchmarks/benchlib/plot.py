@@ -17,7 +17,7 @@ TICKS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 def bars(results: Mapping[str, Any]) -> list[tuple[Row, str, float]]:
-    """Give (line, name of its peer, ratio) of every line with a peer; shorter is better, also for rates."""
+    """Return (line, name of its peer, ratio) of every line with a peer; shorter is better, also for rates."""
     summaries, found = results["summaries"], []
     for row in ROWS:
         if row.key not in summaries or not row.peers or row.peers[0][0] not in summaries:

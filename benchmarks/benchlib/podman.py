@@ -30,7 +30,7 @@ class Podman:
         return done.stdout
 
     def command(self, *words: str) -> list[str]:
-        """Give the whole command line."""
+        """Return the whole command line."""
         return [*self._base, *words]
 
     def pull(self, image: str) -> None:

@@ -12,13 +12,13 @@ _MIB = 1024.0
 
 
 def cpu_seconds(pid: int) -> float:
-    """Give user and system time of a process in seconds. Errors: OSError when it is gone."""
+    """Return user and system time of a process in seconds. Errors: OSError when it is gone."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 def spent_children(pid: int) -> float:
-    """Give the CPU time of the children that a process has waited for, in seconds. Errors: OSError."""
+    """Return the CPU time of the children that a process has waited for, in seconds. Errors: OSError."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
     return (int(fields[13]) + int(fields[14])) / _TICKS
 
@@ -29,7 +29,7 @@ def threads(pid: int) -> int:
 
 
 def memory(pid: int) -> tuple[float, float]:
-    """Give resident and proportional memory of a process in MiB. Errors: OSError when it is gone."""
+    """Return resident and proportional memory of a process in MiB. Errors: OSError when it is gone."""
     values = {}
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
         name, _, rest = line.partition(":")
@@ -38,12 +38,12 @@ def memory(pid: int) -> tuple[float, float]:
 
 
 def resident(pid: int) -> float:
-    """Give resident memory of a process in MiB, cheaply and not quite exactly. Errors: OSError when it is gone."""
+    """Return resident memory of a process in MiB, cheaply and not quite exactly. Errors: OSError when it is gone."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE / 2**20
 
 
 def find(*words: str) -> list[int]:
-    """Give the processes whose command line has all these words in it."""
+    """Return the processes whose command line has all these words in it."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
@@ -56,5 +56,5 @@ def find(*words: str) -> list[int]:
 
 
 def qemus(directory: Path) -> list[int]:
-    """Give the QEMU processes whose files are in this directory."""
+    """Return the QEMU processes whose files are in this directory."""
     return find("qemu-system-", f"{directory}/")

@@ -53,7 +53,7 @@ def met(row: Row, summaries: Mapping[str, Mapping[str, float]]) -> bool | None:
 
 
 def anchor(heading: str) -> str:
-    """Give a heading's anchor, as GitHub makes them."""
+    """Return a heading's anchor, as GitHub makes them."""
     kept = "".join(letter for letter in heading.lower() if letter.isalnum() or letter in " -_")
     return "#" + kept.replace(" ", "-")
 

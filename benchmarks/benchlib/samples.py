@@ -22,7 +22,7 @@ class Summary:
     maximum: float
 
     def as_dict(self) -> dict[str, Any]:
-        """Give what is written as JSON."""
+        """Return what is written as JSON."""
         return {key: round(value, 6) for key, value in asdict(self).items()}
 
 
@@ -60,5 +60,5 @@ class Samples:
         self.add(key, time.monotonic() - started)
 
     def summaries(self) -> dict[str, Summary]:
-        """Give the summary of every name."""
+        """Return the summary of every name."""
         return {key: summarise(values) for key, values in self._values.items()}

@@ -42,11 +42,11 @@ class Context:
     scratch: dict[str, int] = field(default_factory=dict)
 
     def raw(self, machine: str) -> RawVm:
-        """Give a guest in raw QEMU, with kernel and accelerator of the pods; the caller closes it."""
+        """Return a guest in raw QEMU, with kernel and accelerator of the pods; the caller closes it."""
         return RawVm(self.kernel, self.initrd, machine=machine, accelerator=self.accelerator)
 
     def name(self) -> str:
-        """Give a pod's name that was not used before."""
+        """Return a pod's name that was not used before."""
         self.scratch["names"] = self.scratch.get("names", 0) + 1
         return f"bench-{self.scratch['names']}"
 

@@ -97,7 +97,7 @@ class Target:
 
     @contextmanager
     def apart(self) -> Iterator[Self]:
-        """Give the same target with a connection of its own, for another thread."""
+        """Yield the same target with a connection of its own, for another thread."""
         other = copy.copy(self)
         other._connection = None
         try:
@@ -117,7 +117,7 @@ class Target:
         return done.stdout
 
     def command(self, *words: str) -> list[str]:
-        """Give hyperctl's whole command line."""
+        """Return hyperctl's whole command line."""
         return [HYPERCTL, "-H", self.daemon.host, *words]
 
     def api(self, method: str, path: str, *, body: object = None, **query: str | int) -> Any:
@@ -202,12 +202,12 @@ class Target:
             return _read_stream(link, early)
 
     def accelerator(self) -> str:
-        """Give what runs the guests: kvm or tcg."""
+        """Return what runs the guests: kvm or tcg."""
         found = _OPENED.search(self.daemon.log())
         return found[1] if found else "unknown"
 
     def troubles(self) -> list[str]:
-        """Give the lines of the daemon's log that are no request's."""
+        """Return the lines of the daemon's log that are no request's."""
         return [line for line in self.daemon.log().splitlines() if "event=request" not in line]
 
     def warm_up(self) -> None:
@@ -220,7 +220,7 @@ class Target:
             time.sleep(LOOK)
 
     def pooled(self) -> set[str]:
-        """Give the ids of the VMs that were ever made ready for the pool."""
+        """Return the ids of the VMs that were ever made ready for the pool."""
         return set(_POOLED.findall(self.daemon.log()))
 
     def wait_pooled(self, used: AbstractSet[str]) -> str:
@@ -233,7 +233,7 @@ class Target:
         return waiting.pop()
 
     def vm_of(self, pod: str) -> str:
-        """Give the id of a running pod's VM. Errors: RequestFailed when it has none."""
+        """Return the id of a running pod's VM. Errors: RequestFailed when it has none."""
         for row in self.api("GET", "/list", item="vm")["vmData"]:
             vm_id, owner, _ = row.split(":")
             if owner == pod:
@@ -241,11 +241,11 @@ class Target:
         raise RequestFailed(f"the pod {pod} has no VM")
 
     def guest_seconds(self, vm_id: str) -> float:
-        """Give the CPU time that a VM's QEMU has taken, in seconds."""
+        """Return the CPU time that a VM's QEMU has taken, in seconds."""
         return sum(map(cpu_seconds, find("qemu-system-", f"{self.daemon.directory}/", vm_id)))
 
     def boot_times(self, vm_id: str) -> tuple[float, float] | None:
-        """Give (libvirt's create, then until the agent is ready) of a VM, in seconds; None if there was nothing."""
+        """Return (libvirt's create, then until the agent is ready) of a VM, in seconds; None if there was nothing."""
         return boot_times(self.daemon.log()).get(vm_id)
 
     def _head(self, link: socket.socket, path: str) -> bytes:

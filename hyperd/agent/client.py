@@ -284,7 +284,7 @@ class AgentClient:
         return found
 
     def new_base(self) -> int:
-        """Give the number of three streams no process uses."""
+        """Return the number of three streams no process uses."""
         return next(self._bases)
 
     def add_streams(self, base: int, sink: OutputSink, guest_input: GuestInput | None) -> None:

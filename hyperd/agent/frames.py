@@ -81,7 +81,7 @@ class Frame:
     payload: bytes = b""
 
     def encode(self) -> bytes:
-        """Give the bytes for the wire."""
+        """Return the bytes for the wire."""
         if len(self.payload) > MAX_PAYLOAD:
             raise ProtocolError(f"payload of {len(self.payload)} bytes is over {MAX_PAYLOAD}")
         head = HEADER.pack(MAGIC, self.type, self.flags, self.code, self.ident, len(self.payload))

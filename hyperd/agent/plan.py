@@ -94,11 +94,11 @@ class Plan:
         return self
 
     def newer(self) -> set[int]:
-        """Give the ops that an older agent may not know and can do without."""
+        """Return the ops that an older agent may not know and can do without."""
         return {op for op, _ in self.steps if op in SUBSTITUTES}
 
     def without(self, unknown: Collection[int]) -> Plan:
-        """Give the plan with other steps in place of those with these ops."""
+        """Return the plan with other steps in place of those with these ops."""
         plan = Plan()
         for op, args in self.steps:
             if op in unknown:
@@ -108,7 +108,7 @@ class Plan:
         return plan
 
     def encode(self) -> bytes:
-        """Give the payload of a RUN or START request."""
+        """Return the payload of a RUN or START request."""
         return encode_records(self.steps)
 
     def mkdir(self, path: str, mode: int = 0o755) -> Plan:

@@ -39,7 +39,7 @@ Cancel = Callable[[], bool]
 
 
 def new_name() -> str:
-    """Give a name for a process that is none of a user's."""
+    """Return a name for a process that is none of a user's."""
     return PREFIX + secrets.token_hex(8)
 
 
@@ -128,7 +128,7 @@ class GuestTool:
         relay.call(self._opened(), timeout=_CALL)
 
     def output(self) -> Iterator[bytes]:
-        """Give the output as it comes, to its end. Errors: AgentError (the guest is gone), Cancelled."""
+        """Yield the output as it comes, to its end. Errors: AgentError (the guest is gone), Cancelled."""
         while True:
             with self._news:
                 while not self._queue and not self._over():
@@ -178,7 +178,7 @@ class GuestTool:
             raise AgentError(f"{what} failed", details=self.complaint() or f"exit code {code}")
 
     def complaint(self) -> str:
-        """Give the end of what it said on stderr."""
+        """Return the end of what it said on stderr."""
         return bytes(self._errors[-_STDERR_LIMIT:]).decode("utf-8", "replace").strip()
 
     # -- loop's thread (OutputSink)

@@ -127,7 +127,7 @@ def with_packaged_guest(config: Config) -> Config:
 
 
 def users_file() -> Path:
-    """Give the configuration file of an ordinary user (XDG Base Directory Specification)."""
+    """Return the configuration file of an ordinary user (XDG Base Directory Specification)."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "hyper" / "hyperd.toml"
 
 

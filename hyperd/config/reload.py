@@ -62,7 +62,7 @@ def merge(old: Config, new: Config) -> tuple[Config, list[str], list[str]]:
 
 
 def flat(config: Config) -> dict[str, Any]:
-    """Give every value by its key, those of sections as ``section.key``."""
+    """Return every value by its key, those of sections as ``section.key``."""
     out: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)

@@ -30,7 +30,7 @@ class Memo(Generic[T]):
         self._kept: dict[Hashable, tuple[tuple[int, ...], T]] = {}
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Give the value of ``key``, which ``make`` computes when it is not known. Errors: those of ``make``."""
+        """Return the value of ``key``, which ``make`` computes when it is not known. Errors: those of ``make``."""
         version = self._database.version(*self._tables)
         kept = self._kept.get(key)
         if kept is not None and kept[0] == version:

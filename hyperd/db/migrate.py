@@ -84,7 +84,7 @@ def _main(path: str) -> None:
 
 
 def current_version(database: Database) -> str:
-    """Give the version of a database, empty for a new one."""
+    """Return the version of a database, empty for a new one."""
     with database.engine.connect() as connection:
         if not inspect(connection).has_table("alembic_version"):
             return ""

@@ -67,7 +67,7 @@ class Database:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """Give a session whose transaction is committed at the end, rolled back on an exception.
+        """Yield a session whose transaction is committed at the end, rolled back on an exception.
 
         Errors: OutOfSpace when the disk is full; Busy when another program holds the database; HostFault when it is
         damaged or cannot be written; sqlalchemy's for what the statements do wrong.
@@ -80,7 +80,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """Give a session that only reads: it waits for no writer, and sees one state of the database throughout.
+        """Yield a session that only reads: it waits for no writer, and sees one state of the database throughout.
 
         Errors: as for ``session``.
         """
@@ -109,7 +109,7 @@ class Database:
             raise
 
     def version(self, *tables: str) -> tuple[int, ...]:
-        """Give numbers that are others than before once a transaction that wrote to one of these tables is over.
+        """Return numbers that are others than before once a transaction that wrote to one of these tables is over.
 
         What was read from the tables after this call is true for as long as the numbers stay (``hyperd.db.memo``).
         """

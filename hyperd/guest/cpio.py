@@ -76,7 +76,7 @@ def _padded(data: bytes) -> bytes:
 
 
 def archive(entries: Iterable[Entry]) -> bytes:
-    """Give the bytes of an archive. A directory must come before what lies in it; that is the caller's business."""
+    """Return the bytes of an archive. A directory must come before what lies in it; that is the caller's business."""
     parts = [_record(entry, inode) for inode, entry in enumerate(entries, 1)]
     parts.append(_record(Entry(path=_TRAILER, mode=0), 0))
     whole = b"".join(parts)

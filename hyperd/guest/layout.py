@@ -55,7 +55,7 @@ def nic_name(slot: int) -> str:
 
 
 def layer_path(lun: int) -> str:
-    """Give the mount point of a layer."""
+    """Return the mount point of a layer."""
     return f"/run/l/{lun}"
 
 
@@ -66,7 +66,7 @@ def mount_layer(plan: Plan, lun: int) -> None:
 
 
 def container_dir(container_id: str) -> str:
-    """Give the directory of a container on the pod's writable disk."""
+    """Return the directory of a container on the pod's writable disk."""
     return f"{SCRATCH}/containers/{container_id}"
 
 
@@ -86,12 +86,12 @@ def make_upper(plan: Plan, work: str, lower: Sequence[str]) -> Plan:
 
 
 def volume_dir(name: str) -> str:
-    """Give the directory of an unnamed volume on the pod's writable disk."""
+    """Return the directory of an unnamed volume on the pod's writable disk."""
     return f"{SCRATCH}/volumes/{name}"
 
 
 def enter(setup: GuestSetup, *, mounted: bool) -> Plan:
-    """Give the plan that turns a booted VM into a pod: clock, name, network, writable disk, /etc files.
+    """Return the plan that turns a booted VM into a pod: clock, name, network, writable disk, /etc files.
 
     ``mounted``: the disk is mounted already (``Vm.mounted``).
     """
@@ -99,7 +99,7 @@ def enter(setup: GuestSetup, *, mounted: bool) -> Plan:
 
 
 def identify(setup: GuestSetup) -> Plan:
-    """Give the part of ``enter`` that nobody can do before the pod is known. The clock is set as of now."""
+    """Return the part of ``enter`` that nobody can do before the pod is known. The clock is set as of now."""
     now = time.time_ns()
     plan = Plan()
     plan.add(Op.TIME, now // 10**9, now % 10**9)
@@ -164,7 +164,7 @@ def leave(layers: Iterable[int], *, scratch: bool) -> Plan:
 
 
 def leave_volumes(paths: Iterable[str]) -> Plan:
-    """Give the plan that unmounts volumes; an image's directory ``_data`` may lie on top of its root."""
+    """Return the plan that unmounts volumes; an image's directory ``_data`` may lie on top of its root."""
     plan = Plan()
     for path in paths:
         plan.add(Op.UMOUNT, path, 0).add(Op.UMOUNT, path, 0)

@@ -106,26 +106,26 @@ class Catalog:
                 session.merge(BlobRow(digest=blob, diff_id=layer.diff_id, size=blob_size))
 
     def layer_size(self, diff_id: str) -> int:
-        """Give the uncompressed size of a layer in bytes, -1 when there is no such layer."""
+        """Return the uncompressed size of a layer in bytes, -1 when there is no such layer."""
         with self._database.reading() as session:
             row = session.get(LayerRow, diff_id)
             return -1 if row is None else row.size
 
     def directory_notes(self, diff_ids: Sequence[str]) -> list[bytes]:
-        """Give what layers say of directories (``hyperd.image.layer.directories``), empty for what is not known."""
+        """Return what layers say of directories (``hyperd.image.layer.directories``), empty for what is not known."""
         wanted = select(LayerRow.diff_id, LayerRow.directories).where(LayerRow.diff_id.in_(diff_ids))
         with self._database.reading() as session:
             found = {row.diff_id: row.directories for row in session.execute(wanted)}
             return [found.get(diff_id) or b"" for diff_id in diff_ids]
 
     def blob_layer(self, digest: str) -> str:
-        """Give the diff_id that a blob was seen to have, empty for an unknown blob."""
+        """Return the diff_id that a blob was seen to have, empty for an unknown blob."""
         with self._database.reading() as session:
             row = session.get(BlobRow, digest)
             return "" if row is None else row.diff_id
 
     def known(self) -> tuple[set[str], set[str]]:
-        """Give all diff_ids and all blob digests that have rows."""
+        """Return all diff_ids and all blob digests that have rows."""
         with self._database.reading() as session:
             return set(session.scalars(select(LayerRow.diff_id))), set(session.scalars(select(BlobRow.digest)))
 
@@ -192,19 +192,19 @@ class Catalog:
         self._database.sync()
 
     def image_of_digest(self, repository: str, digest: str) -> str:
-        """Give the image that a manifest of a repository named, empty when there is none."""
+        """Return the image that a manifest of a repository named, empty when there is none."""
         with self._database.reading() as session:
             row = session.get(RepoDigestRow, (repository, digest))
             return "" if row is None else row.image_id
 
     def image_of_tag(self, repository: str, tag: str) -> str:
-        """Give the image that a tag names, empty when there is none."""
+        """Return the image that a tag names, empty when there is none."""
         with self._database.reading() as session:
             row = session.get(TagRow, (repository, tag))
             return "" if row is None else row.image_id
 
     def tags(self, repository: str) -> list[str]:
-        """Give the tags of a repository (its familiar name)."""
+        """Return the tags of a repository (its familiar name)."""
         wanted = select(TagRow.tag).where(TagRow.repository == repository).order_by(TagRow.tag)
         with self._database.reading() as session:
             return list(session.scalars(wanted))
@@ -223,7 +223,7 @@ class Catalog:
             return self._find(session, name)
 
     def get(self, name: str) -> ImageRecord:
-        """Give an image; as ``find``. It is shared by all who ask."""
+        """Return an image; as ``find``. It is shared by all who ask."""
         return self._known.get(name, lambda: self._get(name))
 
     def _get(self, name: str) -> ImageRecord:
@@ -265,7 +265,7 @@ class Catalog:
             return [*record.tags, *record.digests]
 
     def children(self, image_id: str) -> list[str]:
-        """Give the images that were built from one here."""
+        """Return the images that were built from one here."""
         with self._database.reading() as session:
             return list(session.scalars(select(ImageRow.id).where(ImageRow.parent == image_id)))
 
@@ -302,7 +302,7 @@ class Catalog:
         self._database.make_room()
 
     def unused_layers(self) -> list[str]:
-        """Give the layers that no image uses."""
+        """Return the layers that no image uses."""
         used = select(ImageLayerRow.diff_id)
         with self._database.reading() as session:
             wanted = select(LayerRow.diff_id).where(
@@ -311,7 +311,7 @@ class Catalog:
             return list(session.scalars(wanted))
 
     def disk_sizes(self) -> dict[str, int]:
-        """Give the bytes that every layer takes on this host, with the data kept of it, by diff_id."""
+        """Return the bytes that every layer takes on this host, with the data kept of it, by diff_id."""
         with self._database.reading() as session:
             found = {row.diff_id: row.image_size for row in session.scalars(select(LayerRow))}
             for diff_id, size in session.execute(select(BlobRow.diff_id, BlobRow.size)):

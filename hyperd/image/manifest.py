@@ -59,7 +59,7 @@ class Manifest:
 
 
 def host_architecture() -> str:
-    """Give this machine's architecture in Go's words."""
+    """Return this machine's architecture in Go's words."""
     machine = host_platform.machine()
     return _ARCHITECTURES.get(machine, machine)
 
@@ -81,7 +81,7 @@ def load(body: bytes) -> dict[str, Any]:
 
 
 def kind_of(data: Mapping[str, Any], media_type: str) -> str:
-    """Give the media type of a manifest: its own word, else the header's, else by its shape.
+    """Return the media type of a manifest: its own word, else the header's, else by its shape.
 
     Raises:
         NotSupported: the retired schema 1, or something else altogether.
@@ -163,7 +163,7 @@ def parse_manifest(data: Mapping[str, Any]) -> Manifest:
 
 
 def diff_ids(config: Mapping[str, Any], count: int) -> tuple[str, ...]:
-    """Give the layers' uncompressed digests that a configuration names.
+    """Return the layers' uncompressed digests that a configuration names.
 
     Raises:
         RegistryError: they are not as many as the manifest has, or no digests.
@@ -185,7 +185,7 @@ def diff_ids(config: Mapping[str, Any], count: int) -> tuple[str, ...]:
 
 
 def layer_type(kind: str, *, oci: bool = True) -> str:
-    """Give the media type of a layer that is compressed by ``gzip``, ``zstd`` or not at all (empty)."""
+    """Return the media type of a layer that is compressed by ``gzip``, ``zstd`` or not at all (empty)."""
     if oci:
         return "application/vnd.oci.image.layer.v1.tar" + (f"+{kind}" if kind else "")
     return "application/vnd.docker.image.rootfs.diff.tar" + (f".{kind}" if kind else "")

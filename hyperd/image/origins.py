@@ -63,13 +63,13 @@ class Provenance:
                 session.merge(row)
 
     def manifests(self, image_id: str) -> list[RawManifest]:
-        """Give the manifests an image came with, the newest first."""
+        """Return the manifests an image came with, the newest first."""
         wanted = select(ManifestRow).where(ManifestRow.image_id == image_id).order_by(ManifestRow.added_at.desc())
         with self._database.reading() as session:
             return [RawManifest(row.body, row.media_type, row.digest) for row in session.scalars(wanted)]
 
     def config_blob(self, image_id: str) -> bytes:
-        """Give an image's configuration, byte for byte.
+        """Return an image's configuration, byte for byte.
 
         Raises:
             ImageNotFound: there is no such image.
@@ -82,7 +82,7 @@ class Provenance:
             return row.config_blob
 
     def sources(self, image_id: str) -> list[Source]:
-        """Give the layers of an image with all that is known of them, bottom first."""
+        """Return the layers of an image with all that is known of them, bottom first."""
         wanted = select(ImageLayerRow).where(ImageLayerRow.image_id == image_id).order_by(ImageLayerRow.position)
         found = []
         with self._database.reading() as session:
@@ -101,7 +101,7 @@ class Provenance:
         return found
 
     def blobs(self, diff_id: str) -> list[Blob]:
-        """Give every form of a layer that was stored."""
+        """Return every form of a layer that was stored."""
         with self._database.reading() as session:
             rows = session.scalars(select(BlobRow).where(BlobRow.diff_id == diff_id).order_by(BlobRow.digest))
             return [Blob(row.digest, row.size) for row in rows]
@@ -129,7 +129,7 @@ class Provenance:
             return gone
 
     def repositories(self, diff_id: str) -> list[str]:
-        """Give repositories that images with a layer came from or went to, familiar."""
+        """Return repositories that images with a layer came from or went to, familiar."""
         wanted = (
             select(RepoDigestRow.repository)
             .join(ImageLayerRow, ImageLayerRow.image_id == RepoDigestRow.image_id)
@@ -151,7 +151,7 @@ class Provenance:
                 tag.digest = digest
 
     def tag_digest(self, repository: str, tag: str) -> str:
-        """Give the digest of the manifest that a tag was pulled or pushed with, empty when there is none."""
+        """Return the digest of the manifest that a tag was pulled or pushed with, empty when there is none."""
         with self._database.reading() as session:
             row = session.get(TagRow, (repository, tag))
             return "" if row is None else row.digest

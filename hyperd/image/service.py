@@ -120,7 +120,7 @@ class ImageService:
         self._store.remove_strangers(diff_ids=diff_ids, digests=digests)
 
     def get(self, name: str) -> Image:
-        """Give an image by name, ``name:tag``, ``name@digest``, id or unique beginning of an id.
+        """Return an image by name, ``name:tag``, ``name@digest``, id or unique beginning of an id.
 
         Raises:
             ImageNotFound: there is none.
@@ -129,7 +129,7 @@ class ImageService:
         return self._info(self._catalog.get(name))
 
     def usable(self, name: str) -> Image:
-        """Give an image that a container or a build may be made of. Errors: ImageNotFound, SignatureRefused."""
+        """Return an image that a container or a build may be made of. Errors: ImageNotFound, SignatureRefused."""
         if self._signatures.accepts_anything:
             return self.get(name)
         _, reference = self._catalog.find(name)
@@ -140,7 +140,7 @@ class ImageService:
 
     @contextmanager
     def held(self, name: str) -> Iterator[Image]:
-        """Give an image that cannot be removed while the block runs; keep the block short.
+        """Yield an image that cannot be removed while the block runs; keep the block short.
 
         Whoever is going to use an image notes that (so that ``in_use`` says it) inside the block.
 
@@ -302,7 +302,7 @@ class ImageService:
         references: Mapping[str, str] | None = None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Iterator[bytes]:
-        """Give images as one tar, see ``Saver.save``."""
+        """Yield images as one tar, see ``Saver.save``."""
         return self._saver.save(names, oci=oci, references=references or {}, cancelled=cancelled)
 
     def load(
@@ -339,7 +339,7 @@ class ImageService:
             yield int(size) if size.isdigit() else -1, watched(response, cancelled, pace)
 
     def adding(self, *, keep_unused: bool = False) -> Intake:
-        """Give a ``with`` block in which layers and then images of them are added; half of it does not stay.
+        """Return a ``with`` block in which layers and then images of them are added; half of it does not stay.
 
         Args:
             keep_unused: keep layers of which the block has made no image (for a day).
@@ -398,7 +398,7 @@ class ImageService:
         return self.get(image_id)
 
     def layer_path(self, diff_id: str) -> Path:
-        """Give the squashfs file of a layer that is in the store."""
+        """Return the squashfs file of a layer that is in the store."""
         return self._store.layer_path(diff_id)
 
     def taggable(self, name: str) -> Reference:
@@ -489,7 +489,7 @@ class ImageService:
         return self._catalog.totals()
 
     def count(self) -> int:
-        """Give the number of images."""
+        """Return the number of images."""
         return self._catalog.totals().images
 
     def _info(self, record: ImageRecord) -> Image:

@@ -56,20 +56,20 @@ class ImageStore:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def layer_path(self, diff_id: str) -> Path:
-        """Give the place of a layer's squashfs file, whether it is there or not."""
+        """Return the place of a layer's squashfs file, whether it is there or not."""
         return self.layers / f"{_hex(diff_id)}{_LAYER}"
 
     def blob_path(self, digest: str) -> Path:
-        """Give the place of a blob, whether it is there or not."""
+        """Return the place of a blob, whether it is there or not."""
         return self.blobs / _hex(digest)
 
     def partial_path(self, digest: str) -> Path:
-        """Give the place of a download that is not complete."""
+        """Return the place of a download that is not complete."""
         return self.temporary / f"{_hex(digest)}{_PARTIAL}"
 
     @contextmanager
     def new_file(self) -> Iterator[tuple[BinaryIO, Path]]:
-        """Give an empty file to be filled and ``keep``-ed inside the block; else it is removed.
+        """Yield an empty file to be filled and ``keep``-ed inside the block; else it is removed.
 
         Raises:
             OutOfSpace, HostFault: the file system says so.
@@ -103,11 +103,11 @@ class ImageStore:
                 self._pins = +self._pins
 
     def pins(self) -> frozenset[str]:
-        """Give everything that somebody works with; ask with ``lock`` held."""
+        """Return everything that somebody works with; ask with ``lock`` held."""
         return frozenset(self._pins)
 
     def pin_count(self, digest: str) -> int:
-        """Give the number of those who work with it; ask with ``lock`` held."""
+        """Return the number of those who work with it; ask with ``lock`` held."""
         return self._pins[digest]
 
     def is_pinned(self, digest: str) -> bool:
@@ -173,7 +173,7 @@ def is_old(path: Path) -> bool:
 
 
 def size_of(path: Path) -> int:
-    """Give a file's size in bytes, -1 when it is missing."""
+    """Return a file's size in bytes, -1 when it is missing."""
     try:
         return os.stat(path).st_size  # noqa: PTH116
     except FileNotFoundError:

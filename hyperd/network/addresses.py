@@ -102,12 +102,12 @@ class AddressPool:
         return first, last
 
     def find(self, session: Session, owner: str, slot: int) -> AddressRow | None:
-        """Give the row of an owner's NIC (of its first address)."""
+        """Return the row of an owner's NIC (of its first address)."""
         query = select(AddressRow).filter_by(bridge=self.bridge, owner=owner, slot=slot, position=0)
         return session.scalars(query).one_or_none()
 
     def rows(self, session: Session) -> Sequence[AddressRow]:
-        """Give every address in use on this bridge, in a stable order."""
+        """Return every address in use on this bridge, in a stable order."""
         return session.scalars(select(AddressRow).filter_by(bridge=self.bridge).order_by(AddressRow.address)).all()
 
     def contains(self, address: IPv4Address) -> bool:
@@ -255,7 +255,7 @@ class AddressPool:
         return int(interface.ip)
 
     def checked_tap(self, session: Session, tap: str) -> str:
-        """Give the name back if a new tap can have it. Errors: InvalidInput, Conflict."""
+        """Return the name back if a new tap can have it. Errors: InvalidInput, Conflict."""
         if not tap:
             return ""
         checked = check_ifname(tap, what="tap")
@@ -276,7 +276,7 @@ def _network(text: str, what: str) -> IPv4Network:
 
 
 def derived_mac(address: IPv4Address) -> str:
-    """Give the locally administered unicast MAC address that belongs to an IPv4 address.
+    """Return the locally administered unicast MAC address that belongs to an IPv4 address.
 
     The same address always has the same MAC, so a neighbour's ARP entry stays right when an address changes hands.
     """
@@ -284,20 +284,20 @@ def derived_mac(address: IPv4Address) -> str:
 
 
 def check_ifname(name: str, *, what: str) -> str:
-    """Give the name back if an interface can have it (and nftables text can hold it). Errors: InvalidInput."""
+    """Return the name back if an interface can have it (and nftables text can hold it). Errors: InvalidInput."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}", name):
         raise InvalidInput(f"{what} {name!r} is not an interface name: 1 to 15 letters, digits, '_', '.', '-'")
     return name
 
 
 def rows_of(session: Session, owner: str = "") -> Sequence[AddressRow]:
-    """Give the addresses of one owner, or all, NIC by NIC in a stable order."""
+    """Return the addresses of one owner, or all, NIC by NIC in a stable order."""
     query = select(AddressRow).order_by(AddressRow.owner, AddressRow.slot, AddressRow.position)
     return session.scalars(query.filter_by(owner=owner) if owner else query).all()
 
 
 def checked_mac(session: Session, bridge: str, mac: str) -> str:
-    """Give the address in lower case if a new NIC on the bridge can have it. Errors: InvalidInput, Conflict."""
+    """Return the address in lower case if a new NIC on the bridge can have it. Errors: InvalidInput, Conflict."""
     mac = mac.lower()
     if mac and not _MAC.fullmatch(mac):
         raise InvalidInput(f"{mac!r} is not a unicast MAC address such as 52:54:00:12:34:56")

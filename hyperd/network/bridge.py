@@ -82,7 +82,7 @@ class Bridge:
         return found is not None and found.up and (found.index, self.address) in links.addresses
 
     def current_mac(self) -> str:
-        """Give the address the bridge really has: it may have been there before. Errors: HostFault."""
+        """Return the address the bridge really has: it may have been there before. Errors: HostFault."""
         with _netlink() as netlink:
             index = self._index(netlink)
             if index is None:
@@ -226,7 +226,7 @@ def host_links() -> HostLinks:
 
 
 def host_addresses() -> list[str]:
-    """Give every IPv4 address of the host itself. Errors: HostFault."""
+    """Return every IPv4 address of the host itself. Errors: HostFault."""
     with _netlink() as netlink:
         return [str(entry.interface.ip) for entry in _addresses(netlink)]
 

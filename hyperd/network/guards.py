@@ -45,7 +45,7 @@ def prune(session: Session, owners: Collection[str]) -> None:
 
 
 def rules(session: Session, pool: AddressPool) -> list[ruleset.Guard]:
-    """Give the tables' part: one entry for each address on the daemon's bridge that has white lists."""
+    """Return the tables' part: one entry for each address on the daemon's bridge that has white lists."""
     guarded = {row.owner: row for row in session.scalars(select(GuardRow))}
     if not guarded:
         return []
@@ -63,7 +63,7 @@ def rules(session: Session, pool: AddressPool) -> list[ruleset.Guard]:
 
 
 def _sources(texts: Iterable[str], gateway: IPv4Address, own: IPv4Address | None = None) -> tuple[str, ...]:
-    """Give networks that do not overlap (the kernel's sets refuse that).
+    """Return networks that do not overlap (the kernel's sets refuse that).
 
     The host counts as the gateway when it connects from its loopback addresses; the pod may reach itself.
     """

@@ -45,7 +45,7 @@ class Balanced:
         return (self.ip, self.port, self.protocol)
 
     def dump(self) -> dict[str, Any]:
-        """Give a JSON-able object."""
+        """Return a JSON-able object."""
         return {
             "ip": self.ip,
             "port": self.port,
@@ -62,7 +62,7 @@ def load(data: Mapping[str, Any]) -> Balanced:
 
 
 def change(old: Sequence[Balanced], new: Sequence[Balanced]) -> Plan:
-    """Give the plan that makes a guest that has ``old`` have ``new``; connections of hosts that stay go on."""
+    """Return the plan that makes a guest that has ``old`` have ``new``; connections of hosts that stay go on."""
     plan = Plan()
     before, after = {entry.key: entry for entry in old}, {entry.key: entry for entry in new}
     if after and not before:
@@ -90,7 +90,7 @@ def change(old: Sequence[Balanced], new: Sequence[Balanced]) -> Plan:
 
 
 def renew(perhaps: Sequence[Balanced], new: Sequence[Balanced]) -> Plan:
-    """Give the plan that makes a guest have ``new`` of which is only known that it may have ``perhaps``."""
+    """Return the plan that makes a guest have ``new`` of which is only known that it may have ``perhaps``."""
     plan = Plan()
     _prepare(plan)
     plan.add(Op.IPVS, FLUSH, b"")

@@ -17,7 +17,7 @@ _MAX_BYTES = 65536
 
 
 def find_servers(configured: Sequence[str], files: Sequence[Path] = RESOLV_CONF) -> tuple[str, ...]:
-    """Give the servers for a guest, at most three.
+    """Return the servers for a guest, at most three.
 
     Args:
         configured: from the configuration; taken as they are when there are any.

@@ -113,7 +113,7 @@ class PortHolder:
 
 
 def check(mappings: Sequence[PortMapping]) -> list[PortMapping]:
-    """Give the mappings without repetitions.
+    """Return the mappings without repetitions.
 
     Errors: InvalidInput for a wrong protocol or number; Conflict when a host port leads to two places; TooLarge.
     """
@@ -142,7 +142,7 @@ def _check_host_ip(host_ip: str) -> None:
 
 
 def free_runs(session: Session, protocol: str, count: int, outer: range) -> Iterator[int]:
-    """Give the first ports of runs of ``count`` ports that no pod has, beginning anywhere in ``outer``."""
+    """Yield the first ports of runs of ``count`` ports that no pod has, beginning anywhere in ``outer``."""
     taken = set(session.scalars(select(PortRow.host_port).filter_by(protocol=protocol)))
     starts = range(outer.start, outer.stop - count + 1)
     shift = secrets.randbelow(len(starts)) if len(starts) > 1 and outer == AUTOMATIC else 0
@@ -186,7 +186,7 @@ def shown(mappings: Iterable[PortMapping]) -> str:
 
 
 def rows(session: Session, owner: str = "") -> Sequence[PortRow]:
-    """Give the rows of one pod, or all, ordered by protocol and port."""
+    """Return the rows of one pod, or all, ordered by protocol and port."""
     query = select(PortRow).order_by(PortRow.protocol, PortRow.host_port)
     return session.scalars(query.filter_by(owner=owner) if owner else query).all()
 
@@ -200,7 +200,7 @@ def delete(session: Session, gone: Iterable[PortRow]) -> list[PortMapping]:
 
 
 def mapping_of(row: PortRow) -> PortMapping:
-    """Give a row's value object."""
+    """Return a row's value object."""
     return PortMapping(row.protocol, row.host_port, row.container_port, row.host_ip)
 
 

@@ -126,11 +126,11 @@ class Ruleset:
     resolvers: Sequence[Resolver] = ()
 
     def render(self) -> str:
-        """Give the text for ``nft -f``; applying it twice is the same as once."""
+        """Return the text for ``nft -f``; applying it twice is the same as once."""
         return "\n".join([_removal(self.table), *self._translation(), *self._protection(), ""])
 
     def change_from(self, before: Ruleset) -> str | None:
-        """Give the text that makes ``before`` into this: elements taken out and put in. Empty = nothing to do.
+        """Return the text that makes ``before`` into this: elements taken out and put in. Empty = nothing to do.
 
         Returns None when more than elements differ. The text fails as a whole when the kernel has something else.
         """
@@ -369,7 +369,7 @@ def remove(table: str) -> None:
 
 
 def check_table(name: str) -> str:
-    """Give the name back if a table can have it. Errors: InvalidInput."""
+    """Return the name back if a table can have it. Errors: InvalidInput."""
     if not (name.isascii() and name.isidentifier() and len(name) <= 64):
         raise InvalidInput(f"[network] nft_table {name!r} must be a word of letters, digits and '_'")
     return name

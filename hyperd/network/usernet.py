@@ -115,7 +115,7 @@ class UserDriver(NetworkDriver):
         return self.reserve(pod_id, [NicWish()] * index + [NicWish(addresses=addresses, mac=mac, tap=tap)])[index]
 
     def reserve(self, pod_id: str, wishes: Sequence[NicWish], guard: Guard | None = None) -> list[Lease]:
-        """Give the pod's lease. Errors: NotSupported for everything that needs a bridge or the packet filter."""
+        """Return the pod's lease. Errors: NotSupported for everything that needs a bridge or the packet filter."""
         if guard is not None:
             raise NotSupported("portmappingWhiteLists need the host's packet filter", resolution=RESOLUTION)
         if len(wishes) > 1:
@@ -139,7 +139,7 @@ class UserDriver(NetworkDriver):
         raise NotSupported("a pod with user-mode networking keeps its NIC", resolution=RESOLUTION)
 
     def leases(self, pod_id: str) -> list[Lease]:
-        """Give the pod's lease, the same at every call."""
+        """Return the pod's lease, the same at every call."""
         digest = hashlib.sha256(pod_id.encode()).digest()
         return [
             Lease(
@@ -154,11 +154,11 @@ class UserDriver(NetworkDriver):
         ]
 
     def has_address(self, pod_id: str) -> bool:  # noqa: ARG002 - every pod has the same one
-        """Give False: the one address needs no reserving."""
+        """Return False: the one address needs no reserving."""
         return False
 
     def transfer(self, owner: str, new_owner: str) -> list[Lease]:  # noqa: ARG002 - nobody owns the address
-        """Give the pod's lease; the NIC keeps the MAC that it was made with."""
+        """Return the pod's lease; the NIC keeps the MAC that it was made with."""
         return self.leases(new_owner)
 
     def book(self, pod_id: str, mappings: Sequence[PortMapping]) -> None:

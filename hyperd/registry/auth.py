@@ -132,7 +132,7 @@ class TokenCache:
         self._tokens: dict[tuple[str, ...], tuple[str, float]] = {}
 
     def get(self, key: tuple[str, ...]) -> str:
-        """Give the token of a key, empty when there is none that is still good."""
+        """Return the token of a key, empty when there is none that is still good."""
         with self._lock:
             token, until = self._tokens.get(key, ("", 0.0))
         return token if time.monotonic() < until else ""

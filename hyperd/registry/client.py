@@ -147,7 +147,7 @@ class RegistryClient:
         return self._fetch(url, {"Accept": "application/vnd.oci.image.index.v1+json"}, limit=MAX_MANIFEST)[0]
 
     def blob(self, digest: str, *, size: int, offset: int = 0) -> Iterator[bytes]:
-        """Give a blob's bytes from an offset on; broken transfers go on where they stopped (RFC 9110 section 14).
+        """Yield a blob's bytes from an offset on; broken transfers go on where they stopped (RFC 9110 section 14).
 
         The caller checks the digest. A registry that ignores ranges sends everything; what is known is then left out.
 
@@ -318,7 +318,7 @@ class RegistryClient:
         return token
 
     def _scopes(self) -> tuple[str, ...]:
-        """Give what tokens are asked for.
+        """Return what tokens are asked for.
 
         Not what the challenge says: a registry shall not choose what the user's credentials are good for.
         """
@@ -383,7 +383,7 @@ class RegistryClient:
 
 
 def watched(response: BaseHTTPResponse, cancelled: Callable[[], bool], pace: Pace) -> Iterator[bytes]:
-    """Give the bytes of an answer.
+    """Yield the bytes of an answer.
 
     Raises:
         Cancelled: ``cancelled`` said yes between two pieces.
@@ -431,7 +431,7 @@ class TransientError(RegistryError):
 
 
 def _check_range(response: BaseHTTPResponse, position: int, size: int, host: str) -> int:
-    """Give the number of bytes to leave out."""
+    """Return the number of bytes to leave out."""
     if not position or response.status == 200:
         length = response.headers.get("Content-Length", str(size))
         if response.status == 200 and length != str(size):

@@ -33,7 +33,7 @@ class Pace:
         self._moved = 0
 
     def read(self, response: BaseHTTPResponse, size: int) -> bytes:
-        """Give what has come of an answer, at most ``size`` bytes; empty at its end.
+        """Return what has come of an answer, at most ``size`` bytes; empty at its end.
 
         Raises:
             TooSlow: it comes too slowly. And what urllib3 raises.
@@ -45,7 +45,7 @@ class Pace:
         return data
 
     def head(self, response: BaseHTTPResponse, limit: int) -> bytes:
-        """Give an answer's first ``limit`` bytes. Errors: as ``read``."""
+        """Return an answer's first ``limit`` bytes. Errors: as ``read``."""
         body = bytearray()
         while len(body) < limit and (data := self.read(response, limit - len(body))):
             body += data

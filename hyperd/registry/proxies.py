@@ -30,7 +30,7 @@ class ProxySettings:
         self._exceptions = [part.strip().lower() for part in text.split(",") if part.strip()]
 
     def proxy_for(self, url: str) -> str:
-        """Give the proxy's URL for a URL, empty for a direct connection."""
+        """Return the proxy's URL for a URL, empty for a direct connection."""
         parts = urlsplit(url)
         proxy = self._proxies.get(parts.scheme, "")
         host = (parts.hostname or "").lower()

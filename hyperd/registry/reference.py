@@ -116,13 +116,13 @@ class Reference:
         return (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else "")
 
     def with_default_tag(self) -> Reference:
-        """Give the same reference with ``latest`` when it has neither tag nor digest."""
+        """Return the same reference with ``latest`` when it has neither tag nor digest."""
         if self.tag or self.digest:
             return self
         return replace(self, tag=DEFAULT_TAG)
 
     def with_tag(self, tag_or_digest: str) -> Reference:
-        """Give the reference with another tag (or digest) in place of its own.
+        """Return the reference with another tag (or digest) in place of its own.
 
         Raises:
             InvalidInput: it is neither a tag nor a digest.

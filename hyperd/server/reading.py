@@ -51,7 +51,7 @@ class RequestBuffer:
         return self.state
 
     def take(self) -> bytes:
-        """Give the bytes away."""
+        """Return the bytes away."""
         data, self._data = bytes(self._data), bytearray()
         return data
 

@@ -44,7 +44,7 @@ class PortSpec:
         object.__setattr__(self, "host_ip", one_address(self.host_ip))
 
     def expand(self) -> list[tuple[str, int, int]]:
-        """Give (protocol, host port, container port) for every single port.
+        """Return (protocol, host port, container port) for every single port.
 
         Errors: InvalidInput for text that is no port, ranges of different sizes, or an unknown protocol.
         """

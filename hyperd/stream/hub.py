@@ -86,7 +86,7 @@ class OutputHub:
         self._settle()
 
     def resume_offsets(self) -> dict[int, int]:
-        """Give the offsets that are safely on disk, by stream number."""
+        """Return the offsets that are safely on disk, by stream number."""
         if self.log is None:
             return {}
         return {number: self.log.persisted.get(name, 0) for number, name in STREAM_NAMES.items()}

@@ -31,7 +31,7 @@ _TAIL = re.compile(rb'\\n","stream":"(stdout|stderr)","time":"[^"\\]*"\}\n')
 
 
 def escape(text: bytes) -> bytes:
-    """Give text as it stands in a JSON string (RFC 8259, 7), but newlines as they are.
+    """Return text as it stands in a JSON string (RFC 8259, 7), but newlines as they are.
 
     UTF-8 stays as it is; in a text that has other bytes each of them becomes a lone surrogate (PEP 383).
     """
@@ -92,7 +92,7 @@ def encode_block(text: bytes, *, stream: str, time: str, run: int, end: int) -> 
 
 
 def decode_block(lines: bytes) -> tuple[str, bytes] | None:
-    """Give (stream, text) of lines that differ in nothing but their text; None when they are not such lines."""
+    """Return (stream, text) of lines that differ in nothing but their text; None when they are not such lines."""
     last = lines.find(b"\n") + 1
     found = _TAIL.fullmatch(lines, lines.rfind(b'\\n","stream":"', 0, last), last)
     if found is None or not lines.startswith(START) or not lines.endswith(found[0]):

@@ -53,7 +53,7 @@ def parse(line: bytes) -> Entry | None:
 
 
 def outputs(block: bytes) -> Iterator[tuple[str, bytes]]:
-    """Give what stands in a block of whole lines, as (stream, text), neighbours of one stream in one piece."""
+    """Yield what stands in a block of whole lines, as (stream, text), neighbours of one stream in one piece."""
     for stream, group in groupby(_pieces(block), lambda piece: piece[0]):
         yield stream, b"".join(text for _, text in group)
 
@@ -77,7 +77,7 @@ def _pieces(block: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def _single(block: bytes) -> Iterator[tuple[str, bytes]]:
-    """Give what stands in a block of lines that have little in common."""
+    """Yield what stands in a block of lines that have little in common."""
     for stream in _ENDS:
         text = _text(block, stream)
         if text is not None:
@@ -96,7 +96,7 @@ def _single(block: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def _text(block: bytes, stream: str) -> bytes | None:
-    """Give the output in a block whose lines are all of this stream; None when they are not."""
+    """Return the output in a block whose lines are all of this stream; None when they are not."""
     count = block.count(b"\n")
     if not block.startswith(START):
         return None
@@ -111,7 +111,7 @@ def _text(block: bytes, stream: str) -> bytes | None:
 
 
 def whole_blocks(file: BinaryIO) -> Iterator[bytes]:
-    """Give the whole lines from where the file stands, in blocks; leave it before an unfinished line."""
+    """Yield the whole lines from where the file stands, in blocks; leave it before an unfinished line."""
     size = BLOCK
     while True:
         position = file.tell()
@@ -129,7 +129,7 @@ def whole_blocks(file: BinaryIO) -> Iterator[bytes]:
 
 
 def last_lines(file: BinaryIO, count: int, wanted: Callable[[bytes], bool]) -> list[bytes]:
-    """Give the last lines that are wanted, oldest first, reading from the end; leave the file behind its last line."""
+    """Return the last lines that are wanted, oldest first, read from the end; leave the file behind its last line."""
     found: deque[bytes] = deque()
     at = file.seek(0, io.SEEK_END)
     stop: int | None = None

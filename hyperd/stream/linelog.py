@@ -69,7 +69,7 @@ class Mark:
             os.close(fd)
 
     def find(self, path: Path) -> Path | None:
-        """Give where the file is now: at ``path``, or under another name beside it."""
+        """Return where the file is now: at ``path``, or under another name beside it."""
         with contextlib.suppress(OSError):
             if self._is(path):
                 return path
@@ -175,7 +175,7 @@ class LineLog(FileLog):
 
 
 def _ended(fd: int) -> int:
-    """Give the size of a file, whose last line is ended where somebody else has left it open. Errors: OSError."""
+    """Return the size of a file, whose last line is ended where somebody else has left it open. Errors: OSError."""
     size = os.fstat(fd).st_size
     if size and os.pread(fd, 1, size - 1) != b"\n":
         size += os.write(fd, b"\n")
@@ -192,7 +192,7 @@ def parse(line: bytes) -> Entry | None:
 
 
 def outputs(block: bytes) -> Iterator[tuple[str, bytes]]:
-    """Give what stands in a block of whole lines, as (stream, text), neighbours of one stream in one piece."""
+    """Yield what stands in a block of whole lines, as (stream, text), neighbours of one stream in one piece."""
     lines = block.split(b"\n")
     lines.pop()
     entries = (entry for entry in (parse(line + b"\n") for line in lines) if entry is not None)

@@ -50,7 +50,7 @@ class Origin:
     host: str
 
     def words(self) -> dict[str, str]:
-        """Give what ``{{.Word}}`` of a tag may name."""
+        """Return what ``{{.Word}}`` of a tag may name."""
         image_id = self.image_id.removeprefix("sha256:")
         return {
             "ID": self.container_id[:12],
@@ -65,7 +65,7 @@ class Origin:
 
 
 def syslog_3164(origin: Origin, *, tag: str, facility: int, local: bool) -> Callable[[Entry], bytes]:
-    """Give the encoder of RFC 3164 messages; ``local``: without the host's name, as ``syslog(3)`` writes them."""
+    """Return the encoder of RFC 3164 messages; ``local``: without the host's name, as ``syslog(3)`` writes them."""
     host = "" if local else f"{_token(origin.host, 255)} "
     name = _token(tag, 128)
 
@@ -78,7 +78,7 @@ def syslog_3164(origin: Origin, *, tag: str, facility: int, local: bool) -> Call
 
 
 def syslog_5424(origin: Origin, *, tag: str, facility: int, micro: bool) -> Callable[[Entry], bytes]:
-    """Give the encoder of RFC 5424 messages; the message id is the name of the stream."""
+    """Return the encoder of RFC 5424 messages; the message id is the name of the stream."""
     host, name = _token(origin.host, 255), _token(tag, 48)
     ident = origin.container_id[:12]
 
@@ -92,7 +92,7 @@ def syslog_5424(origin: Origin, *, tag: str, facility: int, micro: bool) -> Call
 
 
 def journal(origin: Origin, *, tag: str) -> Callable[[Entry], bytes]:
-    """Give the encoder of the journal's native protocol (systemd, "Native Journal Protocol")."""
+    """Return the encoder of the journal's native protocol (systemd, "Native Journal Protocol")."""
     fixed = {
         "SYSLOG_IDENTIFIER": tag,
         "CONTAINER_ID": origin.container_id[:12],

@@ -62,7 +62,7 @@ def _seconds(text: str) -> float:
 
 
 def log_files(path: Path, max_file: int) -> list[Path]:
-    """Give the files of a log that exist, oldest first."""
+    """Return the files of a log that exist, oldest first."""
     names = [Path(f"{path}.{number}") for number in range(max_file - 1, 0, -1)]
     return [name for name in (*names, path) if name.exists()]
 
@@ -138,7 +138,7 @@ class LogSession:
                 return
 
     def _blocks(self, files: list[io.BufferedReader]) -> Iterator[bytes]:
-        """Give the lines to begin with in blocks; the newest file is left behind its last line."""
+        """Yield the lines to begin with in blocks; the newest file is left behind its last line."""
         if self.query.tail is None:
             yield from (block for file in files for block in whole_blocks(file))
             return
@@ -180,7 +180,7 @@ class LogSession:
         return True
 
     def _shown(self, block: bytes) -> bytes:
-        """Give what the client gets of a block of whole lines."""
+        """Return what the client gets of a block of whole lines."""
         if self.query.timestamps or self.query.since is not None or self.query.until is not None:
             return b"".join(self._format(self._wanted(line)) for line in io.BytesIO(block))
         parts = [(stream, text) for stream, text in self._form.outputs(block) if self._asked(stream)]

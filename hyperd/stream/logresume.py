@@ -18,14 +18,14 @@ MARK = b'"run":'  # of a line that says where it stands; no text can hold it
 
 
 def torn(file: BinaryIO) -> int | None:
-    """Give the size that a file has without a last line that was cut off; None when there is none."""
+    """Return the size that a file has without a last line that was cut off; None when there is none."""
     size = file.seek(0, 2)
     whole = _rfind(file, b"\n", size) + 1
     return None if whole == size else whole
 
 
 def offsets(files: list[Path], run: int) -> dict[str, int]:
-    """Give the offset behind what is on disk of each stream of a run, if anything is.
+    """Return the offset behind what is on disk of each stream of a run, if anything is.
 
     Args:
         files: of whole lines, newest first; those that do not exist count as empty.
@@ -47,7 +47,7 @@ def offsets(files: list[Path], run: int) -> dict[str, int]:
 
 
 def _last(file: BinaryIO, stream: str) -> tuple[int, int] | None:
-    """Give (run, offset behind it) of the last line of a stream; None when the file has none of it."""
+    """Return (run, offset behind it) of the last line of a stream; None when the file has none of it."""
     key = b'","stream":"%s",' % stream.encode()
     stop = file.seek(0, 2)
     while (at := _rfind(file, key, stop)) >= 0:
@@ -82,7 +82,7 @@ def _rfind(file: BinaryIO, needle: bytes, stop: int) -> int:
 
 
 def _next_line(file: BinaryIO, at: int) -> int:
-    """Give where the line that holds ``at`` ends."""
+    """Return where the line that holds ``at`` ends."""
     file.seek(at)
     return at + len(file.readline())
 

@@ -26,7 +26,7 @@ MAX_LINE = 16_384  # Docker cuts longer lines in pieces, too
 
 
 def now_text(nanoseconds: int) -> str:
-    """Give a time in ns since 1970 as RFC 3339 with nine digits."""
+    """Return a time in ns since 1970 as RFC 3339 with nine digits."""
     seconds, nano = divmod(nanoseconds, 1_000_000_000)
     return f"{_second_text(seconds)}.{nano:09d}Z"
 
@@ -175,15 +175,15 @@ class FileLog:
             listener()
 
     def _block(self, stream: str, whole: bytes, time: str) -> Iterable[bytes | memoryview]:
-        """Give the lines of the file for whole lines of output, none of which is very long."""
+        """Yield the lines of the file for whole lines of output, none of which is very long."""
         raise NotImplementedError
 
     def _lines(self, stream: str, pieces: list[bytes], time: str) -> bytes:
-        """Give the lines of the file for lines and pieces of lines."""
+        """Return the lines of the file for lines and pieces of lines."""
         raise NotImplementedError
 
     def _room(self) -> int:
-        """Give the size of the file that is written to next."""
+        """Return the size of the file that is written to next."""
         return os.fstat(self._fd).st_size
 
     def _append_pieces(self, stream: str, pieces: list[bytes], time_ns: int) -> None:

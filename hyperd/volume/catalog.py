@@ -21,7 +21,7 @@ _CARE = ("unsafe", "writeback", "none", "writethrough", "directsync")
 
 
 def ceph(volume: VolumeSpec) -> tuple[str, tuple[tuple[str, int], ...]]:
-    """Give ``pool/image`` and the monitors (host, port) of an rbd volume.
+    """Return ``pool/image`` and the monitors (host, port) of an rbd volume.
 
     Errors: InvalidInput, NotSupported (a user or key of its own: libvirt's embedded driver has nowhere to keep it).
     """
@@ -49,7 +49,7 @@ def _monitor(text: str, name: str) -> tuple[str, int]:
 
 
 def volumes_of(volumes: Iterable[VolumeSpec], containers: Iterable[ContainerSpec]) -> dict[str, VolumeSpec]:
-    """Give every volume of a pod by its name: its own, and those that containers define in place.
+    """Return every volume of a pod by its name: its own, and those that containers define in place.
 
     Errors: Conflict when two definitions of one name differ.
     """
@@ -84,12 +84,12 @@ def is_writable(name: str, containers: Iterable[ContainerSpec]) -> bool:
 
 
 def used(containers: Iterable[ContainerSpec]) -> set[str]:
-    """Give the names of the volumes that containers mount."""
+    """Return the names of the volumes that containers mount."""
     return {ref.volume for container in containers for ref in container.volumes}
 
 
 def key(name: str) -> str:
-    """Give a short name of a volume for tags and directories: at most 31 characters of [a-z0-9]."""
+    """Return a short name of a volume for tags and directories: at most 31 characters of [a-z0-9]."""
     return "v" + hashlib.sha256(name.encode()).hexdigest()[:24]
 
 
@@ -99,23 +99,23 @@ def shared_name(name: str, *, readonly: bool) -> str:
 
 
 def guest_path(name: str) -> str:
-    """Give the directory where a volume with a source is mounted in the guest."""
+    """Return the directory where a volume with a source is mounted in the guest."""
     return f"/run/v/{key(name)}"
 
 
 def cache_mode(cache: str) -> str:
-    """Give libvirt's name of a cache mode."""
+    """Return libvirt's name of a cache mode."""
     return _CACHE.get(cache, cache)
 
 
 def most_careful(caches: Iterable[str]) -> str:
-    """Give libvirt's cache mode of a disk that several containers share: the most careful one that was asked for."""
+    """Return libvirt's cache mode of a disk that several containers share: the most careful one that was asked for."""
     asked = [cache_mode(cache) for cache in caches if cache]
     return max(asked, key=_CARE.index, default=cache_mode(""))
 
 
 def image_volumes(spec: ContainerSpec, image_config: Mapping[str, object], container_id: str) -> tuple[VolumeRef, ...]:
-    """Give the new volumes that an image's ``VOLUME`` paths become, unless something is mounted there (OCI image).
+    """Return the new volumes that an image's ``VOLUME`` paths become, unless something is mounted there (OCI image).
 
     They are the container's own; its id is in their names.
     """

@@ -29,7 +29,7 @@ _AT_FDCWD, _OPEN_TREE_CLONE, _AT_RECURSIVE, _CLOEXEC = -100, 1, 0x8000, os.O_CLO
 
 
 def shareable(source: HostObject, directory: Path) -> HostObject:
-    """Give the directory to share for a directory or file; the caller closes it and ``source``.
+    """Return the directory to share for a directory or file; the caller closes it and ``source``.
 
     Args:
         source: what is shared.

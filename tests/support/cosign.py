@@ -29,7 +29,7 @@ def new_key(kind: str = "p256") -> Any:
 
 
 def public_pem(key: Any) -> bytes:
-    """Give the public half as cosign writes it."""
+    """Return the public half as cosign writes it."""
     form = serialization.PublicFormat.SubjectPublicKeyInfo
     return key.public_key().public_bytes(serialization.Encoding.PEM, form)
 
@@ -41,7 +41,7 @@ def public_file(key: Any, path: Path) -> Path:
 
 
 def payload(digest: str, reference: str, *, kind: str = "cosign container image signature") -> bytes:
-    """Give what cosign signs."""
+    """Return what cosign signs."""
     critical = {
         "identity": {"docker-reference": reference},
         "image": {"docker-manifest-digest": digest},
@@ -60,7 +60,7 @@ def sign(key: Any, data: bytes) -> bytes:
 
 
 def signature_manifest(signed: Sequence[tuple[bytes, bytes]], **more: Any) -> tuple[bytes, list[bytes]]:
-    """Give a manifest of payloads with their signatures, and the blobs that it needs."""
+    """Return a manifest of payloads with their signatures, and the blobs that it needs."""
     blobs = [data for data, _ in signed]
     config = json.dumps({"rootfs": {"type": "layers", "diff_ids": [digest_of(blob) for blob in blobs]}}).encode()
     manifest = {
@@ -100,7 +100,7 @@ def refer(registry: RegistryServer, repository: str, digest: str, signed: Sequen
 
 
 def referrers(manifest: bytes, **entry: Any) -> bytes:
-    """Give the index that lists one signature's manifest."""
+    """Return the index that lists one signature's manifest."""
     one = {
         "mediaType": OCI_MANIFEST,
         "digest": digest_of(manifest),
@@ -112,6 +112,6 @@ def referrers(manifest: bytes, **entry: Any) -> bytes:
 
 
 def signed_for(key: Any, digest: str, reference: str, **changes: str) -> tuple[bytes, bytes]:
-    """Give a payload and its signature."""
+    """Return a payload and its signature."""
     data = payload(digest, reference, **changes)
     return data, sign(key, data)

@@ -215,13 +215,13 @@ class HyperdLauncher:
 
     @contextlib.contextmanager
     def connection(self, timeout: float = 60.0) -> Iterator[UnixConnection]:
-        """Give a kept-alive connection."""
+        """Yield a kept-alive connection."""
         connection = UnixConnection(self.socket, timeout)
         with contextlib.closing(connection):
             yield connection
 
     def raw(self, timeout: float = 30.0) -> socket.socket:
-        """Give a connected socket."""
+        """Return a connected socket."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.settimeout(timeout)
         sock.connect(str(self.socket))

@@ -34,7 +34,7 @@ class Block:
         return "\n".join(self.lines) + "\n"
 
     def logical_lines(self) -> Iterator[str]:
-        """Give lines with those joined that a backslash continues."""
+        """Yield lines with those joined that a backslash continues."""
         held = ""
         for line in self.lines:
             if line.endswith("\\"):
@@ -45,7 +45,7 @@ class Block:
 
 
 def blocks(page: Path) -> list[Block]:
-    """Give a page's fenced and indented blocks."""
+    """Return a page's fenced and indented blocks."""
     found: list[Block] = []
     held: list[str] = []
     fence: str | None = None

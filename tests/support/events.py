@@ -44,7 +44,7 @@ class EventReader:
         return found
 
     def until(self, last: Callable[[Event], bool]) -> list[Event]:
-        """Give the events up to (and with) one that ``last`` likes."""
+        """Return the events up to (and with) one that ``last`` likes."""
         found = [self.next()]
         while not last(found[-1]):
             found.append(self.next())
@@ -52,7 +52,7 @@ class EventReader:
 
 
 def past_events(daemon: HyperdLauncher, *, since: float, filters: Mapping[str, Any] | None = None) -> list[Event]:
-    """Give the events from then until now."""
+    """Return the events from then until now."""
     query = {"since": f"{since:.9f}", "until": f"{time.time():.9f}", "filters": json.dumps(filters or {})}
     connection = UnixConnection(daemon.socket, timeout=60)
     with contextlib.closing(connection):

@@ -100,7 +100,7 @@ class Talk:
         self.send(frame(2, payload))
 
     def receive(self) -> bytes:
-        """Give some of the client's stdin, nothing at its half-close."""
+        """Return some of the client's stdin, nothing at its half-close."""
         data, self._early = self._early or self.sock.recv(65536), b""
         self.exchange.stdin += data
         if not data:
@@ -186,7 +186,7 @@ class FakeHyperd:
             return [exchange.line for exchange in self.exchanges]
 
     def find(self, path: str, count: int = 1) -> Exchange:
-        """Give the count-th request whose path ends so, waiting for it."""
+        """Return the count-th request whose path ends so, waiting for it."""
 
         def found() -> Exchange | None:
             matching = [exchange for exchange in self.exchanges if exchange.path.endswith(path)]

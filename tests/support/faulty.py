@@ -47,7 +47,7 @@ class FaultyRegistry:
         return f"127.0.0.1:{self._server.server_address[1]}"
 
     def count(self, pattern: str) -> int:
-        """Give the number of requests whose path fits a regular expression."""
+        """Return the number of requests whose path fits a regular expression."""
         return sum(bool(re.search(pattern, path)) for _, path, _ in self.requests)
 
     def add(self, tag: str, layers: list[Layer], **overrides: Any) -> tuple[str, list[str]]:

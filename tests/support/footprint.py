@@ -45,7 +45,7 @@ class Footprint:
         return bool(self.grown(before) or before.grown(self))
 
     def grown(self, before: Footprint) -> dict[str, int]:
-        """Give what is more than before, memory left out; a few threads are those of pools that had not been needed."""
+        """Return what is more than before, memory left out; a few threads are those of pools not needed before."""
         now, then = asdict(self), asdict(before)
         more = {key: now[key] - then[key] for key in now if key not in ("rss", "pss") and now[key] > then[key]}
         if more.get("threads", 0) <= POOLED_THREADS:
@@ -90,7 +90,7 @@ def settled(daemon: HyperdLauncher, *, seconds: float = 150.0) -> Footprint:
 
 
 def qemu_processes(daemon: HyperdLauncher) -> list[int]:
-    """Give the ids of the QEMU processes of a daemon."""
+    """Return the ids of the QEMU processes of a daemon."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

@@ -39,7 +39,7 @@ def base256(value: int) -> bytes:
 
 
 def many(count: int, *, again: bool = False) -> Iterator[bytes]:
-    """Give an archive of empty files, a piece at a time; with ``again`` the first one comes twice."""
+    """Yield an archive of empty files, a piece at a time; with ``again`` the first one comes twice."""
     block = header(b"d0000000/f0000000")
     plain, rest = sum(block) - sum(block[148:156]) + 8 * 0x20, block[156:]
     digits = sum(b"00000000000000")
@@ -63,7 +63,7 @@ def packed(pieces: Iterator[bytes]) -> bytes:
 
 
 def bomb(size: int) -> bytes:
-    """Give an archive of one file of zeros, compressed a thousand times."""
+    """Return an archive of one file of zeros, compressed a thousand times."""
 
     def pieces() -> Iterator[bytes]:
         yield header(b"zeros", size=b"%011o\0" % size)
@@ -75,12 +75,12 @@ def bomb(size: int) -> bytes:
 
 
 def deep(count: int) -> bytes:
-    """Give an archive whose every member lies two thousand directories deep."""
+    """Return an archive whose every member lies two thousand directories deep."""
     return layer_tar([member(f"{number}/" + "a/" * 2000 + "f") for number in range(count)])
 
 
 def attributes(count: int) -> Iterator[bytes]:
-    """Give an archive whose every member has sixty thousand bytes of attributes."""
+    """Yield an archive whose every member has sixty thousand bytes of attributes."""
     record = b"60000 SCHILY.xattr.user.a=".ljust(59_999, b"x") + b"\n"
     meta = header(b"x", size=b"%011o\0" % len(record), kind=b"x") + record + bytes(-len(record) % BLOCK)
     for number in range(count):
@@ -89,7 +89,7 @@ def attributes(count: int) -> Iterator[bytes]:
 
 
 def diff_id_of(blob: bytes) -> str:
-    """Give the diff_id of a layer without having all of it in memory."""
+    """Return the diff_id of a layer without having all of it in memory."""
     if not blob.startswith(b"\x1f\x8b"):
         return digest_of(blob)
     digest, unpacker = hashlib.sha256(), zlib.decompressobj(31)
@@ -164,7 +164,7 @@ class Gate:
             self.daemon.request("DELETE", "/image", imageId=image["Id"], force="yes")
 
     def memory(self) -> int:
-        """Give the daemon's highest use of memory since ``forget``, bytes."""
+        """Return the daemon's highest use of memory since ``forget``, bytes."""
         status = Path(f"/proc/{self.daemon.pid}/status").read_text()
         return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) * 1024  # type: ignore[index]
 

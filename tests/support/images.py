@@ -25,7 +25,7 @@ def image_service(root: Path, config: Config | None = None) -> Iterator[ImageSer
 
 @contextmanager
 def image_services(root: Path) -> Iterator[Callable[[Config], ImageService]]:
-    """Give a function that makes image services, each in a directory of its own: 0, 1, and so on."""
+    """Yield a function that makes image services, each in a directory of its own: 0, 1, and so on."""
     numbers = count()
     with ExitStack() as stack:
 

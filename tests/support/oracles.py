@@ -39,7 +39,7 @@ class PodmanStore:
         return run(*base, *words, data=data).decode().strip()
 
     def inspect(self, name: str) -> dict[str, Any]:
-        """Give what podman says of an image."""
+        """Return what podman says of an image."""
         return dict(json.loads(self.run("image", "inspect", name))[0])
 
 

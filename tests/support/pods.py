@@ -85,7 +85,7 @@ NUMBERS_TOO = ("containers[0].ports[0].containerPort", "containers[0].ports[0].h
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
-    """Give the full pod with one field replaced; ``path`` as the error messages write it."""
+    """Return the full pod with one field replaced; ``path`` as the error messages write it."""
     pod = copy.deepcopy(FULL)
     place: Any = pod
     keys = [int(key) if key.isdigit() else key for key in path.replace("]", "").replace("[", ".").split(".")]
@@ -97,7 +97,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 
 
 def fields(value: Any = FULL, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Give every field of the full pod with its path."""
+    """Yield every field of the full pod with its path."""
     if path:
         yield path, value
     if isinstance(value, dict):
@@ -110,7 +110,7 @@ def fields(value: Any = FULL, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def wrong_types() -> list[tuple[str, Any]]:
-    """Give (path, value) for every field with every JSON type that it must not have."""
+    """Return (path, value) for every field with every JSON type that it must not have."""
     samples: list[tuple[type, Any]] = [
         (str, "text"),
         (int, 7),

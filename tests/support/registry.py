@@ -39,7 +39,7 @@ _START_SECONDS = 20
 
 
 def digest_of(data: bytes) -> str:
-    """Give the OCI digest of some bytes."""
+    """Return the OCI digest of some bytes."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
@@ -278,7 +278,7 @@ class RegistryServer:
         shutil.rmtree(self.root, ignore_errors=True)
 
     def blob_file(self, digest: str) -> Path:
-        """Give the file in which the registry keeps a blob."""
+        """Return the file in which the registry keeps a blob."""
         hexadecimal = digest.removeprefix("sha256:")
         base = self.root / "data/docker/registry/v2/blobs/sha256"
         return base / hexadecimal[:2] / hexadecimal / "data"

@@ -76,7 +76,7 @@ def umoci_view(tars: list[bytes], work: Path) -> Path:
 
 
 def attributes(path: bytes) -> dict[str, bytes]:
-    """Give a file's extended attributes but overlayfs' own."""
+    """Return a file's extended attributes but overlayfs' own."""
     try:
         names = os.listxattr(path, follow_symlinks=False)
     except OSError:  # a squashfs without any has no table of them

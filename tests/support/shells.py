@@ -83,7 +83,7 @@ class Shell:
 
 
 def offers(line: str, environment: Mapping[str, str], directory: Path) -> dict[str, str]:
-    """Give what fish offers for a line, with descriptions."""
+    """Return what fish offers for a line, with descriptions."""
     script = f"hyperctl completion fish | source; complete -C '{line}'"
     done = subprocess.run(
         ["fish", "--no-config", "-c", script],

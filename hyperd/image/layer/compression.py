@@ -34,7 +34,7 @@ class _Decoder(Protocol):
     def eof(self) -> bool: ...
 
     def feed(self, data: bytes) -> bytes:
-        """Give at most ``PIECE`` bytes; call again with ``rest()`` while ``pending``."""
+        """Return at most ``PIECE`` bytes; call again with ``rest()`` while ``pending``."""
         ...
 
     def rest(self) -> bytes: ...
@@ -122,7 +122,7 @@ _DECODERS: dict[str, Callable[[], _Decoder]] = {"gzip": _Gzip, "zstd": _Zstd, "x
 
 
 def decompressed(chunks: Iterator[bytes], *, max_bytes: int) -> Iterator[bytes]:
-    """Give the content of a possibly compressed stream in pieces.
+    """Yield the content of a possibly compressed stream in pieces.
 
     Several gzip members or zstd frames one after the other are one stream, as for gzip and zstd themselves.
 

@@ -113,7 +113,7 @@ def build_layer(open_chunks: OpenChunks, output: BinaryIO, *, max_bytes: int) ->
 
 
 def measure_layer(chunks: Iterator[bytes], *, max_bytes: int) -> tuple[str, int]:
-    """Give diff_id and size of a layer without converting it.
+    """Return diff_id and size of a layer without converting it.
 
     Raises:
         InvalidInput, TooLarge: its compression is damaged or it is too large.

@@ -70,7 +70,7 @@ class Notes:
         self.described[name] = Attributes(entry.mode, entry.uid, entry.gid, entry.mtime, xattrs)
 
     def pack(self) -> bytes:
-        """Give the notes as bytes, or of a layer with too many directories empty ones.
+        """Return the notes as bytes, or of a layer with too many directories empty ones.
 
         Raises:
             TooLarge: links cannot be left out.
@@ -110,7 +110,7 @@ class Notes:
         )
 
     def of(self, names: Mapping[bytes, bytes]) -> Notes:
-        """Give what concerns some names, which are shared."""
+        """Return what concerns some names, which are shared."""
         bare, hidden, opaque = (
             {names[name] for name in found if name in names} for found in (self.bare, self.hidden, self.opaque)
         )
@@ -180,7 +180,7 @@ class Chain:
 
 
 def inherited(layers: Sequence[Notes]) -> dict[bytes, Attributes]:
-    """Give the directories that overlayfs would show otherwise than they should be.
+    """Return the directories that overlayfs would show otherwise than they should be.
 
     Args:
         layers: of a ``Chain``, bottom first.
@@ -210,7 +210,7 @@ def directories_tar(directories: dict[bytes, Attributes]) -> Iterator[bytes]:
 
 
 def with_parents(paths: Iterable[bytes]) -> set[bytes]:
-    """Give paths and all directories above them."""
+    """Return paths and all directories above them."""
     found: set[bytes] = {b""}
     for path in paths:
         for name in chain([path], above(path)):
@@ -221,14 +221,14 @@ def with_parents(paths: Iterable[bytes]) -> set[bytes]:
 
 
 def above(path: bytes) -> Iterator[bytes]:
-    """Give the directories above a path, the nearest first, the root last; of the root none."""
+    """Yield the directories above a path, the nearest first, the root last; of the root none."""
     while path:
         path = path.rpartition(b"/")[0]
         yield path
 
 
 def shown(path: bytes, layers: Sequence[Notes]) -> Attributes:
-    """Give what a directory that is there should be like in the end."""
+    """Return what a directory that is there should be like in the end."""
     return _lower(path, layers, len(layers)) or Attributes()
 
 
@@ -238,7 +238,7 @@ def _is_top(path: bytes, higher: Sequence[Notes]) -> bool:
 
 
 def _lower(path: bytes, layers: Sequence[Notes], number: int) -> Attributes | None:
-    """Give what the layers below ``number`` say of a directory; None when they do not have it."""
+    """Return what the layers below ``number`` say of a directory; None when they do not have it."""
     if number < len(layers) and path in layers[number].hidden:
         return None
     for notes in reversed(layers[:number]):

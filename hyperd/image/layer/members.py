@@ -71,7 +71,7 @@ class Limits:
 
 
 def normalise(name: bytes) -> bytes:
-    """Give a member's path from the root, without a slash at either end; empty for the root itself.
+    """Return a member's path from the root, without a slash at either end; empty for the root itself.
 
     Raises:
         InvalidInput: it leaves the root by ``..`` or is too long for Linux.

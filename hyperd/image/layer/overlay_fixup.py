@@ -51,7 +51,7 @@ class Trimmer:
 
     @contextmanager
     def trimmed(self, diff_ids: Sequence[str]) -> Iterator[str]:
-        """Give the diff_id of the layer that an image of these layers needs on top, empty when it needs none.
+        """Yield the diff_id of the layer that an image of these layers needs on top, empty when it needs none.
 
         It stays while the block runs; the image is added inside.
 
@@ -93,7 +93,7 @@ class Trimmer:
         return build_layer(lambda: _content(tar), output, max_bytes=self._max_bytes)
 
     def _needed(self, diff_ids: Sequence[str]) -> tuple[dict[bytes, Attributes], _Links]:
-        """Give the directories and files that the layer on top has; both can be empty."""
+        """Return the directories and files that the layer on top has; both can be empty."""
         packed = self._catalog.directory_notes(diff_ids)
         chain = Chain(packed)
         links: _Links = {}
@@ -148,7 +148,7 @@ def _content(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _non_directories(image: Path, names: Collection[bytes]) -> Iterator[bytes]:
-    """Give those of the names that a layer has as something else than a directory or a whiteout."""
+    """Yield those of the names that a layer has as something else than a directory or a whiteout."""
     try:
         process = subprocess.Popen(
             ["rdsquashfs", "--describe", str(image)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/"

@@ -45,7 +45,7 @@ class Packer:
 
     @contextmanager
     def held(self, image_id: str) -> Iterator[tuple[bytes, list[Source]]]:
-        """Give an image's configuration and layers; the layers stay while the block runs, even without the image.
+        """Yield an image's configuration and layers; the layers stay while the block runs, even without the image.
 
         Raises:
             ImageNotFound: there is no such image.
@@ -96,7 +96,7 @@ class Packer:
         return False
 
     def outgoing(self, source: Source, *, progress: Callable[[int], object], stop: Stop) -> Descriptor:
-        """Give the form in which a layer leaves: the one it came in, else gzip, which is made when there is none.
+        """Return the form in which a layer leaves: the one it came in, else gzip, which is made when there is none.
 
         Args:
             source: the layer, which somebody holds.
@@ -125,7 +125,7 @@ class Packer:
             return _descriptor(made, "gzip")
 
     def usable(self, diff_id: str) -> dict[str, tuple[Blob, str]]:
-        """Give the forms of a layer that are here by digest, each with its compression.
+        """Return the forms of a layer that are here by digest, each with its compression.
 
         Raises:
             HostFault: there is none.
@@ -138,14 +138,14 @@ class Packer:
         return found
 
     def read(self, digest: str, offset: int = 0) -> Iterator[bytes]:
-        """Give a stored blob from an offset on; whoever reads holds its layer."""
+        """Yield a stored blob from an offset on; whoever reads holds its layer."""
         with disk_errors(), self._store.blob_path(digest).open("rb", buffering=0) as file:
             file.seek(offset)
             while chunk := file.read(_CHUNK):
                 yield chunk
 
     def read_tar(self, diff_id: str) -> Iterator[bytes]:
-        """Give a layer's uncompressed tar. Errors: as ``usable``."""
+        """Yield a layer's uncompressed tar. Errors: as ``usable``."""
         with self._locks[hash(diff_id) % _STRIPES]:
             blob, _ = next(iter(self.usable(diff_id).values()))
             pieces = self.read(blob.digest)

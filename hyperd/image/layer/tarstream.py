@@ -77,7 +77,7 @@ class TarReader:
         self._meta_left = 0
 
     def __iter__(self) -> Iterator[Entry]:
-        """Give the members; the data of one is lost once the next is asked for.
+        """Yield the members; the data of one is lost once the next is asked for.
 
         Raises:
             InvalidInput: not a tar archive, cut off, or with a member this reader does not know.
@@ -94,7 +94,7 @@ class TarReader:
             yield entry
 
     def data(self) -> Iterator[memoryview]:
-        """Give the data of the present member in pieces."""
+        """Yield the data of the present member in pieces."""
         while self._left:
             piece = self._some(self._left)
             self._left -= len(piece)

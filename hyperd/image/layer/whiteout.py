@@ -117,7 +117,7 @@ class _OnePass:
 
 
 def _whiteout_of(entry: Entry) -> tuple[bytes, bytes | None]:
-    """Give the parent and what is marked: None for a plain member, the parent for opaque, else the hidden name."""
+    """Return the parent and what is marked: None for a plain member, the parent for opaque, else the hidden name."""
     parent, slash, base = entry.name.rpartition(b"/")
     if not base.startswith(PREFIX):
         return parent, None

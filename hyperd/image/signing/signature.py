@@ -99,7 +99,7 @@ class SignaturePolicy:
         return not self._default and not any(keys for _, keys in self._rules)
 
     def keys(self, repository: str) -> tuple[PublicKey, ...]:
-        """Give the keys of which one must have signed; empty = anything is accepted.
+        """Return the keys of which one must have signed; empty = anything is accepted.
 
         Args:
             repository: the whole name, with its registry; empty for an image without a name.
@@ -217,7 +217,7 @@ def approve(
     keys: Sequence[PublicKey],
     seen: list[tuple[Flaw, str]],
 ) -> Approval | None:
-    """Give the first signature that counts; what is wrong with those before it is added to ``seen``.
+    """Return the first signature that counts; what is wrong with those before it is added to ``seen``.
 
     Args:
         signatures: as they are found.

@@ -40,7 +40,7 @@ class Signed:
 
 
 def signatures_of(client: RegistryClient, digest: str) -> Iterator[Signed]:
-    """Give the signatures of a manifest, one after the other as they are asked for.
+    """Yield the signatures of a manifest, one after the other as they are asked for.
 
     What is no signature is left out.
 

@@ -60,7 +60,7 @@ class Contents:
     _links: dict[str, str] = field(default_factory=dict)
 
     def find(self, name: str) -> str:
-        """Give the member that a name means, links followed inside the archive; the name itself when there is none.
+        """Return the member that a name means, links followed inside the archive; the name itself when there is none.
 
         Raises:
             InvalidInput: it leaves the archive.
@@ -74,7 +74,7 @@ class Contents:
         raise InvalidInput("an archive of images has too many links to links", details=repr(name[:200]))
 
     def document(self, name: str, what: str) -> bytes:
-        """Give a member that is no layer.
+        """Return a member that is no layer.
 
         Raises:
             InvalidInput: it is missing.
@@ -86,7 +86,7 @@ class Contents:
         return found
 
     def layer(self, name: str) -> AddedLayer | None:
-        """Give the layer of a member, None when the archive does not have it.
+        """Return the layer of a member, None when the archive does not have it.
 
         Raises:
             InvalidInput, TooLarge: what was wrong with it.
@@ -107,7 +107,7 @@ class Contents:
 
 
 def clean(name: str) -> str:
-    """Give a member's name without ``.`` and ``..``.
+    """Return a member's name without ``.`` and ``..``.
 
     Raises:
         InvalidInput: it is absolute or leaves the archive.

@@ -265,7 +265,7 @@ class _Load:
 
 
 def _expected_layers(small: Mapping[str, bytes]) -> dict[str, str]:
-    """Give the diff_ids of members that a manifest at the head of the archive promises; nothing when it is unclear."""
+    """Return the diff_ids of members that a manifest at the archive's head promises; nothing when it is unclear."""
     found: dict[str, str] = {}
     try:
         for entry in _entries(small[MANIFEST]):
@@ -305,7 +305,7 @@ def _texts(entry: Mapping[str, Any], key: str) -> list[str]:
 
 
 def _descriptors(contents: Contents) -> list[dict[str, Any]]:
-    """Give the entries of a layout's index; before version 1.0 each was a file below ``refs``."""
+    """Return the entries of a layout's index; before version 1.0 each was a file below ``refs``."""
     if INDEX in contents.small:
         found = manifests.load(contents.small[INDEX]).get("manifests")
         items = found if isinstance(found, list) else []

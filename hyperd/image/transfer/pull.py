@@ -342,7 +342,7 @@ def _following(follow: Callable[[Sink], None], leave: Callable[[Sink], None], si
 
 
 def host_of(server: str) -> str:
-    """Give ``host[:port]`` of a registry's address, which may be a URL; Docker Hub's old index means its registry.
+    """Return ``host[:port]`` of a registry's address, which may be a URL; Docker Hub's old index means its registry.
 
     Errors: InvalidInput.
     """

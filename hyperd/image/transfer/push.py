@@ -193,7 +193,7 @@ class Pusher:
             client.send_blob(_begun(client.begin(digest), client.host), blob)
 
     def _mountable(self, reference: Reference, diff_id: str) -> list[str]:
-        """Give paths of other repositories of the same registry that have had this layer."""
+        """Return paths of other repositories of the same registry that have had this layer."""
         found = []
         for repository in self._provenance.repositories(diff_id):
             other = self._catalog.parse(repository)

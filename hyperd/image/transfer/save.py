@@ -52,7 +52,7 @@ class Saver:
     def save(
         self, names: Sequence[str], *, oci: bool, references: Mapping[str, str], cancelled: Callable[[], bool]
     ) -> Iterator[bytes]:
-        """Give the archive's bytes; the images stay until the last of them or ``close``.
+        """Yield the archive's bytes; the images stay until the last of them or ``close``.
 
         Args:
             names: as for ``ImageService.get``; a repository without a tag means all its tags.
@@ -169,7 +169,7 @@ def _annotations(name: Reference | None, reference: str) -> dict[str, dict[str, 
 
 
 def portable(name: Reference) -> str:
-    """Give a name that means the same elsewhere, where another registry is left out of names."""
+    """Return a name that means the same elsewhere, where another registry is left out of names."""
     return replace(name, default_domain=DOCKER_DOMAIN).familiar
 
 
