@@ -8,7 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.cloud import CloudProcess
+from tests.support.described import Described
 from tests.support.docker_engine import FakeEngine
+
+DIALECTS = ("shipyard", "dockercloud")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -36,9 +39,10 @@ def engines() -> Iterator[tuple[FakeEngine, FakeEngine]]:
 
 @pytest.fixture(scope="module")
 def cloud(engines: tuple[FakeEngine, FakeEngine], tmp_path_factory: pytest.TempPathFactory) -> Iterator[CloudProcess]:
-    """The server, with both engines registered."""
+    """The server, with both engines registered; each of its answers must be as its OpenAPI documents say."""
     server = CloudProcess(tmp_path_factory.mktemp("cloud"), tables='[organisations]\nexampleorg = ["alice"]').start()
     try:
+        server.look = Described(server.call("GET", f"/openapi/{name}.json").json for name in DIALECTS)
         assert server.add_engine("local", engines[0].url, ["local", "dev"]).status == 201
         assert server.add_engine("other", engines[1].url, ["prod"]).status == 201
         yield server

@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from base64 import b64encode
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ class CloudProcess:
         self.process: subprocess.Popen[bytes] | None = None
         self.password = ""
         self.service_key = ""
+        self.look: Callable[[str, str, Answer], None] = lambda _method, _path, _answer: None  # at every answer
 
     def start(self) -> CloudProcess:
         with self.output.open("ab") as output, self.log.open("ab") as log:
@@ -119,10 +121,12 @@ class CloudProcess:
             request.add_header("Content-Type", "application/json")
         try:
             with urllib.request.urlopen(request, timeout=60) as response:
-                return Answer(response.status, response.headers, response.read().decode())
+                answer = Answer(response.status, response.headers, response.read().decode())
         except urllib.error.HTTPError as error:
             with error:
-                return Answer(error.code, error.headers, error.read().decode())
+                answer = Answer(error.code, error.headers, error.read().decode())
+        self.look(method, path, answer)
+        return answer
 
     def key(self) -> str:
         """A service key, made by signing in."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from flask import Flask
+from flask import Flask, Response
 from flask_sock import Sock
 
+from hypercloud.api import describe
 from hypercloud.api.dockercloud import apps, audit, containers, infra, repo, stacks, streams, triggers
-from hypercloud.api.dockercloud.blueprint import make
+from hypercloud.api.dockercloud.blueprint import DOCUMENT, make
 
 
 def install(app: Flask, sock: Sock) -> None:
@@ -21,4 +22,12 @@ def install(app: Flask, sock: Sock) -> None:
     for room in (audit, infra, repo, stacks, apps, containers, triggers):
         room.add_routes(blueprint)
     streams.add_routes(blueprint, sock)
+    blueprint.add_url_rule(DOCUMENT, view_func=openapi, methods=["GET"])
     app.register_blueprint(blueprint)
+
+
+def openapi() -> Response:
+    """Describe this API as an OpenAPI document."""
+    from hypercloud.api.dockercloud.described import DIALECT  # few servers are ever asked for it
+
+    return describe.served(DIALECT)

@@ -28,12 +28,16 @@ REGION_URI = uri("region", f"{PROVIDER}/{REGION}")
 NODETYPE_URI = uri("nodetype", f"{PROVIDER}/{NODETYPE}")
 
 
-class _Node(Loose):
+class NodeSchema(Loose):
+    """What can be changed of a node."""
+
     nickname = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=255))
     tags = fields.List(fields.Raw(), load_default=None, allow_none=True, validate=validate.Length(max=500))
 
 
-class _Cluster(Loose):
+class ClusterSchema(Loose):
+    """A node cluster that somebody wants."""
+
     name = fields.String(required=True, validate=validate.Length(1, 255))
     node_type = fields.String(required=True)
     region = fields.String(required=True)
@@ -160,7 +164,7 @@ def clusters() -> Response:
 
 def create_cluster() -> Response:
     """Say why a node cluster cannot be made."""
-    data = load(_Cluster(), json_object())
+    data = load(ClusterSchema(), json_object())
     for key, real in (("region", REGION_URI), ("node_type", NODETYPE_URI)):
         if data[key] != real:
             raise InvalidInput(f"the {key} does not exist", details=data[key][:200], resolution=f"there is {real}")
@@ -222,7 +226,7 @@ def update(uuid: str) -> Response:
     """Give a node another nickname or other tags."""
     admin_only()
     acting("node", "Node Update")
-    data = load(_Node(), json_object())
+    data = load(NodeSchema(), json_object())
     labels = None if data["tags"] is None else [tag_name(one) for one in data["tags"]]
     found = cloud().engines.update(uuid, nickname=data["nickname"], labels=labels)
     return answer(view(found), cloud().actions.record(caller(), Request(name="Node Update", kind="node", object=uuid)))

@@ -19,12 +19,16 @@ from hypercloud.errors import NotFound
 from hypercloud.workload.repositories import HUB, Repository
 
 
-class _Credentials(Loose):
+class CredentialsSchema(Loose):
+    """Credentials of a repository."""
+
     username = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=255))
     password = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=10_000))
 
 
-class _Repository(_Credentials):
+class RepositorySchema(CredentialsSchema):
+    """A repository with its credentials."""
+
     name = fields.String(required=True, validate=validate.Length(1, 500))
 
 
@@ -63,7 +67,7 @@ def repositories() -> Response:
 
 def add() -> Response:
     """Add a repository's credentials."""
-    data = load(_Repository(), json_object())
+    data = load(RepositorySchema(), json_object())
     made = cloud().repositories.add(namespace(), data["name"], data["username"] or "", data["password"] or "")
     return answer(_repository(made), _done("Repository Create", made.name), 201)
 
@@ -75,7 +79,7 @@ def repository(name: str) -> Response:
 
 def update(name: str) -> Response:
     """Change a repository's credentials."""
-    data = load(_Credentials(), json_object())
+    data = load(CredentialsSchema(), json_object())
     made = cloud().repositories.update(namespace(), name, data["username"], data["password"])
     return answer(_repository(made), _done("Repository Update", made.name))
 

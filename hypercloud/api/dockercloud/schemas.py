@@ -27,24 +27,32 @@ class Loose(Schema):
         unknown = EXCLUDE
 
 
-class _Port(Loose):
+class PortSchema(Loose):
+    """A port of a service's containers."""
+
     protocol = fields.String(load_default="tcp", validate=validate.OneOf(["tcp", "udp"]))
     inner_port = fields.Integer(required=True, validate=validate.Range(1, 65535))
     outer_port = fields.Integer(load_default=None, allow_none=True, validate=validate.Range(1, 65535))
     published = fields.Boolean(load_default=None, allow_none=True)
 
 
-class _Variable(Loose):
+class VariableSchema(Loose):
+    """A variable of a service's containers."""
+
     key = fields.String(required=True, validate=validate.Length(1, 256))
     value = fields.Raw(load_default="")
 
 
-class _Link(Loose):
+class LinkSchema(Loose):
+    """A link to another service."""
+
     to_service = fields.String(required=True, validate=validate.Length(1, 500))
     name = fields.String(load_default="", allow_none=True, validate=validate.Length(max=100))
 
 
-class _Binding(Loose):
+class BindingSchema(Loose):
+    """A volume of a service's containers."""
+
     host_path = fields.String(load_default="", allow_none=True, validate=TEXT)
     container_path = fields.String(load_default="", allow_none=True, validate=TEXT)
     rewritable = fields.Boolean(load_default=True, allow_none=True)
@@ -72,10 +80,10 @@ class ServiceSchema(Loose):
     target_num_containers = fields.Integer(allow_none=True)
     run_command = _text()
     entrypoint = _text()
-    container_ports = _nested(_Port)
-    container_envvars = _nested(_Variable)
-    linked_to_service = _nested(_Link)
-    bindings = _nested(_Binding)
+    container_ports = _nested(PortSchema)
+    container_envvars = _nested(VariableSchema)
+    linked_to_service = _nested(LinkSchema)
+    bindings = _nested(BindingSchema)
     autorestart = fields.Enum(Restart, by_value=True, allow_none=True)
     autodestroy = fields.Enum(Destroy, by_value=True, allow_none=True)
     sequential_deployment = fields.Boolean(allow_none=True)

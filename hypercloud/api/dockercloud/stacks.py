@@ -23,13 +23,17 @@ FILTERS: dict[str, lists.Filter] = {
 }
 
 
-class _Stack(Loose):
+class StackSchema(Loose):
+    """A stack with its services."""
+
     name = fields.String(required=True, validate=validate.Length(1, 100))
     nickname = fields.String(load_default="", allow_none=True, validate=validate.Length(max=255))
     services = fields.Raw(load_default=None, allow_none=True)
 
 
-class _Update(Loose):
+class StackUpdateSchema(Loose):
+    """What can be changed of a stack."""
+
     nickname = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=255))
     services = fields.Raw(load_default=None, allow_none=True)
 
@@ -56,7 +60,7 @@ def stacks() -> Response:
 
 def create() -> Response:
     """Make a stack with its services."""
-    data = load(_Stack(), json_object())
+    data = load(StackSchema(), json_object())
     drafts = [draft(one) for one in stackfile.services_of(data["services"])]
     row, action = cloud().workloads.create_stack(caller(), data["name"], data["nickname"] or "", drafts, allowed())
     return answer(_view(row), action, 201)
@@ -84,7 +88,7 @@ def export(uuid: str) -> Response:
 def update(uuid: str) -> Response:
     """Change a stack's services."""
     acting("stack", "Stack Update")
-    data = load(_Update(), json_object())
+    data = load(StackUpdateSchema(), json_object())
     services = None if data["services"] is None else [draft(one) for one in stackfile.services_of(data["services"])]
     row, action = cloud().workloads.update_stack(
         caller(), uuid, services=services, nickname=data["nickname"], allowed=allowed()

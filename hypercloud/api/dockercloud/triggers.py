@@ -17,7 +17,9 @@ from hypercloud.errors import InvalidInput
 _NUMBER = re.compile(r"[0-9]{1,4}")
 
 
-class _Trigger(Loose):
+class TriggerSchema(Loose):
+    """A trigger of a service."""
+
     name = fields.String(load_default="", allow_none=True, validate=validate.Length(max=255))
     operation = fields.String(load_default="REDEPLOY", allow_none=True)
 
@@ -42,7 +44,7 @@ def triggers(uuid: str) -> Response:
 
 def create(uuid: str) -> Response:
     """Make a trigger."""
-    data = load(_Trigger(), json_object(optional=True))
+    data = load(TriggerSchema(), json_object(optional=True))
     operation = (data["operation"] or "REDEPLOY").upper()
     row, action = cloud().triggers.add(caller(), uuid, data["name"] or "", operation)
     return answer(views.trigger(row, namespace()), action, 201)

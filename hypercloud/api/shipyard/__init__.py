@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from flask import Flask
+from flask import Flask, Response
 
+from hypercloud.api import describe
 from hypercloud.api.shipyard import containers, engines, people, webhooks
 from hypercloud.api.shipyard.blueprint import make
 
@@ -13,4 +14,12 @@ def install(app: Flask) -> None:
     blueprint = make()
     for room in (people, containers, engines, webhooks):
         room.add_routes(blueprint)
+    blueprint.add_url_rule("/openapi/shipyard.json", view_func=openapi, methods=["GET"])
     app.register_blueprint(blueprint)
+
+
+def openapi() -> Response:
+    """Describe this API as an OpenAPI document."""
+    from hypercloud.api.shipyard.described import DIALECT  # few servers are ever asked for it
+
+    return describe.served(DIALECT)

@@ -28,7 +28,7 @@ STATUSES: tuple[tuple[type[errors.CloudError], int], ...] = (
 )
 # What a token of the role "user" may use; other roles may use nothing.
 FOR_USERS = ("/api/containers", "/api/cluster/info", "/api/events", "/api/engines")
-PUBLIC = ("/auth/login", "/hub/webhook")
+PUBLIC = ("/auth/login", "/hub/webhook", "/openapi/")
 
 
 def make() -> Blueprint:

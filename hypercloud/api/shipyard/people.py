@@ -21,34 +21,48 @@ class _Loose(Schema):
         unknown = EXCLUDE
 
 
-class _Credentials(_Loose):
+class CredentialsSchema(_Loose):
+    """A name and its password."""
+
     username = fields.String(required=True)
     password = fields.String(required=True)
 
 
-class _Role(_Loose):
+class RoleSchema(_Loose):
+    """A role."""
+
     id = fields.String(load_default="")
     name = fields.String(load_default="")
 
 
-class _Account(_Credentials):
-    role = fields.Nested(_Role, load_default=dict)
+class AccountSchema(CredentialsSchema):
+    """An account, by its role."""
+
+    role = fields.Nested(RoleSchema, load_default=dict)
 
 
-class _Username(_Loose):
+class UsernameSchema(_Loose):
+    """The name of an account."""
+
     username = fields.String(required=True)
 
 
-class _Password(_Loose):
+class PasswordSchema(_Loose):
+    """A new password."""
+
     password = fields.String(required=True)
 
 
-class _ServiceKey(_Loose):
+class ServiceKeySchema(_Loose):
+    """A service key: its description, or the key itself."""
+
     key = fields.String(load_default="")
     description = fields.String(load_default="")
 
 
-class _Webhook(_Loose):
+class WebhookSchema(_Loose):
+    """The image of a webhook key."""
+
     image = fields.String(required=True)
 
 
@@ -76,7 +90,7 @@ def add_routes(blueprint: Blueprint) -> None:
 
 def login() -> Response:
     """Sign in: a token for this user agent."""
-    data = load(_Credentials(), json_object())
+    data = load(CredentialsSchema(), json_object())
     agent = request.headers.get("User-Agent", "")
     try:
         who = cloud().accounts.login(data["username"], data["password"], address())
@@ -87,7 +101,7 @@ def login() -> Response:
 
 def change_password() -> Response:
     """Give the caller a new password."""
-    cloud().accounts.change_password(identity(), load(_Password(), json_object())["password"])
+    cloud().accounts.change_password(identity(), load(PasswordSchema(), json_object())["password"])
     return text("", 200)
 
 
@@ -98,7 +112,7 @@ def accounts() -> Response:
 
 def add_account() -> Response:
     """Make an account, or give one a new password."""
-    data = load(_Account(), json_object())
+    data = load(AccountSchema(), json_object())
     cloud().accounts.save(data["username"], data["password"], data["role"].get("name", ""))
     return nothing()
 
@@ -106,7 +120,7 @@ def add_account() -> Response:
 def remove_account() -> Response:
     """Remove an account."""
     try:
-        cloud().accounts.remove(load(_Username(), json_object())["username"])
+        cloud().accounts.remove(load(UsernameSchema(), json_object())["username"])
     except NotFound as error:
         return text(str(error), 500)  # as the original
     return nothing()
@@ -127,13 +141,13 @@ def role(name: str) -> Response:
 
 def add_role() -> Response:
     """Make a role."""
-    cloud().accounts.add_role(load(_Role(), json_object())["name"])
+    cloud().accounts.add_role(load(RoleSchema(), json_object())["name"])
     return nothing()
 
 
 def remove_role() -> Response:
     """Remove a role by name or id."""
-    data = load(_Role(), json_object())
+    data = load(RoleSchema(), json_object())
     if not data["name"] and not data["id"]:
         raise InvalidInput("the request names no role")
     cloud().accounts.remove_role(data["name"], data["id"])
@@ -148,14 +162,14 @@ def service_keys() -> Response:
 
 def add_service_key() -> Response:
     """Make a service key."""
-    made = cloud().keys.new_service_key(load(_ServiceKey(), json_object())["description"])
+    made = cloud().keys.new_service_key(load(ServiceKeySchema(), json_object())["description"])
     return jsonify({"description": made.description, "key": made.key})
 
 
 def remove_service_key() -> Response:
     """Revoke a service key."""
     try:
-        cloud().keys.remove_service_key(load(_ServiceKey(), json_object())["key"])
+        cloud().keys.remove_service_key(load(ServiceKeySchema(), json_object())["key"])
     except NotFound as error:
         return text(str(error), 500)  # clients look for status and text
     return nothing()
@@ -173,7 +187,7 @@ def webhook_key(key: str) -> Response:
 
 def add_webhook_key() -> Response:
     """Make a webhook key."""
-    made = cloud().keys.new_webhook_key(load(_Webhook(), json_object())["image"])
+    made = cloud().keys.new_webhook_key(load(WebhookSchema(), json_object())["image"])
     return jsonify({"image": made.image, "key": made.key})
 
 

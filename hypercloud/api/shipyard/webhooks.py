@@ -12,7 +12,9 @@ from hypercloud.api.shipyard.blueprint import text
 from hypercloud.errors import NotFound
 
 
-class _Repository(Schema):
+class RepositorySchema(Schema):
+    """What the Hub says of the repository."""
+
     class Meta:
         """The Hub sends much that is of no use here."""
 
@@ -21,13 +23,15 @@ class _Repository(Schema):
     repo_name = fields.String(required=True, validate=validate.Length(1, 500))
 
 
-class _Push(Schema):
+class PushSchema(Schema):
+    """What the Hub sends after a push."""
+
     class Meta:
         """As above."""
 
         unknown = EXCLUDE
 
-    repository = fields.Nested(_Repository, required=True)
+    repository = fields.Nested(RepositorySchema, required=True)
 
 
 def add_routes(blueprint: Blueprint) -> None:
@@ -38,7 +42,7 @@ def add_routes(blueprint: Blueprint) -> None:
 def webhook(key: str) -> Response:
     """Redeploy the containers of the image that was pushed, if the key is for it."""
     found = cloud().keys.webhook_key(key)
-    pushed = load(_Push(), json_object())["repository"]["repo_name"]
+    pushed = load(PushSchema(), json_object())["repository"]["repo_name"]
     if found.image not in pushed:
         raise NotFound("the webhook key is for another image", details=pushed[:200])
     who = Caller(
