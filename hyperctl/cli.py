@@ -48,6 +48,7 @@ def _run(arguments: list[str]) -> int:
 
             output.write(completion.answer(arguments))
             return 0
+        arguments = verbs.shortened(arguments)
         found = _understand(arguments)
         if found is None:
             from hyperctl import full

@@ -164,7 +164,7 @@ class _Verbs(click.Group):
 @click.option("--tlscacert", metavar="FILE", help="Authority of the daemon's certificate.")
 @click.option("--tlscert", metavar="FILE", help="Our certificate.")
 @click.option("--tlskey", metavar="FILE", help="Its key. These three are in HYPER_CERT_PATH or ~/.hyper/ by default.")
-@click.version_option(__version__, "--version", message="The hyperctl version is %(version)s")
+@click.version_option(__version__, "-v", "--version", message="The hyperctl version is %(version)s")
 @click.pass_context
 def cli(ctx: click.Context, /, host: str, **tls: Any) -> None:
     """Run pods of containers, every pod in its own virtual machine."""

@@ -31,8 +31,8 @@ def split_tag(image: str) -> tuple[str, str]:
     return f"{head}{slash}{base}", tag
 
 
-def pull(client: Client, image: str, *, file: TextIO) -> None:
-    """Pull an image and show the progress; asks for a login when the registry wants one and someone is there.
+def pull(client: Client, image: str, *, file: TextIO | None) -> None:
+    """Pull an image and show the progress (not without a file); asks for a login when the registry wants one.
 
     Raises:
         ApiError, ProgressError: the daemon or the registry refuses.
@@ -48,7 +48,7 @@ def pull(client: Client, image: str, *, file: TextIO) -> None:
         unauthorized = isinstance(error, Unauthorized) or error.code == _UNAUTHORIZED
         if not unauthorized or not terminal.interactive():
             raise
-        file.write("Please login prior to pull:\n")
+        (file or sys.stderr).write("Please login prior to pull:\n")
         auth = ask_login(server)
         login(client, auth)
         progress.show(client.pull(name, auth=credentials.header(auth)), file)

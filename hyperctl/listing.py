@@ -23,6 +23,8 @@ FORMAT = Option(
     text="How to print it; a template is '{{.Field}} ...', with headings 'table {{.Field}}\\t...'.",
 )
 NO_TRUNC = Option("--no-trunc", flag=True, text="Do not cut ids.")
+# Of what asks nothing, for those who come from docker.
+UNASKED = Option("-f", "--force", flag=True, text="Do not ask; it never does.")
 
 
 class Column:

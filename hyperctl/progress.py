@@ -15,15 +15,18 @@ if TYPE_CHECKING:
 _DONE = {"Pull complete", "Already exists", "Pushed", "Layer already exists"}
 
 
-def show(lines: Iterable[dict[str, Any]], file: TextIO) -> None:
+def show(lines: Iterable[dict[str, Any]], file: TextIO | None) -> None:
     """Print progress lines as they arrive.
 
     Args:
         lines: the daemon's lines.
-        file: where to print; bars only when it is a terminal that can draw over what it shows.
+        file: where to print; bars only when it is a terminal that can draw over what it shows. None prints nothing.
 
     """
-    if file.isatty() and os.environ.get("TERM", "dumb") != "dumb":
+    if file is None:
+        for _ in lines:
+            pass
+    elif file.isatty() and os.environ.get("TERM", "dumb") != "dumb":
         _bars(lines, file)
     else:
         _plain(lines, file)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from hyperctl.command import Command, Group
+from hyperctl.command import HOST_OPTIONS, Command, Group
+
+WITH_VALUES = (*HOST_OPTIONS, "--tlscacert", "--tlscert", "--tlskey")  # before the verb
 
 # verb: (module under hyperctl.commands, line of help); the object there is `<verb>_command`.
 VERBS = {
@@ -20,7 +22,7 @@ VERBS = {
     "export": ("contents", "Write a container's file system as a tar"),
     "help": ("helps", "Show the help of a command"),
     "history": ("imagetools", "Show how an image was made"),
-    "image": ("imagetools", "Clean up images"),
+    "image": ("imagetools", "Clean up images; also `image ls`, `rm`, `pull`... as docker has them"),
     "images": ("images", "List images"),
     "import": ("imagetools", "Make an image of a root file system"),
     "info": ("system", "Show what the daemon says about itself"),
@@ -60,6 +62,30 @@ VERBS = {
     "wait": ("lifecycle", "Wait until containers have ended"),
     "vm": ("vms", "Create or remove idle VMs"),
 }
+
+# Docker's longer forms of the same: `image ls` is `images`, `container rm` is `rm`.
+_SAME = ("attach", "commit", "cp", "create", "diff", "exec", "export", "inspect", "kill", "logs", "pause", "port")
+_SAME_TOO = ("rename", "restart", "rm", "run", "start", "stats", "stop", "top", "unpause", "update", "wait", "ps")
+_LONGER = {
+    "container": {"ls": "ps", "list": "ps", **{verb: verb for verb in (*_SAME, *_SAME_TOO)}},
+    "image": {
+        "ls": "images",
+        "list": "images",
+        "rm": "rmi",
+        **{verb: verb for verb in ("build", "history", "import", "inspect", "load", "pull", "push", "save", "tag")},
+    },
+}
+
+
+def shortened(arguments: list[str]) -> list[str]:
+    """Return a command line with docker's longer form of a verb replaced by hyperctl's."""
+    at = 0
+    while at < len(arguments) and arguments[at].startswith("-"):
+        at += 2 if arguments[at] in WITH_VALUES else 1
+    if at + 1 >= len(arguments):
+        return arguments
+    verb = _LONGER.get(arguments[at].lower(), {}).get(arguments[at + 1].lower())
+    return arguments if verb is None else [*arguments[:at], verb, *arguments[at + 2 :]]
 
 
 def commands(verb: str) -> dict[str, Command]:

@@ -66,13 +66,28 @@ class ApiError(HyperctlError):
         self.status = status
         self.explanation = body.strip()
         if self.explanation:
-            text = f"Error from daemon's response: {self.explanation}"
+            text = f"Error from daemon's response: {_in_words(self.explanation)}"
         else:
             text = (
                 f"Error: request returned {reason or status} for API route and version {target}, "
                 "check if the server supports the requested API version"
             )
         super().__init__(text)
+
+
+# The daemon's words for what is not there, which are the original's, and what to do about it.
+_MISSING = (
+    ("The pod(", ") can not be found, please create it first", "no pod {}: 'hyperctl list' shows those there are"),
+    ("Can not find container by name(", ")", "no container {}: 'hyperctl ps' shows those there are"),
+)
+
+
+def _in_words(explanation: str) -> str:
+    """Return what the daemon says; of a pod or a container that is not there, what can be done."""
+    for start, end, message in _MISSING:
+        if explanation.startswith(start) and explanation.endswith(end):
+            return message.format(explanation[len(start) : -len(end)])
+    return explanation
 
 
 class NotFound(ApiError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from hyperctl import credentials, images, output, progress, uploads
+from hyperctl import credentials, images, output, progress, session, uploads
 from hyperctl.api.client import compact
 from hyperctl.api.client import progress as progress_lines
 from hyperctl.api.errors import UsageProblem
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @command(
     "commit",
-    Argument("container", "CONTAINER", complete="container"),
+    Argument("container", "CONTAINER|POD", complete="container"),
     Argument("repository", "[REPOSITORY[:TAG]]", default=""),
     Option("-a", "--author", metavar="NAME", text="Who made the image."),
     Option("-c", "--change", many=True, metavar="INSTRUCTION", text="Dockerfile instruction (repeat)."),
@@ -37,7 +37,7 @@ def commit_command(
     message: str,
     pause: bool,
 ) -> None:
-    """Make an image of what a container has changed."""
+    """Make an image of what a container has changed; of a pod, its first one."""
     name, tag = images.split_tag(repository)
     parameters = {
         "author": author,
@@ -47,15 +47,16 @@ def commit_command(
         "repo": name,
         "tag": tag,
     }
-    output.say(app.client.commit(container, parameters))
+    output.say(session.of_first(app.client, container, lambda one: app.client.commit(one, parameters)))
 
 
 @command(
     "push",
     Argument("image", "NAME[:TAG]", complete="image"),
+    Option("-q", "--quiet", flag=True, text="Print the name alone, at the end."),
     examples=("hyperctl push registry.example.com:5000/team/web:2",),
 )
-def push_command(app: App, *, image: str) -> None:
+def push_command(app: App, *, image: str, quiet: bool) -> None:
     """Push an image to its registry."""
     if "@" in image:
         raise UsageProblem("cannot push a digest reference")
@@ -66,7 +67,9 @@ def push_command(app: App, *, image: str) -> None:
             f'You cannot push a "root" repository. Please rename your repository to <user>/<repo> (ex: <user>/{name})'
         )
     auth = credentials.header(credentials.find(server) or {"username": "", "password": ""})
-    progress.show(app.client.push(image, tag=tag, auth=auth), sys.stdout)
+    progress.show(app.client.push(image, tag=tag, auth=auth), None if quiet else sys.stdout)
+    if quiet:
+        output.say(image)
 
 
 @command(

@@ -62,10 +62,15 @@ def _fields(row: str) -> dict[str, Any]:
 @command(
     "pull",
     Argument("image", "IMAGE", complete="image"),
+    Option("-q", "--quiet", flag=True, text="Print the name alone, at the end."),
     examples=("hyperctl pull busybox", "hyperctl pull registry.example.com:5000/team/app:1.2"),
 )
-def pull_command(app: App, *, image: str) -> None:
+def pull_command(app: App, *, image: str, quiet: bool) -> None:
     """Pull an image from its registry."""
+    if quiet:
+        images.pull(app.client, image, file=None)
+        output.say(images.tagged(image))
+        return
     if images.tagged(image) != image:
         output.say("Using default tag: latest")
         sys.stdout.flush()

@@ -9,7 +9,7 @@ from hyperctl.api.client import compact
 from hyperctl.api.client import progress as progress_lines
 from hyperctl.api.errors import ProtocolError
 from hyperctl.command import App, Argument, Group, Option, command
-from hyperctl.listing import FORMAT, NO_TRUNC, Column, identity, refuse_both, show
+from hyperctl.listing import FORMAT, NO_TRUNC, UNASKED, Column, identity, refuse_both, show
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -130,9 +130,10 @@ def _send(app: App, parameters: dict[str, str], file: BinaryIO) -> None:
     Option("-a", "--all", field="everything", flag=True, text="All that no container uses, not only nameless ones."),
     Option("--label", field="labels", many=True, metavar="KEY[=VALUE]", text="Only images with a label (repeat)."),
     Option("--until", metavar="TIME", text="Only images created before: seconds since 1970 or RFC 3339."),
+    UNASKED,
     examples=("hyperctl image prune", "hyperctl image prune -a --until 2024-01-31T00:00:00Z"),
 )
-def _prune(app: App, *, everything: bool, labels: tuple[str, ...], until: str) -> None:
+def _prune(app: App, *, everything: bool, labels: tuple[str, ...], until: str, **_force: bool) -> None:
     """Remove images that are not used."""
     parameters = {"all": "yes" if everything else "no", "label": list(labels), "until": until}
     done = app.client.value("POST", "/images/prune", parameters)

@@ -22,7 +22,7 @@ _PLACES = {
     "inspect",
     Argument("names", "POD|CONTAINER|IMAGE...", many=True, complete="any"),
     Option("--type", field="kind", choices=("any", *_PLACES), default="any", text="What the names are names of."),
-    Option("--format", field="form", metavar="json|TEMPLATE", default="json", text="How to print it."),
+    Option("-f", "--format", field="form", metavar="json|TEMPLATE", default="json", text="How to print it."),
     examples=(
         "hyperctl inspect web1",
         "hyperctl inspect --format '{{index .status.podIP 0}}' web1",

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 
-from hyperctl import output, session
+from hyperctl import naming, output, session
 from hyperctl.api.errors import ApiError, HyperctlError, NotFound, OperationFailed, UsageProblem
 from hyperctl.command import App, Argument, Option, command
 from hyperctl.options import OPTIONS, SpecOptions
@@ -46,13 +45,17 @@ def for_each(names: Iterable[str], action: Callable[[str], None], complaint: Cal
     surplus=True,
 )
 def start_command(app: App, *, name: str, container: bool) -> None:
-    """Start a pod with all its containers, or one container."""
-    if container:
-        app.client.start_container(name)
-        output.say(f"Successfully started container {name}")
-    else:
+    """Start a pod with all its containers, or one container; the id of a container does without -c."""
+
+    def start(name: str) -> None:
         app.client.start_pod(name)
         output.say(f"Successfully started the Pod({name})")
+
+    def start_container(name: str) -> None:
+        app.client.start_container(name)
+        output.say(f"Successfully started container {name}")
+
+    (start_container if container else naming.pod_else_container(app.client, start, start_container))(name)
 
 
 def _grace(text: str) -> int | None:
@@ -82,7 +85,8 @@ def stop_command(app: App, *, names: tuple[str, ...], container: bool, time: str
 
     if container:
         return for_each(names, stop_container, lambda name, text: f"fail to stop container {name}: {text}")
-    return for_each(names, stop, lambda name, text: f"fail to stop pod {name}: {text}")
+    either = naming.pod_else_container(app.client, stop, stop_container)
+    return for_each(names, either, lambda name, text: f"fail to stop pod {name}: {text}")
 
 
 @command(
@@ -107,7 +111,8 @@ def restart_command(app: App, *, names: tuple[str, ...], container: bool, time: 
 
     if container:
         return for_each(names, restart_container, lambda name, text: f"fail to restart container {name}: {text}")
-    return for_each(names, restart, lambda name, text: f"fail to restart pod {name}: {text}")
+    either = naming.pod_else_container(app.client, restart, restart_container)
+    return for_each(names, either, lambda name, text: f"fail to restart pod {name}: {text}")
 
 
 @command(
@@ -115,24 +120,33 @@ def restart_command(app: App, *, names: tuple[str, ...], container: bool, time: 
     Argument("names", "POD|CONTAINER...", many=True, complete="pod/container"),
     Option("-c", "--container", flag=True, text="The names are containers'."),
     Option("-f", "--force", flag=True, text="What is not there is no mistake."),
+    Option("-v", "--volumes", flag=True, text="Also their volumes without a name; these go anyway."),
     examples=("hyperctl rm web1 web2", "hyperctl rm -c web1-nginx", "hyperctl rm -f web1"),
 )
-def rm_command(app: App, *, names: tuple[str, ...], container: bool, force: bool) -> int:
-    """Remove pods, or containers; what runs is stopped first."""
+def rm_command(app: App, *, names: tuple[str, ...], container: bool, force: bool, **_volumes: bool) -> int:
+    """Remove pods, or containers; what runs is stopped first.
+
+    The id of a container does without -c, and takes the pod along whose only one it is: rm -f $(hyperctl ps -aq)
+    removes everything.
+    """
 
     def remove(name: str) -> None:
-        with _forgiven(force):
-            app.client.remove_pod(name)
-            output.say(f"Pod({name}) is successfully deleted!")
+        app.client.remove_pod(name)
+        output.say(f"Pod({name}) is successfully deleted!")
 
     def remove_container(name: str) -> None:
-        with _forgiven(force):
-            app.client.remove_container(name)
-            output.say(f"container {name} is successfully deleted!")
+        app.client.remove_container(name)
+        output.say(f"container {name} is successfully deleted!")
+
+    def remove_found(name: str) -> None:
+        pod = naming.pod_of(app.client, name)
+        (remove(pod) if pod else remove_container(name))
 
     if container:
-        return for_each(names, remove_container, lambda name, text: f"container {name} delete failed: {text}")
-    return for_each(names, remove, lambda name, text: f"Pod({name}) delete failed: {text}")
+        one = _forgiving(remove_container, forgive=force)
+        return for_each(names, one, lambda name, text: f"container {name} delete failed: {text}")
+    either = _forgiving(naming.pod_else_container(app.client, remove, remove_found), forgive=force)
+    return for_each(names, either, lambda name, text: f"Pod({name}) delete failed: {text}")
 
 
 @command(
@@ -143,33 +157,46 @@ def rm_command(app: App, *, names: tuple[str, ...], container: bool, force: bool
     examples=("hyperctl kill web1-nginx", "hyperctl kill -s TERM web1-nginx", "hyperctl kill -p web1"),
 )
 def kill_command(app: App, *, names: tuple[str, ...], pod: bool, signal: str) -> int:
-    """Send a signal to containers, or pods."""
+    """Send a signal to containers, or to all those of pods; a name that no container has is taken for a pod's."""
     number = signal_number(signal)
-    kill = app.client.kill_pod if pod else app.client.kill_container
     what = "pod" if pod else "container"
-    return for_each(names, lambda name: kill(name, number), lambda name, text: f"fail to kill {what} {name}: {text}")
+
+    def kill_pod(name: str) -> None:
+        app.client.kill_pod(name, number)
+
+    def kill_container(name: str) -> None:
+        try:
+            app.client.kill_container(name, number)
+        except NotFound as error:
+            naming.or_else(error, kill_pod, name)
+
+    kill = kill_pod if pod else kill_container
+    return for_each(names, kill, lambda name, text: f"fail to kill {what} {name}: {text}")
 
 
 @command("pause", Argument("pod", "POD", complete="pod"), examples=("hyperctl pause web1",), surplus=True)
 def pause_command(app: App, *, pod: str) -> None:
     """Pause a pod: its VM stands still and keeps its memory."""
-    app.client.pause_pod(pod)
+    naming.pod_else_its_container(app.client, app.client.pause_pod)(pod)
 
 
 @command("unpause", Argument("pod", "POD", complete="pod"), examples=("hyperctl unpause web1",), surplus=True)
 def unpause_command(app: App, *, pod: str) -> None:
     """Let a paused pod go on."""
-    app.client.unpause_pod(pod)
+    naming.pod_else_its_container(app.client, app.client.unpause_pod)(pod)
 
 
-@contextmanager
-def _forgiven(force: bool) -> Iterator[None]:
-    """Let what is not there be, when asked to."""
-    try:
-        yield
-    except NotFound:
-        if not force:
-            raise
+def _forgiving(action: Callable[[str], None], *, forgive: bool) -> Callable[[str], None]:
+    """Return an action that lets be what is not there, when asked to."""
+
+    def run(name: str) -> None:
+        try:
+            action(name)
+        except NotFound:
+            if not forgive:
+                raise
+
+    return run
 
 
 @command(
@@ -193,13 +220,13 @@ def wait_command(app: App, *, names: tuple[str, ...]) -> int:
 
 @command(
     "rename",
-    Argument("container", "CONTAINER", complete="container"),
+    Argument("container", "CONTAINER|POD", complete="container"),
     Argument("name", "NAME"),
     examples=("hyperctl rename web1-nginx front",),
 )
 def rename_command(app: App, *, container: str, name: str) -> None:
-    """Give a container another name; a pod keeps its own."""
-    app.client.rename_container(container, name)
+    """Give a container another name (of a pod, its first one's); a pod keeps its own."""
+    session.of_first(app.client, container, lambda one: app.client.rename_container(one, name))
 
 
 _LIMITS = ("memory", "memory_reservation", "memory_swap", "cpus", "cpu_shares", "cpuset_cpus", "pids_limit")

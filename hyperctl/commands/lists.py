@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from hyperctl import details, output
+from hyperctl import details, naming, output
 from hyperctl.api.errors import HyperctlError, UsageProblem
 from hyperctl.command import App, Argument, Command, Option, command
 from hyperctl.listing import FORMAT, NO_TRUNC, Column, identity, refuse_both, show
@@ -169,7 +169,7 @@ ps_command: Command = command(
 
 @command(
     "port",
-    Argument("name", "POD", complete="pod"),
+    Argument("name", "POD|CONTAINER", complete="pod/container"),
     Argument("port", "[PORT[/udp]]", default=""),
     examples=("hyperctl port web1", "hyperctl port web1 80"),
 )
@@ -177,7 +177,7 @@ def port_command(app: App, *, name: str, port: str) -> None:
     """Show where ports of a pod are published on the host."""
     number, _, protocol = port.partition("/")
     found = False
-    for rule in app.client.portmappings(name):
+    for rule in naming.of_pod(app.client, name, app.client.portmappings):
         inner, kind = str(rule.get("containerPort", "")), str(rule.get("protocol", "tcp"))
         outer = f"{rule.get('hostIP') or '0.0.0.0'}:{rule.get('hostPort', '')}"  # noqa: S104 - shown, not bound
         if port and (inner != number or kind != (protocol or "tcp")):

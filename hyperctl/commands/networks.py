@@ -5,7 +5,7 @@ from __future__ import annotations
 from hyperctl import output
 from hyperctl.command import App, Argument, Group, Option, command
 from hyperctl.commands.lifecycle import for_each
-from hyperctl.listing import FORMAT, NO_TRUNC, Column, identity, refuse_both, show, show_objects
+from hyperctl.listing import FORMAT, NO_TRUNC, UNASKED, Column, identity, refuse_both, show, show_objects
 from hyperctl.spec import attachment, pairs
 
 TYPE_CHECKING = False
@@ -110,7 +110,7 @@ def _rm(app: App, *, names: tuple[str, ...]) -> int:
 @command(
     "inspect",
     Argument("names", "NETWORK...", many=True, complete="network"),
-    Option("--format", field="form", metavar="json|TEMPLATE", default="json", text="How to print it."),
+    Option("-f", "--format", field="form", metavar="json|TEMPLATE", default="json", text="How to print it."),
     examples=("hyperctl network inspect front", "hyperctl network inspect --format '{{.subnet}}' front"),
 )
 def _inspect(app: App, *, names: tuple[str, ...], form: str) -> None:
@@ -137,8 +137,8 @@ def _disconnect(app: App, *, network: str, pod: str) -> None:
     app.client.disconnect_network(network, pod)
 
 
-@command("prune", examples=("hyperctl network prune",))
-def _prune(app: App) -> None:
+@command("prune", UNASKED, examples=("hyperctl network prune",))
+def _prune(app: App, **_force: bool) -> None:
     """Remove all networks that no pod is on."""
     for name in app.client.prune_networks():
         output.say(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hyperctl import output
 from hyperctl.command import App, Argument, Group, Option, command
 from hyperctl.commands.lifecycle import for_each
-from hyperctl.listing import FORMAT, Column, refuse_both, show, show_objects
+from hyperctl.listing import FORMAT, UNASKED, Column, refuse_both, show, show_objects
 from hyperctl.spec import pairs
 
 TYPE_CHECKING = False
@@ -84,7 +84,7 @@ def _rm(app: App, *, names: tuple[str, ...]) -> int:
 @command(
     "inspect",
     Argument("names", "VOLUME...", many=True, complete="volume"),
-    Option("--format", field="form", metavar="json|TEMPLATE", default="json", text="How to print it."),
+    Option("-f", "--format", field="form", metavar="json|TEMPLATE", default="json", text="How to print it."),
     examples=("hyperctl volume inspect data", "hyperctl volume inspect --format '{{.mountpoint}}' data"),
 )
 def _inspect(app: App, *, names: tuple[str, ...], form: str) -> None:
@@ -95,9 +95,10 @@ def _inspect(app: App, *, names: tuple[str, ...], form: str) -> None:
 @command(
     "prune",
     Option("-a", "--all", field="everything", flag=True, text="Also those that have a name of their own."),
+    UNASKED,
     examples=("hyperctl volume prune", "hyperctl volume prune -a"),
 )
-def _prune(app: App, *, everything: bool) -> None:
+def _prune(app: App, *, everything: bool, **_force: bool) -> None:
     """Remove the volumes that no container uses: those without a name of their own."""
     done = app.client.prune_volumes(everything=everything)
     for name in done:

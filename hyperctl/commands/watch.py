@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hyperctl import output, units
+from hyperctl import naming, output, units
 from hyperctl.api.errors import ApiError, UsageProblem
 from hyperctl.command import App, Argument, Option, command
 from hyperctl.listing import FORMAT, Column, show, show_one, single
@@ -65,7 +65,7 @@ def _line(event: dict[str, Any]) -> str:
 
 @command(
     "stats",
-    Argument("pods", "[POD...]", default="", many=True, complete="pod"),
+    Argument("pods", "[POD|CONTAINER...]", default="", many=True, complete="pod/container"),
     Option("-f", "--follow", flag=True, text="Go on, a look every second, until ctrl-C."),
     Option("--no-stream", flag=True, text="One look; it is one anyway without --follow."),
     FORMAT,
@@ -102,7 +102,7 @@ def stats_command(app: App, *, pods: tuple[str, ...], follow: bool, no_stream: b
 def _look(app: App, pods: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     """Give PodStats by pod; of all that run when none is named."""
     if pods:
-        return {pod: app.client.pod_stats(pod) for pod in pods}
+        return {pod: naming.of_pod(app.client, pod, app.client.pod_stats) for pod in pods}
     found = {}
     for row in app.client.list_items("pod"):
         if row[-1] == "running":

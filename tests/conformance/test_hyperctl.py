@@ -257,6 +257,57 @@ def test_rm_of_several(full):
     assert "nosuch" in full.fails("rm", "full", "nosuch", "second", out=out)
 
 
+@pytest.fixture
+def ids(full: Ctl) -> dict[str, str]:
+    """Return the ids of containers by name: of the pod `full`, which has two, and of the pod `web`, which has one."""
+    full.ok("create", "-c", "--name", "extra", "full", full.image, "sleep", "1000")
+    full.ok("start", "-c", "extra")
+    full.ok("run", "-d", "--name", "web", full.image, "sleep", "1000")
+    return {row[1]: row[0] for row in full.rows("ps")}
+
+
+def test_everything_is_removed_by_the_ids_that_ps_prints(full, ids):
+    """``hyperctl rm -f $(hyperctl ps -aq)`` said nothing, did nothing and ended with 0."""
+    del ids
+    full.ok("rm", "-f", *full.ok("ps", "-a", "-q").split())
+    assert (full.ok("list", "-q"), full.ok("ps", "-q")) == ("", "")
+
+
+def test_ids_of_containers_are_taken_where_pods_are_named(full, ids):
+    extra, web = ids["extra"], ids["web"][:12]
+    full.ok("stop", "-t", "1", extra)
+    status(full, "extra", "failed")
+    status(full, "full", "running")
+    assert full.ok("start", extra) == f"Successfully started container {extra}\n"
+    assert full.ok("restart", "-t", "1", extra) == f"Successfully restarted container {extra}\n"
+    full.ok("pause", web)
+    assert ["web", "web", "paused"] in [[row[0], row[1], row[-1]] for row in full.rows("list")]
+    full.ok("unpause", web)
+    full.ok("ports", "add", "-p", "28080:80", "web")
+    assert full.ok("port", web, "80") == "0.0.0.0:28080\n"
+    assert full.ok("rm", extra) == f"container {extra} is successfully deleted!\n"
+    assert full.ok("rm", web) == "Pod(web) is successfully deleted!\n"
+    assert full.ok("list", "-q") == "full\n"
+
+
+def test_one_of_several_containers_is_not_paused(full, ids):
+    words = "is one of several containers of a pod: name the pod, to mean all of them"
+    assert full.fails("pause", ids["extra"]) == f"hyperctl ERROR: {ids['extra']} {words}\n"
+
+
+def test_short_beginnings_of_ids_are_no_names(full, ids):
+    """``rm -f db`` of a pod that is gone removes no container whose id begins so by chance."""
+    web = ids["web"]
+    full.ok("rm", "-f", web[:2], web[:11])
+    assert full.fails("stop", web[:11]).startswith(f"fail to stop pod {web[:11]}: Error")
+    status(full, "web", "running")
+
+
+def test_what_is_not_there_is_told_in_words_of_this_side(ctl):
+    assert ctl.fails("logs", "nosuch") == f"{REFUSED}no container nosuch: 'hyperctl ps' shows those there are\n"
+    assert ctl.fails("start", "nosuch") == f"{REFUSED}no pod nosuch: 'hyperctl list' shows those there are\n"
+
+
 def test_containers_of_a_pod(full):
     words = ["create", "-c", "--name", "second", "full", full.image, "sh", "-c", "echo hello-log; sleep 1000"]
     assert re.fullmatch("Container ID is [0-9a-f]{64}\n", full.ok(*words))

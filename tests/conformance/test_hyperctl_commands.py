@@ -91,6 +91,7 @@ POD = [
     Step("exec nosuch true", code=255, err=f"{REFUSED}.*\n"),
     Step("inspect full", r'(?s)\[\n.*"podID": "full".*\]\n'),
     Step("inspect --format '{{index .status.podIP 0}}' full", r"10\.\d+\.\d+\.\d+/24\n"),
+    Step("inspect -f {{.podID}} full", "full\n"),
     Step("inspect --type container --format '{{.container.name}} {{.podID}}' full", "/full full\n"),
     Step("inspect nosuch", code=255, err="hyperctl ERROR: there is no pod, container or image nosuch\n"),
     Step("logs full", "b d=e\n/tmp\n", err="err\n", again=True),
@@ -203,6 +204,7 @@ IMAGES = [
     Step("images -a -q @REGISTRY/other", f"{IID}\n"),
     Step("images --no-trunc -q @REGISTRY/other", "@IMAGE_ID[0-9a-f]{52}\n"),
     Step("images --format '{{.Repository}}:{{.Tag}}' @REGISTRY/other", "@REGISTRY/other:latest\n"),
+    Step("pull -q @REGISTRY/other", "@REGISTRY/other:latest\n"),
     Step("inspect @REGISTRY/other", r'(?s)\[\n.*"Id": "sha256:@IMAGE_ID.*\]\n'),
     Step("history @REGISTRY/other", table("IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT") + "@IMAGE_ID(?s:.*)"),
     Step("history -q --no-trunc @REGISTRY/other", "(?s)@IMAGE_ID[0-9a-f]{52}\n.*"),
@@ -214,6 +216,7 @@ IMAGES = [
     Step("search --format '{{.Name}}' @REGISTRY/bus", "busybox\n"),
     Step("tag @REGISTRY/other @REGISTRY/user/pushed:1"),
     Step("push @REGISTRY/user/pushed:1", r"(?s)The push refers to .*1: digest: sha256:[0-9a-f]{64} size: \d+\n"),
+    Step("push -q @REGISTRY/user/pushed:1", "@REGISTRY/user/pushed:1\n"),
     Step("push busybox", code=255, err='hyperctl ERROR: You cannot push a "root" repository.*\n'),
     Step("save -o images.tar @REGISTRY/user/pushed:1"),
     Step("save -o none.tar nosuch:latest", code=255, err=f"{REFUSED}No such image: nosuch:latest\n"),
@@ -232,7 +235,7 @@ IMAGES = [
     Step("image df --no-trunc --format '{{.ID}}'", f"({CID}\n)+"),
     Step("rmi named:1 referred:1 @REGISTRY/user/pushed:1", GONE + "{3}"),
     Step("image prune -a --label nosuch=1 --until 1", "Total reclaimed space: 0 B\n"),
-    Step("image prune", r"(?s).*Total reclaimed space: [\d.]+ \w+\n"),
+    Step("image prune -f", r"(?s).*Total reclaimed space: [\d.]+ \w+\n"),
     Step("rmi team/imported:1 @REGISTRY/other", GONE + "{2}"),
 ]
 
@@ -324,7 +327,7 @@ DOCKER = [
     Step("wait front", "137\n"),
     Step("attach front", code=255, err=r"hyperctl ERROR: front does not run: it ended with exit code 137\..*\n"),
     Step("rm web small", r"(Pod\(\w+\) is successfully deleted!\n){2}"),
-    Step("rm -f web"),
+    Step("rm -fv web"),
     Step("rm -c -f nosuch"),
     Step("run --rm --entrypoint '' @IMAGE echo none", "none\n"),
 ]
@@ -361,9 +364,9 @@ NETWORKS = [
     Step("rm one two", r"(Pod\(\w+\) is successfully deleted!\n){2}"),
     Step("volume ls -q", "data\n"),
     Step("volume rm data", "data\n"),
-    Step("volume prune -a", r"(\w+\n)*Total reclaimed space: .*\n"),
+    Step("volume prune -af", r"(\w+\n)*Total reclaimed space: .*\n"),
     Step("network rm front", "front\n"),
-    Step("network prune", "back\n"),
+    Step("network prune -f", "back\n"),
 ]
 
 KUBE = [

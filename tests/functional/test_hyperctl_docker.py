@@ -411,6 +411,33 @@ def test_small_commands(fake, hyperctl):
     assert hyperctl("rm", "x").returncode == 255
 
 
+def test_pods_are_taken_where_containers_are_named(fake, hyperctl):
+    refusal = refuse(404, "Can not find container by name(web)")
+    fake.on("GET", "/list", ok({"cData": [f"{CID}:/other:web:running"]})).on("POST", "/pod/kill", ok({}))
+    fake.on("POST", "/container/kill", refusal).on("POST", "/container/rename", refusal, ok({}))
+    assert hyperctl("kill", "web").returncode == 0
+    assert "/pod/kill" in fake.exchanges[-1].target
+    assert hyperctl("rename", "web", "front").returncode == 0
+    assert fake.exchanges[-1].parameters["oldName"] == [CID]
+    fake.on("POST", "/container/commit", refusal, ok({"ID": "sha256:1"}, 201))
+    assert hyperctl("commit", "web", "img:1").stdout == b"sha256:1\n"
+    fake.on("POST", "/pod/kill", refuse(404, "The pod(web) can not be found, please create it first"))
+    assert hyperctl("kill", "web").stderr.endswith(b": no container web: 'hyperctl ps' shows those there are\n")
+
+
+def test_options_that_docker_users_add(fake, hyperctl):
+    fake.on("DELETE", "/pod", ok({})).on("GET", "/pod/info", ok(WEB)).on("POST", "/volume/prune", ok({"data": 3}))
+    fake.on("POST", "/network/prune", ok({"removed": []})).on(
+        "POST", "/images/prune", ok({"ImagesDeleted": [], "SpaceReclaimed": 0})
+    )
+    fake.on("POST", "/image/create", lines({"status": "Pulling"}, {"status": "Done"}))
+    assert hyperctl("rm", "-fv", "web").returncode == 0
+    assert hyperctl("inspect", "-f", "{{.createdAt}}", "web").returncode == 0
+    assert hyperctl("pull", "-q", "busybox").stdout == b"busybox:latest\n"
+    for what in ("image", "volume", "network"):
+        assert hyperctl(what, "prune", "-f").returncode == 0
+
+
 def test_attach_to_what_has_ended_says_so(fake, hyperctl):
     status = {"phase": "failed", "terminated": {"exitCode": 3}}
     fake.on("GET", "/container/info", ok({"container": {"containerID": CID}, "status": status}))

@@ -58,7 +58,7 @@ CTL_FLOORS = (
     {"completion", "manual"},
     {"full", "kube", "making"},
     {"hints", "offers", "images", "listing", "spec"},
-    {"credentials", "options", "verbs", "details", "podfile", "progress", "session", "template"},
+    {"credentials", "options", "verbs", "details", "podfile", "progress", "session", "naming", "template"},
     {"command", "helpers", "output", "tars", "terminal", "units", "uploads"},
     {"api"},
     {""},  # hyperctl/__init__.py: the version

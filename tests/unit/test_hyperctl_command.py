@@ -49,7 +49,8 @@ def test_the_quick_parser_understands_what_people_type():
     assert (values["tty"], values["remove"], values["memory"], values["name"]) == (True, True, "64", "n")
     assert values["env"] == ("A=1", "B=2")
     assert values["words"] == ("busybox", "sh", "-c", "--rm", "--", "x")
-    assert understand(COMMANDS["rm"], ["a", "-c", "b"]) == {"names": ("a", "b"), "container": True, "force": False}
+    removal = {"names": ("a", "b"), "container": True, "force": False, "volumes": False}
+    assert understand(COMMANDS["rm"], ["a", "-c", "b"]) == removal
 
 
 @pytest.mark.parametrize("words", [["-h"], ["--help"], ["-tx"], ["--na", "n"], ["--memory"], ["--rm=perhaps"]])
@@ -152,6 +153,56 @@ def test_what_is_meant_is_said_only_when_it_is_near():
     stranger = hyperctl("run", "--frobnicate", "busybox").stderr
     assert ("No such option: --frobnicate." in stranger, "Did you mean" in stranger) == (True, False)
     assert "Instead: say --network." in hyperctl("run", "--net", "x", "busybox").stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("rnu busybox", "Did you mean run?"),
+        ("imags", "Did you mean images?"),
+        ("isnpcet", "Did you mean inspect?"),
+        ("ls", "Here it is: list for pods, ps for containers."),
+        ("compose up", "Here it is: kube play for manifests"),
+        ("swarm init", "There is none: hypercloud manages several hosts."),
+        ("context ls", "There is none: -H or HYPER_HOST name the daemon."),
+        ("container prune", "Here it is: ps, start, stop"),
+        ("run --memroy 1 x", "Did you mean --memory?"),
+        ("run --ports 80 x", "Instead: say --publish."),
+        ("run -P x", "Instead: say --publish PORT for each port"),
+    ],
+)
+def test_what_docker_users_type_is_answered_with_what_is_meant(line, said):
+    assert said in hyperctl(*line.split()).stderr
+
+
+@pytest.mark.parametrize("line", ["lock", "suspend", "logs --until 5m a", "run --privacy x", "run -x y"])
+def test_what_is_far_off_is_not_guessed(line):
+    assert "Did you mean" not in hyperctl(*line.split()).stderr
+
+
+@pytest.mark.parametrize(
+    ("longer", "shorter"),
+    [
+        ("container ls -a", "ps -a"),
+        ("-H x container rm -f a", "-H x rm -f a"),
+        ("--tls --tlscacert image Container EXEC c ls", "--tls --tlscacert image exec c ls"),
+        ("image ls -q", "images -q"),
+        ("image rm busybox", "rmi busybox"),
+        ("image prune -a", "image prune -a"),
+        ("image df", "image df"),
+        ("container", "container"),
+        ("run image ls", "run image ls"),
+        ("exec container ls", "exec container ls"),
+    ],
+)
+def test_longer_forms_of_docker(longer, shorter):
+    assert verbs.shortened(longer.split()) == shorter.split()
+
+
+def test_longer_forms_lead_to_commands_that_exist():
+    assert {verb for forms in verbs._LONGER.values() for verb in forms.values()} <= set(verbs.VERBS)
+    assert "Usage: hyperctl images" in hyperctl("image", "ls", "--help").stdout
+    assert hyperctl("-v").stdout == hyperctl("--version").stdout
 
 
 def test_an_unknown_command_of_a_group_shows_the_others():
