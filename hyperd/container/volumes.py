@@ -412,11 +412,12 @@ class PodVolumes:
         )
 
     def _refuse_own(self, path: Path, name: str) -> None:
-        """Refuse to let a guest write to the daemon's own files. Errors: Conflict."""
+        """Refuse to let a guest write to the daemon's own files, by a directory above them, too. Errors: Conflict."""
         root = Path(os.path.realpath(self._config.root))
-        if path == root or root in path.parents:
+        above = path in root.parents
+        if above or path == root or root in path.parents:
             raise Conflict(
-                f"volume {name}: {path} belongs to the daemon itself",
+                f"volume {name}: {path} {'holds the files of' if above else 'belongs to'} the daemon itself",
                 details=f"its root is {root}",
                 resolution="use another directory, or mount it read-only",
             )

@@ -376,6 +376,23 @@ def test_what_this_host_cannot_have(daemon: HyperdLauncher, registry: RegistrySe
     daemon.request("DELETE", "/pod", podId="greedy")
 
 
+def test_a_directory_above_the_root_cannot_be_written_to(daemon: HyperdLauncher, registry: RegistryServer):
+    """A guest would write to the root through it."""
+    for source in (str(daemon.root.parent), str(daemon.root.parent.parent), "/"):
+        for read_only, wanted in ((False, 409), (True, 201)):
+            volume = {"path": "/x", "volume": "v", "readOnly": read_only}
+            spec = {"image": f"{registry.host}/busybox", "volumes": [volume]}
+            body = {
+                "id": "above",
+                "containers": [spec],
+                "volumes": [{"name": "v", "format": "vfs", "source": source}],
+            }
+            status, _, answer = daemon.request("POST", "/pod/create", body=body)
+            assert status == wanted, answer
+            assert wanted == 201 or b"holds the files of the daemon itself" in answer
+        daemon.request("DELETE", "/pod", podId="above")
+
+
 def test_vms_without_pods_have_a_bound():
     with HyperdLauncher(config="max_pods = 2\n") as launcher:
         launcher.start()
