@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hyperd.agent.client import AgentClient
 from hyperd.agent.input import GuestInput
 from hyperd.agent.plan import Plan
-from hyperd.container.process import exit_code_of
+from hyperd.container.process import exit_code_of, set_up_error
 from hyperd.container.states import SETUP_FAILED
 from hyperd.errors import AgentError, HyperError
 
@@ -79,7 +79,7 @@ class Capture:
             except AgentError as error:
                 code = exit_code_of(error)
                 if code == SETUP_FAILED:
-                    raise
+                    raise set_up_error(error) from error
                 return ExecResult(exit_code=code, stderr=f"{error}\n".encode())
             started = True
             relay.call(self._opened(), timeout=_CALL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import threading
 import time
@@ -17,7 +18,7 @@ from hyperd.agent.input import GuestInput
 from hyperd.agent.plan import Plan
 from hyperd.container.detach import KeyWatch, parse_keys
 from hyperd.container.states import NOT_EXECUTABLE, NOT_FOUND, SETUP_FAILED
-from hyperd.errors import AgentError
+from hyperd.errors import AgentError, HyperError, InvalidInput
 from hyperd.stream.client import Client, MakeClient
 from hyperd.stream.connection import ClientConnection
 from hyperd.stream.frames import STDERR, STDOUT
@@ -34,14 +35,29 @@ REPLAY_SECONDS = 3.0
 REPLAY_BYTES = 1 << 20
 DEFAULT_SIZE = (24, 80)
 ALL_STREAMS = frozenset({STDOUT, STDERR})
-ENOENT, EACCES, ENOEXEC = 2, 13, 8
 SIGKILL = 9
+
+
+# What the guest finds wrong with the words of a specification, by the step that failed: no such user or group, a
+# working directory that is a file or a link in a circle, a setting that the kernel has not.
+_MISTAKES = {
+    "USER:": {errno.ENOENT},
+    "CWD": {errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG},
+    "WRITE /proc/sys/": {errno.ENOENT, errno.EINVAL, errno.ERANGE},
+}
+
+
+def set_up_error(error: AgentError) -> HyperError:
+    """Return what to raise for a process whose set-up failed: InvalidInput when its specification is the reason."""
+    if any(error.brief.startswith(step) and error.errno in numbers for step, numbers in _MISTAKES.items()):
+        return InvalidInput(error.brief, details=error.details)
+    return error
 
 
 def exit_code_of(error: AgentError) -> int:
     """Give the code a shell would: 127 not found, 126 cannot be executed, else 125 (set-up failed)."""
     if error.brief.startswith("EXEC"):
-        return {ENOENT: NOT_FOUND, EACCES: NOT_EXECUTABLE, ENOEXEC: NOT_EXECUTABLE}.get(error.errno, NOT_EXECUTABLE)
+        return NOT_FOUND if error.errno == errno.ENOENT else NOT_EXECUTABLE
     return SETUP_FAILED
 
 
@@ -128,7 +144,7 @@ class GuestProcess:
         """Start it in the guest; from a service's thread. ``size``: of the terminal in the plan.
 
         A program that cannot be executed ends at once with 126 or 127 and says why on its stderr; that is no error.
-        Errors: AgentError when the set-up failed, Timeout.
+        Errors: AgentError when the set-up failed, InvalidInput when the specification is the reason, Timeout.
         """
         self.relay.call(self._begin(agent, base), timeout=10)
         try:
@@ -138,7 +154,7 @@ class GuestProcess:
             if code == SETUP_FAILED:
                 self.set_up = False
                 self.relay.soon(self.abandon, code)
-                raise
+                raise set_up_error(error) from error
             self.failure = str(error)
             self.relay.soon(self.fail, code, str(error))
             return

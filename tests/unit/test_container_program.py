@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 import pytest
 
 from hyperd.build.commit import own_config
 from hyperd.container.plan import merge_program
-from hyperd.errors import InvalidInput
+from hyperd.container.process import set_up_error
+from hyperd.errors import AgentError, InvalidInput
 from hyperd.spec.model import ContainerSpec
 
 IMAGE = {"config": {"Entrypoint": ["/entry", "x"], "Cmd": ["cmd"]}}
@@ -32,6 +34,27 @@ def test_without_an_entrypoint_there_must_be_a_command() -> None:
     spec = ContainerSpec(name="c", image="i", entrypoint=("",))
     with pytest.raises(InvalidInput, match="nothing to run"):
         merge_program(spec, IMAGE, hostname="h", pod_tty=False)
+
+
+@pytest.mark.parametrize(
+    ("said", "number", "mistake"),
+    [
+        ("USER: no user bob in /etc/passwd", errno.ENOENT, True),
+        ("CWD /etc/passwd: Not a directory", errno.ENOTDIR, True),
+        ("CWD /a: Too many levels of symbolic links", errno.ELOOP, True),
+        ("WRITE /proc/sys/no/such: No such file or directory", errno.ENOENT, True),
+        ("USER: Input/output error", errno.EIO, False),
+        ("CWD /a: No space left on device", errno.ENOSPC, False),
+        ("WRITE /run/x: No such file or directory", errno.ENOENT, False),
+        ("the guest of vm-a is gone", 0, False),
+    ],
+)
+def test_what_the_guest_finds_wrong_with_a_specification_is_no_fault(said: str, number: int, mistake: bool) -> None:
+    error = AgentError(said, errno=number)
+    found = set_up_error(error)
+    assert isinstance(found, InvalidInput) == mistake
+    assert str(found) == said
+    assert mistake or found is error
 
 
 def test_a_commit_keeps_that_the_entrypoint_is_gone() -> None:
