@@ -345,6 +345,20 @@ def test_a_manifest_is_refused(daemon: HyperdLauncher):
     assert (status, b"kube play" in body) == (400, True), body
 
 
+def test_limits_beyond_the_vm_are_told(daemon: HyperdLauncher, registry: RegistryServer):
+    spec = {"image": f"{registry.host}/busybox", "limits": {"memory": 2**29, "nanoCpus": 3_000_000_000}}
+    told = [
+        "The virtual machine has 128 MiB of memory: a limit of more has no effect.",
+        "The virtual machine has 1 CPU(s): a limit of more has no effect.",
+    ]
+    made = daemon.json("POST", "/pod/create", body={"id": "small", "containers": [spec]}, status=201)
+    assert made["Warnings"] == told
+    assert daemon.json("POST", "/container/create", podId="small", body=spec, status=201)["Warnings"] == told
+    fits = {**spec, "limits": {"memory": 2**26, "nanoCpus": 500_000_000}}
+    assert "Warnings" not in daemon.json("POST", "/container/create", podId="small", body=fits, status=201)
+    daemon.request("DELETE", "/pod", podId="small")
+
+
 def test_published_ports_are_shown(daemon: HyperdLauncher, registry: RegistryServer):
     image = f"{registry.host}/busybox"
     ports = [{"containerPort": 80, "hostPort": 28_431}, {"containerPort": 81}]

@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hyperd.api.docker.limits import NANO, read_limits, vm_size
+from hyperd.api.docker.limits import read_limits, vm_size
 from hyperd.api.docker.mounts import Mounts, read_mounts
 from hyperd.api.docker.refusals import refuse, warn
 from hyperd.errors import InvalidInput, NotSupported
+from hyperd.spec.limits import NANO
 from hyperd.spec.model import (
     ContainerSpec,
     Healthcheck,

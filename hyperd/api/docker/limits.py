@@ -7,12 +7,11 @@ from dataclasses import fields, replace
 from typing import Any
 
 from hyperd.errors import Conflict, InvalidInput
+from hyperd.spec.limits import NANO, beyond, cpu_time
 from hyperd.spec.model import Limits, Resource
 
-NANO = 1_000_000_000
 _MIB = 2**20
 _OVERHEAD = 64  # MiB of a VM that its container does not get: kernel, agent, page tables
-_CFS_PERIOD = 100_000  # microseconds
 _MINIMUM = 6 * _MIB
 
 
@@ -76,7 +75,7 @@ def _check(limits: Limits) -> None:
 def vm_size(limits: Limits, default_memory: int) -> Resource:
     """Return the size of a container's VM: room for its limits and the guest's own needs; ``default_memory``: MiB."""
     memory = max(default_memory, -(-limits.memory // _MIB) + _OVERHEAD) if limits.memory else default_memory
-    return Resource(vcpu=max(1, -(-_cpus(limits) // NANO), _last_cpu(limits) + 1), memory=memory)
+    return Resource(vcpu=max(1, -(-cpu_time(limits) // NANO), _last_cpu(limits) + 1), memory=memory)
 
 
 def check_cpus(limits: Limits, size: Resource) -> None:
@@ -90,19 +89,9 @@ def check_cpus(limits: Limits, size: Resource) -> None:
 
 def warnings(limits: Limits, size: Resource) -> Iterator[str]:
     """Give a warning for each limit that a VM of this size cannot give."""
-    if limits.memory > size.memory * _MIB:
-        yield f"The virtual machine has {size.memory} MiB of memory: a limit of more has no effect."
+    yield from beyond(limits, size)
     if limits.memory_swap > limits.memory or limits.memory_swap < 0:
         yield "The virtual machine has no swap: MemorySwap was discarded, memory is limited without swap."
-    if _cpus(limits) > size.vcpu * NANO:
-        yield f"The virtual machine has {size.vcpu} CPU(s): a limit of more has no effect."
-
-
-def _cpus(limits: Limits) -> int:
-    """Return the limit of CPU time in billionths of a CPU, 0 = none."""
-    if limits.cpu_quota > 0:
-        return limits.cpu_quota * NANO // (limits.cpu_period or _CFS_PERIOD)
-    return limits.cpus
 
 
 def _last_cpu(limits: Limits) -> int:

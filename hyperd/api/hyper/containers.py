@@ -25,7 +25,7 @@ from hyperd.build.commit import CommitOrder
 from hyperd.container.waits import WaitCondition
 from hyperd.errors import ImageNotFound, InvalidInput, NotAlive, NotFound, Timeout
 from hyperd.registry.reference import Reference
-from hyperd.spec.limits import IDENTIFIER
+from hyperd.spec.limits import IDENTIFIER, beyond
 from hyperd.spec.model import ContainerSpec
 from hyperd.stream.logread import LogQuery
 
@@ -58,11 +58,14 @@ def create_container() -> Response:
     refuse_manifest(given)
     spec, warnings = parse_container(given), container_warnings(given)
     check_image(spec.image, "image")
-    create = partial(_created, engine(), pod_id, spec, may_fetch=may_fetch())
+    running = engine()
+    create = partial(_created, running, pod_id, spec, may_fetch=may_fetch())
 
     def made(_cancelled: Callable[[], bool] = lambda: False) -> dict[str, Any]:
         try:
-            return {"ID": create(), **({"Warnings": warnings} if warnings else {})}
+            ident = create()
+            told = [*warnings, *beyond(spec.limits, running.containers.records.pod_spec(pod_id).resource)]
+            return {"ID": ident, **({"Warnings": told} if told else {})}
         except ImageNotFound:
             raise
         except NotFound as error:

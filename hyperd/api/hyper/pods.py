@@ -17,6 +17,7 @@ from hyperd.api.hyper.pod_spec import parse_pod
 from hyperd.api.hyper.routes import blueprint
 from hyperd.api.hyper.unknown_keys import pod_warnings, refuse_manifest
 from hyperd.errors import Conflict, ImageNotFound, NotFound
+from hyperd.spec.limits import beyond
 
 OVERRIDE = frozenset({"yes", "true"})
 
@@ -42,6 +43,8 @@ def create() -> Response:
     for index, container in enumerate(spec.containers):
         check_image(container.image, f"containers[{index}].image")
     pods, fetches, warnings = engine().pods, may_fetch(), pod_warnings(given)
+    for container in spec.containers:
+        warnings += beyond(container.limits, spec.resource)
 
     def made(_cancelled: Callable[[], bool] = lambda: False) -> dict[str, Any]:
         try:
