@@ -24,6 +24,7 @@ from flask import Response, request
 
 from hyperd.errors import HostFault, InvalidInput, NotSupported
 from hyperd.stream.client import MakeClient
+from hyperd.stream.connection import ClientConnection
 
 log = structlog.get_logger(__name__)
 
@@ -67,12 +68,24 @@ def upgrade(session: Session, content_type: str = RAW_STREAM) -> Response:
 
     Errors: HostFault, NotSupported if this server cannot hand its connections over; the session is closed then.
     """
-    asked = upgrade_asked()
-    if asked:
-        head = f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {content_type}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
-    else:
-        head = f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n\r\n"
-    return _give(session, head, chunked=False, status=101 if asked else 200)
+    return _give(session, _upgrade_head(content_type), chunked=False, status=101 if upgrade_asked() else 200)
+
+
+def upgrade_framed(session: StreamSession, content_type: str, *, raw: bool) -> Response:
+    """As ``upgrade``, for a client that gets output raw, or in Docker's frames, whatever its process is."""
+    try:
+        taken = take(_upgrade_head(content_type))
+    except BaseException:
+        session.close()
+        raise
+    session.run(taken.sock, taken.early, make=lambda relay: ClientConnection(relay, raw=raw))
+    return gone()
+
+
+def _upgrade_head(content_type: str) -> str:
+    if upgrade_asked():
+        return f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {content_type}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+    return f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n\r\n"
 
 
 def websocket(session: StreamSession, *, text: bool = False) -> Response:

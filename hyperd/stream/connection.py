@@ -29,11 +29,15 @@ class ClientConnection(asyncio.Protocol):
         is gone.
         on_drained: called when the client has taken enough of what was written to go on.
         eof_is_gone: the client has nothing to say (followers), so its EOF means that it left.
+        raw: it gets output as it is (True) or in Docker's multiplexed frames (False); None = as its process has it.
 
     """
 
-    def __init__(self, relay: Relay, *, chunked: bool = False, eof_is_gone: bool = False) -> None:
+    def __init__(
+        self, relay: Relay, *, chunked: bool = False, eof_is_gone: bool = False, raw: bool | None = None
+    ) -> None:
         self.relay = relay
+        self.raw = raw
         self.chunked = chunked
         self.eof_is_gone = eof_is_gone
         self.closed = False
@@ -104,7 +108,7 @@ class ClientConnection(asyncio.Protocol):
 
     def output(self, stream: int, data: bytes, *, raw: bool) -> None:
         """Send output of a process: as it is where there is one output only, else in Docker's multiplexed frames."""
-        self.write(data if raw else stdcopy(stream, data))
+        self.write(data if (raw if self.raw is None else self.raw) else stdcopy(stream, data))
 
     async def drain(self) -> None:
         """Wait until the client has taken enough."""

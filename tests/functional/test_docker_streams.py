@@ -190,6 +190,29 @@ def test_the_size_of_a_terminal_of_an_exec(daemon: HyperdLauncher, stubborn: str
         assert ask(daemon, "POST", f"/containers/{stubborn}/exec", body)[0] == 400
 
 
+@pytest.mark.parametrize(("started", "wanted"), [({"Tty": True}, b"out\r\n"), ({}, b"\1\0\0\0\0\0\0\5out\r\n")])
+def test_who_starts_an_exec_says_whether_its_output_is_framed(
+    daemon: HyperdLauncher, stubborn: str, started: dict[str, Any], wanted: bytes
+) -> None:
+    body = {"Cmd": ["echo", "out"], "Tty": True, "AttachStdout": True, "AttachStderr": True}
+    ident = json.loads(ask(daemon, "POST", f"/containers/{stubborn}/exec", body)[1])["Id"]
+    assert ask(daemon, "POST", f"/exec/{ident}/start", started) == (200, wanted)
+
+
+def test_keys_of_bodies_are_known_in_any_case(daemon: HyperdLauncher, stubborn: str) -> None:
+    body = {"cmd": ["true"], "detachKeys": "ctrl-a"}
+    ident = json.loads(ask(daemon, "POST", f"/containers/{stubborn}/exec", body)[1])["Id"]
+    about = json.loads(ask(daemon, "GET", f"/exec/{ident}/json")[1])
+    assert (about["DetachKeys"], about["ProcessConfig"]["entrypoint"]) == ("ctrl-a", "true")
+
+    given = {"image": "busybox", "hostconfig": {"readonlyRootfs": True}}
+    code, data = ask(daemon, "POST", "/containers/create", given)
+    assert code == 201, data
+    path = f"/containers/{json.loads(data)['Id']}"
+    assert json.loads(ask(daemon, "GET", f"{path}/json")[1])["HostConfig"]["ReadonlyRootfs"] is True
+    assert ask(daemon, "DELETE", path)[0] == 204
+
+
 def test_the_end_of_a_log_that_was_asked_for(daemon: HyperdLauncher, stubborn: str) -> None:
     now = time.time()
     log = f"/containers/{stubborn}/logs?stdout=1"

@@ -100,7 +100,7 @@ def _image_ids(name: str) -> set[str]:
 @blueprint.post("/containers/create")
 def create_container() -> Response:
     """Create a container and its pod."""
-    body = params.body_object()
+    body = schema.spelled(_CREATE, params.body_object())
     given = schema.load(_CREATE, _with_legacy_keys(body))
     name = checked_name(params.text("name")) if params.text("name") else ""
     order = _order(given, body, name)

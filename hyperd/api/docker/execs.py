@@ -58,15 +58,19 @@ def _size(given: Mapping[str, Any]) -> tuple[int, int] | None:
 
 @blueprint.post("/exec/<exec_id>/start")
 def start_exec(exec_id: str) -> Response:
-    """Run a prepared command; the client is joined to it unless it detaches."""
+    """Run a prepared command; the client is joined to it unless it detaches.
+
+    ``Tty`` of this request, not of the command, says what the client reads: raw bytes or frames. docker-py reads
+    frames of a terminal, too.
+    """
     given = schema.load(_START, params.body_object(optional=True))
-    found = _exec(exec_id)
+    _exec(exec_id)
     size = _size(given)
     if given["Detach"]:
         engine().execs.start_detached(exec_id, size=size)
         return answers.empty(200)
     session = engine().execs.start("", exec_id, size=size)
-    return takeover.upgrade(session, stream_type(tty=found.spec.tty))
+    return takeover.upgrade_framed(session, stream_type(tty=given["Tty"]), raw=given["Tty"])
 
 
 @blueprint.post("/exec/<exec_id>/resize")

@@ -86,16 +86,20 @@ class _Flag(fields.Boolean):
 
 
 class Wire(Schema):
-    """Base: unknown keys are ignored, null is the same as a key that is not there."""
+    """Base: unknown keys are ignored, null is the same as a key that is not there.
+
+    Keys are known in any case, as Go reads them: docker-py sends ``detachKeys`` of an exec.
+    """
 
     class Meta:
         unknown = EXCLUDE
 
     @pre_load
     def _drop_nulls(self, data: Any, **_kwargs: Any) -> Any:
-        if isinstance(data, Mapping):
-            return {key: value for key, value in data.items() if value is not None}
-        return data
+        if not isinstance(data, Mapping):
+            return data
+        known = {name.lower(): name for name in self.fields}
+        return {known.get(key.lower(), key): value for key, value in data.items() if value is not None}
 
 
 def _nested(schema: type[Wire]) -> fields.Nested:
@@ -416,6 +420,19 @@ class ExecStart(Wire):
     Detach = _Flag(load_default=False)
     Tty = _Flag(load_default=False)
     ConsoleSize = _Many(fields.Integer(strict=True), load_default=list)
+
+
+def spelled(schema: Schema, data: Any) -> Any:
+    """Return a body with its keys as the schema spells them, those of nested objects too; other keys stay."""
+    if not isinstance(data, Mapping):
+        return data
+    known = {name.lower(): name for name in schema.fields}
+    found = {}
+    for key, value in data.items():
+        name = str(known.get(key.lower(), key))
+        field = schema.fields.get(name)
+        found[name] = spelled(field.schema, value) if isinstance(field, fields.Nested) else value
+    return found
 
 
 def load(schema: Schema, data: object) -> dict[str, Any]:
