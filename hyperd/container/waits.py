@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -28,6 +29,9 @@ class WaitCondition(StrEnum):
     REMOVED = "removed"
 
 
+_ENDS = frozenset({WaitCondition.NOT_RUNNING, WaitCondition.NEXT_EXIT})
+
+
 @dataclass(frozen=True, kw_only=True)
 class WaitResult:
     """How a wait ended: the exit code of the last run, 0 when there was none."""
@@ -40,12 +44,13 @@ class WaitResult:
 class Wait:
     """One registered wait; made by ``Waits.register``."""
 
-    def __init__(self, owner: Waits, container_id: str, condition: WaitCondition) -> None:
+    def __init__(self, owner: Waits, container_id: str, condition: WaitCondition, *, each_run: bool = False) -> None:
         self._owner = owner
         self._done = threading.Event()
         self._result: WaitResult | None = None
         self.container_id = container_id
         self.condition = condition
+        self.each_run = each_run
 
     def result(self, *, cancelled: Callable[[], bool] = lambda: False) -> WaitResult:
         """Wait for the end; ``cancelled`` is asked every second. Errors: Cancelled."""
@@ -82,10 +87,15 @@ class Waits(ContainerObserver):
         self._lock = threading.Lock()
         self._waiting: dict[str, list[Wait]] = {}
 
-    def register(self, name: str, condition: WaitCondition = WaitCondition.NOT_RUNNING) -> Wait:
-        """Begin to wait for a container. Errors: NotFound, InvalidInput."""
+    def register(
+        self, name: str, condition: WaitCondition = WaitCondition.NOT_RUNNING, *, each_run: bool = False
+    ) -> Wait:
+        """Begin to wait for a container; ``each_run``: an end after which its policy starts it again counts, too.
+
+        Errors: NotFound, InvalidInput.
+        """
         row = self._records.find(name)
-        wait = Wait(self, row.id, condition)
+        wait = Wait(self, row.id, condition, each_run=each_run)
         with self._lock:
             self._waiting.setdefault(row.id, []).append(wait)
         try:
@@ -107,20 +117,31 @@ class Waits(ContainerObserver):
             if not waits:
                 self._waiting.pop(wait.container_id, None)
 
+    def ended(self, row: ContainerRow) -> None:
+        """End the waits for the end of a run."""
+        self._finish(row, _ENDS, each_run=True)
+
     def settled(self, row: ContainerRow) -> None:
         """End the waits for an end."""
-        self._finish(row, {WaitCondition.NOT_RUNNING, WaitCondition.NEXT_EXIT})
+        self._finish(row, _ENDS)
 
     def removed(self, row: ContainerRow) -> None:
         """End all waits for a container."""
         self._finish(row, set(WaitCondition), removed=True)
 
-    def _finish(self, row: ContainerRow, conditions: set[WaitCondition], *, removed: bool = False) -> None:
+    def _finish(
+        self,
+        row: ContainerRow,
+        conditions: AbstractSet[WaitCondition],
+        *,
+        removed: bool = False,
+        each_run: bool = False,
+    ) -> None:
         with self._lock:
             waits = self._waiting.pop(row.id, [])
-            kept = [wait for wait in waits if wait.condition not in conditions]
+            done = [wait for wait in waits if wait.condition in conditions and (wait.each_run or not each_run)]
+            kept = [wait for wait in waits if wait not in done]
             if kept:
                 self._waiting[row.id] = kept
-        for wait in waits:
-            if wait.condition in conditions:
-                wait.finish(WaitResult(container_id=row.id, exit_code=row.exit_code or 0, removed=removed))
+        for wait in done:
+            wait.finish(WaitResult(container_id=row.id, exit_code=row.exit_code or 0, removed=removed))

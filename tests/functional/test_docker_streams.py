@@ -129,6 +129,46 @@ def test_streams_are_bounded_for_callers_over_tcp() -> None:
             assert (refused.status, b"too many" in refused.read()) == (503, True), path
 
 
+def test_who_kills_a_container_finds_it_ended(daemon: HyperdLauncher, stubborn: str) -> None:
+    assert ask(daemon, "POST", f"/containers/{stubborn}/kill?signal=TERM")[0] == 204
+    assert json.loads(ask(daemon, "GET", f"/containers/{stubborn}/json")[1])["State"]["Running"]  # it is stubborn
+    assert ask(daemon, "POST", f"/containers/{stubborn}/kill")[0] == 204
+    state = json.loads(ask(daemon, "GET", f"/containers/{stubborn}/json")[1])["State"]
+    assert (state["Running"], state["ExitCode"]) == (False, 137)
+    assert ask(daemon, "POST", f"/containers/{stubborn}/kill")[0] == 409
+
+
+def test_a_wait_ends_with_the_run_although_a_policy_starts_the_next(daemon: HyperdLauncher) -> None:
+    body = {
+        "Image": "busybox",
+        "Cmd": ["sh", "-c", "sleep 1; exit 3"],
+        "HostConfig": {"RestartPolicy": {"Name": "always"}},
+    }
+    ident = json.loads(ask(daemon, "POST", "/containers/create", body)[1])["Id"]
+    try:
+        assert ask(daemon, "POST", f"/containers/{ident}/start")[0] == 204
+        assert ask(daemon, "POST", f"/containers/{ident}/wait", timeout=30)[1] == b'{"StatusCode":3}\n'
+        code, data = ask(daemon, "DELETE", f"/containers/{ident}")  # it runs, or will soon
+        assert (code, b"stop the container before removing" in data) == (409, True)
+    finally:
+        assert ask(daemon, "DELETE", f"/containers/{ident}?force=1")[0] == 204
+
+
+def test_logs_and_stream_of_a_container_that_has_not_begun(daemon: HyperdLauncher) -> None:
+    ident = json.loads(ask(daemon, "POST", "/containers/create", {"Image": "busybox", "Cmd": ["echo", "hi"]})[1])["Id"]
+    connection = docker(daemon)
+    with contextlib.closing(connection):
+        connection.request("POST", f"/containers/{ident}/attach?logs=1&stream=1&stdout=1")
+        answer = connection.getresponse()
+        assert ask(daemon, "POST", f"/containers/{ident}/start")[0] == 204
+        assert answer.read() == b"\1\0\0\0\0\0\0\3hi\n"
+    assert ask(daemon, "DELETE", f"/containers/{ident}?force=1")[0] == 204
+
+
+def test_there_is_no_swarm_to_leave(daemon: HyperdLauncher) -> None:
+    assert ask(daemon, "POST", "/swarm/leave?force=1") == (503, b'{"message": "This node is not part of a swarm"}\n')
+
+
 def test_a_removal_does_not_wait_for_a_stop(daemon: HyperdLauncher, stubborn: str) -> None:
     with asking(daemon, "POST", f"/containers/{stubborn}/stop?t=600") as connections:
         assert ask(daemon, "DELETE", f"/containers/{stubborn}?force=1", timeout=30)[0] == 204

@@ -220,13 +220,13 @@ def _grace() -> float | None:
 
 @blueprint.post("/containers/<name>/kill")
 def kill_container(name: str) -> Response:
-    """Send a signal, SIGKILL by default."""
+    """Send a signal, SIGKILL by default, whose effect is waited for."""
     try:
         found = container(name)
     except NotFound as error:
         raise NotFound(f"Cannot kill container: {name[:200]}: {error.brief}") from error
-    policy.kill(found, params.text("signal") or "KILL")
-    return answers.empty()
+    kill = policy.killing(found, params.text("signal") or "KILL")
+    return Finishing("kill", kill, answers.empty()).respond()
 
 
 @blueprint.post("/containers/<name>/pause")

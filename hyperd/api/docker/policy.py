@@ -26,6 +26,7 @@ from hyperd.errors import Conflict, HyperError, InvalidInput, NotAlive, NotFound
 from hyperd.spec.model import Limits, Resource
 from hyperd.volume.model import NamedVolumeSpec
 
+_KILL_WAIT = 10.0  # seconds for an end by SIGKILL
 _NAMES_TRIED = 6  # names that are made up before the id is one, as in Docker
 _KEPT = (
     "AttachStdin",
@@ -171,8 +172,8 @@ def removing(found: Container, *, force: bool, volumes: bool = False) -> Callabl
 
     Errors: Conflict when it runs and is not forced.
     """
-    if found.live and not force:
-        word = "paused" if found.paused else "running"
+    if (found.live or found.restart_at is not None) and not force:
+        word = "paused" if found.paused else "running" if found.live else "restarting"
         raise Conflict(
             f'cannot remove container "/{found.name}": container is {word}: stop the container before removing '
             "or force remove",
@@ -257,11 +258,24 @@ def restarting(found: Container, *, grace: float | None, name: str) -> Callable[
     return restart
 
 
-def kill(found: Container, name: str) -> None:
-    """Send a signal. Errors: Conflict when it does not run, InvalidInput."""
+def killing(found: Container, name: str) -> Callable[[], None]:
+    """Return what sends a signal; after SIGKILL it waits for the end. Errors: Conflict when it does not run."""
     if not found.live:
         raise Conflict(f"Cannot kill container: {found.name}: Container {found.id} is not running")
-    engine().containers.kill(found.id, signal_number(name))
+    running, number = engine(), signal_number(name)
+
+    def kill() -> None:
+        if number != signal.SIGKILL:
+            running.containers.kill(found.id, number)
+            return
+        with contextlib.closing(running.containers.waits.register(found.id)) as wait:
+            running.containers.kill(found.id, number)
+            if wait.poll(_KILL_WAIT) is None:
+                raise Conflict(
+                    f"Cannot kill container: {found.name}: tried to kill container, but did not receive an exit event"
+                )
+
+    return kill
 
 
 def signal_number(text: str) -> int:

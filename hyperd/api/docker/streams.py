@@ -66,7 +66,7 @@ def attach(name: str) -> Response:
         raise Conflict(f"Container {found.name} is paused, unpause the container before attach")
     running = engine()
     options = attach_options(found)
-    if params.flag("logs"):
+    if params.flag("logs") and found.run_count:  # else there is no log yet, and what is to come is the stream
         if options.stdin:
             raise NotSupported("logs=1 cannot be had together with stdin=1", resolution="ask for the logs first")
         query = LogQuery(stdout=params.flag("stdout"), stderr=params.flag("stderr"), follow=params.flag("stream"))
@@ -129,11 +129,16 @@ def console_size(given: Sequence[int]) -> tuple[int, int] | None:
 
 @blueprint.post("/containers/<name>/wait")
 def wait(name: str) -> Response:
-    """Answer the head at once and the exit code when the condition holds."""
+    """Answer the head at once and the exit code when the condition holds.
+
+    The end of a run is one here, also when the container's policy starts it again.
+    """
     condition = params.text("condition")
     if condition not in CONDITIONS:
         raise InvalidInput(f"invalid condition: {condition[:40]!r}")
-    waiting = engine().containers.waits.register(container(name).id, WaitCondition(condition or "not-running"))
+    waiting = engine().containers.waits.register(
+        container(name).id, WaitCondition(condition or "not-running"), each_run=True
+    )
 
     def ask(cancelled: Callable[[], bool]) -> dict[str, Any]:
         return {"StatusCode": waiting.result(cancelled=cancelled).exit_code}

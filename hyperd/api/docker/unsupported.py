@@ -57,6 +57,12 @@ def swarm_object(_rest: str) -> Response:
     return answer(503, _NO_SWARM)
 
 
+@blueprint.post("/swarm/leave")
+def leave() -> Response:
+    """Tell that there is nothing to leave; clients that leave in any case take 503 for that."""
+    return answer(503, "This node is not part of a swarm")
+
+
 @blueprint.route("/swarm/<path:_rest>", methods=_METHODS)
 def swarm(_rest: str) -> Response:
     """Refuse to make a swarm: several hosts are Kubernetes' work."""
