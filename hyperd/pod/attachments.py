@@ -104,6 +104,21 @@ class PodAttachments:
             self._change(state, before, replace(before, networks=left, network_disabled=not left))
         log.info("pod.disconnected", pod=pod_id, network=target.name)
 
+    def unlink(self, pod_id: str, alias: str) -> None:
+        """Take a link of a pod away: its alias is no name in the pod any more.
+
+        On failure nothing has changed. Errors: NotFound (also: there is no such link), NotAlive (paused), AgentError.
+        """
+        with self._locks.locked(pod_id, "remove a link"):
+            state, before = self._pod(pod_id)
+            networks = tuple(
+                replace(one, links=tuple(link for link in one.links if link[1] != alias)) for one in before.networks
+            )
+            if networks == before.networks:
+                raise NotFound(f"pod {pod_id} has no link {alias[:100]}")
+            self._change(state, before, replace(before, networks=networks))
+        log.info("pod.unlinked", pod=pod_id, alias=alias)
+
     def settle(self, vm: Vm, spec: PodSpec, *, anew: bool = False) -> None:
         """Make what a running pod has be what its specification says (its lock is held).
 

@@ -169,6 +169,36 @@ def test_there_is_no_swarm_to_leave(daemon: HyperdLauncher) -> None:
     assert ask(daemon, "POST", "/swarm/leave?force=1") == (503, b'{"message": "This node is not part of a swarm"}\n')
 
 
+def test_a_link_is_taken_away(daemon: HyperdLauncher, stubborn: str) -> None:
+    host = {"Links": [f"{stubborn}:db", f"{stubborn}:other"], "Runtime": "runc", "Isolation": "default"}
+    body = {"Image": "busybox", "Cmd": ["sleep", "60"], "HostConfig": host}
+    ident = json.loads(ask(daemon, "POST", "/containers/create", body)[1])["Id"]
+
+    def shown() -> dict[str, Any]:
+        return dict(json.loads(ask(daemon, "GET", f"/containers/{ident}/json")[1])["HostConfig"])
+
+    try:
+        assert (shown()["Runtime"], shown()["Isolation"], len(shown()["Links"])) == ("runc", "default", 2)
+        assert ask(daemon, "DELETE", f"/containers/{ident}?link=1")[0] == 409
+        assert ask(daemon, "DELETE", f"/containers/{ident}/db?link=1") == (204, b"")
+        assert [link.rpartition("/")[2] for link in shown()["Links"]] == ["other"]
+        assert ask(daemon, "DELETE", f"/containers/{ident}/db?link=1")[0] == 404
+        assert ask(daemon, "DELETE", f"/containers/{ident}/other")[0] == 404  # it is no container
+    finally:
+        assert ask(daemon, "DELETE", f"/containers/{ident}?force=1")[0] == 204
+
+
+def test_a_log_driver_that_nobody_knows(daemon: HyperdLauncher) -> None:
+    body = {"Image": "busybox", "HostConfig": {"LogConfig": {"Type": "asdf"}}}
+    code, data = ask(daemon, "POST", "/containers/create", body)
+    assert (code, json.loads(data)["message"]) == (400, "logger: no log driver named 'asdf' is registered")
+
+
+def test_every_key_of_an_image_config_is_there(daemon: HyperdLauncher) -> None:
+    config = json.loads(ask(daemon, "GET", "/images/busybox/json")[1])["Config"]
+    assert (config["OnBuild"], config["Entrypoint"]) == (None, None)
+
+
 def test_a_removal_does_not_wait_for_a_stop(daemon: HyperdLauncher, stubborn: str) -> None:
     with asking(daemon, "POST", f"/containers/{stubborn}/stop?t=600") as connections:
         assert ask(daemon, "DELETE", f"/containers/{stubborn}?force=1", timeout=30)[0] == 204

@@ -12,6 +12,7 @@ from typing import Any
 from hyperd.api.docker import words
 from hyperd.api.docker.create import REQUEST
 from hyperd.api.docker.network_views import Attachment, endpoint
+from hyperd.api.docker.refusals import RUNTIME
 from hyperd.api.docker.versions import Version
 from hyperd.container.model import Container, Health, Mount
 from hyperd.container.states import ContainerState
@@ -409,12 +410,10 @@ _UNUSED_HOST_KEYS: dict[str, Any] = {
     "IOMaximumBandwidth": 0,
     "IOMaximumIOps": 0,
     "IpcMode": "private",
-    "Isolation": "",
     "LxcConf": [],
     "MemorySwappiness": None,
     "OomKillDisable": False,
     "PidMode": "",
-    "Runtime": "hyper",
     "StorageOpt": None,
     "UTSMode": "",
     "UsernsMode": "",
@@ -438,9 +437,11 @@ def _host_basics(shown: Shown) -> dict[str, Any]:
             "Type": container.log_driver or "json-file",
             "Config": dict(spec.log.config) if spec.log else {},
         },
+        "Isolation": asked.get("Isolation", ""),
         "Mounts": asked.get("Mounts") or None,
         "ReadonlyRootfs": spec.read_only,
         "RestartPolicy": {"Name": _RESTART.get(spec.restart_policy, "no"), "MaximumRetryCount": spec.restart_max},
+        "Runtime": asked.get("Runtime") or RUNTIME,
         "ShmSize": spec.shm_size or DEFAULT_SHM,
         "Sysctls": dict(spec.sysctl) or None,
         "Tmpfs": asked.get("Tmpfs") or None,

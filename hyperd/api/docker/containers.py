@@ -37,7 +37,7 @@ from hyperd.api.docker.lookup import STORAGE_DRIVER, Lookup, container
 from hyperd.api.docker.mounts import Mounts
 from hyperd.api.docker.routes import blueprint
 from hyperd.api.docker.streams import console_size
-from hyperd.errors import HyperError, ImageNotFound, InvalidInput, NotFound
+from hyperd.errors import Conflict, HyperError, ImageNotFound, InvalidInput, NotFound
 from hyperd.image.model import Image
 
 _CREATE, _HOST_CONFIG, _RESOURCES = schema.Create(), schema.HostConfig(), schema.Resources()
@@ -276,9 +276,18 @@ def update_container(name: str) -> Response:
 def remove_container(name: str) -> Response:
     """Remove a container; with ``v`` its anonymous volumes, with ``force`` also one that runs."""
     if params.flag("link"):
-        raise NotFound(f"Could not get link {name[:200]}", details="old links are not kept as objects")
+        raise Conflict(f"Conflict, cannot remove the default link name of the container /{name[:200]}")
     remove = policy.removing(container(name), force=params.flag("force"), volumes=params.flag("v"))
     return Finishing("remove", remove, answers.empty()).respond()
+
+
+@blueprint.delete("/containers/<parent>/<alias>")
+def remove_link(parent: str, alias: str) -> Response:
+    """Take away the link that a container has under this alias."""
+    if not params.flag("link"):
+        raise NotFound("page not found")
+    engine().pods.net.attachments.unlink(container(parent).pod_id, alias)
+    return answers.empty()
 
 
 @blueprint.post("/containers/prune")

@@ -15,6 +15,7 @@ from typing import Any
 from hyperd.api.docker.limits import read_limits, vm_size
 from hyperd.api.docker.mounts import Mounts, read_mounts
 from hyperd.api.docker.refusals import refuse, warn
+from hyperd.container.logconf import OPTIONS as LOG_OPTIONS
 from hyperd.errors import InvalidInput, NotSupported
 from hyperd.spec.limits import NANO
 from hyperd.spec.model import (
@@ -320,6 +321,8 @@ def _health(given: Mapping[str, Any] | None) -> Healthcheck | None:
 
 
 def _log(given: Mapping[str, Any]) -> LogSpec | None:
+    if given["Type"] and given["Type"] not in LOG_OPTIONS:
+        raise InvalidInput(f"logger: no log driver named '{given['Type'][:60]}' is registered")
     if not given["Type"] and not given["Config"]:
         return None
     return LogSpec(type=given["Type"], config=given["Config"])

@@ -43,6 +43,28 @@ def row(image: Image, version: Version, *, usage: ImageUsage | None = None) -> d
     return found
 
 
+# What Docker's clients find in ``Config``, said by the image or not.
+_CONFIG: dict[str, Any] = {
+    "Hostname": "",
+    "Domainname": "",
+    "User": "",
+    "AttachStdin": False,
+    "AttachStdout": False,
+    "AttachStderr": False,
+    "Tty": False,
+    "OpenStdin": False,
+    "StdinOnce": False,
+    "Env": None,
+    "Cmd": None,
+    "Image": "",
+    "Volumes": None,
+    "WorkingDir": "",
+    "Entrypoint": None,
+    "OnBuild": None,
+    "Labels": None,
+}
+
+
 def inspect(details: ImageDetails, version: Version) -> dict[str, Any]:
     """Return the object of ``GET /images/X/json``."""
     image = details.image
@@ -69,7 +91,7 @@ def inspect(details: ImageDetails, version: Version) -> dict[str, Any]:
         "Created": details.created or words.rfc3339(image.created_at),
         "DockerVersion": details.builder,
         "Author": details.author,
-        "Config": own,
+        "Config": {**_CONFIG, **(own or {})},
         "Architecture": details.architecture,
         "Os": details.os,
         "Size": image.size,

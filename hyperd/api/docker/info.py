@@ -16,6 +16,7 @@ from hyperd import __version__
 from hyperd.api.context import engine
 from hyperd.api.docker import answers, container_views, versions
 from hyperd.api.docker.lookup import STORAGE_DRIVER
+from hyperd.api.docker.refusals import RUNTIME
 from hyperd.api.docker.routes import blueprint
 from hyperd.system import host_memory, operating_system
 
@@ -113,8 +114,8 @@ def _abilities() -> dict[str, Any]:
         "CgroupDriver": "cgroupfs",
         "CgroupVersion": "2",
         "SecurityOptions": ["name=seccomp,profile=builtin"],
-        "Runtimes": {"hyper": {"path": "qemu"}},
-        "DefaultRuntime": "hyper",
+        "Runtimes": {RUNTIME: {"path": "qemu"}},
+        "DefaultRuntime": RUNTIME,
         "Isolation": "hypervisor",
         "InitBinary": "",
         "ContainerdCommit": _NO_COMMIT,

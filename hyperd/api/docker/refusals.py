@@ -22,7 +22,8 @@ _ACCEPTED_MODES = {
     "UsernsMode": ("",),
     "CgroupnsMode": ("", "private"),
 }
-_RUNTIMES = ("", "hyper", "runc", "io.containerd.runc.v2")
+RUNTIME = "hyper"  # the name of the one there is
+_RUNTIMES = ("", RUNTIME, "runc", "io.containerd.runc.v2")
 # Values of --security-opt by key, None: any.
 _SECURITY_VALUES: dict[str, tuple[str, ...] | None] = {
     "seccomp": None,
