@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from flask import Flask
+from flask import Flask, Response, jsonify, request
 from flask.json.provider import DefaultJSONProvider
 from flask_sock import Sock
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from hypercloud.api import context, dockercloud, metrics, shipyard, web
@@ -50,7 +51,19 @@ def create_app(cloud: Cloud) -> Flask:
     dockercloud.install(app, sock)
     web.install(app, sock)
     app.register_blueprint(metrics.make())
+    app.register_error_handler(HTTPException, _nowhere)
     return app
+
+
+def _nowhere(error: HTTPException) -> Response:
+    """Answer a request for an address that is nobody's, as clients of the API that it looks like read it."""
+    text = str(error.description or error.name)
+    like_docker_cloud = dockercloud.ADDRESSES.match(request.path) is not None
+    response = jsonify({"error": text}) if like_docker_cloud else Response(f"{text}\n", mimetype="text/plain")
+    response.status_code = error.code or 500
+    if isinstance(error, MethodNotAllowed) and error.valid_methods:
+        response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
+    return response
 
 
 def _json(app: Flask) -> DefaultJSONProvider:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
 import time
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 KEY = "hypercloud"
+FAREWELL = 5.0  # seconds in which a client may answer that a websocket is closed
 
 
 def install(app: Flask, cloud: Cloud) -> None:
@@ -81,6 +85,28 @@ def forget_input(socket: Any) -> None:
     """Take off what the client of a websocket sends to nobody: it would be kept. Errors: ConnectionClosed."""
     while socket.receive(timeout=0) is not None:
         pass
+
+
+@contextlib.contextmanager
+def parting(websocket: Any) -> Iterator[None]:
+    """At the end, wait for a client to take what it was sent last, to answer the close, and to hang up itself.
+
+    What a client still sends to a connection that is gone is an error to it: Docker Cloud's own sends input whenever
+    there is something to read, and be it the end.
+    """
+    connection = socket.socket(fileno=os.dup(websocket.sock.fileno()))  # the websocket's own is closed by its thread
+    try:
+        yield
+        websocket.thread.join(FAREWELL)
+        end = time.monotonic() + FAREWELL
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_WR)
+            while (left := end - time.monotonic()) > 0:
+                connection.settimeout(left)
+                if not connection.recv(4096):
+                    break
+    finally:
+        connection.close()
 
 
 def address() -> str:

@@ -394,3 +394,21 @@ def test_the_end(cloud, stack, engines):
     cloud.action(cloud.dc("DELETE", f"/api/app/v1/stack/{stack['uuid']}/"))
     assert cloud.dc("GET", stack["resource_uri"]).json["state"] == "Terminated"
     assert not [one for engine in engines for one in engine.containers.values()]
+
+
+def test_what_only_the_clients_ask_for(cloud):
+    """``docker-cloud node byo``, ``Node.deploy`` of the SDK, and addresses that are nobody's: errors that are read."""
+    node = cloud.dc("GET", "/api/infra/v1/node/").json["objects"][0]["resource_uri"]
+    for path, word in (
+        ("/api/infra/v1/token/", "agent"),
+        ("/api/infra/v1/admin/token/", "agent"),
+        (f"{node}deploy/", "runs"),
+    ):
+        answer = cloud.dc("POST", path)
+        assert (answer.status, word in answer.json["error"]) == (405, True), path
+    answer = cloud.dc("GET", "/api/app/v1/volume/x/y/z/")
+    assert (answer.status, "not found" in answer.json["error"]) == (404, True)
+    answer = cloud.ship("GET", "/api/nothing")
+    assert (answer.status, answer.text.startswith("<")) == (404, False)
+    answer = cloud.ship("PUT", "/api/containers")
+    assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD, OPTIONS, POST")

@@ -61,3 +61,26 @@ def test_stacks_are_synchronized_one_by_one(cloud):
     assert len(shown["second"]["services"]) == 2
     for uri in (first, second):
         cloud.action(cloud.dc("DELETE", uri))
+
+
+def test_a_name_means_what_has_it_now(cloud):
+    """Clients look objects up by name for every command, and take no two for an answer."""
+
+    def named(kind, more=""):
+        return [one["uuid"] for one in cloud.dc("GET", f"/api/app/v1/{kind}/?name=again{more}").json["objects"]]
+
+    for kind, body in (("service", {"image": "x", "name": "again"}), ("stack", {"name": "again", "services": []})):
+        old = cloud.dc("POST", f"/api/app/v1/{kind}/", body).json
+        cloud.action(cloud.dc("DELETE", old["resource_uri"]))
+        assert named(kind) == [old["uuid"]]
+        new = cloud.dc("POST", f"/api/app/v1/{kind}/", body).json
+        assert named(kind) == [new["uuid"]]
+        assert named(kind, "&state=Terminated") == [old["uuid"]]
+        cloud.action(cloud.dc("DELETE", new["resource_uri"]))
+        assert named(kind) == [old["uuid"], new["uuid"]]
+    made = cloud.dc("POST", "/api/app/v1/service/", {"image": "x", "name": "again"}).json
+    for operation in ("start/", "redeploy/"):
+        cloud.action(cloud.dc("POST", made["resource_uri"] + operation))
+    found = cloud.dc("GET", "/api/app/v1/container/?name=again-1").json["objects"]
+    assert [one["state"] for one in found] == ["Running"]
+    cloud.action(cloud.dc("DELETE", made["resource_uri"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 
 import pytest
 import websocket
@@ -122,3 +123,19 @@ def test_streams_of_others(cloud, service):
     with pytest.raises(websocket.WebSocketTimeoutException):
         quiet.recv()
     quiet.close()
+
+
+def test_a_client_that_types_after_the_end_gets_its_end(cloud, service):
+    """docker-cloud without a terminal sends its input and ^D when the program may be over: no error, but the close."""
+    container = cloud.dc("GET", service["resource_uri"]).json["containers"][0]
+    socket = connect(cloud, f"{container}exec/?command=ls")
+    assert json.loads(socket.recv())["output"] == "ran: ls\n"
+    socket.send("")
+    assert socket.recv() == ""
+    time.sleep(0.3)  # both ends have said that this is the end
+    for text in ("", "\x04"):
+        socket.send(text)
+        time.sleep(0.1)  # in a packet of its own: the first would be answered by a reset, the second be an error
+    with pytest.raises(websocket.WebSocketConnectionClosedException):
+        socket.recv()
+    socket.shutdown()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 from flask import Flask, Response
 from flask_sock import Sock
 
 from hypercloud.api import describe
 from hypercloud.api.dockercloud import apps, audit, containers, infra, repo, stacks, streams, triggers
 from hypercloud.api.dockercloud.blueprint import DOCUMENT, make
+
+ADDRESSES = re.compile(r"/api/(?:app|infra|repo|audit)/")
 
 
 def install(app: Flask, sock: Sock) -> None:

@@ -12,6 +12,7 @@ from hypercloud.api.dockercloud.blueprint import acting, allowed, answer, caller
 from hypercloud.api.dockercloud.schemas import draft
 from hypercloud.api.dockercloud.uris import last_part
 from hypercloud.db.models import ServiceRow, StackRow
+from hypercloud.workload.model import State
 
 FILTERS: dict[str, lists.Filter] = {
     "uuid": lambda text: ServiceRow.uuid == text,
@@ -39,7 +40,9 @@ def services() -> Response:
     """List services, terminated ones of late included."""
     query = select(ServiceRow).where(ServiceRow.namespace == namespace()).order_by(ServiceRow.created, ServiceRow.uuid)
     with cloud().store.reading() as tx:
-        rows, total, limit, offset = lists.select_page(tx.session, query, FILTERS)
+        rows, total, limit, offset = lists.select_page(
+            tx.session, query, FILTERS, alive=ServiceRow.state != State.TERMINATED
+        )
         return lists.envelope(find.services(tx, rows), total, limit, offset)
 
 

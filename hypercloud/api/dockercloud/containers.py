@@ -11,6 +11,7 @@ from hypercloud.api.dockercloud import find, lists
 from hypercloud.api.dockercloud.blueprint import acting, answer, caller, namespace, route
 from hypercloud.api.dockercloud.uris import last_part
 from hypercloud.db.models import ContainerRow, ServiceRow, StackRow
+from hypercloud.workload.model import State
 
 FILTERS: dict[str, lists.Filter] = {
     "uuid": lambda text: ContainerRow.uuid == text,
@@ -43,7 +44,9 @@ def containers() -> Response:
         .order_by(ContainerRow.created, ContainerRow.uuid)
     )
     with cloud().store.reading() as tx:
-        rows, total, limit, offset = lists.select_page(tx.session, query, FILTERS)
+        rows, total, limit, offset = lists.select_page(
+            tx.session, query, FILTERS, alive=ContainerRow.state != State.TERMINATED
+        )
         return lists.envelope(find.containers(tx, rows), total, limit, offset)
 
 

@@ -247,6 +247,10 @@ def _infra() -> dict[str, Operation]:
         f"GET {base}node/{{uuid}}/": _one("Node", "nodes"),
         f"PATCH {base}node/{{uuid}}/": Operation(tag="nodes", body="NodeSpec", schema=ref("Node"), errors=_CHANGE),
         f"DELETE {base}node/{{uuid}}/": Operation(tag="nodes", status=202, schema=ref("Node"), errors=_CHANGE),
+        f"POST {base}token/": Operation(tag="nodes", status=0, errors=[405], note="nodes have no agent"),
+        f"POST {base}node/{{uuid}}/deploy/": Operation(
+            tag="nodes", status=0, errors=[404, 405], note="a node is an engine that runs already"
+        ),
         f"POST {base}node/{{uuid}}/docker-upgrade/": Operation(
             tag="nodes", status=0, errors=[404, 405, 409], note="engines are upgraded on their hosts"
         ),

@@ -66,6 +66,8 @@ def add_routes(blueprint: Blueprint) -> None:
     route(blueprint, "infra node/<uuid>/", node, "GET")
     route(blueprint, "infra node/<uuid>/", update, "PATCH")
     route(blueprint, "infra node/<uuid>/", terminate, "DELETE")
+    route(blueprint, "infra token/", token, "POST")
+    route(blueprint, "infra node/<uuid>/deploy/", deploy, "POST")
     route(blueprint, "infra node/<uuid>/docker-upgrade/", upgrade, "POST")
     route(blueprint, "infra node/<uuid>/health-check/", health_check, "POST")
 
@@ -241,6 +243,21 @@ def terminate(uuid: str) -> Response:
 def health_check(uuid: str) -> Response:
     """Ask a node whether it answers."""
     return _operate(uuid, "health-check")
+
+
+def token() -> Response:
+    """Say why there is no token for a node's agent (``docker-cloud node byo``)."""
+    raise NotSupported(
+        "nodes have no agent that would register them",
+        details="an engine is registered by its address",
+        resolution="POST /api/engines, or the page under Engines",
+    )
+
+
+def deploy(uuid: str) -> Response:
+    """Say why a node is not deployed: it is a host as it is."""
+    cloud().engines.engine(last_part(uuid))
+    raise NotSupported("nodes are not deployed", details="a node is an engine that runs already")
 
 
 def upgrade(uuid: str) -> Response:

@@ -25,7 +25,7 @@ def page(rows: Sequence[_T], view: Callable[[_T], dict[str, Any]]) -> Response:
 
 
 def select_page(
-    session: Session, query: Select[Any], filters: Mapping[str, Filter]
+    session: Session, query: Select[Any], filters: Mapping[str, Filter], *, alive: Any = None
 ) -> tuple[Sequence[Any], int, int, int]:
     """Return the rows of the page that the query asks for, how many there are in all, limit and offset.
 
@@ -33,12 +33,17 @@ def select_page(
         session: the database's.
         query: with its order.
         filters: by the name of their parameter; those that are not in the request do not count.
+        alive: the condition for what is not terminated. A name is free when its bearer is, so whoever asks by name, as
+            clients do for every command, means the one that has it now; without one, those that had it.
 
     """
     for name, condition in filters.items():
         if (text := request.args.get(name)) is not None:
             query = query.where(condition(text))
     limit, offset = _window()
+    if alive is not None and "name" in request.args and "state" not in request.args:
+        now = query.where(alive)
+        query = now if session.execute(now.limit(1)).first() is not None else query
     total = session.scalar(select(func.count()).select_from(query.order_by(None).subquery())) or 0
     return session.scalars(query.limit(limit).offset(offset)).all(), total, limit, offset
 

@@ -14,6 +14,7 @@ from hypercloud.api.dockercloud import find, lists, stackfile
 from hypercloud.api.dockercloud.blueprint import acting, allowed, answer, caller, namespace, route
 from hypercloud.api.dockercloud.schemas import Loose, draft
 from hypercloud.db.models import ServiceRow, StackRow
+from hypercloud.workload.model import State
 
 FILTERS: dict[str, lists.Filter] = {
     "uuid": lambda text: StackRow.uuid == text,
@@ -54,7 +55,9 @@ def stacks() -> Response:
     """List stacks, terminated ones of late included."""
     query = select(StackRow).where(StackRow.namespace == namespace()).order_by(StackRow.created, StackRow.uuid)
     with cloud().store.reading() as tx:
-        rows, total, limit, offset = lists.select_page(tx.session, query, FILTERS)
+        rows, total, limit, offset = lists.select_page(
+            tx.session, query, FILTERS, alive=StackRow.state != State.TERMINATED
+        )
         return lists.envelope(find.stacks(tx, rows), total, limit, offset)
 
 

@@ -16,7 +16,7 @@ from simple_websocket import ConnectionClosed
 
 from hypercloud.action.service import OVER
 from hypercloud.api.bodies import number, truth
-from hypercloud.api.context import cloud, forget_input, identity, say, watch, watch_from_the_start
+from hypercloud.api.context import cloud, forget_input, identity, parting, say, watch, watch_from_the_start
 from hypercloud.api.dockercloud import uris
 from hypercloud.api.dockercloud.blueprint import namespace
 from hypercloud.db.models import ContainerRow
@@ -176,8 +176,9 @@ def execute(socket: Any, uuid: str) -> None:
         _fail(socket, error)
         return
     log.info("dockercloud.exec", container=uuid, user=identity().username)
-    for text in _conversation(socket, session):
-        session.write(text if isinstance(text, bytes) else text.encode())
+    with parting(socket):
+        for text in _conversation(socket, session):
+            session.write(text if isinstance(text, bytes) else text.encode())
 
 
 def _conversation(socket: Any, session: ExecSession) -> Iterator[str | bytes]:
