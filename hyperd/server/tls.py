@@ -31,6 +31,8 @@ HANDSHAKE_TIMEOUT = 10.0  # seconds
 LINGER = 5.0  # seconds a client has to take the end of an answer
 MAX_CONNECTIONS = 4096
 DESCRIPTORS = 3  # of a connection: the client's, and both ends of the one to the HTTP server
+AT_ONCE = 8  # connections that are accepted before one of them is looked at
+BACKLOG = 2048  # connections that the kernel keeps for us
 TELL = 1.0  # seconds between two lines of the log about too many connections
 
 
@@ -125,9 +127,12 @@ class TlsFront:
 
     async def _serve(self, sock: socket.socket, inner: Path) -> asyncio.Server:
         sock.setblocking(False)
-        return await asyncio.get_running_loop().create_server(
-            lambda: _Outer(self, self.context, inner), sock=sock, start_serving=True
+        # asyncio accepts as many as its backlog in one go: a hundred were open before the first was counted.
+        server = await asyncio.get_running_loop().create_server(
+            lambda: _Outer(self, self.context, inner), sock=sock, backlog=AT_ONCE, start_serving=True
         )
+        sock.listen(BACKLOG)
+        return server
 
 
 class _Inner(asyncio.Protocol):

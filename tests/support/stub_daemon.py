@@ -195,7 +195,7 @@ class StubPods:
             raise RuntimeError("a secret of the daemon")
         return spec.id or "pod-abcdefghij"
 
-    def stop(self, pod_id: str, *, stop_vm: bool) -> None:
+    def stop(self, pod_id: str, *, stop_vm: bool, grace: float | None) -> None:
         raise Conflict(f"stop_vm={stop_vm}")
 
     def start_container(self, name: str) -> None:
