@@ -138,7 +138,14 @@ def test_range_of_addresses_is_the_configured_one(cri: CriClient, daemon: Hyperd
     assert "10.99.0.0/16" in message
 
 
-@pytest.mark.parametrize("method", ["CheckpointContainer", "GetContainerEvents"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "CheckpointContainer", "GetContainerEvents", "ListMetricDescriptors", "ListPodSandboxMetrics",
+        "StreamPodSandboxMetrics", "StreamPodSandboxes", "StreamPodSandboxStats", "StreamContainers",
+        "StreamContainerStats",
+    ],
+)  # fmt: skip
 def test_what_is_not_served_says_so(cri: CriClient, method: str) -> None:
     code, message = refused(lambda: cri.raw(f"/runtime.v1.RuntimeService/{method}"))
     assert code == "UNIMPLEMENTED"

@@ -22,10 +22,20 @@ SERVICES: dict[str, dict[str, Method]] = {
     "RuntimeService": {**system.METHODS, **sandboxes.METHODS, **containers.METHODS, **streams.METHODS, **stats.METHODS},
     "ImageService": images.METHODS,
 }
+_METRICS = "there are no metrics yet; ListPodSandboxStats has CPU, memory, network and processes"
+_STREAMED = "lists are not streamed yet; {} has the same in one answer"
 REASONS = {
     "CheckpointContainer": "there are no checkpoints yet",
     "GetContainerEvents": "there is no stream of events yet; lists and statuses work",
     "UpdatePodSandboxResources": "a virtual machine keeps the size that it was booted with",
+    "ListMetricDescriptors": _METRICS,
+    "ListPodSandboxMetrics": _METRICS,
+    "StreamPodSandboxMetrics": _METRICS,
+    "StreamPodSandboxes": _STREAMED.format("ListPodSandbox"),
+    "StreamPodSandboxStats": _STREAMED.format("ListPodSandboxStats"),
+    "StreamContainers": _STREAMED.format("ListContainers"),
+    "StreamContainerStats": _STREAMED.format("ListContainerStats"),
+    "StreamImages": _STREAMED.format("ListImages"),
 }
 
 
