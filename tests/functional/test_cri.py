@@ -120,6 +120,7 @@ def test_status_tells_the_truth(cri: CriClient, daemon: HyperdLauncher) -> None:
     found = {one.type: one.status for one in answer.status.conditions}
     assert found == {"RuntimeReady": True, "NetworkReady": True}
     assert {one.name for one in answer.runtime_handlers} == {"", "hyperd"}
+    assert all(one.features.recursive_read_only_mounts for one in answer.runtime_handlers)
     assert json.loads(answer.info["hyperd"])["driver"] == "fake"
     subprocess.run(["ip", "link", "set", daemon.bridge, "name", f"{daemon.bridge}x"], check=True)
     try:
@@ -343,6 +344,7 @@ def test_what_a_container_is_told(cri: CriClient, daemon: HyperdLauncher, sandbo
             "INVALID_ARGUMENT",
             "readonly",
         ),
+        ({"mounts": [{"container_path": "/x", "image": {"image": "x"}, "readonly": True}]}, "UNIMPLEMENTED", "images"),
         ({"image": {"image": "nothing.invalid/x:1"}}, "NOT_FOUND", "nothing.invalid"),
         ({"metadata": {}}, "INVALID_ARGUMENT", "metadata"),
     ],

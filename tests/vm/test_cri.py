@@ -255,6 +255,34 @@ def echoed(port: int, text: bytes) -> bool:
     return got == text
 
 
+def test_a_read_only_mount_is_so_with_what_is_mounted_below(cri: CriClient, host: Host, tmp_path: Path) -> None:
+    below = tmp_path / "below"
+    below.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", str(below)], check=True)
+    try:
+        (below / "file").write_text("below\n")
+        metadata = {"name": "mounts", "uid": "5", "namespace": "default"}
+        sandbox = cri.RunPodSandbox(config={"metadata": metadata}).pod_sandbox_id
+        mount = {"container_path": "/mnt", "host_path": str(tmp_path), "readonly": True, "recursive_read_only": True}
+        container = cri.CreateContainer(
+            pod_sandbox_id=sandbox,
+            config={
+                "metadata": {"name": "main"},
+                "image": {"image": host.image},
+                "command": ["sleep", "1000"],
+                "mounts": [mount],
+            },
+        ).container_id
+        cri.StartContainer(container_id=container)
+        (shown,) = cri.ContainerStatus(container_id=container).status.mounts
+        assert (shown.readonly, shown.recursive_read_only) == (True, True)
+        assert inside(cri, container, "cat /mnt/below/file") == "below"
+        assert inside(cri, container, "touch /mnt/below/x 2>/dev/null || echo refused") == "refused"
+        cri.RemovePodSandbox(pod_sandbox_id=sandbox)
+    finally:
+        subprocess.run(["umount", str(below)], check=True)
+
+
 def test_out_of_memory(cri: CriClient, host: Host) -> None:
     metadata = {"name": "big", "uid": "2", "namespace": "default"}
     sandbox = cri.RunPodSandbox(config={"metadata": metadata}).pod_sandbox_id

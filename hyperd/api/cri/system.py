@@ -36,7 +36,11 @@ def status(call: Call, request: pb.StatusRequest) -> pb.StatusResponse:
     verbose = {"accelerator": info.hypervisor.accelerator, "driver": info.hypervisor.driver, "guest": info.guest}
     return pb.StatusResponse(
         status=pb.RuntimeStatus(conditions=[runtime, _network(call)]),
-        runtime_handlers=[pb.RuntimeHandler(name=name, features=pb.RuntimeHandlerFeatures()) for name in HANDLERS],
+        # A read-only path of the host is one file system in the guest, with all that is mounted below it on the host.
+        runtime_handlers=[
+            pb.RuntimeHandler(name=name, features=pb.RuntimeHandlerFeatures(recursive_read_only_mounts=True))
+            for name in HANDLERS
+        ],
         features=pb.RuntimeFeatures(),
         info={"hyperd": json.dumps(verbose)} if request.verbose else {},
     )
