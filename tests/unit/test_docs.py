@@ -1,4 +1,7 @@
-"""What README and the pages of docs/ show can be typed: commands, options, files and links exist."""
+"""What README and the pages of docs/ show can be typed: commands, options, files and links exist.
+
+`tests/vm/test_readme.py` and `tests/vm/test_docs_commands.py` run what needs no network.
+"""
 
 from __future__ import annotations
 
