@@ -232,7 +232,19 @@ class ContainerContents:
                             raise NotAlive(f"the container {row.name} is just ending", resolution="try again")
                         view = held.enter_context(self._unmounted_view(row, volumes=volumes, lower_only=lower_only))
                         used.enter_context(held.pop_all())
-            yield view
+            try:
+                yield view
+            except AgentError as error:
+                if view.root != layout.ROOTFS and view.root in str(error) and self._has_ended(row, view):
+                    raise NotAlive(f"the container {row.name} has just ended", resolution="try again") from error
+                raise
+
+    def _has_ended(self, row: ContainerRow, view: _View) -> bool:
+        """Tell whether the program of a view has gone; the news may come a moment after its files went."""
+        process = self._processes.get(row.id)
+        if process is not None and view.root == f"/proc/{process.pid}/root":
+            return process.finished.wait(SETTLE_WAIT)
+        return True
 
     def _settled(self, row: ContainerRow) -> ContainerRow:
         """Give a container's row as it is now; the record of an end that was just told is waited for."""
