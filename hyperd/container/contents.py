@@ -11,7 +11,7 @@ import os
 import posixpath
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -270,13 +270,26 @@ class ContainerContents:
             paths = [layer.path for layer in image.layers]
             self._vms.plugs.plug(vm, layers=paths)
             lower = self._vms.plugs.mount_layers(vm, paths)
-            mounted = self._volumes.prepare(vm, row.id, image.config) if volumes else []
             work = layout.container_dir(row.id)
+            mounts: AbstractContextManager[Sequence[Mounted]] = (
+                self._mounted(vm, row, image) if volumes else nullcontext(())
+            )
+            with mounts as mounted:
 
-            def prepare(plan: Plan) -> None:
-                _mount(plan, work, lower, mounted, lower_only=lower_only)
+                def prepare(plan: Plan) -> None:
+                    _mount(plan, work, lower, mounted, lower_only=lower_only)
 
-            yield _View(vm=vm, root=layout.ROOTFS, prepare=prepare, upper=f"{work}/upper", lower=lower)
+                yield _View(vm=vm, root=layout.ROOTFS, prepare=prepare, upper=f"{work}/upper", lower=lower)
+
+    @contextmanager
+    def _mounted(self, vm: Vm, row: ContainerRow, image: Image) -> Iterator[Sequence[Mounted]]:
+        """Give what the container mounts; new volumes are filled by the first program, as by a start."""
+        good = False
+        try:
+            yield self._volumes.prepare(vm, row.id, image.config)
+            good = True
+        finally:
+            self._volumes.started(row.id, good=good)
 
     @contextmanager
     def _guest(self, pod_id: str, image: Image) -> Iterator[Vm]:

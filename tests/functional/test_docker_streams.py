@@ -188,6 +188,17 @@ def test_a_link_is_taken_away(daemon: HyperdLauncher, stubborn: str) -> None:
         assert ask(daemon, "DELETE", f"/containers/{ident}?force=1")[0] == 204
 
 
+def test_a_start_does_not_wait_for_a_copy_that_is_over(daemon: HyperdLauncher) -> None:
+    """The copy has claimed the filling of the new volume; here it fails, as a fake guest cannot unpack."""
+    body = {"Image": "busybox", "Cmd": ["true"], "Volumes": {"/new": {}}}
+    ident = json.loads(ask(daemon, "POST", "/containers/create", body)[1])["Id"]
+    try:
+        assert ask(daemon, "PUT", f"/containers/{ident}/archive?path=/new")[0] == 500
+        assert ask(daemon, "POST", f"/containers/{ident}/start", timeout=20)[0] == 204
+    finally:
+        assert ask(daemon, "DELETE", f"/containers/{ident}?force=1&v=1")[0] == 204
+
+
 def test_a_log_driver_that_nobody_knows(daemon: HyperdLauncher) -> None:
     body = {"Image": "busybox", "HostConfig": {"LogConfig": {"Type": "asdf"}}}
     code, data = ask(daemon, "POST", "/containers/create", body)

@@ -36,6 +36,12 @@ def host(registry: RegistryServer) -> Iterator[Host]:
 
 
 def start(host: Host, pod: str, source: str, path: str = "/data", **ref: Any) -> str:
+    make(host, pod, source, path, **ref)
+    host.daemon.json("POST", "/pod/start", podId=pod)
+    return pod
+
+
+def make(host: Host, pod: str, source: str, path: str = "/data", **ref: Any) -> None:
     detail = {"name": "v", "source": source, "format": "volume"}
     container = {
         "name": f"{pod}-c",
@@ -44,8 +50,6 @@ def start(host: Host, pod: str, source: str, path: str = "/data", **ref: Any) ->
         "volumes": [{"volume": "v", "path": path, "detail": detail, **ref}],
     }
     host.daemon.json("POST", "/pod/create", body={"id": pod, "containers": [container]}, status=201)
-    host.daemon.json("POST", "/pod/start", podId=pod)
-    return pod
 
 
 def inside(host: Host, pod: str, script: str) -> str:
@@ -92,3 +96,14 @@ def test_filled_shared_and_kept(host: Host) -> None:
     host.ok("rm", "owner")
     assert sorted(host.daemon.json("POST", "/volume/prune", all="yes")) == ["fast", "own", "shop"]
     assert not mountpoint.parent.exists()
+
+
+def test_a_copy_before_the_start_fills_a_new_volume(host: Host, tmp_path: Path) -> None:
+    make(host, "early", "fresh")
+    added = tmp_path / "added"
+    added.write_text("copied\n")
+    host.ok("cp", str(added), "early-c:/data/added")
+    host.daemon.json("POST", "/pod/start", podId="early")
+    assert inside(host, "early", "cat /data/file /data/added") == "from the image\ncopied"
+    host.ok("rm", "early")
+    assert host.daemon.json("POST", "/volume/prune", all="yes") == ["fresh"]
