@@ -38,19 +38,20 @@ ALL_STREAMS = frozenset({STDOUT, STDERR})
 SIGKILL = 9
 
 
-# What the guest finds wrong with the words of a specification, by the step that failed: no such user or group, a
-# working directory that is a file or a link in a circle, a setting that the kernel has not.
-_MISTAKES = {
-    "USER:": {errno.ENOENT},
-    "CWD": {errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG},
-    "WRITE /proc/sys/": {errno.ENOENT, errno.EINVAL, errno.ERANGE},
-}
+# What the guest finds wrong with the words of a specification: the step that failed, what to call it, and why: no such
+# user or group, a working directory that is a file or a link in a circle, a setting that the kernel has not.
+_MISTAKES = (
+    ("USER: ", "", {errno.ENOENT}),
+    ("CWD ", "working directory ", {errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}),
+    ("WRITE /proc/sys/", "sysctl /proc/sys/", {errno.ENOENT, errno.EINVAL, errno.ERANGE}),
+)
 
 
 def set_up_error(error: AgentError) -> HyperError:
     """Return what to raise for a process whose set-up failed: InvalidInput when its specification is the reason."""
-    if any(error.brief.startswith(step) and error.errno in numbers for step, numbers in _MISTAKES.items()):
-        return InvalidInput(error.brief, details=error.details)
+    for step, words, numbers in _MISTAKES:
+        if error.brief.startswith(step) and error.errno in numbers:
+            return InvalidInput(words + error.brief.removeprefix(step), details=error.details)
     return error
 
 
