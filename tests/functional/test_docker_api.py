@@ -355,6 +355,16 @@ def test_a_variable_that_is_taken_away(client: FlaskClient, running: Engine) -> 
     assert dict(program.env) == {"KEPT": "1", "OWN": "3", "HOSTNAME": ident[:12]}
 
 
+def test_what_is_no_archive_is_told_in_the_stream_of_load(client: FlaskClient) -> None:
+    answer = client.post("/images/load", data=b"abc")
+    told = json.loads(answer.data.splitlines()[-1])
+    assert (answer.status_code, told["errorDetail"]["message"], "archive" in told["error"]) == (
+        200,
+        told["error"],
+        True,
+    )
+
+
 @pytest.mark.usefixtures("clean")
 def test_the_platform_of_an_image(client: FlaskClient) -> None:
     layer = layer_tar([member("x")])

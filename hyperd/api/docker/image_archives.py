@@ -52,10 +52,13 @@ def _save(names: list[str]) -> Response:
 
 @blueprint.post("/images/load")
 def load_images() -> Response:
-    """Load the images of an archive."""
+    """Load the images of an archive; what is wrong with it is told in the stream, as by dockerd."""
     lines: list[Line] = []
-    with bodies.uploaded() as chunks:
-        engine().images.load(chunks, progress=as_lines(lines.append))
+    try:
+        with bodies.uploaded() as chunks:
+            engine().images.load(chunks, progress=as_lines(lines.append))
+    except InvalidInput as error:
+        lines.append({"errorDetail": {"message": str(error)}, "error": str(error)})
     body = "".join(json.dumps(line, separators=(",", ":")) + "\r\n" for line in lines)
     return Response(body, 200, content_type="application/json")
 
