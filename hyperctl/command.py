@@ -151,7 +151,7 @@ class Command:
         parts: its options and arguments.
         examples: lines for the end of its help.
         own_options_first: options end at the first argument; what follows belongs to the container's command.
-        surplus: arguments beyond those it takes are no mistake: they do not count, as in the original.
+        surplus: arguments beyond those it takes are no mistake: they do not count, as in the original, and are named.
 
     """
 
@@ -321,4 +321,4 @@ def _with_arguments(one: Command, values: dict[str, Any], free: list[str]) -> di
             return None
         else:
             values[argument.field] = argument.default
-    return None if free and not one.surplus else values
+    return None if free else values  # too many are a mistake, or do not count: click says so

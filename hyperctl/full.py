@@ -38,9 +38,13 @@ class _ClickCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse what `spelled_out` makes of the words; an unknown option is refused with what is known like it."""
         try:
-            return super().parse_args(ctx, spelled_out(self.described, args))
+            left = super().parse_args(ctx, spelled_out(self.described, args))
         except click.NoSuchOption as error:
             raise hints.unknown_option(self.described, error.option_name, ctx) from None
+        if left and self.described.surplus and not ctx.resilient_parsing:
+            words = "does" if len(left) == 1 else "do"
+            output.complain(f"hyperctl WARNING: {output.clean(' '.join(left))} {words} not count, as in the original")
+        return left
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Offer the options, unless the rest of the line belongs to the container's command."""

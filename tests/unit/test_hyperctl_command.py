@@ -85,13 +85,15 @@ def test_short_options_as_go_flags_and_docker_read_them(words, expected):
 
 
 def test_surplus_arguments_do_not_count_where_the_original_ignored_them():
-    for name in ("info", "version", "load"):
-        assert understand(COMMANDS[name], ["x", "y"]) is not None
-    for name in ("start", "attach", "logs", "pause", "unpause"):
-        values = understand(COMMANDS[name], ["first", "second"])
-        assert values is not None
-        assert "second" not in values.values()
-    assert understand(COMMANDS["rename"], ["a", "b", "c"]) is None
+    """They are named: ``start $(hyperctl ps -aq)`` starts one."""
+    one = hyperctl("version", "x")
+    assert (one.returncode, one.stdout) == (0, hyperctl("version").stdout)
+    assert "hyperctl WARNING: x does not count, as in the original\n" in one.stderr
+    for name in ("info", "load", "start", "attach", "logs", "pause", "unpause"):
+        said = hyperctl(name, "first", "second", "third").stderr
+        assert "second third do not count, as in the original\n" in said, name
+        assert "Cannot connect" in said or name == "load"
+    assert "unexpected extra argument" in hyperctl("rename", "a", "b", "c").stderr
 
 
 def test_arguments_may_be_required_optional_or_many():
