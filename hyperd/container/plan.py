@@ -296,7 +296,10 @@ def _identity(plan: Plan, program: Program, security: Security, *, privileged: b
     plan.env(program.env)
     plan.add(Op.CWD, program.workdir)
     groups = (*program.groups, *security.group_add)
-    if program.user or groups:
-        plan.add(Op.USER, program.user or "0", *groups)
+    user = program.user or "0"
+    if security.image_groups and (":" in user or security.image_groups != "all"):  # else as the agent does it
+        user += f"{'' if ':' in user else ':'}:{security.image_groups}"
+    if program.user or groups or user != "0":
+        plan.add(Op.USER, user, *groups)
     isolation.restrict_program(plan, security, privileged=privileged)
     plan.add(Op.UMASK, "022")

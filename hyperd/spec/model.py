@@ -210,6 +210,8 @@ class Security:
         no_new_privileges: set-user-id programs gain nothing.
         masked_paths, readonly_paths: None = the defaults.
         group_add: additional groups, names or numbers.
+        image_groups: whether the user is in the groups that the image's /etc/group gives it: ``all``, ``none``, or
+            empty = when the user is named without a group.
 
     """
 
@@ -221,6 +223,7 @@ class Security:
     masked_paths: tuple[str, ...] | None = None
     readonly_paths: tuple[str, ...] | None = None
     group_add: tuple[str, ...] = ()
+    image_groups: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -113,6 +113,9 @@ def test_security_of_a_container() -> None:
     spec = read_container(given, pb.PodSandboxConfig(linux={"sysctls": {"a": "1"}}), ident="x")
     assert (spec.security.seccomp, spec.security.masked_paths) == ("", ("/proc/kcore",))
     assert (spec.security.cap_add, spec.user.name, dict(spec.sysctl)) == (("NET_ADMIN",), "0", {"a": "1"})
+    assert spec.security.image_groups == "all"
+    strict = read_container(container(supplemental_groups_policy=pb.Strict), pb.PodSandboxConfig(), ident="x")
+    assert strict.security.image_groups == "none"
 
 
 def test_a_seccomp_profile_of_the_host(tmp_path: Path) -> None:
@@ -121,6 +124,8 @@ def test_a_seccomp_profile_of_the_host(tmp_path: Path) -> None:
     for given in ({"seccomp_profile_path": f"localhost/{profile}"},
                   {"seccomp": {"profile_type": 2, "localhost_ref": str(profile)}}):  # fmt: skip
         assert read_container(container(**given), pb.PodSandboxConfig(), ident="x").security.seccomp == "{}"
+        privileged = read_container(container(**given, privileged=True), pb.PodSandboxConfig(), ident="x")
+        assert privileged.security.seccomp == "unconfined"
 
 
 def test_stop_signals() -> None:

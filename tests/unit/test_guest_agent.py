@@ -697,7 +697,12 @@ def test_users(host: Host, tmp_path: Path) -> None:
     assert who("4242") == ["4242", "0", "0", "/"]
     assert who("4242:4343", "audio", "77") == ["4242", "4343", "4343", "63", "77", "/"]
     assert who("root", env={"HOME": "/set"}) == ["0", "0", "0", "/set", "root"]
-    for bad in ("nobody-here", "alice:nogroup", "-1", "4294967295"):
+    assert who("alice:audio:all") == ["1001", "63", "63", "10", "/home/alice", "alice"]
+    assert who("1001:4343:all", "77") == ["1001", "4343", "4343", "10", "77", "/home/alice", "alice"]
+    assert who("alice::all") == who("alice")
+    assert who("alice::none", "77") == ["1001", "100", "100", "77", "/home/alice", "alice"]
+    assert who("0::none") == who("0")
+    for bad in ("nobody-here", "alice:nogroup", "-1", "4294967295", "alice:audio:some"):
         with pytest.raises(AgentRefusal) as caught:
             who(bad)
         assert caught.value.text.startswith("USER: no ")

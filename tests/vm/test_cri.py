@@ -283,6 +283,36 @@ def test_a_read_only_mount_is_so_with_what_is_mounted_below(cri: CriClient, host
         subprocess.run(["umount", str(below)], check=True)
 
 
+@pytest.mark.parametrize(("policy", "groups"), [(pb.Merge, {"2000", "3000", "50000"}), (pb.Strict, {"2000", "3000"})])
+def test_groups_of_the_image(cri: CriClient, host: Host, tmp_path: Path, policy: int, groups: set[str]) -> None:
+    (tmp_path / "passwd").write_text("user:x:1000:1000::/:/bin/sh\n")
+    (tmp_path / "group").write_text("of-the-image:x:50000:user\n")
+    metadata = {"name": "groups", "uid": str(policy), "namespace": "default"}
+    sandbox = cri.RunPodSandbox(config={"metadata": metadata}).pod_sandbox_id
+    security = {
+        "run_as_user": {"value": 1000},
+        "run_as_group": {"value": 2000},
+        "supplemental_groups": [3000],
+        "supplemental_groups_policy": policy,
+    }
+    files = [{"container_path": f"/etc/{name}", "host_path": str(tmp_path / name)} for name in ("passwd", "group")]
+    container = cri.CreateContainer(
+        pod_sandbox_id=sandbox,
+        config={
+            "metadata": {"name": "main"},
+            "image": {"image": host.image},
+            "command": ["sleep", "1000"],
+            "mounts": files,
+            "linux": {"security_context": security},
+        },
+    ).container_id
+    cri.StartContainer(container_id=container)
+    first = inside(cri, container, "sed -n 's/^Groups:.//p' /proc/1/status")
+    assert {*first.split(), "2000"} == groups
+    assert set(inside(cri, container, "id -G").split()) == groups
+    cri.RemovePodSandbox(pod_sandbox_id=sandbox)
+
+
 def test_out_of_memory(cri: CriClient, host: Host) -> None:
     metadata = {"name": "big", "uid": "2", "namespace": "default"}
     sandbox = cri.RunPodSandbox(config={"metadata": metadata}).pod_sandbox_id

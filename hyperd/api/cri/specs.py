@@ -211,8 +211,6 @@ def _security(given_security: pb.LinuxContainerSecurityContext, *, given: bool) 
         raise NotSupported("a process namespace for all containers of a pod (shareProcessNamespace) is not supported")
     if one.capabilities.add_ambient_capabilities:
         raise NotSupported("ambient capabilities are not supported")
-    if one.supplemental_groups_policy == pb.Strict:
-        raise NotSupported("the policy Strict of supplemental groups is not supported")
     _refuse_selinux(one.selinux_options)
     if one.apparmor.profile_type == pb.SecurityProfile.Localhost or one.apparmor_profile.startswith("localhost/"):
         raise NotSupported("AppArmor profiles of the host do not exist in the guest's kernel")
@@ -220,12 +218,13 @@ def _security(given_security: pb.LinuxContainerSecurityContext, *, given: bool) 
         privileged=one.privileged,
         cap_add=tuple(name.upper().removeprefix("CAP_") for name in one.capabilities.add_capabilities),
         cap_drop=tuple(name.upper().removeprefix("CAP_") for name in one.capabilities.drop_capabilities),
-        seccomp=_seccomp(one),
+        seccomp=UNCONFINED if one.privileged else _seccomp(one),  # Docker keeps a profile, this interface does not
         no_new_privileges=one.no_new_privs,
         # A list cannot be told from none, and "procMount: Unmasked" sends none.
         masked_paths=tuple(one.masked_paths) if given else None,
         readonly_paths=tuple(one.readonly_paths) if given else None,
         group_add=tuple(str(group) for group in one.supplemental_groups),
+        image_groups="none" if one.supplemental_groups_policy == pb.Strict else "all",
     )
 
 

@@ -142,17 +142,19 @@ int users_lookup(const struct step *step, struct identity *out, struct err *e) {
   const char *spec = step ? step->args[0].text : "0";
   memset(out, 0, sizeof *out);
   snprintf(user, sizeof user, "%s", spec);
-  char *group = strchr(user, ':');
+  char *group = strchr(user, ':'), *members = NULL;
   if (group)
     *group++ = 0;
+  if (group && (members = strrchr(group, ':')))
+    *members++ = 0;
+  if (members && strcmp(members, "all") != 0 && strcmp(members, "none") != 0)
+    return err_set(e, ENOENT, "USER: no group %.100s in /etc/group", strchr(spec, ':') + 1);
   if (find_user(*user ? user : "0", out, e) < 0)
     return -1;
-  if (group && *group) {
-    if (group_id(group, &out->gid, e) < 0)
-      return -1;
-  } else if (out->name[0]) {
+  if (group && *group && group_id(group, &out->gid, e) < 0)
+    return -1;
+  if (out->name[0] && (members ? strcmp(members, "all") == 0 : !group || !*group))
     each_line(-1, "/etc/group", see_member, out);
-  }
   for (unsigned i = 1; step && i < step->count; i++) {
     gid_t gid;
     if (group_id(step->args[i].text, &gid, e) < 0)
