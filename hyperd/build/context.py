@@ -56,6 +56,20 @@ class Member:
         return [self.name, node.kind.decode("latin-1"), node.mode, node.link.decode("latin-1"), node.digest]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """What one source of COPY names.
+
+    Args:
+        members: a directory's content, or one file.
+        single: it is one file, not a directory's content, which may be one file as well.
+
+    """
+
+    members: Sequence[Member]
+    single: bool
+
+
 class Context:
     """Files by path; paths have no slash at the beginning and undecodable bytes as surrogates.
 
@@ -155,8 +169,8 @@ class Context:
                 return self.resolve("/".join([base, target, *parts[index + 1 :]]), links=links + 1)
         return at
 
-    def select(self, source: str) -> list[list[Member]]:
-        """Give what a source of COPY names: per match its members, a directory's content or one file.
+    def select(self, source: str) -> list[Match]:
+        """Give what a source of COPY names.
 
         Raises:
             InvalidInput: nothing is there, or the pattern is bad.
@@ -169,14 +183,11 @@ class Context:
             path = self.resolve(match)
             if path is None:
                 raise InvalidInput(f"COPY failed: file not found in build context: stat {source[:300]}: no such file")
-            found.append(self._members(path, posixpath.basename(match)))
+            single = bool(path) and self.nodes[path].kind != DIRECTORY
+            found.append(Match(members=self._members(path, posixpath.basename(match)), single=single))
         if not found:
             raise InvalidInput("COPY failed: no source files were specified", details=source[:300])
         return found
-
-    def is_single(self, members: Sequence[Member]) -> bool:
-        """Tell whether this match is one file, not a directory's content."""
-        return len(members) == 1 and "/" not in members[0].name and members[0].node.kind != DIRECTORY
 
     def tar(
         self, members: Sequence[Member], *, instead: Callable[[Node], bytes] = lambda _node: b""

@@ -159,13 +159,13 @@ class Copying:
                 load.matches += 1
                 singles += 1
                 continue
-            for members in context.select(source):
+            for match in context.select(source):
                 load.matches += 1
-                if instruction.verb == "ADD" and context.is_single(members) and is_archive(context, members[0].node):
-                    load.archives.append(members[0].node)
+                if instruction.verb == "ADD" and match.single and is_archive(context, match.members[0].node):
+                    load.archives.append(match.members[0].node)
                     continue
-                singles += context.is_single(members)
-                load.members += members
+                singles += match.single
+                load.members += match.members
         load.single = load.matches == 1 and singles == 1
         return load
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from hyperd.agent.frames import Method
 from hyperd.agent.plan import MS_NODEV, MS_NOSUID, Plan
 from hyperd.build import guest
-from hyperd.build.context import Member, digest_of
+from hyperd.build.context import Match, digest_of
 from hyperd.build.mountflags import Mount, parse_mount, wrong_mount
 from hyperd.build.state import Bench, StageState
 from hyperd.container.plan import IN_ROOT, GuestProgram
@@ -55,7 +55,7 @@ class Mounting:
         self._tools = bench.tools
         self._targets: dict[int, str] = {}
         self._mounts = [parse_mount(bench.word(text), line=line) for text in texts]
-        self._members: dict[int, list[Member]] = {}
+        self._matches: dict[int, Match] = {}
         self._origins: dict[int, StageState] = {}
         for index, mount in enumerate(self._mounts):
             self._targets[index] = bench.path(mount.target).rstrip("/")
@@ -68,7 +68,7 @@ class Mounting:
         found: list[object] = []
         for index, mount in enumerate(self._mounts):
             options = {key: value for key, value in mount.options.items() if key not in ("target", "sharing")}
-            content = digest_of(self._members[index]) if index in self._members else ""
+            content = digest_of(self._matches[index].members) if index in self._matches else ""
             origin = self._origins[index].key if index in self._origins else ""
             found.append([mount.kind, self._targets[index], mount.read_only, options, content, origin])
         return found
@@ -98,16 +98,15 @@ class Mounting:
         matches = self._tools.context.select(source or "/")
         if len(matches) != 1:
             raise InvalidInput(f"RUN --mount: {source[:200]} is not one file or directory of the context")
-        self._members[index] = matches[0]
+        self._matches[index] = matches[0]
 
     def _copy(self, index: int, mount: Mount, work: str) -> tuple[str, bool]:
         tools = self._tools
         made = f"{work}/upper/m"
-        if index in self._members:
-            members = self._members[index]
-            single = tools.context.is_single(members)
-            self._unpack(tools.context.tar(members), work, single=single)
-            return made, single
+        if index in self._matches:
+            match = self._matches[index]
+            self._unpack(tools.context.tar(match.members), work, single=match.single)
+            return made, match.single
         origin = self._origins[index]
         guest.copy_between(
             tools.workshop.agent,

@@ -199,6 +199,11 @@ def test_a_start_does_not_wait_for_a_copy_that_is_over(daemon: HyperdLauncher) -
         assert ask(daemon, "DELETE", f"/containers/{ident}?force=1&v=1")[0] == 204
 
 
+def test_a_volume_driver_that_nobody_knows(daemon: HyperdLauncher) -> None:
+    code, data = ask(daemon, "POST", "/volumes/create", {"Name": "v", "Driver": "asdf"})
+    assert (code, json.loads(data)["message"]) == (404, "Error looking up volume plugin asdf: plugin not found")
+
+
 def test_a_log_driver_that_nobody_knows(daemon: HyperdLauncher) -> None:
     body = {"Image": "busybox", "HostConfig": {"LogConfig": {"Type": "asdf"}}}
     code, data = ask(daemon, "POST", "/containers/create", body)

@@ -59,7 +59,7 @@ def packed(root: Path, tar: Iterator[bytes]) -> bytes:
 
 @pytest.mark.parametrize("piece", [1, 500, 512, 70_000])
 def test_the_layer_is_the_same(context: Context, tmp_path: Path, piece: int) -> None:
-    (members,) = context.select("/")
+    members = context.select("/")[0].members
     direct = packed(tmp_path / "direct", context.tar(members))
     tokens = ContentTokens(context)
     brief = packed(tmp_path / "brief", context.tar(members, instead=tokens.of))

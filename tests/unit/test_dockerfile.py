@@ -289,6 +289,18 @@ def archive(*members: tuple[str, object]) -> bytes:
     return out.getvalue()
 
 
+def test_a_directory_with_one_file_is_no_file(tmp_path: Path) -> None:
+    context = Context(tmp_path / "data", max_bytes=1 << 20)
+    context.load(iter([archive(("d/only", b"1"))]))
+    assert [match.single for source in ("d", "d/.", "d/only", "d/o*") for match in context.select(source)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    context.close()
+
+
 def test_a_context(tmp_path: Path) -> None:
     context = Context(tmp_path / "data", max_bytes=1 << 20)
     link = (tarfile.SYMTYPE, "../f")
@@ -297,17 +309,18 @@ def test_a_context(tmp_path: Path) -> None:
     assert context.resolve("d/l") == "f"
     assert context.resolve("../../f") == "f"
     assert context.read("d/l", limit=10) == b"1"
-    (members,) = context.select("d")
+    (found,) = context.select("d")
+    members = found.members
     assert [member.name for member in members] == ["g", "l"]
     (single,) = context.select("/d/l")
-    assert (single[0].name, context.is_single(single)) == ("l", True)
-    assert context.is_single(context.select("d/g")[0])
+    assert (single.members[0].name, single.single, found.single) == ("l", True, False)
+    assert context.select("d/g")[0].single
     with tarfile.open(fileobj=io.BytesIO(b"".join(context.tar(members)))) as tar:
         assert tar.getnames() == ["g", "l"]
         assert tar.extractfile("g").read() == b"22"
     before = digest_of(members)
     context.add_file("d/g", iter([b"23"]))
-    assert digest_of(context.select("d")[0]) != before
+    assert digest_of(context.select("d")[0].members) != before
     context.ignore(Ignore("d\n!d/g"))
     assert sorted(context.nodes) == ["d", "d/g", "f", "h"]
     with pytest.raises(InvalidInput, match="not found in build context"):

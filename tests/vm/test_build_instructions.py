@@ -266,6 +266,15 @@ COPY d2 /
     host.ok("rmi", "made/heredocs")
 
 
+def test_a_directory_with_one_file_stays_a_directory(host: Host):
+    dockerfile = f"""FROM {host.image}
+COPY one /made
+RUN --mount=type=bind,source=one,target=/bound cat /made/only /bound/only
+"""
+    assert "text\ntext\n" in built(host, {"Dockerfile": dockerfile, "one/only": "text\n"}, t="made/one")
+    host.ok("rmi", "made/one")
+
+
 def test_add_of_downloads_and_archives(host: Host):
     inner = context({"in/x": "x", "y": "y"})
     dockerfile = """FROM {image}

@@ -16,7 +16,7 @@ from hyperd.api.docker.lookup import Lookup
 from hyperd.api.docker.mounts import check_driver, check_volume_name
 from hyperd.api.docker.params import Filters
 from hyperd.api.docker.routes import blueprint
-from hyperd.errors import Conflict, InvalidInput, NotFound
+from hyperd.errors import Conflict, InvalidInput, NotFound, NotSupported
 from hyperd.volume.model import NamedVolume as Volume
 from hyperd.volume.model import NamedVolumeSpec
 
@@ -71,7 +71,10 @@ def _fits(volume: Volume, key: str, values: Sequence[str]) -> bool:
 def create_volume() -> Response:
     """Make a volume; one that is there already is given back as it is."""
     given = schema.load(_CREATE, params.body_object(optional=True))
-    check_driver(given["Driver"])
+    try:
+        check_driver(given["Driver"])
+    except NotSupported as error:
+        raise NotFound(error.brief) from error
     name = given["Name"]
     if name:
         check_volume_name(name)
