@@ -447,10 +447,12 @@ class _Handler(BaseHTTPRequestHandler):
         say(f"ran: {' '.join(command)}\n".encode())
         if "sh" not in command[0]:
             return
-        for line in self.rfile:
-            if b"\x04" in line:
-                return
-            say(b"echo: " + line)
+        line = b""
+        while (byte := self.rfile.read(1)) not in {b"", b"\x04"}:
+            line += byte.replace(b"\r", b"\n")  # as a terminal: Enter sends a carriage return
+            if line.endswith(b"\n"):
+                say(b"echo: " + line)
+                line = b""
 
 
 _KEY = r"([^/]+)"

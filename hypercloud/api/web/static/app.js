@@ -2,7 +2,7 @@
 const $ = (id) => document.getElementById(id);
 let csrf = sessionStorage.getItem("csrf") || "";
 let me = null;
-let leave = () => {};
+let here = new AbortController(); // aborted when the view is left
 
 function el(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -75,6 +75,26 @@ function socket(path, message) {
   return made;
 }
 
+// A part of a view that is drawn anew when what it shows has changed, and only then: what has the focus would lose it.
+async function following(signal, load, draw) {
+  const box = el("div");
+  let last = "";
+  const look = async () => {
+    const found = await load();
+    const text = JSON.stringify(found);
+    if (text === last || signal.aborted) return;
+    last = text;
+    const focus = box.contains(document.activeElement) && document.activeElement.getAttribute("aria-label");
+    box.replaceChildren(...draw(found));
+    if (focus) [...box.querySelectorAll("button")].find((one) => one.getAttribute("aria-label") === focus)?.focus();
+  };
+  await look();
+  const timer = setInterval(() => look().catch(() => clearInterval(timer)), 2000);
+  signal.addEventListener("abort", () => clearInterval(timer));
+  if (signal.aborted) clearInterval(timer);
+  return box;
+}
+
 function dialog(title, inside, closed = () => {}) {
   $("inside").replaceChildren(el("h2", {}, title), inside);
   $("dialog").addEventListener("close", closed, { once: true });
@@ -87,7 +107,7 @@ const state = (text, good) => el("span", { class: good ? "good" : "bad" }, text)
 function logs(one) {
   const out = el("pre", { tabindex: "0", "aria-label": "Output" });
   const stream = socket(`/web/containers/${one.id}/logs`, (event) => { out.append(event.data); out.scrollTop = out.scrollHeight; });
-  dialog(`Output of ${one.name}`, out, () => stream.close());
+  dialog(`Logs of ${one.name}`, out, () => stream.close());
 }
 
 async function terminal(one) {
@@ -122,18 +142,13 @@ function figures(one) {
 }
 
 const views = {
-  async Dashboard() {
-    const draw = async () => {
-      const [info, engines] = await Promise.all([ask("GET", "/api/cluster/info"), ask("GET", "/api/engines")]);
+  async Dashboard(signal) {
+    return [await following(signal, () => Promise.all([ask("GET", "/api/cluster/info"), ask("GET", "/api/engines")]), ([info, engines]) => {
       const cards = [["Engines", info.engine_count], ["Running containers", info.container_count], ["Images", info.image_count],
         ["CPUs reserved", `${info.reserved_cpus} of ${info.cpus}`], ["MiB reserved", `${info.reserved_memory} of ${info.memory}`]];
       return [el("div", { class: "cards" }, ...cards.map(([name, value]) => el("div", { class: "card" }, name, el("b", {}, String(value))))),
         el("h3", {}, "Engines"), ...engines.map((one) => el("p", {}, `${one.engine.id}: `, state(one.health.status, one.health.status === "up"), ` ${one.docker_version || ""}`))];
-    };
-    const box = el("div", {}, ...await draw());
-    const timer = setInterval(async () => { try { box.replaceChildren(...await draw()); } catch { clearInterval(timer); } }, 3000);
-    leave = () => clearInterval(timer);
-    return [box];
+    })];
   },
   async Engines() {
     const found = await ask("GET", "/api/engines");
@@ -146,16 +161,15 @@ const views = {
       engine: { id, addr, cpus: Number(cpus), memory: Number(memory), labels: labels.split(",").map((one) => one.trim()).filter(Boolean) } }));
     return [table("Engines", ["Name", "Address", "Health", "Labels", "CPUs", "MiB", "Actions"], rows), me.role === "admin" ? add : null];
   },
-  async Containers() {
-    const found = await ask("GET", "/api/containers");
-    const rows = found.map((one) => {
+  async Containers(signal) {
+    const rows = (found) => found.map((one) => {
       const it = { id: one.id, name: one.name.slice(1) };
       const path = `/api/containers/${one.id}`;
       const doing = one.state.running
         ? [button("Stop", () => ask("GET", `${path}/stop`), { label: `Stop ${it.name}` }), button("Restart", () => ask("GET", `${path}/restart`), { label: `Restart ${it.name}` })]
         : [button("Start", () => ask("POST", `/web/containers/${one.id}/start`), { label: `Start ${it.name}` })];
       doing.push(button("Scale", async () => { const count = prompt("How many containers like this one?", "2"); if (count) await ask("GET", `${path}/scale?count=${encodeURIComponent(count)}`); }, { label: `Scale ${it.name}` }),
-        button("Logs", staying(() => logs(it)), { label: `Output of ${it.name}` }));
+        button("Logs", staying(() => logs(it)), { label: `Logs of ${it.name}` }));
       if (one.state.running) doing.push(button("Terminal", staying(() => terminal(it)), { label: `Terminal in ${it.name}` }), button("Figures", staying(() => figures(it)), { label: `Figures of ${it.name}` }));
       doing.push(button("Remove", () => ask("DELETE", path), { danger: true, label: `Remove ${it.name}`, sure: `Remove ${it.name} and its volumes?` }));
       return [it.name, one.image.name, one.engine.id, state(one.state.running ? "running" : "stopped", one.state.running), one.ports.map((port) => `${port.port}→${port.container_port}`).join(" "), doing];
@@ -164,12 +178,12 @@ const views = {
       ["memory", "MiB", { type: "number", value: 64 }], ["port", "Publish a port of the container", { type: "number" }], ["count", "How many", { type: "number", value: 1, min: 1 }]], "Run a container",
     (data) => ask("POST", `/api/containers?count=${Number(data.count)}`, { name: data.name, args: data.args ? ["sh", "-c", data.args] : [], cpus: Number(data.cpus), memory: Number(data.memory), type: "service",
       labels: data.labels.split(",").map((one) => one.trim()).filter(Boolean), bind_ports: data.port ? [{ proto: "tcp", container_port: Number(data.port) }] : [] }));
-    return [table("Containers", ["Name", "Image", "Engine", "State", "Ports", "Actions"], rows), run];
+    return [await following(signal, () => ask("GET", "/api/containers"), (found) => [table("Containers", ["Name", "Image", "Engine", "State", "Ports", "Actions"], rows(found))]), run];
   },
-  async Stacks() {
-    const [stacks, services] = await Promise.all([ask("GET", "/api/app/v1/stack/?limit=200"), ask("GET", "/api/app/v1/service/?limit=200")]);
+  async Stacks(signal) {
+    const load = () => Promise.all([ask("GET", "/api/app/v1/stack/?limit=200"), ask("GET", "/api/app/v1/service/?limit=200")]);
     const live = (one) => one.state !== "Terminated";
-    const actions = (one, more = []) => [...more, ...["start", "stop", "redeploy"].map((verb) => button(verb, () => ask("POST", `${one.resource_uri}${verb}/`), { label: `${verb} ${one.name}` })),
+    const actions = (one, more = []) => [...more, ...["Start", "Stop", "Redeploy"].map((verb) => button(verb, () => ask("POST", `${one.resource_uri}${verb.toLowerCase()}/`), { label: `${verb} ${one.name}` })),
       button("Terminate", () => ask("DELETE", one.resource_uri), { danger: true, label: `Terminate ${one.name}`, sure: `Terminate ${one.name} and its containers?` })];
     const running = (one) => state(one.state, one.state === "Running");
     const make = form([["name", "Name", { required: true, pattern: "[A-Za-z0-9][A-Za-z0-9\\-]*" }], ["text", "Stack file (YAML)", { area: true }]], "Make and start a stack", async ({ name, text }) => {
@@ -177,9 +191,10 @@ const views = {
       const made = await ask("POST", "/api/app/v1/stack/", { name, services });
       await ask("POST", `${made.resource_uri}start/`);
     });
-    return [table("Stacks", ["Name", "State", "Services", "Actions"], stacks.objects.filter(live).map((one) => [one.name, running(one), one.services.length, actions(one)])), el("h3", {}, "Services"),
+    const draw = ([stacks, services]) => [table("Stacks", ["Name", "State", "Services", "Actions"], stacks.objects.filter(live).map((one) => [one.name, running(one), one.services.length, actions(one)])), el("h3", {}, "Services"),
       table("Services", ["Name", "Image", "State", "Containers", "In step", "Actions"], services.objects.filter(live).map((one) => [one.name, one.image_name, running(one), `${one.running_num_containers} of ${one.target_num_containers}`,
-        one.synchronized ? "yes" : "redeploy", actions(one, [button("Scale", async () => { const count = prompt("How many containers?", one.target_num_containers); if (count) await ask("PATCH", one.resource_uri, { target_num_containers: Number(count) }); }, { label: `Scale ${one.name}` })])])), make];
+        one.synchronized ? "yes" : "redeploy", actions(one, [button("Scale", async () => { const count = prompt("How many containers?", one.target_num_containers); if (count) await ask("PATCH", one.resource_uri, { target_num_containers: Number(count) }); }, { label: `Scale ${one.name}` })])]))];
+    return [await following(signal, load, draw), make];
   },
   async Images() {
     const found = await ask("GET", "/web/images");
@@ -187,14 +202,14 @@ const views = {
     const pull = form([["name", "Image", { required: true }], ["engine", "Engine", { required: true }]], "Pull an image", (data) => ask("POST", "/web/images/pull", data));
     return [table("Images", ["Name", "Engine", "Size", "Actions"], rows), me.role === "admin" ? pull : null];
   },
-  async Events() {
+  async Events(signal) {
     const list = el("tbody");
     const stream = socket("/web/events", (event) => {
       const one = JSON.parse(event.data);
       list.prepend(el("tr", {}, ...[new Date(one.time * 1000).toLocaleTimeString(), one.what, one.action, one.name, one.state].map((text) => el("td", {}, String(text)))));
       while (list.children.length > 500) list.lastChild.remove();
     });
-    leave = () => stream.close();
+    signal.addEventListener("abort", () => stream.close());
     return [el("div", { class: "scroll" }, el("table", { "aria-label": "Events as they happen" }, el("thead", {}, el("tr", {}, ...["Time", "What", "Action", "Name", "State"].map((one) => el("th", { scope: "col" }, one)))), list))];
   },
   async Accounts() {
@@ -217,15 +232,20 @@ const views = {
 
 async function render() {
   if (!me) return;
-  leave(); leave = () => {};
+  here.abort();
+  here = new AbortController();
+  const { signal } = here;
   const name = decodeURIComponent(location.hash.slice(1)) in views ? decodeURIComponent(location.hash.slice(1)) : "Dashboard";
   for (const link of $("nav").children) link.toggleAttribute("aria-current", link.textContent === name);
-  try { $("view").replaceChildren(el("h2", {}, name), ...(await views[name]()).filter(Boolean)); } catch (error) { complain(error.message); }
+  try {
+    const parts = (await views[name](signal)).filter(Boolean);
+    if (!signal.aborted) $("view").replaceChildren(el("h2", {}, name), ...parts); // else another view was asked for since
+  } catch (error) { if (!signal.aborted) complain(error.message); }
 }
 
 function show() {
   $("login").hidden = Boolean(me); $("view").hidden = $("nav").hidden = $("who").hidden = !me;
-  if (!me) { leave(); csrf = ""; sessionStorage.removeItem("csrf"); $("login").querySelector("input").focus(); return; }
+  if (!me) { here.abort(); csrf = ""; sessionStorage.removeItem("csrf"); $("login").querySelector("input").focus(); return; }
   $("name").textContent = `${me.username} (${me.role})`;
   $("nav").replaceChildren(...Object.keys(views).map((name) => el("a", { href: `#${name}` }, name)));
   render();

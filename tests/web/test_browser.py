@@ -1,0 +1,175 @@
+"""The page in a browser: what a person does with it, how it looks, and whether everybody can use it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.support.browser import Page
+from tests.web.conftest import AXE, PICTURES
+
+VIEWS = ("Dashboard", "Engines", "Containers", "Stacks", "Images", "Events", "Accounts")
+STACK = "db:\n  image: redis\nfront:\n  image: busybox\n  links: [db]\n"
+EVIL = "<img src=x onerror=window.hacked=1>"
+
+
+def serious(page: Page) -> list[str]:
+    """What axe finds that keeps somebody from using the page."""
+    page.run(f"{AXE.read_text(encoding='utf-8')}; true")
+    found = page.run("axe.run(document, { resultTypes: ['violations'] }).then((one) => JSON.stringify(one.violations))")
+    return [
+        f"{one['id']}: {one['help']}: {[node['html'][:200] for node in one['nodes'][:3]]}"
+        for one in json.loads(found)
+        if one["impact"] in {"serious", "critical"}
+    ]
+
+
+def run_container(page: Page, engine, image: str) -> str:
+    """Run a container with the form; give its name."""
+    before = set(engine.containers)
+    page.click("Containers")
+    page.shows("Run a container")
+    page.fill("Run a container", name=image)
+    page.shows(f"{image}:latest" if ":" not in image else image)
+    (made,) = set(engine.containers) - before
+    return engine.containers[made]["Name"][1:]
+
+
+def test_signing_in(browser, cloud):
+    page = Page(browser)
+    try:
+        page.looks()
+        page.go(cloud.url)
+        page.until("document.activeElement?.name === 'username'")
+        assert serious(page) == []
+        page.picture(PICTURES / "signin.png")
+        page.fill("Sign in", username="admin", password="wrong")
+        page.until("!document.getElementById('message').hidden")
+        page.fill("Sign in", username="admin", password=cloud.password)
+        page.shows("Running containers")
+        page.go(cloud.url)  # a reload keeps the session
+        page.shows("admin (admin)")
+        page.click("Sign out")
+        page.until("document.activeElement?.name === 'username'")
+        page.go(cloud.url)
+        page.until("document.querySelector('#login').checkVisibility()")
+    finally:
+        page.close()
+
+
+def test_the_dashboard_follows(page, cloud, engine):
+    page.shows("Running containers")
+    assert "local: up" in page.text()
+    cloud.ship("POST", "/api/containers", {"name": "busybox", "cpus": 0.1, "memory": 16})
+    running = "[...document.querySelectorAll('.card')].find((one) => one.textContent.startsWith('Running'))"
+    page.until(f"Number({running}.querySelector('b').textContent) === {len(engine.running())}")
+
+
+def test_a_container(page, engine):
+    name = run_container(page, engine, "site")
+    page.click(f"Stop {name}")
+    page.shows("stopped")
+    page.click(f"Start {name}")
+    page.click(f"Logs of {name}")
+    page.until("document.querySelector('dialog pre')?.textContent.includes('listening on :8080')")
+    page.click("Close")
+    page.click(f"Figures of {name}")
+    page.until("document.querySelector('dialog .card b')")
+    page.click("Close")
+    page.click(f"Scale {name}")  # the browser's question is answered with 2
+    page.until("document.querySelectorAll('tbody tr').length >= 2")
+    page.click(f"Remove {name}")
+    page.until(f"!document.body.innerText.includes({json.dumps(name)})")
+
+
+def test_the_terminal(page, engine):
+    name = run_container(page, engine, "shell")
+    page.click(f"Terminal in {name}")
+    shown = "document.querySelector('.xterm-rows, .xterm-accessibility')"
+    page.until(f"{shown}?.textContent.includes('ran: sh')")
+    page.run("document.querySelector('.xterm-helper-textarea').focus()")
+    for letter in "hello":
+        page.key(letter, text=letter)
+    page.key("Enter", code=13, text="\r")
+    page.until("document.querySelector('#terminal').textContent.includes('echo: hello')")
+    sizes = [one["size"] for one in engine.execs.values() if "size" in one]
+    page.looks(width=700)
+    page.until("document.querySelector('.xterm-screen').getBoundingClientRect().width < 700")
+    for _ in range(200):
+        if len({one["size"] for one in engine.execs.values() if "size" in one} - set(sizes)) > 0:
+            break
+        page.run("new Promise((done) => setTimeout(done, 50))")
+    assert {one["size"] for one in engine.execs.values() if "size" in one} - set(sizes)
+    page.picture(PICTURES / "terminal.png")
+    page.click("Close")
+
+
+def test_a_stack_from_yaml(page):
+    page.click("Stacks")
+    page.shows("Stack file (YAML)")
+    page.fill("Make and start a stack", name="shop", text="a: [")
+    page.until("document.getElementById('message').textContent.includes('no YAML')")
+    page.until("true")
+    page.log.clear()  # the browser itself reports the answer 400
+    page.fill("Make and start a stack", name="shop", text=STACK)
+    page.shows("front")
+    page.until("/shop\\s+Running/.test(document.body.innerText)")
+    page.picture(PICTURES / "stacks.png")
+    page.click("Terminate shop")
+    page.until("!/shop/.test(document.querySelector('tbody').innerText)")
+
+
+def test_markup_of_others_is_text(page, cloud, engine):
+    """Names, labels and output of containers, and of keys, whoever has written them."""
+    one = engine.create({"Image": EVIL, "Cmd": ["sh"], "Labels": {EVIL: EVIL}}, EVIL)
+    engine.start(one)
+    engine.output = f"<script>window.hacked = 1</script>{EVIL}\n"
+    cloud.ship("POST", "/api/servicekeys", {"description": EVIL})
+    assert cloud.add_engine("evil", engine.url, [EVIL]).status == 400  # labels of engines are words
+    assert cloud.add_engine(EVIL, engine.url).status == 400
+    try:
+        for view in ("Containers", "Accounts"):
+            page.click(view)
+            page.shows(EVIL)
+        page.click("Containers")
+        page.shows(EVIL)
+        page.click(f"Logs of {EVIL}")
+        page.until("document.querySelector('dialog pre')?.textContent.includes('<script>')")
+        page.click("Close")
+        page.click("Events")
+        assert page.run("window.hacked") is None
+        assert page.run("document.querySelectorAll('main img, dialog img, dialog script').length") == 0
+    finally:
+        engine.output = "listening on :8080\n"
+        engine.containers.pop(one["Id"], None)
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+@pytest.mark.parametrize("dark", [False, True])
+def test_everybody_can_use_it(page, engine, dark, width):
+    """Each view, dark and light, on a desk and on a phone: nothing beside the screen, no serious finding of axe."""
+    page.looks(dark=dark, width=width)
+    if not engine.running():
+        run_container(page, engine, "busybox")
+    for view in VIEWS:
+        page.click(view)
+        page.until(f"document.querySelector('#view h2')?.textContent === {json.dumps(view)}")
+        assert page.run("document.documentElement.scrollWidth <= innerWidth"), view
+        assert serious(page) == [], (view, dark, width)
+        page.picture(PICTURES / f"{view.lower()}-{'dark' if dark else 'light'}-{width}.png")
+
+
+def test_by_keyboard(page):
+    """From the beginning: skip to the content, then the sections in their order; what has the focus is to be seen."""
+    page.run("document.activeElement.blur()")
+    names = []
+    for _ in range(1 + len(VIEWS) + 1):
+        page.key("Tab", code=9)
+        names.append(page.run("document.activeElement.textContent.trim()"))
+        assert page.run("getComputedStyle(document.activeElement).outlineStyle") != "none", names
+    assert names == ["Skip to content", *VIEWS, "Sign out"]
+    page.run("[...document.querySelectorAll('nav a')].at(-1).focus()")
+    page.key("Enter", code=13, text="\r")
+    page.until("document.querySelector('#view h2')?.textContent === 'Accounts'")
+    assert page.run("document.activeElement.id") == "main"
