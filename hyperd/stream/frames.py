@@ -14,6 +14,15 @@ def stdcopy(stream: int, data: bytes) -> bytes:
     return _HEADER.pack(stream, len(data)) + data
 
 
+def stdcopy_lines(stream: int, data: bytes) -> bytes:
+    """Frame each line on its own, as ``stdcopy``."""
+    lines = data.split(b"\n")
+    last = lines.pop()
+    heads = {length: _HEADER.pack(stream, length + 1) for length in set(map(len, lines))}
+    framed = b"".join([heads[len(line)] + line + b"\n" for line in lines])
+    return framed + stdcopy(stream, last) if last else framed
+
+
 def chunk(data: bytes) -> bytes:
     """Frame data as one chunk of RFC 9112, section 7.1; empty data gives nothing, as it would end the body."""
     return b"%x\r\n%s\r\n" % (len(data), data) if data else b""

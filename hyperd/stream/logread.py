@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hyperd.stream import jsonlines, linelog
 from hyperd.stream.connection import ClientConnection
-from hyperd.stream.frames import STDERR, STDOUT, stdcopy
+from hyperd.stream.frames import STDERR, STDOUT, stdcopy, stdcopy_lines
 from hyperd.stream.jsonlines import Entry, last_lines, whole_blocks
 from hyperd.stream.logs import LogWriter
 from hyperd.stream.relay import Relay
@@ -45,6 +45,7 @@ class LogQuery:
         line.
         since, until: seconds since 1970, None = from the beginning, to the end; a log that is followed ends then.
         tail: number of last lines, None = all.
+        framed_lines: each line is a frame of its own, where outputs are framed.
 
     """
 
@@ -55,6 +56,7 @@ class LogQuery:
     since: float | None = None
     until: float | None = None
     tail: int | None = None
+    framed_lines: bool = False
 
 
 def _seconds(text: str) -> float:
@@ -186,7 +188,8 @@ class LogSession:
         parts = [(stream, text) for stream, text in self._form.outputs(block) if self._asked(stream)]
         if self.tty:
             return b"".join(text for _, text in parts)
-        return b"".join(stdcopy(NUMBERS[stream], text) for stream, text in parts)
+        framed = stdcopy_lines if self.query.framed_lines else stdcopy
+        return b"".join(framed(NUMBERS[stream], text) for stream, text in parts)
 
     def _asked(self, stream: str) -> bool:
         return {"stdout": self.query.stdout, "stderr": self.query.stderr}.get(stream, False)

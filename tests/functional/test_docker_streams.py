@@ -204,6 +204,19 @@ def test_a_volume_driver_that_nobody_knows(daemon: HyperdLauncher) -> None:
     assert (code, json.loads(data)["message"]) == (404, "Error looking up volume plugin asdf: plugin not found")
 
 
+def test_each_line_of_a_log_is_a_frame(daemon: HyperdLauncher) -> None:
+    body = {"Image": "busybox", "Cmd": ["printf", "one\\ntwo\\n\\nend"]}
+    ident = json.loads(ask(daemon, "POST", "/containers/create", body)[1])["Id"]
+    try:
+        assert ask(daemon, "POST", f"/containers/{ident}/start")[0] == 204
+        assert ask(daemon, "POST", f"/containers/{ident}/wait")[0] == 200
+        wanted = b"".join(b"\1\0\0\0" + len(line).to_bytes(4) + line for line in (b"one\n", b"two\n", b"\n", b"end"))
+        assert ask(daemon, "GET", f"/containers/{ident}/logs?stdout=1&follow=1") == (200, wanted)
+        assert ask(daemon, "POST", f"/containers/{ident}/attach?stdout=1&logs=1") == (200, wanted)
+    finally:
+        assert ask(daemon, "DELETE", f"/containers/{ident}?force=1")[0] == 204
+
+
 def test_a_log_driver_that_nobody_knows(daemon: HyperdLauncher) -> None:
     body = {"Image": "busybox", "HostConfig": {"LogConfig": {"Type": "asdf"}}}
     code, data = ask(daemon, "POST", "/containers/create", body)

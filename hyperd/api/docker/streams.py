@@ -47,6 +47,7 @@ def logs(name: str) -> Response:
         since=_moment("since"),
         until=_moment("until"),
         tail=lines_of(params.text("tail").strip()),
+        framed_lines=True,  # docker-py's clients take each frame for a line
     )
     session = engine().containers.streams.logs(found.id, query)
     return takeover.follow(session, stream_type(tty=session.tty))
@@ -69,7 +70,9 @@ def attach(name: str) -> Response:
     if params.flag("logs") and found.run_count:  # else there is no log yet, and what is to come is the stream
         if options.stdin:
             raise NotSupported("logs=1 cannot be had together with stdin=1", resolution="ask for the logs first")
-        query = LogQuery(stdout=params.flag("stdout"), stderr=params.flag("stderr"), follow=params.flag("stream"))
+        query = LogQuery(
+            stdout=params.flag("stdout"), stderr=params.flag("stderr"), follow=params.flag("stream"), framed_lines=True
+        )
         past = running.containers.streams.logs(found.id, query)
         return takeover.upgrade(past, stream_type(tty=past.tty))
     session = running.containers.streams.attach(found.id, options, next_run=True)
