@@ -120,6 +120,23 @@ def test_a_stack_from_yaml(page):
     page.until("!/shop/.test(document.querySelector('tbody').innerText)")
 
 
+@pytest.mark.parametrize("kind", ["API key", "service key"])
+def test_keys_are_shown_once(page, cloud, kind):
+    page.click("Accounts")
+    article = "an" if kind == "API key" else "a"
+    page.fill(f"Make {article} {kind}", description="laptop")
+    page.until("document.querySelector('dialog pre')")
+    key = page.run("document.querySelector('dialog pre').textContent")
+    if kind == "API key":
+        assert cloud.dc("GET", "/auth/", auth=cloud.basic("admin", key)).status == 200
+    else:
+        assert cloud.call("GET", "/api/accounts", headers={"X-Service-Key": key}).status == 200
+    page.click("Close")
+    page.until("!document.querySelector('dialog pre')")
+    page.shows("laptop")
+    assert key not in page.run("document.documentElement.outerHTML")
+
+
 def test_markup_of_others_is_text(page, cloud, engine):
     """Names, labels and output of containers, and of keys, whoever has written them."""
     one = engine.create({"Image": EVIL, "Cmd": ["sh"], "Labels": {EVIL: EVIL}}, EVIL)

@@ -97,7 +97,8 @@ async function following(signal, load, draw) {
 
 function dialog(title, inside, closed = () => {}) {
   $("inside").replaceChildren(el("h2", {}, title), inside);
-  $("dialog").addEventListener("close", closed, { once: true });
+  // What was shown goes with the dialog: it may be a key.
+  $("dialog").addEventListener("close", () => { closed(); $("inside").replaceChildren(); }, { once: true });
   $("dialog").showModal();
 }
 
