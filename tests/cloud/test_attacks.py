@@ -10,7 +10,8 @@ import urllib.error
 import pytest
 
 from tests.support.cloud import CloudProcess
-from tests.support.docker_engine import FakeEngine, tls_context
+from tests.support.docker_engine import OUTPUT, FakeEngine, tls_context
+from tests.support.web import web
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,19 @@ def test_wrong_and_missing_tokens(cloud, headers):
     for path in ("/api/accounts", "/api/containers", "/api/servicekeys", "/api/events"):
         answer = cloud.call("GET", path, headers=headers)
         assert (answer.status, answer.text) == (401, "unauthorized\n")
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "Basic", "Basic !", "Basic YWRtaW4=", "Basic //79", "Bearer x", "ApiKey admin", "x" * 4096],
+)
+def test_wrong_and_missing_credentials_of_docker_cloud(cloud, value):
+    """None of these is a guess of a password, which would have to wait after some."""
+    headers = {"Accept": "application/json"} | ({"Authorization": value} if value else {})
+    for path in ("/auth/", "/api/app/v1/service/", "/api/infra/v1/node/", "/api/audit/v1/action/"):
+        answer = cloud.call("GET", path, headers=headers)
+        assert (answer.status, set(answer.json)) == (401, {"error"}), path
+    assert cloud.call("POST", "/api/app/v1/service/", {"image": "x"}, headers).status == 401
 
 
 def test_a_wrong_key_is_not_rescued_by_a_good_token(cloud, eve):
@@ -116,6 +130,40 @@ def test_other_peoples_objects(cloud, eve):
     assert cloud.call("POST", wrong).status == 404
 
 
+def test_other_peoples_stacks_containers_and_repositories(cloud, eve):
+    made = cloud.dc("POST", "/api/app/v1/stack/", {"name": "mine", "services": [{"name": "a", "image": "x"}]})
+    started = cloud.dc("POST", made.json["resource_uri"] + "start/")
+    cloud.action(started)
+    service = cloud.dc("GET", cloud.dc("GET", made.json["resource_uri"]).json["services"][0]).json
+    container = cloud.dc("GET", service["containers"][0]).json
+    action = started.headers["X-DockerCloud-Action-URI"]
+    cloud.dc("POST", "/api/repo/v1/repository/", {"name": "r.example.com/a", "username": "u", "password": "p"})
+    own = [
+        f"/api/app/v1/{kind}/{one['uuid']}/"
+        for kind, one in (("stack", made.json), ("service", service), ("container", container))
+    ]
+    tried = [(method, uri) for uri in own for method in ("GET", "DELETE")]
+    tried += [("POST", f"{uri}{verb}/") for uri in own for verb in ("start", "stop", "redeploy")]
+    tried += [("GET", f"{own[0]}export/"), ("PATCH", own[0]), ("PATCH", own[1]), ("POST", f"{own[1]}scale/")]
+    tried += [("GET", action), ("POST", f"{action}cancel/"), ("POST", f"{action}retry/")]
+    tried += [(method, "/api/repo/v1/repository/r.example.com/a/") for method in ("GET", "PATCH", "DELETE")]
+    tried += [
+        ("GET", f"/api/{path}/") for path in ("app/v1/admin/service", "repo/v1/admin/repository", "app/v1/nobody/stack")
+    ]
+    for method, uri in tried:
+        answer = cloud.dc(method, uri, {} if method in {"POST", "PATCH"} else None, auth=eve[1])
+        assert answer.status == 404, (method, uri, answer.text)
+    for kind, one in (("stack", made.json), ("service", service), ("container", container)):
+        for query in (f"uuid={one['uuid']}", f"uuid__startswith={one['uuid'][:8]}", f"name={one['name']}"):
+            listed = cloud.dc("GET", f"/api/app/v1/{kind}/?{query}", auth=eve[1]).json
+            assert (listed["meta"]["total_count"], listed["objects"]) == (0, []), query
+    for query in (f"object={service['resource_uri']}", f"object={made.json['resource_uri']}&include_related=true"):
+        seen = cloud.dc("GET", f"/api/audit/v1/action/?{query}", auth=eve[1]).json["objects"]
+        assert {(one["user"], one["state"]) for one in seen} <= {("eve", "Failed")}  # what she tried here
+    assert cloud.dc("GET", own[2]).json["state"] == "Running"
+    cloud.action(cloud.dc("DELETE", own[0]))
+
+
 @pytest.mark.parametrize(
     "address",
     [
@@ -151,6 +199,66 @@ def test_an_engine_cannot_send_us_elsewhere(cloud):
     finally:
         target.close()
         bad.close()
+
+
+def test_a_webhook_sends_us_nowhere(cloud, engines):
+    """What somebody says was pushed names containers that run; it is no address, and nor is what is beside it."""
+    cloud.ship("POST", "/api/containers", {"name": "me/app", "cpus": 0.1, "memory": 16, "labels": ["local"]})
+    key = cloud.ship("POST", "/api/webhookkeys", {"image": "me/app"}).json["key"]
+    asked: list[str] = []
+    with web({}, asked=asked) as url:
+        before = [len(engine.pulls) for engine in engines]
+        for name in (f"{url}/me/app", "evil.example/me/app", "me/app/../../secret", "x" * 400 + "me/app"):
+            body = {
+                "repository": {"repo_name": name, "repo_url": url},
+                "callback_url": url,
+                "push_data": {"images": [url]},
+            }
+            assert cloud.call("POST", f"/hub/webhook/{key}", body).status == 200, name
+        assert [len(engine.pulls) for engine in engines] == before
+        assert asked == []
+        assert cloud.call("POST", f"/hub/webhook/{key}", {"repository": {"repo_name": "other/app"}}).status == 404
+
+
+def test_what_others_wrote_is_no_page(cloud, engines):
+    """Whatever a container says or is called, a browser that asks for it gets text or JSON, and takes it so."""
+    engines[0].output = "<script>alert(1)</script>\n"
+    try:
+        made = cloud.ship(
+            "POST", "/api/containers", {"name": "x", "cpus": 0.1, "memory": 16, "labels": ["local"]}
+        ).json[0]
+        for path, kind in (
+            (f"/api/containers/{made['id']}/logs", "text/plain"),
+            (f"/api/containers/{made['id']}", "application/json"),
+            ("/api/containers/<script>", "text/plain"),
+            ("/api/app/v1/service/<script>/", "application/json"),
+            ("/<script>", "text/plain"),
+        ):
+            answer = cloud.ship("GET", path, Authorization=cloud.basic())
+            assert answer.headers["Content-Type"].partition(";")[0] == kind, path
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+            assert answer.headers["X-Frame-Options"] == "DENY"
+    finally:
+        engines[0].output = OUTPUT
+
+
+def test_other_sites_do_nothing_with_a_session(cloud):
+    """A form or a script of another site has the cookie at best, never the page's token."""
+    signed_in = cloud.call("POST", "/web/login", {"username": "admin", "password": cloud.password})
+    cookie = {"Cookie": signed_in.headers["Set-Cookie"].partition(";")[0], "Origin": "http://evil.example"}
+    count = len(cloud.ship("GET", "/api/accounts").json)
+    body = b'{"username": "mallory", "password": "m", "role": {"name": "admin"}}'
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "application/json"):
+        headers = cookie | {"Content-Type": kind}
+        for method, path in (
+            ("POST", "/api/accounts"), ("POST", "/account/changepassword"), ("POST", "/api/servicekeys"),
+            ("GET", "/api/containers/0/stop"), ("POST", "/web/apikeys"), ("POST", "/web/logout"),
+            ("POST", "/api/app/v1/service/"), ("DELETE", "/api/engines/local"),
+        ):  # fmt: skip
+            answer = cloud.call(method, path, headers=headers, raw=body if method == "POST" else None)
+            assert answer.status == 403, (method, path, kind, answer.text)
+            assert "Access-Control-Allow-Origin" not in answer.headers
+    assert len(cloud.ship("GET", "/api/accounts").json) == count
 
 
 def test_networks_of_the_configuration(tmp_path):
