@@ -41,10 +41,19 @@ def restrict_thread(keep: Collection[int] = ()) -> None:
 
 
 class Holder:
-    """A process without any capability that holds descriptors open; it ends with the block, or with this daemon."""
+    """A process without any capability that holds descriptors open; it ends with the block, or with this daemon.
 
-    def __init__(self, descriptors: Sequence[int]) -> None:
+    Who opens what it holds must be the same user, with no fewer capabilities (ptrace(2), access mode checking).
+
+    Args:
+        descriptors: to hold.
+        user: ids of user and group that it runs as; None = the daemon's.
+
+    """
+
+    def __init__(self, descriptors: Sequence[int], *, user: tuple[int, int] | None = None) -> None:
         self._descriptors = list(descriptors)
+        self._user = user
         self._process: subprocess.Popen[bytes] | None = None
         self._error: Exception | None = None
 
@@ -74,8 +83,15 @@ class Holder:
         try:
             restrict_thread()
             # cat ends when this daemon does: its standard input is a pipe from here.
+            uid, gid = self._user or (None, None)
             self._process = subprocess.Popen(
-                ["/bin/cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=self._descriptors
+                ["/bin/cat"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                pass_fds=self._descriptors,
+                user=uid,
+                group=gid,
+                extra_groups=None if gid is None else (),
             )
         except (OSError, HostFault) as error:
             self._error = error

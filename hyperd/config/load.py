@@ -53,6 +53,8 @@ _PREFIX = re.compile(
 _DEVICE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 _TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
 _SIZE = re.compile(r"([0-9]+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+_UIDS = re.compile(r"([0-9]{1,10})-([0-9]{1,10})")
+MIN_UID = 1000  # below are the system's users
 _OLD_KEY = re.compile(r"^\s*(?:[A-Z]\w+|gRPCHost)\s*=", re.MULTILINE)
 IGNORED = {
     "Kernel": "the guest is hyperd's own",
@@ -299,6 +301,15 @@ def _hypervisor_warning(path: Path, name: str) -> list[str]:
     return [f"{path}: Hypervisor={name} is not supported, libvirt with QEMU is used"]
 
 
+def _check_uids(text: str) -> None:
+    """Check ``hypervisor.uid_range``: never root's or a system user's ids. Errors: InvalidInput."""
+    found = _UIDS.fullmatch(text)
+    if text and (found is None or not MIN_UID <= int(found[1]) <= int(found[2]) < 2**32 - 1):
+        raise InvalidInput(
+            f"hypervisor.uid_range must be FIRST-LAST, of {MIN_UID} to {2**32 - 2}, or empty", details=repr(text[:40])
+        )
+
+
 def parse_size(text: str, where: str) -> int:
     """Read ``10GB`` as bytes (powers of 1024, as the original does). Errors: InvalidInput."""
     found = _SIZE.fullmatch(text.strip())
@@ -334,6 +345,7 @@ def check(config: Config) -> None:
     _between("hypervisor.default_vcpu", config.hypervisor.default_vcpu, 1, 256)
     _between("hypervisor.default_memory", config.hypervisor.default_memory, 28, 2**20)
     _between("hypervisor.pool", config.hypervisor.pool, 0, 32)
+    _check_uids(config.hypervisor.uid_range)
     _between("registry.parallel_layers", config.registry.parallel_layers, 1, 32)
     _between("registry.timeout", config.registry.timeout, 1, 3600)
     _between("registry.min_rate", config.registry.min_rate, 0, 2**30)

@@ -29,6 +29,15 @@ class HypervisorConfig:
     pool: int = 1  # VMs of the default size booted and paused ahead of time
     templates: bool = True  # VMs go on from the memory of one that has booted (emulated ones only)
     template_dir: Path | None = None  # where that is kept; None = <root>/templates
+    uid_range: str = "1879048192-1879113727"  # FIRST-LAST: users of the VMs' processes; empty = all are the daemon's
+
+    @property
+    def uids(self) -> range:
+        """The ids of ``uid_range``, which are users' and, the first one, a group's; none when it is empty."""
+        if not self.uid_range:
+            return range(0)
+        first, last = (int(text) for text in self.uid_range.split("-"))
+        return range(first, last + 1)
 
 
 @dataclass(frozen=True, kw_only=True)

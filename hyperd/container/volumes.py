@@ -141,9 +141,13 @@ class PodVolumes:
                     if writable:
                         self._refuse_own(source.path, name)
             elif volume.format in catalog.BLOCK_FORMATS:
+                if vm is not None:
+                    _require_rooted(vm, name)
                 with self._open(volume, own) as source:
                     self._check_image(volume, source, own)
             elif volume.format == "rbd":
+                if vm is not None:
+                    _require_rooted(vm, name)
                 catalog.ceph(volume)
             elif volume.format == catalog.NAMED:
                 if vm is not None and not vm.shared:
@@ -213,6 +217,8 @@ class PodVolumes:
                 shares=tuple(shares),
                 known=known,
                 foreign=not late and any(catalog.has_source(volumes[name]) for name in names),
+                # A pod without containers is there to be joined by any.
+                rooted=not containers or any(volumes[name].format in catalog.OF_THE_HOST for name in names),
                 cache=catalog.most_careful(container.cache for container in containers),
             )
 
@@ -355,6 +361,7 @@ class PodVolumes:
 
     def _mount_disk(self, vm: Vm, volume: VolumeSpec, ref: VolumeRef) -> str:
         what = f"volume {volume.name}"
+        _require_rooted(vm, volume.name)
         mode = catalog.cache_mode(volume.cache)
         if volume.format == "rbd":
             name, monitors = catalog.ceph(volume)
@@ -471,8 +478,19 @@ def _check_shareable(source: HostObject, name: str) -> None:
         )
 
 
+def _require_rooted(vm: Vm, name: str) -> None:
+    """Refuse to open an image of the host in a VM whose process has a user of its own. Errors: NotSupported."""
+    if vm.uid:
+        raise NotSupported(
+            f"volume {name}: a pod that was started without files of the host cannot be given any while it runs",
+            details="its VM has a user of its own, who can open no other files",
+            resolution="stop the pod and start it again, or name a volume of the host when the pod is created",
+        )
+
+
 def _require_share(vm: Vm, name: str, *, writable: bool) -> bool:
     """Give whether a share of a running VM is a single file. Errors: NotSupported when the VM does not have it."""
+    _require_rooted(vm, name)
     found = vm.shares.get(name)
     if found is None:
         raise NotSupported(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -114,7 +115,8 @@ class ReadyVms:
         if files.any or not netplan.any_address(spec) or self._network.has_address(spec.id):
             return None
         size = spec.resource
-        while (vm := self._vms.pool.take(spec.id, vcpu=size.vcpu, memory=size.memory, layers=layers)) is not None:
+        wanted = partial(self._vms.pool.take, spec.id, vcpu=size.vcpu, memory=size.memory, layers=layers)
+        while (vm := wanted(rooted=files.rooted)) is not None:
             try:
                 self._vms.pool.wake(vm)
                 self._vms.plugs.drop_layers(vm, layers)

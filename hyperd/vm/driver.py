@@ -144,6 +144,7 @@ class VmSpec:
         disks: attached at boot. nics: attached at boot. shares: for the VM's whole life.
         foreign_files: the hypervisor must be able to open and change files of any owner, because a share or a disk
             is not hyperd's own.
+        uid: the user whose process the VM is, who owns nothing but its writable disks; 0 = the daemon's user.
         paused: start with the CPUs stopped.
         template: go on from it instead of booting: ``template_key`` must be that of the VM it was made of, whose disk,
             if it had one, must be there as a copy. The guest then still has that VM's MAC address, clock and random
@@ -162,6 +163,7 @@ class VmSpec:
     nics: tuple[NicSpec, ...] = ()
     shares: tuple[ShareSpec, ...] = ()
     foreign_files: bool = False
+    uid: int = 0
     paused: bool = False
     template: Template | None = None
 
@@ -265,6 +267,16 @@ class VmDriver(ABC):
         After: the VM runs (or is paused if asked), its sockets accept connections. It says nothing about the agent
         being ready.
         On failure: no process, tap, socket or domain is left. Errors: DriverError; Conflict if the id exists.
+        """
+
+    def separates(self, kernel: Path, initrd: Path) -> bool:  # noqa: ARG002 - for drivers that can
+        """Return whether VMs that boot these files can be processes of users of their own (``VmSpec.uid``)."""
+        return False
+
+    def take_back(self, path: Path, uid: int) -> None:  # noqa: B027 - a driver without users has given nothing away
+        """Make the writable disk of a VM that is gone, or has let it go, the daemon's own again.
+
+        Nothing is done to one that is not there or not the user's. Errors: DriverError, HostFault.
         """
 
     @abstractmethod

@@ -136,6 +136,7 @@ class Plugs:
             vm.layers.clear()
             for path, lun in list(vm.disks.items()):
                 self._driver.detach_disk(vm.id, lun)
+                self._driver.take_back(Path(path), vm.uid)
                 del vm.disks[path]
             for mac in list(vm.nics):
                 self._driver.detach_nic(vm.id, mac)

@@ -87,7 +87,7 @@ class Starter:
     @contextlib.contextmanager
     def _shared(self, vm: Vm) -> Iterator[tuple[ShareSpec, ...]]:
         """Make the directory in which host directories appear later; it is held open in the block."""
-        vm.shared = self._trees.available and self._boot_files().has_9p
+        vm.shared = self._trees.available and self._boot_files().has_9p and not vm.uid
         if not vm.shared:
             yield ()
             return
@@ -130,6 +130,7 @@ class Starter:
             disks=tuple(disk_of(path, lun, files.cache, scratch=lun == SCRATCH_LUN) for path, lun in vm.disks.items()),
             nics=tuple(nics),
             foreign_files=files.foreign or vm.shared,
+            uid=vm.uid,
         )
 
     def _create(self, vm: Vm, spec: VmSpec) -> float:

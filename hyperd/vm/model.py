@@ -17,7 +17,19 @@ MAX_LUN = 254
 RECONNECT_TIMEOUT = 20.0
 BOOTING, IDLE, ASSOCIATED, PAUSED, POOLED = "booting", "idle", "associated", "paused", "pooled"
 # What of a VM is in its row.
-KEPT = ("shared", "disks", "layers", "nics", "services", "services_sure", "shares", "volumes", "images", "spare_disk")
+KEPT = (
+    "shared",
+    "disks",
+    "layers",
+    "nics",
+    "services",
+    "services_sure",
+    "shares",
+    "volumes",
+    "images",
+    "spare_disk",
+    "uid",
+)
 HEALTH_TIMEOUT = 5.0
 CLONE_TIMEOUT = 15.0  # for the agent of a VM that goes on from a template; milliseconds on an idle machine
 
@@ -47,7 +59,8 @@ class HostFiles:
     Args:
         shares: directories; what their paths name must stay open during the boot.
         known: what ``Vm.shares`` says of them, by volume.
-        foreign: files that are not hyperd's own will be opened, now or later.
+        foreign: files that are not hyperd's own will be opened, and not only what is bound into a shared directory.
+        rooted: the VM's process must be the daemon's user, because files of the host are opened in it, or may be.
         cache: libvirt's cache mode of the pod's writable disk.
 
     """
@@ -55,6 +68,7 @@ class HostFiles:
     shares: tuple[ShareSpec, ...] = ()
     known: Mapping[str, dict[str, bool]] = field(default_factory=dict)
     foreign: bool = False
+    rooted: bool = False
     cache: str = ""
 
     def require_none(self) -> None:
@@ -73,6 +87,7 @@ class HostFiles:
 
 
 NO_FILES = HostFiles()
+ANY_FILES = HostFiles(rooted=True)  # of a VM whose pod is not known yet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +115,7 @@ class Vm:
     has been bound into its shared directory (``hyperd.vm.shares``). ``volumes`` says where it is mounted in the guest,
     ``images`` the image file and whether it is read-only.
     ``services`` is what the guest's load balancer has (``hyperd.network.ipvs``), or may have unless ``services_sure``.
+    ``uid`` is the user of its process, 0 the daemon's: then it can be given files of the host.
     ``spare_disk`` is the path of the writable disk of a VM of the pool, also when a pod has it by another name.
     """
 
@@ -121,6 +137,7 @@ class Vm:
     volumes: dict[str, str] = field(default_factory=dict)
     images: dict[str, tuple[str, bool]] = field(default_factory=dict)
     spare_disk: str = ""
+    uid: int = 0
     ending: bool = False
     hidden: bool = False
     pooled: bool = False  # boots for the pool, where nobody waits for it

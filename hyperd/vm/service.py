@@ -10,7 +10,7 @@ import contextlib
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from queue import SimpleQueue
@@ -30,6 +30,7 @@ from hyperd.vm.heartbeat import Heartbeat
 from hyperd.vm.hotplug import Plugs
 from hyperd.vm.launcher import Starter
 from hyperd.vm.model import (
+    ANY_FILES,
     ASSOCIATED,
     BOOTING,
     IDLE,
@@ -129,7 +130,7 @@ class VmService:
             self._driver.destroy(vm_id)
         for row in rows.values():
             if row.id not in states or row.state == BOOTING or not self._adopt(row, states[row.id]):
-                self._erase(row.id)
+                self._erase(row.id, row.detail.get("uid", 0), row.detail.get("disks", {}))
         known = {vm.id for vm in self.all()}
         self._trees.open(keep=known)
         for directory in (*self._config.run.glob("vm-*"), *self._config.run.glob(f"{templates.PREFIX}*")):
@@ -198,6 +199,8 @@ class VmService:
             vm.disks, vm.nics = dict(luns), [nic.mac for nic in nics]
             vm.pooled, vm.hidden = bool(pooled_id), hidden or bool(pooled_id)
             try:
+                if not files.rooted and self._separates():
+                    self._table.give_uid(vm, self._config.hypervisor.uids)
                 with self.changing(vm):  # the row comes before anything of it is made
                     vm.shares = dict(files.known)
                 self._starter.power_on(vm, nics, files, scratch)
@@ -231,7 +234,7 @@ class VmService:
         if len(self.views()) >= self._config.max_pods:
             raise Busy(f"there are {self._config.max_pods} VMs", resolution="remove some, or raise max_pods")
         if wait:
-            return self.boot(vcpu=vcpu, memory=memory).id
+            return self.boot(vcpu=vcpu, memory=memory, files=ANY_FILES).id
         vm = self._new(new_id(), vcpu=vcpu, memory=memory, pod_id="")
         with self.changing(vm):
             pass  # its row is written before anything of it is made
@@ -276,7 +279,7 @@ class VmService:
         """Switch a VM off at once and forget it; nothing of it is left but the files of its disks."""
         vm.ending = True
         vm.agent.close()
-        self._erase(vm.id)
+        self._erase(vm.id, vm.uid, list(vm.disks))
         if vm.spare_disk:
             Path(vm.spare_disk).unlink(missing_ok=True)  # a pod that has it knows it by another name
         if vm.hidden or vm.state == POOLED:
@@ -371,8 +374,14 @@ class VmService:
             log.error("vm.boot_failed", vm=vm.id, error=str(error))
             self.destroy(vm)
 
-    def _erase(self, vm_id: str) -> None:
+    def _separates(self) -> bool:
+        files = self._boot_files()
+        return self._driver.separates(files.kernel, files.initrd)
+
+    def _erase(self, vm_id: str, uid: int, disks: Iterable[str]) -> None:
         self._driver.destroy(vm_id)
+        for disk in disks:
+            self._driver.take_back(Path(disk), uid)
         self._trees.remove(vm_id)
         shutil.rmtree(self._config.run / vm_id, ignore_errors=True)
         self._table.erase(vm_id)
@@ -386,7 +395,7 @@ class VmService:
         vm.layers = dict(row.detail.get("layers", {}))
         vm.nics, vm.services = list(row.detail.get("nics", [])), list(row.detail.get("services", []))
         vm.services_sure = row.detail.get("services_sure", True)
-        vm.spare_disk = row.detail.get("spare_disk", "")
+        vm.spare_disk, vm.uid = row.detail.get("spare_disk", ""), row.detail.get("uid", 0)
         vm.shared = row.detail.get("shared", False)
         vm.shares, vm.volumes = dict(row.detail.get("shares", {})), dict(row.detail.get("volumes", {}))
         vm.images = {name: (path, bool(ro)) for name, (path, ro) in row.detail.get("images", {}).items()}

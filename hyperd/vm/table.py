@@ -14,7 +14,7 @@ from sqlalchemy import select
 
 from hyperd.db.models import VmRow
 from hyperd.db.session import Database
-from hyperd.errors import NotFound
+from hyperd.errors import Busy, NotFound
 from hyperd.vm.model import KEPT, Vm
 
 
@@ -35,6 +35,7 @@ class VmTable:
         self._db = database
         self._vms: dict[str, Vm] = {}
         self._written: dict[str, str] = {}
+        self._next_uid: int | None = None
 
     def add(self, vm: Vm) -> None:
         """Know a VM from now on; its row is written by the first ``changing``."""
@@ -68,6 +69,18 @@ class VmTable:
         """Return the VM of a pod, if it has one."""
         with self.lock:
             return next((vm for vm in self._vms.values() if vm.pod_id == pod_id), None)
+
+    def give_uid(self, vm: Vm, uids: range) -> None:
+        """Give a VM a user that no other has; not one that was somebody's lately. Errors: Busy (there is none)."""
+        with self.lock:
+            used = {other.uid for other in self._vms.values()}
+            start = random.randrange(len(uids)) if self._next_uid is None else self._next_uid
+            for step in range(len(uids)):
+                number = (start + step) % len(uids)
+                if uids[number] not in used:
+                    vm.uid, self._next_uid = uids[number], number + 1
+                    return
+        raise Busy("no user is left for another VM", resolution="raise hypervisor.uid_range")
 
     @contextlib.contextmanager
     def changing(self, vm: Vm) -> Iterator[Vm]:

@@ -12,6 +12,7 @@ from hyperd.spec.model import ContainerSpec, VolumeOption, VolumeRef, VolumeSpec
 
 NAMED = "volume"  # a volume of this host, which has a name
 BLOCK_FORMATS = ("raw", "qcow2", "vdi")
+OF_THE_HOST = (*BLOCK_FORMATS, "vfs", "rbd", NAMED)  # QEMU opens them with the rights of the daemon's user
 CEPH_PORT = 6789
 _HOST = re.compile(r"[A-Za-z0-9.:_-]{1,255}")
 # libvirt's names of cache modes; "off" is QEMU's old name of "none".

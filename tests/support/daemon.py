@@ -76,6 +76,7 @@ class HyperdLauncher:
     ) -> None:
         self.pool = pool
         self.directory = Path(tempfile.mkdtemp(prefix="hy", dir="/tmp"))
+        self.directory.chmod(0o711)  # the way to the root is open: VMs have users of their own
         self.root = self.directory / "root"
         self.socket = self.directory / "s"
         self.log_path = self.directory / "log"

@@ -40,6 +40,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "big": {"vcpu": 64, "memory": 1 << 20},
     "small": {"memory": 48},
     "paused": {"paused": True},
+    "user": {"uid": 1_879_048_193},
     "cmdline": {"cmdline": 'a="b c" <&>\''},
     "all": {"disks": (DISK, LAYER), "nics": (NIC, NIC_MTU), "vcpu": 2, "memory": 512, "paused": True},
 }
@@ -105,6 +106,18 @@ def test_block_device_is_told_from_a_file(schema: etree.RelaxNG) -> None:
     disk = node.find("devices/disk")
     assert disk.get("type") == "block"
     assert disk.find("source").get("dev") == str(nodes[0])
+
+
+def test_user_of_its_own(schema: etree.RelaxNG) -> None:
+    spec = make_spec(uid=70_001)
+    domain = designer.domain(spec, replace(PLATFORMS["tcg"], gid=70_000))
+    node = etree.fromstring(domain.xml())
+    assert schema.validate(node), schema.error_log
+    (label,) = node.iterfind("seclabel")
+    assert dict(label.attrib) == {"type": "static", "model": "dac", "relabel": "no"}
+    assert label.findtext("label") == "+70001:+70000"
+    assert config.parse_live(domain.xml()).user == (70_001, 70_000)
+    assert config.parse_live(designer.domain(make_spec(), PLATFORMS["tcg"]).xml()).user == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -219,12 +219,12 @@ def bound(host: Host, pod: str) -> list[str]:
 
 
 def test_host_directories_come_to_a_running_pod_and_go_with_their_container(host: Host, pods: Any, place: Path) -> None:
-    for name in ("rw", "ro", "rw/inner", "nested"):
+    for name in ("rw", "ro", "rw/inner", "nested", "first"):
         (place / name).mkdir()
     (place / "ro" / "f").write_text("fixed\n")
     (place / "one").write_text("one\n")
     (place / "secret").write_text("secret\n")
-    pods("late")
+    pods("late", volumes=[vfs(place / "first", "first")])
     paths = {"rw": "/data", "ro": "/fixed", "one": "/etc/deep/one", "nested": "/data/inner"}
     volumes = [
         {"volume": name, "path": path, "readOnly": name == "ro", "detail": vfs(place / name, name)}
@@ -248,7 +248,7 @@ def test_host_directories_come_to_a_running_pod_and_go_with_their_container(host
     done = host.ctl("exec", "-m", "late", "/sbin/busybox", "sh", "-c", tamper)
     assert b"secret\n" not in done.stdout
     assert (place / "ro" / "f").read_text() == "fixed\n"
-    assert len(bound(host, "late")) == 4
+    assert len(bound(host, "late")) == 5
     host.daemon.restart(kill=True)
     assert sh(host, "late-2", "cat /fixed/f; echo again > /data/f") == "fixed\n"
     third = {**body, "name": "late-3", "volumes": volumes[:1]}
@@ -256,10 +256,33 @@ def test_host_directories_come_to_a_running_pod_and_go_with_their_container(host
     host.daemon.json("POST", "/container/start", container="late-3")
     assert sh(host, "late-3", "cat /data/f") == "again\n"
     host.daemon.json("POST", "/container/remove", container="late-2", status=204)
-    assert len(bound(host, "late")) == 1
+    assert len(bound(host, "late")) == 2
     host.daemon.json("POST", "/container/remove", container="late-3", status=204)
-    assert bound(host, "late") == []
+    assert len(bound(host, "late")) == 1
     assert (place / "rw" / "f").read_text() == "again\n"
+
+
+@pytest.mark.parametrize("fmt", ["vfs", "raw"])
+def test_a_pod_that_was_started_without_files_of_the_host_gets_some_at_its_next_start(
+    host: Host, pods: Any, place: Path, fmt: str
+) -> None:
+    source = place / "data"
+    if fmt == "raw":
+        new_image(source, "raw", content="x\n")
+    else:
+        source.mkdir()
+        (source / "f").write_text("x\n")
+    pods("plain")
+    detail = {"name": "data", "source": str(source), "format": fmt}
+    volumes = [{"volume": "data", "path": "/data", "detail": detail}]
+    body = {"name": "plain-2", "image": host.image, "command": ["sleep", "1000"], "volumes": volumes}
+    code, _, said = host.daemon.request("POST", "/container/create", podId="plain", body=body)
+    assert code == 501, said
+    assert b"a user of its own" in said
+    host.daemon.json("POST", "/pod/stop", podId="plain")
+    host.daemon.json("POST", "/container/create", podId="plain", body=body, status=201)
+    host.daemon.json("POST", "/pod/start", podId="plain")
+    assert sh(host, "plain-2", "cat /data/f; echo y > /data/g; chown 7:8 /data/g; stat -c %u:%g /data/g") == "x\n7:8\n"
 
 
 def test_volumes_survive_a_restart_of_the_daemon_and_of_the_pod(host: Host, pods: Any, place: Path) -> None:
@@ -453,7 +476,8 @@ def test_an_image_without_a_file_system_fails_with_a_reason_and_leaves_nothing(
 
 def test_an_image_for_a_container_of_a_running_pod(host: Host, pods: Any, place: Path) -> None:
     image = new_image(place / "disk.qcow2", "qcow2", content="late\n")
-    pods("late")
+    (place / "first").mkdir()
+    pods("late", volumes=[vfs(place / "first", "first")])
     detail = {"name": "disk", "source": str(image), "format": "qcow2"}
     body = {
         "name": "late-2",

@@ -54,7 +54,7 @@ def template_key(spec: VmSpec, platform: designer.Platform, *, version: str, fil
     nics = tuple(replace(nic, mac=_NOBODYS_NIC, tap="tap", bridge=nic.bridge and "bridge") for nic in spec.nics)
     shares = tuple(replace(share, path=Path("/")) for share in spec.shares)
     common = replace(spec, vm_id="vm", rundir=Path("/"), disks=(), nics=nics, shares=shares, paused=False)
-    common = replace(common, foreign_files=False)
+    common = replace(common, foreign_files=False, uid=0)
     domain = designer.domain(replace(common, template=None), replace(platform, root=""))
     digest = hashlib.sha256(domain.xml().encode())
     for path in files:
@@ -66,23 +66,23 @@ def template_key(spec: VmSpec, platform: designer.Platform, *, version: str, fil
 
 def template_domain(domain: config.Domain, template: Template) -> config.Domain:
     """Return the domain whose guest becomes a template."""
-    return _on_file(domain, template, shared=True)
+    return _on_file(domain, template.memory, shared=True)
 
 
-def clone_domain(domain: config.Domain, template: Template) -> config.Domain:
-    """Return the domain that goes on from a template."""
-    made = _on_file(domain, template, shared=False)
+def clone_domain(domain: config.Domain, memory: Path) -> config.Domain:
+    """Return the domain that goes on from a template, whose memory QEMU finds at ``memory``."""
+    made = _on_file(domain, memory, shared=False)
     return replace(made, emulator_args=(*made.emulator_args, "-incoming", "defer"))
 
 
-def _on_file(domain: config.Domain, template: Template, *, shared: bool) -> config.Domain:
+def _on_file(domain: config.Domain, file: Path, *, shared: bool) -> config.Domain:
     """Let a file be the guest's memory.
 
     No balloon: with it a guest could have pages discarded, which QEMU does by making holes in the file, under all
     clones.
     """
     memory = (
-        f"memory-backend-file,id={_MEMORY},size={domain.memory}M,mem-path={_escaped(template.memory)}"
+        f"memory-backend-file,id={_MEMORY},size={domain.memory}M,mem-path={_escaped(file)}"
         f",share={'on' if shared else 'off'}"
     )
     return replace(

@@ -203,7 +203,8 @@ class Cpu:
 class Domain:
     """A ``<domain>``. Sizes in MiB; ``root`` is kept in the metadata and tells whose VM it is.
 
-    ``emulator_args``: words of QEMU's command line that libvirt has no element for.
+    ``emulator_args``: words of QEMU's command line that libvirt has no element for. ``user``: ids of user and group
+    that QEMU runs as; None = libvirt's default.
     """
 
     virt_type: str
@@ -229,6 +230,7 @@ class Domain:
     disabled_timers: tuple[str, ...] = ()
     shared_memory: bool = False
     emulator_args: tuple[str, ...] = ()
+    user: tuple[int, int] | None = None
 
     def element(self) -> ET.Element:
         """Return the XML element."""
@@ -246,7 +248,7 @@ class Domain:
         for action in ("on_poweroff", "on_reboot", "on_crash"):
             _sub(node, action, "destroy")
         self._add_devices(_sub(node, "devices"))
-        _sub(node, "seclabel", type="none")
+        self._add_user(node)
         if self.emulator_args:
             passed = _sub(node, f"{{{QEMU_NS}}}commandline")
             for word in self.emulator_args:
@@ -256,6 +258,14 @@ class Domain:
     def xml(self) -> str:
         """Return the domain as text."""
         return render(self.element())
+
+    def _add_user(self, node: ET.Element) -> None:
+        if self.user is None:
+            _sub(node, "seclabel", type="none")
+            return
+        # No relabelling: which files are whose is not libvirt's to decide.
+        label = _sub(node, "seclabel", type="static", model="dac", relabel="no")
+        _sub(label, "label", "+{}:+{}".format(*self.user))
 
     def _add_os(self, node: ET.Element) -> None:
         part = _sub(node, "os")
@@ -316,6 +326,7 @@ class LiveDomain:
         sockets: paths of its channels.
         disks: by LUN.
         interfaces: by MAC address in lower case; ``tap`` is empty for user-mode NICs.
+        user: ids of user and group that were chosen for its QEMU; zeros = none were.
 
     """
 
@@ -323,6 +334,7 @@ class LiveDomain:
     sockets: tuple[str, ...] = ()
     disks: Mapping[int, Disk] = field(default_factory=dict)
     interfaces: Mapping[str, Interface] = field(default_factory=dict)
+    user: tuple[int, int] = (0, 0)
 
 
 def parse_live(text: str) -> LiveDomain:
@@ -336,7 +348,13 @@ def parse_live(text: str) -> LiveDomain:
         sockets=tuple(path for path in sockets if path),
         disks={disk.lun: disk for disk in disks},
         interfaces={interface.mac: interface for interface in interfaces},
+        user=_parse_user(node.findtext("seclabel[@model='dac']/label", "")),
     )
+
+
+def _parse_user(label: str) -> tuple[int, int]:
+    uid, _, gid = label.replace("+", "").partition(":")
+    return (int(uid), int(gid)) if uid.isdigit() and gid.isdigit() else (0, 0)
 
 
 def _attribute(node: ET.Element, path: str, name: str) -> str:

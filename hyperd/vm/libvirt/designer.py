@@ -48,6 +48,7 @@ class Platform:
         firmware: path of qboot; empty = the machine's default.
         emulator: empty = libvirt's choice.
         tsc_khz: speed of the host's time stamp counter, 0 = not known. An emulated guest reads that counter.
+        gid: the group of VMs that have a user of their own.
 
     """
 
@@ -56,6 +57,7 @@ class Platform:
     firmware: str = ""
     emulator: str = ""
     tsc_khz: int = 0
+    gid: int = 0
 
 
 def find_firmware() -> str:
@@ -166,6 +168,7 @@ def domain(spec: VmSpec, platform: Platform) -> config.Domain:
         balloon_address=config.PciAddress(slot=5),
         # virtiofsd reads and writes the guest's memory.
         shared_memory=any(share.socket for share in spec.shares),
+        user=(spec.uid, platform.gid) if spec.uid else None,
     )
 
 

@@ -34,8 +34,10 @@ from hyperd.vm.driver import (
 )
 from hyperd.vm.libvirt import accel, clone, config, counters, designer, leftovers
 from hyperd.vm.libvirt.calls import Task
+from hyperd.vm.libvirt.custody import Custody
 from hyperd.vm.libvirt.guest import Guest
 from hyperd.vm.libvirt.host import Capabilities, Host
+from hyperd.vm.libvirt.memory import Memories
 from hyperd.vm.libvirt.reaper import Reaper, read_pid
 from hyperd.vm.libvirt.tsc import TscClock
 
@@ -57,6 +59,7 @@ class _Vm:
 
     pid: int | None
     sockets: tuple[str, ...]
+    user: tuple[int, int] = (0, 0)  # ids of its QEMU's user and group; zeros = the daemon's
     switching: threading.Lock = field(default_factory=threading.Lock)  # one pause or resume at a time
 
 
@@ -85,6 +88,9 @@ class LibvirtDriver(VmDriver):
         self._reaper: Reaper | None = None
         self._platform = designer.Platform(accelerator="tcg", root=str(self._root))
         self._machine = ("", Path())  # versions, and QEMU's program
+        self._custody = Custody(self._root, range(0), accelerator="tcg")
+        self._memories = Memories()
+        self._told_obstacle = ""
 
     def open(self) -> HypervisorInfo:
         if self._host is not None:
@@ -112,12 +118,15 @@ class LibvirtDriver(VmDriver):
             version = host.version(next(iter(known.values())).emulator)
             choice = self._choose(known, version)
             self._machine = (version, Path(known[choice.accelerator].emulator))
+            uids = self._settings.uids if host.embedded else range(0)
+            self._custody = Custody(self._root, uids, accelerator=choice.accelerator)
             self._platform = designer.Platform(
                 accelerator=choice.accelerator,
                 root=str(self._root),
                 firmware=designer.find_firmware(),
                 emulator=self._settings.emulator,
                 tsc_khz=tsc.khz() if choice.accelerator == "tcg" and not urlsplit(self._settings.uri).netloc else 0,
+                gid=self._custody.gid,
             )
             self._adopt(host)
             info = HypervisorInfo(
@@ -168,14 +177,14 @@ class LibvirtDriver(VmDriver):
             with contextlib.suppress(NotFound):  # its QEMU died with the earlier daemon
                 live = guest.describe()
                 if live.root == str(self._root):
-                    self._remember(host, guest.name, live.sockets)
+                    self._remember(host, guest.name, live.sockets, live.user)
                     if host.embedded and self._vms[guest.name].pid is None:
                         del self._vms[guest.name]  # libvirt has yet to notice that its QEMU is dead
         for path in host.log_files():
             if path.stem not in self._vms:
                 host.forget_log(path.stem)
 
-    def _remember(self, host: Host, name: str, sockets: tuple[str, ...]) -> None:
+    def _remember(self, host: Host, name: str, sockets: tuple[str, ...], user: tuple[int, int]) -> None:
         pidfile = host.pidfile(name)
         pid = read_pid(pidfile) if pidfile is not None else None
         if pid is None or self._reaper is None or not self._reaper.watch(pid, name):
@@ -184,7 +193,7 @@ class LibvirtDriver(VmDriver):
         with self._lock:
             if self._starting.pop(name, False):
                 raise DriverError(f"VM {name} stopped while it started", details="see its console log")
-            self._vms[name] = _Vm(pid=pid, sockets=sockets)
+            self._vms[name] = _Vm(pid=pid, sockets=sockets, user=user)
 
     def close(self) -> None:
         host, self._host = self._host, None
@@ -202,6 +211,7 @@ class LibvirtDriver(VmDriver):
             dispatcher.join(5)
         if reaper is not None:
             reaper.close()
+        self._memories.close()
         with self._lock:
             self._vms.clear()
             self._destroying.clear()
@@ -221,7 +231,26 @@ class LibvirtDriver(VmDriver):
             if not spec.paused:
                 guest.resume(timeout=RESUME_TIMEOUT)
 
-        self._create(spec, clone.clone_domain(domain, template), paused=True, then=go_on)
+        with contextlib.ExitStack() as stack:
+            memory = template.memory
+            if spec.uid:
+                memory = stack.enter_context(self._memories.lent(memory, (spec.uid, self._platform.gid)))
+            self._create(spec, clone.clone_domain(domain, memory), paused=True, then=go_on)
+
+    def separates(self, kernel: Path, initrd: Path) -> bool:
+        if not self._settings.uid_range or self._settings.uri or os.geteuid() != 0:
+            return False
+        try:
+            obstacle = self._custody.obstacle(kernel, initrd)
+        except OSError as error:
+            obstacle = str(error)
+        if obstacle and obstacle != self._told_obstacle:
+            log.warning("vm.no_users_of_their_own", reason=obstacle)
+        self._told_obstacle = obstacle
+        return not obstacle
+
+    def take_back(self, path: Path, uid: int) -> None:
+        self._custody.take_back(path, uid)
 
     def template_key(self, spec: VmSpec) -> str:
         host, _ = self._opened()
@@ -262,11 +291,12 @@ class LibvirtDriver(VmDriver):
         with self._reserve(spec.vm_id):
             if host.find(spec.vm_id) is not None:
                 raise Conflict(f"VM {spec.vm_id} exists already")
+            self._custody.prepare(spec, self._root / "libvirt" / "lib" / "qemu")
             try:
                 with reaper.expecting(pidfile, spec.vm_id) if pidfile else contextlib.nullcontext():
                     guest = self._define(host, spec, domain, paused=paused)
                 then(guest)
-                self._remember(host, spec.vm_id, sockets)
+                self._remember(host, spec.vm_id, sockets, (spec.uid, self._platform.gid))
             except BaseException:
                 try:
                     self._erase(spec.vm_id, sockets)
@@ -386,7 +416,11 @@ class LibvirtDriver(VmDriver):
         _set_nice(vm.pid, _YIELDING if yields else 0)
 
     def attach_disk(self, vm_id: str, disk: DiskSpec) -> None:
-        self._guest(vm_id).attach(designer.disk(disk))
+        guest = self._guest(vm_id)
+        with self._lock:
+            vm = self._vms.get(vm_id)
+        self._custody.hand_over(disk, vm.user if vm else (0, 0))
+        guest.attach(designer.disk(disk))
 
     def detach_disk(self, vm_id: str, lun: int) -> None:
         guest = self._guest(vm_id)

@@ -72,12 +72,14 @@ class VmPool:
         """Look soon whether its VMs are still of use."""
         self._wake.set()
 
-    def take(self, pod_id: str, *, vcpu: int, memory: int, layers: Collection[Path] = ()) -> Vm | None:
+    def take(
+        self, pod_id: str, *, vcpu: int, memory: int, layers: Collection[Path] = (), rooted: bool = False
+    ) -> Vm | None:
         """Give a paused VM of the pool to a pod, or None when none has that size.
 
-        ``wake`` it then. ``layers``: one that was prepared with these is the best.
+        ``wake`` it then. ``layers``: one that was prepared with these is the best. ``rooted``: as in ``HostFiles``.
         """
-        vm = self._vms.take(pod_id, vcpu=vcpu, memory=memory, layers=layers)
+        vm = self._vms.take(pod_id, vcpu=vcpu, memory=memory, layers=layers, rooted=rooted)
         if vm is not None:
             self.taken()
         return vm

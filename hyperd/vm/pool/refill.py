@@ -99,11 +99,14 @@ class PooledVms:
         for vm in self._waiting():
             self._destroy(vm)
 
-    def take(self, pod_id: str, *, vcpu: int, memory: int, layers: Collection[Path] = ()) -> Vm | None:
+    def take(
+        self, pod_id: str, *, vcpu: int, memory: int, layers: Collection[Path] = (), rooted: bool = False
+    ) -> Vm | None:
         """Give a paused VM to a pod, or None when none has that size (``VmPool.take``)."""
         wanted = {str(path) for path in layers}
         with self._table.lock:
-            fitting = [vm for vm in self._waiting() if (vm.vcpu, vm.memory) == (vcpu, memory)]
+            waiting = [vm for vm in self._waiting() if not (rooted and vm.uid)]
+            fitting = [vm for vm in waiting if (vm.vcpu, vm.memory) == (vcpu, memory)]
             vm = max(fitting, key=lambda vm: vm.layers.keys() == wanted, default=None)
             if vm is None:
                 return None

@@ -226,7 +226,7 @@ def _nobodys(spec: VmSpec, vm_id: str, rundir: Path) -> VmSpec:
     )
     shares = tuple(replace(share, path=rundir) for share in spec.shares)  # the guest does not look there
     plain = replace(spec, vm_id=vm_id, rundir=rundir, disks=(), nics=nics, shares=shares, template=None)
-    return replace(plain, foreign_files=False, paused=False)
+    return replace(plain, foreign_files=False, uid=0, paused=False)
 
 
 def renew(nics: Sequence[NicSpec]) -> Plan:
