@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -237,6 +238,29 @@ def test_restarts_survive_the_daemon(registry):
         until(lambda: restarts(host, "ol") == 1)
         until(lambda: host.ok("logs", "ol") == "run\nrun\n")
         host.ok("rm", "outlive")
+        host.assert_clean()
+
+
+def test_an_end_and_output_while_no_daemon_runs_have_their_own_times(registry):
+    """The guest knows when they were; the daemon that came later does not make them its own time."""
+    daemon, host = launch(registry)
+    with daemon:
+        script = "mkfifo /fifo; echo up; read go < /fifo; echo said; exit 7"
+        make(host, {"id": "late", "containers": [{"name": "late", "command": ["sh", "-c", script]}]})
+        until(lambda: host.ok("logs", "late") == "up\n")
+        host.ok("exec", "late", "sh", "-c", "(sleep 1; echo go > /fifo) > /dev/null 2>&1 < /dev/null &")
+        daemon.kill()
+        time.sleep(8)  # it ends a second later; the rest is what the times must not have
+        before = time.time()
+        daemon.start()
+        until(lambda: host.daemon.json("GET", "/exitcode", container="late") == 7)
+        status = host.daemon.json("GET", "/container/info", container="late")["status"]["terminated"]
+        stamp, said = host.ok("logs", "-t", "--tail", "1", "late").split()
+        assert said == "said"
+        for text in (status["finishedAt"], stamp):
+            moment = datetime.fromisoformat(text[:19] + "+00:00").timestamp()
+            assert moment < before - 2, (text, before)
+        host.ok("rm", "late")
         host.assert_clean()
 
 
