@@ -106,4 +106,4 @@ def test_a_copy_before_the_start_fills_a_new_volume(host: Host, tmp_path: Path) 
     host.daemon.json("POST", "/pod/start", podId="early")
     assert inside(host, "early", "cat /data/file /data/added") == "from the image\ncopied"
     host.ok("rm", "early")
-    assert host.daemon.json("POST", "/volume/prune", all="yes") == ["fresh"]
+    assert list(host.daemon.json("POST", "/volume/prune", all="yes")) == ["fresh"]
