@@ -52,7 +52,7 @@ class ProcessTable:
         """Return the process of a run, which an attach may have made before; clients of the last run come over."""
         process, before = self._of_run(row, run, tty=tty)
         process.awaits_start = False
-        if before is not None and before.hub.keeping:
+        if before is not None and before is not process and before.hub.keeping:
             self._relay.soon(before.hand_on, process)
         return process
 

@@ -538,3 +538,13 @@ def test_the_list_of_execs_has_their_numbers(engine: Engine) -> None:
     found = {one.id: one.pid for one in engine.execs.list("one")}
     assert found == {sleep: engine.execs.inspect(sleep).pid, unused: 0}
     assert found[sleep]
+
+
+def test_a_client_that_came_before_the_first_start_sees_every_run(engine: Engine) -> None:
+    again = container("again", "sh", "-c", "echo run; exit 3", restart_policy="onFailure", restart_max=2)
+    ident = engine.pods.create(PodSpec(containers=(again,), restart_policy="never"))
+    client = attached(engine, "again", next_run=False)
+    engine.pods.start(ident)
+    assert everything(client) == b"run\n" * 3
+    assert engine.containers.inspect("again").restart_count == 2
+    engine.pods.remove(ident)
