@@ -546,5 +546,5 @@ def test_a_client_that_came_before_the_first_start_sees_every_run(engine: Engine
     client = attached(engine, "again", next_run=False)
     engine.pods.start(ident)
     assert everything(client) == b"run\n" * 3
-    assert engine.containers.inspect("again").restart_count == 2
+    assert engine.containers.records.find("again").restart_count == 2
     engine.pods.remove(ident)
