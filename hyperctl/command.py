@@ -37,7 +37,7 @@ class App:
 
     @property
     def client(self) -> Client:
-        """Give the daemon.
+        """Return the daemon.
 
         Raises:
             UsageProblem: the address has no known form.
@@ -50,7 +50,7 @@ class App:
         return self._client
 
     def _tls_options(self) -> TlsOptions | None:
-        """Give how to speak TLS, None for not at all."""
+        """Return how to speak TLS, None for not at all."""
         verify = bool(self._tls.get("tlsverify") or os.environ.get("HYPER_TLS_VERIFY"))
         if not (verify or self._tls.get("tls")):
             return None
@@ -111,7 +111,7 @@ class Option:
         self.complete = complete
 
     def convert(self, text: str) -> Any:
-        """Give the value of a typed text; None when it is not allowed."""
+        """Return the value of a typed text; None when it is not allowed."""
         if self.choices and text not in self.choices:
             return None
         if not isinstance(self.default, int) or self.flag:
@@ -175,7 +175,7 @@ class Command:
 
     @property
     def text(self) -> str:
-        """Give the help, which is the function's docstring."""
+        """Return the help, which is the function's docstring."""
         return self.function.__doc__ or ""
 
 
@@ -214,7 +214,7 @@ _TRUE, _FALSE = {"1", "t", "true", "yes"}, {"0", "f", "false", "no"}
 
 
 def spelled_out(one: Command, words: Sequence[str]) -> list[str]:
-    """Give the words of a command line with every short option on its own and every value in a word of its own.
+    """Return the words of a command line with every short option on its own and every value in a word of its own.
 
     `-itd` is `-i -t -d`, `-pFILE` and `-p=FILE` are `-p FILE` as go-flags and docker read them, `--rm=true` is `--rm`.
     Words that are not understood stay as they are.
@@ -238,7 +238,7 @@ def spelled_out(one: Command, words: Sequence[str]) -> list[str]:
 
 
 def _long(named: Mapping[str, Option], word: str) -> list[str] | None:
-    """Give the words that mean a long option, None when that is left to others."""
+    """Return the words that mean a long option, None when that is left to others."""
     name, equals, value = word.partition("=")
     option = named.get(name)
     if not equals:
@@ -272,7 +272,7 @@ def _cluster(named: Mapping[str, Option], letters: str) -> list[str] | None:
 
 
 def understand(one: Command, words: Sequence[str]) -> dict[str, Any] | None:
-    """Give the values of a command line, by field; None when it takes more than this to understand it.
+    """Return the values of a command line, by field; None when it takes more than this to understand it.
 
     What this gives, click gives too; a test holds both against each other.
     """

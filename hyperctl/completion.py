@@ -89,7 +89,7 @@ SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 
 
 def script(shell: str) -> str:
-    """Give the script that makes a shell ask hyperctl for completions.
+    """Return the script that makes a shell ask hyperctl for completions.
 
     Args:
         shell: bash, zsh or fish.
@@ -111,7 +111,7 @@ class _Words(ShellComplete):
 
 
 def answer(arguments: list[str]) -> str:
-    """Give the offers for a command line, as the scripts read them.
+    """Return the offers for a command line, as the scripts read them.
 
     Args:
         arguments: the words up to the cursor, unless the shell is bash.

@@ -25,13 +25,13 @@ _HUB = {"docker.io", "index.docker.io", "registry-1.docker.io"}
 
 
 def path() -> str:
-    """Give the path of the file."""
+    """Return the path of the file."""
     directory = os.environ.get("DOCKER_CONFIG") or os.path.join(os.path.expanduser("~"), ".docker")
     return os.path.join(directory, "config.json")
 
 
 def registry_of(image: str) -> str:
-    """Give the key of the registry an image's name points to: Docker's rule for the first component."""
+    """Return the key of the registry an image's name points to: Docker's rule for the first component."""
     first, slash, _ = image.partition("/")
     named = slash and ("." in first or ":" in first or first == "localhost" or first != first.lower())
     if not named or first in {"docker.io", "index.docker.io"}:
@@ -40,7 +40,7 @@ def registry_of(image: str) -> str:
 
 
 def find(server: str) -> dict[str, str]:
-    """Give what is kept for a server: username and password or identitytoken, email, serveraddress; empty for nothing.
+    """Return what is kept for a server (username and password or identitytoken, email, serveraddress), if anything.
 
     A helper that does not work is told of on stderr, and the server asked without credentials: many images need none.
 
@@ -67,7 +67,7 @@ def _find(data: dict[str, Any], server: str) -> dict[str, str]:
 
 
 def everything() -> dict[str, dict[str, str]]:
-    """Give the credentials of all servers, by server.
+    """Return the credentials of all servers, by server.
 
     Raises:
         UsageProblem: the file is broken.
@@ -85,7 +85,7 @@ def everything() -> dict[str, dict[str, str]]:
 
 
 def known() -> list[str]:
-    """Give the servers the file itself names, without asking a helper.
+    """Return the servers the file itself names, without asking a helper.
 
     Raises:
         UsageProblem: the file is broken.
@@ -137,12 +137,12 @@ def forget(server: str) -> bool:
 
 
 def header(auth: Mapping[str, object]) -> str:
-    """Give the value of X-Registry-Auth (or -Config): the URL-safe base64 of the JSON (RFC 4648, 5)."""
+    """Return the value of X-Registry-Auth (or -Config): the URL-safe base64 of the JSON (RFC 4648, 5)."""
     return base64.urlsafe_b64encode(json.dumps(auth).encode()).decode() if auth else ""
 
 
 def _host(server: str) -> str:
-    """Give the host and port of a server however it is spelled; Docker Hub has several names."""
+    """Return the host and port of a server however it is spelled; Docker Hub has several names."""
     host = server.partition("://")[2].partition("/")[0] or server.partition("/")[0]
     return "index.docker.io" if host in _HUB else host
 
@@ -153,7 +153,7 @@ def _auths(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _spellings(auths: Mapping[str, Any], server: str) -> list[str]:
-    """Give the keys under which a server's credentials may be: its own, and others for the same host."""
+    """Return the keys under which a server's credentials may be: its own, and others for the same host."""
     return [server, *(key for key in auths if key != server and _host(key) == _host(server))]
 
 
@@ -163,7 +163,7 @@ def _helpers(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _named(data: dict[str, Any]) -> dict[str, None]:
-    """Give the servers that the file names, in order."""
+    """Return the servers that the file names, in order."""
     return dict.fromkeys([*_auths(data), *_helpers(data)])
 
 
@@ -173,7 +173,7 @@ def _store(data: dict[str, Any]) -> str:
 
 
 def _helper(data: dict[str, Any], server: str) -> str:
-    """Give the name of the helper that keeps a server's credentials: its own one, else that of all; or nothing."""
+    """Return the name of the helper that keeps a server's credentials: its own one, else that of all; or nothing."""
     for key, name in _helpers(data).items():
         if isinstance(name, str) and name and (key == server or _host(key) == _host(server)):
             return name

@@ -40,7 +40,7 @@ def _ports(client: Client, pod: str) -> str:
 
 
 def port(rule: Mapping[str, Any]) -> str:
-    """Give a published port as `8080->80/tcp`, with the host's address where it is not all of them."""
+    """Return a published port as `8080->80/tcp`, with the host's address where it is not all of them."""
     ip = f"{rule['hostIP']}:" if rule.get("hostIP") else ""
     return f"{ip}{rule.get('hostPort', '')}->{rule.get('containerPort', '')}/{rule.get('protocol', 'tcp')}"
 
@@ -60,11 +60,11 @@ def fits(row: Mapping[str, Any], wanted: Mapping[str, Sequence[str]]) -> bool:
 
 
 def created(seconds: object) -> str:
-    """Give an age, as `5 minutes ago`."""
+    """Return an age, as `5 minutes ago`."""
     return f"{units.age(float(seconds))} ago" if isinstance(seconds, int | float) and seconds else ""
 
 
 def label_text(labels: object) -> str:
-    """Give labels as `a=1,b=2`."""
+    """Return labels as `a=1,b=2`."""
     pairs = sorted(labels.items()) if isinstance(labels, dict) else []
     return output.clean(",".join(f"{key}={value}" for key, value in pairs))

@@ -80,7 +80,7 @@ def _option(option: Option) -> click.Option:
 
 
 def _offers(part: Option | Argument) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]] | None:
-    """Give the function that completes a part's value; None leaves it to click."""
+    """Return the function that completes a part's value; None leaves it to click."""
     if not part.complete:
         return None
 

@@ -28,7 +28,7 @@ class HelperProblem(UsageProblem):
 
 
 def get(name: str, server: str) -> dict[str, str]:
-    """Give username and password (or identitytoken) kept for a server; empty when there are none.
+    """Return username and password (or identitytoken) kept for a server; empty when there are none.
 
     Args:
         name: of the helper, what stands behind `docker-credential-`.
@@ -77,7 +77,7 @@ def erase(name: str, server: str) -> None:
 
 
 def servers(name: str) -> list[str]:
-    """Give the servers a helper keeps credentials for.
+    """Return the servers a helper keeps credentials for.
 
     Raises:
         HelperProblem: the helper does not work.

@@ -63,7 +63,7 @@ _OPTIONS = {
 
 
 def unknown_command(word: str) -> str:
-    """Give the message for a word that is no command."""
+    """Return the message for a word that is no command."""
     text = f"hyperctl: '{word}' is not a hyperctl command."
     if word.lower() in _COMMANDS:
         text += f" Here it is: {_COMMANDS[word.lower()]}."
@@ -75,7 +75,7 @@ def unknown_command(word: str) -> str:
 
 
 def unknown_option(command: Command, word: str, ctx: click.Context) -> click.UsageError:
-    """Give the error for an option that a command does not have."""
+    """Return the error for an option that a command does not have."""
     name = word.partition("=")[0]
     text = f"No such option: {name}."
     known = [one.removeprefix("--") for option in command.options for one in option.names if one.startswith("--")]

@@ -18,14 +18,14 @@ _UNAUTHORIZED = 401
 
 
 def tagged(image: str) -> str:
-    """Give the name with `:latest` when it has neither a tag nor a digest."""
+    """Return the name with `:latest` when it has neither a tag nor a digest."""
     if "@" in image or ":" in image.rpartition("/")[2]:
         return image
     return f"{image}:latest"
 
 
 def split_tag(image: str) -> tuple[str, str]:
-    """Give repository and tag; the tag is empty when there is none."""
+    """Return repository and tag; the tag is empty when there is none."""
     head, slash, last = image.rpartition("/")
     base, _, tag = last.partition(":")
     return f"{head}{slash}{base}", tag
@@ -89,12 +89,12 @@ def create(make: Callable[[], str], client: Client, images: list[str], *, when: 
 
 
 def of_pod(pod: dict[str, Any]) -> list[str]:
-    """Give the names of the images a pod needs."""
+    """Return the names of the images a pod needs."""
     return [container["image"] for container in pod.get("containers", []) if container.get("image")]
 
 
 def ask_login(server: str, *, username: str = "", password: str = "", email: str = "") -> dict[str, str]:
-    """Give credentials, asking for what is missing; the password is not echoed."""
+    """Return credentials, asking for what is missing; the password is not echoed."""
     import click
 
     username = username or click.prompt("Username", err=True)

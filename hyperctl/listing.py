@@ -46,7 +46,7 @@ class Column:
 
 
 def identity(*, no_trunc: bool) -> Callable[[str], str]:
-    """Give how ids are printed: whole, or their first twelve letters, which are enough to name an image."""
+    """Return how ids are printed: whole, or their first twelve letters, which are enough to name an image."""
     return str if no_trunc else lambda text: text[:_SHORT]
 
 
@@ -90,7 +90,7 @@ def show_one(value: Mapping[str, Any], form: str) -> None:
 
 
 def single(form: str) -> Callable[[Mapping[str, Any]], str]:
-    """Give what makes a text of an object by a template.
+    """Return what makes a text of an object by a template.
 
     Raises:
         UsageProblem: it is no template; or, when it is used, names a field that is not there.

@@ -29,12 +29,12 @@ _STATUSES = (
 
 
 def names() -> list[str]:
-    """Give the names of all pages, without their section."""
+    """Return the names of all pages, without their section."""
     return ["hyperctl", *(f"hyperctl-{verb}" for verb in sorted(verbs.VERBS))]
 
 
 def page(name: str) -> str:
-    """Give a page's text.
+    """Return a page's text.
 
     Args:
         name: `hyperctl` or `hyperctl-VERB`.
@@ -103,7 +103,7 @@ def _synopsis(words: str, command: Command) -> list[str]:
 
 
 def _body(command: Command, *, deep: bool) -> list[str]:
-    """Give description, options and examples; `deep` makes headings of the second order."""
+    """Return description, options and examples; `deep` makes headings of the second order."""
     heading = ".SS {}" if deep else ".SH {}"
     lines: list[str] = []
     for index, paragraph in enumerate(inspect.cleandoc(command.text).split("\n\n")):

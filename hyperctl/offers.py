@@ -16,7 +16,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/@-]*")  # nothing that a shell wou
 
 
 def offers(kind: str, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
-    """Give what may stand for an argument or an option's value.
+    """Return what may stand for an argument or an option's value.
 
     Args:
         kind: `complete` of the argument or option; with `/` the second one counts behind the flag named like it.
@@ -51,7 +51,7 @@ def _chosen(kind: str, ctx: click.Context) -> str:
 
 
 def _named(kind: str, ctx: click.Context) -> list[tuple[str, str]]:
-    """Give names and descriptions."""
+    """Return names and descriptions."""
     fixed = {
         "format": (("table", "columns"), ("json", "raw values")),
         "item": (("pod", "pods"), ("container", "containers"), ("vm", "virtual machines")),

@@ -177,5 +177,5 @@ class SpecOptions:
         self.__dict__.update(typed)
 
     def named(self, field: str) -> str:
-        """Give an option's longest name, for messages."""
+        """Return an option's longest name, for messages."""
         return next(option.names[-1] for option in OPTIONS if option.field == field)

@@ -44,7 +44,7 @@ def clean(cell: str) -> str:
 
 
 def human_size(size: float) -> str:
-    """Give a number of bytes with four digits and a decimal unit, as Docker's units.HumanSize."""
+    """Return a number of bytes with four digits and a decimal unit, as Docker's units.HumanSize."""
     unit = 0
     while size >= 1000 and unit < len(_UNITS) - 1:
         size /= 1000
@@ -53,7 +53,7 @@ def human_size(size: float) -> str:
 
 
 def moment(seconds: object) -> str:
-    """Give seconds since 1970 in local time, `?` for what is no time."""
+    """Return seconds since 1970 in local time, `?` for what is no time."""
     import time
 
     try:

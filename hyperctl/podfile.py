@@ -193,7 +193,7 @@ class _Fitter:
         self.warnings: list[str] = []
 
     def fields(self, value: dict[Any, Any], shape: dict[str, Any], path: str) -> dict[str, Any]:
-        """Give the known fields of an object under their proper names, without zero values."""
+        """Return the known fields of an object under their proper names, without zero values."""
         names = {name.lower(): name for name in shape}
         out: dict[str, Any] = {}
         for key, item in value.items():

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def first_container(client: Client, pod: str, refusal: HyperctlError) -> str:
-    """Give the id of a pod's first container.
+    """Return the id of a pod's first container.
 
     Raises:
         HyperctlError: the refusal; there is no such pod, or it has no container.

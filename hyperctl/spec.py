@@ -108,7 +108,7 @@ def _container(options: SpecOptions, image: str, command: list[str], *, name: st
 
 
 def generated_name(image: str) -> str:
-    """Give `<image base>[-<tag>]-<10 digits>`, or `pod-<10 letters>` when that is no valid name."""
+    """Return `<image base>[-<tag>]-<10 digits>`, or `pod-<10 letters>` when that is no valid name."""
     base = image.partition("@")[0].rpartition("/")[2].replace(":", "-")
     name = f"{base}-{_digits(10)}"
     if _NAME.fullmatch(name):
@@ -117,7 +117,7 @@ def generated_name(image: str) -> str:
 
 
 def _digits(count: int) -> str:
-    """Give random digits; `random` costs more than the rest of this module to load."""
+    """Return random digits; `random` costs more than the rest of this module to load."""
     return f"{int.from_bytes(os.urandom(8), 'big') % 10**count:0{count}}"
 
 
@@ -128,7 +128,7 @@ def _number(text: str, option: str) -> float:
 
 
 def _vcpus(options: SpecOptions) -> int:
-    """Give the CPUs of the VM: as many as the parts that were asked for need, one when nothing was."""
+    """Return the CPUs of the VM: as many as the parts that were asked for need, one when nothing was."""
     wanted = _number(options.cpus, "--cpus") if options.cpus else 0.0
     if options.cpu and not options.cpu.isdecimal():
         raise UsageProblem(f"'{options.cpu}' is not a number of CPUs for --cpu: --cpus takes parts of one")
@@ -136,7 +136,7 @@ def _vcpus(options: SpecOptions) -> int:
 
 
 def limits(options: SpecOptions, *, alone: bool) -> dict[str, Any]:
-    """Give what a container may use: what was typed of it, also 0, which takes a limit away.
+    """Return what a container may use: what was typed of it, also 0, which takes a limit away.
 
     Args:
         options: what was typed.
@@ -196,7 +196,7 @@ def _security(options: SpecOptions) -> dict[str, Any]:
 
 
 def capability(text: str) -> str:
-    """Give a capability's name as the API takes it: `net_admin` and `CAP_NET_ADMIN` are `NET_ADMIN`."""
+    """Return a capability's name as the API takes it: `net_admin` and `CAP_NET_ADMIN` are `NET_ADMIN`."""
     return text.upper().removeprefix("CAP_")
 
 
@@ -275,7 +275,7 @@ def _networks(options: SpecOptions) -> list[dict[str, Any]]:
 
 
 def attachment(network: str, *, ip: str = "", aliases: Sequence[str] = ()) -> dict[str, Any]:
-    """Give how a pod is on a network, as the API takes it."""
+    """Return how a pod is on a network, as the API takes it."""
     return filled({"network": network, "ip": ip, "aliases": list(aliases)})
 
 
@@ -367,12 +367,12 @@ def port_rule(text: str) -> dict[str, str]:
 
 
 def host_ip(address: str) -> dict[str, str]:
-    """Give the field of a port rule for an address of the host; none for every address, as is without the field."""
+    """Return the field of a port rule for an address of the host; none for every address, as is without the field."""
     return {"hostIP": address} if address not in {"", "0.0.0.0", "::"} else {}  # noqa: S104 - nothing is bound
 
 
 def environment(texts: Sequence[str], files: Sequence[str] = ()) -> list[dict[str, str]]:
-    """Give the variables of files and of `KEY=value`; a bare KEY takes the value hyperctl itself has, or nothing.
+    """Return the variables of files and of `KEY=value`; a bare KEY takes the value hyperctl itself has, or nothing.
 
     Raises:
         UsageProblem: a file cannot be read, or something has no name.
@@ -392,7 +392,7 @@ def environment(texts: Sequence[str], files: Sequence[str] = ()) -> list[dict[st
 
 
 def _lines(path: str) -> list[str]:
-    """Give the lines of a file of variables that say something."""
+    """Return the lines of a file of variables that say something."""
     try:
         with open(path, encoding="utf-8") as file:
             lines = [line.rstrip("\r\n").lstrip() for line in file]
@@ -493,7 +493,7 @@ def _read_only(words: dict[str, str]) -> bool:
 
 
 def _reference(source: str, path: str, *, read_only: bool, local: bool) -> dict[str, Any]:
-    """Give how a container sees a volume, defined in place.
+    """Return how a container sees a volume, defined in place.
 
     Args:
         source: a path of the host, the name of a volume, or empty for a new volume.
@@ -557,5 +557,5 @@ def pairs(texts: Sequence[str], option: str) -> dict[str, str]:
 
 
 def filled(value: dict[str, Any]) -> dict[str, Any]:
-    """Give the fields that say something, as Go's omitempty does; no time at all before SIGKILL is something."""
+    """Return the fields that say something, as Go's omitempty does; no time at all before SIGKILL is something."""
     return {key: item for key, item in value.items() if item or key == "stopTimeout"}

@@ -17,7 +17,7 @@ _PIECE = 1 << 18
 
 
 def walk(directory: str, inside: str = "") -> Iterator[str]:
-    """Give every file below a directory by its path from there, directories before what is in them."""
+    """Yield every file below a directory by its path from there, directories before what is in them."""
     with os.scandir(os.path.join(directory, inside)) as entries:
         found = sorted(entries, key=lambda entry: entry.name)
     for entry in found:
@@ -28,7 +28,7 @@ def walk(directory: str, inside: str = "") -> Iterator[str]:
 
 
 def member(path: str, name: str, *, owner: bool = False) -> Iterator[bytes]:
-    """Give a file as a member of a tar (POSIX pax); of sockets and devices nothing.
+    """Yield a file as a member of a tar (POSIX pax); of sockets and devices nothing.
 
     Args:
         path: of the file.
@@ -56,12 +56,12 @@ def member(path: str, name: str, *, owner: bool = False) -> Iterator[bytes]:
 
 
 def end() -> bytes:
-    """Give the end of a tar."""
+    """Return the end of a tar."""
     return bytes(2 * tarfile.BLOCKSIZE)
 
 
 def _content(file: BinaryIO, size: int) -> Iterator[bytes]:
-    """Give exactly so many bytes, in whole blocks; what the file lost meanwhile is zeros."""
+    """Yield exactly so many bytes, in whole blocks; what the file lost meanwhile is zeros."""
     left = size
     while left:
         piece = file.read(min(_PIECE, left)) or bytes(min(_PIECE, left))
@@ -84,7 +84,7 @@ class Pieces:
         self._offset = 0  # what of the piece has been read: large pieces are read in blocks of 512 bytes
 
     def read(self, size: int = -1) -> bytes:
-        """Give as many bytes, fewer at the end."""
+        """Return as many bytes, fewer at the end."""
         found = []
         while size:
             if self._offset == len(self._piece):
@@ -169,7 +169,7 @@ def unpack(pieces: Iterator[bytes], paths: Paths, *, owner: bool) -> list[str]:
 
 
 def _safe(place: str, parts: list[str], name: str) -> str:
-    """Give the path of a member when no link is on the way to it."""
+    """Return the path of a member when no link is on the way to it."""
     path = place
     for part in parts[:-1]:
         path = os.path.join(path, part)

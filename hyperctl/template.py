@@ -27,7 +27,7 @@ _ESCAPES = {"\\t": "\t", "\\n": "\n", "\\\\": "\\"}
 
 
 def compact(value: object) -> str:
-    """Give JSON without spaces."""
+    """Return JSON without spaces."""
     return json.dumps(value, separators=(",", ":"))
 
 
@@ -58,7 +58,7 @@ class Template:
             self._parts.append((match[1] or "", path + ((match[3],) if match[3] else ())))
 
     def fields(self) -> list[str]:
-        """Give the fields that are named, first steps only."""
+        """Return the fields that are named, first steps only."""
         return [part[1][0] for part in self._parts if isinstance(part, tuple) and part[1]]
 
     def fill(self, row: Mapping[str, Any], texts: Mapping[str, Callable[[Any], str]]) -> str:

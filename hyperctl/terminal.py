@@ -29,7 +29,7 @@ def require_terminal() -> None:
 
 
 def window_size() -> tuple[int, int] | None:
-    """Give rows and columns of the terminal, None when it does not say."""
+    """Return rows and columns of the terminal, None when it does not say."""
     for descriptor in (STDIN, STDOUT):
         try:
             size = os.get_terminal_size(descriptor)
@@ -122,7 +122,7 @@ def forwarding(send: Callable[[int], None]) -> Iterator[None]:
 
 @contextmanager
 def resized() -> Iterator[int]:
-    """Give a descriptor that gets a byte for every change of the window's size."""
+    """Yield a descriptor that gets a byte for every change of the window's size."""
     readable, writable = os.pipe()
     os.set_blocking(writable, False)
     before = signal.set_wakeup_fd(writable, warn_on_full_buffer=False)

@@ -68,7 +68,7 @@ def seconds(text: str, option: str) -> float:
 
 
 def moment(text: str) -> str:
-    """Give a point in time as the API takes it: unix seconds, or RFC 3339 as it was typed.
+    """Return a point in time as the API takes it: unix seconds, or RFC 3339 as it was typed.
 
     `10m` is ten minutes ago; a date, or date and time without a zone, is local.
 
@@ -95,7 +95,7 @@ def moment(text: str) -> str:
 
 
 def age(then: float) -> str:
-    """Give how long ago a time was, as docker's lists do: `12 seconds`, `5 minutes`, `3 weeks`."""
+    """Return how long ago a time was, as docker's lists do: `12 seconds`, `5 minutes`, `3 weeks`."""
     passed = max(0, int(time.time() - then))
     for unit, length, least in (("second", 1, 60), ("minute", 60, 60), ("hour", 3600, 48), ("day", 86400, 14)):
         count = passed // length

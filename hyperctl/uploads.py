@@ -79,6 +79,6 @@ def _save_whole(data: Iterator[bytes], target: str) -> None:
 
 
 def pieces(file: BinaryIO) -> Iterator[bytes]:
-    """Give a file's content as the body of a request."""
+    """Yield a file's content as the body of a request."""
     while piece := file.read(_PIECE):
         yield piece

@@ -89,7 +89,7 @@ def shortened(arguments: list[str]) -> list[str]:
 
 
 def commands(verb: str) -> dict[str, Command]:
-    """Give the commands of a verb by their words, `rm` or `image prune`; none when there is no such verb."""
+    """Return the commands of a verb by their words, `rm` or `image prune`; none when there is no such verb."""
     found = load(verb)
     if isinstance(found, Group):
         return {f"{found.name} {name}": one for name, one in found.commands.items()}
@@ -97,7 +97,7 @@ def commands(verb: str) -> dict[str, Command]:
 
 
 def load(verb: str) -> Command | Group | None:
-    """Give the command of a verb, in any case of its letters; None when there is no such verb."""
+    """Return the command of a verb, in any case of its letters; None when there is no such verb."""
     verb = verb.lower()
     if verb not in VERBS:
         return None

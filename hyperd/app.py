@@ -142,7 +142,7 @@ def _finish(response: Response) -> Response:
 
 
 def _route() -> str:
-    """Give the pattern that matched, without the version: there must not be a metric for every path that is tried."""
+    """Return the pattern that matched, without the version: there must not be a metric for every path that is tried."""
     return request.url_rule.rule.removeprefix(VERSION_PREFIX) if request.url_rule is not None else "none"
 
 

@@ -344,7 +344,7 @@ def tighten(config: Config) -> None:
 
 
 def make_driver(config: Config) -> VmDriver:
-    """Give the driver the configuration names. Errors: InvalidInput."""
+    """Return the driver the configuration names. Errors: InvalidInput."""
     if config.hypervisor.driver == "fake":
         from hyperd.vm.fake import FakeDriver
 
@@ -357,7 +357,7 @@ def make_driver(config: Config) -> VmDriver:
 
 
 def boot_files(config: Config) -> BootFiles:
-    """Give kernel and initramfs: the configured ones, else the best that are built. Errors: HostFault."""
+    """Return kernel and initramfs: the configured ones, else the best that are built. Errors: HostFault."""
     kernel, initrd = config.hypervisor.kernel, config.hypervisor.initrd
     if config.hypervisor.driver == "fake":
         return BootFiles(kernel=kernel or Path("/dev/null"), initrd=initrd or Path("/dev/null"))
@@ -375,7 +375,7 @@ def boot_files(config: Config) -> BootFiles:
 
 
 def guest_name(config: Config) -> str:
-    """Give the name of the guest that would be booted now, for people."""
+    """Return the name of the guest that would be booted now, for people."""
     try:
         return boot_files(config).kernel.name
     except HostFault:

@@ -63,12 +63,12 @@ class Image:
 
 
 def digest_of(data: bytes) -> str:
-    """Give the OCI digest of some bytes."""
+    """Return the OCI digest of some bytes."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def root_tar(busybox: Path = BUSYBOX) -> bytes:
-    """Give the root file system as an uncompressed tar: busybox, a symbolic link for every applet, /etc."""
+    """Return the root file system as an uncompressed tar: busybox, a symbolic link for every applet, /etc."""
     listed = subprocess.run([str(busybox), "--list"], capture_output=True, text=True, check=True)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:

@@ -49,7 +49,7 @@ class Scheduling(LoadFileScheduling):
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
-    """Give pytest-xdist what hands out the tests."""
+    """Return pytest-xdist what hands out the tests."""
     return Scheduling(config, log)
 
 

@@ -122,7 +122,7 @@ def said(schema: Schema, text: str) -> Schema:
 
 
 def routes(app: Flask, blueprint: str) -> Iterator[tuple[str, str, str, bool]]:
-    """Give method, path as OpenAPI writes it, endpoint and "is a websocket" of a blueprint's routes.
+    """Yield method, path as OpenAPI writes it, endpoint and "is a websocket" of a blueprint's routes.
 
     Those with a namespace in their path are left out: they are there without one as well.
     """

@@ -21,7 +21,7 @@ class _Figures(Collector):
     """What is true at the moment."""
 
     def collect(self) -> Iterator[Metric]:
-        """Give all figures."""
+        """Yield all figures."""
         up = GaugeMetricFamily("hypercloud_engine_up", "Whether an engine answers.", labels=["engine"])
         cpus = GaugeMetricFamily("hypercloud_engine_cpus", "CPUs of an engine.", labels=["engine"])
         memory = GaugeMetricFamily("hypercloud_engine_memory_bytes", "Memory of an engine.", labels=["engine"])

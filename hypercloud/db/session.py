@@ -51,7 +51,7 @@ class Database:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """Give a session whose transaction is committed at the end, rolled back on an exception.
+        """Yield a session whose transaction is committed at the end, rolled back on an exception.
 
         Errors: HostFault when the database cannot be used; sqlalchemy's.
         """
@@ -63,7 +63,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """Give a session that only reads: it waits for no writer."""
+        """Yield a session that only reads: it waits for no writer."""
         with self._readers.begin() as session:
             yield session
 

@@ -34,7 +34,7 @@ class Transaction:
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def stack(self, stack: str, namespace: str | None = None) -> StackRow:
-        """Return a stack. Errors: NotFound."""
+        """Give a stack. Errors: NotFound."""
         row = self.session.get(StackRow, stack)
         if row is None or (namespace is not None and row.namespace != namespace):
             raise NotFound("the stack does not exist", details=stack[:100])
@@ -215,7 +215,7 @@ class Store:
 
     @contextmanager
     def writing(self) -> Iterator[Transaction]:
-        """Give a transaction; it is committed at the end and then told of."""
+        """Yield a transaction; it is committed at the end and then told of."""
         with self.database.session() as session:
             transaction = Transaction(session)
             yield transaction
@@ -224,6 +224,6 @@ class Store:
 
     @contextmanager
     def reading(self) -> Iterator[Transaction]:
-        """Give a transaction that only reads."""
+        """Yield a transaction that only reads."""
         with self.database.reading() as session:
             yield Transaction(session)

@@ -38,7 +38,7 @@ def escape(text: str) -> str:
 
 
 def query(parameters: Parameters) -> str:
-    """Give the query string, keys sorted, a list as a repeated key."""
+    """Return the query string, keys sorted, a list as a repeated key."""
     pairs = []
     for key in sorted(parameters):
         value = parameters[key]
@@ -47,13 +47,13 @@ def query(parameters: Parameters) -> str:
 
 
 def compact(value: object) -> str:
-    """Give JSON as Go's encoder writes it: no spaces, `<`, `>` and `&` escaped."""
+    """Return JSON as Go's encoder writes it: no spaces, `<`, `>` and `&` escaped."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def flag(value: bool) -> str:
-    """Give Go's spelling of a boolean."""
+    """Return Go's spelling of a boolean."""
     return "true" if value else "false"
 
 
@@ -205,15 +205,15 @@ class Client:
         self._done("POST", "/pod/unpause", {"podId": pod})
 
     def pod_info(self, pod: str) -> dict[str, Any]:
-        """Give PodInfo of a pod."""
+        """Return PodInfo of a pod."""
         return self._object("GET", "/pod/info", {"podName": pod})
 
     def pod_stats(self, pod: str) -> dict[str, Any]:
-        """Give PodStats of a running pod."""
+        """Return PodStats of a running pod."""
         return self._object("GET", "/pod/stats", {"podId": pod})
 
     def portmappings(self, pod: str) -> list[dict[str, Any]]:
-        """Give the published ports of a pod."""
+        """Return the published ports of a pod."""
         rows = self._object("GET", f"/pod/{escape(pod)}/portmappings", {}).get("portMappings") or []
         return [row for row in rows if isinstance(row, dict)]
 
@@ -258,7 +258,7 @@ class Client:
         self._done("POST", "/container/rename", {"oldName": container, "newName": name})
 
     def container_info(self, container: str) -> dict[str, Any]:
-        """Give ContainerInfo of a container."""
+        """Return ContainerInfo of a container."""
         return self._object("GET", "/container/info", {"container": container})
 
     def attach(self, container: str) -> Stream:
@@ -308,7 +308,7 @@ class Client:
         self._done("PUT", "/container/archive", {"container": container, "path": path}, body=pieces, headers=headers)
 
     def changes(self, container: str) -> list[dict[str, Any]]:
-        """Give what a container has changed of its image: `path`, `kind` (added, modified, deleted)."""
+        """Return what a container has changed of its image: `path`, `kind` (added, modified, deleted)."""
         rows = self.value("GET", "/container/changes", {"container": container})
         return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
@@ -317,7 +317,7 @@ class Client:
         return self.call("GET", "/container/export", {"container": container})
 
     def top(self, container: str, arguments: str = "") -> dict[str, Any]:
-        """Give `titles` and `processes` of a container, as ps with these arguments would."""
+        """Return `titles` and `processes` of a container, as ps with these arguments would."""
         more = {"psArgs": arguments} if arguments else {}
         return self._object("GET", "/container/top", {"container": container, **more})
 
@@ -380,14 +380,14 @@ class Client:
     # -- networks and volumes
 
     def rows(self, path: str, parameters: Parameters | None = None) -> list[dict[str, Any]]:
-        """Give a list of objects: `/network/list`, `/volume/list`."""
+        """Return a list of objects: `/network/list`, `/volume/list`."""
         found = self.value("GET", path, parameters or {})
         if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
             raise ProtocolError("the daemon's answer is not a list of objects")
         return found
 
     def one(self, path: str, **parameters: str) -> dict[str, Any]:
-        """Give an object: `/network/info` with `network`, `/volume/info` with `volume`."""
+        """Return an object: `/network/info` with `network`, `/volume/info` with `volume`."""
         return self._object("GET", path, parameters)
 
     def create_network(self, network: Mapping[str, Any]) -> dict[str, Any]:
@@ -440,7 +440,7 @@ class Client:
         _coded(self._object("DELETE", "/vm", {"vm": vm}), good=(0, 1, 2))
 
     def list_items(self, item: str, *, pod: str = "", vm: str = "") -> list[list[str]]:
-        """Give the rows of `pod`, `container` or `vm`, split into their fields."""
+        """Return the rows of `pod`, `container` or `vm`, split into their fields."""
         parameters = {"item": item, **({"pod": pod} if pod else {}), **({"vm": vm} if vm else {})}
         key = {"pod": "podData", "container": "cData", "vm": "vmData"}[item]
         rows = self._object("GET", "/list", parameters).get(key) or []
@@ -457,7 +457,7 @@ class Client:
         yield from progress(self.call("GET", "/events", {key: value for key, value in given.items() if value}))
 
     def info(self) -> dict[str, Any]:
-        """Give what the daemon says about itself and its host."""
+        """Return what the daemon says about itself and its host."""
         return self._object("GET", "/info", {})
 
     def authenticate(self, auth: Auth) -> str:
@@ -467,7 +467,7 @@ class Client:
     # -- images
 
     def images(self, *, all_images: bool, quiet: bool) -> list[str]:
-        """Give the rows `repository:tag:id:created:size` of the images."""
+        """Return the rows `repository:tag:id:created:size` of the images."""
         parameters = {"all": "yes" if all_images else "no", "quiet": "yes" if quiet else "no"}
         rows = self._object("GET", "/images/get", parameters).get("imagesList") or []
         return [str(row) for row in rows]

@@ -128,6 +128,6 @@ class OperationFailed(HyperctlError):
 
 
 def api_error(*, status: int, reason: str, body: str, target: str) -> ApiError:
-    """Give the class of error that belongs to an HTTP status."""
+    """Return the class of error that belongs to an HTTP status."""
     kind = {401: Unauthorized, 404: NotFound}.get(status, ApiError)
     return kind(status=status, reason=reason, body=body, target=target)

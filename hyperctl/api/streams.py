@@ -78,7 +78,7 @@ class DetachKeys:
         self._held = b""
 
     def feed(self, data: bytes) -> tuple[bytes, bool]:
-        """Give the bytes to pass on, and whether the keys were typed."""
+        """Return the bytes to pass on, and whether the keys were typed."""
         data, self._held = self._held + data, b""
         before, found, _ = data.partition(_DETACH_FIRST + _DETACH_SECOND)
         if found:

@@ -89,7 +89,7 @@ class TlsSocket:
             raise
 
     def fileno(self) -> int:
-        """Give the descriptor, for `poll`."""
+        """Return the descriptor, for `poll`."""
         return self._sock.fileno()
 
     def setblocking(self, flag: bool) -> None:
@@ -123,7 +123,7 @@ class TlsSocket:
         return sent
 
     def recv(self, _limit: int = _PIECE) -> bytes:
-        """Give everything that has arrived, which may be more than the limit; nothing at the end.
+        """Return everything that has arrived, which may be more than the limit; nothing at the end.
 
         Nothing decrypted stays inside, so `poll` tells the truth.
 

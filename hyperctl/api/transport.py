@@ -56,7 +56,7 @@ class Endpoint:
 
     @property
     def authority(self) -> str:
-        """Give the value of the Host header."""
+        """Return the value of the Host header."""
         if self.path:
             return "localhost"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -95,7 +95,7 @@ class Endpoint:
 
 
 def default_host() -> str:
-    """Give where the daemon is when nobody says: HYPER_HOST, the system's, or an ordinary user's own one.
+    """Return where the daemon is when nobody says: HYPER_HOST, the system's, or an ordinary user's own one.
 
     The user's own one counts when it is there.
     """
@@ -157,18 +157,18 @@ class Reader:
         self.silent = True  # nothing has been received yet
 
     def take(self) -> bytes:
-        """Give what has been received and not used yet, and forget it."""
+        """Return what has been received and not used yet, and forget it."""
         rest, self._buffer = self._buffer, b""
         return rest
 
     def some(self, limit: int = _PIECE) -> bytes:
-        """Give 1 to `limit` bytes, as soon as there are any; nothing at the end of the stream."""
+        """Return 1 to `limit` bytes, as soon as there are any; nothing at the end of the stream."""
         data = self._buffer or self._receive()
         self._buffer = data[limit:]
         return data[:limit]
 
     def until(self, mark: bytes, limit: int) -> bytes:
-        """Give the bytes before `mark` and drop the mark.
+        """Return the bytes before `mark` and drop the mark.
 
         Raises:
             ConnectionLost: the stream ended first.
@@ -242,7 +242,7 @@ class Response:
         self.complete = True
 
     def read(self) -> bytes:
-        """Give the whole body."""
+        """Return the whole body."""
         return b"".join(self.pieces())
 
     def _counted(self, size: int) -> Iterator[bytes]:
@@ -375,7 +375,7 @@ def _read_head(reader: Reader) -> Response:
 
 
 def _body_length(status: int, headers: Mapping[str, str]) -> int | None:
-    """Give the length of the body by RFC 9112, 6.3; no request of ours is HEAD or CONNECT."""
+    """Return the length of the body by RFC 9112, 6.3; no request of ours is HEAD or CONNECT."""
     if status in {101, 204, 304}:
         return 0
     if "transfer-encoding" in headers:

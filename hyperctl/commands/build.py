@@ -91,7 +91,7 @@ _DOCKERFILE_LIMIT = 1 << 20
 
 
 def _from_stdin(file: str) -> Iterator[bytes]:
-    """Give standard input as a context: a tar as it is, anything else as the only file of one, the Dockerfile.
+    """Yield standard input as a context: a tar as it is, anything else as the only file of one, the Dockerfile.
 
     Raises:
         UsageProblem: there is nothing, or no Dockerfile in it can be meant.
@@ -134,7 +134,7 @@ def context(directory: str, dockerfile: str) -> Iterator[bytes]:
 
 
 def _dockerfile(directory: str, file: str) -> str:
-    """Give the Dockerfile's path inside the directory.
+    """Return the Dockerfile's path inside the directory.
 
     Raises:
         UsageProblem: it is missing or outside.

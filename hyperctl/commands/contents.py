@@ -49,7 +49,7 @@ def cp_command(app: App, *, source: str, target: str, archive: bool, follow_link
 
 
 def _split(text: str) -> tuple[str, str] | None:
-    """Give container and path; None for a path of this machine, which a slash or a dot before the colon tells."""
+    """Return container and path; None for a path of this machine, which a slash or a dot before the colon tells."""
     container, colon, path = text.partition(":")
     if not colon or not container or "/" in container or container.startswith("."):
         return None
@@ -57,7 +57,7 @@ def _split(text: str) -> tuple[str, str] | None:
 
 
 def _real(client: Client, name: str, path: str) -> tuple[str, dict[str, object] | None]:
-    """Give the container's name, or its pod's first container's, and what is at the path; None for nothing."""
+    """Return the container's name, or its pod's first container's, and what is at the path; None for nothing."""
     try:
         return name, client.stat_path(name, path)
     except NotFound as error:
@@ -79,7 +79,7 @@ def _kind(found: dict[str, object] | None) -> int:
 
 
 def _followed(client: Client, name: str, path: str, found: dict[str, object] | None) -> tuple[str, int]:
-    """Give path and kind of a file of a container, where a link leads to."""
+    """Return path and kind of a file of a container, where a link leads to."""
     kind = _kind(found)
     if found and kind == stat.S_IFLNK and found.get("target"):
         path = str(found["target"])
@@ -161,7 +161,7 @@ def _upload(client: Client, source: str, container: str, path: str, *, archive: 
 
 
 def _packed(path: str, name: str, *, owner: bool) -> Iterator[bytes]:
-    """Give a file, or a directory with what is in it, as a tar; without a name only what is in it."""
+    """Yield a file, or a directory with what is in it, as a tar; without a name only what is in it."""
     try:
         if name:
             yield from tars.member(path, name, owner=owner)

@@ -36,7 +36,7 @@ def read_podfile(options: SpecOptions, words: Sequence[str], shape: dict[str, An
 
 
 def read_pod(options: SpecOptions, words: Sequence[str], *, local: bool) -> dict[str, Any]:
-    """Give the pod of a file or of the command line.
+    """Return the pod of a file or of the command line.
 
     Args:
         options: what was typed.

@@ -78,7 +78,7 @@ def exec_command(
 def _own(
     *, env: tuple[str, ...], env_file: tuple[str, ...], user: str, workdir: str, privileged: bool
 ) -> dict[str, str | list[str]]:
-    """Give what the command has for itself, as the API takes it."""
+    """Return what the command has for itself, as the API takes it."""
     from hyperctl import spec
 
     more: dict[str, str | list[str]] = {}

@@ -239,7 +239,7 @@ _LIMITS = ("memory", "memory_reservation", "memory_swap", "cpus", "cpu_shares", 
     examples=("hyperctl update --memory 256m --cpus 0.5 web1", "hyperctl update --restart on-failure:3 web1"),
 )
 def update_command(app: App, *, names: tuple[str, ...], **typed: Any) -> int:
-    """Give containers other limits and another restart policy, also while they run; what is not named stays.
+    """Return containers other limits and another restart policy, also while they run; what is not named stays.
 
     Of a pod, its first container's. The size of a pod's VM is not changed: a limit above it has no effect.
     """

@@ -52,7 +52,7 @@ def _pairs(status: Any) -> list[str]:
 
 
 def _memory(kibibytes: Any) -> str:
-    """Give the host's memory; the daemon counts in KiB."""
+    """Return the host's memory; the daemon counts in KiB."""
     return output.human_size(kibibytes * 1024) if isinstance(kibibytes, int) else ""
 
 

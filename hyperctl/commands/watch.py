@@ -51,7 +51,7 @@ def _filters(words: tuple[str, ...]) -> dict[str, list[str]]:
 
 
 def _line(event: dict[str, Any]) -> str:
-    """Give an event as Docker's client prints it: time, type, action, id (attributes)."""
+    """Return an event as Docker's client prints it: time, type, action, id (attributes)."""
     import time
 
     nano = event.get("timeNano")
@@ -100,7 +100,7 @@ def stats_command(app: App, *, pods: tuple[str, ...], follow: bool, no_stream: b
 
 
 def _look(app: App, pods: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """Give PodStats by pod; of all that run when none is named."""
+    """Return PodStats by pod; of all that run when none is named."""
     if pods:
         return {pod: naming.of_pod(app.client, pod, app.client.pod_stats) for pod in pods}
     found = {}

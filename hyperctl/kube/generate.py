@@ -16,7 +16,7 @@ _RESTART = {"always": "Always", "unless-stopped": "Always", "onFailure": "OnFail
 
 
 def manifests(pods: Sequence[tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]], left: list[str]) -> str:
-    """Give YAML.
+    """Return YAML.
 
     Args:
         pods: `PodInfo` of each, and its published ports.
@@ -80,7 +80,7 @@ def _pod(info: Mapping[str, Any], ports: Sequence[Mapping[str, Any]], left: list
 
 
 def _shared(made: Sequence[_Container], get: Callable[[_Container], Any], key: str, left: list[str]) -> Any:
-    """Give what all containers have, for a field that only pods have in manifests: the first one's when they differ."""
+    """Return what all containers have, for a field that only pods have in manifests: the first one's if they differ."""
     left += [f"{one.where}: its own {key}" for one in made[1:] if get(one) != get(made[0])]
     return get(made[0]) if made else None
 

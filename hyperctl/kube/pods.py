@@ -79,7 +79,7 @@ def plan(manifests: Sequence[Mapping[str, Any]], more: Sequence[Mapping[str, Any
 
 
 def _named(top: Node) -> str:
-    """Give the name of a manifest; what else its metadata say to people and programs loses nothing."""
+    """Return the name of a manifest; what else its metadata say to people and programs loses nothing."""
     metadata = top.node("metadata")
     metadata.path = f"{top.path}.metadata"
     metadata.ignore("labels", "annotations", "namespace", "creationTimestamp", "uid", "resourceVersion", "generation")
@@ -87,7 +87,7 @@ def _named(top: Node) -> str:
 
 
 def _claim(manifest: Mapping[str, Any], unknown: list[str]) -> str:
-    """Give the name of a PersistentVolumeClaim; a volume here has no bound, and whatever access is asked for."""
+    """Return the name of a PersistentVolumeClaim; a volume here has no bound, and whatever access is asked for."""
     top = Node(manifest, "PersistentVolumeClaim", unknown)
     top.ignore("apiVersion", "kind", "status")
     name = _named(top)
@@ -159,7 +159,7 @@ class _Data:
         self._found[kind, name] = plain
 
     def get(self, kind: str, name: str, where: str, *, optional: bool) -> dict[str, bytes]:
-        """Give the values of one.
+        """Return the values of one.
 
         Raises:
             UsageProblem: it is not there and must be.
@@ -285,7 +285,7 @@ class _Pod:
         return _PULL[policy]
 
     def _rights(self, node: Node) -> dict[str, Any]:
-        """Give user, groups and the like of a container, from its own context or the pod's."""
+        """Return user, groups and the like of a container, from its own context or the pod's."""
         user = node.number("runAsUser")
         group = node.number("runAsGroup")
         user = self._security.number("runAsUser") if user is None else user
@@ -325,7 +325,7 @@ class _Pod:
         return "unconfined" if kind == "Unconfined" else ""
 
     def _limits(self, node: Node) -> dict[str, int]:
-        """Give what a container may use; add that, or at least what it asks for, to the VM's size."""
+        """Return what a container may use; add that, or at least what it asks for, to the VM's size."""
         limits, requests = node.node("limits"), node.node("requests")
         requests.ignore("ephemeral-storage")  # there is no bound: it gets what it asks for
         cpus, memory = limits.quantity("cpu"), limits.quantity("memory")
@@ -412,7 +412,7 @@ class _Pod:
         return volume
 
     def _mounts(self, node: Node) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
-        """Give the mounts of a container, the files that are put into it, and its file systems in memory."""
+        """Return the mounts of a container, the files that are put into it, and its file systems in memory."""
         mounts: list[dict[str, Any]] = []
         files: list[dict[str, Any]] = []
         memory: list[dict[str, Any]] = []
@@ -501,7 +501,7 @@ class _Volume:
             self._paths[path] = (name, mode if own is None else own)
 
     def files_at(self, place: str, below: str, node: Node) -> list[dict[str, Any]]:
-        """Give the files of a mount; with a subPath that is a file, that one alone, at the mount's own path."""
+        """Return the files of a mount; with a subPath that is a file, that one alone, at the mount's own path."""
         found = []
         for path, (name, mode) in self._paths.items():
             if below and path != below and not path.startswith(f"{below}/"):

@@ -76,7 +76,7 @@ class Node:
         return self._value.get(key) is not None
 
     def take(self, key: str) -> Any:
-        """Give a field as it is, None when it is not there."""
+        """Return a field as it is, None when it is not there."""
         self._taken.add(key)
         return self._value.get(key)
 
@@ -85,11 +85,11 @@ class Node:
         self._taken.update(keys)
 
     def wrong(self, key: str, wanted: str) -> UsageProblem:
-        """Give the error for a field of the wrong type."""
+        """Return the error for a field of the wrong type."""
         return UsageProblem(f"{self.path}.{key} must be {wanted}")
 
     def text(self, key: str, default: str = "") -> str:
-        """Give a text. Raises UsageProblem."""
+        """Return a text. Raises UsageProblem."""
         value = self.take(key)
         if value is None:
             return default
@@ -100,21 +100,21 @@ class Node:
         return str(value)
 
     def name(self, key: str = "name") -> str:
-        """Give a name that must be there. Raises UsageProblem."""
+        """Return a name that must be there. Raises UsageProblem."""
         value = self.text(key)
         if not _NAME.fullmatch(value):
             raise self.wrong(key, "a name: small letters, digits, - and .")
         return value
 
     def number(self, key: str) -> int | None:
-        """Give a number, None when it is not there. Raises UsageProblem."""
+        """Return a number, None when it is not there. Raises UsageProblem."""
         value = self.take(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
             raise self.wrong(key, "a number")
         return value
 
     def flag(self, key: str, *, default: bool = False) -> bool:
-        """Give true or false. Raises UsageProblem."""
+        """Return true or false. Raises UsageProblem."""
         value = self.take(key)
         if value is None:
             return default
@@ -123,7 +123,7 @@ class Node:
         return value
 
     def texts(self, key: str) -> list[str]:
-        """Give a list of texts. Raises UsageProblem."""
+        """Return a list of texts. Raises UsageProblem."""
         value = self.take(key)
         if value is None:
             return []
@@ -132,7 +132,7 @@ class Node:
         return [str(one) for one in value]
 
     def table(self, key: str) -> dict[str, str]:
-        """Give an object of texts. Raises UsageProblem."""
+        """Return an object of texts. Raises UsageProblem."""
         value = self.take(key)
         if value is None:
             return {}
@@ -142,14 +142,14 @@ class Node:
         return {str(name): node.text(str(name)) for name in value}
 
     def node(self, key: str) -> Node:
-        """Give an object, empty when it is not there. Raises UsageProblem."""
+        """Return an object, empty when it is not there. Raises UsageProblem."""
         value = self.take(key)
         if key not in self._inner:
             self._inner[key] = [Node(value, f"{self.path}.{key}", self._unknown)]
         return self._inner[key][0]
 
     def nodes(self, key: str) -> list[Node]:
-        """Give a list of objects. Raises UsageProblem."""
+        """Return a list of objects. Raises UsageProblem."""
         value = self.take(key)
         if value is None:
             return []
@@ -162,7 +162,7 @@ class Node:
         return self._inner[key]
 
     def quantity(self, key: str) -> float | None:
-        """Give a quantity (`500m`, `128Mi`) as a number, None when it is not there. Raises UsageProblem."""
+        """Return a quantity (`500m`, `128Mi`) as a number, None when it is not there. Raises UsageProblem."""
         text = self.text(key)
         if not text:
             return None

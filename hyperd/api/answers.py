@@ -10,27 +10,27 @@ from flask import Response
 
 
 def plain_json(value: Any, status: int = 200) -> Response:
-    """Give compact JSON with a newline, keys in the order they have."""
+    """Return compact JSON with a newline, keys in the order they have."""
     return Response(_dump(value, sort=False), status, content_type="application/json")
 
 
 def env(value: dict[str, Any], status: int = 200) -> Response:
-    """Give a flat object with its keys in alphabetical order."""
+    """Return a flat object with its keys in alphabetical order."""
     return Response(env_text(value), status, content_type="application/json")
 
 
 def env_text(value: dict[str, Any]) -> str:
-    """Give the text of ``env``."""
+    """Return the text of ``env``."""
     return _dump(value, sort=True)
 
 
 def text(body: bytes, status: int = 200) -> Response:
-    """Give JSON that was written before."""
+    """Return JSON that was written before."""
     return Response(body, status, content_type="application/json")
 
 
 def code(ident: str, status: int = 200, *, warnings: Sequence[str] = ()) -> Response:
-    """Give ``code_of``."""
+    """Return ``code_of``."""
     return env(code_of(ident, warnings=warnings), status)
 
 
@@ -40,7 +40,7 @@ def code_of(ident: str, *, warnings: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def empty(status: int = 204) -> Response:
-    """Give nothing but the status."""
+    """Return nothing but the status."""
     response = Response(b"", status)
     response.headers.pop("Content-Type", None)
     return response

@@ -45,7 +45,7 @@ _running = {True: threading.BoundedSemaphore(MAX_LOCAL), False: threading.Bounde
 
 @contextlib.contextmanager
 def inline_wait() -> Iterator[float]:
-    """Give the seconds that a view may wait now; none when enough others wait already."""
+    """Yield the seconds that a view may wait now; none when enough others wait already."""
     if not _inline.acquire(blocking=False):
         yield 0.0
         return
@@ -376,7 +376,7 @@ class Waiting:
         self._background = Background(name, run, form)
 
     def respond(self) -> Response:
-        """Give the answer. Errors: those of the question that come soon; as Background.respond."""
+        """Return the answer. Errors: those of the question that come soon; as Background.respond."""
         return self._background.respond()
 
 
@@ -405,7 +405,7 @@ class Finishing:
         )
 
     def respond(self) -> Response:
-        """Give the answer. Errors: those of the work that come soon; as Background.respond."""
+        """Return the answer. Errors: those of the work that come soon; as Background.respond."""
         return self._background.respond()
 
 

@@ -23,7 +23,7 @@ _uploads = threading.BoundedSemaphore(MAX_UPLOADS)
 
 @contextlib.contextmanager
 def uploaded() -> Iterator[Iterator[bytes]]:
-    """Give the request's body; when the block fails, what the client still sends is read, within bounds.
+    """Yield the request's body; when the block fails, what the client still sends is read, within bounds.
 
     Errors: Busy; Cancelled from the iterator when the client leaves in the middle.
     """

@@ -24,7 +24,7 @@ _NAME, _NUMBERS = secrets.token_hex(3), itertools.count(1)
 
 
 def engine() -> Engine:
-    """Give the engine that the application was made with."""
+    """Return the engine that the application was made with."""
     return cast("Engine", current_app.extensions[EXTENSION])
 
 
@@ -46,10 +46,10 @@ def may_fetch() -> bool:
 
 
 def metrics() -> Metrics:
-    """Give the metrics of this application."""
+    """Return the metrics of this application."""
     return cast("Metrics", current_app.extensions[METRICS])
 
 
 def lists() -> ListBodies:
-    """Give the lists of this application."""
+    """Return the lists of this application."""
     return cast("ListBodies", current_app.extensions[LISTS])

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def render(metrics: Metrics, engine: Engine, *, accept: str) -> tuple[bytes, str]:
-    """Give the whole text and its content type.
+    """Return the whole text and its content type.
 
     Args:
         metrics: what was counted. engine: is asked what there is.

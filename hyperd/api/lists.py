@@ -31,7 +31,7 @@ class ListBodies:
         self._kept: dict[tuple[str, str, str], tuple[Hashable, bytes]] = {}
 
     def get(self, item: str, *, pod_id: str, vm_id: str) -> bytes:
-        """Give the JSON text of a list; ``pod_id`` and ``vm_id`` choose, empty for all. Errors: InvalidInput."""
+        """Return the JSON text of a list; ``pod_id`` and ``vm_id`` choose, empty for all. Errors: InvalidInput."""
         if item not in TABLES:
             raise InvalidInput(f"Can not support {item[:40]} list!", resolution="use pod, container or vm")
         key, stamp = (item, pod_id, vm_id), self._stamp(item)

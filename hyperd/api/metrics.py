@@ -37,7 +37,7 @@ class Spread:
         self.total += value
 
     def buckets(self) -> list[tuple[float, int]]:
-        """Give each bound, the last one infinite, with the number of values up to it."""
+        """Return each bound, the last one infinite, with the number of values up to it."""
         below, found = 0, []
         for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):
             below += count

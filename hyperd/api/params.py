@@ -28,18 +28,18 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def text(*names: str, default: str = "") -> str:
-    """Give a parameter; the first of ``names`` that is there wins, its exact spelling before any other case."""
+    """Return a parameter; the first of ``names`` that is there wins, its exact spelling before any other case."""
     values = _values(names)
     return values[0] if values else default
 
 
 def texts(*names: str) -> list[str]:
-    """Give every value of a repeatable parameter."""
+    """Return every value of a repeatable parameter."""
     return _values(names)
 
 
 def needed(*names: str, message: str = "") -> str:
-    """Give a parameter that must not be empty. Errors: InvalidInput."""
+    """Return a parameter that must not be empty. Errors: InvalidInput."""
     value = text(*names).strip()
     if not value:
         raise InvalidInput(message or f"{names[0]} is required")
@@ -47,18 +47,18 @@ def needed(*names: str, message: str = "") -> str:
 
 
 def flag(*names: str, default: bool = False) -> bool:
-    """Give a yes/no parameter: empty, 0, no, false and none mean no, anything else means yes."""
+    """Return a yes/no parameter: empty, 0, no, false and none mean no, anything else means yes."""
     values = _values(names)
     return values[0].strip().lower() not in FALSE if values else default
 
 
 def strict_flag(*names: str, words: AbstractSet[str] = STRICT_TRUE) -> bool:
-    """Give a parameter that only these words turn on."""
+    """Return a parameter that only these words turn on."""
     return text(*names).strip().lower() in words
 
 
 def number(*names: str, low: int, high: int, default: int | None = None) -> int:
-    """Give a whole number; ``default`` None makes it required. Errors: InvalidInput."""
+    """Return a whole number; ``default`` None makes it required. Errors: InvalidInput."""
     raw = text(*names).strip()
     if not raw and default is not None:
         return default
@@ -77,7 +77,7 @@ def grace() -> float | None:
 
 
 def moment(name: str) -> float | None:
-    """Give a time as seconds since 1970; sent as such, or as RFC 3339. None when it is not given.
+    """Return a time as seconds since 1970; sent as such, or as RFC 3339. None when it is not given.
 
     Errors: InvalidInput.
     """
@@ -175,7 +175,7 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def body() -> bytes:
-    """Give the request's body. Errors: TooLarge."""
+    """Return the request's body. Errors: TooLarge."""
     data = request.get_data(cache=True)
     # A body without a length is cut at the limit, not refused.
     if len(data) >= MAX_JSON_BODY:
@@ -195,7 +195,7 @@ def body_json(what: str) -> Any:
 
 
 def json_words(name: str) -> list[str]:
-    """Give a parameter that is a JSON array of strings. Errors: InvalidInput."""
+    """Return a parameter that is a JSON array of strings. Errors: InvalidInput."""
     value = json_text(needed(name), name)
     if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
         raise InvalidInput(f"{name} must be a JSON array of strings")
@@ -203,7 +203,7 @@ def json_words(name: str) -> list[str]:
 
 
 def json_map(name: str) -> dict[str, str]:
-    """Give a parameter that is a JSON object of strings. Errors: InvalidInput."""
+    """Return a parameter that is a JSON object of strings. Errors: InvalidInput."""
     value = json_text(needed(name), name)
     if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
         raise InvalidInput(f"{name} must be a JSON object of strings")

@@ -192,7 +192,7 @@ def close_failed_upgrade(response: Response) -> Response:
 
 
 def gone() -> Response:
-    """Give the answer for gunicorn after a take-over; nobody ever sees it."""
+    """Return the answer for gunicorn after a take-over; nobody ever sees it."""
     return Response(status=101)
 
 

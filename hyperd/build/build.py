@@ -185,7 +185,7 @@ class Build:
         )
 
     def _source(self, name: str) -> StageState:
-        """Give what ``COPY --from`` names: an earlier stage, else an image."""
+        """Return what ``COPY --from`` names: an earlier stage, else an image."""
         before = len(self._states) - 1
         index = self._file.stage_index(name, before=before)
         if index >= 0:

@@ -27,7 +27,7 @@ _DIFF_ID = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 def chain(key: str, *parts: object) -> str:
-    """Give the key of a step that follows the one with ``key``."""
+    """Return the key of a step that follows the one with ``key``."""
     return hashlib.sha256(json.dumps([key, *parts], sort_keys=True).encode()).hexdigest()
 
 
@@ -80,7 +80,7 @@ class StepCache:
         self._noted = 0
 
     def find(self, key: str, intake: Intake) -> str | None:
-        """Give the diff_id of a step's layer, held by ``intake``; None when it has to be made."""
+        """Return the diff_id of a step's layer, held by ``intake``; None when it has to be made."""
         try:
             found = (self._directory / key).read_text("ascii").strip()
         except (OSError, ValueError):

@@ -148,7 +148,7 @@ class CommitService:
     def _layer(
         self, row: ContainerRow, image: Image, *, pause: bool, cancelled: Callable[[], bool]
     ) -> Iterator[Iterator[bytes] | None]:
-        """Give the container's changes as a tar; None when it never ran."""
+        """Yield the container's changes as a tar; None when it never ran."""
         upper = f"{layout.container_dir(row.id)}/upper"
         if row.run_count == 0:
             yield None
@@ -162,7 +162,7 @@ class CommitService:
 
     @contextmanager
     def _guest(self, pod_id: str, image: Image) -> Iterator[Vm]:
-        """Give a VM that has the pod's disk mounted (the pod's lock is held)."""
+        """Yield a VM that has the pod's disk mounted (the pod's lock is held)."""
         vm = self._vms.of_pod(pod_id)
         if vm is not None:
             yield require_running(vm, pod_id)

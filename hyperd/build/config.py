@@ -109,7 +109,7 @@ class ImageDraft:
         }
 
     def finish(self) -> dict[str, Any]:
-        """Give the whole configuration; ``rootfs`` is left to the store."""
+        """Return the whole configuration; ``rootfs`` is left to the store."""
         whole = {**self.image, "created": now(), "config": self.config, "history": self.history}
         for key in ("rootfs", "container", "container_config", "id", "parent"):
             whole.pop(key, None)
@@ -145,7 +145,7 @@ class ImageDraft:
             self.config.pop("Cmd", None)  # the base's command belongs to the base's entrypoint
 
     def command(self, instruction: Instruction) -> list[str]:
-        """Give the argument vector of an exec or shell form."""
+        """Return the argument vector of an exec or shell form."""
         if instruction.exec_form or not instruction.words:
             return list(instruction.words)
         return [*self.shell, " ".join(instruction.words)]
@@ -231,7 +231,7 @@ def duration(text: str) -> int:
 
 
 def now() -> str:
-    """Give the time as RFC 3339 with nanoseconds."""
+    """Return the time as RFC 3339 with nanoseconds."""
     nanoseconds = time.time_ns()
     when = datetime.fromtimestamp(nanoseconds // 10**9, UTC)
     return f"{when:%Y-%m-%dT%H:%M:%S}.{nanoseconds % 10**9:09d}Z"

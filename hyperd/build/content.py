@@ -40,7 +40,7 @@ class ContentTokens:
         return b"%b%032d" % (self._secret, len(self._nodes) - 1)
 
     def restored(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        """Give a layer's tar with the content of files instead of their tokens.
+        """Yield a layer's tar with the content of files instead of their tokens.
 
         Args:
             chunks: the tar as the guest packs it.

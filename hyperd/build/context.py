@@ -129,7 +129,7 @@ class Context:
         self.nodes = {name: node for name, node in self.nodes.items() if name in kept}
 
     def read(self, name: str, *, limit: int) -> bytes | None:
-        """Give a small file's content, None when there is none. Errors: TooLarge."""
+        """Return a small file's content, None when there is none. Errors: TooLarge."""
         found = self.resolve(name)
         if found is None or self.nodes[found].kind != FILE:
             return None
@@ -139,7 +139,7 @@ class Context:
         return b"".join(self.content(node))
 
     def content(self, node: Node) -> Iterator[bytes]:
-        """Give a file's bytes."""
+        """Yield a file's bytes."""
         done = 0
         while done < node.size:
             with disk_errors():
@@ -170,7 +170,7 @@ class Context:
         return at
 
     def select(self, source: str) -> list[Match]:
-        """Give what a source of COPY names.
+        """Return what a source of COPY names.
 
         Raises:
             InvalidInput: nothing is there, or the pattern is bad.
@@ -265,6 +265,6 @@ class Context:
 
 
 def digest_of(members: Sequence[Member]) -> str:
-    """Give what identifies a set of files for the cache."""
+    """Return what identifies a set of files for the cache."""
     listed = json.dumps([member.identity for member in members], ensure_ascii=True)
     return hashlib.sha256(listed.encode()).hexdigest()

@@ -18,7 +18,7 @@ Cancel = Callable[[], bool]
 
 
 def overlay_of(lower: Sequence[str], *, work: str = "") -> str:
-    """Give overlayfs's options.
+    """Return overlayfs's options.
 
     Args:
         lower: directories, bottom first.
@@ -44,7 +44,7 @@ def _mounted(plan: Plan, lower: Sequence[str], work: str = "") -> Plan:
 
 
 def packed(agent: AgentClient, *, upper: str, lower: Sequence[str], cancelled: Cancel) -> Iterator[bytes]:
-    """Give an upper directory as the tar of a layer.
+    """Yield an upper directory as the tar of a layer.
 
     Args:
         agent: of the VM.

@@ -138,7 +138,7 @@ def with_texts(line: str, documents: Sequence[Heredoc]) -> str:
 
 
 def apart(line: str) -> Iterator[str]:
-    """Give the words of here-documents that a blank parts from their ``<<``, which this parser does not know."""
+    """Yield the words of here-documents that a blank parts from their ``<<``, which this parser does not know."""
     words = raw_words(line)
     for word, following in pairwise(words):
         if _BARE.fullmatch(word):

@@ -121,6 +121,6 @@ def _part(part: str) -> str:
 
 
 def matching(paths: Sequence[str], pattern: str) -> list[str]:
-    """Give the paths that a pattern fits, in their order. Errors: InvalidInput."""
+    """Return the paths that a pattern fits, in their order. Errors: InvalidInput."""
     regex = compiled(_clean(pattern))
     return [path for path in paths if regex.fullmatch(path)]

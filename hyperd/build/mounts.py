@@ -126,7 +126,7 @@ class Mounting:
         return made, True
 
     def _cache(self, mount: Mount, target: str) -> str:
-        """Give the directory of a cache, made when this build has none of its name."""
+        """Return the directory of a cache, made when this build has none of its name."""
         name = hashlib.sha256((mount.options.get("id") or target).encode()).hexdigest()[:20]
         work = layout.container_dir(f"cache-{name}")
         if self._tools.workshop.caches.get(name) is None:

@@ -29,7 +29,7 @@ PREDEFINED = frozenset(
 
 
 def platform_arguments() -> dict[str, str]:
-    """Give the ARGs that tell what is built for and on; they must be declared to be seen."""
+    """Return the ARGs that tell what is built for and on; they must be declared to be seen."""
     machine = host_architecture()
     found: dict[str, str] = {}
     for side in ("TARGET", "BUILD"):
@@ -98,7 +98,7 @@ class StageRunner(Bench):
         self.make(key, mounted + shown + " ".join(argv), work)
 
     def _run_argv(self, instruction: Instruction) -> list[str]:
-        """Give what RUN runs; of here-documents the shell makes what it can, a lone one is the script."""
+        """Return what RUN runs; of here-documents the shell makes what it can, a lone one is the script."""
         draft = self.state.draft
         if not instruction.heredocs:
             return draft.command(instruction)

@@ -77,7 +77,7 @@ class Bench:
         return expand_text(content, draft.variables, escape=draft.escape)
 
     def path(self, text: str) -> str:
-        """Give a target's absolute path; a slash at its end stays."""
+        """Return a target's absolute path; a slash at its end stays."""
         joined = posixpath.join(self.state.draft.workdir, text)
         clean = posixpath.normpath(posixpath.join("/", joined)).replace("//", "/")
         return clean if clean == "/" or (not text.endswith(("/", "/.")) and text != ".") else f"{clean}/"

@@ -110,7 +110,7 @@ class Workshop:
         return self._vm.agent
 
     def begin(self) -> str:
-        """Give the directory of a new step: what it does first makes the upper and the work directory there."""
+        """Return the directory of a new step: what it does first makes the upper and the work directory there."""
         self._steps += 1
         work = layout.container_dir(f"s{self._steps}")
         plan = Plan().mkdir(work).mkdir(_UPPERS)
@@ -118,11 +118,11 @@ class Workshop:
         return work
 
     def upper(self) -> str:
-        """Give the short name of the last step's upper directory."""
+        """Return the short name of the last step's upper directory."""
         return f"{_UPPERS}/{self._steps}"
 
     def lower(self, layers: Sequence[Below]) -> list[str]:
-        """Give the directories of layers in the guest, bottom first. Errors: DriverError, AgentError."""
+        """Return the directories of layers in the guest, bottom first. Errors: DriverError, AgentError."""
         agent = self.agent
         vm = self._vm
         if vm is None:

@@ -216,7 +216,7 @@ class ContainerContents:
 
     @contextmanager
     def _view(self, row: ContainerRow, *, volumes: bool, lower_only: bool = False) -> Iterator[_View]:
-        """Give the container's files; with ``lower_only`` ROOTFS is the image without the container's changes.
+        """Yield the container's files; with ``lower_only`` ROOTFS is the image without the container's changes.
 
         Errors: NotAlive (paused, or between a run and its record), and as for ``boot``.
         """
@@ -247,7 +247,7 @@ class ContainerContents:
         return True
 
     def _settled(self, row: ContainerRow) -> ContainerRow:
-        """Give a container's row as it is now; the record of an end that was just told is waited for."""
+        """Return a container's row as it is now; the record of an end that was just told is waited for."""
         process, row = self._processes.get(row.id), self._records.get(row.id)
         if row.state in LIVE and process is not None and not process.pid:
             process.finished.wait(SETTLE_WAIT)
@@ -255,7 +255,7 @@ class ContainerContents:
         return row
 
     def _running_view(self, row: ContainerRow) -> _View | None:
-        """Give the files of a container as its program sees them; None when it does not run. Errors: NotAlive."""
+        """Return the files of a container as its program sees them; None when it does not run. Errors: NotAlive."""
         process = self._processes.get(row.id)
         if row.state != ContainerState.RUNNING or process is None or not process.pid:
             return None
@@ -264,7 +264,7 @@ class ContainerContents:
 
     @contextmanager
     def _unmounted_view(self, row: ContainerRow, *, volumes: bool, lower_only: bool) -> Iterator[_View]:
-        """Give the files of a container that has no mount of its own (the pod's lock is held)."""
+        """Yield the files of a container that has no mount of its own (the pod's lock is held)."""
         image = self._images.get(row.image_id)
         with self._guest(row.pod_id, image) as vm:
             paths = [layer.path for layer in image.layers]
@@ -283,7 +283,7 @@ class ContainerContents:
 
     @contextmanager
     def _mounted(self, vm: Vm, row: ContainerRow, image: Image) -> Iterator[Sequence[Mounted]]:
-        """Give what the container mounts; new volumes are filled by the first program, as by a start."""
+        """Yield what the container mounts; new volumes are filled by the first program, as by a start."""
         good = False
         try:
             yield self._volumes.prepare(vm, row.id, image.config)
@@ -293,7 +293,7 @@ class ContainerContents:
 
     @contextmanager
     def _guest(self, pod_id: str, image: Image) -> Iterator[Vm]:
-        """Give a VM that has the pod's disk mounted (the pod's lock is held)."""
+        """Yield a VM that has the pod's disk mounted (the pod's lock is held)."""
         vm = self._vms.of_pod(pod_id)
         if vm is not None:
             vm = require_running(vm, pod_id)

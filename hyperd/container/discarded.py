@@ -39,7 +39,7 @@ class Discarded:
             self._clear(vm, [container_id])
 
     def noted(self, pod_id: str, existing: Collection[str]) -> list[str]:
-        """Give the removed containers whose files are still on a pod's disk.
+        """Return the removed containers whose files are still on a pod's disk.
 
         ``existing``: containers of the pod; a daemon that was killed has noted, but not removed one of them.
         """

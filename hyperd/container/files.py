@@ -76,7 +76,7 @@ class Files:
 
     def send(self, vm: Vm, pod_id: str, container_id: str, spec: ContainerSpec,
              pod_files: Sequence[FileSpec]) -> list[PlannedFile]:  # fmt: skip
-        """Give a container's files for its plan; those that are too large for it are sent to the guest now.
+        """Return a container's files for its plan; those that are too large for it are sent to the guest now.
 
         Errors: HostFault, AgentError.
         """

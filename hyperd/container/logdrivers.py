@@ -41,7 +41,7 @@ def log_session(
     tty: bool,
     current: Callable[[], GuestProcess | None],
 ) -> LogSession:
-    """Give the session that sends a container's log; it goes on over restarts.
+    """Return the session that sends a container's log; it goes on over restarts.
 
     Args:
         current: gives the container's present run, if it has one.

@@ -129,12 +129,12 @@ def merge_program(spec: ContainerSpec, image_config: Mapping[str, Any], *, hostn
 
 
 def cgroup(process: str) -> str:
-    """Give the control group of a container's run, below the root of cgroup v2."""
+    """Return the control group of a container's run, below the root of cgroup v2."""
     return f"hyper/{process}"
 
 
 def cgroup_dir(process: str) -> str:
-    """Give the directory of that group in the guest."""
+    """Return the directory of that group in the guest."""
     return f"/sys/fs/cgroup/{cgroup(process)}"
 
 
@@ -150,7 +150,7 @@ def container_plan(
     before: Plan | None = None,
     memory: int = 0,
 ) -> Plan:
-    """Give the START plan of a container's main process.
+    """Return the START plan of a container's main process.
 
     ``before`` has steps for the guest that come first; ``memory`` is the VM's in MiB (0 = unknown).
     """
@@ -222,7 +222,7 @@ def exec_plan(
     privileged: bool = False,
     size: tuple[int, int] = (24, 80),
 ) -> Plan:
-    """Give the START plan of an additional process in a running container.
+    """Return the START plan of an additional process in a running container.
 
     ``limits`` and ``security`` are the container's; ``privileged``: it has all capabilities and no seccomp program.
     """
@@ -238,7 +238,7 @@ def exec_plan(
 
 
 def vm_exec_plan(*, process: str, base: int, command: Sequence[str]) -> Plan:
-    """Give the START plan of a process in the guest's own root."""
+    """Return the START plan of a process in the guest's own root."""
     plan = Plan()
     plan.add(Op.PROCESS, process)
     plan.add(Op.STREAMS, base, "open")

@@ -56,7 +56,7 @@ def set_up_error(error: AgentError) -> HyperError:
 
 
 def exit_code_of(error: AgentError) -> int:
-    """Give the code a shell would: 127 not found, 126 cannot be executed, else 125 (set-up failed)."""
+    """Return the code a shell would: 127 not found, 126 cannot be executed, else 125 (set-up failed)."""
     if error.brief.startswith("EXEC"):
         return NOT_FOUND if error.errno == errno.ENOENT else NOT_EXECUTABLE
     return SETUP_FAILED

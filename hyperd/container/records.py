@@ -60,7 +60,7 @@ class ContainerRecords:
         raise NotFound(f"Can not find container by name({name})", details=detail, kind="container", name=name)
 
     def get(self, container_id: str) -> ContainerRow:
-        """Give a container by its whole id. Errors: NotFound."""
+        """Return a container by its whole id. Errors: NotFound."""
         return self._found.get(("id", container_id), lambda: self._get(container_id))
 
     def _get(self, container_id: str) -> ContainerRow:
@@ -71,39 +71,39 @@ class ContainerRecords:
         return row
 
     def of_pod(self, pod_id: str) -> list[ContainerRow]:
-        """Give a pod's containers in their order."""
+        """Return a pod's containers in their order."""
         with self._db.reading() as session:
             query = select(ContainerRow).where(ContainerRow.pod_id == pod_id).order_by(ContainerRow.position)
             return list(session.scalars(query))
 
     def newest_image(self) -> str:
-        """Give the id of the image of the container that was made last, empty when there is none."""
+        """Return the id of the image of the container that was made last, empty when there is none."""
         query = select(ContainerRow.image_id).order_by(ContainerRow.created_at.desc()).limit(1)
         with self._db.reading() as session:
             return session.scalar(query) or ""
 
     def specs(self, pod_id: str) -> list[ContainerSpec]:
-        """Give the specifications of a pod's containers in their order."""
+        """Return the specifications of a pod's containers in their order."""
         return [self.spec(row) for row in self.of_pod(pod_id)]
 
     def all(self) -> list[ContainerRow]:
-        """Give every container."""
+        """Return every container."""
         with self._db.reading() as session:
             return list(session.scalars(select(ContainerRow).order_by(ContainerRow.created_at, ContainerRow.position)))
 
     def live(self) -> list[ContainerRow]:
-        """Give the containers that run or are being started."""
+        """Return the containers that run or are being started."""
         with self._db.reading() as session:
             return list(session.scalars(select(ContainerRow).where(ContainerRow.state.in_(LIVE))))
 
     def to_be_removed(self) -> list[ContainerRow]:
-        """Give the containers that have ended and are to be removed then."""
+        """Return the containers that have ended and are to be removed then."""
         over = ContainerRow.state == ContainerState.EXITED, ContainerRow.restart_at.is_(None)
         with self._db.reading() as session:
             return list(session.scalars(select(ContainerRow).where(ContainerRow.auto_remove.is_(True), *over)))
 
     def listed(self, pod_id: str = "") -> list[ContainerRow]:
-        """Give every container (of a pod, where given) with only what a list shows."""
+        """Return every container (of a pod, where given) with only what a list shows."""
         columns = load_only(
             ContainerRow.id, ContainerRow.name, ContainerRow.pod_id, ContainerRow.state, ContainerRow.exit_code
         )
@@ -131,7 +131,7 @@ class ContainerRecords:
             return {str(state): int(count) for state, count in rows}
 
     def using_image(self, image_id: str) -> Sequence[str]:
-        """Give the names of containers made from an image."""
+        """Return the names of containers made from an image."""
         with self._db.reading() as session:
             return list(session.scalars(select(ContainerRow.name).where(ContainerRow.image_id == image_id)))
 
@@ -238,7 +238,7 @@ class ContainerRecords:
         return row, waited
 
     def awaiting_restart(self) -> list[ContainerRow]:
-        """Give the containers that their policy starts again at some time."""
+        """Return the containers that their policy starts again at some time."""
         with self._db.reading() as session:
             return list(session.scalars(select(ContainerRow).where(ContainerRow.restart_at.is_not(None))))
 
@@ -250,11 +250,11 @@ class ContainerRecords:
                 session.delete(row)
 
     def spec(self, row: ContainerRow) -> ContainerSpec:
-        """Give a container's specification."""
+        """Return a container's specification."""
         return stored_container(row.spec)
 
     def pod_spec(self, pod_id: str) -> PodSpec:
-        """Give the specification of the pod a container is in. Errors: NotFound."""
+        """Return the specification of the pod a container is in. Errors: NotFound."""
         return self._pods.get(pod_id, lambda: self._pod_spec(pod_id))
 
     def _pod_spec(self, pod_id: str) -> PodSpec:

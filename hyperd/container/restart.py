@@ -39,12 +39,12 @@ ENDING = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGQUI
 
 
 def policy(container_spec: dict[str, Any], pod_spec: dict[str, Any]) -> str:
-    """Give the policy that counts, of specifications as they are stored."""
+    """Return the policy that counts, of specifications as they are stored."""
     return str(container_spec.get("restart_policy") or pod_spec.get("restart_policy") or "never")
 
 
 def next_delay(last: float, ran: float) -> float:
-    """Give the seconds to wait, after a delay of ``last`` (0 = none yet) and a run of ``ran`` seconds."""
+    """Return the seconds to wait, after a delay of ``last`` (0 = none yet) and a run of ``ran`` seconds."""
     if not last or ran >= LASTED:
         return FIRST_DELAY
     return min(2 * last, LONGEST_DELAY)

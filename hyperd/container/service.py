@@ -398,7 +398,7 @@ class ContainerService:
         return 0
 
     def process_ident(self, row: ContainerRow) -> str:
-        """Give the agent's name of a running container; a start under way is waited for. Errors: NotAlive."""
+        """Return the agent's name of a running container; a start under way is waited for. Errors: NotAlive."""
         if row.state != ContainerState.RUNNING:
             # A pod is running before all of its containers are: its start holds the lock until they are.
             with self._locks.locked(row.pod_id, "see whether a container runs"):

@@ -183,7 +183,7 @@ class PodVolumes:
 
     @contextmanager
     def opened(self, pod: PodSpec) -> Iterator[HostFiles]:
-        """Give what of the host the pod's VM must be booted with; it is held open in the block.
+        """Yield what of the host the pod's VM must be booted with; it is held open in the block.
 
         Errors: as for ``check``.
         """
@@ -441,11 +441,11 @@ class PodVolumes:
                     )
 
     def _guest_writable(self) -> Collection[Path]:
-        """Give the host directories that some pod may write to."""
+        """Return the host directories that some pod may write to."""
         return {Path(os.path.realpath(volume.source)) for volume in self._writable()}
 
     def _writable(self, *, ran: bool = False) -> list[VolumeSpec]:
-        """Give the host directories that some pod may write to, ``ran``: of pods with a container that was started."""
+        """Return the host directories that some pod may write to; ``ran``: of pods whose container was started."""
         with self._db.reading() as session:
             pods = {row.id: stored_pod(row.spec) for row in session.scalars(select(PodRow))}
             rows = session.scalars(select(ContainerRow)).all()
@@ -489,7 +489,7 @@ def _require_rooted(vm: Vm, name: str) -> None:
 
 
 def _require_share(vm: Vm, name: str, *, writable: bool) -> bool:
-    """Give whether a share of a running VM is a single file. Errors: NotSupported when the VM does not have it."""
+    """Return whether a share of a running VM is a single file. Errors: NotSupported when the VM does not have it."""
     _require_rooted(vm, name)
     found = vm.shares.get(name)
     if found is None:

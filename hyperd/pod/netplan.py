@@ -89,7 +89,7 @@ def attachment_wish(spec: PodSpec, one: NetworkAttachment) -> NicWish:
 
 
 def guard(spec: PodSpec) -> Guard | None:
-    """Give the pod's white lists, None when it has none."""
+    """Return the pod's white lists, None when it has none."""
     lists = spec.portmapping_white_lists
     if not lists.internal_networks and not lists.external_networks:
         return None
@@ -120,7 +120,7 @@ def asks_for_nothing(spec: PodSpec) -> bool:
 
 
 def nic_specs(leases: Sequence[Lease]) -> list[NicSpec]:
-    """Give the NICs as the hypervisor shall make them."""
+    """Return the NICs as the hypervisor shall make them."""
     return [NicSpec(mac=lease.mac, tap=lease.tap, bridge=lease.bridge, mtu=lease.mtu) for lease in leases]
 
 
@@ -223,7 +223,7 @@ def target_address(leases: Sequence[Lease]) -> str:
 
 
 def balanced(spec: PodSpec, leases: Sequence[Lease]) -> list[Balanced]:
-    """Give the pod's services as its guest shall have them."""
+    """Return the pod's services as its guest shall have them."""
     routed, _ = default_route(spec, leases)
     return [
         Balanced(
@@ -238,7 +238,7 @@ def balanced(spec: PodSpec, leases: Sequence[Lease]) -> list[Balanced]:
 
 
 def _source(service: ServiceSpec, leases: Sequence[Lease], routed: int) -> str:
-    """Give the address of the NIC that leads to the service's hosts: with another one they could not answer."""
+    """Return the address of the NIC that leads to the service's hosts: with another one they could not answer."""
     host = service.hosts[0].host_ip if service.hosts else ""
     direct = (index for index, lease in enumerate(leases) if host and _on_link(host, lease))
     return leases[next(direct, max(routed, 0))].cidr.partition("/")[0]

@@ -111,7 +111,7 @@ class PodNetwork:
         netplan.nics(spec)
 
     def take_over(self, spec: PodSpec, vm: Vm) -> list[Lease]:
-        """Give the pod the address that a VM of the pool was prepared with, and its ports, which are chosen by then.
+        """Return the pod the address that a VM of the pool was prepared with, and its ports, which are chosen by then.
 
         Errors: Conflict, HostFault; what was reserved by then is given back by the caller.
         """
@@ -124,7 +124,7 @@ class PodNetwork:
     # -- published ports
 
     def portmappings(self, pod_id: str) -> list[PortSpec]:
-        """Give the pod's published ports. Errors: NotFound."""
+        """Return the pod's published ports. Errors: NotFound."""
         return list(self._spec(pod_id)[1].portmappings)
 
     def add_ports(self, pod_id: str, rules: Sequence[PortSpec]) -> None:
@@ -176,7 +176,7 @@ class PodNetwork:
     # -- services
 
     def services(self, pod_id: str) -> list[ServiceSpec]:
-        """Give the pod's services. Errors: NotFound."""
+        """Return the pod's services. Errors: NotFound."""
         return list(self._spec(pod_id)[1].services)
 
     def add_services(self, pod_id: str, services: Sequence[ServiceSpec]) -> None:

@@ -108,7 +108,7 @@ class ReadyVms:
     def take(
         self, spec: PodSpec, files: HostFiles, *, scratch: Path, layers: Sequence[Path]
     ) -> tuple[Vm, list[Lease], Entry] | None:
-        """Give a VM of the pool with the pod's disks and address; None when there is none that fits and is well.
+        """Return a VM of the pool with the pod's disks and address; None when there is none that fits and is well.
 
         With them comes what is left to do in the guest. Errors: OutOfSpace; Conflict about the pod's ports.
         """

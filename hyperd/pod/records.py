@@ -26,7 +26,7 @@ class PodRecords:
         self._db = database
 
     def get(self, pod_id: str) -> PodRow:
-        """Give a pod. Errors: NotFound."""
+        """Return a pod. Errors: NotFound."""
         with self._db.reading() as session:
             row = session.get(PodRow, pod_id)
         if row is None:
@@ -34,17 +34,17 @@ class PodRecords:
         return row
 
     def all(self) -> list[PodRow]:
-        """Give every pod, oldest first."""
+        """Return every pod, oldest first."""
         with self._db.reading() as session:
             return list(session.scalars(select(PodRow).order_by(PodRow.created_at)))
 
     def running(self) -> list[PodRow]:
-        """Give the pods that run."""
+        """Return the pods that run."""
         with self._db.reading() as session:
             return list(session.scalars(select(PodRow).where(PodRow.state == PodState.RUNNING)))
 
     def listed(self) -> list[PodRow]:
-        """Give every pod, oldest first, with only what a list shows: id, state and outcome."""
+        """Return every pod, oldest first, with only what a list shows: id, state and outcome."""
         columns = load_only(PodRow.id, PodRow.state, PodRow.outcome)
         with self._db.reading() as session:
             return list(session.scalars(select(PodRow).options(columns).order_by(PodRow.created_at)))

@@ -429,7 +429,7 @@ class PodService:
         return True
 
     def scratch(self, pod_id: str) -> Path:
-        """Give the path of the pod's writable disk."""
+        """Return the path of the pod's writable disk."""
         return self._config.root / "pods" / pod_id / "scratch.img"
 
     # -- inside
@@ -525,7 +525,7 @@ class PodService:
         layers: Sequence[Path],
         leases: Sequence[Lease],
     ) -> Vm:
-        """Give the idle VM that the caller named, or boot one; on failure neither is left."""
+        """Return the idle VM that the caller named, or boot one; on failure neither is left."""
         size, nics = spec.resource, netplan.nic_specs(leases)
         if not vm_id:
             return self._vms.boot(

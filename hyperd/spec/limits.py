@@ -32,7 +32,7 @@ def granted_memory(asked: int) -> int:
 
 
 def beyond(limits: Limits, size: Resource) -> Iterator[str]:
-    """Give a warning for each limit of a container that is more than a VM of this size has."""
+    """Yield a warning for each limit of a container that is more than a VM of this size has."""
     if limits.memory > size.memory * _MIB:
         yield f"The virtual machine has {size.memory} MiB of memory: a limit of more has no effect."
     if cpu_time(limits) > size.vcpu * NANO:

@@ -159,12 +159,12 @@ class FakeDriver(VmDriver):
         return {vm_id: vm.state for vm_id, vm in list(self.vms.items())}
 
     def stats(self, vm_id: str) -> VmStats:
-        """Give fixed counters."""
+        """Return fixed counters."""
         self._vm("stats", vm_id)
         return VmStats(cpu_total=3_000_000, cpu_user=2_000_000, cpu_system=1_000_000, memory_rss=64 * 2**20)
 
     def agent(self, vm_id: str) -> FakeAgent:
-        """Give the VM's agent (tests look at its plans). Errors: NotFound."""
+        """Return the VM's agent (tests look at its plans). Errors: NotFound."""
         return self._vm("agent", vm_id).agent
 
     def _vm(self, method: str, vm_id: str) -> FakeVm:

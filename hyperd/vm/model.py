@@ -147,7 +147,7 @@ class Vm:
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def free_lun(self) -> int:
-        """Give a LUN that no disk has. Errors: InvalidInput."""
+        """Return a LUN that no disk has. Errors: InvalidInput."""
         used = set(self.disks.values())
         lun = next((n for n in range(1, MAX_LUN + 1) if n not in used), None)
         if lun is None:
@@ -156,7 +156,7 @@ class Vm:
 
 
 def number_disks(layers: Sequence[Path], scratch: Path | None) -> dict[str, int]:
-    """Give the LUN of each disk a VM is booted with. Errors: InvalidInput (too many layers)."""
+    """Return the LUN of each disk a VM is booted with. Errors: InvalidInput (too many layers)."""
     luns = {str(path): number for number, path in enumerate(dict.fromkeys(layers), start=1)}
     if len(luns) > MAX_LUN:
         raise InvalidInput(f"{len(luns)} layers are more than a VM can have ({MAX_LUN})")
@@ -166,7 +166,7 @@ def number_disks(layers: Sequence[Path], scratch: Path | None) -> dict[str, int]
 
 
 def require_running(vm: Vm | None, pod_id: str) -> Vm:
-    """Give the pod's VM if its agent can be asked. Errors: NotAlive."""
+    """Return the pod's VM if its agent can be asked. Errors: NotAlive."""
     if vm is None:
         raise NotAlive(f"cannot complete the operation, because the pod {pod_id} is not running")
     if vm.state == PAUSED:
@@ -175,7 +175,7 @@ def require_running(vm: Vm | None, pod_id: str) -> Vm:
 
 
 def last_words(path: Path) -> str:
-    """Give the end of a console log, for messages."""
+    """Return the end of a console log, for messages."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 600))

@@ -66,7 +66,7 @@ def copy_disk(source: Path, target: Path) -> None:
 
 
 def _next(file: int, at: int, what: int) -> int | None:
-    """Give where the next data or hole begins, None where there is none."""
+    """Return where the next data or hole begins, None where there is none."""
     try:
         return os.lseek(file, at, what)
     except OSError as error:

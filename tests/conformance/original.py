@@ -73,7 +73,7 @@ class Reader:
         self._buffer = b""
 
     def until(self, mark: bytes) -> bytes:
-        """Give everything up to and with the mark."""
+        """Return everything up to and with the mark."""
         while mark not in self._buffer:
             more = self.sock.recv(65536)
             if not more:
@@ -444,7 +444,7 @@ class Original:
     # -- lists, system, images
 
     def list(self, item: str = "pod", **more: str) -> list[list[str]]:
-        """Give the rows, split as the client splits them."""
+        """Return the rows, split as the client splits them."""
         answer = self.wire.call("GET", "/list", [("item", item), *more.items()]).json
         assert answer["item"] == item
         rows = answer[{"pod": "podData", "container": "cData", "vm": "vmData"}[item]]
@@ -453,7 +453,7 @@ class Original:
         return parts
 
     def images(self, *, every: bool = False, quiet: bool = False) -> list[tuple[str, str, str]]:
-        """Give repository, tag and short id of every image."""
+        """Return repository, tag and short id of every image."""
         words = {True: "yes", False: "no"}
         answer = self.wire.call("GET", "/images/get", [("all", words[every]), ("quiet", words[quiet])]).json
         found = []
@@ -526,7 +526,7 @@ def progress(reply: Reply) -> list[dict[str, Any]]:
 
 
 def command_line(image: str, command: Sequence[str] = (), *, name: str = "", tty: bool = False, **more: Any) -> Any:
-    """Give the pod that ``hyperctl run IMAGE COMMAND`` sends; ``more`` are keys of the pod, ``container`` of it."""
+    """Return the pod that ``hyperctl run IMAGE COMMAND`` sends; ``more`` are keys of the pod, ``container`` of it."""
     tag = re.sub(r"[^a-z0-9]+", "-", image.rpartition("/")[2])
     ident = name or f"{tag}-{secrets.randbelow(10**10):010}"
     container = {"name": ident, "image": image, "restartPolicy": "never"}

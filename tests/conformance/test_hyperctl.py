@@ -70,14 +70,14 @@ class Ctl:
         return done.stderr.decode()
 
     def rows(self, *words: str) -> list[list[str]]:
-        """Give a listing's cells without its headings."""
+        """Return a listing's cells without its headings."""
         lines = self.ok(*words).splitlines()[1:]
         return [re.split(r" {3,}", line.rstrip()) for line in lines]
 
 
 @pytest.fixture
 def ctl(daemon: HyperdLauncher, image: str, tmp_path: Path) -> Iterator[Ctl]:
-    """Give hyperctl; the pods and VMs that a test leaves are removed."""
+    """Yield hyperctl; the pods and VMs that a test leaves are removed."""
     one = Ctl(Runner(daemon.host, tmp_path), image, daemon)
     yield one
     for item, verb in (("pod", ["rm"]), ("vm", ["vm", "rm"])):
@@ -88,7 +88,7 @@ def ctl(daemon: HyperdLauncher, image: str, tmp_path: Path) -> Iterator[Ctl]:
 
 @pytest.fixture
 def full(ctl: Ctl) -> Ctl:
-    """Give hyperctl and the running pod `full`."""
+    """Yield hyperctl and the running pod `full`."""
     ctl.ok("run", "-d", "--name", "full", ctl.image, "sleep", "1000")
     return ctl
 

@@ -57,7 +57,7 @@ class Step:
 
 
 def table(*headings: str, rows: str = "") -> str:
-    """Give a pattern for a table; cells of a row are separated by two spaces in it."""
+    """Return a pattern for a table; cells of a row are separated by two spaces in it."""
     lines = "".join(f"{line.replace('  ', ' {3,}')}\n" for line in rows.splitlines())
     return " +".join(map(re.escape, headings)) + "\n" + lines
 
@@ -491,7 +491,7 @@ COMMANDS = {words: one for verb in verbs.VERBS for words, one in verbs.commands(
 
 
 def driven(line: str) -> tuple[str, set[str]]:
-    """Give the command of a line and the fields of its options that the line gives."""
+    """Return the command of a line and the fields of its options that the line gives."""
     words = shlex.split(line)
     size = 2 if " ".join(words[:2]) in COMMANDS else 1
     name, rest = " ".join(words[:size]), words[size:]

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.root, pytest.mark.registry]
 
 @pytest.fixture(scope="module")
 def ctl(daemon: HyperdLauncher, image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
-    """Give hyperctl with a running pod, on the PATH of the shells."""
+    """Yield hyperctl with a running pod, on the PATH of the shells."""
     home = tmp_path_factory.mktemp("home")
     one = Runner(daemon.host, home)
     one.environment["PATH"] = f"{Path(sys.executable).parent}:{one.environment['PATH']}"
@@ -54,7 +54,7 @@ def spelled(text: str, image: str) -> str:
 
 @pytest.fixture(scope="module", params=["bash", "zsh"])
 def shell(ctl: Runner, request: pytest.FixtureRequest) -> Iterator[Shell]:
-    """Give an interactive shell."""
+    """Yield an interactive shell."""
     with Shell(request.param, ctl.environment, ctl.home) as one:
         yield one
 

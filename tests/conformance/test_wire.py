@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.root, pytest.mark.registry]
 
 @pytest.fixture
 def client(daemon: HyperdLauncher) -> Iterator[Original]:
-    """Give a client; the pods that a test leaves are removed."""
+    """Yield a client; the pods that a test leaves are removed."""
     one = Original(daemon.socket)
     with contextlib.closing(one):
         yield one
@@ -37,7 +37,7 @@ def client(daemon: HyperdLauncher) -> Iterator[Original]:
 
 @pytest.fixture
 def full(client: Original, image: str) -> Original:
-    """Give a client with the record's long-running pod `full`, nothing counted yet."""
+    """Yield a client with the record's long-running pod `full`, nothing counted yet."""
     client.run(command_line(image, ["sh"], name="full"), attach=False)
     client.wire.requests.clear()
     return client

@@ -48,7 +48,7 @@ def image(daemon, registry):
 
 @pytest.fixture
 def pods(daemon):
-    """Give a function that creates pods; they are gone afterwards, and so is everything of theirs."""
+    """Yield a function that creates pods; they are gone afterwards, and so is everything of theirs."""
     made: list[str] = []
 
     def create(*commands: list[str], image: str, **fields: object) -> str:

@@ -28,7 +28,7 @@ def registry():
 
 @pytest.fixture(scope="module")
 def daemon(registry):
-    """Give a daemon with an image and a pod; in the end those are all it has, and it never lost its head."""
+    """Yield a daemon with an image and a pod; in the end those are all it has, and it never lost its head."""
     with HyperdLauncher() as launcher:
         launcher.start()
         name = f"{registry.host}/busybox"

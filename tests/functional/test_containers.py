@@ -43,7 +43,7 @@ Make = Callable[..., str]
 
 @pytest.fixture
 def container(daemon: HyperdLauncher, registry: RegistryServer) -> Iterator[Make]:
-    """Give a function that makes a pod with one container, started or not, and gives the container's name."""
+    """Yield a function that makes a pod with one container, started or not, and gives the container's name."""
     pods: list[str] = []
 
     def make(command: str, *, start: bool = True, image: str = "busybox", **fields: Any) -> str:

@@ -64,7 +64,7 @@ def sandbox_config(**fields: Any) -> pb.PodSandboxConfig:
 
 @pytest.fixture
 def sandbox(cri: CriClient) -> Iterator[Callable[..., tuple[str, pb.PodSandboxConfig]]]:
-    """Give a function that runs a sandbox and gives its id and configuration."""
+    """Yield a function that runs a sandbox and gives its id and configuration."""
     made: list[str] = []
 
     def run(**fields: Any) -> tuple[str, pb.PodSandboxConfig]:

@@ -64,7 +64,7 @@ def pod(cri: CriClient) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def run(cri: CriClient, pod: str, image: str) -> Callable[..., str]:
-    """Give a function that runs a container with a script and gives its id."""
+    """Yield a function that runs a container with a script and gives its id."""
 
     def start(name: str, script: str, **fields: Any) -> str:
         config = {

@@ -102,7 +102,7 @@ def test_another_destination_address_in_the_frame_is_no_way_round(site: Site) ->
 
 
 def _sources(ear: socket.socket) -> set[str]:
-    """Give the senders of the IP frames that have come."""
+    """Return the senders of the IP frames that have come."""
     found = set()
     while True:
         try:

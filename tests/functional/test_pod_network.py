@@ -180,7 +180,7 @@ def test_a_start_that_fails_leaves_a_new_pod_its_reservations(pods: Pods, fixed:
 
 
 def led(daemon: HyperdLauncher) -> str:
-    """Give the packet filter's map of published ports."""
+    """Return the packet filter's map of published ports."""
     words = ["nft", "list", "map", "ip", daemon.table, "tcp_ports"]
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 

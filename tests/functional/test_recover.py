@@ -65,7 +65,7 @@ def due(daemon: HyperdLauncher) -> list[Any]:
 
 
 def tree(root: Path) -> dict[str, tuple[int, int]]:
-    """Give inode and size of every file but logs, locks and SQLite's shared memory."""
+    """Return inode and size of every file but logs, locks and SQLite's shared memory."""
     return {
         str(path.relative_to(root)): (path.lstat().st_ino, path.lstat().st_size)
         for path in root.rglob("*")

@@ -41,7 +41,7 @@ DEAF = "SIGCONT"  # a stop signal that ends nothing
 
 @contextmanager
 def opened(root: Path) -> Iterator[Engine]:
-    """Give an engine with VMs that are threads, on user-mode networks."""
+    """Yield an engine with VMs that are threads, on user-mode networks."""
     network = NetworkConfig(bridge="")
     running = Engine(Config(root=root, network=network, hypervisor=HypervisorConfig(driver="fake", pool=0)))
     running.open()

@@ -199,7 +199,7 @@ def test_who_goes_on_sending_after_a_refused_upgrade_holds_no_thread(daemon: Hyp
 
 
 def asks(kind: str, silent: str) -> tuple[str, str, str]:
-    """Give API, path and body of a request that makes the daemon ask a server."""
+    """Return API, path and body of a request that makes the daemon ask a server."""
     file = {"name": "f", "uri": f"http://{silent}/f"}
     ref = {"path": "/f", "filename": "f"}
     containers = [{"image": "busybox", "files": [ref]}]

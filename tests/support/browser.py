@@ -96,7 +96,7 @@ class Page:
         self.until("document.readyState === 'complete'")
 
     def run(self, script: str) -> Any:
-        """Give the value of an expression of JavaScript."""
+        """Return the value of an expression of JavaScript."""
         answer = self.send("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in answer, (script[:200], answer["exceptionDetails"])
         return answer["result"].get("value")

@@ -178,7 +178,7 @@ TESTED_BY = {
 
 
 def paths(schema: Schema, before: str = "") -> Iterator[str]:
-    """Give every field of a schema that has no fields itself, by the names on the wire."""
+    """Yield every field of a schema that has no fields itself, by the names on the wire."""
     for name, field in schema.fields.items():
         many = isinstance(field, fields.List)
         inner = field.inner if isinstance(field, fields.List) else field
@@ -198,7 +198,7 @@ def functions(module: str) -> dict[str, ast.FunctionDef]:
 
 
 def words(module: str, name: str, seen: set[str]) -> set[str]:
-    """Give the texts and keywords in a function and in the functions and fixtures of its module that it uses."""
+    """Return the texts and keywords in a function and in the functions and fixtures of its module that it uses."""
     if name in seen or name not in functions(module):
         return set()
     seen.add(name)

@@ -17,7 +17,7 @@ JSON = {"Accept": "application/json"}
 
 
 def answer(error: Exception, headers: dict[str, str] | None = None) -> tuple[int, object, list[str]]:
-    """Give status, body and the levels that were logged."""
+    """Return status, body and the levels that were logged."""
     app = Flask("test")
     register(app)
 

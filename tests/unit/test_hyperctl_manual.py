@@ -11,7 +11,7 @@ from hyperctl import full, manual, verbs
 
 
 def rendered(name: str) -> str:
-    """Give a page as a reader sees it; groff must have nothing to say."""
+    """Return a page as a reader sees it; groff must have nothing to say."""
     words = ["groff", "-man", "-Tascii", "-P-c", "-P-b", "-P-u", "-ww", "-rLL=100n"]
     done = subprocess.run(words, input=manual.page(name), capture_output=True, text=True, check=True)
     assert done.stderr == ""

@@ -24,7 +24,7 @@ MIGRATION = importlib.import_module("hyperd.db.migrations.versions.0003_services
 
 
 def filled(hint: Any, salt: str = "x") -> Any:
-    """Give a value of a type in which no field, however deep, has its default."""
+    """Return a value of a type in which no field, however deep, has its default."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return filled(inner[0], salt)

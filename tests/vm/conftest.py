@@ -59,7 +59,7 @@ class Host:
         return name
 
     def address(self, pod: str) -> str:
-        """Give a pod's IPv4 address."""
+        """Return a pod's IPv4 address."""
         info = self.daemon.json("GET", "/pod/info", podName=pod)
         return str(info["status"]["podIP"][0]).partition("/")[0]
 

@@ -41,7 +41,7 @@ sync
 
 
 def layer_of(host: Host, image: str) -> tuple[dict[str, tarfile.TarInfo], tarfile.TarFile, dict[str, object]]:
-    """Give the uppermost layer of an image as its tar, and the image's configuration."""
+    """Return the uppermost layer of an image as its tar, and the image's configuration."""
     database = Database(host.daemon.root / "hyper.db")
     try:
         with database.session() as session:

@@ -126,7 +126,7 @@ class World:
 
 
 def with_keyboard(line: str) -> str:
-    """Give a line as a script can run it: somebody types at a terminal, and ends what goes on."""
+    """Return a line as a script can run it: somebody types at a terminal, and ends what goes on."""
     bare = line.partition(" #")[0].strip()
     if re.match(r"hyperctl (exec|run) -(it|t) ", line):
         return f"printf 'exit\\n' | script -qec {shlex.quote(bare)} /dev/null"

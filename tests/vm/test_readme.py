@@ -32,7 +32,7 @@ def host(registry: RegistryServer) -> Iterator[Host]:
 
 
 def with_keyboard(line: str) -> str:
-    """Give a line as a script can run it: somebody types at a terminal, or ends what goes on."""
+    """Return a line as a script can run it: somebody types at a terminal, or ends what goes on."""
     if " exec -t " in line or " run -t " in line:
         return f"printf 'exit\\n' | script -qec {shlex.quote(line.partition('#')[0])} /dev/null"
     if " logs -f " in line:

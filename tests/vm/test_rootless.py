@@ -26,7 +26,7 @@ SETPRIV = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "-
 
 
 def interpreter(path: str) -> str:
-    """Give a Python that the user can run with these directories: root's own may lie where nobody else may look."""
+    """Return a Python that the user can run with these directories: root's own may lie where nobody else may look."""
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     for python in (os.path.realpath(sys.executable), f"/usr/bin/python{version}"):
         argv = [*SETPRIV, python, "-c", "import libvirt, flask, hyperd"]

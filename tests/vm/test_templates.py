@@ -64,7 +64,7 @@ def digest(path: Path) -> str:
 
 
 def digest_of_data(path: Path) -> str:
-    """Give the digest of what a sparse file has, without reading its holes."""
+    """Return the digest of what a sparse file has, without reading its holes."""
     found = hashlib.sha256()
     with path.open("rb") as file:
         at, end = 0, path.stat().st_size

@@ -43,7 +43,7 @@ def status(pid: str) -> dict[str, list[str]]:
 
 
 def qemu_of(host: Host, pod: str) -> str:
-    """Give the process of a pod's VM."""
+    """Return the process of a pod's VM."""
     disk = f"{host.daemon.root}/pods/{pod}/scratch.img"
     (pid,) = (pid for pid in host.left()["qemu"] if disk in Path(f"/proc/{pid}/cmdline").read_text())
     return pid

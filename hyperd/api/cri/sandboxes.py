@@ -79,7 +79,7 @@ def listed(call: Call, request: pb.ListPodSandboxRequest) -> pb.ListPodSandboxRe
 
 
 def pods(engine: Engine, beginning: str = "") -> Iterator[Pod]:
-    """Give the pods of this dialect whose id begins so."""
+    """Yield the pods of this dialect whose id begins so."""
     for brief in engine.pods.briefs(OWNER):
         if brief.id.startswith(beginning):
             with contextlib.suppress(NotFound):  # it has just been removed

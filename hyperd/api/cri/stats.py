@@ -22,13 +22,13 @@ _LEFT = (NotFound, NotAlive, AgentError)  # it ended while it was looked at
 
 
 def of_container(call: Call, request: pb.ContainerStatsRequest) -> pb.ContainerStatsResponse:
-    """Give the counters of a running container. Errors: NotFound, NotAlive."""
+    """Return the counters of a running container. Errors: NotFound, NotAlive."""
     found = container(call.engine, request.container_id)
     return pb.ContainerStatsResponse(stats=_container(found, call.engine.stats.container(found.id)))
 
 
 def of_containers(call: Call, request: pb.ListContainerStatsRequest) -> pb.ListContainerStatsResponse:
-    """Give the counters of all containers that run; a guest is asked once for all of its own."""
+    """Return the counters of all containers that run; a guest is asked once for all of its own."""
     wanted, found = request.filter, []
     for pod in pods(call.engine, wanted.pod_sandbox_id):
         chosen = {
@@ -44,13 +44,13 @@ def of_containers(call: Call, request: pb.ListContainerStatsRequest) -> pb.ListC
 
 
 def of_sandbox(call: Call, request: pb.PodSandboxStatsRequest) -> pb.PodSandboxStatsResponse:
-    """Give the counters of a sandbox that is ready. Errors: NotFound, NotAlive, DriverError."""
+    """Return the counters of a sandbox that is ready. Errors: NotFound, NotAlive, DriverError."""
     pod = call.engine.pods.inspect(sandbox_id(call.engine, request.pod_sandbox_id))
     return pb.PodSandboxStatsResponse(stats=_sandbox(pod, call.engine.stats.pod(pod.id)))
 
 
 def of_sandboxes(call: Call, request: pb.ListPodSandboxStatsRequest) -> pb.ListPodSandboxStatsResponse:
-    """Give the counters of all sandboxes that are ready."""
+    """Return the counters of all sandboxes that are ready."""
     wanted, found = request.filter, []
     for pod in pods(call.engine, wanted.id):
         if pod.state == PodState.RUNNING and has_labels(pod.labels, wanted.label_selector):

@@ -81,14 +81,14 @@ def stat_path(name: str) -> Response:
 
 @blueprint.route("/containers/<name>/archive", methods=["GET"], provide_automatic_options=False)
 def get_archive(name: str) -> Response:
-    """Give a file or directory of a container as a tar."""
+    """Return a file or directory of a container as a tar."""
     found, path = container(name), _path()
     return _archive(found.id, name, path, TAR)
 
 
 @blueprint.post("/containers/<name>/copy")
 def copy(name: str) -> Response:
-    """Give a file or directory as a tar, as API 1.8 asked for it."""
+    """Return a file or directory as a tar, as API 1.8 asked for it."""
     resource = params.body_object().get("Resource")
     if not isinstance(resource, str) or not resource:
         raise InvalidInput("Path cannot be empty")
@@ -131,7 +131,7 @@ def put_archive(name: str) -> Response:
 
 @blueprint.get("/containers/<name>/export")
 def export(name: str) -> Response:
-    """Give the whole file system of a container as a tar."""
+    """Return the whole file system of a container as a tar."""
     found, contents = container(name), engine().containers.contents
 
     def make(_left: Callable[[], bool]) -> Iterator[bytes]:

@@ -25,7 +25,7 @@ RAW_STREAM = "application/vnd.docker.raw-stream"
 
 @blueprint.get("/images/get")
 def save_images() -> Response:
-    """Give images as one tar."""
+    """Return images as one tar."""
     names = [name for name in request.args.getlist("names") if name]
     if not names:
         raise InvalidInput("no images were named", resolution="give ?names=")
@@ -34,7 +34,7 @@ def save_images() -> Response:
 
 @blueprint.get("/images/<path:name>/get")
 def save_image(name: str) -> Response:
-    """Give an image, or all of a repository, as a tar."""
+    """Return an image, or all of a repository, as a tar."""
     return _save([name])
 
 

@@ -116,13 +116,13 @@ def _meta() -> dict[str, str]:
 
 @blueprint.get("/images/<path:name>/json")
 def inspect_image(name: str) -> Response:
-    """Give everything that is known of an image."""
+    """Return everything that is known of an image."""
     return answers.as_json(image_views.inspect(_reports("inspect", name), versions.requested()))
 
 
 @blueprint.get("/images/<path:name>/history")
 def image_history(name: str) -> Response:
-    """Give the steps an image was made in, the newest first."""
+    """Return the steps an image was made in, the newest first."""
     return answers.as_json(image_views.history(_reports("history", name), versions.requested()))
 
 

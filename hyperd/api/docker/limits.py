@@ -88,7 +88,7 @@ def check_cpus(limits: Limits, size: Resource) -> None:
 
 
 def warnings(limits: Limits, size: Resource) -> Iterator[str]:
-    """Give a warning for each limit that a VM of this size cannot give."""
+    """Yield a warning for each limit that a VM of this size cannot give."""
     yield from beyond(limits, size)
     if limits.memory_swap > limits.memory or limits.memory_swap < 0:
         yield "The virtual machine has no swap: MemorySwap was discarded, memory is limited without swap."

@@ -135,7 +135,7 @@ def _truth(options: Mapping[str, str], key: str) -> bool:
 
 
 def _warnings(given: dict[str, Any]) -> Iterator[str]:
-    """Give a warning for each setting that has no effect here."""
+    """Yield a warning for each setting that has no effect here."""
     if given["Attachable"]:
         yield "Attachable belongs to swarm mode and was discarded: containers can be put on every network."
     for key in given["Options"]:

@@ -131,7 +131,7 @@ def refuse_update(given: Mapping[str, Any]) -> None:
 
 
 def warn_resources(given: Mapping[str, Any]) -> Iterator[str]:
-    """Give a warning for each of ``Resources`` that has no effect here."""
+    """Yield a warning for each of ``Resources`` that has no effect here."""
     for key, words in _WARNED.items():
         if given[key]:
             yield f"{words} cannot be set in a virtual machine: {key} was discarded."
@@ -140,7 +140,7 @@ def warn_resources(given: Mapping[str, Any]) -> Iterator[str]:
 
 
 def warn(given: Mapping[str, Any], host: Mapping[str, Any]) -> Iterator[str]:
-    """Give a warning for each setting that has no effect here."""
+    """Yield a warning for each setting that has no effect here."""
     yield from warn_resources(host)
     if given["Image"] and host["Privileged"] and host["SecurityOpt"]:
         yield "SecurityOpt has no effect on a privileged container."

@@ -103,7 +103,7 @@ class Wire(Schema):
 
 
 def _nested(schema: type[Wire]) -> fields.Nested:
-    """Give an object that has its defaults when it is left out."""
+    """Return an object that has its defaults when it is left out."""
     return fields.Nested(schema, load_default=lambda: schema().load({}))
 
 

@@ -106,7 +106,7 @@ def _empty(found: Container) -> dict[str, Any]:
 
 @blueprint.get("/containers/<name>/stats")
 def stats(name: str) -> Response:
-    """Give samples of a container's counters every second, or one with ``stream=0``."""
+    """Return samples of a container's counters every second, or one with ``stream=0``."""
     found, running = container(name), engine()
     if params.flag("stream", default=True):
         return Background("stats", lambda send, left: _follow(running, found, send, left), Form()).respond()

@@ -24,7 +24,7 @@ OCI = "oci"
 
 @blueprint.get("/images/save")
 def save_images() -> Response:
-    """Give images as one tar."""
+    """Return images as one tar."""
     names = [name for text in params.texts("names", "name") if (name := text.strip())]
     layout = params.text("format").strip().lower()
     if layout not in {"", OCI, "docker", "docker-archive", "oci-archive"}:

@@ -37,7 +37,7 @@ TAR = "application/x-tar"
 
 
 def container_name() -> str:
-    """Give the request's container. Errors: InvalidInput when it is empty."""
+    """Return the request's container. Errors: InvalidInput when it is empty."""
     return params.needed("container", message="Empty container name")
 
 
@@ -236,7 +236,7 @@ def top() -> Response:
 
 @blueprint.get("/container/stats")
 def container_counters() -> Response:
-    """Give the counters of a running container; times in ns, sizes in bytes."""
+    """Return the counters of a running container; times in ns, sizes in bytes."""
     return answers.plain_json(stats_views.container_stats(engine().stats.container(container_name())))
 
 

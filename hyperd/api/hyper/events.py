@@ -20,7 +20,7 @@ LAST = b'{"error":"this client was too slow and misses events"}\n'
 
 
 def event_object(event: Event) -> dict[str, Any]:
-    """Give an event as Docker's clients know it; ``id``, ``status`` and ``from`` are the names of its first version."""
+    """Return an event as Docker's clients know it; ``id``, ``status``, ``from`` are the names of its first version."""
     attributes = dict(event.attributes)
     if event.pod_id:
         attributes["podID"] = event.pod_id

@@ -103,13 +103,13 @@ def tag_image() -> Response:
 
 @blueprint.get("/image/inspect")
 def inspect_image() -> Response:
-    """Give everything that is known of an image, with Docker's field names."""
+    """Return everything that is known of an image, with Docker's field names."""
     return answers.plain_json(image_views.details(engine().images.reports.inspect(params.needed("imageId"))))
 
 
 @blueprint.get("/image/history")
 def image_history() -> Response:
-    """Give the steps an image was made in, the newest first."""
+    """Return the steps an image was made in, the newest first."""
     return answers.plain_json(image_views.history(engine().images.reports.history(params.needed("imageId"))))
 
 
@@ -124,7 +124,7 @@ def prune_images() -> Response:
 
 @blueprint.get("/images/df")
 def images_usage() -> Response:
-    """Give what images take of the disk."""
+    """Return what images take of the disk."""
     return answers.plain_json(image_views.usage(engine().images.reports.usage()))
 
 

@@ -104,17 +104,17 @@ def parse_services(data: object) -> tuple[ServiceSpec, ...]:
 
 
 def dump_services(services: Sequence[ServiceSpec]) -> list[dict[str, Any]]:
-    """Give services as JSON-able objects."""
+    """Return services as JSON-able objects."""
     return cast("list[dict[str, Any]]", _SERVICES.dump(services))
 
 
 def dump_pod(spec: PodSpec) -> dict[str, Any]:
-    """Give the pod as JSON-able object."""
+    """Return the pod as JSON-able object."""
     return cast("dict[str, Any]", _POD.dump(spec))
 
 
 def dump_container(spec: ContainerSpec) -> dict[str, Any]:
-    """Give the container as JSON-able object."""
+    """Return the container as JSON-able object."""
     return cast("dict[str, Any]", _CONTAINER.dump(spec))
 
 
@@ -145,7 +145,7 @@ def _first(messages: object) -> tuple[str, str]:
 
 
 def _named_volumes(spec: ContainerSpec) -> ContainerSpec:
-    """Give a reference with an inline volume, and the volume itself, the same name."""
+    """Return a reference with an inline volume, and the volume itself, the same name."""
     refs = []
     for ref in spec.volumes:
         name = ref.volume or (ref.detail.name if ref.detail else "")

@@ -27,7 +27,7 @@ def _pod_id() -> str:
 
 
 def _pod_json() -> Any:
-    """Give the pod's JSON: the body, else the ``podArgs`` of query or form."""
+    """Return the pod's JSON: the body, else the ``podArgs`` of query or form."""
     if request.mimetype != params.FORM and params.body():
         return params.body_json("the pod")
     return params.json_text(params.needed("podArgs", message="no pod given: neither a body nor podArgs"), "podArgs")
@@ -96,7 +96,7 @@ def info() -> Response:
 
 @blueprint.get("/pod/stats")
 def stats() -> Response:
-    """Give the counters of a running pod; times in ns, sizes in bytes."""
+    """Return the counters of a running pod; times in ns, sizes in bytes."""
     return answers.plain_json(stats_views.pod_stats(engine().stats.pod(params.needed("podId", "podName", "pod"))))
 
 

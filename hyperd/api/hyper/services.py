@@ -12,7 +12,7 @@ from hyperd.spec.model import ServiceSpec
 
 
 def _asked() -> tuple[str, tuple[ServiceSpec, ...]]:
-    """Give pod and services of a request; an unknown pod is told before bad services."""
+    """Return pod and services of a request; an unknown pod is told before bad services."""
     pod_id = params.needed("podId", "podName", "pod")
     engine().pods.net.services(pod_id)
     return pod_id, parse_services(params.json_text(params.needed("services"), "services"))

@@ -18,13 +18,13 @@ def system_info() -> Response:
 
 @blueprint.get("/version")
 def version() -> Response:
-    """Give the daemon's version."""
+    """Return the daemon's version."""
     return answers.env(system_views.version())
 
 
 @blueprint.get("/metrics")
 def prometheus() -> Response:
-    """Give the daemon's metrics."""
+    """Return the daemon's metrics."""
     from hyperd.api import exposition  # a megabyte, which nobody needs who is not watched
 
     text, content_type = exposition.render(metrics(), engine(), accept=request.headers.get("Accept", ""))

@@ -48,7 +48,7 @@ def _warnings(schema: Wire, data: object) -> list[str]:
 
 
 def _unknown(schema: Wire, data: object, before: str) -> Iterator[tuple[str, str]]:
-    """Give path and nearest known key of each unknown one."""
+    """Yield path and nearest known key of each unknown one."""
     if not isinstance(data, Mapping):
         return
     names = {(field.data_key or name).lower(): (field.data_key or name, field) for name, field in schema.fields.items()}

@@ -66,7 +66,7 @@ _ARGUMENT = re.compile(r"<(?:[^:<>]+:)?([^<>]+)>")
 
 
 def routes(app: Flask) -> Iterator[tuple[str, str, str]]:
-    """Give method, path in OpenAPI's writing and endpoint of every route without version prefix."""
+    """Yield method, path in OpenAPI's writing and endpoint of every route without version prefix."""
     for rule in app.url_map.iter_rules():
         if VERSION_ARGUMENT not in rule.arguments:
             for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):

@@ -43,12 +43,12 @@ class Operation:
 
 
 def q(name: str, text: str = "", schema: Schema = TEXT, *, needed: bool = False, **more: Any) -> Schema:
-    """Give a parameter of the query."""
+    """Return a parameter of the query."""
     return {"name": name, "in": "query", "required": needed, "description": text, "schema": schema, **more}
 
 
 def json_q(name: str, text: str, schema: Schema, *, needed: bool = False) -> Schema:
-    """Give a parameter of the query whose value is JSON."""
+    """Return a parameter of the query whose value is JSON."""
     return {
         "name": name,
         "in": "query",

@@ -20,19 +20,19 @@ def ref(name: str) -> Schema:
 
 
 def thing(optional: str = "", /, **properties: Schema) -> Schema:
-    """Give an object all of whose properties are there, but those named in ``optional`` (separated by blanks)."""
+    """Return an object all of whose properties are there, but those named in ``optional`` (separated by blanks)."""
     needed = [name for name in properties if name not in optional.split()]
     found: Schema = {"type": "object", "properties": properties}
     return {**found, "required": needed} if needed else found
 
 
 def many(item: Schema) -> Schema:
-    """Give an array."""
+    """Return an array."""
     return {"type": "array", "items": item}
 
 
 def maybe(schema: Schema) -> Schema:
-    """Give a schema that null fits, too."""
+    """Return a schema that null fits, too."""
     return {"anyOf": [schema, {"type": "null"}]}
 
 

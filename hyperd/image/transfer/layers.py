@@ -32,7 +32,7 @@ class NewLayerFile:
         self.built = built
 
     def keep(self, blob: str, blob_size: int) -> bool:
-        """Give the layer its name and its row, with the blob it came from; tell whether it is new here.
+        """Return the layer its name and its row, with the blob it came from; tell whether it is new here.
 
         Nobody removes a layer between its file and its row: the store's lock is held.
 

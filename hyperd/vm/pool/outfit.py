@@ -11,7 +11,7 @@ class Outfitter(Protocol):
     """Prepares VMs for the pool with what only the services above know of."""
 
     def make(self, vm_id: str) -> Outfit:
-        """Give what a VM shall be booted with. Errors: HyperError; ``drop`` is called then."""
+        """Return what a VM shall be booted with. Errors: HyperError; ``drop`` is called then."""
 
     def dress(self, vm: Vm) -> None:
         """Prepare the guest, as far as that can be done without knowing its pod. Errors: AgentError, Timeout."""
@@ -24,7 +24,7 @@ class PlainOutfitter:
     """Prepares nothing: a VM gets everything when it is taken."""
 
     def make(self, vm_id: str) -> Outfit:  # noqa: ARG002
-        """Give nothing."""
+        """Return nothing."""
         return Outfit()
 
     def dress(self, vm: Vm) -> None:

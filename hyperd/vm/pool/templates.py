@@ -92,7 +92,7 @@ class Templates:
         self._thread: threading.Thread | None = None
 
     def find(self, spec: VmSpec, disk: int = 0) -> Template | None:
-        """Give the template a VM can go on from, if there is one.
+        """Return the template a VM can go on from, if there is one.
 
         ``disk``: size in bytes of the new writable disk that the VM shall have; 0 = it has none or a used one.
         """
@@ -117,7 +117,7 @@ class Templates:
         self._wanted.put((spec, disk))
 
     def make(self, spec: VmSpec, disk: int = 0) -> Template | None:
-        """Give a template for a VM, made now if there is none; None when that does not work."""
+        """Return a template for a VM, made now if there is none; None when that does not work."""
         key = self._makeable(spec, disk)
         if not key:
             return self.find(spec, disk)
@@ -230,7 +230,7 @@ def _nobodys(spec: VmSpec, vm_id: str, rundir: Path) -> VmSpec:
 
 
 def renew(nics: Sequence[NicSpec]) -> Plan:
-    """Give the plan that makes a clone a VM of its own: clock, random numbers, the machine's UUID, MAC addresses."""
+    """Return the plan that makes a clone a VM of its own: clock, random numbers, the machine's UUID, MAC addresses."""
     now = time.time_ns()
     plan = Plan().add(Op.TIME, now // 10**9, now % 10**9).add(Op.ENTROPY, os.urandom(_ENTROPY))
     plan.write(_OWN_UUID, f"{uuid.uuid4()}\n", 0o400)
@@ -240,7 +240,7 @@ def renew(nics: Sequence[NicSpec]) -> Plan:
 
 
 def _mac(number: int) -> str:
-    """Give the MAC address of a template's NIC: one that no pod has, from QEMU's own range."""
+    """Return the MAC address of a template's NIC: one that no pod has, from QEMU's own range."""
     return f"52:54:00:00:00:{number + 1:02x}"
 
 
