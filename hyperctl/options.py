@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 PODFILE_OPTIONS = (
-    Option("-p", "--podfile", metavar="FILE", complete="file", text="Read the pod from a file (- is stdin)."),
+    Option("-p", "--podfile", metavar="FILE", complete="file", text="Pod file (- is stdin), or its JSON: '{...}'."),
     Option("-y", "--yaml", flag=True, text="The file is YAML, not JSON; so are names in .yaml and .yml."),
 )
 OPTIONS = (

@@ -143,10 +143,10 @@ _YES, _NO = {"true", "yes", "on"}, {"false", "no", "off"}
 
 
 def load(name: str, *, yaml: bool, shape: dict[str, Any]) -> dict[str, Any]:
-    """Read a file (`-` is stdin) into the form the API takes.
+    """Read a file into the form the API takes.
 
     Args:
-        name: path of the file.
+        name: path of the file; `-` is stdin, and what begins with a brace is the JSON text itself.
         yaml: it is YAML; else JSON.
         shape: POD or CONTAINER.
 
@@ -154,7 +154,10 @@ def load(name: str, *, yaml: bool, shape: dict[str, Any]) -> dict[str, Any]:
         UsageProblem: it cannot be read, is not JSON or YAML, or a field has the wrong type.
 
     """
-    data = uploads.small_file(name)
+    if name.startswith("{"):
+        name, data = "the pod on the command line", name.encode("utf-8", "surrogateescape")
+    else:
+        data = uploads.small_file(name)
     value = _yaml(data, name) if yaml else _json(data, name)
     if not isinstance(value, dict):
         raise UsageProblem(f"{name}: expected an object with the pod's fields")

@@ -133,7 +133,9 @@ def test_podfiles(fake, hyperctl, tmp_path):
     assert hyperctl("run", "-p", "pod.json").stdout.startswith(b"POD id is filepod\nTime to run")
     assert hyperctl("run", "-y", "-p", "pod.yml").stdout.startswith(b"POD id is filepod\n")
     assert hyperctl("create", "-p", "-", stdin=json.dumps(POD_JSON).encode()).stdout == b"Pod ID is filepod\n"
-    assert [exchange.json() for exchange in fake.exchanges if exchange.path.endswith("create")] == [POD_SENT] * 3
+    assert hyperctl("create", "-p", json.dumps(POD_JSON)).stdout == b"Pod ID is filepod\n"
+    assert [exchange.json() for exchange in fake.exchanges if exchange.path.endswith("create")] == [POD_SENT] * 4
+    assert b"the pod on the command line is not JSON" in hyperctl("create", "-p", "{").stderr
 
 
 def test_create_a_container_in_a_pod(fake, hyperctl, tmp_path):
