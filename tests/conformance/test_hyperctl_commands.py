@@ -330,7 +330,7 @@ DOCKER = [
     Step("kill front"),
     Step("wait front", "137\n"),
     Step("attach front", code=255, err=r"hyperctl ERROR: front does not run: it ended with exit code 137\..*\n"),
-    Step("rm web small", r"(Pod\(\w+\) is successfully deleted!\n){2}"),
+    Step("rm -v web small", r"(Pod\(\w+\) is successfully deleted!\n){2}"),
     Step("rm -fv web"),
     Step("rm -c -f nosuch"),
     Step("run --rm --entrypoint '' @IMAGE echo none", "none\n"),
@@ -368,7 +368,7 @@ NETWORKS = [
     Step("rm one two", r"(Pod\(\w+\) is successfully deleted!\n){2}"),
     Step("volume ls -q", "data\n"),
     Step("volume rm data", "data\n"),
-    Step("volume prune -af", r"(\w+\n)*Total reclaimed space: .*\n"),
+    Step("volume prune -a -f", r"(\w+\n)*Total reclaimed space: .*\n"),
     Step("network rm front", "front\n"),
     Step("network prune -f", "back\n"),
 ]
