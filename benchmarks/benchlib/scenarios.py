@@ -156,7 +156,7 @@ class StartScenario(Scenario):
         name, files = self.context.name(), libvirts(self.target)
         self.target.create(name, ENDS)
         self.target.start(name)
-        time.sleep(0.5)  # the shell has set its trap
+        time.sleep(0.5)  # outside of what is timed: the shell has set its trap, which nothing tells
         with self.samples.timed("stop.api"):
             self.target.api("POST", "/pod/stop", podId=name)
         self.target.remove(name)

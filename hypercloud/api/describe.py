@@ -136,7 +136,7 @@ def served(dialect: Dialect) -> Response:
     """Answer with a dialect's document."""
     key = f"hypercloud-openapi-{dialect.name}"
     if key not in current_app.extensions:
-        current_app.extensions[key] = build(current_app._get_current_object(), dialect)  # type: ignore[attr-defined]
+        current_app.extensions[key] = build(current_app, dialect)
     return jsonify(current_app.extensions[key])
 
 

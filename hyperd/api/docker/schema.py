@@ -70,7 +70,7 @@ class _Map(fields.Dict):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if isinstance(value, Mapping):
             _check_size(value, self._limit)
-        return super()._deserialize(value, attr, data, **kwargs)  # type: ignore[no-untyped-call]
+        return super()._deserialize(value, attr, data, **kwargs)  # type: ignore[no-untyped-call]  # marshmallow gives it no types
 
 
 def _check_size(value: Sized, limit: int) -> None:

@@ -117,7 +117,7 @@ def stats(name: str) -> Response:
 
     def ask(_left: Callable[[], bool]) -> dict[str, Any]:
         before = running.stats.container(found.id)
-        time.sleep(INTERVAL)
+        time.sleep(INTERVAL)  # in a worker of Waiting: the two samples that a rate needs
         return stats_object(running.stats.container(found.id), before)
 
     return Waiting("stats", ask, request_id=g.request_id).respond()
@@ -139,4 +139,4 @@ def _follow(running: Engine, found: Container, send: Callable[[bytes], None], le
                 return
             sample, before = _empty(found), None
         send(json_line(sample))
-        time.sleep(INTERVAL)
+        time.sleep(INTERVAL)  # in a worker of Background, which counts them; a client that left is seen after it
