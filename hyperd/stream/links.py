@@ -5,21 +5,18 @@ A link takes bytes from the beginning and gives none of them to its owner before
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from collections.abc import Callable
 from typing import Protocol
 
 import structlog
-from wsproto.connection import Connection, ConnectionType
-from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
-from wsproto.frame_protocol import CloseReason
-from wsproto.utilities import LocalProtocolError, RemoteProtocolError
+from wsproto.events import BytesMessage
 
 from hyperd.stream.connection import ClientConnection, nothing
 from hyperd.stream.frames import STDOUT
 from hyperd.stream.relay import Relay
 from hyperd.stream.spdy import Gone, Opened, SpdyError, SpdyServer
+from hyperd.stream.wsframes import WebSocketFrames
 
 log = structlog.get_logger(__name__)
 
@@ -174,50 +171,25 @@ class WebSocketLink(Link):
         self._wire = ClientConnection(relay)
         super().__init__(self._wire)
         self._ends = ends
-        self._frames = Connection(ConnectionType.SERVER)
+        self._frames = WebSocketFrames(write=self._wire.write, piece=self._piece, ended=self._wire.finish)
         self._channel: int | None = None  # of the message under way
-        self._over = False
+
+    def _received(self, data: bytes) -> None:
+        self._frames.receive(data)
 
     def send(self, channel: int, data: bytes) -> None:
         """See Link."""
-        self._send(BytesMessage(data=bytes([channel]) + data))
+        self._frames.send(BytesMessage(data=bytes([channel]) + data))
 
     def end(self, channel: int) -> None:
         """See Link; the server cannot say it."""
 
     def finish(self) -> None:
         """See Link."""
-        self._send(CloseConnection(code=CloseReason.NORMAL_CLOSURE))
+        self._frames.close()
         self._wire.finish()
 
-    def _send(self, event: Event) -> None:
-        with contextlib.suppress(LocalProtocolError):  # after a close of either side nothing can be sent
-            self._wire.write(self._frames.send(event))
-
-    def _received(self, data: bytes) -> None:
-        if self._over:
-            return
-        try:
-            self._frames.receive_data(data)
-            for event in self._frames.events():
-                self._take(event)
-        except RemoteProtocolError as error:
-            code = error.event_hint.code if isinstance(error.event_hint, CloseConnection) else None
-            self._send(CloseConnection(code=code or CloseReason.PROTOCOL_ERROR))
-            self._leave()
-
-    def _take(self, event: Event) -> None:
-        if isinstance(event, BytesMessage):
-            self._piece(bytes(event.data), last=event.message_finished)
-        elif isinstance(event, TextMessage):
-            self._piece(event.data.encode(), last=event.message_finished)
-        elif isinstance(event, Ping):
-            self._send(event.response())
-        elif isinstance(event, CloseConnection):
-            self._send(event.response())
-            self._leave()
-
-    def _piece(self, data: bytes, *, last: bool) -> None:
+    def _piece(self, data: bytes, last: bool) -> None:
         if self._channel is None and data:
             self._channel, data = data[0], data[1:]
         if self._channel == CLOSE and self._ends:
@@ -227,10 +199,6 @@ class WebSocketLink(Link):
             self._deliver(self._channel, data)
         if last:
             self._channel = None
-
-    def _leave(self) -> None:
-        self._over = True
-        self._wire.finish()
 
 
 class Openings(Protocol):
