@@ -115,6 +115,22 @@ def test_version_and_settings(cri: CriClient) -> None:
     )
 
 
+def test_the_version_before(cri: CriClient, daemon: HyperdLauncher, image: str) -> None:
+    with CriClient(daemon.directory / "cri.sock", api_version="v1alpha2") as older:
+        found = older.Version(version="0.1.0")
+        assert (found.version, found.runtime_api_version) == ("0.1.0", "v1alpha2")
+        pod = older.RunPodSandbox(config=sandbox_config()).pod_sandbox_id
+        try:
+            ident = start(older, pod, container_config(image))
+            assert status(cri, ident) == status(older, ident)
+            assert [one.id for one in older.ListContainers(filter={"pod_sandbox_id": pod}).containers] == [ident]
+            assert older.ImageStatus(image={"image": image}).image.id == status(cri, ident).image_id
+        finally:
+            older.RemovePodSandbox(pod_sandbox_id=pod)
+        code, _ = refused(lambda: cri.raw("/runtime.v1alpha3.RuntimeService/Version"))
+        assert code == "UNIMPLEMENTED"
+
+
 def test_status_tells_the_truth(cri: CriClient, daemon: HyperdLauncher) -> None:
     answer = cri.Status(verbose=True)
     found = {one.type: one.status for one in answer.status.conditions}

@@ -16,7 +16,7 @@ TIMEOUT = 90.0  # seconds of one call
 class CriClient:
     """A connection to a daemon's socket; methods of both services are attributes."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, api_version: str = "v1") -> None:
         options = [("grpc.default_authority", "localhost"), ("grpc.max_receive_message_length", 16 << 20)]
         self._channel = grpc.insecure_channel(f"unix:{path}", options=options)
         self._methods: dict[str, Any] = {}
@@ -24,7 +24,7 @@ class CriClient:
             for method in service.methods:
                 request = GetMessageClass(method.input_type)
                 call = self._channel.unary_unary(
-                    f"/{service.full_name}/{method.name}",
+                    f"/runtime.{api_version}.{service.name}/{method.name}",
                     request_serializer=request.SerializeToString,
                     response_deserializer=GetMessageClass(method.output_type).FromString,
                 )

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from hyperd.engine import Engine
 
 
+API_VERSIONS = ("v1", "v1alpha2")  # of kubelet since 1.23, and up to 1.25: the same messages
+
+
 class SandboxLock:
     """A lock that goes with its last user."""
 
@@ -54,12 +57,14 @@ class Call:
 
     Args:
         active: whether the client still waits. seconds_left: until its deadline, None without one.
+        api_version: that the client speaks, one of API_VERSIONS.
 
     """
 
     room: Room
     active: Callable[[], bool]
     seconds_left: Callable[[], float | None]
+    api_version: str
 
     @property
     def engine(self) -> Engine:

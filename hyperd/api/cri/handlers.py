@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ import structlog
 from google.protobuf.message_factory import GetMessageClass
 
 from hyperd.api.cri import containers, images, sandboxes, stats, streams, system
-from hyperd.api.cri.call import Call, Method, Room
+from hyperd.api.cri.call import API_VERSIONS, Call, Method, Room
 from hyperd.api.cri.errors import code_of
 from hyperd.api.cri.v1 import api_pb2 as pb
 from hyperd.errors import HyperError
@@ -52,9 +53,9 @@ class _Handlers(grpc.GenericRpcHandler):
         self._known: dict[str, Any] = {}
         for name, methods in SERVICES.items():
             described = pb.DESCRIPTOR.services_by_name[name]
-            for method in described.methods:
-                self._known[f"/{described.full_name}/{method.name}"] = grpc.unary_unary_rpc_method_handler(
-                    self._answering(method.name, methods[method.name]),
+            for version, method in itertools.product(API_VERSIONS, described.methods):
+                self._known[f"/runtime.{version}.{name}/{method.name}"] = grpc.unary_unary_rpc_method_handler(
+                    self._answering(method.name, methods[method.name], version),
                     request_deserializer=GetMessageClass(method.input_type).FromString,
                     response_serializer=GetMessageClass(method.output_type).SerializeToString,
                 )
@@ -63,9 +64,14 @@ class _Handlers(grpc.GenericRpcHandler):
         path = handler_call_details.method
         return self._known.get(path) or grpc.unary_unary_rpc_method_handler(_refusing(path))
 
-    def _answering(self, name: str, method: Method) -> Callable[[Any, Any], Any]:
+    def _answering(self, name: str, method: Method, version: str) -> Callable[[Any, Any], Any]:
         def answer(request: Any, context: Any) -> Any:
-            call = Call(room=self._room, active=context.is_active, seconds_left=context.time_remaining)
+            call = Call(
+                room=self._room,
+                active=context.is_active,
+                seconds_left=context.time_remaining,
+                api_version=version,
+            )
             try:
                 return method(call, request)
             except HyperError as error:

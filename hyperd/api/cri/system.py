@@ -14,16 +14,15 @@ from hyperd.api.cri.v1 import api_pb2 as pb
 from hyperd.errors import Conflict, InvalidInput
 
 KUBELET_VERSION = "0.1.0"  # the only one that kubelet accepts
-API_VERSION = "v1"
 
 
-def version(_call: Call, _request: pb.VersionRequest) -> pb.VersionResponse:
+def version(call: Call, _request: pb.VersionRequest) -> pb.VersionResponse:
     """Tell who answers."""
     return pb.VersionResponse(
         version=KUBELET_VERSION,
         runtime_name="hyperd",
         runtime_version=__version__,
-        runtime_api_version=API_VERSION,
+        runtime_api_version=call.api_version,
     )
 
 
