@@ -191,6 +191,8 @@ def _images(path: Path, table: Any) -> ImagesConfig:
         typed = _typed(path, SignatureRule, one, prefix=f"{where}.")
         if not isinstance(accept, bool) or not typed.get("prefix") or accept == bool(typed.get("require")):
             raise InvalidInput(f"{path}: {where} must have a prefix, and either require or accept = true")
+        if accept and typed.get("bundles"):
+            raise InvalidInput(f"{path}: {where}.bundles is for rules that require signatures")
         found.append(SignatureRule(**typed))
     typed = _typed(path, SignatureConfig, signatures, prefix="images.signatures.")
     return ImagesConfig(signatures=SignatureConfig(**{**typed, "rule": tuple(found)}))

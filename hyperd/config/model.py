@@ -73,11 +73,12 @@ class SignatureRule:
     """What images of one registry, namespace or repository must show (``[[images.signatures.rule]]``).
 
     ``prefix``: whole parts of a name that begins with the registry. ``require``: files of public keys, any of which
-    must have signed; empty = anything is accepted.
+    must have signed; empty = anything is accepted. ``bundles``: sigstore bundles count, which name no repository.
     """
 
     prefix: str
     require: tuple[Path, ...] = ()
+    bundles: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +87,7 @@ class SignatureConfig:
 
     default: str = "accept"  # accept | require: what holds where no rule does
     keys: tuple[Path, ...] = ()  # of the default ``require``
+    bundles: bool = False  # sigstore bundles count for it
     rule: tuple[SignatureRule, ...] = ()
 
 

@@ -17,7 +17,19 @@ from hyperd.config.model import Config, ImagesConfig, SignatureConfig, Signature
 from hyperd.errors import ImageNotFound, RegistryError
 from hyperd.image.service import ImageService
 from hyperd.image.signing.signature import Flaw, SignatureRefused
-from tests.support.cosign import attach, new_key, payload, public_file, refer, referrers, signature_manifest, signed_for
+from tests.support.cosign import (
+    attach,
+    bundle_of,
+    new_key,
+    payload,
+    public_file,
+    refer,
+    refer_bundles,
+    referrers,
+    signature_manifest,
+    signed_for,
+    statement,
+)
 from tests.support.daemon import PROJECT, HyperdLauncher
 from tests.support.faulty import FaultyRegistry, send
 from tests.support.images import image_services
@@ -148,6 +160,40 @@ def test_signatures_that_refer_to_an_image(make: Make, registry: RegistryServer,
     assert refused(service, f"{name}:t").flaw == Flaw.KEY
     refer(registry, "ref/app", pushed.digest, [signed_for(key, pushed.digest, name)])
     pull(service, f"{name}:t")
+
+
+def test_bundles_count_where_a_rule_says_so(make: Make, registry: RegistryServer, key: Any, tmp_path: Path) -> None:
+    pushed, name = push(registry, "bundled/app"), f"{registry.host}/bundled/app:t"
+    digest, prefix = pushed.digest, f"{registry.host}/bundled"
+    rule = SignatureRule(prefix=prefix, require=(tmp_path / "key.pub",), bundles=True)
+    with_bundles = Config(images=ImagesConfig(signatures=SignatureConfig(rule=(rule,))))
+    service = make(prefix)
+    service.reconfigure(with_bundles)
+    certificate = {"certificate": {"rawBytes": "eA=="}}
+    for flaw, found in {
+        Flaw.KEY: bundle_of(new_key(), statement(digest), material=certificate),
+        Flaw.DIGEST: bundle_of(key, statement("sha256:" + "1" * 64)),
+        Flaw.PAYLOAD: bundle_of(key, statement(digest, predicateType="https://slsa.dev/provenance/v1")),
+        Flaw.MISSING: b"no bundle",
+    }.items():
+        refer_bundles(registry, "bundled/app", digest, found)
+        error = refused(service, name)
+        assert error.flaw == flaw
+        assert ("keyless" in error.details) == (flaw == Flaw.KEY)
+    good = bundle_of(key, statement(digest))
+    attestation = {"dev.sigstore.bundle.predicateType": "https://slsa.dev/provenance/v1"}
+    refer_bundles(registry, "bundled/app", digest, good, annotations=attestation)
+    assert refused(service, name).flaw == Flaw.MISSING
+    refer_bundles(registry, "bundled/app", digest, b"other", good, artifactType="application/vnd.oci.empty.v1+json")
+    service.reconfigure(policy(prefix, tmp_path / "key.pub"))
+    error = refused(service, name)
+    assert (error.flaw, "bundles = true" in error.resolution) == (Flaw.NAMELESS, True)
+    service.reconfigure(with_bundles)
+    pull(service, name)
+    assert service.usable(name).id == pushed.image_id
+    service.reconfigure(policy(prefix, tmp_path / "key.pub"))  # what only a bundle had signed goes with bundles
+    with pytest.raises(SignatureRefused):
+        service.usable(name)
 
 
 def with_signature(server: FaultyRegistry, key: Any) -> tuple[str, str, bytes, list[bytes]]:

@@ -15,6 +15,10 @@ from tests.support.registry import OCI_INDEX, OCI_MANIFEST, RegistryServer, dige
 
 PAYLOAD_LAYER = "application/vnd.dev.cosign.simplesigning.v1+json"
 ARTIFACT = "application/vnd.dev.cosign.artifact.sig.v1+json"
+BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+SIGN_PREDICATE = "https://sigstore.dev/cosign/sign/v1"
+STATEMENT_TYPE = "application/vnd.in-toto+json"
+_EMPTY = "application/vnd.oci.empty.v1+json"
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 
 
@@ -115,3 +119,50 @@ def signed_for(key: Any, digest: str, reference: str, **changes: str) -> tuple[b
     """Return a payload and its signature."""
     data = payload(digest, reference, **changes)
     return data, sign(key, data)
+
+
+def statement(digest: str, **changes: Any) -> bytes:
+    """Return the statement that cosign 3 signs: this digest is a signed image."""
+    subject = [{"digest": {"sha256": digest.removeprefix("sha256:")}}]
+    whole = {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": subject,
+        "predicateType": SIGN_PREDICATE,
+        "predicate": {},
+    }
+    return json.dumps(whole | changes).encode()
+
+
+def bundle_of(key: Any, said: bytes, *, material: dict[str, Any] | None = None) -> bytes:
+    """Return a sigstore bundle: a DSSE envelope of a statement, signed."""
+    message = b" ".join([b"DSSEv1", b"%d" % len(STATEMENT_TYPE), STATEMENT_TYPE.encode(), b"%d" % len(said), said])
+    envelope = {
+        "payload": base64.b64encode(said).decode(),
+        "payloadType": STATEMENT_TYPE,
+        "signatures": [{"sig": base64.b64encode(sign(key, message)).decode()}],
+    }
+    material = material or {"publicKey": {"hint": "a hint"}}
+    return json.dumps({"mediaType": BUNDLE, "verificationMaterial": material, "dsseEnvelope": envelope}).encode()
+
+
+def refer_bundles(registry: RegistryServer, repository: str, digest: str, *bundles: bytes, **entry: Any) -> None:
+    """Push bundles that refer to a manifest, as cosign 3 does where a registry cannot list referrers."""
+    registry._push_blob(repository, b"{}")
+    listed = []
+    for data in bundles:
+        registry._push_blob(repository, data)
+        manifest = json.dumps(
+            {
+                "schemaVersion": 2,
+                "mediaType": OCI_MANIFEST,
+                "artifactType": BUNDLE,
+                "config": {"mediaType": _EMPTY, "digest": digest_of(b"{}"), "size": 2},
+                "layers": [{"mediaType": BUNDLE, "digest": digest_of(data), "size": len(data)}],
+                "subject": {"mediaType": OCI_MANIFEST, "digest": digest, "size": 1},
+            }
+        ).encode()
+        registry.push_manifest(repository, digest_of(manifest), manifest, OCI_MANIFEST)
+        one = {"mediaType": OCI_MANIFEST, "digest": digest_of(manifest), "size": len(manifest), "artifactType": BUNDLE}
+        listed.append(one | entry)
+    index = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": listed}).encode()
+    registry.push_manifest(repository, digest.replace(":", "-"), index, OCI_INDEX)

@@ -16,8 +16,10 @@ from hyperd.config.model import SignatureConfig, SignatureRule
 from hyperd.db.models import ImageRow
 from hyperd.db.session import Database
 from hyperd.errors import Forbidden, InvalidInput
+from hyperd.image.signing.bundle import is_bundle, read_bundle, signed_digests
 from hyperd.image.signing.signature import (
     Approval,
+    Demand,
     Flaw,
     SignatureGuard,
     SignaturePolicy,
@@ -27,7 +29,7 @@ from hyperd.image.signing.signature import (
 )
 from hyperd.image.signing.store import Signed
 from hyperd.publickeys import PublicKey, read_public_key
-from tests.support.cosign import new_key, payload, public_file, public_pem, sign, signed_for
+from tests.support.cosign import SIGN_PREDICATE, new_key, payload, public_file, public_pem, sign, signed_for, statement
 from tests.support.registry import run_openssl
 
 DIGEST, OTHER = "sha256:" + "1" * 64, "sha256:" + "2" * 64
@@ -90,7 +92,7 @@ def key(private: Any, tmp_path: Path) -> PublicKey:
 def judge(key: PublicKey, *found: tuple[bytes, bytes]) -> tuple[Approval | None, list[tuple[Flaw, str]]]:
     seen: list[tuple[Flaw, str]] = []
     signatures = [Signed(payload=data, signature=signature, origin="tag.sig") for data, signature in found]
-    return approve(signatures, digest=DIGEST, repository=REPOSITORY, keys=[key], seen=seen), seen
+    return approve(signatures, digest=DIGEST, repository=REPOSITORY, demand=Demand(keys=(key,)), seen=seen), seen
 
 
 @pytest.mark.parametrize(
@@ -143,6 +145,32 @@ def test_no_payload_breaks_the_check(value: Any) -> None:
     keys = ("critical", "image", "identity")
     for data in (value, {"critical": value}, {"critical": dict.fromkeys(keys, value)}):
         assert check_payload(json.dumps(data).encode(), digest=DIGEST, repository=REPOSITORY) is not None
+
+
+@given(st.recursive(st.none() | st.text() | st.integers(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)))
+def test_no_bundle_breaks_its_reader(value: Any) -> None:
+    envelope = {"payloadType": "application/vnd.in-toto+json", "payload": "e30=", "signatures": value}
+    for data in (
+        value,
+        {"dsseEnvelope": value},
+        {"dsseEnvelope": envelope},
+        {"dsseEnvelope": {**envelope, "payload": value}},
+    ):
+        assert list(read_bundle(json.dumps(data).encode())) == []
+    told = {"_type": "https://in-toto.io/Statement/v1", "predicateType": SIGN_PREDICATE}
+    for data in (value, told | {"subject": value}, told | {"subject": [value, {"digest": value}]}):
+        assert not signed_digests(json.dumps(data).encode())
+
+
+def test_what_is_a_bundle() -> None:
+    for kind in (
+        "application/vnd.dev.sigstore.bundle.v0.3+json",
+        "application/vnd.dev.sigstore.bundle+json;version=0.2",
+    ):
+        assert is_bundle(kind)
+    for other in ("application/vnd.dev.sigstore.bundle", "application/vnd.dev.cosign.artifact.sig.v1+json", None, {}):
+        assert not is_bundle(other)
+    assert signed_digests(statement(DIGEST)) == [DIGEST]
 
 
 def test_the_longest_rule_holds(tmp_path: Path) -> None:
@@ -253,6 +281,8 @@ RULE = '[[images.signatures.rule]]\nprefix = "r.example"\n'
         ("[images.signatures]\nrules = []", "unknown key images.signatures.rules"),
         (RULE, "either require or accept"),
         (RULE + "accept = true\nrequire = ['KEY']", "either require or accept"),
+        (RULE + "accept = true\nbundles = true", "is for rules that require"),
+        (RULE + "require = ['KEY']\nbundles = 'yes'", "must be true or false"),
         (RULE + "require = []", "either require or accept"),
         (RULE + "accept = 'yes'", "either require or accept"),
         (RULE + "require = 'KEY'", "must be an array of strings"),

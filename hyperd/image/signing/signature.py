@@ -1,7 +1,8 @@
 """The policy on signatures: whose images may be pulled and used, and what a good signature is.
 
 Signatures are those of cosign: a "simple signing" payload (containers/image, docs/containers-signature.5.md, "JSON
-data format") and a signature over its bytes. Where they are found: ``hyperd.image.signing.store``.
+data format") and a signature over its bytes, or a bundle (``hyperd.image.signing.bundle``). Where they are found:
+``hyperd.image.signing.store``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from hyperd.config.model import SignatureConfig
 from hyperd.db.models import ImageRow, ImageSignatureRow
 from hyperd.db.session import Database
 from hyperd.errors import Forbidden, InvalidInput
+from hyperd.image.signing.bundle import signed_digests
 from hyperd.image.signing.store import Signed, signatures_of
 from hyperd.publickeys import PublicKey, read_public_key
 from hyperd.registry.client import RawManifest, RegistryClient
@@ -28,6 +30,7 @@ from hyperd.registry.reference import Reference
 log = structlog.get_logger(__name__)
 
 PAYLOAD_TYPE = "cosign container image signature"
+_BUNDLED = "+bundle"  # behind the key of a row: a rule that accepts no bundles any more does not count it
 
 
 class Flaw(IntEnum):
@@ -38,7 +41,8 @@ class Flaw(IntEnum):
     PAYLOAD = 2  # signed is something else than an image
     DIGEST = 3  # signed is another image
     REPOSITORY = 4  # signed is this image, for another repository
-    UNCHECKED = 5  # it is here, but was not pulled under this policy
+    NAMELESS = 5  # signed is this image, in a bundle, which names no repository
+    UNCHECKED = 6  # it is here, but was not pulled under this policy
 
 
 _WORDS = {
@@ -47,6 +51,7 @@ _WORDS = {
     Flaw.PAYLOAD: "what is signed is not an image",
     Flaw.DIGEST: "the signature is for another image",
     Flaw.REPOSITORY: "the signature is for another repository",
+    Flaw.NAMELESS: "a sigstore bundle names no repository, and the rule does not accept bundles",
     Flaw.UNCHECKED: "its signature has not been checked",
 }
 
@@ -70,12 +75,37 @@ class SignatureRefused(Forbidden):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Demand:
+    """What a rule asks of signatures.
+
+    Args:
+        keys: of which one must have signed; none = anything is accepted.
+        bundles: whether a sigstore bundle counts, though it names no repository.
+
+    """
+
+    keys: tuple[PublicKey, ...] = ()
+    bundles: bool = False
+
+    def counts(self, mark: str) -> bool:
+        """Return whether what was noted of an image (``Approval.mark``) is enough."""
+        forms = ("", _BUNDLED) if self.bundles else ("",)
+        return mark in {f"{key.fingerprint}{form}" for key in self.keys for form in forms}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Approval:
-    """A signature that counts: the manifest's ``digest``, the ``repository`` it is for, and whose it is."""
+    """A signature that counts: the manifest's ``digest``, the ``repository`` it is for, whose it is, and its form."""
 
     digest: str
     repository: str
     key: PublicKey
+    bundled: bool = False
+
+    @property
+    def mark(self) -> str:
+        """What is kept of it: ``sha256:<hex>`` of the key, and whether a bundle had it."""
+        return f"{self.key.fingerprint}{_BUNDLED if self.bundled else ''}"
 
 
 class SignaturePolicy:
@@ -90,22 +120,27 @@ class SignaturePolicy:
     """
 
     def __init__(self, config: SignatureConfig) -> None:
-        self._default = _keys(config.keys) if config.default == "require" else ()
-        self._rules = [(rule.prefix, _keys(rule.require)) for rule in config.rule]
+        required = config.keys if config.default == "require" else ()
+        self._default = Demand(keys=_keys(required), bundles=config.bundles)
+        self._rules = [(rule.prefix, Demand(keys=_keys(rule.require), bundles=rule.bundles)) for rule in config.rule]
 
     @property
     def accepts_anything(self) -> bool:
         """Whether nothing has to be signed."""
-        return not self._default and not any(keys for _, keys in self._rules)
+        return not self._default.keys and not any(demand.keys for _, demand in self._rules)
 
     def keys(self, repository: str) -> tuple[PublicKey, ...]:
-        """Return the keys of which one must have signed; empty = anything is accepted.
+        """Return the keys of which one must have signed; empty = anything is accepted. As ``demand``."""
+        return self.demand(repository).keys
+
+    def demand(self, repository: str) -> Demand:
+        """Return what is asked of the images of a repository.
 
         Args:
             repository: the whole name, with its registry; empty for an image without a name.
 
         """
-        fitting = [(prefix, keys) for prefix, keys in self._rules if f"{repository}/".startswith(f"{prefix}/")]
+        fitting = [(prefix, demand) for prefix, demand in self._rules if f"{repository}/".startswith(f"{prefix}/")]
         return max(fitting, key=lambda rule: len(rule[0]))[1] if fitting else self._default
 
 
@@ -151,17 +186,20 @@ class SignatureGuard:
 
         """
         repository = reference.canonical_repository
-        keys = self._policy.keys(repository)
-        if not keys:
+        demand = self._policy.demand(repository)
+        if not demand.keys:
             return None
         seen: list[tuple[Flaw, str]] = []
         for digest in _digests(top, chosen):
-            found = approve(signatures_of(client, digest), digest=digest, repository=repository, keys=keys, seen=seen)
+            signatures = signatures_of(client, digest)
+            found = approve(signatures, digest=digest, repository=repository, demand=demand, seen=seen)
             if found is not None:
                 log.info("image.signed", image=str(reference), digest=digest, key=found.key.name)
                 return found
         flaw, details = max(seen, default=(Flaw.MISSING, top.digest))
         resolution = "sign it, or change [images.signatures]"
+        if flaw is Flaw.NAMELESS:
+            resolution = "say bundles = true in the rule if its keys sign nothing but images of this prefix"
         raise SignatureRefused(str(reference), flaw, details=details, resolution=resolution)
 
     def note(self, image_id: str, approval: Approval | None) -> None:
@@ -171,7 +209,7 @@ class SignatureGuard:
         row = ImageSignatureRow(
             image_id=image_id,
             repository=approval.repository,
-            key=approval.key.fingerprint,
+            key=approval.mark,
             digest=approval.digest,
             checked_at=time.time(),
         )
@@ -194,11 +232,11 @@ class SignatureGuard:
         policy = self._policy
         if policy.accepts_anything:
             return
-        wanted = {repository: policy.keys(repository) for repository in repositories or ("",)}
-        if not all(wanted.values()):
+        wanted = {repository: policy.demand(repository) for repository in repositories or ("",)}
+        if not all(demand.keys for demand in wanted.values()):
             return
-        for repository, key in self._noted(image_id):
-            if key in {known.fingerprint for known in wanted.get(repository, ())}:
+        for repository, mark in self._noted(image_id):
+            if repository in wanted and wanted[repository].counts(mark):
                 return
         resolution = "pull it, which checks its signature" if repositories else "use an image that was pulled"
         raise SignatureRefused(name, Flaw.UNCHECKED, resolution=f"{resolution}, or change [images.signatures]")
@@ -214,7 +252,7 @@ def approve(
     *,
     digest: str,
     repository: str,
-    keys: Sequence[PublicKey],
+    demand: Demand,
     seen: list[tuple[Flaw, str]],
 ) -> Approval | None:
     """Return the first signature that counts; what is wrong with those before it is added to ``seen``.
@@ -223,18 +261,22 @@ def approve(
         signatures: as they are found.
         digest: of the manifest that they must be for.
         repository: the whole name that they must be for.
-        keys: any of which must have signed.
+        demand: whose they must be, and of which form.
         seen: flaws, with what was seen.
 
     """
     for signed in signatures:
-        key = next((key for key in keys if key.verifies(signed.signature, signed.payload)), None)
+        message = signed.payload if signed.message is None else signed.message
+        key = next((key for key in demand.keys if key.verifies(signed.signature, message)), None)
         if key is None:
-            seen.append((Flaw.KEY, f"{signed.origin} is not by one of {', '.join(key.name for key in keys)}"))
+            seen.append((Flaw.KEY, f"{signed.origin} is not by one of {', '.join(key.name for key in demand.keys)}"))
             continue
-        flaw = check_payload(signed.payload, digest=digest, repository=repository)
+        if signed.message is None:
+            flaw = check_payload(signed.payload, digest=digest, repository=repository)
+        else:
+            flaw = check_statement(signed.payload, digest=digest, accepted=demand.bundles)
         if flaw is None:
-            return Approval(digest=digest, repository=repository, key=key)
+            return Approval(digest=digest, repository=repository, key=key, bundled=signed.message is not None)
         seen.append((flaw[0], f"{signed.origin}: {flaw[1]}"))
     return None
 
@@ -257,6 +299,23 @@ def check_payload(payload: bytes, *, digest: str, repository: str) -> tuple[Flaw
     except InvalidInput:
         same = False
     return None if same else (Flaw.REPOSITORY, f"{str(named)[:300]!r}, not {repository}")
+
+
+def check_statement(payload: bytes, *, digest: str, accepted: bool) -> tuple[Flaw, str] | None:
+    """Compare what a bundle signs with what is pulled; None when it is the same, else what is wrong.
+
+    Args:
+        payload: the bundle's statement.
+        digest: of the manifest that it must be for.
+        accepted: whether bundles count.
+
+    """
+    digests = signed_digests(payload)
+    if digests is None:
+        return Flaw.PAYLOAD, "not a statement that an image is signed"
+    if digest not in digests:
+        return Flaw.DIGEST, f"{', '.join(digests)[:100] or 'nothing'}, not {digest}"
+    return None if accepted else (Flaw.NAMELESS, "the image is right, its repository is not told")
 
 
 def _digests(top: RawManifest, chosen: Callable[[], RawManifest]) -> Iterable[str]:
