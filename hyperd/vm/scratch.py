@@ -5,10 +5,12 @@ The host never mounts it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 from hyperd.errors import HostFault, OutOfSpace
@@ -30,39 +32,52 @@ def make_scratch(path: Path, size: int) -> None:
     check_space(path)
     if path.exists():
         return
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = path.with_suffix(".new")
-    try:
+    with _draft(path) as draft:
         with draft.open("wb") as file:
             os.truncate(file.fileno(), size)
-        done = subprocess.run([*MKFS, str(draft)], capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run([*MKFS, str(draft)], capture_output=True, text=True, check=False)
+        except FileNotFoundError as error:
+            raise HostFault("mkfs.ext4 is missing", resolution="install e2fsprogs") from error
         if done.returncode:
             raise HostFault("the pod's disk cannot be made", details=done.stderr.strip()[-500:])
-        draft.rename(path)
-    except FileNotFoundError as error:
-        raise HostFault("mkfs.ext4 is missing", resolution="install e2fsprogs") from error
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def copy_disk(source: Path, target: Path) -> None:
     """Copy a disk's file, holes as holes; the directory of the copy is made.
 
-    On failure no file is left. Errors: OutOfSpace, HostFault.
+    A daemon that dies meanwhile leaves no half of it under this name: a disk that is there is taken as it is. On
+    failure no file is left, and one that was there stays. Errors: OutOfSpace, HostFault.
     """
     check_space(target)
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _draft(target) as draft, source.open("rb") as old, draft.open("wb") as new:
+        end, at = os.fstat(old.fileno()).st_size, 0
+        os.truncate(new.fileno(), end)
+        while (start := _next(old.fileno(), at, os.SEEK_DATA)) is not None:
+            at = _next(old.fileno(), start, os.SEEK_HOLE) or end
+            while start < at:
+                copied = os.copy_file_range(old.fileno(), new.fileno(), at - start, start, start)
+                if not copied:
+                    raise OSError(errno.EIO, f"{source} got shorter while it was copied")
+                start += copied
+
+
+@contextlib.contextmanager
+def _draft(path: Path) -> Iterator[Path]:
+    """Yield the name of a file that the block makes, which has the path as its name when it is whole.
+
+    Errors: OutOfSpace, HostFault, also instead of the block's OSError.
+    """
+    draft = path.with_suffix(".new")
     try:
-        with source.open("rb") as old, target.open("xb") as new:
-            end, at = os.fstat(old.fileno()).st_size, 0
-            os.truncate(new.fileno(), end)
-            while (start := _next(old.fileno(), at, os.SEEK_DATA)) is not None:
-                at = _next(old.fileno(), start, os.SEEK_HOLE) or end
-                while start < at:
-                    start += os.copy_file_range(old.fileno(), new.fileno(), at - start, start, start)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        yield draft
+        os.link(draft, path)  # which replaces nothing
     except OSError as error:
-        target.unlink(missing_ok=True)
-        raise HostFault("the pod's disk cannot be made", details=str(error)) from error
+        kind = OutOfSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else HostFault
+        raise kind("the pod's disk cannot be made", details=str(error)) from error
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _next(file: int, at: int, what: int) -> int | None:
