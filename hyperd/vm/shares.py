@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import hashlib
 import os
 import stat
@@ -86,18 +87,28 @@ class SharedTrees:
         with self._opening:
             if self._thread is not None:
                 return True
-            thread = ThreadPoolExecutor(1, thread_name_prefix="shares")
-            try:
-                thread.submit(self._enter).result()
-                self._keep(thread)
-                thread.submit(_everyone).result()
-            except OSError as error:
-                self._tried_at = time.monotonic()
-                thread.shutdown()
-                log.warning("shares.unavailable", error=str(error), retry_in=RETRY)
-                return False
-            self._thread = thread
-            return True
+            cpus = os.sched_getaffinity(0)
+            # A namespace can be kept only in one that is older, and newer kernels tell that by numbers which each CPU
+            # gives from a range of its own. So one CPU can, if the daemon is in a mount namespace of its own.
+            for tried in (cpus, *({cpu} for cpu in range(os.cpu_count() or 1))):
+                thread = ThreadPoolExecutor(1, thread_name_prefix="shares")
+                try:
+                    thread.submit(os.sched_setaffinity, 0, tried).result()
+                    thread.submit(self._enter).result()
+                    thread.submit(os.sched_setaffinity, 0, cpus).result()
+                    self._keep(thread)
+                    thread.submit(_everyone).result()
+                except OSError as error:
+                    thread.shutdown()
+                    failure = error
+                    if error.errno != errno.EINVAL:
+                        break
+                else:
+                    self._thread = thread
+                    return True
+            self._tried_at = time.monotonic()
+            log.warning("shares.unavailable", error=str(failure), retry_in=RETRY)
+            return False
 
     def close(self) -> None:
         """Let go of the namespace; with no VM left it ends."""

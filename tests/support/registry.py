@@ -213,10 +213,19 @@ class RegistryServer:
         tls: serve TLS; the authority is ``ca_file``.
         auth: empty, ``basic`` or ``token`` (``USER`` and ``PASSWORD``).
         token_lifetime: seconds.
+        address: where it listens. program: docker-registry.
 
     """
 
-    def __init__(self, *, tls: bool = False, auth: str = "", token_lifetime: int = 300) -> None:
+    def __init__(
+        self,
+        *,
+        tls: bool = False,
+        auth: str = "",
+        token_lifetime: int = 300,
+        address: str = "127.0.0.1",
+        program: str = "docker-registry",
+    ) -> None:
         self.root = Path(tempfile.mkdtemp(prefix="hyreg", dir="/tmp"))
         self.tls = tls
         self.auth = auth
@@ -224,6 +233,7 @@ class RegistryServer:
         self.tokens: TokenServer | None = None
         self.port = 0
         self._lifetime = token_lifetime
+        self._address, self._program = address, program
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -235,8 +245,8 @@ class RegistryServer:
 
     @property
     def host(self) -> str:
-        """``127.0.0.1:port``."""
-        return f"127.0.0.1:{self.port}"
+        """``address:port``."""
+        return f"{self._address}:{self.port}"
 
     @property
     def url(self) -> str:
@@ -249,12 +259,12 @@ class RegistryServer:
         log = (self.root / "log").open("wb")
         with log:
             self._process = subprocess.Popen(
-                ["docker-registry", "serve", str(self.root / "config.json")], stdout=log, stderr=log
+                [self._program, "serve", str(self.root / "config.json")], stdout=log, stderr=log
             )
         until = time.monotonic() + _START_SECONDS
         while time.monotonic() < until:
             text = (self.root / "log").read_text(errors="replace")
-            if found := re.search(r"listening on 127\.0\.0\.1:(\d+)", text):
+            if found := re.search(rf"listening on {re.escape(self._address)}:(\d+)", text):
                 self.port = int(found[1])
                 return
             if self._process.poll() is not None:
@@ -377,7 +387,7 @@ class RegistryServer:
             return response.headers.get("Location", "")
 
     def _config(self) -> dict[str, Any]:
-        http: dict[str, Any] = {"addr": f"127.0.0.1:{self.port}", "secret": "tests"}
+        http: dict[str, Any] = {"addr": self.host, "secret": "tests"}
         if self.tls:
             self.ca_file, certificate, key = make_certificates(self.root)
             http["tls"] = {"certificate": str(certificate), "key": str(key)}

@@ -176,3 +176,17 @@ def test_what_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     trees.remove("vm-a")
     trees.close()
     assert not trees.available
+
+
+@pytest.mark.parametrize("cpu", sorted(os.sched_getaffinity(0)))
+def test_a_daemon_in_a_mount_namespace_of_its_own(tmp_path: Path, cpu: int) -> None:
+    """Whichever CPU has made that: each gives them numbers of its own, by which the kernel tells what is older."""
+    others = sorted(os.sched_getaffinity(0) - {cpu}) or [cpu]
+    program = (
+        "import os, sys; from pathlib import Path; from hyperd.vm.shares import SharedTrees\n"
+        f"os.sched_setaffinity(0, {others})\n"
+        "trees = SharedTrees(Path(sys.argv[1]), enabled=True); trees.open(()); print(trees.available); trees.close()"
+    )
+    words = ["taskset", "-c", str(cpu), "unshare", "-m", sys.executable, "-c", program, str(tmp_path / "root")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1:] == ["True"], done
