@@ -287,7 +287,7 @@ class ExecService:
             process=ident,
             base=base,
             container_process=self._containers.process_ident(row),
-            program=exec_program(self._containers.queries.program(row), spec),
+            program=exec_program(self._containers.queries.linked_program(row), spec),
             limits=owner.ulimits,
             security=owner.security,
             privileged=spec.privileged,

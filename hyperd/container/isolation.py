@@ -38,6 +38,9 @@ DEVICE_RULES = (
     "c *:* m", "b *:* m", "c 1:3 rwm", "c 1:5 rwm", "c 1:7 rwm", "c 1:8 rwm", "c 1:9 rwm", "c 5:0 rwm", "c 5:2 rwm",
     "c 136:* rwm",
 )  # fmt: skip
+MAX_DEVICE_RULES = 32
+_NUMBER = r"(?:\*|\d{1,7})"
+_DEVICE_RULE = re.compile(rf"[abc] {_NUMBER}:{_NUMBER} [rwm]{{1,3}}", re.ASCII)
 MIN_MEMORY = 6 << 20  # bytes; Docker's bound
 UNCONFINED = "unconfined"
 _PERIOD = 100_000  # microseconds
@@ -58,6 +61,7 @@ def check(spec: ContainerSpec) -> None:
         _tmpfs_options(tmpfs)
     for device in spec.devices:
         _check_device(device)
+    _check_device_rules(spec)
     if not -1000 <= spec.oom_score_adj <= 1000:
         raise InvalidInput(f"oom_score_adj {spec.oom_score_adj} is not from -1000 to 1000")
     for path in (*(spec.security.masked_paths or ()), *(spec.security.readonly_paths or ())):
@@ -131,7 +135,7 @@ def allow_devices(plan: Plan, group: str, spec: ContainerSpec) -> Plan:
     if spec.security.privileged:
         return plan
     own = [f"{device.source} {device.permissions or 'rwm'}" for device in spec.devices]
-    return plan.add(Op.DEVICES, group, *DEVICE_RULES, *own)
+    return plan.add(Op.DEVICES, group, *DEVICE_RULES, *own, *spec.device_rules)
 
 
 def make_devices(plan: Plan, spec: ContainerSpec) -> Plan:
@@ -153,6 +157,16 @@ def _check_device(device: DeviceSpec) -> None:
         raise NotSupported(f"{device.source} belongs to the guest's agent")
     if set(device.permissions) - set("rwm"):
         raise InvalidInput(f"bad permissions {device.permissions} of {device.source}", resolution="use r, w and m")
+
+
+def _check_device_rules(spec: ContainerSpec) -> None:
+    for rule in spec.device_rules:
+        if not _DEVICE_RULE.fullmatch(rule):
+            raise InvalidInput(
+                f"invalid device cgroup rule format: '{rule[:60]}'", resolution="type, numbers and access: c 7:128 rwm"
+            )
+    if len(spec.devices) + len(spec.device_rules) > MAX_DEVICE_RULES:
+        raise InvalidInput(f"over {MAX_DEVICE_RULES} devices and device cgroup rules")
 
 
 # -- memory file systems

@@ -8,6 +8,7 @@ from typing import Any
 
 from hyperd.config.model import Config
 from hyperd.container import healthstate
+from hyperd.container.links import Links
 from hyperd.container.logconf import LogSettings, log_settings
 from hyperd.container.logdrivers import FORMS
 from hyperd.container.model import Container, ContainerBrief, ContainerSummary, Mount
@@ -53,6 +54,7 @@ class ContainerQueries:
         self._network = network
         self._vms = vms
         self._processes = processes
+        self.links = Links(records=records, images=images, network=network)
 
     def reconfigure(self, config: Config) -> None:
         """Use other defaults from now on."""
@@ -169,6 +171,10 @@ class ContainerQueries:
         pod = self._records.pod_spec(row.pod_id)
         image: Image = self._images.get(row.image_id)
         return merge_program(self._records.spec(row), image.config, hostname=pod.hostname, pod_tty=pod.tty)
+
+    def linked_program(self, row: ContainerRow) -> Program:
+        """Return what a container runs, with the variables of its links as they are now. Errors: as for program."""
+        return self.links.added(self.program(row), self._records.pod_spec(row.pod_id), row.name)
 
     def stop_signal(self, row: ContainerRow) -> StopSignal:
         """Return the signal that stops a container."""

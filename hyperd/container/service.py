@@ -308,6 +308,7 @@ class ContainerService:
             return
         spec, pod, image = self.records.spec(row), self.records.pod_spec(row.pod_id), self._images.get(row.image_id)
         program = merge_program(spec, image.config, hostname=pod.hostname, pod_tty=pod.tty)
+        program = self.queries.links.added(program, pod, row.name)
         paths = [layer.path for layer in image.layers]
         if entry is not None and (spec.volumes or spec.files):
             entry.run()  # they are brought into the guest by plans of their own

@@ -19,6 +19,7 @@ from hyperd.db.models import AddressCursorRow, AddressRow
 from hyperd.errors import Busy, Conflict, InvalidInput
 from hyperd.network.bridge import exists
 
+LINK_LOCAL = IPv4Network("169.254.0.0/16")  # RFC 3927
 _IFNAME_MAX = 15  # IFNAMSIZ - 1, linux/if.h
 # libvirt takes such names for its own and gives others: the rules for the tap would then miss it.
 _LIBVIRT_NAMES = ("vnet", "macvtap", "macvlan")
@@ -34,6 +35,7 @@ class AddressPool:
         gateway: the bridge's own address; empty = the first of the subnet.
         ip_range: in CIDR notation, the part that addresses are chosen from; empty = the whole subnet.
         network_id: of the network that somebody has made; empty = the daemon's own.
+        reserved: addresses of the subnet that nobody gets.
         main: the daemon's own pool, which decides how taps are called; None = this one.
         what: the setting that gave the subnet, for messages.
 
@@ -49,6 +51,7 @@ class AddressPool:
         gateway: str = "",
         ip_range: str = "",
         network_id: str = "",
+        reserved: Collection[str] = (),
         main: AddressPool | None = None,
         what: str = "[network] subnet",
     ) -> None:
@@ -62,6 +65,7 @@ class AddressPool:
         self._size = self.network.num_addresses
         self._gateway = self._checked_gateway(gateway)
         self._first, self._last = self._bounds(ip_range)
+        self._reserved = frozenset(self._checked_reserved(address) for address in reserved)
         self._main = main
         digits = len(str(self._size - 2))
         self._stem = _tap_stem(bridge, _IFNAME_MAX - 1 - digits)
@@ -86,6 +90,15 @@ class AddressPool:
             raise InvalidInput(f"gateway {gateway!r} is not an IPv4 address") from error
         if not self._base < number < self._base + self._size - 1:
             raise InvalidInput(f"gateway {gateway} is not an address of a host in {self.network}")
+        return number
+
+    def _checked_reserved(self, address: str) -> int:
+        try:
+            number = int(IPv4Address(address))
+        except ValueError as error:
+            raise InvalidInput(f"reserved address {address[:60]!r} is not an IPv4 address") from error
+        if not self._base <= number < self._base + self._size:
+            raise InvalidInput(f"reserved address {address} is not in {self.network}")
         return number
 
     def _bounds(self, ip_range: str) -> tuple[int, int]:
@@ -123,6 +136,7 @@ class AddressPool:
         address: str = "",
         mac: str = "",
         tap: str = "",
+        link_local: Sequence[str] = (),
         aliases: Sequence[str] = (),
         dns: Sequence[str] = (),
     ) -> AddressRow:
@@ -135,6 +149,7 @@ class AddressPool:
             address: a certain one; empty = the next free one.
             mac: a certain one; empty = derived from the address.
             tap: a certain name of the host's tap; empty = derived from the address.
+            link_local: further addresses of the NIC.
             aliases: further names of the owner on this network. dns: its own name servers.
 
         Errors: Busy when every address is in use; Conflict when the wanted one, or the tap's name, is in use;
@@ -160,7 +175,37 @@ class AddressPool:
         )
         session.add(row)
         session.flush()
+        for position, further in enumerate(link_local, 1):
+            self._take_link_local(session, row, position, further)
         return row
+
+    def _take_link_local(self, session: Session, first: AddressRow, position: int, address: str) -> None:
+        """Reserve one more address of a NIC. Errors: InvalidInput, Conflict."""
+        try:
+            checked = str(IPv4Address(address))
+        except ValueError as error:
+            raise InvalidInput(f"{address[:60]!r} is not an IPv4 address") from error
+        if IPv4Address(checked) not in LINK_LOCAL:
+            raise InvalidInput(f"{checked} is not a link-local address", details=f"they are those of {LINK_LOCAL}")
+        holder = session.get(AddressRow, (self.bridge, checked))
+        if holder is not None:
+            raise Conflict(f"address {checked} is in use by {holder.owner}")
+        session.add(
+            AddressRow(
+                bridge=self.bridge,
+                address=checked,
+                owner=first.owner,
+                slot=first.slot,
+                position=position,
+                prefix=LINK_LOCAL.prefixlen,
+                mac=first.mac,
+                tap=first.tap,
+                network_id=first.network_id,
+                aliases=[],
+                dns=[],
+            )
+        )
+        session.flush()
 
     def tap_of(self, address: IPv4Address) -> str:
         """Return the name of the tap of an address of the daemon's own pool."""
@@ -229,9 +274,9 @@ class AddressPool:
         last = int(IPv4Address(cursor.last)) if cursor else first - 1
         if not first <= last <= self._last:
             last = first - 1
-        for step in range(1, min(count, len(used) + 2) + 1):
+        for step in range(1, min(count, len(used) + len(self._reserved) + 2) + 1):
             number = first + (last - first + step) % count
-            if number not in used and number != self._gateway:
+            if number not in used and number != self._gateway and number not in self._reserved:
                 break
         else:
             raise Busy(
@@ -249,6 +294,8 @@ class AddressPool:
             raise InvalidInput(f"{address!r} is not an IPv4 address") from error
         if not self._inside(str(interface.ip)):
             raise InvalidInput(f"{interface.ip} is not a pod address of {self.network}")
+        if int(interface.ip) in self._reserved:
+            raise Conflict(f"address {interface.ip} is reserved by its network")
         if int(interface.ip) in used:
             query = select(AddressRow.owner).filter_by(bridge=self.bridge, address=str(interface.ip))
             raise Conflict(f"address {interface.ip} is in use by {session.scalars(query).one()}")

@@ -318,6 +318,9 @@ class BridgeDriver(NetworkDriver):
                 ident = lease.network or lease.bridge
                 self._events.publish("network", "connect", ident, pod_id, address=lease.cidr, mac=lease.mac)
 
+    def renew_names(self) -> None:
+        self._watch.ask(watch.NAMES)
+
     def release(self, pod_id: str) -> None:
         with self._lock:
 
@@ -433,7 +436,15 @@ class BridgeDriver(NetworkDriver):
         address = wish.addresses[0] if wish.addresses else ""
         fixed.check_tap_free(wish.tap)
         segment.pool.take(
-            session, pod_id, slot, address=address, mac=wish.mac, tap=wish.tap, aliases=wish.aliases, dns=wish.dns
+            session,
+            pod_id,
+            slot,
+            address=address,
+            mac=wish.mac,
+            tap=wish.tap,
+            link_local=wish.link_local,
+            aliases=wish.aliases,
+            dns=wish.dns,
         )
 
     def _checked_leases(self, session: Session, pod_id: str) -> list[Lease]:

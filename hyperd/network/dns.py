@@ -21,7 +21,7 @@ import signal
 import socket
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -47,17 +47,20 @@ class ServerKey:
         networks: ids of the networks whose names it knows, in order.
         upstream: whom it asks for other names; empty = the daemon's or the host's servers.
         closed: it asks nobody.
+        links: names of one pod's own: network, container and alias.
 
     """
 
     networks: tuple[str, ...]
     upstream: tuple[str, ...] = ()
     closed: bool = False
+    links: tuple[tuple[str, str, str], ...] = field(default=(), repr=False)
 
     @property
     def directory(self) -> str:
         """The name of its directory."""
-        return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
+        text = f"{self!r}{self.links!r}" if self.links else repr(self)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -142,6 +142,9 @@ class NetworkDriver(ABC):
         ``slots``: the NICs that have just come to their networks; None = all. Errors: Conflict, HostFault.
         """
 
+    def renew_names(self) -> None:  # noqa: B027 - a driver without name servers has nothing to do
+        """Learn that the links of a pod are others now; the names follow soon."""
+
     @abstractmethod
     def release(self, pod_id: str) -> None:
         """Give back all addresses and ports of a pod; none is fine. The VM must be gone. Errors: HostFault."""

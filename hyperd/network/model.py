@@ -32,6 +32,7 @@ class NetworkSpec:
         subnet: IPv4, CIDR notation; empty = a free one of the pool.
         gateway: the bridge's own address; empty = the first of the subnet.
         ip_range: CIDR notation, the part of the subnet that addresses are chosen from; empty = all of it.
+        reserved: addresses of the subnet that no pod gets, by a name of any meaning.
         internal: pods reach each other, and nothing outside.
         labels: of any meaning.
         options: as the caller gave them; stored and shown, and otherwise not looked at.
@@ -46,6 +47,7 @@ class NetworkSpec:
     subnet: str = ""
     gateway: str = ""
     ip_range: str = ""
+    reserved: Mapping[str, str] = field(default_factory=dict)
     internal: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)
@@ -95,6 +97,7 @@ class Network:
     subnet: str = ""
     gateway: str = ""
     ip_range: str = ""
+    reserved: Mapping[str, str] = field(default_factory=dict)
     internal: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)
@@ -115,6 +118,7 @@ class NicWish:
         addresses: IPv4 addresses, with prefix length on a bridge of the host; none = a free one of the network.
         mac: of the guest's NIC.
         tap: name of the host's device.
+        link_local: further addresses, of 169.254.0.0/16.
         aliases: further names of the pod on the network.
         dns: the pod's own name servers, which the network's asks for names that it does not know.
 
@@ -125,6 +129,7 @@ class NicWish:
     addresses: tuple[str, ...] = ()
     mac: str = ""
     tap: str = ""
+    link_local: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     dns: tuple[str, ...] = ()
 

@@ -119,6 +119,7 @@ class Segments:
             gateway=row.gateway,
             ip_range=row.ip_range,
             network_id=row.id,
+            reserved=row.options.get("reserved", {}).values(),
             main=self.own.pool,
             what=f"subnet of network {row.name}",
         )
@@ -155,6 +156,7 @@ class Segments:
             subnet=subnet,
             gateway=spec.gateway,
             ip_range=spec.ip_range,
+            reserved=spec.reserved.values(),
             main=self.own.pool,
             what="subnet",
         )
@@ -180,6 +182,7 @@ class Segments:
                 "bridge": bridge,
                 "mtu": _check_mtu(spec.mtu, "mtu") if spec.mtu else self.own.mtu,
                 "masquerade": spec.masquerade,
+                **({"reserved": dict(spec.reserved)} if spec.reserved else {}),
             },
             created_at=now,
         )
@@ -219,6 +222,7 @@ def network_of(row: NetworkRow) -> Network:
         subnet=row.subnet,
         gateway=row.gateway,
         ip_range=row.ip_range,
+        reserved=dict(options.get("reserved", {})),
         internal=row.internal,
         labels=dict(row.labels),
         options=dict(options.get("given", {})),

@@ -30,7 +30,7 @@ from hyperd.network.segments import find_row, network_of
 log = structlog.get_logger(__name__)
 
 MAX_NETWORKS = 1000
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_. -]{0,126}[A-Za-z0-9_.-])?")
 
 
 class NetworkService:
@@ -83,7 +83,7 @@ class NetworkService:
         if not _NAME.fullmatch(spec.name):
             raise InvalidInput(
                 f"{spec.name!r} is not a network's name",
-                resolution="use up to 128 letters, digits, '_', '.' and '-', and begin with a letter or a digit",
+                resolution="use up to 128 letters, digits, '_', '.', '-', inner blanks; begin with a letter or a digit",
             )
         if spec.driver != Driver.BRIDGE:
             raise NotSupported(f"network driver {spec.driver!r} is not supported", resolution="use bridge")

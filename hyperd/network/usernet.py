@@ -123,7 +123,7 @@ class UserDriver(NetworkDriver):
         for wish in wishes:
             if wish.network not in ("", DEFAULT):
                 raise NotSupported(f"a pod cannot be on network {wish.network} here", resolution=RESOLUTION)
-            if wish.bridge or wish.tap or wish.mac or any(wish.addresses):
+            if wish.bridge or wish.tap or wish.mac or any(wish.addresses) or wish.link_local:
                 raise NotSupported(
                     "bridge, address, MAC and name of a NIC cannot be chosen with user-mode networking",
                     resolution=RESOLUTION,

@@ -117,7 +117,22 @@ class PodAttachments:
             if networks == before.networks:
                 raise NotFound(f"pod {pod_id} has no link {alias[:100]}")
             self._change(state, before, replace(before, networks=networks))
+        self._network.renew_names()
         log.info("pod.unlinked", pod=pod_id, alias=alias)
+
+    def amend(self, pod_id: str, change: Callable[[PodSpec], PodSpec]) -> None:
+        """Change what a guest takes at its start: name servers, names of hosts, links.
+
+        On failure nothing has changed. Errors: NotFound, Conflict (the pod runs), and those of ``change``.
+        """
+        with self._locks.locked(pod_id, "change its specification"):
+            state, before = self._pod(pod_id)
+            if state in WITH_VM:
+                raise Conflict(f"pod {pod_id} runs: its names and links are fixed", resolution="stop it first")
+            after = change(before)
+            netplan.nics(after)
+            self._records.update(pod_id, spec=spec_codec.dump(after))
+        log.info("pod.amended", pod=pod_id)
 
     def settle(self, vm: Vm, spec: PodSpec, *, anew: bool = False) -> None:
         """Make what a running pod has be what its specification says (its lock is held).

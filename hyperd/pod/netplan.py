@@ -85,7 +85,14 @@ def _wish(spec: PodSpec, nic: PodNic) -> NicWish:
 def attachment_wish(spec: PodSpec, one: NetworkAttachment) -> NicWish:
     """Return what the NIC of an attachment shall have."""
     addresses = (one.ipv4,) if one.ipv4 else ()
-    return NicWish(network=one.network, addresses=addresses, mac=one.mac, aliases=one.aliases, dns=spec.dns)
+    return NicWish(
+        network=one.network,
+        addresses=addresses,
+        mac=one.mac,
+        link_local=one.link_local,
+        aliases=one.aliases,
+        dns=spec.dns,
+    )
 
 
 def guard(spec: PodSpec) -> Guard | None:
@@ -116,7 +123,7 @@ def asks_for_nothing(spec: PodSpec) -> bool:
     """Return whether the specification names no address, MAC or device: nothing to reserve before the start."""
     if spec.interfaces or guard(spec) is not None:
         return False
-    return not any(one.ipv4 or one.mac for one in spec.networks)
+    return not any(one.ipv4 or one.mac or one.link_local for one in spec.networks)
 
 
 def nic_specs(leases: Sequence[Lease]) -> list[NicSpec]:

@@ -296,6 +296,8 @@ class ContainerSpec:
     ``stop_timeout``: seconds before SIGKILL, None = the daemon's. ``restart_max``: restarts of ``onFailure``, 0 = any.
     ``shm_size``: bytes of an own ``/dev/shm``, 0 = the pod's. ``log``: None = the pod's.
     ``unset_envs``: names of variables that it does not have, though its image or every container has them.
+    ``device_rules``: devices of the VM that it may use if it makes nodes for them: ``c 7:128 rwm``, ``b *:* r``.
+    ``exposed``: ports that it says it listens on, such as ``80/tcp``, beside the image's.
     ``auto_remove``: it is removed when it has ended. ``memory_limit`` and the like stand in ``limits``.
     """
 
@@ -335,6 +337,8 @@ class ContainerSpec:
     annotations: Mapping[str, str] = field(default_factory=dict)
     auto_remove: bool = False
     unset_envs: tuple[str, ...] = ()
+    exposed: tuple[str, ...] = ()
+    device_rules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -394,6 +398,8 @@ class NetworkAttachment:
         links: names of other pods' containers and the names by which this pod knows them.
         ipv4, ipv6: fixed addresses without a prefix length; empty = the daemon chooses.
         mac: fixed hardware address.
+        link_local: further addresses of the NIC, of 169.254.0.0/16, without a prefix length.
+        options: as the caller gave them; stored and shown, and otherwise not looked at.
 
     """
 
@@ -403,6 +409,8 @@ class NetworkAttachment:
     ipv4: str = ""
     ipv6: str = ""
     mac: str = ""
+    link_local: tuple[str, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -132,6 +132,71 @@ def test_volumes_and_networks(client: Any) -> None:
         volume.remove()
 
 
+def test_links(client: Any) -> None:
+    network = client.networks.create("of links")
+    db = client.containers.run(
+        IMAGE, ["sleep", "1000"], name="db", detach=True, environment=["A=1"], ports={"80": None}
+    )
+    try:
+        words = ["sh", "-c", "env; grep dbase /etc/hosts"]
+        told = client.containers.run(IMAGE, words, links={"db": "dbase"}, remove=True)
+        address = client.api.inspect_container("db")["NetworkSettings"]["IPAddress"].encode()
+        assert b"DBASE_ENV_A=1\n" in told
+        assert b"DBASE_PORT_80_TCP=tcp://%b:80\n" % address in told
+        assert told.splitlines()[-1].split() == [address, b"dbase", b"db"]
+        network.connect(db)
+        point = client.api.create_endpoint_config(links=[("db", "dbase")])
+        web = client.containers.run(
+            IMAGE, ["sleep", "1000"], network="of links", networking_config={"of links": point}, detach=True
+        )
+        try:
+            assert web.exec_run(["nslookup", "dbase"]).exit_code == 0
+            assert web.exec_run(["ping", "-c1", "dbase"]).exit_code == 0
+            assert db.exec_run(["nslookup", "dbase"]).exit_code != 0
+        finally:
+            web.remove(force=True)
+    finally:
+        db.remove(force=True)
+        network.remove()
+
+
+def test_an_endpoint_as_it_was_asked_for(client: Any) -> None:
+    pool = docker.types.IPAMPool(subnet="10.79.3.0/24", aux_addresses={"printer": "10.79.3.2"})
+    network = client.networks.create("pooled", ipam=docker.types.IPAMConfig(pool_configs=[pool]))
+    point = client.api.create_endpoint_config(link_local_ips=["169.254.8.8"], driver_opt={"k": "v"})
+    made = client.containers.run(
+        IMAGE, ["sleep", "1000"], network="pooled", networking_config={"pooled": point}, detach=True
+    )
+    try:
+        network.reload()
+        assert network.attrs["IPAM"]["Config"][0]["AuxiliaryAddresses"] == {"printer": "10.79.3.2"}
+        shown = made.attrs["NetworkSettings"]["Networks"]["pooled"]
+        assert (shown["IPAMConfig"], shown["DriverOpts"]) == ({"LinkLocalIPs": ["169.254.8.8"]}, {"k": "v"})
+        addresses = made.exec_run(["ip", "-4", "-o", "addr", "show", "eth0"]).output
+        assert b"10.79.3.3/24" in addresses
+        assert b"169.254.8.8/16" in addresses
+        peer = ["sh", "-c", "ip route add 169.254.0.0/16 dev eth0 && ping -c1 169.254.8.8"]
+        assert client.containers.run(IMAGE, peer, network="pooled", cap_add=["NET_ADMIN"], remove=True)
+    finally:
+        made.remove(force=True)
+        network.remove()
+
+
+def test_rules_for_devices_of_the_vm(client: Any) -> None:
+    words = ["sh", "-c", "mknod /k c 1 11 && echo said >/k && echo yes"]
+    with pytest.raises(docker.errors.ContainerError):
+        client.containers.run(IMAGE, words, remove=True)
+    host = client.api.create_host_config(device_cgroup_rules=["c 1:11 w"], auto_remove=False)
+    made = client.api.create_container(IMAGE, words, host_config=host)
+    try:
+        assert made["Warnings"] in ([], None)
+        client.api.start(made)
+        assert client.api.wait(made)["StatusCode"] == 0
+        assert client.api.inspect_container(made)["HostConfig"]["DeviceCgroupRules"] == ["c 1:11 w"]
+    finally:
+        client.api.remove_container(made, force=True)
+
+
 def test_images(client: Any) -> None:
     image = client.images.get(IMAGE)
     assert image.tag("other", tag="2")

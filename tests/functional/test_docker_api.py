@@ -265,12 +265,61 @@ def test_the_host_config_of_a_start(client: FlaskClient) -> None:
 
 
 @pytest.mark.usefixtures("clean")
+def test_names_and_links_of_a_start(client: FlaskClient) -> None:
+    ident, other = make(client), make(client, "linked-db", ExposedPorts={"80/tcp": {}}, Env=["A=1"])
+    start, words = f"/v1.14/containers/{ident}/start", {"Dns": ["10.0.0.1"], "DnsSearch": ["a.test"]}
+    assert client.post(start, json={"Links": ["nosuch:b"]}).status_code == 400
+    assert client.post(start, json={"Links": [":b"]}).status_code == 400
+    refused = client.post(start, json={**words, "Links": ["linked-db:b"]})
+    assert (refused.status_code, "Cannot link to a non running container: /linked-db AS /" in refused.text) == (
+        409,
+        True,
+    )
+    assert client.post(f"/containers/{other}/start").status_code == 204
+    assert client.post(start, json={**words, "Links": ["linked-db:b"]}).status_code == 204
+    found = client.get(f"/containers/{ident}/json").json
+    host = found["HostConfig"]
+    assert (host["Dns"], host["DnsSearch"]) == (["10.0.0.1"], ["a.test"])
+    assert host["Links"] == [f"/linked-db:{found['Name']}/b"]
+    client.post(f"/containers/{ident}/stop")
+    assert client.post(start, json=host).status_code == 204  # what is shown changes nothing
+    assert (
+        client.post("/containers/create", json={"Image": "busybox", "HostConfig": {"Links": ["no:x"]}}).status_code
+        == 400
+    )
+
+
+@pytest.mark.usefixtures("clean")
+def test_what_links_tell(client: FlaskClient, running: Engine) -> None:
+    db = make(client, "db", ExposedPorts={"5432/tcp": {}, "53/udp": {}}, Env=["A=1", "HOME=/h"])
+    web = make(client, "web", Env=["DB_NAME=mine"], HostConfig={"Links": ["db:db-1", "db"]})
+    client.post(f"/containers/{db}/start")
+    client.post(f"/containers/{web}/start")
+    address = client.get(f"/containers/{db}/json").json["NetworkSettings"]["IPAddress"]
+    program = running.containers.queries.linked_program(running.containers.records.find(web))
+    env = {key: value for key, value in program.env.items() if key.startswith("DB")}
+    assert env.pop("DB_NAME") == "mine"
+    assert {key: value for key, value in env.items() if key.startswith("DB_1_")} == {
+        "DB_1_NAME": "/web/db-1",
+        "DB_1_ENV_A": "1",
+        "DB_1_PORT": f"udp://{address}:53",
+        "DB_1_PORT_53_UDP": f"udp://{address}:53",
+        "DB_1_PORT_53_UDP_ADDR": address,
+        "DB_1_PORT_53_UDP_PORT": "53",
+        "DB_1_PORT_53_UDP_PROTO": "udp",
+        "DB_1_PORT_5432_TCP": f"tcp://{address}:5432",
+        "DB_1_PORT_5432_TCP_ADDR": address,
+        "DB_1_PORT_5432_TCP_PORT": "5432",
+        "DB_1_PORT_5432_TCP_PROTO": "tcp",
+    }
+    assert env["DB_ENV_A"] == "1"
+
+
+@pytest.mark.usefixtures("clean")
 @pytest.mark.parametrize(
     ("host", "word"),
     [
         ({"Memory": 2**28}, "HostConfig.Memory"),
-        ({"Dns": ["10.0.0.1"]}, "HostConfig.Dns"),
-        ({"Links": ["a:b"]}, "HostConfig.Links"),
         ({"NetworkMode": "host"}, "HostConfig.NetworkMode"),
         ({"Devices": [{"PathOnHost": "/dev/null"}]}, "/dev/null"),
         ({"PidMode": "host"}, "process namespace"),

@@ -21,8 +21,9 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
+from hyperd.db import spec_codec
 from hyperd.db.models import ContainerRow, PodRow
-from hyperd.errors import Conflict, Forbidden, HostFault, InvalidInput, NotFound, NotSupported
+from hyperd.errors import Busy, Conflict, Forbidden, HostFault, InvalidInput, NotFound, NotSupported
 from hyperd.event.bus import EventBus
 from hyperd.network import dns, nft
 from hyperd.network.bridged import BridgeDriver
@@ -30,6 +31,7 @@ from hyperd.network.model import Driver, Lease, Network, NetworkSpec, NicWish
 from hyperd.network.netlink import Netlink
 from hyperd.network.ports import PortMapping
 from hyperd.network.service import NetworkService
+from hyperd.spec.model import NetworkAttachment, PodSpec
 from tests.support.dns import addresses
 from tests.support.netns import Namespace, ask_tcp, ask_udp, ip, serve_tcp, serve_udp
 from tests.support.netsite import Site, address_of, free_port, fresh_config, outside, refused, web
@@ -219,9 +221,38 @@ def test_addresses_come_from_subnet_and_range_and_go_back(networks: Networks) ->
     networks.service.remove("fixed")
 
 
+def test_reserved_and_link_local_addresses(networks: Networks) -> None:
+    reserved = {"a": "10.77.3.2", "b": "10.77.3.3"}
+    made = networks.make("with blanks", subnet="10.77.3.0/29", reserved=reserved)
+    assert networks.service.get("with blanks").reserved == made.reserved == reserved
+    one, ones = networks.pod("one", "with blanks", link_local=("169.254.8.8", "169.254.8.9"))
+    two, twos = networks.pod("two", "with blanks")
+    assert ones[0].cidrs == ("10.77.3.4/29", "169.254.8.8/16", "169.254.8.9/16")
+    assert [address_of(leases[0]) for leases in (ones, twos)] == ["10.77.3.4", "10.77.3.5"]
+    for address, word in (("10.77.3.3", "reserved"), ("10.77.3.4", "in use")):
+        with pytest.raises(Conflict, match=word):
+            networks.site.network.reserve("three", [NicWish(network="with blanks", addresses=(address,))])
+    for address, error in (("169.254.8.8", Conflict), ("10.77.3.6", InvalidInput), ("fe80::1", InvalidInput)):
+        with pytest.raises(error):
+            networks.site.network.reserve("three", [NicWish(network="with blanks", link_local=(address,))])
+    assert networks.ask(two, "with blanks", "one") == ["10.77.3.4"]
+    ip("-n", one.name, "address", "add", "169.254.8.8/16", "dev", "eth0")
+    ip("-n", two.name, "route", "add", "169.254.0.0/16", "dev", "eth0")
+    with web(one):
+        assert ask_tcp(two.socket(), ("169.254.8.8", 80))
+    networks.site.network.reserve("three", [NicWish(network="with blanks")])
+    with pytest.raises(Busy):
+        networks.site.network.reserve("four", [NicWish(network="with blanks")])
+    networks.restart()
+    assert networks.site.network.leases("one") == ones
+
+
 @pytest.mark.parametrize(
     ("fields", "error"),
     [
+        ({"name": "x "}, InvalidInput),
+        ({"name": "x", "subnet": "10.88.0.0/24", "reserved": {"a": "10.88.1.1"}}, InvalidInput),
+        ({"name": "x", "subnet": "10.88.0.0/24", "reserved": {"a": "word"}}, InvalidInput),
         ({"name": "-x"}, InvalidInput),
         ({"name": ""}, InvalidInput),
         ({"name": "bridge"}, Conflict),
@@ -396,6 +427,29 @@ def test_names_are_known_on_their_network_and_nowhere_else(networks: Networks, s
     site.network.release("left")
     assert networks.ask(both, "one", "left") == []
     assert networks.ask(both, "one", "www") == sorted([here, there])
+
+
+def test_link_is_a_name_for_its_pod_alone(networks: Networks, site: Site) -> None:
+    made = networks.make("one")
+    links = (("up", "bar"), ("web", "left"), ("nowhere", "gone"))
+    spec = PodSpec(id="web", networks=(NetworkAttachment(network=made.id, links=links),))
+    with site.database.session() as session:
+        session.add_all([pod_row("web", spec_codec.dump(spec)), pod_row("upper")])
+        session.flush()
+        session.add_all([container_row("web", "web"), container_row("upper", "up")])
+    web, webs = networks.pod("web", "one")
+    left, _ = networks.pod("left", "one")
+    assert networks.ask(web, "one", "bar") == []
+    _, uppers = networks.pod("upper", "one")
+    assert networks.ask(web, "one", "bar") == networks.ask(web, "one", "up") == [address_of(uppers[0])]
+    assert networks.ask(web, "one", "left") == [address_of(webs[0])]  # the pod's own word wins
+    assert networks.ask(web, "one", "gone") == []
+    assert networks.ask(left, "one", "bar") == []
+    assert networks.ask(left, "one", "up") == [address_of(uppers[0])]
+    with site.database.session() as session:
+        session.get_one(PodRow, "web").spec = spec_codec.dump(replace(spec, networks=()))
+    site.network.renew_names()
+    until(lambda: networks.heard(web, "one", "bar") == [] != networks.heard(web, "one", "up"))
 
 
 def test_new_containers_are_known_soon(networks: Networks, site: Site) -> None:
@@ -684,8 +738,8 @@ def echo_names(namespace: Namespace, address: str, answer: bytes) -> Iterator[No
         sock.close()
 
 
-def pod_row(pod: str) -> PodRow:
-    return PodRow(id=pod, state="running", spec={}, created_at=0.0)
+def pod_row(pod: str, spec: dict[str, Any] | None = None) -> PodRow:
+    return PodRow(id=pod, state="running", spec=spec or {}, created_at=0.0)
 
 
 def container_row(pod: str, name: str) -> ContainerRow:

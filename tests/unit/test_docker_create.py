@@ -9,10 +9,11 @@ import pytest
 from hyperd.api.docker import schema
 from hyperd.api.docker.create import Order, checked_name, read_order
 from hyperd.api.docker.mounts import Mounts
+from hyperd.container import isolation
 from hyperd.errors import HyperError, InvalidInput, NotSupported
 from hyperd.network.ports import PortMapping
 from hyperd.pod.netplan import port_mappings
-from hyperd.spec.model import Healthcheck, NetworkAttachment, PortSpec, Tmpfs
+from hyperd.spec.model import ContainerSpec, Healthcheck, NetworkAttachment, PortSpec, Tmpfs
 
 SHELL = {"shell": True}
 IDENT = "ab" * 32
@@ -311,7 +312,32 @@ def test_a_variable_without_a_value_is_taken_away() -> None:
     assert (made.envs, made.unset_envs) == ((("A", "1"), ("B", "")), ("PATH",))
 
 
-@pytest.mark.parametrize("point", [{"DriverOpts": {"a": "b"}}, {"IPAMConfig": {"LinkLocalIPs": ["169.254.1.1"]}}])
-def test_what_an_endpoint_cannot_have(point: dict[str, Any]) -> None:
-    with pytest.raises(NotSupported):
-        order({"NetworkingConfig": {"EndpointsConfig": {"bridge": point}}})
+def test_what_an_endpoint_asks_for_is_kept_and_what_has_no_effect_is_told() -> None:
+    point = {"DriverOpts": {"a": "b"}, "IPAMConfig": {"LinkLocalIPs": ["169.254.1.1"]}}
+    made = order({"NetworkingConfig": {"EndpointsConfig": {"bridge": point}}})
+    (network,) = made.pod.networks
+    assert (network.link_local, network.options) == (("169.254.1.1",), {"a": "b"})
+    assert made.warnings == ("The option a of the endpoint on bridge has no effect here.",)
+
+
+def test_links_need_a_container_and_one_alias() -> None:
+    links = order({}, {"Links": ["/db:/web/alias", "plain"]}).pod.networks[0].links
+    assert links == (("db", "alias"), ("plain", "plain"))
+    for text in ("", ":a", "a:b:c"):
+        with pytest.raises(InvalidInput):
+            order({}, {"Links": [text]})
+
+
+def test_device_rules_are_the_containers() -> None:
+    assert order({}, {"DeviceCgroupRules": ["c 7:128 rwm"]}).container.device_rules == ("c 7:128 rwm",)
+
+
+@pytest.mark.parametrize("rule", ["", "c 7:128", "d 1:1 r", "c 1:1 x", "c -1:1 r", "c 1:1 rwm\n", "c 12345678:1 r"])
+def test_device_rules_that_mean_nothing(rule: str) -> None:
+    with pytest.raises(InvalidInput, match="device cgroup rule"):
+        isolation.check(ContainerSpec(device_rules=(rule,)))
+
+
+def test_too_many_device_rules() -> None:
+    with pytest.raises(InvalidInput, match="over"):
+        isolation.check(ContainerSpec(device_rules=("c 1:1 r",) * (isolation.MAX_DEVICE_RULES + 1)))

@@ -16,7 +16,7 @@ from hyperd.api.docker.limits import read_limits, vm_size
 from hyperd.api.docker.mounts import Mounts, read_mounts
 from hyperd.api.docker.refusals import refuse, warn
 from hyperd.container.logconf import OPTIONS as LOG_OPTIONS
-from hyperd.errors import InvalidInput, NotSupported
+from hyperd.errors import InvalidInput
 from hyperd.spec.limits import NANO
 from hyperd.spec.model import (
     ContainerSpec,
@@ -123,7 +123,7 @@ def read_order(
         dns=tuple(host["Dns"]),
         dns_options=tuple(host["DnsOptions"]),
         dns_search=tuple(host["DnsSearch"]),
-        extra_hosts=tuple(_extra_host(entry) for entry in host["ExtraHosts"]),
+        extra_hosts=read_extra_hosts(host["ExtraHosts"]),
         network_disabled=given["NetworkDisabled"] or mode == "none",
         networks=read_networks(given, host, mode),
     )
@@ -165,6 +165,8 @@ def _container(
         log=_log(host["LogConfig"]),
         annotations=host["Annotations"],
         auto_remove=host["AutoRemove"],
+        exposed=tuple(given["ExposedPorts"]),
+        device_rules=tuple(host["DeviceCgroupRules"]),
     )
 
 
@@ -225,7 +227,7 @@ def read_networks(given: Mapping[str, Any], host: Mapping[str, Any], mode: str) 
     if mode == "none" or mode.startswith("container:") or given["NetworkDisabled"]:
         return ()
     endpoints: Mapping[str, Any] = given["NetworkingConfig"]["EndpointsConfig"]
-    links = tuple(_link(entry) for entry in host["Links"])
+    links = tuple(read_link(entry) for entry in host["Links"])
     first = "bridge" if mode in DEFAULT_NETWORKS else mode
     named = {("bridge" if name in DEFAULT_NETWORKS else name): (point or {}) for name, point in endpoints.items()}
     order = [first, *(name for name in named if name != first)]
@@ -248,24 +250,30 @@ def read_endpoint(
     if not point:
         return NetworkAttachment(network=network, links=links, mac=mac)
     ipam = point["IPAMConfig"]
-    for key, value in (("DriverOpts", point["DriverOpts"]), ("LinkLocalIPs", ipam["LinkLocalIPs"])):
-        if value:
-            raise NotSupported(f"{key} of the endpoint on {network[:100]} is not supported")
     return NetworkAttachment(
         network=network,
         aliases=tuple(point["Aliases"]),
-        links=(*links, *(_link(entry) for entry in point["Links"])),
+        links=(*links, *(read_link(entry) for entry in point["Links"])),
         ipv4=ipam["IPv4Address"],
         ipv6=ipam["IPv6Address"],
         mac=point["MacAddress"] or mac,
+        link_local=tuple(ipam["LinkLocalIPs"]),
+        options=point["DriverOpts"],
     )
 
 
-def _link(text: str) -> tuple[str, str]:
-    """Read ``name[:alias]``."""
+def read_link(text: str) -> tuple[str, str]:
+    """Read ``name[:alias]``. Errors: InvalidInput."""
     name, _, alias = text.partition(":")
     name = name.strip("/")
+    if not name or ":" in alias:
+        raise InvalidInput(f"bad format for links: {text[:100]}", resolution="give name:alias")
     return name, alias.rpartition("/")[2] or name
+
+
+def read_extra_hosts(entries: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Read ``name:address``. Errors: InvalidInput."""
+    return tuple(_extra_host(entry) for entry in entries)
 
 
 def _entrypoint(words: list[str] | None) -> tuple[str, ...]:

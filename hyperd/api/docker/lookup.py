@@ -6,7 +6,7 @@ import contextlib
 import ipaddress
 from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hyperd.api.context import engine
 from hyperd.api.docker.container_views import Shown
@@ -105,8 +105,7 @@ class Lookup:
             gateway="" if network.internal else network.gateway,
             mac=lease.mac,
             aliases=_aliases(network, found, lease.aliases),
-            fixed=wish.ipv4 if wish else "",
-            links=tuple(f"{name}:{alias}" for name, alias in wish.links) if wish else (),
+            **_wished(wish),
         )
 
     def _planned(self, name: str, found: Container, wish: NetworkAttachment | None) -> Attachment:
@@ -115,8 +114,20 @@ class Lookup:
             network=network.name if network else name,
             network_id=network.id if network else "",
             aliases=_aliases(network, found, wish.aliases if wish else ()),
-            fixed=wish.ipv4 if wish else "",
+            **_wished(wish),
         )
+
+
+def _wished(wish: NetworkAttachment | None) -> dict[str, Any]:
+    """Return the fields of ``Attachment`` that say what was asked for."""
+    if wish is None:
+        return {}
+    return {
+        "fixed": wish.ipv4,
+        "link_local": wish.link_local,
+        "links": tuple(f"{name}:{alias}" for name, alias in wish.links),
+        "options": wish.options,
+    }
 
 
 def _is_on(network: Network, found: Container) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hyperd.network.model import Network
@@ -26,13 +26,15 @@ class Attachment:
     mac: str = ""
     aliases: Sequence[str] = ()
     fixed: str = ""  # the address that was asked for
+    link_local: Sequence[str] = ()
     links: Sequence[str] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 def endpoint(attachment: Attachment) -> dict[str, Any]:
     """Return ``EndpointSettings``."""
     return {
-        "IPAMConfig": {"IPv4Address": attachment.fixed} if attachment.fixed else None,
+        "IPAMConfig": _asked_addresses(attachment) or None,
         "Links": list(attachment.links) or None,
         "Aliases": list(attachment.aliases) or None,
         "NetworkID": attachment.network_id,
@@ -44,18 +46,25 @@ def endpoint(attachment: Attachment) -> dict[str, Any]:
         "GlobalIPv6Address": "",
         "GlobalIPv6PrefixLen": 0,
         "MacAddress": attachment.mac,
-        "DriverOpts": None,
+        "DriverOpts": dict(attachment.options) or None,
         "DNSNames": list(attachment.aliases) or None,
     }
+
+
+def _asked_addresses(attachment: Attachment) -> dict[str, Any]:
+    found: dict[str, Any] = {"IPv4Address": attachment.fixed} if attachment.fixed else {}
+    return {**found, "LinkLocalIPs": list(attachment.link_local)} if attachment.link_local else found
 
 
 def network_object(network: Network, running: Engine, *, detailed: bool) -> dict[str, Any]:
     """Return a network; ``detailed``: with the containers on it."""
     pools = []
     if network.subnet:
-        pool = {"Subnet": network.subnet, "Gateway": network.gateway}
+        pool: dict[str, Any] = {"Subnet": network.subnet, "Gateway": network.gateway}
         if network.ip_range:
             pool["IPRange"] = network.ip_range
+        if network.reserved:
+            pool["AuxiliaryAddresses"] = dict(network.reserved)
         pools.append(pool)
     return {
         "Name": network.name,

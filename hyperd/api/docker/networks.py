@@ -81,8 +81,6 @@ def _spec(given: dict[str, Any]) -> NetworkSpec:
     if len(pools) > 1:
         raise InvalidInput("a network can have one subnet here", details=f"{len(pools)} were given")
     pool = pools[0] if pools else {}
-    if pool.get("AuxiliaryAddresses"):
-        raise NotSupported("auxiliary addresses are not supported", resolution="use an ip range that leaves them out")
     options = given["Options"]
     mtu = options.get(_MTU, "0")
     if not (mtu.isascii() and mtu.isdigit() and len(mtu) < 6):
@@ -92,6 +90,7 @@ def _spec(given: dict[str, Any]) -> NetworkSpec:
         subnet=pool.get("Subnet", ""),
         gateway=pool.get("Gateway", ""),
         ip_range=pool.get("IPRange", ""),
+        reserved=pool.get("AuxiliaryAddresses", {}),
         internal=given["Internal"],
         labels=given["Labels"],
         options=options,
@@ -148,7 +147,14 @@ def connect(name: str) -> Response:
     """Put a container on a network, also while it runs."""
     given = schema.load(_CONNECT, params.body_object())
     network, found = network_of(name), container(given["Container"])
-    engine().pods.net.attachments.connect(found.pod_id, read_endpoint(network.name, given["EndpointConfig"]))
+    point = given["EndpointConfig"]
+    if point["DriverOpts"]:  # this answer has no place for a warning
+        raise NotSupported(
+            f"DriverOpts of the endpoint on {network.name} have no effect",
+            details=", ".join(point["DriverOpts"])[:200],
+            resolution="leave them out",
+        )
+    engine().pods.net.attachments.connect(found.pod_id, read_endpoint(network.name, point))
     return answers.empty(200)
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import re
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
 from hyperd.api.context import engine, may_fetch
 from hyperd.api.docker import params, words
 from hyperd.api.docker.container_views import labels
-from hyperd.api.docker.create import Order
+from hyperd.api.docker.create import DEFAULT_NETWORKS, Order
 from hyperd.api.docker.errors import NotModified
 from hyperd.api.docker.lookup import Lookup, container, network_names
 from hyperd.api.docker.mounts import Mounts, NewVolume
@@ -92,11 +92,36 @@ def create(order: Order) -> None:
     for wish in order.pod.networks:  # no 404: clients would take it for a missing image
         if wish.network not in known:
             raise InvalidInput(f"network {wish.network[:200]} not found")
+        if wish.network in DEFAULT_NETWORKS:
+            check_links(wish.links)
     with provided(order.mounts):
         if order.joins:
             running.containers.create(joined(order).pod_id, order.container, may_fetch=may_fetch())
         else:
             running.pods.create(order.pod, may_fetch=may_fetch())
+
+
+def check_links(links: Sequence[tuple[str, str]]) -> None:
+    """Check that the containers of links on the default network exist. Errors: InvalidInput."""
+    for target, _ in links:
+        try:
+            container(target)
+        except NotFound as error:  # no 404: clients would take it for a missing image
+            raise InvalidInput(f"could not get container for {target[:200]}: {error.brief}") from error
+
+
+def _check_linked(found: Container) -> None:
+    """Check that the containers that a start needs run: variables tell where they are. Errors: Conflict."""
+    running = engine()
+    for target, alias in running.containers.queries.links.of_default_network(
+        running.containers.records.pod_spec(found.pod_id)
+    ):
+        try:
+            other = container(target)
+        except NotFound:
+            continue  # removed since; Docker drops such a link
+        if not other.live:
+            raise Conflict(f"Cannot link to a non running container: /{other.name} AS /{found.name}/{alias}")
 
 
 def create_unnamed(order: Order) -> None:
@@ -224,6 +249,7 @@ def prune(filters: params.Filters) -> tuple[list[str], int]:
 def start(found: Container) -> None:
     """Start a container, and its pod where that does not run. Errors: as the services'."""
     running = engine()
+    _check_linked(found)
     try:
         running.pods.start_container(found.id)
     except HyperError:
@@ -253,6 +279,7 @@ def restarting(found: Container, *, grace: float | None, name: str) -> Callable[
     running, number = engine(), signal_number(name) if name else 0
 
     def restart() -> None:
+        _check_linked(found)
         if found.paused:
             running.pods.unpause(found.pod_id)
         running.pods.restart_container(found.id, grace=grace, signal=number)

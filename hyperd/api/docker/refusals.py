@@ -45,7 +45,6 @@ _WARNED = {
     "CpuRealtimeRuntime": "the real-time runtime",
     "OomKillDisable": "disabling the OOM killer",
     "CgroupParent": "the parent cgroup: the VM's processes have a cgroup of their own",
-    "DeviceCgroupRules": "device cgroup rules: the container has the devices of its VM only",
 }
 
 
@@ -126,6 +125,8 @@ def _check_security(option: str) -> None:
 def refuse_update(given: Mapping[str, Any]) -> None:
     """Refuse what cannot be changed of a container. Errors: NotSupported."""
     _refuse_devices(given)
+    if given["DeviceCgroupRules"]:
+        raise NotSupported("the device cgroup rules of a container cannot be changed", resolution="create another one")
     if given["Ulimits"]:
         raise NotSupported("the ulimits of a container cannot be changed", resolution="create it with other ones")
 
@@ -144,3 +145,6 @@ def warn(given: Mapping[str, Any], host: Mapping[str, Any]) -> Iterator[str]:
     yield from warn_resources(host)
     if given["Image"] and host["Privileged"] and host["SecurityOpt"]:
         yield "SecurityOpt has no effect on a privileged container."
+    for name, point in given["NetworkingConfig"]["EndpointsConfig"].items():
+        for key in (point or {}).get("DriverOpts", ()):
+            yield f"The option {key[:100]} of the endpoint on {name[:100]} has no effect here."

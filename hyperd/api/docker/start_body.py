@@ -18,28 +18,31 @@ from hyperd.api.docker.create import (
     DEFAULT_NETWORKS,
     REQUEST,
     read_capabilities,
+    read_extra_hosts,
+    read_link,
     read_ports,
     read_restart,
 )
 from hyperd.api.docker.lookup import Lookup, container
 from hyperd.api.docker.mounts import Mounts, read_mounts
-from hyperd.api.docker.policy import provided
+from hyperd.api.docker.policy import check_links, provided
 from hyperd.api.docker.refusals import refuse
 from hyperd.container.model import Container
 from hyperd.errors import Conflict, NotSupported
-from hyperd.spec.model import ContainerSpec
+from hyperd.spec.model import ContainerSpec, NetworkAttachment, PodSpec
 
 # What can be changed at a start, and what is only the client's own.
 _PORTS = ("PortBindings", "PublishAllPorts")
 _MOUNTS = ("Binds", "VolumesFrom")
 _SECURITY = ("Privileged", "CapAdd", "CapDrop")
-_TAKEN = (*_PORTS, *_MOUNTS, *_SECURITY, "RestartPolicy")
+_NAMES = ("Dns", "DnsSearch", "DnsOptions", "ExtraHosts", "Links")
+_TAKEN = (*_PORTS, *_MOUNTS, *_SECURITY, *_NAMES, "RestartPolicy")
 _FREE = ("ContainerIDFile",)
 _HOST = schema.HostConfig()
 
 
 def apply(found: Container, host: Mapping[str, Any]) -> None:
-    """Change a container as the ``HostConfig`` of its start says: mounts, ports, privileges, restart policy.
+    """Change a container as the ``HostConfig`` of its start says: mounts, ports, names, privileges, restart policy.
 
     Args:
         found: a container that does not run.
@@ -77,6 +80,8 @@ def _same(key: str, asked: Any, now: Any) -> bool:
         return asked in DEFAULT_NETWORKS and now in DEFAULT_NETWORKS
     if key == "RestartPolicy":
         return (asked["Name"] or "no", asked["MaximumRetryCount"]) == (now["Name"] or "no", now["MaximumRetryCount"])
+    if key == "Links":
+        return {read_link(entry) for entry in asked} == {read_link(entry) for entry in now}
     return key in ("CapAdd", "CapDrop") and set(read_capabilities(asked)) == set(read_capabilities(now))
 
 
@@ -86,8 +91,33 @@ def _apply(found: Container, asked: Mapping[str, Any]) -> None:
     ports = read_ports({"ExposedPorts": ()}, host, running.images.get(found.image_id).defaults.exposed_ports)
     if ports:  # first: a start that fails here is repeated with the same words
         running.pods.net.note_ports(found.pod_id, ports)
+    if any(key in asked for key in _NAMES):
+        check_links(_links(asked))
+        running.pods.net.attachments.amend(found.pod_id, _named(asked))
     with provided(mounts):
         running.containers.amend(found.id, _change(asked, mounts))
+
+
+def _links(asked: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple(read_link(entry) for entry in asked.get("Links", ()))
+
+
+def _named(asked: Mapping[str, Any]) -> Callable[[PodSpec], PodSpec]:
+    """Return what gives a pod the name servers, hosts and links of a start, instead of those that it had."""
+
+    def change(spec: PodSpec) -> PodSpec:
+        if "Links" in asked:
+            first, *others = spec.networks or (NetworkAttachment(network="bridge"),)
+            spec = replace(spec, networks=(replace(first, links=_links(asked)), *others))
+        return replace(
+            spec,
+            dns=tuple(asked.get("Dns", spec.dns)),
+            dns_search=tuple(asked.get("DnsSearch", spec.dns_search)),
+            dns_options=tuple(asked.get("DnsOptions", spec.dns_options)),
+            extra_hosts=read_extra_hosts(asked["ExtraHosts"]) if "ExtraHosts" in asked else spec.extra_hosts,
+        )
+
+    return change
 
 
 def _mounts_of(name: str) -> Mounts:
