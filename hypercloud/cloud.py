@@ -10,6 +10,7 @@ from hypercloud.action.service import ActionService
 from hypercloud.config.model import Config
 from hypercloud.db.migrate import migrate
 from hypercloud.db.session import Database
+from hypercloud.engine.readings import ReadingService
 from hypercloud.engine.service import EngineService
 from hypercloud.event.bus import Bus
 from hypercloud.event.journal import Journal
@@ -43,6 +44,7 @@ class Cloud:
         self.accounts = AccountService(self.database, config, self.journal)
         self.keys = KeyService(self.database, self.accounts, self.journal)
         self.engines = EngineService(self.database, config.engines, self.journal)
+        self.readings = ReadingService(self.engines)
         self.fleet = FleetService(self.engines, self.journal)
         self.extensions = ExtensionService(self.database, self.engines, self.fleet, self.journal)
         self.store = Store(self.database, self.bus)
@@ -71,5 +73,6 @@ class Cloud:
         """Stop working; containers run on."""
         self.reconciler.close()
         self.extensions.close()
+        self.readings.close()
         self.engines.close()
         self.database.close()

@@ -165,9 +165,12 @@ class EngineClient:
             return data
 
     def stats(self, container: str) -> Mapping[str, Any]:
-        """Return one reading of a container's use of CPU, memory and network."""
+        """Return the counters of a container's use of CPU, memory and network, as they are now."""
         with translated(self.name):
-            return dict(self.docker().stats(container, stream=False, one_shot=None))
+            docker = self.docker()
+            # Without it the engine takes two readings, a second apart.
+            one_shot = True if _version(docker.api_version) >= _version("1.41") else None
+            return dict(docker.stats(container, stream=False, one_shot=one_shot))
 
     # -- doing -------------------------------------------------------------------------------------------------------
 

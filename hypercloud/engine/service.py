@@ -115,6 +115,10 @@ class EngineService:
             raise NotFound("the engine does not exist", details=key[:100])
         return found
 
+    def monitors(self) -> list[EngineMonitor]:
+        """Return what watches the engines."""
+        return list(self._monitors.values())
+
     def client(self, key: str) -> EngineClient:
         """Return an engine's client. Errors: NotFound."""
         return self.monitor(key).client

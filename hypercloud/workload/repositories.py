@@ -120,6 +120,13 @@ class RepositoryService:
             return {}
         return {"username": row.username, "password": row.password, "serveraddress": row.host}
 
+    def all_credentials(self, namespace: str) -> dict[str, dict[str, str]]:
+        """Return a namespace's credentials by the host of their registry, for builds; one for each host."""
+        with self._database.reading() as session:
+            query = select(RepositoryRow).where(RepositoryRow.namespace == namespace).order_by(RepositoryRow.name)
+            rows = [row for row in session.scalars(query) if row.username]
+        return {row.host: {"username": row.username, "password": row.password} for row in rows}
+
 
 def repository_of(image: str) -> str:
     """Return an image's name without tag and digest."""

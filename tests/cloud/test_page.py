@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import os
 import re
+import tarfile
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 import websocket
@@ -123,6 +128,129 @@ def test_streams(cloud, session):
             with pytest.raises(websocket.WebSocketBadStatusException) as caught:
                 socket.connect(f"ws://127.0.0.1:{cloud.port}{path}", header=headers, suppress_origin=True)
             assert caught.value.status_code in {401, 403}
+
+
+@pytest.fixture
+def container(cloud):
+    made = cloud.ship("POST", "/api/containers", {"name": "busybox", "cpus": 0.1, "memory": 16, "labels": ["local"]})
+    yield made.json[0]["id"]
+    cloud.ship("DELETE", f"/api/containers/{made.json[0]['id']}")
+
+
+def test_readings(cloud, session, container):
+    """Of each engine, and of a container: rates, and memory without what is only cached; none when nobody looks."""
+    own = [f"Cookie: {session[0]['Cookie']}", f"Origin: http://127.0.0.1:{cloud.port}"]
+    for path, name in ((f"/web/containers/{container}/readings", None), ("/web/readings", "local")):
+        socket = open_stream(cloud, path, own)
+        while not (found := [one for one in json.loads(socket.recv()) if name in {None, one["of"]}]):
+            pass
+        when, cpu, memory, received, sent = found[0]["points"][0]
+        assert when > 1e9
+        assert cpu > 0
+        assert memory == 5 * 2**20
+        assert sent == pytest.approx(2 * received)
+        assert received > 0
+        socket.close()
+    socket = open_stream(cloud, "/web/containers/nothing/readings", own)
+    assert "does not exist" in json.loads(socket.recv())["error"]
+    socket.close()
+
+
+def lines_of(answer):
+    return [json.loads(line) for line in answer.text.splitlines()]
+
+
+def test_a_pull_tells_of_each_layer(cloud, session, engines):
+    headers = session[0] | {"X-CSRF-Token": session[1]}
+    cloud.dc("POST", "/api/repo/v1/repository/", {"name": "reg.example/app", "username": "me", "password": "pw"})
+    answer = cloud.call("POST", "/web/images/pull", {"engine": "local", "name": "reg.example/app"}, headers)
+    assert answer.status == 200
+    layer = [one for one in lines_of(answer) if one.get("id") == "0123456789ab"]
+    assert layer[0]["progressDetail"] == {"current": 5, "total": 10}
+    assert layer[-1]["status"] == "Pull complete"
+    image, auth = engines[0].pulls[-1]
+    assert image == "reg.example/app:latest"
+    assert json.loads(base64.urlsafe_b64decode(auth))["username"] == "me"
+    bad = cloud.call("POST", "/web/images/pull", {"engine": "local", "name": "missing/app"}, headers)
+    assert (bad.status, "does not exist" in bad.text) == (404, True)
+    assert cloud.call("POST", "/web/images/pull", {"engine": "nowhere", "name": "x"}, headers).status == 404
+
+
+def context(**members):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        for name, text in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(text)
+            archive.addfile(info, io.BytesIO(text))
+    return out.getvalue()
+
+
+def test_a_build(cloud, session, engines):
+    headers = session[0] | {"X-CSRF-Token": session[1], "Content-Type": "application/x-tar"}
+    path = "/web/images/build?engine=local&tag=mine"
+    large = os.urandom(6 * 2**20)  # more than a request of the APIs may have
+    answer = cloud.call("POST", path, None, headers, context(Dockerfile=b"FROM busybox\n", data=large))
+    assert [one["stream"] for one in lines_of(answer)] == [
+        "Step 1/1 : FROM busybox\n",
+        "Successfully tagged mine:latest\n",
+    ]
+    assert set(engines[0].images["mine:latest"]) == {"Dockerfile", "data"}
+    answer = cloud.call("POST", path, None, headers, context(Dockerfile=b"FROM busybox\nRUN false\n"))
+    assert "non-zero code: 1" in lines_of(answer)[-1]["details"]
+    assert cloud.call("POST", path + "&dockerfile=none", None, headers, context(x=b"x")).status == 502
+    assert cloud.call("POST", "/web/images/build?engine=local", None, headers, context(x=b"x")).status == 400
+
+
+def test_files_down(cloud, session, engines, container):
+    headers = session[0] | {"X-CSRF-Token": session[1]}
+    engines[0].files = {"/etc/motd": b"hello\n" * 50_000, "/link": "/etc/motd", "/round": "/about", "/about": "/round"}
+
+    def get(path):
+        return cloud.call("GET", f"/web/containers/{container}/files?path={path}", headers=headers)
+
+    for path, name in (("/etc/motd", "motd"), ("/link", "link")):
+        found = get(path)
+        assert (found.status, found.text) == (200, "hello\n" * 50_000)
+        assert found.headers["Content-Disposition"] == f"attachment; filename={name}"
+        assert found.headers["Content-Length"] == "300000"
+    assert get("/etc").headers["Content-Type"] == "application/x-tar"
+    assert "ustar" in get("/etc").text
+    assert get("/nothing").status == 404
+    assert get("/round").status == 400
+    assert get("etc/motd").status == 400
+    assert cloud.call("GET", f"/web/containers/{container}/files?path=/etc/motd", headers=session[0]).status == 403
+
+
+def test_files_up(cloud, session, engines, container):
+    headers = session[0] | {"X-CSRF-Token": session[1], "Content-Type": "application/octet-stream"}
+    engines[0].files = {}
+
+    def put(path, name, data):
+        query = urlencode({"path": path, "name": name})
+        return cloud.call("PUT", f"/web/containers/{container}/files?{query}", None, headers, data)
+
+    large = os.urandom(6 * 2**20 + 1)
+    for name, data in (("large", large), ("empty", b""), ("größe " + "x" * 200, b"1")):
+        assert put("/srv", name, data).json == {"size": len(data)}
+    assert engines[0].files == {"/srv/large": large, "/srv/empty": b"", "/srv/größe " + "x" * 200: b"1"}
+    for name in ("..", "a/b", "a\0b", "ö" * 200):
+        assert put("/srv", name, b"x").status == 400
+    assert put("srv", "x", b"x").status == 400
+
+
+def test_transfers_are_for_administrators(cloud, container):
+    cloud.ship("POST", "/api/accounts", {"username": "cleo", "password": "one", "role": {"name": "user"}})
+    answer = cloud.call("POST", "/web/login", {"username": "cleo", "password": "one"})
+    headers = {"Cookie": answer.headers["Set-Cookie"].partition(";")[0], "X-CSRF-Token": answer.json["csrf"]}
+    files = f"/web/containers/{container}/files?path=/etc/motd"
+    assert cloud.call("GET", files, headers=headers).status == 403
+    assert cloud.call("PUT", f"{files}&name=x", None, headers, b"x").status == 403
+    assert cloud.call("POST", "/web/images/build?engine=local&tag=x", None, headers, b"x").status == 403
+    own = [f"Cookie: {headers['Cookie']}", f"Origin: http://127.0.0.1:{cloud.port}"]
+    socket = open_stream(cloud, f"/web/containers/{container}/readings", own)
+    assert "administrators" in json.loads(socket.recv())["error"]
+    socket.close()
 
 
 def test_metrics(cloud):

@@ -144,6 +144,17 @@ class Page:
             self.send("Input.insertText", text=value)
         self.run(f"{shown}.requestSubmit({shown}.querySelector('button'))")
 
+    def choose(self, field: str, *paths: Path) -> None:
+        """Choose files in the field of a name that is shown."""
+        found = f"[...document.querySelectorAll('input[name={field}]')].find((one) => one.checkVisibility())"
+        self.until(f"Boolean({found})")
+        answer = self.send("Runtime.evaluate", expression=found)
+        self.send("DOM.setFileInputFiles", files=[str(path) for path in paths], objectId=answer["result"]["objectId"])
+
+    def saves(self, directory: Path) -> None:
+        """Save what is downloaded in a directory."""
+        self.send("Page.setDownloadBehavior", behavior="allow", downloadPath=str(directory))
+
     def key(self, key: str, *, code: int = 0, text: str = "") -> None:
         for kind in ("keyDown", "keyUp"):
             more = {"text": text} if text and kind == "keyDown" else {}

@@ -1,18 +1,23 @@
 """A small engine that speaks the calls of the Docker API that hypercloud makes; containers are entries in a table.
 
 A container whose command is ``["exit", "N"]`` ends at once with N; every other runs until it is stopped. An exec
-answers each line with ``echo: LINE``. Images that begin with ``missing/`` are in no registry.
+answers each line with ``echo: LINE``. Images that begin with ``missing/`` are in no registry. All containers have the
+same files, ``engine.files``, and every reading of one finds that it has used more. A build says each line of its
+Dockerfile, and fails at ``RUN false``.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import io
 import itertools
 import json
 import queue
 import re
 import secrets
 import ssl
+import tarfile
 import threading
 import time
 from datetime import UTC, datetime
@@ -52,6 +57,8 @@ class FakeEngine:
         self.refuse = ""  # requests with this in them are answered with 500
         self.env = ["PATH=/bin", "HOME=/root", "GOPATH=/gopath"]
         self.output = OUTPUT
+        self.files: dict[str, bytes | str] = {}  # by path; a text is a symbolic link
+        self.readings = itertools.count(1)
         self.host = host
         self._tls = tls
         self._serve(port)
@@ -188,7 +195,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = re.sub(r"^/v[0-9.]+", "", unquote(parts.path))
         self.query = {key: values[0] for key, values in parse_qs(parts.query, keep_blank_values=True).items()}
         length = int(self.headers.get("Content-Length") or 0)
-        raw = self.rfile.read(length) if length else b""
+        raw = self.rfile.read(length) if length else self._chunks()
+        self.raw = raw
         self.body = json.loads(raw) if raw.strip().startswith(b"{") else {}
         engine.requests.append(f"{self.command} {path}")
         while engine.hold and engine.hold in f"{self.command} {path}":
@@ -214,7 +222,17 @@ class _Handler(BaseHTTPRequestHandler):
                 return
         self._json({"message": f"page not found: {self.command} {path}"}, 404)
 
-    do_GET = do_POST = do_DELETE = do_HEAD = _answer  # noqa: N815  # the base class's names
+    def _chunks(self) -> bytes:
+        """The body of a request without a length."""
+        data = b""
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            while size := int(self.rfile.readline(), 16):
+                data += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+        return data
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _answer  # noqa: N815  # the base class's names
 
     def _json(self, value: Any, status: int = 200) -> None:
         data = b"" if status in {204, 304} else json.dumps(value).encode()
@@ -341,18 +359,75 @@ class _Handler(BaseHTTPRequestHandler):
 
     def stats(self, key: str) -> None:
         if self._one(key):
+            number = next(self.owner.readings)
             self._json(
                 {
+                    "read": _now(),
                     "cpu_stats": {
-                        "cpu_usage": {"total_usage": 2 * 10**9},
-                        "system_cpu_usage": 4 * 10**9,
+                        "cpu_usage": {"total_usage": number * 10**9},
+                        "system_cpu_usage": number * 4 * 10**9,
                         "online_cpus": 4,
                     },
-                    "precpu_stats": {"cpu_usage": {"total_usage": 10**9}, "system_cpu_usage": 0},
-                    "memory_stats": {"usage": 5 * 2**20, "limit": 2**30},
-                    "networks": {"eth0": {"rx_bytes": 1000, "tx_bytes": 2000}},
+                    "memory_stats": {"usage": 7 * 2**20, "limit": 2**30, "stats": {"inactive_file": 2 * 2**20}},
+                    "networks": {"eth0": {"rx_bytes": number * 1000, "tx_bytes": number * 2000}},
                 }
             )
+
+    def archive(self, key: str) -> None:
+        if not self._one(key):
+            return
+        path = self.query["path"]
+        content = self.owner.files.get(path)
+        inside = {name: one for name, one in self.owner.files.items() if name.startswith(path.rstrip("/") + "/")}
+        if content is None and not inside:
+            self._json({"message": f"Could not find the file {path} in container {key}"}, 404)
+            return
+        stat = {"name": path.rpartition("/")[2], "size": 0, "mode": 0o644, "mtime": _now(), "linkTarget": ""}
+        if content is None:
+            stat["mode"] = 1 << 31 | 0o755
+        elif isinstance(content, str):
+            stat |= {"mode": 1 << 27 | 0o777, "linkTarget": content}
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w") as archive:
+            for name, one in ({path: content} if content is not None else inside).items():
+                info = tarfile.TarInfo(name.rpartition("/")[2])
+                data = one if isinstance(one, bytes) else b""
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+        self.send_response(200)
+        self.send_header("X-Docker-Container-Path-Stat", base64.b64encode(json.dumps(stat).encode()).decode())
+        self.send_header("Content-Length", str(len(out.getvalue())))
+        self.end_headers()
+        self.wfile.write(out.getvalue())
+
+    def extract(self, key: str) -> None:
+        if not self._one(key):
+            return
+        with tarfile.open(fileobj=io.BytesIO(self.raw)) as archive:
+            for member in archive:
+                file = archive.extractfile(member)
+                self.owner.files[f"{self.query['path'].rstrip('/')}/{member.name}"] = file.read() if file else b""
+        self._json({}, 200)
+
+    def build(self) -> None:
+        with tarfile.open(fileobj=io.BytesIO(self.raw)) as archive:
+            names = archive.getnames()
+            wanted = self.query["dockerfile"]
+            file = archive.extractfile(wanted) if wanted in names else None
+            lines = file.read().decode().splitlines() if file else []
+        if not lines:
+            self._json({"message": f"Cannot locate specified Dockerfile: {wanted}"}, 400)
+            return
+        self._chunked()
+        for number, line in enumerate(lines, 1):
+            self._chunk(json.dumps({"stream": f"Step {number}/{len(lines)} : {line}\n"}).encode() + b"\n")
+            if line == "RUN false":
+                self._chunk(json.dumps({"error": "The command returned a non-zero code: 1"}).encode() + b"\n")
+                break
+        else:
+            self.owner.images[self.query["t"]] = names
+            self._chunk(json.dumps({"stream": f"Successfully tagged {self.query['t']}\n"}).encode() + b"\n")
+        self._chunk(b"")
 
     def image_list(self) -> None:
         self._json(
@@ -380,7 +455,10 @@ class _Handler(BaseHTTPRequestHandler):
                 json.dumps({"error": f"pull access denied for {name}, repository does not exist"}).encode() + b"\n"
             )
         else:
-            self._chunk(json.dumps({"status": f"Pulling from {name}"}).encode() + b"\n")
+            self._chunk(json.dumps({"id": tag, "status": f"Pulling from {name}"}).encode() + b"\n")
+            for status, detail in (("Downloading", {"current": 5, "total": 10}), ("Pull complete", {})):
+                line = {"id": "0123456789ab", "status": status, "progressDetail": detail}
+                self._chunk(json.dumps(line).encode() + b"\n")
             while self.owner.pulling and not self.owner.broken:
                 self._chunk(json.dumps({"status": "Downloading", "progressDetail": {"current": 1}}).encode() + b"\n")
                 time.sleep(0.1)
@@ -470,6 +548,9 @@ _ROUTES = (
     (rf"POST /containers/{_KEY}/rename", "rename"),
     (rf"GET /containers/{_KEY}/logs", "logs"),
     (rf"GET /containers/{_KEY}/stats", "stats"),
+    (rf"GET /containers/{_KEY}/archive", "archive"),
+    (rf"PUT /containers/{_KEY}/archive", "extract"),
+    (r"POST /build", "build"),
     (rf"POST /containers/{_KEY}/exec", "exec_create"),
     (rf"POST /exec/{_KEY}/start", "exec_start"),
     (rf"POST /exec/{_KEY}/resize", "exec_resize"),

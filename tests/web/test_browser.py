@@ -105,6 +105,107 @@ def test_the_terminal(page, engine):
     page.click("Close")
 
 
+def drawn(page: Page) -> None:
+    """Wait until each of three plots has a line in it that is no axis."""
+    page.until("document.querySelectorAll('.plot canvas').length === 3")
+    page.until(
+        "[...document.querySelectorAll('.plot canvas')].every((one) => { const colours = new Set();"
+        " const { data } = one.getContext('2d').getImageData(0, 0, one.width, one.height);"
+        " for (let at = 0; at < data.length; at += 4) if (data[at + 3] > 200 && Math.max(data[at], data[at + 1],"
+        " data[at + 2]) - Math.min(data[at], data[at + 1], data[at + 2]) > 60) colours.add(data[at]);"
+        " return colours.size > 0; })"
+    )
+
+
+def test_plots(page, engine):
+    """Of the engines, and of a container; in a table, too, for who cannot see them."""
+    name = run_container(page, engine, "plotted")
+    page.click("Dashboard")
+    page.until("/local\\s+[0-9.]+ %\\s+[0-9.]+ MiB/.test(document.querySelector('.readings table')?.innerText)")
+    drawn(page)
+    page.looks(dark=True)
+    drawn(page)
+    page.click("Containers")
+    page.click(f"Figures of {name}")
+    page.until("document.querySelectorAll('dialog .card b').length === 4")
+    drawn(page)
+    assert serious(page) == []
+    page.picture(PICTURES / "figures.png")
+    page.click("Close")
+
+
+def test_files_up_and_down(page, engine, tmp_path):
+    name = run_container(page, engine, "files")
+    (tmp_path / "up.txt").write_text("carried\n", encoding="utf-8")
+    page.saves(tmp_path / "down")
+    page.click("Containers")
+    page.click(f"Files of {name}")
+    page.choose("files", tmp_path / "up.txt")
+    page.fill("Upload", directory="/srv")
+    page.shows("up.txt: in /srv.")
+    assert engine.files["/srv/up.txt"] == b"carried\n"
+    page.fill("Download", path="/srv/up.txt")
+    page.shows("/srv/up.txt: 8 B.")
+    for _ in range(200):
+        if (tmp_path / "down/up.txt").exists():
+            break
+        page.run("new Promise((done) => setTimeout(done, 50))")
+    assert (tmp_path / "down/up.txt").read_text(encoding="utf-8") == "carried\n"
+    page.fill("Download", path="/nothing")
+    page.until("document.getElementById('message').textContent.includes('Could not find the file')")
+    assert serious(page) == []
+    page.click("Close")
+    page.log.clear()  # the browser itself reports the answer 404
+
+
+def test_a_pull_with_its_layers(page, engine):
+    page.click("Images")
+    engine.pulling = True
+    page.fill("Pull an image", name="site/app")
+    page.until("document.querySelector('.doing').innerText.includes('0123456789ab: Pull complete')")
+    page.picture(PICTURES / "pull.png")
+    engine.pulling = False
+    page.shows("Pulled site/app on local.")
+    page.shows("site/app:latest")
+
+
+def test_a_build_from_a_context(page, engine, tmp_path):
+    page.click("Images")
+    page.fill("Build an image", tag="mine:1")
+    page.until("document.getElementById('message').textContent.includes('Choose a directory')")
+    (tmp_path / "Dockerfile").write_text("FROM busybox\nCOPY data /\n", encoding="utf-8")
+    (tmp_path / ("long" * 30)).write_text("x", encoding="utf-8")
+    page.choose("directory", tmp_path)
+    page.fill("Build an image", tag="mine:1")
+    page.shows("Successfully tagged mine:1")
+    assert sorted(engine.images["mine:1"]) == ["Dockerfile", "long" * 30]
+    page.shows("Built mine:1 on local.")
+    page.fill("Build an image", tag="mine:2", text="FROM busybox")
+    page.until("document.getElementById('message').textContent.includes('Give one of the three')")
+    page.click("Stacks")
+    page.shows("Stack file (YAML)")
+    page.click("Images")
+    page.fill("Build an image", tag="mine:2", text="FROM busybox\nRUN false")
+    page.until("document.querySelector('.doing pre')?.innerText.includes('non-zero code: 1')")
+    assert "mine:2" not in engine.images
+    assert serious(page) == []
+
+
+def test_the_page_goes_on_after_the_server(page, cloud):
+    """It says that the server does not answer, and follows what happens when it is back."""
+    page.click("Events")
+    page.until("document.querySelector('#view h2')?.textContent === 'Events'")
+    page.click("Dashboard")
+    page.shows("Running containers")
+    cloud.kill()
+    page.until("document.getElementById('message').textContent.includes('does not answer')")
+    cloud.start()
+    page.log.clear()  # the browser itself reports what it could not reach
+    page.until("document.getElementById('message').hidden")
+    page.shows("local: up")
+    page.log.clear()
+
+
 def test_a_stack_from_yaml(page):
     page.click("Stacks")
     page.shows("Stack file (YAML)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Flask
 from flask_sock import Sock
 
-from hypercloud.api.web import routes, streams
+from hypercloud.api.web import routes, streams, transfers
 from hypercloud.api.web.blueprint import make
 
 
@@ -19,5 +19,6 @@ def install(app: Flask, sock: Sock) -> None:
     """
     blueprint = make()
     routes.add_routes(blueprint)
+    transfers.add_routes(blueprint)
     streams.add_routes(blueprint, sock)
     app.register_blueprint(blueprint)

@@ -1,4 +1,4 @@
-"""The page's own requests: signing in, API keys, images, stack files, and readings of containers."""
+"""The page's own requests: signing in, API keys, images, stack files."""
 
 from __future__ import annotations
 
@@ -60,10 +60,8 @@ def add_routes(blueprint: Blueprint) -> None:
     add("/web/apikeys/<key>", view_func=remove_api_key, methods=["DELETE"])
     add("/web/stackfile", view_func=stackfile, methods=["POST"])
     add("/web/images", view_func=images, methods=["GET"])
-    add("/web/images/pull", view_func=pull, methods=["POST"])
     add("/web/images/remove", view_func=remove_image, methods=["POST"])
     add("/web/containers/<prefix>/start", view_func=start, methods=["POST"])
-    add("/web/containers/<prefix>/stats", view_func=stats, methods=["GET"])
 
 
 def page() -> Response:
@@ -135,14 +133,6 @@ def images() -> Response:
     return jsonify(found)
 
 
-def pull() -> Response:
-    """Pull an image on an engine."""
-    admin_only()
-    data = load(_Image(), json_object())
-    lines = [str(one.get("status", "")) for one in cloud().engines.client(data["engine"]).pull(data["name"])]
-    return jsonify({"log": lines[-20:]})
-
-
 def remove_image() -> Response:
     """Remove an image from an engine."""
     admin_only()
@@ -156,22 +146,3 @@ def start(prefix: str) -> Response:
     admin_only()
     cloud().fleet.start(prefix)
     return jsonify({})
-
-
-def stats(prefix: str) -> Response:
-    """Return a reading of a container: CPU in percent of one, memory and network in bytes."""
-    admin_only()
-    seen = cloud().engines.container(prefix)
-    data = cloud().engines.client(seen.engine).stats(seen.id)
-    cpu, before = data.get("cpu_stats") or {}, data.get("precpu_stats") or {}
-    used = (cpu.get("cpu_usage") or {}).get("total_usage", 0) - (before.get("cpu_usage") or {}).get("total_usage", 0)
-    passed = cpu.get("system_cpu_usage", 0) - before.get("system_cpu_usage", 0)
-    networks = (data.get("networks") or {}).values()
-    return jsonify(
-        {
-            "cpu": round(used / passed * 100 * (cpu.get("online_cpus") or 1), 2) if passed > 0 else 0,
-            "memory": (data.get("memory_stats") or {}).get("usage", 0),
-            "received": sum(one.get("rx_bytes", 0) for one in networks),
-            "sent": sum(one.get("tx_bytes", 0) for one in networks),
-        }
-    )

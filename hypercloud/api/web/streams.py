@@ -1,9 +1,10 @@
-"""The page's websockets: events, logs that follow, and a terminal that can be resized."""
+"""The page's websockets: events, readings, logs that follow, and a terminal that can be resized."""
 
 from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
@@ -24,6 +25,8 @@ def add_routes(blueprint: Blueprint, sock: Sock) -> None:
     """Mount the routes."""
     sock.route("/web/events", blueprint, endpoint="ws_events")(events)
     watch_from_the_start(blueprint, {"ws_events"})
+    sock.route("/web/readings", blueprint, endpoint="ws_readings")(readings)
+    sock.route("/web/containers/<prefix>/readings", blueprint, endpoint="ws_container_readings")(container_readings)
     sock.route("/web/containers/<prefix>/logs", blueprint, endpoint="ws_logs")(logs)
     sock.route("/web/containers/<prefix>/exec", blueprint, endpoint="ws_exec")(terminal)
 
@@ -50,6 +53,41 @@ def events(socket: Any) -> None:
             say(socket, json.dumps({**text, "time": event.time}))
         except ConnectionClosed:
             return
+
+
+def readings(socket: Any) -> None:
+    """Send what the containers of each engine use, whenever there is more: ``[{"of": ENGINE, "points": [...]}]``."""
+    _send_readings(socket, lambda: {one.spec.id: one.spec.name for one in cloud().engines.engines() if one.up})
+
+
+def container_readings(socket: Any, prefix: str) -> None:
+    """Send what a container uses, as ``readings`` does for engines."""
+    try:
+        seen = _container(prefix)
+    except CloudError as error:
+        say(socket, json.dumps({"error": str(error)}))
+        return
+    _send_readings(socket, lambda: {seen.id: seen.name})
+
+
+def _send_readings(socket: Any, wanted: Callable[[], Mapping[str, str]]) -> None:
+    """Send readings of things, given by id and name; a point is time, CPU, memory, bytes received and sent a second."""
+    service, turn, sent = cloud().readings, -1, dict[str, float]()
+    with service.watching():
+        while socket.connected:
+            turn = service.wait(turn, 1.0)
+            try:
+                forget_input(socket)
+                news = []
+                for key, name in wanted().items():
+                    points = service.after(key, sent.get(key, 0.0))
+                    if points:
+                        sent[key] = points[-1].time
+                        news.append({"of": name, "points": points})
+                if news:
+                    say(socket, json.dumps(news))
+            except ConnectionClosed:
+                return
 
 
 def logs(socket: Any, prefix: str) -> None:

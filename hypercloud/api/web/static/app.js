@@ -1,112 +1,13 @@
-// The page. Everything that comes from outside is set as text, never as markup.
-const $ = (id) => document.getElementById(id);
-let csrf = sessionStorage.getItem("csrf") || "";
-let me = null;
+// The page: its views, and signing in and out.
+import { $, ask, attempt, button, complain, dialog, el, following, form, lasting, session, socket, staying, state, table } from "./base.js";
+import { files } from "./files.js";
+import { images } from "./images.js";
+import { figures, newest, plots } from "./plots.js";
+
 let here = new AbortController(); // aborted when the view is left
 
-function el(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [key, value] of Object.entries(attributes)) {
-    if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
-    else if (value !== false && value != null) made.setAttribute(key, value === true ? "" : value);
-  }
-  made.append(...children.filter((one) => one != null));
-  return made;
-}
-
-function complain(text) {
-  $("message").textContent = text;
-  $("message").hidden = false;
-  clearTimeout(complain.timer);
-  complain.timer = setTimeout(() => { $("message").hidden = true; }, 8000);
-}
-
-async function ask(method, path, body) {
-  const headers = { "X-CSRF-Token": csrf, Accept: "application/json, text/plain, */*" };
-  if (body !== undefined) headers["Content-Type"] = "application/json";
-  const answer = await fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
-  const text = await answer.text();
-  let found = text;
-  try { found = JSON.parse(text); } catch { /* plain text */ }
-  if (answer.ok) return found;
-  if (answer.status === 401 && me) { me = null; show(); }
-  const said = typeof found === "object" ? [found.error, found.details, found.resolution].filter(Boolean).join(": ") : text.trim();
-  throw new Error(said || `${answer.status} ${answer.statusText}`);
-}
-
-const attempt = (work) => async (event) => {
-  event?.preventDefault?.();
-  const button = event?.submitter || event?.currentTarget;
-  if (button?.tagName === "BUTTON") button.disabled = true;
-  try { await work(event); } catch (error) { complain(error.message); } finally { if (button?.tagName === "BUTTON") button.disabled = false; }
-};
-
-function button(text, work, { danger = false, label, sure } = {}) {
-  return el("button", { type: "button", class: danger && "danger", "aria-label": label, onclick: attempt(async (event) => {
-    if (sure && !confirm(sure)) return;
-    await work(event);
-    if (!work.stays) await render();
-  }) }, text);
-}
-const staying = (work) => Object.assign(work, { stays: true });
-
-function table(caption, columns, rows) {
-  const body = rows.map((row) => el("tr", {}, ...row.map((cell, index) => el("td", { "data-label": columns[index], class: Array.isArray(cell) && "actions" },
-    ...(Array.isArray(cell) ? cell : [cell instanceof Node ? cell : String(cell ?? "")])))));
-  return el("div", { class: "scroll" }, el("table", { "aria-label": caption }, el("thead", {}, el("tr", {}, ...columns.map((one) => el("th", { scope: "col" }, one)))), el("tbody", {}, ...body)));
-}
-
-function form(fields, title, work) {
-  const made = el("form", { class: "stack", onsubmit: attempt(async (event) => {
-    await work(Object.fromEntries(new FormData(event.target)));
-    await render();
-  }) }, el("h3", {}, title));
-  for (const [name, label, extra = {}] of fields) {
-    made.append(el("label", {}, label, extra.area ? el("textarea", { name, required: true, spellcheck: "false" }) : el("input", { name, ...extra })));
-  }
-  made.append(el("button", { type: "submit" }, title));
-  return made;
-}
-
-function socket(path, message) {
-  const made = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}${path}`);
-  made.binaryType = "arraybuffer";
-  made.addEventListener("message", message);
-  return made;
-}
-
-// A part of a view that is drawn anew when what it shows has changed, and only then: what has the focus would lose it.
-async function following(signal, load, draw) {
-  const box = el("div");
-  let last = "";
-  const look = async () => {
-    const found = await load();
-    const text = JSON.stringify(found);
-    if (text === last || signal.aborted) return;
-    last = text;
-    const focus = box.contains(document.activeElement) && document.activeElement.getAttribute("aria-label");
-    box.replaceChildren(...draw(found));
-    if (focus) [...box.querySelectorAll("button")].find((one) => one.getAttribute("aria-label") === focus)?.focus();
-  };
-  await look();
-  const timer = setInterval(() => look().catch(() => clearInterval(timer)), 2000);
-  signal.addEventListener("abort", () => clearInterval(timer));
-  if (signal.aborted) clearInterval(timer);
-  return box;
-}
-
-function dialog(title, inside, closed = () => {}) {
-  $("inside").replaceChildren(el("h2", {}, title), inside);
-  // What was shown goes with the dialog: it may be a key.
-  $("dialog").addEventListener("close", () => { closed(); $("inside").replaceChildren(); }, { once: true });
-  $("dialog").showModal();
-}
-
-const megabytes = (bytes) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
-const state = (text, good) => el("span", { class: good ? "good" : "bad" }, text);
-
 function logs(one) {
-  const out = el("pre", { tabindex: "0", "aria-label": "Output" });
+  const out = el("pre", { tabindex: "0", role: "log", "aria-label": "Output" });
   const stream = socket(`/web/containers/${one.id}/logs`, (event) => { out.append(event.data); out.scrollTop = out.scrollHeight; });
   dialog(`Logs of ${one.name}`, out, () => stream.close());
 }
@@ -130,37 +31,26 @@ async function terminal(one) {
   screen.open(box); size(); screen.focus();
 }
 
-function figures(one) {
-  const out = el("div", { class: "cards" });
-  const draw = async () => {
-    const found = await ask("GET", `/web/containers/${one.id}/stats`);
-    out.replaceChildren(...[["CPU", `${found.cpu} %`], ["Memory", megabytes(found.memory)], ["Received", megabytes(found.received)], ["Sent", megabytes(found.sent)]]
-      .map(([name, value]) => el("div", { class: "card" }, name, el("b", {}, value))));
-  };
-  draw().catch((error) => complain(error.message));
-  const timer = setInterval(() => draw().catch(() => clearInterval(timer)), 2000);
-  dialog(`Figures of ${one.name}`, out, () => clearInterval(timer));
-}
-
 const views = {
   async Dashboard(signal) {
+    const figures = await plots("/web/readings", signal, "the containers of each engine", newest);
     return [await following(signal, () => Promise.all([ask("GET", "/api/cluster/info"), ask("GET", "/api/engines")]), ([info, engines]) => {
       const cards = [["Engines", info.engine_count], ["Running containers", info.container_count], ["Images", info.image_count],
-        ["CPUs reserved", `${info.reserved_cpus} of ${info.cpus}`], ["MiB reserved", `${info.reserved_memory} of ${info.memory}`]];
+        ["CPUs reserved", `${info.reserved_cpus} of ${info.cpus}`], ["MiB reserved", `${Math.round(info.reserved_memory)} of ${Math.round(info.memory)}`]];
       return [el("div", { class: "cards" }, ...cards.map(([name, value]) => el("div", { class: "card" }, name, el("b", {}, String(value))))),
         el("h3", {}, "Engines"), ...engines.map((one) => el("p", {}, `${one.engine.id}: `, state(one.health.status, one.health.status === "up"), ` ${one.docker_version || ""}`))];
-    })];
+    }), el("h3", {}, "What containers use"), figures];
   },
   async Engines() {
     const found = await ask("GET", "/api/engines");
-    const rows = found.map((one) => [one.engine.id, one.engine.addr, state(one.health.status, one.health.status === "up"), one.engine.labels.join(", "), one.engine.cpus, one.engine.memory,
-      me.role === "admin" ? [button("Remove", () => ask("DELETE", `/api/engines/${one.id}`), { danger: true, label: `Remove ${one.engine.id}`, sure: `Take ${one.engine.id} off the list? Its containers run on.` })] : ""]);
+    const rows = found.map((one) => [one.engine.id, one.engine.addr, state(one.health.status, one.health.status === "up"), one.engine.labels.join(", "), one.engine.cpus, Math.round(one.engine.memory),
+      session.me.role === "admin" ? [button("Remove", () => ask("DELETE", `/api/engines/${one.id}`), { danger: true, label: `Remove ${one.engine.id}`, sure: `Take ${one.engine.id} off the list? Its containers run on.` })] : ""]);
     const add = form([["id", "Name", { required: true }], ["addr", "Address", { required: true, placeholder: "https://10.1.2.3:2376" }], ["labels", "Labels, separated by commas"],
       ["cpus", "CPUs (0 = as it says)", { type: "number", step: "any", min: 0, value: 0 }], ["memory", "MiB (0 = as it says)", { type: "number", min: 0, value: 0 }],
       ["ca_cert", "CA certificate (PEM)"], ["ssl_cert", "Client certificate (PEM)"], ["ssl_key", "Client key (PEM)"]], "Add an engine",
     ({ id, addr, labels, cpus, memory, ...certificates }) => ask("POST", "/api/engines", { ...certificates,
       engine: { id, addr, cpus: Number(cpus), memory: Number(memory), labels: labels.split(",").map((one) => one.trim()).filter(Boolean) } }));
-    return [table("Engines", ["Name", "Address", "Health", "Labels", "CPUs", "MiB", "Actions"], rows), me.role === "admin" ? add : null];
+    return [table("Engines", ["Name", "Address", "Health", "Labels", "CPUs", "MiB", "Actions"], rows), session.me.role === "admin" ? add : null];
   },
   async Containers(signal) {
     const rows = (found) => found.map((one) => {
@@ -172,6 +62,7 @@ const views = {
       doing.push(button("Scale", async () => { const count = prompt("How many containers like this one?", "2"); if (count) await ask("GET", `${path}/scale?count=${encodeURIComponent(count)}`); }, { label: `Scale ${it.name}` }),
         button("Logs", staying(() => logs(it)), { label: `Logs of ${it.name}` }));
       if (one.state.running) doing.push(button("Terminal", staying(() => terminal(it)), { label: `Terminal in ${it.name}` }), button("Figures", staying(() => figures(it)), { label: `Figures of ${it.name}` }));
+      doing.push(button("Files", staying(() => files(it)), { label: `Files of ${it.name}` }));
       doing.push(button("Remove", () => ask("DELETE", path), { danger: true, label: `Remove ${it.name}`, sure: `Remove ${it.name} and its volumes?` }));
       return [it.name, one.image.name, one.engine.id, state(one.state.running ? "running" : "stopped", one.state.running), one.ports.map((port) => `${port.port}→${port.container_port}`).join(" "), doing];
     });
@@ -187,7 +78,7 @@ const views = {
     const actions = (one, more = []) => [...more, ...["Start", "Stop", "Redeploy"].map((verb) => button(verb, () => ask("POST", `${one.resource_uri}${verb.toLowerCase()}/`), { label: `${verb} ${one.name}` })),
       button("Terminate", () => ask("DELETE", one.resource_uri), { danger: true, label: `Terminate ${one.name}`, sure: `Terminate ${one.name} and its containers?` })];
     const running = (one) => state(one.state, one.state === "Running");
-    const make = form([["name", "Name", { required: true, pattern: "[A-Za-z0-9][A-Za-z0-9\\-]*" }], ["text", "Stack file (YAML)", { area: true }]], "Make and start a stack", async ({ name, text }) => {
+    const make = form([["name", "Name", { required: true, pattern: "[A-Za-z0-9][A-Za-z0-9\\-]*" }], ["text", "Stack file (YAML)", { area: true, required: true }]], "Make and start a stack", async ({ name, text }) => {
       const services = await ask("POST", "/web/stackfile", { text });
       const made = await ask("POST", "/api/app/v1/stack/", { name, services });
       await ask("POST", `${made.resource_uri}start/`);
@@ -197,20 +88,14 @@ const views = {
         one.synchronized ? "yes" : "redeploy", actions(one, [button("Scale", async () => { const count = prompt("How many containers?", one.target_num_containers); if (count) await ask("PATCH", one.resource_uri, { target_num_containers: Number(count) }); }, { label: `Scale ${one.name}` })])]))];
     return [await following(signal, load, draw), make];
   },
-  async Images() {
-    const found = await ask("GET", "/web/images");
-    const rows = found.flatMap((one) => one.tags.map((tag) => [tag, one.engine, megabytes(one.size || 0), me.role === "admin" ? [button("Remove", () => ask("POST", "/web/images/remove", { engine: one.engine, name: tag }), { danger: true, label: `Remove ${tag} from ${one.engine}` })] : ""]));
-    const pull = form([["name", "Image", { required: true }], ["engine", "Engine", { required: true }]], "Pull an image", (data) => ask("POST", "/web/images/pull", data));
-    return [table("Images", ["Name", "Engine", "Size", "Actions"], rows), me.role === "admin" ? pull : null];
-  },
+  Images: images,
   async Events(signal) {
     const list = el("tbody");
-    const stream = socket("/web/events", (event) => {
+    lasting("/web/events", signal, (event) => {
       const one = JSON.parse(event.data);
       list.prepend(el("tr", {}, ...[new Date(one.time * 1000).toLocaleTimeString(), one.what, one.action, one.name, one.state].map((text) => el("td", {}, String(text)))));
       while (list.children.length > 500) list.lastChild.remove();
     });
-    signal.addEventListener("abort", () => stream.close());
     return [el("div", { class: "scroll" }, el("table", { "aria-label": "Events as they happen" }, el("thead", {}, el("tr", {}, ...["Time", "What", "Action", "Name", "State"].map((one) => el("th", { scope: "col" }, one)))), list))];
   },
   async Accounts() {
@@ -218,8 +103,8 @@ const views = {
     const parts = [el("h3", {}, "My API keys (Docker Cloud)"), table("API keys", ["Description", "Made", "Actions"], keys.map((one) => [one.description, new Date(one.created * 1000).toLocaleString(),
       [button("Revoke", () => ask("DELETE", `/web/apikeys/${one.id}`), { danger: true, label: `Revoke ${one.description}` })]])),
     form([["description", "Description", { required: true }]], "Make an API key", async (data) => { const made = await ask("POST", "/web/apikeys", data); dialog("API key", el("pre", {}, made.key)); })];
-    parts.push(form([["password", "New password", { type: "password", required: true, autocomplete: "new-password" }]], "Change my password", async (data) => { await ask("POST", "/account/changepassword", data); me = null; show(); }));
-    if (me.role === "admin") {
+    parts.push(form([["password", "New password", { type: "password", required: true, autocomplete: "new-password" }]], "Change my password", async (data) => { await ask("POST", "/account/changepassword", data); session.me = null; show(); }));
+    if (session.me.role === "admin") {
       const [people, services] = await Promise.all([ask("GET", "/api/accounts"), ask("GET", "/api/servicekeys")]);
       parts.push(el("h3", {}, "Accounts"), table("Accounts", ["Name", "Role", "Actions"], people.map((one) => [one.username, one.role.name, [button("Remove", () => ask("DELETE", "/api/accounts", { username: one.username }), { danger: true, label: `Remove ${one.username}`, sure: `Remove ${one.username}?` })]])),
         form([["username", "Name", { required: true }], ["password", "Password", { type: "password", required: true, autocomplete: "new-password" }], ["role", "Role", { value: "user", required: true }]], "Add an account",
@@ -231,32 +116,57 @@ const views = {
   },
 };
 
+// What has the focus, so that it can have it again when the view was drawn anew.
+function focused() {
+  const one = document.activeElement;
+  if (!$("view").contains(one)) return () => null;
+  const label = one.getAttribute("aria-label") || one.textContent;
+  return () => [...$("view").querySelectorAll(one.tagName)].find((other) => (one.name ? other.name === one.name && other.form?.textContent === one.form?.textContent
+    : (other.getAttribute("aria-label") || other.textContent) === label));
+}
+
 async function render() {
-  if (!me) return;
+  if (!session.me) return;
   here.abort();
   here = new AbortController();
   const { signal } = here;
   const name = decodeURIComponent(location.hash.slice(1)) in views ? decodeURIComponent(location.hash.slice(1)) : "Dashboard";
-  for (const link of $("nav").children) link.toggleAttribute("aria-current", link.textContent === name);
+  for (const link of $("nav").children) { if (link.textContent === name) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current"); }
   try {
     const parts = (await views[name](signal)).filter(Boolean);
-    if (!signal.aborted) $("view").replaceChildren(el("h2", {}, name), ...parts); // else another view was asked for since
+    if (signal.aborted) return; // another view was asked for since
+    const again = focused();
+    $("view").replaceChildren(el("h2", {}, name), ...parts);
+    again()?.focus();
+    document.title = `${name} · hypercloud`;
   } catch (error) { if (!signal.aborted) complain(error.message); }
 }
 
 function show() {
+  const { me } = session;
   $("login").hidden = Boolean(me); $("view").hidden = $("nav").hidden = $("who").hidden = !me;
-  if (!me) { here.abort(); csrf = ""; sessionStorage.removeItem("csrf"); $("login").querySelector("input").focus(); return; }
+  if (!me) {
+    here.abort();
+    if ($("dialog").open) $("dialog").close();
+    session.csrf = "";
+    sessionStorage.removeItem("csrf");
+    document.title = "hypercloud";
+    $("login").querySelector("input").focus();
+    return;
+  }
   $("name").textContent = `${me.username} (${me.role})`;
   $("nav").replaceChildren(...Object.keys(views).map((name) => el("a", { href: `#${name}` }, name)));
   render();
 }
 
+Object.assign(session, { changed: show, render });
 $("login").addEventListener("submit", attempt(async (event) => {
-  me = await ask("POST", "/web/login", Object.fromEntries(new FormData(event.target)));
-  csrf = me.csrf; sessionStorage.setItem("csrf", csrf);
-  event.target.reset(); show();
+  session.me = await ask("POST", "/web/login", Object.fromEntries(new FormData(event.target)));
+  session.csrf = session.me.csrf;
+  sessionStorage.setItem("csrf", session.csrf);
+  event.target.reset();
+  show();
 }));
-$("logout").addEventListener("click", attempt(async () => { await ask("POST", "/web/logout"); me = null; show(); }));
+$("logout").addEventListener("click", attempt(async () => { await ask("POST", "/web/logout"); session.me = null; show(); }));
 addEventListener("hashchange", () => { render(); $("main").focus(); });
-if (csrf) ask("GET", "/web/me").then((found) => { me = found; show(); }, () => show()); else show();
+if (session.csrf) ask("GET", "/web/me").then((found) => { session.me = found; show(); }, () => show()); else show();
