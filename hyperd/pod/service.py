@@ -271,11 +271,17 @@ class PodService:
                     self._containers.kill(row.id, signal)
 
     def pause(self, pod_id: str) -> None:
-        """Stop the pod's CPUs. Errors: NotFound, Conflict, DriverError."""
+        """Stop the pod's CPUs; on failure they run. Errors: NotFound, Conflict, DriverError, OutOfSpace."""
         with self._locks.locked(pod_id, "pause"):
             self._expect(pod_id, PodState.RUNNING, "pause")
-            self._vms.pause(require_running(self._vms.of_pod(pod_id), pod_id))
-            self.records.change(pod_id, PodState.PAUSED)
+            vm = require_running(self._vms.of_pod(pod_id), pod_id)
+            try:
+                self._vms.pause(vm)
+                self.records.change(pod_id, PodState.PAUSED)
+            except BaseException:
+                with contextlib.suppress(HyperError):
+                    self._vms.unpause(vm)
+                raise
             self._tell("pause", pod_id, self.records.get(pod_id).labels)
 
     def unpause(self, pod_id: str) -> None:

@@ -141,15 +141,15 @@ class Plugs:
             for mac in list(vm.nics):
                 self._driver.detach_nic(vm.id, mac)
                 vm.nics.remove(mac)
-            vm.pod_id, vm.state = "", IDLE
             if vm.shared:
                 for name in list(vm.shares):
                     self.unshare(vm, name)
+            vm.pod_id, vm.state = "", IDLE  # the last step: another pod can be given it from now on
 
     def _plug_disk(self, vm: Vm, key: str, disk: DiskSpec) -> None:
-        with self._table.changing(vm):
-            vm.disks[key] = disk.lun
         try:
+            with self._table.changing(vm):
+                vm.disks[key] = disk.lun
             self._driver.attach_disk(vm.id, disk)
         except BaseException:
             with self._table.changing(vm):
@@ -157,9 +157,9 @@ class Plugs:
             raise
 
     def _plug_nic(self, vm: Vm, nic: NicSpec) -> None:
-        with self._table.changing(vm):
-            vm.nics.append(nic.mac)
         try:
+            with self._table.changing(vm):
+                vm.nics.append(nic.mac)
             self._driver.attach_nic(vm.id, nic)
         except BaseException:
             with self._table.changing(vm):

@@ -226,7 +226,7 @@ class VmService:
             vcpu: number of CPUs. memory: MiB.
             wait: False returns before it has booted; a boot that fails is then only logged.
 
-        Errors: InvalidInput, DriverError, AgentError, Timeout.
+        Errors: InvalidInput, DriverError, AgentError, Timeout, OutOfSpace, HostFault.
 
         """
         if not 1 <= vcpu <= 64 or not 32 <= memory <= 1 << 20:
@@ -236,8 +236,12 @@ class VmService:
         if wait:
             return self.boot(vcpu=vcpu, memory=memory, files=ANY_FILES).id
         vm = self._new(new_id(), vcpu=vcpu, memory=memory, pod_id="")
-        with self.changing(vm):
-            pass  # its row is written before anything of it is made
+        try:
+            with self.changing(vm):
+                pass  # its row is written before anything of it is made
+        except BaseException:
+            self._table.drop(vm.id)
+            raise
         threading.Thread(target=self._boot_later, args=(vm,), name=f"boot-{vm.id}", daemon=True).start()
         return vm.id
 
@@ -288,9 +292,9 @@ class VmService:
             self._events.publish("vm", "gone", vm.id, vm.pod_id or "")
 
     def claim(self, vm_id: str, pod_id: str, *, vcpu: int, memory: int) -> Vm:
-        """Give an idle VM to a pod. Errors: NotFound, Conflict (not idle, other size)."""
+        """Give an idle VM to a pod. Errors: NotFound, Conflict (not idle, other size), OutOfSpace, HostFault."""
         vm = self.get(vm_id)
-        with self.changing(vm):
+        with vm.lock:
             if vm.state != IDLE:
                 raise Conflict(f"the VM {vm_id} is {vm.state}, not idle")
             if vm.vcpu != vcpu:
@@ -302,7 +306,12 @@ class VmService:
                     "The new pod's memory setting is different with the VM's memory",
                     details=f"{memory} and {vm.memory}",
                 )
-            vm.pod_id, vm.state = pod_id, ASSOCIATED
+            try:
+                with self.changing(vm):
+                    vm.pod_id, vm.state = pod_id, ASSOCIATED
+            except BaseException:  # what no row says is not so
+                vm.pod_id, vm.state = "", IDLE
+                raise
             return vm
 
     @property
@@ -370,8 +379,8 @@ class VmService:
             self._starter.power_on(vm, ())
             with self.changing(vm):
                 vm.state = IDLE
-        except HyperError as error:
-            log.error("vm.boot_failed", vm=vm.id, error=str(error))
+        except Exception as error:
+            log.error("vm.boot_failed", vm=vm.id, error=str(error), exc_info=not isinstance(error, HyperError))
             self.destroy(vm)
 
     def _separates(self) -> bool:
@@ -391,6 +400,8 @@ class VmService:
             return False
         vm = self._new(row.id, vcpu=row.vcpu, memory=row.memory, pod_id=row.pod_id or "")
         vm.state, vm.created_at = row.state, row.created_at
+        if power == PowerState.RUNNING and vm.state == PAUSED:  # the daemon ended while it let the VM go on
+            vm.state = ASSOCIATED if vm.pod_id else IDLE
         vm.disks = dict(row.detail.get("disks", {}))
         vm.layers = dict(row.detail.get("layers", {}))
         vm.nics, vm.services = list(row.detail.get("nics", [])), list(row.detail.get("services", []))

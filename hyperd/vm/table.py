@@ -10,12 +10,15 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import select
+import structlog
+from sqlalchemy import delete, select
 
 from hyperd.db.models import VmRow
 from hyperd.db.session import Database
-from hyperd.errors import Busy, NotFound
+from hyperd.errors import Busy, HyperError, NotFound
 from hyperd.vm.model import KEPT, Vm
+
+log = structlog.get_logger(__name__)
 
 
 def new_id() -> str:
@@ -35,6 +38,7 @@ class VmTable:
         self._db = database
         self._vms: dict[str, Vm] = {}
         self._written: dict[str, str] = {}
+        self._left: set[str] = set()  # rows to be deleted
         self._next_uid: int | None = None
 
     def add(self, vm: Vm) -> None:
@@ -101,11 +105,16 @@ class VmTable:
             return {row.id: row for row in session.scalars(select(VmRow))}
 
     def erase(self, vm_id: str) -> None:
-        """Delete a row; none is fine."""
-        with self._db.session() as session:
-            row = session.get(VmRow, vm_id)
-            if row is not None:
-                session.delete(row)
+        """Delete the row of a VM that is gone; none is fine.
+
+        One that cannot be deleted now, because a disk is full, is deleted with the next change, or by the next daemon.
+        """
+        with self.lock:
+            self._left.add(vm_id)
+        try:
+            self._save(None)
+        except HyperError as error:
+            log.warning("vm.row_left", vm=vm_id, error=str(error))
 
     def _write(self, vm: Vm) -> None:
         detail: dict[str, Any] = {name: getattr(vm, name) for name in KEPT}
@@ -121,8 +130,19 @@ class VmTable:
         image = json.dumps([row.pod_id, row.state, detail])
         if self._written.get(vm.id) == image or self.find(vm.id) is not vm:
             return  # as it was, or gone meanwhile
-        with self._db.session() as session:
-            session.merge(row)
+        self._save(row)
         with self.lock:
             if vm.id in self._vms:
                 self._written[vm.id] = image
+
+    def _save(self, row: VmRow | None) -> None:
+        """Write a row, if one is given, and delete those of VMs that are gone: a pod has one at most."""
+        with self.lock:
+            left = tuple(self._left)
+        with self._db.session() as session:
+            if left:
+                session.execute(delete(VmRow).where(VmRow.id.in_(left)))
+            if row is not None:
+                session.merge(row)
+        with self.lock:
+            self._left.difference_update(left)

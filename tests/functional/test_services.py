@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from hyperd.config.model import Config, HypervisorConfig, NetworkConfig
 from hyperd.container import contents, locks
 from hyperd.container.model import ContainerUpdate, ExecState, HealthState
 from hyperd.container.process import AttachOptions
-from hyperd.container.states import KILLED, SETUP_FAILED
+from hyperd.container.states import KILLED, SETUP_FAILED, ContainerState
 from hyperd.container.waits import WaitCondition
 from hyperd.engine import Engine
 from hyperd.errors import HyperError, NotAlive, OutOfSpace
@@ -31,6 +32,7 @@ from hyperd.pod.recovery import Recovery
 from hyperd.pod.states import PodState
 from hyperd.spec.model import ContainerSpec, ExecSpec, Healthcheck, NetworkAttachment, PodSpec, VolumeRef, VolumeSpec
 from hyperd.stream.logread import LogQuery
+from hyperd.vm.driver import PowerState
 from hyperd.vm.fake import FakeDriver
 from hyperd.volume.model import NamedVolumeSpec
 from tests.support.registry import busybox_tar
@@ -450,6 +452,72 @@ def test_an_end_that_nobody_has_seen_is_told(engine: Engine) -> None:
     assert removed.result().removed
     assert told.count("die") == 2
     cancel()
+
+
+def test_a_pod_that_was_let_go_on_when_the_daemon_died_is_joined(engine: Engine) -> None:
+    """The guest runs, the rows still say that it is paused."""
+    ident = pod(engine, container("one"))
+    engine.pods.pause(ident)
+    vm = engine.vms.of_pod(ident)
+    assert vm is not None
+    row = engine.vms._table.rows()[vm.id]
+    engine.vms._driver.resume(vm.id)
+    vm.ending = True  # what the next daemon knows: the rows
+    vm.agent.close()
+    engine.vms._table.drop(vm.id)
+    engine.containers.processes.by_container.clear()
+    engine.containers.processes._by_ident.clear()
+    assert engine.vms._adopt(row, PowerState.RUNNING)
+    recovery(engine).run()
+    assert engine.pods.inspect(ident).state == PodState.RUNNING
+    engine.containers.kill("one", 9)
+    until(lambda: engine.containers.queries.inspect("one").state == ContainerState.EXITED)
+
+
+# -- a full disk
+
+
+def full(*_: Any, **_more: Any) -> None:
+    raise OutOfSpace("the host's disk is full")
+
+
+def test_a_pause_that_cannot_be_noted_is_none(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    ident = pod(engine, container("one"))
+    for place, name in ((engine.vms._table, "_write"), (engine.pods.records, "change")):
+        with monkeypatch.context() as broken:
+            broken.setattr(place, name, full)
+            with pytest.raises(OutOfSpace):
+                engine.pods.pause(ident)
+        assert engine.execs.run("one", ExecSpec(argv=("echo", "well"))).stdout == b"well\n"
+    engine.pods.pause(ident)
+    engine.pods.unpause(ident)
+
+
+def test_a_vm_whose_row_cannot_be_deleted_is_gone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    ident = pod(engine, container("one"))
+    with monkeypatch.context() as broken:
+        broken.setattr(engine.vms._table, "_db", SimpleNamespace(session=full))
+        engine.pods.stop(ident)
+    assert engine.vms.of_pod(ident) is None
+    engine.pods.start(ident)
+    assert engine.execs.run("one", ExecSpec(argv=("echo", "well"))).stdout == b"well\n"
+
+
+def test_a_vm_that_cannot_be_noted_is_none(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    for wait in (True, False):
+        with monkeypatch.context() as broken:
+            broken.setattr(engine.vms._table, "_write", full)
+            with pytest.raises(OutOfSpace):
+                engine.vms.create(wait=wait)
+        assert engine.vms.views() == []
+    ident = engine.vms.create()
+    with monkeypatch.context() as broken:
+        broken.setattr(engine.vms._table, "_write", full)
+        with pytest.raises(OutOfSpace):
+            engine.vms.claim(ident, "p", vcpu=1, memory=128)
+    assert engine.vms.of_pod("p") is None
+    assert [one.status for one in engine.vms.views()] == ["idle"]
+    engine.vms.remove(ident)
 
 
 # -- changes, and restarts that fail

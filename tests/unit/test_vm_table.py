@@ -11,8 +11,12 @@ import pytest
 
 from hyperd.agent.client import AgentClient
 from hyperd.db.session import Database
-from hyperd.errors import NotFound
-from hyperd.vm.model import ASSOCIATED, IDLE, Vm
+from hyperd.errors import HyperError, NotFound, OutOfSpace
+from hyperd.vm.driver import NicSpec, VmDriver
+from hyperd.vm.hotplug import Plugs
+from hyperd.vm.model import ASSOCIATED, IDLE, POOLED, Vm
+from hyperd.vm.pool.refill import PooledVms
+from hyperd.vm.shares import SharedTrees
 from hyperd.vm.table import VmTable
 
 
@@ -93,3 +97,87 @@ def test_changes_of_one_vm_come_one_after_the_other(database: Database) -> None:
     for thread in threads:
         thread.join()
     assert sorted(table.rows()["vm-a"].detail["disks"].values()) == list(range(1, 9))
+
+
+class FullDisk:
+    """The rows' database, which has no room for them while ``full``."""
+
+    def __init__(self, database: Database) -> None:
+        self.full = False
+        self.reading = database.reading
+        self._session = database.session
+
+    def session(self) -> Any:
+        if self.full:
+            raise OutOfSpace("the host's disk is full")
+        return self._session()
+
+
+def test_a_vm_that_no_row_can_give_to_a_pod_waits_on(database: Database) -> None:
+    disk = FullDisk(database)
+    table, vm, driver = VmTable(cast("Database", disk)), make(state=POOLED), cast("VmDriver", None)
+    pool = PooledVms(table, driver, boot=cast("Any", None), destroy=lambda _vm: None)
+    table.add(vm)
+    disk.full = True
+    with pytest.raises(OutOfSpace):
+        pool.take("p", vcpu=1, memory=64)
+    assert table.of_pod("p") is None
+    assert (vm.state, vm.waking, pool.count()) == (POOLED, False, 1)
+    disk.full = False
+    assert pool.take("p", vcpu=1, memory=64) is vm
+    assert table.of_pod("p") is vm
+
+
+def test_what_no_row_can_say_is_not_plugged(database: Database) -> None:
+    """A disk that a VM only seems to have would not be plugged by the next try."""
+    disk = FullDisk(database)
+    table, vm = VmTable(cast("Database", disk)), make()
+    table.add(vm)
+    plugged: list[object] = []
+    driver = SimpleNamespace(
+        attach_disk=lambda _vm, spec: plugged.append(spec.path), attach_nic=lambda _vm, spec: plugged.append(spec.mac)
+    )
+    plugs = Plugs(table, cast("VmDriver", driver), cast("SharedTrees", None))
+    layer, nic = Path("/layer"), NicSpec(mac="02:00:00:00:00:01", tap="", bridge="")
+    for wanted in ({"layers": [layer]}, {"nics": [nic]}, {"scratch": Path("/scratch")}):
+        disk.full = True
+        with pytest.raises(HyperError):
+            plugs.plug(vm, **cast("Any", wanted))
+        assert (vm.disks, vm.nics, plugged) == ({}, [], [])
+    disk.full = False
+    plugs.plug(vm, scratch=Path("/scratch"), layers=[layer], nics=[nic])
+    assert plugged == [Path("/scratch"), layer, nic.mac]
+
+
+def test_a_row_that_cannot_be_deleted_goes_with_the_next_change(database: Database) -> None:
+    disk = FullDisk(database)
+    table, old, new = VmTable(cast("Database", disk)), make(pod_id="p"), make("vm-b", pod_id="p")
+    table.add(old)
+    with table.changing(old):
+        pass
+    disk.full = True
+    table.erase("vm-a")
+    table.drop("vm-a")
+    assert table.rows().keys() == {"vm-a"}
+    disk.full = False
+    table.add(new)
+    with table.changing(new):  # the pod's VM now, of which there is one at most
+        pass
+    assert table.rows().keys() == {"vm-b"}
+
+
+def test_a_vm_is_idle_when_nothing_of_its_pod_is_left_in_it(database: Database) -> None:
+    """Before that nobody may be given it: a directory that could not be taken away is the last pod's."""
+    table = VmTable(database)
+    agent = SimpleNamespace(run=lambda _plan: None)
+    vm = make(pod_id="p", state=ASSOCIATED, shared=True, shares={"v": {"readonly": False, "file": False}})
+    vm.agent = cast("AgentClient", agent)
+    table.add(vm)
+
+    def unbind(_vm: str, _name: str) -> None:
+        raise OutOfSpace("no")
+
+    plugs = Plugs(table, cast("VmDriver", None), cast("SharedTrees", SimpleNamespace(unbind=unbind)))
+    with pytest.raises(OutOfSpace):
+        plugs.release(vm)
+    assert (vm.state, vm.pod_id, table.rows()["vm-a"].pod_id) == (ASSOCIATED, "p", "p")

@@ -78,6 +78,8 @@ class VmPool:
         """Give a paused VM of the pool to a pod, or None when none has that size.
 
         ``wake`` it then. ``layers``: one that was prepared with these is the best. ``rooted``: as in ``HostFiles``.
+
+        Errors: OutOfSpace, HostFault (it cannot be noted); it waits on then.
         """
         vm = self._vms.take(pod_id, vcpu=vcpu, memory=memory, layers=layers, rooted=rooted)
         if vm is not None:

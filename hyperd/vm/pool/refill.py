@@ -111,8 +111,13 @@ class PooledVms:
             if vm is None:
                 return None
             vm.state, vm.waking = ASSOCIATED, True  # nobody else is given it
-        with self._table.changing(vm):
-            vm.pod_id = pod_id
+        try:
+            with self._table.changing(vm):
+                vm.pod_id = pod_id
+        except BaseException:  # what no row says is not so
+            with self._table.lock:
+                vm.pod_id, vm.state, vm.waking = "", POOLED, False
+            raise
         return vm
 
     def wake(self, vm: Vm) -> None:
