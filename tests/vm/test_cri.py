@@ -283,6 +283,63 @@ def test_a_read_only_mount_is_so_with_what_is_mounted_below(cri: CriClient, host
         subprocess.run(["umount", str(below)], check=True)
 
 
+def atomically(directory: Path, generation: str, text: str) -> None:
+    """Write a key of a config map as kubelet does: a link to a link to a directory, which is exchanged."""
+    (directory / f"..{generation}").mkdir()
+    (directory / f"..{generation}" / "key").write_text(text)
+    (directory / "..data_tmp").symlink_to(f"..{generation}")
+    before = (directory / "..data").readlink() if (directory / "..data").is_symlink() else None
+    (directory / "..data_tmp").rename(directory / "..data")
+    if before is None:
+        (directory / "key").symlink_to("..data/key")
+    else:
+        shutil.rmtree(directory / before)
+
+
+def test_what_kubelet_mounts(cri: CriClient, host: Host, tmp_path: Path) -> None:
+    """Secrets and memory in tmpfs, updates, a key alone, the message of the end, /etc/hosts."""
+    secret, memory = tmp_path / "secret", tmp_path / "memory"
+    for place in (secret, memory):
+        place.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0777", "none", str(place)], check=True)
+    try:
+        atomically(secret, "1", "one")
+        key, end, hosts = (tmp_path / name for name in ("subpath", "end", "hosts"))
+        key.touch()
+        subprocess.run(["mount", "--bind", str(secret / "key"), str(key)], check=True)
+        end.touch()
+        end.chmod(0o666)
+        hosts.write_text("10.1.2.3 of-kubelet\n")
+        places = {"/config": secret, "/memory": memory, "/key": key, "/dev/termination-log": end, "/etc/hosts": hosts}
+        metadata = {"name": "mounted", "uid": "6", "namespace": "default"}
+        sandbox = cri.RunPodSandbox(config={"metadata": metadata}).pod_sandbox_id
+        config = {
+            "metadata": {"name": "main"},
+            "image": {"image": host.image},
+            "command": ["sh", "-c", "trap 'echo -n last words > /dev/termination-log; exit 3' TERM; sleep 1000 & wait"],
+            "mounts": [
+                {"container_path": path, "host_path": str(source), "readonly": source in (secret, key)}
+                for path, source in places.items()
+            ],
+            "linux": {"security_context": {"run_as_user": {"value": 1000}}},
+        }
+        container = cri.CreateContainer(pod_sandbox_id=sandbox, config=config).container_id
+        cri.StartContainer(container_id=container)
+        assert inside(cri, container, "cat /config/key /key; cat /etc/hosts") == "oneone10.1.2.3 of-kubelet"
+        assert inside(cri, container, "echo x > /memory/file; cat /memory/file") == "x"
+        assert (memory / "file").read_text() == "x\n"
+        atomically(secret, "2", "two")
+        until(lambda: inside(cri, container, "cat /config/key") == "two")
+        assert inside(cri, container, "ls /config; cat /key") == "key\none"
+        cri.StopContainer(container_id=container, timeout=20)
+        assert end.read_text() == "last words"
+        assert cri.ContainerStatus(container_id=container).status.exit_code == 3
+        cri.RemovePodSandbox(pod_sandbox_id=sandbox)
+    finally:
+        for place in (key, secret, memory):
+            subprocess.run(["umount", str(place)], check=True)
+
+
 @pytest.mark.parametrize(("policy", "groups"), [(pb.Merge, {"2000", "3000", "50000"}), (pb.Strict, {"2000", "3000"})])
 def test_groups_of_the_image(cri: CriClient, host: Host, tmp_path: Path, policy: int, groups: set[str]) -> None:
     (tmp_path / "passwd").write_text("user:x:1000:1000::/:/bin/sh\n")
