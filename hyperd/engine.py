@@ -31,6 +31,9 @@ from hyperd.event.bus import EventBus
 from hyperd.guest.image import DISTRO_KERNEL, find_guest
 from hyperd.image.service import ImageService
 from hyperd.network.bridged import BridgeDriver
+from hyperd.network.cni.attachments import Attachments
+from hyperd.network.cni.driver import CniDriver
+from hyperd.network.cni.plugins import Plugins
 from hyperd.network.driver import NetworkDriver
 from hyperd.network.ports import PortMapping
 from hyperd.network.service import NetworkService
@@ -72,6 +75,7 @@ class Engine:
     networks: NetworkService
     volumes: VolumeService
     stats: StatsService
+    cni: Attachments
     system: SystemService
     relay: Relay
     database: Database
@@ -155,6 +159,7 @@ class Engine:
         )
         self.images.recover()
         self.imports = Importer(self.images)
+        self.cni = Attachments(config.root / "cni", config.cri.cni_conf_dir, Plugins(config.cri.cni_bin_dirs))
         self.network = self._make_network(database, driver)
         stack.callback(self.network.close)
         if not _interface_exists(config.network.bridge):
@@ -184,10 +189,14 @@ class Engine:
 
     def _make_network(self, database: Database, driver: VmDriver) -> NetworkDriver:
         """Return what carries the pods' networks: bridges, or without one what ordinary users can have."""
-        if self.config.network.bridge:
-            return BridgeDriver(config=self.config.network, database=database, events=self.events)
-        return UserDriver(
-            config=self.config.network, database=database, forwarder=_Forwarder(driver, self), events=self.events
+        config, events = self.config.network, self.events
+        if not config.bridge:
+            return UserDriver(config=config, database=database, forwarder=_Forwarder(driver, self), events=events)
+        return CniDriver(
+            BridgeDriver(config=config, database=database, events=events),
+            self.cni,
+            makes_taps=driver.makes_taps,
+            events=events,
         )
 
     def _make_pods(self, database: Database, records: ContainerRecords, pod_records: PodRecords) -> None:
@@ -333,7 +342,7 @@ def _interface_exists(name: str) -> bool:
 
 def tighten(config: Config) -> None:
     """Take other users' access from what an earlier version made in the root; the API's own sockets keep theirs."""
-    sockets = [Path(host.removeprefix("unix://")) for host in (*config.hosts, *config.docker_hosts, config.cri)]
+    sockets = [Path(host.removeprefix("unix://")) for host in (*config.hosts, *config.docker_hosts, config.cri.address)]
     for entry in os.scandir(config.root):
         path = Path(entry.path)
         if entry.is_symlink() or any(path == socket or path in socket.parents for socket in sockets):

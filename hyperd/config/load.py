@@ -21,6 +21,7 @@ from hyperd.config.model import (
     DEFAULT_HOST,
     ApiConfig,
     Config,
+    CriConfig,
     HypervisorConfig,
     ImagesConfig,
     LogConfig,
@@ -44,6 +45,7 @@ SECTIONS: Mapping[str, type] = {
     "registry": RegistryConfig,
     "log": LogConfig,
     "tls": TlsConfig,
+    "cri": CriConfig,
     "api": ApiConfig,
 }
 # A registry (it has a dot, a port, or is localhost), and possibly parts of a repository's name.
@@ -108,7 +110,7 @@ def load(
     if docker_hosts:
         changes["docker_hosts"] = tuple(docker_hosts)
     if cri:
-        changes["cri"] = cri
+        changes["cri"] = dataclasses.replace(config.cri, address=cri)
     if log_level:
         changes["log_level"] = log_level
     if log_format:
@@ -167,6 +169,8 @@ def read(path: Path) -> tuple[Config, list[str]]:
 
 def _from_table(path: Path, data: Mapping[str, Any]) -> Config:
     values = dict(data)
+    if isinstance(values.get("cri"), str):
+        values["cri"] = {"address": values["cri"]}
     for name, section in SECTIONS.items():
         table = _table(path, values.pop(name, {}), name)
         values[name] = section(**_typed(path, section, table, prefix=f"{name}."))
@@ -331,8 +335,6 @@ def check(config: Config) -> None:
             f"the path {config.run} of the VMs' sockets is longer than {MAX_RUN_PATH} bytes",
             resolution="choose a shorter root, or set runtime_dir",
         )
-    if config.cri and not config.cri.startswith("unix:///"):
-        raise InvalidInput(f"bad address of the CRI {config.cri[:200]!r}", resolution="use unix:///path")
     _one_of("log_level", config.log_level, LOG_LEVELS)
     _one_of("log_format", config.log_format, LOG_FORMATS)
     _one_of("on_exit", config.on_exit, ("leave", "stop"))
@@ -357,10 +359,23 @@ def check(config: Config) -> None:
     if config.log.directory is not None and not config.log.directory.is_absolute():
         raise InvalidInput("log.directory must be an absolute path", details=str(config.log.directory))
     _check_network(config.network)
+    _check_cri(config.cri)
+    if config.cri.cni_conf_dir and not config.network.bridge:
+        raise InvalidInput("cri.cni_conf_dir needs network.bridge", details="without it nothing is made on the host")
     _check_tls(config.tls)
     _check_signatures(config.images.signatures)
     if not config.hosts:
         raise InvalidInput("hosts is empty: no client could reach the daemon")
+
+
+def _check_cri(cri: CriConfig) -> None:
+    if cri.address and not cri.address.startswith("unix:///"):
+        raise InvalidInput(f"bad address of the CRI {cri.address[:200]!r}", resolution="use unix:///path")
+    if cri.cni_conf_dir is not None and not cri.cni_conf_dir.is_absolute():
+        raise InvalidInput("cri.cni_conf_dir must be an absolute path", details=str(cri.cni_conf_dir))
+    for path in cri.cni_bin_dirs:
+        if not path.is_absolute() or ":" in str(path):  # plugins get them in one variable
+            raise InvalidInput("cri.cni_bin_dirs must be absolute paths without a colon", details=str(path))
 
 
 def _check_tls(tls: TlsConfig) -> None:

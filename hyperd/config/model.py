@@ -99,6 +99,15 @@ class ImagesConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CriConfig:
+    """Kubernetes' Container Runtime Interface (``[cri]``)."""
+
+    address: str = ""  # unix:///path; empty = nowhere
+    cni_conf_dir: Path | None = None  # of network configurations; None = pods are on hyperd's own bridge
+    cni_bin_dirs: tuple[Path, ...] = (Path("/opt/cni/bin"), Path("/usr/lib/cni"))
+
+
+@dataclass(frozen=True, kw_only=True)
 class ApiConfig:
     """What callers may do (``[api]``)."""
 
@@ -150,7 +159,6 @@ class Config:
     runtime_dir: Path | None = None  # sockets of VMs; None = <root>/run; short, a socket's path has 107 bytes
     hosts: tuple[str, ...] = (DEFAULT_HOST,)
     docker_hosts: tuple[str, ...] = ()  # where the Docker API answers; empty = nowhere
-    cri: str = ""  # unix:///path where Kubernetes' CRI answers; empty = nowhere
     socket_mode: int = 0o660
     socket_group: str = ""  # empty = hyper if there is one (docker for docker_hosts)
     log_level: str = "info"
@@ -166,6 +174,7 @@ class Config:
     images: ImagesConfig = field(default_factory=ImagesConfig)
     log: LogConfig = field(default_factory=LogConfig)
     tls: TlsConfig = field(default_factory=TlsConfig)
+    cri: CriConfig = field(default_factory=CriConfig)
     api: ApiConfig = field(default_factory=ApiConfig)
 
     @property

@@ -27,13 +27,17 @@ ff02::2\tip6-allrouters
 
 @dataclass(frozen=True, kw_only=True)
 class GuestNic:
-    """A NIC as the guest configures it: ``cidrs`` its addresses, ``gateway`` may be empty, ``mtu`` 0 = leave."""
+    """A NIC as the guest configures it: ``cidrs`` its addresses, ``gateway`` may be empty, ``mtu`` 0 = leave.
+
+    ``routes``: further ones, destination and gateway, which may be empty.
+    """
 
     name: str
     mac: str
     cidrs: Sequence[str]
     gateway: str
     mtu: int
+    routes: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +140,8 @@ def _set_up(plan: Plan, nic: GuestNic) -> None:
         plan.add(Op.ADDR, nic.name, cidr)
     if nic.gateway:
         plan.add(Op.ROUTE, "default", nic.gateway, nic.name)
+    for target, gateway in nic.routes:
+        plan.add(Op.ROUTE, target, gateway, nic.name)
 
 
 def mount_scratch(plan: Plan, lun: int = 0) -> Plan:

@@ -145,6 +145,9 @@ class NetworkDriver(ABC):
     def renew_names(self) -> None:  # noqa: B027 - a driver without name servers has nothing to do
         """Learn that the links of a pod are others now; the names follow soon."""
 
+    def verify(self, pod_id: str) -> None:  # noqa: B027 - drivers that watch the host need not look
+        """Look whether a pod's NICs are where they were put; what is wrong is logged."""
+
     @abstractmethod
     def release(self, pod_id: str) -> None:
         """Give back all addresses and ports of a pod; none is fine. The VM must be gone. Errors: HostFault."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from hyperd.spec.model import CniSpec
+
 
 class Driver(StrEnum):
     """What carries a network."""
@@ -121,6 +123,7 @@ class NicWish:
         link_local: further addresses, of 169.254.0.0/16.
         aliases: further names of the pod on the network.
         dns: the pod's own name servers, which the network's asks for names that it does not know.
+        cni: it is on the network of this host's plugins, and of all else nothing is said.
 
     """
 
@@ -132,6 +135,7 @@ class NicWish:
     link_local: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     dns: tuple[str, ...] = ()
+    cni: CniSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,8 @@ class Lease:
         more: further addresses of the NIC.
         network: id of the network that somebody has made; empty for all others.
         slot: number of the NIC.
+        routes: destination, and gateway that may be empty, beside those of the addresses; in this order.
+        loose: the tap is on no bridge: whoever asked for it takes it from there.
 
     """
 
@@ -162,6 +168,8 @@ class Lease:
     more: tuple[str, ...] = ()
     network: str = ""
     slot: int = 0
+    routes: tuple[tuple[str, str], ...] = ()
+    loose: bool = False
 
     @property
     def cidrs(self) -> tuple[str, ...]:

@@ -159,7 +159,9 @@ class PodAttachments:
 
         Errors: as for ``connect``.
         """
-        if not spec.interfaces:
+        if spec.cni is not None:
+            self._network.verify(spec.id)
+        elif not spec.interfaces:
             self.settle(vm, spec, anew=True)
         for lease in self._network.leases(spec.id):
             self._replug(vm, spec, lease)
@@ -230,6 +232,8 @@ class PodAttachments:
         """Return the networks a pod is on, the default one included. Errors: Conflict."""
         if spec.interfaces:
             raise Conflict(f"pod {spec.id} names its NICs itself", details="its specification has interfaces")
+        if spec.cni is not None:
+            raise Conflict(f"pod {spec.id} is on a network of plugins (CNI)", details="it was made for it")
         if any(one.network == NONE for one in spec.networks):
             raise Conflict(f"pod {spec.id} is without a network", details="it was made for the network none")
         if not spec.networks and not spec.network_disabled:
@@ -312,7 +316,9 @@ class PodAttachments:
 
     def _replug(self, vm: Vm, spec: PodSpec, lease: Lease) -> None:
         """Give a NIC a new tap when its own is gone: QEMU would read from the old one for ever."""
-        if not self._vms.plugs.makes_taps or not lease.tap or lease.mac not in vm.nics or exists(lease.tap):
+        if not self._vms.plugs.makes_taps or not lease.tap or lease.loose:
+            return
+        if lease.mac not in vm.nics or exists(lease.tap):
             return
         log.warning("pod.tap_lost", pod=spec.id, tap=lease.tap)
         vm.agent.run(Plan().add(Op.LINKDOWN, layout.nic_name(lease.slot)))

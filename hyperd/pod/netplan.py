@@ -35,6 +35,8 @@ def nics(spec: PodSpec) -> tuple[PodNic, ...]:
 
     Errors: InvalidInput, NotSupported.
     """
+    if spec.cni is not None and (spec.networks or spec.interfaces or spec.network_disabled):
+        raise InvalidInput("a pod on a network of plugins (CNI) cannot name others")
     attached = tuple(
         PodNic(interface=InterfaceSpec(mac=one.mac), network=one) for one in spec.networks if one.network != NONE
     )
@@ -67,7 +69,7 @@ def check_without(spec: PodSpec) -> None:
 
 def wishes(spec: PodSpec) -> list[NicWish]:
     """Return what the NICs shall have. Errors: InvalidInput, NotSupported."""
-    return [_wish(spec, nic) for nic in nics(spec)]
+    return [NicWish(cni=spec.cni)] if spec.cni is not None else [_wish(spec, nic) for nic in nics(spec)]
 
 
 def _wish(spec: PodSpec, nic: PodNic) -> NicWish:
@@ -116,7 +118,8 @@ def port_mappings(spec: PodSpec) -> list[PortMapping]:
 
 def any_address(spec: PodSpec) -> bool:
     """Return whether any one address of the daemon's own network will do for the pod."""
-    return not (spec.interfaces or spec.networks or spec.network_disabled) and guard(spec) is None
+    named = spec.interfaces or spec.networks or spec.network_disabled or spec.cni is not None
+    return not named and guard(spec) is None
 
 
 def asks_for_nothing(spec: PodSpec) -> bool:
@@ -128,7 +131,9 @@ def asks_for_nothing(spec: PodSpec) -> bool:
 
 def nic_specs(leases: Sequence[Lease]) -> list[NicSpec]:
     """Return the NICs as the hypervisor shall make them."""
-    return [NicSpec(mac=lease.mac, tap=lease.tap, bridge=lease.bridge, mtu=lease.mtu) for lease in leases]
+    return [
+        NicSpec(mac=lease.mac, tap=lease.tap, bridge=lease.bridge, mtu=lease.mtu, loose=lease.loose) for lease in leases
+    ]
 
 
 def check_pluggable(nics: Sequence[NicSpec]) -> None:
@@ -151,6 +156,7 @@ def guest_setup(spec: PodSpec, leases: Sequence[Lease]) -> layout.GuestSetup:
             cidrs=lease.cidrs,
             gateway=gateway if index == routed else "",
             mtu=_mtu(index, nic.interface, lease),
+            routes=lease.routes,
         )
         for index, (nic, lease) in enumerate(_joined(spec, leases))
     ]

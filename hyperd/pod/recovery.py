@@ -123,7 +123,8 @@ class Recovery:
             if vm is not None:
                 self._vms.destroy(vm)
             self._containers.vm_gone("", pod_id, by_itself=True)
-            self._network.release(pod_id)
+            with contextlib.suppress(HyperError):
+                self._network.release(pod_id)
             self._records.update(
                 pod_id, state=PodState.STOPPED, outcome="failed", reason="it could not be joined again"
             )

@@ -375,7 +375,10 @@ class PodService:
             self._containers.vm_gone(vm.id, vm.pod_id, by_itself=by_itself)
             if state in WITH_VM:
                 reason = "the VM ended by itself" if by_itself else "the VM was removed"
-                self._network.release(vm.pod_id)
+                try:
+                    self._network.release(vm.pod_id)
+                except HyperError as error:  # tried again when the pod is removed or started
+                    log.error("pod.network_not_released", pod=vm.pod_id, error=str(error))
                 now = time.time()
                 self.records.change(vm.pod_id, PodState.STOPPED, outcome="failed", reason=reason, finished_at=now)
                 self._tell("die", vm.pod_id, self.records.get(vm.pod_id).labels, reason=reason)

@@ -128,7 +128,7 @@ def serve(
         listeners = Listeners()
         stack.callback(listeners.close)
         _listen(listeners, config)
-        cri_place = unix_place(config.cri, group=config.socket_group) if config.cri else None
+        cri_place = unix_place(config.cri.address, group=config.socket_group) if config.cri.address else None
         engine = make_engine(config)
         stack.callback(engine.close)
         engine.open()

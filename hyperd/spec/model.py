@@ -414,13 +414,31 @@ class NetworkAttachment:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CniSpec:
+    """The pod is on the network that this host's plugins make (Container Network Interface).
+
+    Args:
+        args: what they are told beside, by name.
+        ports: of the host, for the plugin that publishes them.
+        dns, dns_search, dns_options: for plugins that want to know the pod's settings.
+
+    """
+
+    args: Mapping[str, str] = field(default_factory=dict)
+    ports: tuple[PortSpec, ...] = ()
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class PodSpec:
     """A whole pod. An empty ``id`` or ``hostname`` is chosen by the pod service.
 
     ``owner``: the API that made it (``hyper``, ``docker``, ``cri``). ``implicit``: it was made for its containers: it
     stops when none of them runs and is removed with the last one.
     ``networks``: empty = the default bridge, unless ``interfaces`` names others. ``network_disabled``: only loopback.
-    ``extra_hosts``: lines of ``/etc/hosts``: name and address.
+    ``extra_hosts``: lines of ``/etc/hosts``: name and address. ``cni``: None = hyperd's own networks.
     """
 
     id: str = ""
@@ -448,3 +466,4 @@ class PodSpec:
     networks: tuple[NetworkAttachment, ...] = ()
     network_disabled: bool = False
     extra_hosts: tuple[tuple[str, str], ...] = ()
+    cni: CniSpec | None = None

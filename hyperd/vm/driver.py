@@ -75,6 +75,7 @@ class NicSpec:
         tap: name of the host's tap device, at most 15 characters.
         bridge: the host bridge; empty = user-mode networking (no bridge, no root).
         mtu: 0 = the bridge's.
+        loose: there is a tap, on no bridge.
 
     """
 
@@ -82,6 +83,7 @@ class NicSpec:
     tap: str
     bridge: str
     mtu: int = 0
+    loose: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

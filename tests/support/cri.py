@@ -40,6 +40,11 @@ class CriClient:
         request, call = self._methods[name]
         return lambda **fields: call(request(**fields), timeout=TIMEOUT)
 
+    def begin(self, name: str, **fields: Any) -> Any:
+        """Call a method whose answer nobody waits for; give the call."""
+        request, call = self._methods[name]
+        return call.future(request(**fields), timeout=TIMEOUT)
+
     def raw(self, path: str) -> Any:
         """Call a method that the interface of ours does not have."""
         return self._channel.unary_unary(path)(b"", timeout=TIMEOUT)

@@ -114,6 +114,16 @@ class HyperdLauncher:
         """Address for ``hyperctl -H``."""
         return f"unix://{self.socket}"
 
+    @property
+    def number(self) -> int:
+        """A number from 1 that no other daemon of a test has: for names, ports and addresses of the test's own."""
+        return self._slot
+
+    def configure(self, sections: str) -> None:
+        """Add sections to the configuration, for the next start."""
+        with self.config_path.open("a") as file:
+            file.write(sections)
+
     def start(self, *options: str, wait: bool = True) -> None:
         """Start the daemon and wait until it answers."""
         argv = [

@@ -27,6 +27,7 @@ def run(call: Call, request: pb.RunPodSandboxRequest) -> pb.RunPodSandboxRespons
         handler=request.runtime_handler,
         default_vcpu=shape.default_vcpu,
         default_memory=shape.default_memory,
+        cni=engine.cni.configured,
     )
     with call.room.creating:
         _check_metadata(engine, config.metadata)

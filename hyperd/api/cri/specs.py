@@ -15,6 +15,7 @@ from hyperd.api.cri.v1 import api_pb2 as pb
 from hyperd.container.isolation import UNCONFINED
 from hyperd.errors import InvalidInput, NotSupported
 from hyperd.spec.model import (
+    CniSpec,
     ContainerSpec,
     Limits,
     LogSpec,
@@ -46,13 +47,14 @@ _SIGNALS = (
 
 
 def read_sandbox(
-    config: pb.PodSandboxConfig, *, ident: str, handler: str, default_vcpu: int, default_memory: int
+    config: pb.PodSandboxConfig, *, ident: str, handler: str, default_vcpu: int, default_memory: int, cni: bool = False
 ) -> PodSpec:
     """Return the pod of a sandbox.
 
     Args:
         config: of the sandbox. ident: id of the pod. handler: of the RuntimeClass.
         default_vcpu, default_memory: size of a VM (MiB) whose pod names no limits.
+        cni: plugins make its network.
 
     Errors: InvalidInput, NotSupported.
 
@@ -66,6 +68,7 @@ def read_sandbox(
     if security.HasField("run_as_group") and not security.HasField("run_as_user"):
         raise InvalidInput("run_as_group needs run_as_user")
     _refuse_selinux(security.selinux_options)
+    ports = tuple(_port(one) for one in config.port_mappings if one.host_port)
     return PodSpec(
         id=ident,
         owner=OWNER,
@@ -74,7 +77,8 @@ def read_sandbox(
         labels=dict(config.labels),
         annotations=kept.of_sandbox(config, handler),
         resource=_size(config.linux, default_vcpu, default_memory),
-        portmappings=tuple(_port(one) for one in config.port_mappings if one.host_port),
+        portmappings=() if cni else ports,
+        cni=_cni(config, ident, ports) if cni else None,
         dns=tuple(config.dns_config.servers),
         dns_search=tuple(config.dns_config.searches),
         dns_options=tuple(config.dns_config.options),
@@ -168,6 +172,29 @@ def _size(linux: pb.LinuxPodSandboxConfig, default_vcpu: int, default_memory: in
         extra = -(-overhead.memory_limit_in_bytes // 2**20) if overhead.memory_limit_in_bytes > 0 else _GUEST
         memory = max(default_memory, -(-wanted.memory_limit_in_bytes // 2**20) + extra)
     return Resource(vcpu=vcpu, memory=memory)
+
+
+def _cni(config: pb.PodSandboxConfig, ident: str, ports: tuple[PortSpec, ...]) -> CniSpec:
+    """Return what plugins are told of a sandbox, in the words that Kubernetes' runtimes use. Errors: InvalidInput."""
+    metadata = config.metadata
+    args = {
+        "IgnoreUnknown": "1",
+        "K8S_POD_NAMESPACE": metadata.namespace,
+        "K8S_POD_NAME": metadata.name,
+        "K8S_POD_INFRA_CONTAINER_ID": ident,
+        "K8S_POD_UID": metadata.uid,
+    }
+    for key, value in args.items():
+        if ";" in value or "=" in value or "\0" in value:
+            raise InvalidInput(f"network plugins (CNI) cannot be told {key} {value[:100]!r}")
+    dns = config.dns_config
+    return CniSpec(
+        args=args,
+        ports=ports,
+        dns=tuple(dns.servers),
+        dns_search=tuple(dns.searches),
+        dns_options=tuple(dns.options),
+    )
 
 
 def _port(given: pb.PortMapping) -> PortSpec:

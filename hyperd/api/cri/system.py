@@ -49,6 +49,11 @@ def _network(call: Call) -> pb.RuntimeCondition:
     """Return whether pods get addresses that this host reaches."""
     bridge = call.engine.config.network.bridge
     found = pb.RuntimeCondition(type="NetworkReady")
+    if call.engine.cni.configured:
+        found.message = call.engine.cni.reason()
+        found.reason = "NoNetworkConfiguration" if found.message else ""
+        found.status = not found.message
+        return found
     if not bridge:
         found.reason, found.message = "NoBridge", "user-mode networking gives pods no reachable address"
         return found
@@ -68,9 +73,12 @@ def runtime_config(_call: Call, _request: pb.RuntimeConfigRequest) -> pb.Runtime
 
 
 def update_runtime_config(call: Call, request: pb.UpdateRuntimeConfigRequest) -> pb.UpdateRuntimeConfigResponse:
-    """Take the node's range of addresses, which must be the one that is configured. Errors: InvalidInput, Conflict."""
+    """Take the node's range of addresses, which must be the one that is configured.
+
+    Where plugins (CNI) give addresses their own configuration says from where. Errors: InvalidInput, Conflict.
+    """
     given = request.runtime_config.network_config.pod_cidr
-    if given:
+    if given and not call.engine.cni.configured:
         own = call.engine.config.network.subnet
         try:
             same = ipaddress.ip_network(given) == ipaddress.ip_network(own, strict=False)

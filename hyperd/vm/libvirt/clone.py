@@ -51,7 +51,11 @@ def template_key(spec: VmSpec, platform: designer.Platform, *, version: str, fil
     A template does not outlive the host's boot: what was being written when the power failed may be anything.
 
     """
-    nics = tuple(replace(nic, mac=_NOBODYS_NIC, tap="tap", bridge=nic.bridge and "bridge") for nic in spec.nics)
+    # To the guest a tap is a tap, wherever it is plugged into.
+    nics = tuple(
+        replace(nic, mac=_NOBODYS_NIC, tap="tap", bridge="bridge" if nic.bridge or nic.loose else "", loose=False)
+        for nic in spec.nics
+    )
     shares = tuple(replace(share, path=Path("/")) for share in spec.shares)
     common = replace(spec, vm_id="vm", rundir=Path("/"), disks=(), nics=nics, shares=shares, paused=False)
     common = replace(common, foreign_files=False, uid=0)

@@ -147,22 +147,24 @@ class Filesystem:
 
 @dataclass(frozen=True, kw_only=True)
 class Interface:
-    """An ``<interface>``: on a bridge, or user-mode when ``bridge`` is empty."""
+    """An ``<interface>``: on a bridge; without a bridge a ``loose`` tap, or user-mode."""
 
     mac: str
     bridge: str
     tap: str
     mtu: int = 0
+    loose: bool = False
 
     def element(self) -> ET.Element:
         """Return the XML element."""
-        node = ET.Element("interface", type="bridge" if self.bridge else "user")
+        node = ET.Element("interface", type="bridge" if self.bridge else "ethernet" if self.loose else "user")
         _sub(node, "mac", address=self.mac)
         if self.bridge:
             _sub(node, "source", bridge=self.bridge)
+        if self.bridge or self.loose:
             _sub(node, "target", dev=self.tap)
         _sub(node, "model", type="virtio")
-        if self.bridge and self.mtu:
+        if (self.bridge or self.loose) and self.mtu:
             _sub(node, "mtu", size=str(self.mtu))
         # No option ROM: the guest never boots from the network.
         _sub(node, "rom", enabled="no")
@@ -377,8 +379,10 @@ def _parse_disk(node: ET.Element) -> Disk:
 
 def _parse_interface(node: ET.Element) -> Interface:
     bridge = _attribute(node, "source", "bridge")
+    loose = node.get("type") == "ethernet"
     return Interface(
         mac=_attribute(node, "mac", "address").lower(),
         bridge=bridge,
-        tap=_attribute(node, "target", "dev") if bridge else "",
+        tap=_attribute(node, "target", "dev") if bridge or loose else "",
+        loose=loose,
     )

@@ -119,9 +119,9 @@ def disk(spec: DiskSpec) -> config.Disk:
 
 def nic(spec: NicSpec) -> config.Interface:
     """Return the NIC's XML object. Errors: InvalidInput (the tap's name)."""
-    if spec.bridge and not 0 < len(spec.tap) <= MAX_IFNAME:
+    if (spec.bridge or spec.loose) and not 0 < len(spec.tap) <= MAX_IFNAME:
         raise InvalidInput("The tap's name is out of bounds", details=f"{spec.tap!r}: 1-{MAX_IFNAME} characters")
-    return config.Interface(mac=spec.mac.lower(), bridge=spec.bridge, tap=spec.tap, mtu=spec.mtu)
+    return config.Interface(mac=spec.mac.lower(), bridge=spec.bridge, tap=spec.tap, mtu=spec.mtu, loose=spec.loose)
 
 
 def filesystem(spec: ShareSpec, number: int) -> config.Filesystem:

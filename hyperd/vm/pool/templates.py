@@ -165,7 +165,7 @@ class Templates:
         return f"{key}-{disk:x}" if key else ""
 
     def _makeable(self, spec: VmSpec, disk: int) -> str:
-        return self._key(spec, disk) if all(nic.bridge == self._bridge for nic in spec.nics) else ""
+        return self._key(spec, disk) if all(nic.loose or nic.bridge == self._bridge for nic in spec.nics) else ""
 
     def _work(self) -> None:
         while (wanted := self._wanted.get()) is not None:
