@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from hyperd.errors import Busy, HostFault, HyperError, Timeout
+from hyperd.network.bridged import BridgeDriver
 from hyperd.network.cni import conf
+from hyperd.network.cni.driver import CniDriver
 from hyperd.network.cni.plugins import Plugins, Target
+from hyperd.network.driver import NetworkDriver
 
 TARGET = Target(
     container="c1",
@@ -104,7 +107,7 @@ def test_plugins_that_fail(tmp_path: Path, script: str, error: type[HyperError],
 
 
 def test_a_plugin_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(HostFault, match="no network plugin one.*cni_bin_dirs"):
+    with pytest.raises(HostFault, match=r"no network plugin one.*cni_bin_dirs"):
         Plugins([tmp_path]).add(network(), TARGET)
     assert conf.missing(network(), [tmp_path]) == ["one", "two"]
 
@@ -116,7 +119,7 @@ def test_the_first_file_that_can_be_used_holds(tmp_path: Path) -> None:
     with pytest.raises(HostFault, match=r"has no file that ends in \.conf, \.conflist, \.json"):
         conf.find(tmp_path)
     (tmp_path / "05-broken.conf").write_text("{")
-    with pytest.raises(HostFault, match="05-broken.conf cannot be read"):
+    with pytest.raises(HostFault, match=r"05-broken\.conf cannot be read"):
         conf.find(tmp_path)
     (tmp_path / "20-second.conflist").write_text(
         json.dumps({"cniVersion": "0.4.0", "name": "second", "plugins": [{"type": "a"}]})
@@ -140,3 +143,8 @@ def test_the_first_file_that_can_be_used_holds(tmp_path: Path) -> None:
 def test_configurations_that_cannot_be_right(change: dict[str, Any], text: str) -> None:
     with pytest.raises(HostFault, match=text):
         network(**change)
+
+
+def test_all_that_a_driver_does_is_asked_of_the_inner_one() -> None:
+    contract = {name for name in vars(NetworkDriver) if not name.startswith("_")} & set(vars(BridgeDriver))
+    assert contract - set(vars(CniDriver)) == set()
