@@ -22,6 +22,7 @@ from hyperd.api.metrics import Metrics
 from hyperd.api.origin import check_origin
 from hyperd.api.params import MAX_JSON_BODY
 from hyperd.errors import NotSupported
+from hyperd.failpoint import failpoint
 
 if TYPE_CHECKING:
     from hyperd.api.cri.server import CriServer
@@ -66,7 +67,9 @@ class Dispatcher:
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer a request (PEP 3333)."""
-        return self._apps[environ[LISTENER].dialect](environ, start_response)
+        answer = self._apps[environ[LISTENER].dialect](environ, start_response)
+        failpoint("api.request.answered")
+        return answer
 
 
 def create_cri(engine: Engine, path: Path, *, mode: int, gid: int | None) -> CriServer:

@@ -28,6 +28,7 @@ from hyperd.db.migrate import HEAD, migrate_apart
 from hyperd.db.session import Database
 from hyperd.errors import HostFault, HyperError, InvalidInput, NotAlive
 from hyperd.event.bus import EventBus
+from hyperd.failpoint import failpoint
 from hyperd.guest.image import DISTRO_KERNEL, find_guest
 from hyperd.image.service import ImageService
 from hyperd.network.bridged import BridgeDriver
@@ -143,6 +144,7 @@ class Engine:
         copies = Copies(database, config.root, version=HEAD)
         stack.callback(copies.close)
         copies.open()
+        failpoint("restore.run.copies_written")
         self.relay = Relay()
         stack.callback(self.relay.stop)
         self.relay.start()
@@ -158,6 +160,7 @@ class Engine:
             events=self.events,
         )
         self.images.recover()
+        failpoint("restore.run.images_recovered")
         self.imports = Importer(self.images)
         self.cni = Attachments(config.root / "cni", config.cri.cni_conf_dir, Plugins(config.cri.cni_bin_dirs))
         self.network = self._make_network(database, driver)
@@ -165,6 +168,7 @@ class Engine:
         if not _interface_exists(config.network.bridge):
             self._undo.callback(self.network.destroy)
         self.network.open()
+        failpoint("restore.run.network_opened")
         self.networks = NetworkService(driver=self.network, database=database, events=self.events)
         self.vms = VmService(
             config=config,
@@ -205,6 +209,7 @@ class Engine:
         volumes = PodVolumes(config=self.config, database=database, records=records, vms=self.vms, named=self.volumes)
         volumes.recover()
         self.volumes.recover()
+        failpoint("restore.run.volumes_recovered")
         self.containers = ContainerService(
             config=self.config,
             records=records,
@@ -261,6 +266,7 @@ class Engine:
         self._stack.callback(self.auto_remove.close)
         self._stack.callback(self.health.close)
         self.vms.open(observer=_GuestNews(self.pods, self.containers, self.execs), outfitter=self.pods.ready)
+        failpoint("restore.run.vms_found")
         Recovery(
             root=self.config.root,
             pods=self.pods,
@@ -271,6 +277,7 @@ class Engine:
             vms=self.vms,
         ).run()
         self.builds.recover()
+        failpoint("restore.run.builds_removed")
         self.containers.restarts.open()
         self.health.open()
         self.auto_remove.open()

@@ -17,6 +17,7 @@ from hyperd.build.stage import PREDEFINED, StageRunner, platform_arguments
 from hyperd.build.state import StageState, Tools
 from hyperd.build.vm import Below, Services, Workshop
 from hyperd.errors import ImageNotFound, InvalidInput, NotSupported
+from hyperd.failpoint import failpoint
 from hyperd.image.manifest import host_architecture
 from hyperd.image.model import Image
 from hyperd.image.transfer.ingest import Intake
@@ -91,7 +92,9 @@ class Build:
                     images.tag(known, tag)
                 return images.get(image.id)
         made = images.add_image(state.draft.finish(), layers, tags=self._order.tags, parent=state.base)
+        failpoint("build.run.image_added")
         self._cache.note(key, made.id)
+        failpoint("build.run.image_noted")
         return made
 
     def _cache_images(self) -> Iterator[Image]:

@@ -26,6 +26,7 @@ from hyperd.container.service import ContainerService
 from hyperd.container.states import ContainerState
 from hyperd.db.models import ContainerRow
 from hyperd.errors import HyperError, InvalidInput, Timeout
+from hyperd.failpoint import failpoint
 from hyperd.guest import layout
 from hyperd.image.model import Image
 from hyperd.image.service import ImageService
@@ -116,11 +117,13 @@ class CommitService:
             row = self._containers.records.get(row.id)
             with self._layer(row, image, pause=order.pause, cancelled=cancelled) as stream:
                 layer = guest.add_layer(intake, stream) if stream is not None else None
+                failpoint("commit.run.layer_added")
             draft.add_history(
                 " ".join(self._argv(row)), comment=order.comment, author=order.author, empty=layer is None
             )
             layers: list[AddedLayer | str] = [*image.diff_ids, *([layer] if layer else [])]
             made = self._images.add_image(draft.finish(), layers, tags=tags, parent=image.id)
+            failpoint("commit.run.image_added")
         self._containers.tell("commit", row, made=made.id)
         log.info("container.committed", container=row.id, made=made.id)
         return made.id
@@ -157,6 +160,7 @@ class CommitService:
             paths = [layer.path for layer in image.layers]
             self._vms.plugs.plug(vm, layers=paths)
             lower = self._vms.plugs.mount_layers(vm, paths)
+            failpoint("commit.run.layers_plugged")
             with self._frozen(vm, row, pause=pause):
                 yield guest.packed(vm.agent, upper=upper, lower=lower, cancelled=cancelled)
 
@@ -177,6 +181,7 @@ class CommitService:
             hidden=True,
         )
         try:
+            failpoint("commit.run.vm_booted")
             # The mount itself may bring the journal into the file system, as the pod's next start would.
             plan = Plan().mkdir(layout.SCRATCH)
             vm.agent.run(plan.mount("lun:0", layout.SCRATCH, "ext4", MS_NOATIME | MS_RDONLY))
@@ -193,6 +198,7 @@ class CommitService:
         group = f"/sys/fs/cgroup/{cgroup(self._containers.process_ident(row))}"
         try:
             freeze(vm.agent, group)
+            failpoint("commit.run.frozen")
             yield
         finally:
             thaw(vm.agent, group)

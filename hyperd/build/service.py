@@ -17,6 +17,7 @@ from hyperd.build.order import BuildEvent, BuildOrder, Reporter
 from hyperd.build.vm import Services, Workshop
 from hyperd.container.fetch import check_allowed
 from hyperd.errors import Cancelled, HyperError
+from hyperd.failpoint import failpoint
 from hyperd.image.layer.convert import disk_errors
 
 if TYPE_CHECKING:
@@ -86,12 +87,14 @@ class BuildService:
             stack.callback(shutil.rmtree, directory, ignore_errors=True)
             with disk_errors():
                 directory.mkdir(parents=True, mode=0o700)
+            failpoint("build.run.directory_made")
             context = Context(directory / "context", max_bytes=MAX_CONTEXT)
             stack.callback(context.close)
             if order.remote:
                 load_remote(order.remote, context, directory)
             else:
                 context.load(body)
+                failpoint("build.run.context_read")
             held = stack.pop_all()
             return PreparedBuild(
                 self._services,

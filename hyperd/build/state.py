@@ -14,6 +14,7 @@ from hyperd.build.context import Context
 from hyperd.build.expand import expand_text
 from hyperd.build.order import Reporter
 from hyperd.build.vm import Below, Workshop
+from hyperd.failpoint import failpoint
 from hyperd.image.transfer.ingest import Intake
 
 SCRATCH_KEY = "scratch"
@@ -97,7 +98,9 @@ class Bench:
         else:
             self._cache_broken = state.fresh = True
             made = self._make(work)
+            failpoint("build.run.layer_added")
             tools.cache.note(key, made.diff_id if made else "")
+            failpoint("build.run.step_noted")
         if made is not None:
             state.layers.append(made)
         state.key = key
@@ -119,6 +122,7 @@ class Bench:
         directory = tools.workshop.begin()
         upper = tools.workshop.upper()
         tokens = work(directory)
+        failpoint("build.run.step_done")
         stream = guest.packed(
             tools.workshop.agent,
             upper=upper,

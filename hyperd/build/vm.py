@@ -25,6 +25,7 @@ from hyperd.container.process import exit_code_of
 from hyperd.container.states import SETUP_FAILED
 from hyperd.container.volumes import Mounted
 from hyperd.errors import AgentError
+from hyperd.failpoint import failpoint
 from hyperd.guest import layout
 from hyperd.image.service import ImageService
 from hyperd.network.driver import NetworkDriver
@@ -220,9 +221,11 @@ class Workshop:
         services, (vcpu, memory) = self._services, self._shape
         disk = self._directory / "scratch.img"
         lease = None if self._order.network == NO_NETWORK else services.network.allocate(self._build)
+        failpoint("build.run.address_taken")
         nics = [] if lease is None else [NicSpec(mac=lease.mac, tap=lease.tap, bridge=lease.bridge, mtu=lease.mtu)]
         vm = services.vms.boot(vcpu=vcpu, memory=memory, pod_id=self._build, scratch=disk, nics=nics, hidden=True)
         try:
+            failpoint("build.run.vm_booted")
             setup = layout.GuestSetup(hostname=self._build, nics=[], dns=[])
             if lease is not None:
                 services.network.plugged(self._build)

@@ -28,6 +28,7 @@ from hyperd.container.states import KILLED, SETUP_FAILED
 from hyperd.db.models import ContainerRow
 from hyperd.db.session import Database
 from hyperd.errors import AgentError, Conflict, HyperError, InvalidInput, NotAlive, NotFound, Timeout
+from hyperd.failpoint import failpoint
 from hyperd.spec.model import ExecSpec
 from hyperd.stream.frames import STDERR, STDOUT
 from hyperd.stream.relay import Relay
@@ -70,6 +71,7 @@ class ExecService:
         self._containers.process_ident(row)
         exec_id = _new_id()
         self._records.insert(exec_id, row.id, spec)
+        failpoint("exec.create.row_written")
         self._containers.tell("exec_create", row, execID=exec_id, command=shlex.join(spec.argv))
         return exec_id
 
@@ -119,6 +121,7 @@ class ExecService:
         process = self._process(vm, exec_id, tty=execution.spec.tty, size=size)
         try:
             process.start(vm.agent, base, plan, size)
+            failpoint("exec.start.sent")
         finally:
             if not execution.spec.tty:
                 self._relay.soon(process.input.end)
@@ -278,6 +281,7 @@ class ExecService:
         if not self._records.start(exec_id, base=base):
             raise Conflict(f"the exec {exec_id} has been started already")
         self._owners[exec_id] = row
+        failpoint("exec.start.row_written")
         self._containers.tell("exec_start", row, execID=exec_id, command=shlex.join(execution.spec.argv))
         return execution, vm, base, plan, size
 
@@ -346,6 +350,7 @@ class ExecService:
             process.finished.set()  # the client that waits need not wait for the guest to forget
             with contextlib.suppress(HyperError):
                 vm.agent.forget(process.ident)
+                failpoint("exec.end.forgotten")
         except Exception:
             log.exception("exec.settle_failed", exec=process.ident)
         finally:
@@ -355,6 +360,7 @@ class ExecService:
     def _finish(self, exec_id: str, code: int) -> None:
         """Note the end of an exec and tell of it, once; execs in the guest's own root have no record."""
         self._records.finish(exec_id, code)
+        failpoint("exec.end.row_written")
         container = self._owners.pop(exec_id, None)
         if container is not None:
             self._containers.tell("exec_die", container, execID=exec_id, exitCode=code)

@@ -41,6 +41,7 @@ from hyperd.db import spec_codec
 from hyperd.db.models import ContainerRow
 from hyperd.errors import AgentError, Cancelled, Conflict, HyperError, InvalidInput, NotAlive, NotFound
 from hyperd.event.bus import EventBus
+from hyperd.failpoint import failpoint
 from hyperd.image.service import ImageService
 from hyperd.network.driver import NetworkDriver
 from hyperd.spec.model import ContainerSpec, PodSpec
@@ -144,11 +145,13 @@ class ContainerService:
         """Add a container to a pod (which need not run); give its id. Errors: ImageNotFound, Conflict."""
         image = self._images.usable(spec.image)
         row = self.records.insert(pod_id, spec, position=position, image_id=image.id)
+        failpoint("container.create.row_written")
         unknown = stop_signal(spec, image.config).unknown
         if unknown:
             log.warning("container.stop_signal_unknown", container=row.id, name=row.name, signal=unknown)
         try:
             self.volumes.note(self.records.pod_spec(pod_id), row.id, spec)
+            failpoint("container.create.volumes_noted")
         except BaseException:
             self.records.delete(row.id)
             raise
@@ -198,6 +201,7 @@ class ContainerService:
             self._stop(row.id, grace=None, signal=signal)
             vm = self._vms.of_pod(row.pod_id)
             self.discarded.remove(vm, row.pod_id, row.id)
+            failpoint("container.delete.files_discarded")
             self.discard(self.records.get(row.id))
             if vm is not None:
                 with contextlib.suppress(HyperError):  # its next container, or its end, takes them away
@@ -213,7 +217,9 @@ class ContainerService:
         settings = self.queries.log_settings(row)
         self.records.delete(row.id)
         self.tell("destroy", row)
+        failpoint("container.delete.row_deleted")
         remove_log(self._config, settings)
+        failpoint("container.delete.log_removed")
         self.observers.removed(row)
 
     def amend(self, name: str, change: Callable[[ContainerSpec], ContainerSpec]) -> None:
@@ -337,8 +343,10 @@ class ContainerService:
             memory=vm.memory,
         )
         self.records.starting(row, run=run, base=base, again=again)
+        failpoint("container.start.row_starting")
         try:
             process.start(vm.agent, base, plan, size)
+            failpoint("container.start.sent")
         except HyperError as error:
             process.finished.wait(KILL_WAIT)
             self._start_failed(row.id, run, error, again=again)
@@ -346,6 +354,7 @@ class ContainerService:
         self.volumes.started(row.id, good=not process.failure)
         self.files.forget(vm, row.id, files)
         self.records.started(row.id, run=run)
+        failpoint("container.start.row_running")
         if process.failure:
             self.records.update(row.id, error=process.failure[:MAX_ERROR])
         self.tell("start", row)
@@ -367,6 +376,7 @@ class ContainerService:
         with self._locks.locked(row.pod_id, "stop a container"):
             require_running(self._vms.of_pod(row.pod_id), row.pod_id)
             ending = self._ask_to_end(row.id, grace=grace, signal=signal)
+            failpoint("container.stop.signalled")
         if ending is not None:
             self._await_end(ending)  # others may use the pod meanwhile, and its VM may go
         self.tell("stop", row)
@@ -491,9 +501,11 @@ class ContainerService:
             row = self.records.finish(
                 container_id, run=run, exit_code=code, decide=decide if again else None, at=process.ended_at
             )
+            failpoint("container.exit.row_written")
             if row is None or row.restart_at is None:
                 self.processes.let_go(process)
             self.processes.forget(process)
+            failpoint("container.exit.forgotten")
             if row is not None:
                 log.info("container.finished", container=container_id, name=row.name, code=code)
                 self._tell_ended(row)

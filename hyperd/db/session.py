@@ -23,6 +23,7 @@ from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
 from hyperd.errors import Busy, HostFault, OutOfSpace
+from hyperd.failpoint import failpoint
 
 _WRITE = re.compile(r'(?:INSERT|REPLACE|UPDATE|DELETE)(?: OR \w+)?(?: INTO| FROM)? "?(\w+)', re.IGNORECASE)
 
@@ -75,6 +76,7 @@ class Database:
         try:
             with self._translated(), self._sessions.begin() as session:
                 yield session
+            failpoint("database.session.committed")
         finally:
             self._raise_versions()
 

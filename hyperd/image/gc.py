@@ -8,6 +8,7 @@ import structlog
 
 from hyperd.errors import Conflict, ImageNotFound, InvalidInput
 from hyperd.event.bus import EventBus
+from hyperd.failpoint import failpoint
 from hyperd.image.catalog import Catalog, ImageRecord
 from hyperd.image.filters import chosen
 from hyperd.image.model import ImageFilter, Pruned, Removal, RemovalKind
@@ -45,6 +46,7 @@ class Keeper:
             record = self._catalog.get(image_id)
             self._check_removal(record, name, by_name=reference is not None, force=force)
             taken = self._catalog.untag(name) if reference is not None else self._catalog.untag_all(image_id)
+            failpoint("image.delete.untagged")
             done = [Removal(RemovalKind.UNTAGGED, entry) for entry in taken]
             left = self._catalog.get(image_id)
             if not (left.tags or left.digests or self._in_use(image_id) or self._catalog.children(image_id)):
@@ -120,7 +122,9 @@ class Keeper:
         while image_id:
             parent = self._catalog.get(image_id).parent
             layers, blobs = self._catalog.delete_image(image_id, spare=self._store.pins())
+            failpoint("image.delete.rows_deleted")
             self._store.remove_layers(layers, blobs)
+            failpoint("image.delete.files_removed")
             done.append(Removal(RemovalKind.DELETED, image_id))
             image_id = "" if noprune else self._prunable(parent)
         return done

@@ -13,6 +13,7 @@ from hyperd.config.model import Config
 from hyperd.db.session import Database
 from hyperd.errors import ImageNotFound, InvalidInput, Unauthorized
 from hyperd.event.bus import EventBus
+from hyperd.failpoint import failpoint
 from hyperd.image.catalog import Catalog, ImageRecord
 from hyperd.image.filters import chosen
 from hyperd.image.gc import Keeper
@@ -460,6 +461,7 @@ class ImageService:
             image_id, _ = self._catalog.find(name)
             before = self._catalog.image_of_tag(reference.repository, reference.tag)
             self._catalog.set_name(reference, image_id)
+            failpoint("image.tag.named")
         self._events.publish("image", "tag", image_id, name=reference.familiar)
         taken = before if before != image_id else ""
         return Tagged(image_id=image_id, name=reference.familiar, taken_from=taken)

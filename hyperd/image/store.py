@@ -26,6 +26,7 @@ import structlog
 
 from hyperd.aside import Aside
 from hyperd.errors import InvalidInput
+from hyperd.failpoint import failpoint
 from hyperd.image.layer.convert import disk_errors, sync_directory
 from hyperd.registry.reference import is_digest
 
@@ -89,6 +90,7 @@ class ImageStore:
         with disk_errors():
             path.rename(target)
             sync_directory(target.parent)
+            failpoint("image.store.file_named")
 
     @contextmanager
     def pinned(self, digests: Collection[str]) -> Iterator[None]:
@@ -123,6 +125,7 @@ class ImageStore:
         """Remove the files of layers and blobs whose rows are gone."""
         for diff_id in diff_ids:
             self.remove(self.layer_path(diff_id))
+            failpoint("image.delete.layer_removed")
         for digest in digests:
             self.remove(self.blob_path(digest))
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import structlog
 
 from hyperd.errors import Conflict, HostFault
+from hyperd.failpoint import failpoint
 from hyperd.network.netlink import CREATE, EXCLUSIVE, NESTED, Netlink, attribute, attributes
 
 log = structlog.get_logger(__name__)
@@ -136,6 +137,7 @@ class Bridge:
             attribute(_IFLA_LINKINFO | NESTED, kind, data),
         )
         netlink.ask(_NEWLINK, b"".join(body), flags=CREATE | EXCLUSIVE)
+        failpoint("network.create.link_made")
         return socket.if_nametoindex(self.name)
 
     def _index(self, netlink: Netlink) -> int | None:

@@ -21,6 +21,7 @@ from hyperd.db.models import AddressRow, NetworkRow
 from hyperd.db.session import Database
 from hyperd.errors import Conflict, HostFault, HyperError, InvalidInput
 from hyperd.event.bus import Event, EventBus
+from hyperd.failpoint import failpoint
 from hyperd.network import fixed, flows, guards, ports, watch
 from hyperd.network.addresses import AddressPool, rows_of
 from hyperd.network.bridge import Bridge, exists, host_addresses, host_links, host_networks, mtu_of
@@ -213,8 +214,11 @@ class BridgeDriver(NetworkDriver):
                     fixed.check_tap_free(spec.bridge)
                 session.add(row)
             try:
+                failpoint("network.create.row_written")
                 segment.bridge.ensure()
+                failpoint("network.create.bridge_made")
                 self._tables.write()
+                failpoint("network.create.tables_written")
             except BaseException:
                 self._undo_add(network_id)
                 raise
@@ -237,7 +241,9 @@ class BridgeDriver(NetworkDriver):
                         resolution="disconnect its pods or stop them",
                     )
             segment.bridge.remove()
+            failpoint("network.delete.bridge_removed")
             self._tables.change(lambda session: self._delete_row(session, network_id))
+            failpoint("network.delete.row_deleted")
 
     def _delete_row(self, session: Session, network_id: str) -> None:
         row = session.get(NetworkRow, network_id)
@@ -333,6 +339,7 @@ class BridgeDriver(NetworkDriver):
                 return found, ports.delete(session, ports.rows(session, pod_id))
 
             places, dropped = self._tables.change(work)
+            failpoint("network.release.rows_deleted")
             self._finish_release([address for _, address in places], dropped)
         self._tell("unpublish", pod_id, dropped)
         for ident, address in places:
@@ -381,6 +388,7 @@ class BridgeDriver(NetworkDriver):
                 return new
 
             new = self._change_ports(work)
+            failpoint("network.publish.rows_written")
         self._allow_hairpin({pod_id})
         flows.forget_addresses(before)
         flows.forget_udp(mapping.host_port for mapping in new if mapping.protocol == "udp")

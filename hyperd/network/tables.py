@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from hyperd.db.models import AddressRow, PortRow
 from hyperd.db.session import Database
 from hyperd.errors import HostFault
+from hyperd.failpoint import failpoint
 from hyperd.network import guards, nft, ports, ruleset
 from hyperd.network.addresses import rows_of
 from hyperd.network.dns import NameServers, ServerKey
@@ -91,6 +92,7 @@ class Tables:
         rows, segments = rows_of(session), self._segments.all(session)
         names = names_of(session, segments, rows)
         self._apply(self._wanted(session, segments, rows, names), anew=anew)
+        failpoint("network.tables.written")
         return names
 
     def _apply(self, wanted: ruleset.Ruleset, *, anew: bool = False) -> None:

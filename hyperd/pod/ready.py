@@ -21,6 +21,7 @@ from hyperd.container.plan import GuestProgram, Program, RootFs, cgroup_dir, con
 from hyperd.container.records import ContainerRecords
 from hyperd.errors import HyperError, NotFound
 from hyperd.event.bus import Event, EventBus
+from hyperd.failpoint import failpoint
 from hyperd.guest import layout
 from hyperd.image.service import ImageService
 from hyperd.network.driver import NetworkDriver
@@ -140,6 +141,7 @@ class ReadyVms:
             check_space(scratch)
             scratch.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             os.link(vm.spare_disk, scratch)
+            failpoint("pool.take.disk_given")
             return plan
         make_scratch(scratch, self._config.scratch_size)
         self._vms.plugs.plug(vm, scratch=scratch)
@@ -150,6 +152,7 @@ class ReadyVms:
     def _introduce(self, vm: Vm, spec: PodSpec, plan: Plan) -> tuple[list[Lease], Entry]:
         try:
             leases = self._net.take_over(spec, vm)
+            failpoint("pool.take.address_given")
             setup = self._net.attachments.setup(spec, leases)
         except BaseException:
             self._vms.destroy(vm)

@@ -15,6 +15,7 @@ from hyperd.container.service import ContainerService
 from hyperd.container.states import LIVE
 from hyperd.db.copies import POD_FILE
 from hyperd.errors import HyperError
+from hyperd.failpoint import failpoint
 from hyperd.network.driver import NetworkDriver
 from hyperd.pod.records import PodRecords
 from hyperd.pod.service import PodService
@@ -54,6 +55,7 @@ class Recovery:
         for row in self._records.all():
             try:
                 self._pod(row.id, PodState(row.state))
+                failpoint("restore.pod.settled")
             except HyperError as error:
                 log.error("recovery.pod_failed", pod=row.id, error=str(error))
                 self._give_up(row.id)
@@ -62,8 +64,11 @@ class Recovery:
             if view.pod_id and view.pod_id not in known:
                 self._vms.destroy(self._vms.get(view.id))
         self._network.reconcile(known | {vm.id for vm in self._vms.all() if vm.state == POOLED})
+        failpoint("restore.run.network_reconciled")
         self._execs.settle_lost()
+        failpoint("restore.run.execs_settled")
         self._strangers(known)
+        failpoint("restore.run.strangers_removed")
 
     def _strangers(self, known: Collection[str]) -> None:
         """Remove what builds left in the pods' directory, and put aside the rest that no row explains."""
@@ -110,6 +115,7 @@ class Recovery:
         if state == PodState.PAUSED:
             self._records.change(pod_id, PodState.RUNNING)
         self._pods.adopt(vm)
+        failpoint("restore.pod.adopted")
         log.info("recovery.pod_adopted", pod=pod_id, vm=vm.id)
 
     def _settle_containers(self, pod_id: str) -> None:

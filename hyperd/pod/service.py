@@ -29,6 +29,7 @@ from hyperd.db.models import PodRow
 from hyperd.db.spec_cache import stored_pod
 from hyperd.errors import Busy, Conflict, HostFault, HyperError, InvalidInput, NotAlive, NotFound, OutOfSpace
 from hyperd.event.bus import EventBus
+from hyperd.failpoint import failpoint
 from hyperd.guest import layout
 from hyperd.image.service import ImageService
 from hyperd.network.driver import NetworkDriver
@@ -123,13 +124,18 @@ class PodService:
             with self._new_directory(spec.id):
                 self.records.insert(spec)
             try:
+                failpoint("pod.create.row_written")
                 booked = self.net.book(spec)
+                failpoint("pod.create.booked")
                 if booked != spec:
                     self.records.update(spec.id, spec=spec_codec.dump(booked))
                 for position, container in enumerate(spec.containers):
                     self._containers.insert(spec.id, container, position=position)
+                    failpoint("pod.create.container_written")
                     self._containers.files.fetch(spec.id, container, spec.files)
+                    failpoint("pod.create.files_fetched")
                 self.records.complete(spec.id)
+                failpoint("pod.create.complete")
             except BaseException:
                 self._erase(spec.id)
                 raise
@@ -165,6 +171,7 @@ class PodService:
             self._start_containers(vm, pod_id, entry, only=only)
             if state != PodState.RUNNING:
                 self._tell("start", pod_id, row.labels, vm=vm.id)
+            failpoint("pod.start.told")
             return vm.id
 
     def start_container(self, name: str) -> None:
@@ -225,11 +232,13 @@ class PodService:
                 self._vms.unpause(vm)
             if state != PodState.STOPPING:  # else an earlier stop failed half-way: it is finished now
                 self.records.change(pod_id, PodState.STOPPING)
+            failpoint("pod.stop.state_written")
             if vm is not None:
                 try:
                     self._containers.stop_all(pod_id, grace=grace)
                 except HyperError as error:
                     log.warning("pod.stop_hard", pod=pod_id, error=str(error))
+                failpoint("pod.stop.containers_stopped")
             self.settle_stopped(pod_id, vm, keep_vm=not stop_vm)
             self.records.sync()
             log.info("pod.stopped", pod=pod_id)
@@ -247,6 +256,7 @@ class PodService:
             labels = self.records.get(pod_id).labels
             self.records.make_room()
             self.records.update(pod_id, state=PodState.REMOVING)
+            failpoint("pod.delete.state_written")
             self._erase(pod_id)
             self._tell("destroy", pod_id, labels)
         named.drop_anonymous(sorted(used))
@@ -277,6 +287,7 @@ class PodService:
             vm = require_running(self._vms.of_pod(pod_id), pod_id)
             try:
                 self._vms.pause(vm)
+                failpoint("pod.pause.vm_paused")
                 self.records.change(pod_id, PodState.PAUSED)
             except BaseException:
                 with contextlib.suppress(HyperError):
@@ -294,6 +305,7 @@ class PodService:
             met = vm.connected
             self._vms.unpause(vm)
             self.records.change(pod_id, PodState.RUNNING)
+            failpoint("pod.unpause.row_written")
             if not met:
                 self.adopt(vm)
             self._tell("unpause", pod_id, self.records.get(pod_id).labels)
@@ -417,13 +429,16 @@ class PodService:
             self._execs.vm_gone(vm)
             if not (keep_vm and self._release(vm)):
                 self._vms.shutdown(vm)
+                failpoint("pod.stop.vm_gone")
         self._containers.vm_gone(vm.id if vm is not None else "", pod_id)
         self._network.release(pod_id)
+        failpoint("pod.stop.network_released")
         rows = self._containers.records.of_pod(pod_id)
         failed = any(row.state == ContainerState.EXITED and row.exit_code for row in rows)
         self.records.change(
             pod_id, PodState.STOPPED, outcome="failed" if failed else "succeeded", finished_at=time.time()
         )
+        failpoint("pod.stop.row_written")
 
     def _release(self, vm: Vm) -> bool:
         """Make the VM idle again; False when the guest does not let go of the pod's disks or has the host's files."""
@@ -450,6 +465,7 @@ class PodService:
         before = directory.is_dir()
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            failpoint("pod.create.directory_made")
         except OSError as error:
             kind = OutOfSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else HostFault
             raise kind("the pod's directory cannot be made", details=str(error)) from error
@@ -480,6 +496,7 @@ class PodService:
         before = self.records.change(spec.id, PodState.STARTING)
         with ExitStack() as undo:
             try:
+                failpoint("pod.start.state_written")
                 yield undo
             except BaseException:
                 undo.close()
@@ -504,13 +521,17 @@ class PodService:
                 if found is not None:
                     vm, leases, entry = found
                     undo.callback(self._vms.destroy, vm)
+                    failpoint("pod.start.vm_taken")
                 else:
                     leases = self.net.reserve(spec)
+                    failpoint("pod.start.reserved")
                     vm = self._new_vm(spec, files, vm_id=vm_id, scratch=scratch, layers=layers, leases=leases)
                     undo.callback(self._vms.destroy, vm)
+                    failpoint("pod.start.vm_made")
                     setup = self.net.attachments.setup(spec, leases)
                     entry = Entry(vm, layout.enter(setup, mounted=vm.mounted))
             self._network.plugged(spec.id)
+            failpoint("pod.start.plugged")
             self.net.attachments.tell_links(spec.id)
             if self._containers.discarded.noted(spec.id, [row.id for row in rows]):
                 entry.run()
@@ -522,6 +543,7 @@ class PodService:
             self.records.change(
                 spec.id, PodState.RUNNING, started_at=time.time(), finished_at=None, outcome="", reason="", **news
             )
+            failpoint("pod.start.row_running")
             return vm, entry
 
     def _new_vm(
@@ -563,6 +585,7 @@ class PodService:
             for row in self._containers.records.of_pod(pod_id):
                 if not only or row.id == only:
                     self._containers.start_in(vm, row.id, entry=entry)
+                    failpoint("pod.start.container_started")
             if entry is not None:
                 entry.run()  # of a pod without containers
 
@@ -602,11 +625,15 @@ class PodService:
             self._execs.vm_gone(vm)
             self._containers.vm_gone(vm.id, pod_id)
         self._network.release(pod_id)
+        failpoint("pod.delete.network_released")
         for row in self._containers.records.of_pod(pod_id):
             self._containers.discard(row)
+            failpoint("pod.delete.container_discarded")
         shutil.rmtree(self._config.root / "pods" / pod_id, ignore_errors=True)
+        failpoint("pod.delete.disk_removed")
         self.records.delete(pod_id)
         self.records.sync()
+        failpoint("pod.delete.row_deleted")
 
     def _tell(self, action: str, pod_id: str, labels: Mapping[str, str], **more: object) -> None:
         self._events.publish("pod", action, pod_id, **{**labels, "name": pod_id, **more})

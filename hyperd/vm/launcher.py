@@ -18,6 +18,7 @@ from hyperd.capabilities import Holder
 from hyperd.config.model import Config
 from hyperd.errors import AgentError, HyperError
 from hyperd.event.bus import EventBus
+from hyperd.failpoint import failpoint
 from hyperd.guest import layout
 from hyperd.stream.relay import Relay
 from hyperd.vm.driver import SHARED_TAG, NicSpec, ShareSpec, Template, VmDriver, VmSpec
@@ -100,6 +101,7 @@ class Starter:
 
     def _power_on(self, vm: Vm, spec: VmSpec, scratch: Path | None) -> None:
         vm.rundir.mkdir(mode=0o700)
+        failpoint("vm.start.directory_made")
         started = time.monotonic()
         blank = scratch if scratch is not None and not scratch.exists() else None
         size = self.scratch_size if blank else 0
@@ -108,6 +110,7 @@ class Starter:
         if template is None:
             if blank is not None:
                 make_scratch(blank, size)
+                failpoint("vm.start.disk_made")
             created = self._boot_kernel(vm, spec)
         else:
             created = self._go_on(vm, spec, template, blank)
@@ -135,6 +138,7 @@ class Starter:
 
     def _create(self, vm: Vm, spec: VmSpec) -> float:
         self._driver.create(spec)
+        failpoint("vm.start.domain_started")
         if vm.pooled:
             self._driver.yield_cpu(vm.id, yields=True)
         return time.monotonic()
@@ -157,6 +161,7 @@ class Starter:
         try:
             if blank is not None:
                 copy_disk(template.disk, blank)
+                failpoint("vm.start.disk_copied")
             created = self._create(vm, replace(spec, template=template))
             _renew(vm.agent, spec)
         except HyperError as error:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hyperd.errors import HostFault, OutOfSpace
+from hyperd.failpoint import failpoint
 
 MKFS = ("mkfs.ext4", "-q", "-F", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard")
 MIN_FREE = 64 * 2**20  # bytes that must be free on the host for a pod to start
@@ -35,6 +36,7 @@ def make_scratch(path: Path, size: int) -> None:
     with _draft(path) as draft:
         with draft.open("wb") as file:
             os.truncate(file.fileno(), size)
+            failpoint("vm.disk.file_made")
         try:
             done = subprocess.run([*MKFS, str(draft)], capture_output=True, text=True, check=False)
         except FileNotFoundError as error:

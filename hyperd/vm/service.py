@@ -24,6 +24,7 @@ from hyperd.db.models import VmRow
 from hyperd.db.session import Database
 from hyperd.errors import Busy, Conflict, HyperError, InvalidInput
 from hyperd.event.bus import EventBus
+from hyperd.failpoint import failpoint
 from hyperd.stream.relay import Relay
 from hyperd.vm.driver import CONSOLE_LOG, NicSpec, PowerState, VmDriver, VmEvent
 from hyperd.vm.heartbeat import Heartbeat
@@ -128,15 +129,18 @@ class VmService:
         for vm_id in states.keys() - rows.keys():
             log.warning("vm.unknown_removed", vm=vm_id)
             self._driver.destroy(vm_id)
+            failpoint("restore.vm.unknown_removed")
         for row in rows.values():
             if row.id not in states or row.state == BOOTING or not self._adopt(row, states[row.id]):
                 self._erase(row.id, row.detail.get("uid", 0), row.detail.get("disks", {}))
+                failpoint("restore.vm.half_made_removed")
         known = {vm.id for vm in self.all()}
         self._trees.open(keep=known)
         for directory in (*self._config.run.glob("vm-*"), *self._config.run.glob(f"{templates.PREFIX}*")):
             if directory.name not in known:
                 shutil.rmtree(directory, ignore_errors=True)
         self._starter.templates.remove_parts()
+        failpoint("restore.vm.parts_removed")
         kept = {vm.spare_disk for vm in self.all()}
         for file in (self._config.root / SPARE_DISKS).glob("*"):
             if str(file) not in kept:
@@ -203,7 +207,9 @@ class VmService:
                     self._table.give_uid(vm, self._config.hypervisor.uids)
                 with self.changing(vm):  # the row comes before anything of it is made
                     vm.shares = dict(files.known)
+                failpoint("vm.start.row_written")
                 self._starter.power_on(vm, nics, files, scratch)
+                failpoint("vm.start.agent_met")
                 with self.changing(vm):
                     vm.state = ASSOCIATED if pod_id else BOOTING if vm.hidden else IDLE
             except BaseException:
@@ -389,11 +395,14 @@ class VmService:
 
     def _erase(self, vm_id: str, uid: int, disks: Iterable[str]) -> None:
         self._driver.destroy(vm_id)
+        failpoint("vm.end.domain_gone")
         for disk in disks:
             self._driver.take_back(Path(disk), uid)
         self._trees.remove(vm_id)
         shutil.rmtree(self._config.run / vm_id, ignore_errors=True)
+        failpoint("vm.end.directory_removed")
         self._table.erase(vm_id)
+        failpoint("vm.end.row_deleted")
 
     def _adopt(self, row: VmRow, power: PowerState) -> bool:
         if power == PowerState.SHUTOFF:

@@ -28,6 +28,7 @@ from hyperd.db.models import VolumeRefRow, VolumeRow
 from hyperd.db.session import Database
 from hyperd.errors import Busy, Conflict, HostFault, InvalidInput, NotFound, NotSupported
 from hyperd.event.bus import EventBus
+from hyperd.failpoint import failpoint
 from hyperd.spec.model import VolumeSpec
 from hyperd.volume.model import NamedVolume, NamedVolumeSpec, VolumeKind
 
@@ -112,7 +113,9 @@ class VolumeService:
             if not self._insert(name, spec, kind):
                 return self.get(name)
             try:
+                failpoint("volume.create.row_written")
                 self.prepare(name)
+                failpoint("volume.create.prepared")
             except BaseException:
                 shutil.rmtree(self._drop(name), ignore_errors=True)
                 raise
@@ -132,9 +135,11 @@ class VolumeService:
                     resolution="remove the containers first",
                 )
             left = self._drop(name)
+            failpoint("volume.delete.row_deleted")
         self._events.publish("volume", "destroy", name, driver=volume.driver)
         log.info("volume.removed", volume=name)
         _delete(left)
+        failpoint("volume.delete.files_deleted")
 
     def prune(self, chosen: Callable[[NamedVolume], bool] = lambda volume: volume.anonymous) -> dict[str, int]:
         """Remove the volumes that no container uses and that are chosen; return their names and sizes in bytes."""
@@ -165,6 +170,7 @@ class VolumeService:
                 with self._database.session() as session:
                     if session.get(VolumeRefRow, (name, container_id)) is None:
                         session.add(VolumeRefRow(volume=name, container_id=container_id))
+                failpoint("volume.use.ref_written")
 
     def used_by(self, container_id: str) -> list[str]:
         """Return the names of the volumes that a container uses."""
@@ -204,6 +210,7 @@ class VolumeService:
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             directory.mkdir(mode=0o700, exist_ok=True)
+            failpoint("volume.create.directory_made")
             if volume.kind == VolumeKind.TMPFS and not os.path.ismount(directory):
                 _mount_tmpfs(directory, volume.options.get("o", ""))
             if name not in self._filling:
@@ -229,6 +236,7 @@ class VolumeService:
                 self._note_populated(name)
                 return False
             self._filling.add(name)
+            failpoint("volume.fill.begun")
             return True
 
     def end_fill(self, name: str, *, good: bool) -> None:
@@ -237,6 +245,7 @@ class VolumeService:
             self._filling.discard(name)
             if good:
                 self._note_populated(name)
+                failpoint("volume.fill.noted")
             _make_data(self._directory / name)
             self._filled.notify_all()
 
@@ -310,6 +319,7 @@ class VolumeService:
             _umount(directory)
         try:
             directory.rename(left)
+            failpoint("volume.delete.directory_renamed")
         except FileNotFoundError:
             pass
         except OSError as error:

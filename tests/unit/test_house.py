@@ -31,7 +31,7 @@ FLOORS = (
     {"agent"},
     {"stream", "event", "capabilities", "aside"},
     {"config", "spec"},
-    {"publickeys"},
+    {"publickeys", "failpoint"},
     {"errors"},
     {""},  # hyperd/__init__.py: the version
 )

@@ -11,6 +11,7 @@ from typing import BinaryIO
 import structlog
 
 from hyperd.errors import InvalidInput, OutOfSpace, RegistryError, TooLarge
+from hyperd.failpoint import failpoint
 from hyperd.image.catalog import Catalog
 from hyperd.image.layer.convert import disk_errors, sync_file
 from hyperd.image.manifest import Descriptor
@@ -136,6 +137,7 @@ class LayerFetch:
             for chunk in self._client.blob(self._layer.digest, size=size, offset=position):
                 with disk_errors():
                     file.write(chunk)
+                failpoint("image.pull.part_written")
                 digest.update(chunk)
                 position += len(chunk)
                 self._progress.transfer(PullPhase.DOWNLOADING, position, size)
@@ -147,6 +149,7 @@ class LayerFetch:
                 raise kind(f"{self._client.host} sent wrong data for {self._layer.digest}")
             sync_file(file)
         self._store.keep(self._partial, self._blob)
+        failpoint("image.pull.blob_kept")
         self._progress.phase(PullPhase.DOWNLOADED)
         self._progress.transfer(PullPhase.EXTRACTING, size, size)
 

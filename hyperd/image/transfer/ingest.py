@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Self
 import structlog
 
 from hyperd.errors import Conflict, InvalidInput, RegistryError, TooLarge
+from hyperd.failpoint import failpoint
 from hyperd.image import manifest as manifests
 from hyperd.image.catalog import Catalog, NewImage, NewLayer
 from hyperd.image.layer.compression import MAGIC, decompressed, kind_of
@@ -120,6 +121,7 @@ class Intake:
                 if wanted and wanted != got:
                     raise InvalidInput(f"a {what} is not what its digest says", details=f"want {wanted}, got {got}")
             sync_file(blob)
+            failpoint("image.add.blob_written")
             return self._keep(layer, recorder, blob_path)
 
     def hold(self, digests: Collection[str]) -> None:
@@ -141,6 +143,7 @@ class Intake:
                 )
             if size_of(store.blob_path(stored[0])) < 0:
                 store.keep(blob_path, store.blob_path(stored[0]))
+                failpoint("image.add.blob_named")
             fresh = layer.keep(*stored)
             self._pins.enter_context(store.pinned([built.diff_id]))
             if fresh:
@@ -217,8 +220,10 @@ class Intake:
                     trim=trim,
                 )
             )
+            failpoint("image.add.row_written")
             if manifest is not None:
                 self._provenance.add_manifest(image_id, manifest)
+                failpoint("image.add.manifest_written")
             return image_id, self._name(image_id, tags, digest)
 
     def _name(self, image_id: str, tags: Sequence[Reference], digest: str) -> list[tuple[Reference, str]]:
@@ -226,6 +231,7 @@ class Intake:
         for reference in tags:
             before = self._catalog.image_of_tag(reference.repository, reference.tag)
             self._catalog.set_name(reference, image_id, digest=digest)
+            failpoint("image.add.named")
             if before not in {"", image_id}:
                 taken.append((reference, before))
         return taken

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hyperd.failpoint import failpoint
 from hyperd.image.catalog import Catalog
 from hyperd.image.layer.convert import BuiltLayer, build_layer, measure_layer
 from hyperd.image.store import ImageStore, size_of
@@ -46,6 +47,7 @@ class NewLayerFile:
             if self._path is not None and (fresh or size_of(store.layer_path(diff_id)) < 0):
                 store.keep(self._path, store.layer_path(diff_id))
             self._catalog.add_layer(self.built, blob=blob, blob_size=blob_size)
+            failpoint("image.store.layer_written")
         return fresh
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 
 from hyperd.errors import HyperError, InvalidInput, RegistryError, TooLarge
+from hyperd.failpoint import failpoint
 from hyperd.image import manifest as manifests
 from hyperd.image.catalog import Catalog, NewLayer
 from hyperd.image.manifest import Descriptor
@@ -91,6 +92,7 @@ class Loader:
             run = _Load(self._catalog, self._provenance, intake, sink)
             try:
                 contents = read_archive(chunks, intake, known=run.known, max_layer=self._max_layer)
+                failpoint("image.load.archive_read")
             except InvalidInput as exc:
                 raise InvalidInput(
                     "this is not an archive of images",
@@ -142,6 +144,7 @@ class _Load:
         if not ready:
             raise InvalidInput("there is no image in the archive")
         images = [self._add(image) for image in ready]
+        failpoint("image.load.images_added")
         for image in images:
             for one in image.names:
                 self._sink(ImageLoaded(image_id=image.id, name=one))

@@ -13,6 +13,7 @@ import structlog
 
 from hyperd.config.model import RegistryConfig
 from hyperd.errors import Cancelled, HyperError, InvalidInput, OutOfSpace, RegistryError, TooLarge
+from hyperd.failpoint import failpoint
 from hyperd.image import manifest as manifests
 from hyperd.image.catalog import Catalog, NewLayer
 from hyperd.image.manifest import Descriptor, Manifest
@@ -179,6 +180,7 @@ class Puller:
     def _pull(self, job: _Job) -> str:
         reference = job.reference
         client, top = self._resolve(job)
+        failpoint("image.pull.manifest_read")
         job.sink(PullStarted(repository=reference.path, target=reference.target))
         approval = self._signatures.check_pull(reference, client, top, lambda: self._image_manifest(client, top)[0])
         if approval is not None:
@@ -190,6 +192,7 @@ class Puller:
         elif reference.tag and before != image_id:
             self._catalog.set_name(reference, image_id, digest=top.digest)
         self._signatures.note(image_id, approval)
+        failpoint("image.pull.noted")
         newer = before != image_id if reference.tag else bool(job.touched)
         job.sink(PullFinished(name=reference.familiar, digest=top.digest, image_id=image_id, newer=newer))
         return image_id
@@ -246,6 +249,7 @@ class Puller:
             intake.hold(pins)
             try:
                 self._fetch_layers(job, client, manifest, diff_ids)
+                failpoint("image.pull.layers_kept")
                 image_id, _ = intake.add_image(
                     config, layers, blob=blob, tags=[job.reference], manifest=raw, digest=top.digest
                 )

@@ -11,6 +11,7 @@ import structlog
 
 from hyperd.config.model import RegistryConfig
 from hyperd.errors import RegistryError
+from hyperd.failpoint import failpoint
 from hyperd.image import manifest as manifests
 from hyperd.image.catalog import Catalog
 from hyperd.image.layer.packing import Packer
@@ -131,9 +132,12 @@ class Pusher:
                 layers = self._send_layers(job, client, [_Task(source, None, source.diff_id) for source in sources])
                 manifest = manifests.new_manifest(config, layers, oci=oci)
             self._send_config(client, config)
+            failpoint("image.push.config_sent")
             digest = client.put_manifest(job.reference.tag, manifest)
+            failpoint("image.push.manifest_sent")
         self._provenance.add_manifest(job.image_id, manifest)
         self._provenance.note_push(job.reference, job.image_id, digest)
+        failpoint("image.push.noted")
         job.sink(PushFinished(tag=job.reference.tag, digest=digest, size=len(manifest.body)))
         return digest
 
@@ -182,6 +186,7 @@ class Pusher:
             ),
         )
         told.phase(PushPhase.PUSHED)
+        failpoint("image.push.layer_sent")
         return layer
 
     def _send_config(self, client: PushClient, config: bytes) -> None:

@@ -17,6 +17,7 @@ import structlog
 
 from hyperd.config.model import HypervisorConfig
 from hyperd.errors import Conflict, DriverError, HyperError, InvalidInput, NotFound, Timeout
+from hyperd.failpoint import failpoint
 from hyperd.guest.image import find_guest
 from hyperd.vm.driver import (
     RESUME_TIMEOUT,
@@ -273,6 +274,7 @@ class LibvirtDriver(VmDriver):
                 _set_nice(pid, _YIELDING)
             dress()
             clone.save(guest, template, pid=pid)
+            failpoint("template.make.state_saved")
 
         self._create(spec, domain, paused=False, then=save)
         self.destroy(spec.vm_id)
@@ -292,9 +294,11 @@ class LibvirtDriver(VmDriver):
             if host.find(spec.vm_id) is not None:
                 raise Conflict(f"VM {spec.vm_id} exists already")
             self._custody.prepare(spec, self._root / "libvirt" / "lib" / "qemu")
+            failpoint("vm.domain.prepared")
             try:
                 with reaper.expecting(pidfile, spec.vm_id) if pidfile else contextlib.nullcontext():
                     guest = self._define(host, spec, domain, paused=paused)
+                    failpoint("vm.domain.started")
                 then(guest)
                 self._remember(host, spec.vm_id, sockets, (spec.uid, self._platform.gid))
             except BaseException:
@@ -361,6 +365,7 @@ class LibvirtDriver(VmDriver):
         if stray and pid is not None:
             reaper.watch(pid, vm_id)
         killed = pid is not None and reaper.kill(pid)
+        failpoint("vm.domain.killed")
         if killed and pid is not None and not reaper.wait(pid, _DEATH_TIMEOUT):
             raise Timeout(f"Cannot destroy VM {vm_id}", details=f"QEMU, process {pid}, does not end after SIGKILL")
         forgetting = self._forget(host, vm_id)

@@ -10,6 +10,7 @@ from typing import Protocol
 import structlog
 
 from hyperd.agent.frames import Method
+from hyperd.failpoint import failpoint
 from hyperd.vm.driver import NicSpec, VmDriver
 from hyperd.vm.model import ASSOCIATED, BOOTING, HEALTH_TIMEOUT, POOLED, Vm
 from hyperd.vm.pool.outfit import Outfitter, PlainOutfitter
@@ -61,6 +62,7 @@ class PooledVms:
         vm_id = new_id()
         try:
             outfit = self.outfitter.make(vm_id)
+            failpoint("pool.refill.outfit_made")
             vm = self._boot(
                 vcpu=vcpu,
                 memory=memory,
@@ -69,19 +71,23 @@ class PooledVms:
                 nics=outfit.nics,
                 pooled_id=vm_id,
             )
+            failpoint("pool.refill.booted")
         except BaseException:
             self.outfitter.drop(vm_id)
             raise
         try:
             vm.spare_disk = str(outfit.scratch or "")
             self.outfitter.dress(vm)
+            failpoint("pool.refill.dressed")
             self._driver.yield_cpu(vm.id, yields=False)
             self._driver.pause(vm.id)
+            failpoint("pool.refill.paused")
         except BaseException:
             self._destroy(vm)
             raise
         with self._table.changing(vm):
             vm.state, vm.hidden = POOLED, False
+        failpoint("pool.refill.row_written")
         log.info("vm.pooled", vm=vm.id)
 
     def prune(self) -> None:
@@ -118,6 +124,7 @@ class PooledVms:
             with self._table.lock:
                 vm.pod_id, vm.state, vm.waking = "", POOLED, False
             raise
+        failpoint("pool.take.row_written")
         return vm
 
     def wake(self, vm: Vm) -> None:
@@ -125,6 +132,7 @@ class PooledVms:
         if not vm.connected:
             vm.agent.reach()
         self._driver.resume(vm.id, timeout=HEALTH_TIMEOUT)
+        failpoint("pool.take.resumed")
         if not vm.connected:
             vm.agent.connect(fresh=False, timeout=HEALTH_TIMEOUT)
             vm.connected = True

@@ -24,6 +24,7 @@ import structlog
 
 from hyperd.agent.plan import Op, Plan
 from hyperd.errors import DriverError, HyperError
+from hyperd.failpoint import failpoint
 from hyperd.vm.driver import DiskSpec, NicSpec, Template, VmDriver, VmSpec
 from hyperd.vm.model import SCRATCH_LUN
 from hyperd.vm.scratch import make_scratch
@@ -182,14 +183,18 @@ class Templates:
         try:
             part.mkdir(mode=0o700)
             rundir.mkdir(mode=0o700)
+            failpoint("template.make.directories_made")
             ours, template = _nobodys(spec, self._vm, rundir), Template(directory=part)
             if disk:
                 make_scratch(template.disk, disk)
                 ours = replace(ours, disks=(DiskSpec(lun=SCRATCH_LUN, path=template.disk),))
             self._driver.make_template(ours, template, dress=lambda: self._dress(ours) if disk else None)
+            failpoint("template.make.saved")
             self._prove(ours, template)
+            failpoint("template.make.proved")
             with contextlib.suppress(OSError):  # another daemon was quicker
                 part.rename(self._directory / key)
+            failpoint("template.make.named")
         finally:
             self._vm = ""
             shutil.rmtree(part, ignore_errors=True)

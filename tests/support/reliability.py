@@ -1,0 +1,72 @@
+"""The figures of docs/reliability.md: scripts add what they have tried to files in docs/data, and the page shows it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.support.daemon import PROJECT
+
+if TYPE_CHECKING:
+    from tests.support.kills import Outcome
+
+DATA = PROJECT / "docs" / "data"
+PAGE = PROJECT / "docs" / "reliability.md"
+_TABLE = re.compile(r"(<!-- (\w+): written by scripts/reliability -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def load(name: str, directory: Path = DATA) -> dict[str, Any]:
+    """Return what a file holds; nothing when there is none."""
+    path = directory / f"{name}.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found
+
+
+def store(name: str, value: Mapping[str, Any], directory: Path = DATA) -> None:
+    """Write a file."""
+    directory.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(value, indent=1, sort_keys=True)
+    (directory / f"{name}.json").write_text(f"{text}\n", encoding="utf-8")
+
+
+def record_kills(outcomes: Sequence[Outcome], directory: Path = DATA) -> None:
+    """Add tries to the counts of their steps."""
+    data = load("kills", directory)
+    steps = data.setdefault("steps", {})
+    for one in outcomes:
+        entry = steps.setdefault(one.step, {"kills": 0, "not_passed": 0, "faults": 0, "slowest_restart": 0.0})
+        entry["kills"] += one.died
+        entry["not_passed"] += not one.died
+        entry["faults"] += bool(one.faults)
+        entry["slowest_restart"] = round(max(entry["slowest_restart"], one.restart), 2)
+    store("kills", data, directory)
+
+
+def page(text: str, directory: Path = DATA) -> str:
+    """Return the page with its tables as the files have them."""
+    return _TABLE.sub(lambda match: f"{match[1]}{_table(match[2], directory)}\n{match[3]}", text)
+
+
+def _table(name: str, directory: Path) -> str:
+    head, rows = _TABLES[name]
+    lines = [head, ["---"] * len(head), *rows(load(name, directory))]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def _kills(data: Mapping[str, Any]) -> Iterator[list[object]]:
+    groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for step, entry in sorted(data.get("steps", {}).items()):
+        groups[step.rpartition(".")[0]].append(entry)
+    for group, entries in groups.items():
+        kills, faults = sum(one["kills"] for one in entries), sum(one["faults"] for one in entries)
+        yield [f"`{group}`", len(entries), kills, faults, f"`scripts/kills {kills} --only '{group}.*'`"]
+    entries = [entry for found in groups.values() for entry in found]
+    kills, faults = sum(one["kills"] for one in entries), sum(one["faults"] for one in entries)
+    yield ["all", len(entries), kills, faults, f"`scripts/kills {kills}`"]
+
+
+_TABLES = {"kills": (["operation", "steps", "kills", "lost, left or wrong", "again"], _kills)}
