@@ -24,7 +24,11 @@ settings.load_profile("hyperd")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Files whose pods publish the same ports of the host: one after the other, where files run side by side (``-n``).
-SAME_PORTS = ("tests/conformance/test_wire.py", "tests/conformance/test_replay.py")
+SAME_PORTS = (
+    ("tests/conformance/test_wire.py", "tests/conformance/test_replay.py"),
+    # The commands of README and docs/ and the examples, as they stand: 8080, 8081, 18080.
+    ("tests/vm/test_docs_commands.py", "tests/vm/test_examples.py", "tests/vm/test_readme.py"),
+)
 
 ORDER = ("unit", "functional", "vm", "conformance", "perf")
 _HERE = Path(__file__).parent
@@ -45,7 +49,7 @@ class Scheduling(LoadFileScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
-        return "same ports" if file in SAME_PORTS else file
+        return next((files[0] for files in SAME_PORTS if file in files), file)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:

@@ -12,13 +12,13 @@ import websocket
 
 def connect(cloud, path, auth=None):
     header = [f"Authorization: {auth or cloud.basic()}"]
-    return websocket.create_connection(f"ws://127.0.0.1:{cloud.port}{path}", header=header, timeout=20)
+    return websocket.create_connection(f"ws://127.0.0.1:{cloud.port}{path}", header=header, timeout=90)
 
 
 def refused(cloud, path, auth):
     """The status of a request for a stream that is refused."""
     socket = websocket.WebSocket()
-    socket.settimeout(20)
+    socket.settimeout(60)
     header = [f"Authorization: {auth}"] if auth else []
     try:
         with pytest.raises(websocket.WebSocketBadStatusException) as caught:

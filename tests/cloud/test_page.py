@@ -100,7 +100,7 @@ def test_stack_files(cloud, session):
 
 def open_stream(cloud, path, headers):
     socket = websocket.WebSocket()
-    socket.settimeout(20)
+    socket.settimeout(60)
     socket.connect(f"ws://127.0.0.1:{cloud.port}{path}", header=headers, suppress_origin=True)
     return socket
 

@@ -26,7 +26,7 @@ HEAD_101 = (
     b"HTTP/1.1 101 UPGRADED\r\nContent-Type: application/vnd.docker.raw-stream\r\n"
     b"Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
 )
-TIMEOUT = 60.0
+TIMEOUT = 120.0
 ERROR = 255
 
 Query = Sequence[tuple[str, str]]

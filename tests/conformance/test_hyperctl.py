@@ -164,13 +164,13 @@ def test_run_with_a_terminal_but_without_one(ctl):
 
 def test_run_detached_with_many_options(ctl):
     options = (
-        "run -d --name full --cpu 1 --memory 160 --env A=b --env C=d=e --label k=v --publish 34000:1300 --publish "
-        "udp:34001:1301 -v /data --workdir /tmp --log-driver json-file --log-opt max-size=1m --restart never "
+        "run -d --name full --cpu 1 --memory 160 --env A=b --env C=d=e --label k=v --publish 11000:1300 --publish "
+        "udp:11001:1301 -v /data --workdir /tmp --log-driver json-file --log-opt max-size=1m --restart never "
         f"--read-only --entrypoint /bin/sh {ctl.image} -c"
     )
     text = ctl.ok(*options.split(), "echo $A $C; pwd; sleep 1000")
     assert re.fullmatch(r"POD id is full\nTime to run a POD is \d+ ms\n", text)
-    assert ctl.rows("ports", "ls", "full") == [["tcp", "34000", "1300"], ["udp", "34001", "1301"]]
+    assert ctl.rows("ports", "ls", "full") == [["tcp", "11000", "1300"], ["udp", "11001", "1301"]]
     until(lambda: ctl.ok("logs", "full").count("\n") == 2)
     assert ctl.ok("logs", "full").startswith("b d=e\n")
     info = ctl.daemon.json("GET", "/pod/info", podName="full")
@@ -283,8 +283,8 @@ def test_ids_of_containers_are_taken_where_pods_are_named(full, ids):
     full.ok("pause", web)
     assert ["web", "web", "paused"] in [[row[0], row[1], row[-1]] for row in full.rows("list")]
     full.ok("unpause", web)
-    full.ok("ports", "add", "-p", "28080:80", "web")
-    assert full.ok("port", web, "80") == "0.0.0.0:28080\n"
+    full.ok("ports", "add", "-p", "11080:80", "web")
+    assert full.ok("port", web, "80") == "0.0.0.0:11080\n"
     assert full.ok("rm", extra) == f"container {extra} is successfully deleted!\n"
     assert full.ok("rm", web) == "Pod(web) is successfully deleted!\n"
     assert full.ok("list", "-q") == "full\n"
@@ -384,9 +384,9 @@ def test_logs(ctl):
 
 def test_ports(full):
     assert full.ok("ports", "ls", "full") == f"{'Protocol':20}{'Host Ports':20}Container Ports\n"
-    assert full.ok("ports", "add", "-p", "tcp:34002:1302", "full") == ""
-    assert full.rows("ports", "ls", "full") == [["tcp", "34002", "1302"]]
-    assert full.ok("ports", "delete", "-p", "tcp:34002:1302", "full") == ""
+    assert full.ok("ports", "add", "-p", "tcp:11002:1302", "full") == ""
+    assert full.rows("ports", "ls", "full") == [["tcp", "11002", "1302"]]
+    assert full.ok("ports", "delete", "-p", "tcp:11002:1302", "full") == ""
     assert full.rows("ports", "ls", "full") == []
     assert full.fails("ports", "ls", "nosuch") == "hyperctl ERROR: pod nosuch not found\n"
     assert full.fails("ports", "add", "-p", "1:1", "nosuch") == "hyperctl ERROR: pod nosuch not found\n"

@@ -27,7 +27,7 @@ from tests.vm.conftest import Host, launch
 pytestmark = [pytest.mark.vm, pytest.mark.registry]
 
 CID, IID = "[0-9a-f]{64}", "[0-9a-f]{12}"
-PATIENCE = 20.0  # seconds for what comes by itself
+PATIENCE = 60.0  # seconds for what comes by itself
 GONE = r"(Image\(\S+\) is successful to be deleted!\n((Untagged|Deleted): \S+\n)*)"
 REFUSED = "hyperctl ERROR: Error from daemon's response: "
 
@@ -64,8 +64,8 @@ def table(*headings: str, rows: str = "") -> str:
 
 POD = [
     Step(
-        "run -d --name full --cpu 1 --memory 160 --env A=b --env C=d=e --label k=v --publish 34100:1300 "
-        "--publish udp:34101:1301 -v ./vol:/mnt:ro -v /data --workdir /tmp --log-driver json-file "
+        "run -d --name full --cpu 1 --memory 160 --env A=b --env C=d=e --label k=v --publish 11100:1300 "
+        "--publish udp:11101:1301 -v ./vol:/mnt:ro -v /data --workdir /tmp --log-driver json-file "
         "--log-opt max-size=1m --restart never --read-only --entrypoint /bin/sh @IMAGE "
         "-c 'echo $A $C; pwd; echo err >&2; sleep 1000'",
         r"POD id is full\nTime to run a POD is \d+ ms\n",
@@ -99,12 +99,12 @@ POD = [
     Step("logs nosuch", code=255, err=f"{REFUSED}.*\n"),
     Step(
         "ports ls full",
-        table("Protocol", "Host Ports", "Container Ports", rows="tcp  34100  1300\nudp  34101  1301"),
+        table("Protocol", "Host Ports", "Container Ports", rows="tcp  11100  1300\nudp  11101  1301"),
     ),
-    Step("ports add -p tcp:34102:1302 full"),
-    Step("ports ls --format '{{.HostPort}}:{{.ContainerPort}}' full", "(?s).*34102:1302.*"),
-    Step("ports delete -p tcp:34102:1302 full"),
-    Step("ports ls --format '{{.HostPort}}' full", "34100\n34101\n"),
+    Step("ports add -p tcp:11102:1302 full"),
+    Step("ports ls --format '{{.HostPort}}:{{.ContainerPort}}' full", "(?s).*11102:1302.*"),
+    Step("ports delete -p tcp:11102:1302 full"),
+    Step("ports ls --format '{{.HostPort}}' full", "11100\n11101\n"),
     Step("ports ls nosuch", code=255, err="hyperctl ERROR: pod nosuch not found\n"),
     Step("stats full", table("NAME", "CPU", "MEMORY", "NET IN", "NET OUT", "DISK READ", "DISK WRITE") + "full (?s:.*)"),
     Step("stats --format '{{.Name}}' full", "full\nfull\n"),
@@ -160,7 +160,7 @@ CONTAINERS = [
 
 CREATE = [
     Step(
-        "create --name cpod --cpu 1 --memory 128 --env A=b --label k=v --publish 34110:80 -v /data --workdir /tmp "
+        "create --name cpod --cpu 1 --memory 128 --env A=b --label k=v --publish 11110:80 -v /data --workdir /tmp "
         "--log-driver json-file --log-opt max-file=2 --restart onFailure --read-only --entrypoint /bin/sh @IMAGE "
         "-c 'sleep 1000'",
         "Pod ID is cpod\n",
@@ -286,10 +286,10 @@ DOCKER = [
         r"33\n34 27\nbox\n99\n77\n(?s:.*)nameserver 192\.0\.2\.53\n(?s:.*)onetwo\n",
         again=True,
     ),
-    Step("run -d -q --name web --publish 34120:80/tcp --publish 127.0.0.1::81 @IMAGE httpd -f -h /bin", "web\n"),
-    Step("port web 80", r"0\.0\.0\.0:34120\n"),
+    Step("run -d -q --name web --publish 11120:80/tcp --publish 127.0.0.1::81 @IMAGE httpd -f -h /bin", "web\n"),
+    Step("port web 80", r"0\.0\.0\.0:11120\n"),
     Step("port web 81/tcp", r"127\.0\.0\.1:\d+\n"),
-    Step("list -l -a -f status=running -f name=web", r"POD Name (?s:.*)\nweb {3,}(?s:.*)34120->80/tcp(?s:.*)\n"),
+    Step("list -l -a -f status=running -f name=web", r"POD Name (?s:.*)\nweb {3,}(?s:.*)11120->80/tcp(?s:.*)\n"),
     Step("list -q --filter label=team=red --no-trunc", "small\n"),
     Step("list -f name=web --format '{{.Image}} {{.VM}}'", r"@IMAGE (?P<WEBVM>vm-[A-Za-z]{10})\n"),
     Step("ps -a -p web -m @WEBVM -l --no-trunc -f status=running", rf"Container ID (?s:.*)\n(?P<WEB>{CID}) (?s:.*)\n"),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.support.daemon import HyperdLauncher
+from tests.support.ports import free_port
 from tests.support.registry import Layer, busybox_tar
 from tests.support.until import until
 
@@ -148,9 +148,7 @@ def test_log_options_of_a_pod_are_not_the_next_ones(daemon, create):
 
 def test_ports_choose_themselves_and_outlive_a_restart(daemon, create):
     """Automatic host ports, container ports with a protocol, deletion by what was published."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        fixed = probe.getsockname()[1]
+    fixed = free_port()
     create(
         "web",
         portmappings=[{"containerPort": "80"}, {"containerPort": "81", "hostPort": str(fixed), "protocol": "TCP"}],

@@ -27,8 +27,8 @@ pytestmark = [pytest.mark.root, pytest.mark.registry]
 CODE = r'\{"Cause":"","Code":0,"ID":"%s"\}\n'
 VM, ID, EXEC = "vm-[A-Za-z]{10}", "[0-9a-f]{64}", "exec-[A-Za-z]{10}"
 PORTS = '{"containerPort":"%s","hostPort":"%s","protocol":"%s"}'
-TWO = (PORTS % ("1300", "33400", "tcp"), PORTS % ("1301", "33401", "udp"))
-ADDED = PORTS % ("1302", "33402", "tcp")
+TWO = (PORTS % ("1300", "18400", "tcp"), PORTS % ("1301", "18401", "udp"))
+ADDED = PORTS % ("1302", "18402", "tcp")
 LOGS = "follow=false&since=&stderr=true&stdout=true&tail=%s&timestamps=%s"
 
 
@@ -248,7 +248,7 @@ def test_an_attached_run(replay: Replay, image: str) -> None:
     stream = replay.hijack(f"POST /v1.17/attach?container={name}")
     stream.half_close()
     assert sorted(stream.frames()) == [(1, b"out\n"), (2, b"err\n")]
-    thread.join(30)
+    thread.join(60)
     assert started
     replay.plain(f"GET /v1.1.0/exitcode?container={name}&exec=", 200, "17\n")
     replay.plain(f"DELETE /v1.1.0/pod?podId={name}", 200, CODE % name)

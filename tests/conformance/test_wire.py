@@ -226,15 +226,15 @@ def test_run_detached_with_every_flag(client, image):
         "volumes": [{"path": "/data", "volume": "data12345", "detail": {"name": "data12345"}}],
     }
     ports = [
-        {"containerPort": "1300", "hostPort": "33000", "protocol": "tcp"},
-        {"containerPort": "1301", "hostPort": "33001", "protocol": "udp"},
+        {"containerPort": "1300", "hostPort": "18000", "protocol": "tcp"},
+        {"containerPort": "1301", "hostPort": "18001", "protocol": "udp"},
     ]
     spec = command_line(image, ["-c", "echo $A $C; sleep 1000"], name="full", container=container)
     spec.update(labels={"k": "v"}, portmappings=ports, resource={"vcpu": 1, "memory": 160})
     spec["log"] = {"type": "json-file", "config": {"max-size": "1m"}}
     assert client.run(spec, attach=False) == Done(0, b"POD id is full\n")
     assert client.wire.requests == [f"POST {PLAIN}/pod/create", f"POST {PLAIN}/pod/start?podId=full"]
-    assert client.ports("full") == [("tcp", "33000", "1300"), ("udp", "33001", "1301")]
+    assert client.ports("full") == [("tcp", "18000", "1300"), ("udp", "18001", "1301")]
     info = client.wire.call("GET", "/pod/info", [("podName", "full")]).json
     assert (info["spec"]["memory"], info["spec"]["vcpu"], info["spec"]["labels"]) == (160, 1, {"k": "v"})
     wait_for(lambda: client.logs("full"), Done(0, b"b d=e\n"))
@@ -247,11 +247,11 @@ def test_podfile_keys_in_any_case_and_unknown_ones(client, image):
         "Containers": [
             {"NAME": "fp1", "Image": image, "COMMAND": ["sh", "-c", "echo $X"], "ENVS": [{"ENV": "X", "VALUE": "y"}]}
         ],
-        "portmappings": [{"containerport": "80", "HOSTPORT": "33002"}],
+        "portmappings": [{"containerport": "80", "HOSTPORT": "18002"}],
     }
     client.wire.call("POST", "/pod/create", body=spec)
     client.start("filepod")
-    assert client.ports("filepod") == [("tcp", "33002", "80")]
+    assert client.ports("filepod") == [("tcp", "18002", "80")]
     wait_for(lambda: client.logs("fp1"), Done(0, b"y\n"))
 
 
@@ -450,7 +450,7 @@ def test_exit_code_waits_and_is_an_integer(full):
     thread.join(1.5)
     assert thread.is_alive()
     full.container("kill", "full", ("signal", "9"))
-    thread.join(20)
+    thread.join(60)
     assert answers == [b"137\n"]
     assert full.wire.call("GET", "/container/info", [("container", "full")]).json["status"]["phase"] == "failed"
 
@@ -509,9 +509,9 @@ def test_kill_a_pod_switches_its_vm_off(full):
 
 def test_ports(full):
     assert full.ports("full") == []
-    rule = {"containerPort": "1302", "hostPort": "33302", "protocol": "tcp"}
+    rule = {"containerPort": "1302", "hostPort": "18302", "protocol": "tcp"}
     full.change_ports("add", "full", [rule])
-    assert full.ports("full") == [("tcp", "33302", "1302")]
+    assert full.ports("full") == [("tcp", "18302", "1302")]
     full.change_ports("delete", "full", [rule])
     assert full.ports("full") == []
     assert full.wire.requests == [

@@ -403,7 +403,7 @@ def test_follow_until_the_end(daemon, image, pods):
     follower.start()
     stdin.send(b"\n", end=True)
     assert stdin.read()[1] == b"first\nlast\n"
-    follower.join(30)
+    follower.join(60)
     assert demultiplex(answers[0])[1] == b"first\nlast\n"
 
 
@@ -451,7 +451,7 @@ def test_kill_a_pod(daemon, image, pods):
 
 
 def test_portmappings_are_listed(daemon, image, pods):
-    mapping = {"containerPort": "80", "hostPort": "38080", "protocol": "tcp"}
+    mapping = {"containerPort": "80", "hostPort": "11380", "protocol": "tcp"}
     pod_id = pods(["true"], image=image, portmappings=[mapping])
     assert daemon.json("GET", f"/pod/{pod_id}/portmappings") == {"portMappings": [mapping]}
     assert daemon.json("GET", f"/v1.1.0/pod/{pod_id}/portmappings") == {"portMappings": [mapping]}

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import socket
 from urllib.parse import urlencode
 
 import pytest
 
 from tests.support.builds import context
 from tests.support.daemon import HyperdLauncher, UnixConnection
+from tests.support.ports import free_port
 from tests.support.web import web
 
 pytestmark = pytest.mark.root
 
 SECRET = b"what only this host can reach"
 FORBIDDEN = "this host fetches files only for callers on its unix sockets"
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def build(connection: http.client.HTTPConnection, path: str, *, body: bytes = b"", **query: str) -> tuple[int, str]:

@@ -361,17 +361,17 @@ def test_limits_beyond_the_vm_are_told(daemon: HyperdLauncher, registry: Registr
 
 def test_published_ports_are_shown(daemon: HyperdLauncher, registry: RegistryServer):
     image = f"{registry.host}/busybox"
-    ports = [{"containerPort": 80, "hostPort": 28_431}, {"containerPort": 81}]
+    ports = [{"containerPort": 80, "hostPort": 11_431}, {"containerPort": 81}]
     containers = [{"name": "shown-1", "image": image, "ports": ports}, {"name": "shown-2", "image": image}]
-    pod = {"id": "shown", "containers": containers, "portmappings": [{"containerPort": "82", "hostPort": "28432"}]}
+    pod = {"id": "shown", "containers": containers, "portmappings": [{"containerPort": "82", "hostPort": "11432"}]}
     daemon.json("POST", "/pod/create", status=201, body=pod)
 
     def shown(name: str) -> set[tuple[int, int]]:
         found = info(daemon, name)["container"]["ports"]
         return {(port["containerPort"], port["hostPort"]) for port in found}
 
-    assert shown("shown-1") == {(80, 28_431), (81, 0)}
-    assert shown("shown-2") == {(80, 28_431), (82, 28_432)}
+    assert shown("shown-1") == {(80, 11_431), (81, 0)}
+    assert shown("shown-2") == {(80, 11_431), (82, 11_432)}
     daemon.request("DELETE", "/pod", podId="shown")
 
 

@@ -255,7 +255,7 @@ class Spdy:
 
     def __init__(self, url: str, protocol: str = V4) -> None:
         place = urlsplit(url)
-        self.socket = socket.create_connection((place.hostname or "", place.port or 0), timeout=30)
+        self.socket = socket.create_connection((place.hostname or "", place.port or 0), timeout=90)
         _OPEN.append(self.socket.close)
         self.socket.sendall(
             f"POST {place.path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n"
@@ -360,7 +360,7 @@ def test_other_calls_that_cannot_be(cri: CriClient, run: Callable[..., str], pod
 
 def asked(url: str, method: str = "GET", **headers: str) -> tuple[int, str]:
     place = urlsplit(url)
-    connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=30)
+    connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=90)
     connection.request(method, place.path, headers={name.replace("_", "-"): value for name, value in headers.items()})
     answer = connection.getresponse()
     return answer.status, answer.read().decode()
@@ -396,7 +396,7 @@ def test_protocols_that_nobody_knows(cri: CriClient, main: str) -> None:
 def test_requests_that_are_none(cri: CriClient, main: str) -> None:
     place = urlsplit(cri.Exec(container_id=main, cmd=["true"], stdout=True).url)
     for sent in (b"rubbish\r\n\r\n", b"G" * 100_000, b""):
-        client = socket.create_connection((place.hostname or "", place.port or 0), timeout=30)
+        client = socket.create_connection((place.hostname or "", place.port or 0), timeout=90)
         with client, contextlib.suppress(OSError):  # it may have closed already
             client.sendall(sent)
             client.shutdown(socket.SHUT_WR)

@@ -17,7 +17,7 @@ import pytest
 from hyperd.errors import HostFault
 from hyperd.network import nft
 from tests.support.daemon import HyperdLauncher
-from tests.support.netsite import free_ports
+from tests.support.ports import free_port
 from tests.support.registry import make_certificates
 from tests.support.until import until
 
@@ -48,7 +48,7 @@ def answered(sock: socket.socket) -> bool:
 
 
 def test_a_pod_with_a_port_starts_beside_a_thousand_connections() -> None:
-    pod = {"id": "ported", "portmappings": [{"containerPort": "80", "hostPort": "48080", "protocol": "tcp"}]}
+    pod = {"id": "ported", "portmappings": [{"containerPort": "80", "hostPort": "11480", "protocol": "tcp"}]}
     with many_descriptors(4096), contextlib.ExitStack() as stack:
         daemon = stack.enter_context(HyperdLauncher(driver="fake"))
         daemon.start()
@@ -118,7 +118,7 @@ def test_callers_without_a_handshake_leave_descriptors_to_others(tmp_path: Path)
     """The TLS front needs three descriptors for a connection, and takes callers that have no certificate yet."""
     authority, certificate, key = make_certificates(tmp_path)
     command = ["prlimit", "--nofile=256:256", sys.executable, "-m", "hyperd.cli"]
-    (port,) = free_ports(1)
+    port = free_port()
     config = f'[tls]\nenabled = true\ncert = "{certificate}"\nkey = "{key}"\n'
     with HyperdLauncher(driver="fake", command=command, config=config) as daemon, contextlib.ExitStack() as stack:
         daemon.start("--host", f"tcp://localhost:{port}")
@@ -130,7 +130,7 @@ def test_callers_without_a_handshake_leave_descriptors_to_others(tmp_path: Path)
         daemon.json("DELETE", "/pod", podId="beside")
         # A newer caller takes the place of an older one that has said nothing.
         context = ssl.create_default_context(cafile=str(authority))
-        with contextlib.closing(http.client.HTTPSConnection("localhost", port, context=context, timeout=30)) as caller:
+        with contextlib.closing(http.client.HTTPSConnection("localhost", port, context=context, timeout=90)) as caller:
             caller.request("GET", "/_ping")
             assert caller.getresponse().read() == b"OK"
         assert "no_descriptors" not in daemon.log()

@@ -5,23 +5,17 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import socket
 from collections.abc import Iterator
 
 import pytest
 
 from tests.support.daemon import HyperdLauncher, UnixConnection
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.root
 
 NO_CACHE = {"Cache-Control": "no-cache, no-store, must-revalidate", "Pragma": "no-cache"}
 PING = {"Api-Version": "1.47", "Ostype": "linux", "Docker-Experimental": "false", "Builder-Version": "1"}
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -107,18 +107,18 @@ def test_a_name_is_made_up_until_it_is_free(client: FlaskClient, monkeypatch: py
 
 @pytest.mark.usefixtures("clean")
 def test_a_conflict_that_is_not_of_the_name_is_told(client: FlaskClient) -> None:
-    body = {"Image": "busybox", "HostConfig": {"PortBindings": {"80/tcp": [{"HostPort": "28231"}]}}}
+    body = {"Image": "busybox", "HostConfig": {"PortBindings": {"80/tcp": [{"HostPort": "11231"}]}}}
     first, second = (client.post("/containers/create", json=body) for _ in range(2))
     assert (first.status_code, second.status_code) == (201, 409)
-    assert "28231" in second.json["message"]
+    assert "11231" in second.json["message"]
 
 
 def test_a_port_of_another_apis_pod_is_bound_where_it_is(client: FlaskClient, running: Engine) -> None:
     containers = (ContainerSpec(name="inner", image="busybox"),)
-    ports = (PortSpec(container_port="80", host_port="28232", host_ip="127.0.0.1"),)
+    ports = (PortSpec(container_port="80", host_port="11232", host_ip="127.0.0.1"),)
     running.pods.create(PodSpec(id="pod", containers=containers, portmappings=ports))
     shown = client.get("/containers/inner/json").json
-    assert shown["HostConfig"]["PortBindings"] == {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "28232"}]}
+    assert shown["HostConfig"]["PortBindings"] == {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "11232"}]}
     running.pods.remove("pod")
 
 
@@ -231,7 +231,7 @@ def test_what_a_failed_creation_has_made_goes(client: FlaskClient, running: Engi
 
 START = {
     "Binds": ["fresh-of-start:/v"],
-    "PortBindings": {"80/tcp": [{"HostPort": "28232"}]},
+    "PortBindings": {"80/tcp": [{"HostPort": "11232"}]},
     "CapAdd": ["NET_ADMIN"],
     "RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3},
     "NetworkMode": "default",
@@ -252,7 +252,7 @@ def test_the_host_config_of_a_start(client: FlaskClient) -> None:
         START["RestartPolicy"],
         ["fresh-of-start"],
     )
-    assert found["NetworkSettings"]["Ports"]["80/tcp"][0]["HostPort"] == "28232"
+    assert found["NetworkSettings"]["Ports"]["80/tcp"][0]["HostPort"] == "11232"
     assert client.post(start, json=START).status_code == 304  # it runs
     assert client.post(start, json={"Binds": ["other:/o"]}).status_code == 304
     assert client.post(f"/containers/{ident}/stop").status_code == 204

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,13 +13,18 @@ import pytest
 
 from hyperd.api.background import MAX_REMOTE
 from tests.support.daemon import HyperdLauncher, UnixConnection
+from tests.support.ports import free_port
 from tests.support.registry import busybox_tar
 
 pytestmark = pytest.mark.root
 
 THREADS = 12
 MANY = 40
-STUBBORN = "trap '' TERM; echo up; while :; do sleep 0.2; done"
+STUBBORN = {
+    "Image": "busybox",
+    "Cmd": ["sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.2; done"],
+    "StopTimeout": 600,
+}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +55,7 @@ def ask(daemon: HyperdLauncher, method: str, path: str, body: Any = None, timeou
 @pytest.fixture
 def stubborn(daemon: HyperdLauncher) -> Iterator[str]:
     """A container that runs and does not end at SIGTERM."""
-    code, data = ask(daemon, "POST", "/containers/create", {"Image": "busybox", "Cmd": ["sh", "-c", STUBBORN]})
+    code, data = ask(daemon, "POST", "/containers/create", STUBBORN)
     assert code == 201, data
     ident = json.loads(data)["Id"]
     assert ask(daemon, "POST", f"/containers/{ident}/start")[0] == 204
@@ -84,9 +88,9 @@ def answers(connections: list[UnixConnection]) -> list[tuple[int, bytes, http.cl
 @pytest.mark.parametrize("grace", [-1, 600])
 def test_who_stops_a_container_holds_no_thread(daemon: HyperdLauncher, stubborn: str, grace: int) -> None:
     with asking(daemon, "POST", f"/containers/{stubborn}/stop?t={grace}") as connections:
-        assert ask(daemon, "GET", "/_ping", timeout=30) == (200, b"OK")
-        assert json.loads(ask(daemon, "GET", f"/containers/{stubborn}/json", timeout=30)[1])["State"]["Running"]
-        assert ask(daemon, "POST", f"/containers/{stubborn}/kill", timeout=30)[0] == 204
+        assert ask(daemon, "GET", "/_ping", timeout=90) == (200, b"OK")
+        assert json.loads(ask(daemon, "GET", f"/containers/{stubborn}/json", timeout=90)[1])["State"]["Running"]
+        assert ask(daemon, "POST", f"/containers/{stubborn}/kill", timeout=90)[0] == 204
         for code, body, headers in answers(connections):
             assert (code in (204, 304), body, headers["Content-Length"]) == (True, b"", None)
 
@@ -97,9 +101,9 @@ def test_waits_and_samples_hold_no_thread_either(daemon: HyperdLauncher, stubbor
         asking(daemon, "GET", f"/containers/{stubborn}/stats") as streams,
         asking(daemon, "GET", f"/containers/{stubborn}/stats?stream=0") as samples,
     ):
-        assert ask(daemon, "GET", "/_ping", timeout=30) == (200, b"OK")
+        assert ask(daemon, "GET", "/_ping", timeout=90) == (200, b"OK")
         assert {code for code, _, _ in answers(samples)} == {409}  # fake guests count nothing
-        assert ask(daemon, "DELETE", f"/containers/{stubborn}?force=1", timeout=30)[0] == 204
+        assert ask(daemon, "DELETE", f"/containers/{stubborn}?force=1", timeout=90)[0] == 204
         assert {(code, body) for code, body, _ in answers(waiting)} == {(200, b'{"StatusCode":137}\n')}
         for code, body, _ in answers(streams):
             assert (code, json.loads(body.splitlines()[0])["id"]) == (200, stubborn)
@@ -107,9 +111,7 @@ def test_waits_and_samples_hold_no_thread_either(daemon: HyperdLauncher, stubbor
 
 def test_streams_are_bounded_for_callers_over_tcp() -> None:
     """Each is a thread: a caller of the network has no end of connections."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     with HyperdLauncher(driver="fake") as launcher, contextlib.ExitStack() as stack:
         launcher.start("--docker-host", f"tcp://127.0.0.1:{port}")
 
@@ -147,7 +149,7 @@ def test_a_wait_ends_with_the_run_although_a_policy_starts_the_next(daemon: Hype
     ident = json.loads(ask(daemon, "POST", "/containers/create", body)[1])["Id"]
     try:
         assert ask(daemon, "POST", f"/containers/{ident}/start")[0] == 204
-        assert ask(daemon, "POST", f"/containers/{ident}/wait", timeout=30)[1] == b'{"StatusCode":3}\n'
+        assert ask(daemon, "POST", f"/containers/{ident}/wait", timeout=90)[1] == b'{"StatusCode":3}\n'
         code, data = ask(daemon, "DELETE", f"/containers/{ident}")  # it runs, or will soon
         assert (code, b"stop the container before removing" in data) == (409, True)
     finally:
@@ -194,7 +196,7 @@ def test_a_start_does_not_wait_for_a_copy_that_is_over(daemon: HyperdLauncher) -
     ident = json.loads(ask(daemon, "POST", "/containers/create", body)[1])["Id"]
     try:
         assert ask(daemon, "PUT", f"/containers/{ident}/archive?path=/new")[0] == 500
-        assert ask(daemon, "POST", f"/containers/{ident}/start", timeout=20)[0] == 204
+        assert ask(daemon, "POST", f"/containers/{ident}/start", timeout=90)[0] == 204
     finally:
         assert ask(daemon, "DELETE", f"/containers/{ident}?force=1&v=1")[0] == 204
 
@@ -230,7 +232,7 @@ def test_every_key_of_an_image_config_is_there(daemon: HyperdLauncher) -> None:
 
 def test_a_removal_does_not_wait_for_a_stop(daemon: HyperdLauncher, stubborn: str) -> None:
     with asking(daemon, "POST", f"/containers/{stubborn}/stop?t=600") as connections:
-        assert ask(daemon, "DELETE", f"/containers/{stubborn}?force=1", timeout=30)[0] == 204
+        assert ask(daemon, "DELETE", f"/containers/{stubborn}?force=1", timeout=90)[0] == 204
         assert {code for code, _, _ in answers(connections)} <= {204, 304, 404}
 
 
@@ -241,7 +243,7 @@ def test_the_answer_to_a_late_restart(daemon: HyperdLauncher, stubborn: str) -> 
 
 def test_a_forced_removal_does_not_ask(daemon: HyperdLauncher, stubborn: str) -> None:
     assert ask(daemon, "DELETE", f"/containers/{stubborn}")[0] == 409
-    assert ask(daemon, "DELETE", f"/containers/{stubborn}?force=1", timeout=9)[0] == 204  # SIGTERM would take 10 s
+    assert ask(daemon, "DELETE", f"/containers/{stubborn}?force=1")[0] == 204  # SIGTERM would take 600 s
     assert ask(daemon, "GET", f"/containers/{stubborn}/json")[0] == 404
 
 
@@ -318,7 +320,7 @@ def test_the_end_of_a_log_that_was_asked_for(daemon: HyperdLauncher, stubborn: s
     assert ask(daemon, "GET", f"{log}&until={now + 60}")[1][8:] == b"up\n"
     assert ask(daemon, "GET", f"{log}&until={now - 3600}")[1] == b""
     assert ask(daemon, "GET", f"{log}&until=1h&tail=5")[1] == b""
-    assert ask(daemon, "GET", f"{log}&follow=1&until={time.time() + 1}", timeout=30)[1][8:] == b"up\n"  # it ends
+    assert ask(daemon, "GET", f"{log}&follow=1&until={time.time() + 1}", timeout=90)[1][8:] == b"up\n"  # it ends
     assert ask(daemon, "GET", f"{log}&until=inf")[0] == 400
 
 

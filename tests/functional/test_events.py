@@ -69,7 +69,7 @@ def test_a_client_that_leaves_is_noticed_at_once(daemon):
     before = open_streams()
     with EventReader(daemon):
         until(lambda: open_streams() != before)
-    until(lambda: open_streams() == before, 3)
+    until(lambda: open_streams() == before)
 
 
 def test_http_1_0_and_versions(daemon):

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.fake_hyperd import FakeHyperd, Hijack, Reply, lines, ok, refuse
 from tests.support.hyperctl_process import CID, CODE
+from tests.support.ports import free_port
 
 IMAGE = "3f57d9401f8d42f986df300f0c69192fc41da28ccc8d797829467780db3dd741"
 
@@ -342,8 +343,7 @@ def test_nobody_listens(hyperctl, tmp_path):
     for command in (["list"], ["run", "busybox"], ["exec", "a", "true"], ["pull", "a"]):
         done = hyperctl("-H", f"unix://{tmp_path}/nobody", *command)
         assert (done.stderr.decode(), done.returncode) == (text.format(f"unix://{tmp_path}/nobody", "this host"), 255)
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
+    port = free_port()
     done = hyperctl("--host", f"tcp://127.0.0.1:{port}", "list")
     assert (done.stderr.decode(), done.returncode) == (text.format(f"tcp://127.0.0.1:{port}", "127.0.0.1"), 255)
 

@@ -98,18 +98,18 @@ def test_what_is_made_while_its_name_is_removed_keeps_its_files(
 
     def slow(path: Path) -> None:
         deleting.set()
-        assert go_on.wait(30)
+        assert go_on.wait(60)
         delete(path)
 
     monkeypatch.setattr(shutil, "rmtree", slow)
     remover = threading.Thread(target=volumes.remove, args=("data",))
     remover.start()
-    assert deleting.wait(30)
+    assert deleting.wait(60)
     data = Path(volumes.create(NamedVolumeSpec(name="data")).mountpoint)
     assert list(data.iterdir()) == []
     (data / "new").touch()
     go_on.set()
-    remover.join(30)
+    remover.join(60)
     assert [path.name for path in data.iterdir()] == ["new"]
     assert volumes.get("data").used_by == ()
 
@@ -129,7 +129,7 @@ def test_a_volume_is_not_removed_while_a_container_takes_it(
 
     monkeypatch.setattr(os.path, "ismount", late)
     volumes.remove("data")
-    user.join(30)
+    user.join(60)
     assert volumes.get("data").used_by == ("c1",)
     assert data.is_dir()
 

@@ -25,7 +25,8 @@ from hyperd.network.bridged import BridgeDriver
 from hyperd.network.model import Lease
 from hyperd.network.ports import PortMapping
 from tests.support.netns import Namespace, ask_tcp, ask_udp, ip, serve_tcp, serve_udp
-from tests.support.netsite import Site, address_of, free_port, free_ports, fresh_config, outside, refused, web
+from tests.support.netsite import Site, address_of, fresh_config, outside, refused, web
+from tests.support.ports import free_port, free_ports
 
 pytestmark = pytest.mark.root
 
@@ -135,7 +136,7 @@ def test_udp_client_that_keeps_sending_follows_the_port(site: Site) -> None:
         client.connect(("127.0.0.1", port))
         client.send(b"nobody there yet")  # makes the kernel remember a connection that leads nowhere
         site.network.publish("old", address_of(old_lease), [PortMapping("udp", port, 53)])
-        client.settimeout(5)
+        client.settimeout(60)
         assert _ask_again(client) == b"old"
         site.network.unpublish("old")
         site.network.publish("new", address_of(new_lease), [PortMapping("udp", port, 53)])

@@ -15,7 +15,8 @@ from hyperd.network.guards import Guard
 from hyperd.network.model import Lease, NicWish
 from hyperd.network.ports import PortMapping
 from tests.support.netns import Namespace, ask_tcp, ask_udp, ip, serve_udp
-from tests.support.netsite import Site, address_of, free_port, outside, refused, web
+from tests.support.netsite import Site, address_of, outside, refused, web
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.root
 

@@ -34,7 +34,8 @@ from hyperd.network.service import NetworkService
 from hyperd.spec.model import NetworkAttachment, PodSpec
 from tests.support.dns import addresses
 from tests.support.netns import Namespace, ask_tcp, ask_udp, ip, serve_tcp, serve_udp
-from tests.support.netsite import Site, address_of, free_port, fresh_config, outside, refused, web
+from tests.support.netsite import Site, address_of, fresh_config, outside, refused, web
+from tests.support.ports import free_port
 from tests.support.until import until
 
 pytestmark = pytest.mark.root
@@ -636,7 +637,7 @@ def test_look_at_links_that_are_well_disturbs_nobody(
 
     with driver._lock:
         thread.start()
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
     assert asked == ["dump", "dump"]
     assert statements
@@ -734,7 +735,7 @@ def echo_names(namespace: Namespace, address: str, answer: bytes) -> Iterator[No
     finally:
         with namespace.socket(socket.SOCK_DGRAM) as last:
             last.sendto(b"stop", (address, 53))
-        thread.join(10)
+        thread.join(60)
         sock.close()
 
 

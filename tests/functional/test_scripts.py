@@ -15,6 +15,7 @@ from busybox_image import PushError, build, push, root_tar
 
 from hyperd.config.load import read
 from hyperd.config.model import Config
+from tests.support.ports import free_port
 from tests.support.registry import RegistryServer, layer_tar, member
 
 ROOT = Path(__file__).parents[2]
@@ -93,12 +94,10 @@ def test_quickstart_shows_the_clouds_password_once_and_to_nobody_else(tmp_path: 
         text[text.index(f"\n{name}() {{") : text.index("\n}\n", text.index(f"\n{name}() {{")) + 3]
         for name in ("start_cloud", "cloud_pid", "stop_cloud")
     )
-    with socket.socket(socket.AF_UNIX) as engine, socket.socket() as reserved:
+    with socket.socket(socket.AF_UNIX) as engine:
         engine.bind(str(root / "docker.sock"))
         engine.listen()
-        reserved.bind(("127.0.0.1", 0))
-        port = reserved.getsockname()[1]
-        reserved.close()
+        port = free_port()
         script = f"set -eu; umask 022; root={root}; cloud_port={port}; . {ROOT}/scripts/lib.sh; {functions}"
 
         def call(function: str) -> str:

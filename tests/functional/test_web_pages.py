@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.daemon import HyperdLauncher
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.root
 
@@ -19,10 +20,7 @@ Ports = tuple[int, int]
 
 @pytest.fixture(scope="module")
 def ports() -> Ports:
-    with socket.socket() as one, socket.socket() as other:
-        one.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], other.getsockname()[1]
+    return free_port(), free_port()
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +32,7 @@ def daemon(ports: Ports) -> Iterator[HyperdLauncher]:
 
 
 def ask(port: int, headers: dict[str, str], method: str = "GET", path: str = "/version") -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=90)
     with contextlib.closing(connection):
         connection.request(method, path, headers=headers)
         answer = connection.getresponse()

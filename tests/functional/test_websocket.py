@@ -64,7 +64,7 @@ class Page:
 
     def __init__(self, docker: Docker, target: str) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(30)
+        self.sock.settimeout(60)
         self.sock.connect(str(docker.path))
         lines = [f"GET {target} HTTP/1.1", "Host: x", *(f"{key}: {value}" for key, value in HANDSHAKE.items())]
         self.sock.sendall("\r\n".join([*lines, "", ""]).encode())

@@ -35,7 +35,7 @@ from hyperd.agent.frames import (
 )
 from hyperd.agent.plan import Op, Plan
 
-TIMEOUT = 30.0
+TIMEOUT = 90.0
 
 
 class AgentRefusal(Exception):

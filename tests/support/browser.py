@@ -20,7 +20,7 @@ from typing import Any
 import websocket
 
 LISTENS = re.compile(rb"DevTools listening on (ws://\S+)")
-PATIENCE = 20.0  # seconds until a test gives up waiting for something that must come
+PATIENCE = 60.0  # seconds until a test gives up waiting for something that must come
 # Of a machine for tests: root, little shared memory, nobody to ask.
 OPTIONS = (
     "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--no-first-run", "--mute-audio",

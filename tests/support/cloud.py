@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.ports import free_port
 from tests.support.until import until
 
 PASSWORD = re.compile(r"password (\S+) ")
@@ -51,9 +52,7 @@ class CloudProcess:
     def __init__(self, root: Path, *, extra: str = "", tables: str = "") -> None:
         self.root = root
         root.mkdir(parents=True, exist_ok=True)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.config = root / "hypercloud.toml"
         self.config.write_text(
@@ -101,7 +100,7 @@ class CloudProcess:
         if self.process is not None:
             self.process.terminate()
             try:
-                self.process.wait(15)
+                self.process.wait(60)
             except subprocess.TimeoutExpired:
                 self.kill()
             self.process = None

@@ -10,7 +10,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from hyperd.api.cri.v1 import api_pb2 as pb
 
-TIMEOUT = 90.0  # seconds of one call
+TIMEOUT = 150.0  # seconds of one call
 
 
 class CriClient:

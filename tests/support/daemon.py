@@ -31,15 +31,15 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 PROJECT = Path(__file__).parents[2]
-START_TIMEOUT = 60.0
-STOP_TIMEOUT = 30.0
+START_TIMEOUT = 120.0
+STOP_TIMEOUT = 90.0
 SLOTS = 64
 
 
 class UnixConnection(http.client.HTTPConnection):
     """An HTTP connection over a unix socket."""
 
-    def __init__(self, path: Path, timeout: float = 60.0) -> None:
+    def __init__(self, path: Path, timeout: float = 120.0) -> None:
         super().__init__("localhost", timeout=timeout)
         self._path = path
 
@@ -88,7 +88,7 @@ class HyperdLauncher:
         self._slot, self._slot_file = _take_slot()
         self.bridge = f"hyt{self._slot}"
         self.subnet = f"10.213.{self._slot}.0/24"
-        self.table = f"hyperd_test_{self._slot}"
+        self.table = f"hyperd_test_{self._slot:02}"  # no name is the beginning of another
         if templates is None and guest is not None:
             templates = guest.parent / "templates"
         self._write_config(driver, guest, templates, config)
@@ -202,7 +202,7 @@ class HyperdLauncher:
         *,
         body: object = None,
         headers: Mapping[str, str] | None = None,
-        timeout: float = 60.0,
+        timeout: float = 120.0,
         **query: str | int | bool | None,
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
         """Ask once, on a connection of its own; ``body``: bytes and text as they are, anything else as JSON."""
@@ -225,13 +225,13 @@ class HyperdLauncher:
         return json.loads(data) if data.strip() else None
 
     @contextlib.contextmanager
-    def connection(self, timeout: float = 60.0) -> Iterator[UnixConnection]:
+    def connection(self, timeout: float = 120.0) -> Iterator[UnixConnection]:
         """Yield a kept-alive connection."""
         connection = UnixConnection(self.socket, timeout)
         with contextlib.closing(connection):
             yield connection
 
-    def raw(self, timeout: float = 30.0) -> socket.socket:
+    def raw(self, timeout: float = 90.0) -> socket.socket:
         """Return a connected socket."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.settimeout(timeout)

@@ -45,7 +45,7 @@ class DriverProcess:
         if not wait:
             return
         try:
-            self.info: HypervisorInfo = self.opening.result(90)
+            self.info: HypervisorInfo = self.opening.result(180)
         except BaseException:
             self.kill()
             raise
@@ -62,7 +62,7 @@ class DriverProcess:
 
     def call(self, method: str, *args: Any) -> Any:
         """Call a method of the driver; its errors are raised here."""
-        return self.submit(method, *args).result(90)
+        return self.submit(method, *args).result(180)
 
     def wait_event(self, vm_id: str, *, timeout: float = 20.0) -> VmEventKind:
         """Wait for the first event of a VM."""
@@ -87,8 +87,8 @@ class DriverProcess:
         self._end()
 
     def _end(self) -> None:
-        self.process.wait(20)
-        self._reader.join(20)
+        self.process.wait(60)
+        self._reader.join(60)
         self._link.close()
 
     def _read(self) -> None:

@@ -73,7 +73,7 @@ class Guest:
     def qmp(self, execute: str, **arguments: object) -> object:
         """Ask QEMU's monitor."""
         with socket.socket(socket.AF_UNIX) as link:
-            link.settimeout(10)
+            link.settimeout(60)
             link.connect(str(self._monitor))
             lines = link.makefile("rw")
             lines.readline()

@@ -55,7 +55,7 @@ def hosted_agent() -> Iterator[HostedAgent]:
     finally:
         agent.process.terminate()
         try:
-            agent.process.wait(20)
+            agent.process.wait(90)
         finally:
             agent.process.kill()
             agent.process.wait()

@@ -32,7 +32,7 @@ def serve_dns(address: tuple[str, int], answer: str) -> Iterator[int]:
         finally:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as poke:
                 poke.sendto(b"", place)
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive()
 
 

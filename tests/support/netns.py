@@ -58,7 +58,7 @@ class Namespace:
     def socket(self, kind: int = socket.SOCK_STREAM, family: int = socket.AF_INET, proto: int = 0) -> socket.socket:
         """Make a socket that lives in the namespace."""
         made = self.run(lambda: socket.socket(family, kind, proto))
-        made.settimeout(5)
+        made.settimeout(60)
         return made
 
     def plug(self, *, host_end: str, bridge: str, mac: str, cidr: str, gateway: str, name: str = "eth0") -> None:
@@ -112,7 +112,7 @@ def serve_tcp(listener: socket.socket, address: tuple[str, int], answer: Callabl
     finally:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
 
 
@@ -136,7 +136,7 @@ def serve_udp(sock: socket.socket, address: tuple[str, int], answer: bytes) -> I
         yield port
     finally:
         sock.shutdown(socket.SHUT_RDWR) if sock.type == socket.SOCK_STREAM else _poke(sock, address, port)
-        thread.join(10)
+        thread.join(60)
         sock.close()
         assert not thread.is_alive()
 
@@ -145,7 +145,7 @@ def _poke(sock: socket.socket, address: tuple[str, int], port: int) -> None:
     sock.sendto(b"\0stop", (address[0], port))
 
 
-def ask_tcp(client: socket.socket, address: tuple[str, int], *, timeout: float = 5) -> bytes:
+def ask_tcp(client: socket.socket, address: tuple[str, int], *, timeout: float = 30) -> bytes:
     """Connect, read to the end, close."""
     with client:
         client.settimeout(timeout)
@@ -156,7 +156,7 @@ def ask_tcp(client: socket.socket, address: tuple[str, int], *, timeout: float =
         return found
 
 
-def ask_udp(client: socket.socket, address: tuple[str, int], *, timeout: float = 5) -> bytes:
+def ask_udp(client: socket.socket, address: tuple[str, int], *, timeout: float = 30) -> bytes:
     """Send a datagram and give the answer."""
     client.settimeout(timeout)
     client.sendto(b"?", address)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,6 +14,7 @@ from hyperd.event.bus import EventBus
 from hyperd.network.bridged import BridgeDriver
 from hyperd.network.model import Lease
 from tests.support.netns import Namespace, serve_tcp
+from tests.support.ports import fresh_net
 
 
 def fresh_config() -> NetworkConfig:
@@ -22,7 +22,7 @@ def fresh_config() -> NetworkConfig:
     tag = secrets.token_hex(3)
     return NetworkConfig(
         bridge=f"hyt{tag}",
-        subnet=f"10.{secrets.randbelow(100) + 100}.{secrets.randbelow(256)}.0/24",
+        subnet=f"{fresh_net(120)}.0/24",
         nft_table=f"hyt{tag}",
     )
 
@@ -74,19 +74,6 @@ def address_of(lease: Lease) -> str:
     return lease.cidr.split("/", maxsplit=1)[0]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as probes:
-        found = [probes.enter_context(socket.create_server(("", 0))) for _ in range(count)]
-        return [probe.getsockname()[1] for probe in found]
-
-
 @contextmanager
 def web(namespace: Namespace) -> Iterator[int]:
     """A server on port 80 of a pod that tells who asks."""
@@ -107,6 +94,6 @@ def outside(stack: ExitStack) -> tuple[Namespace, str, str]:
     """A machine on another network of the host: namespace, its address, the host's address towards it."""
     namespace = Namespace()
     stack.callback(namespace.close)
-    net = f"10.{secrets.randbelow(50) + 200}.{secrets.randbelow(256)}"
+    net = fresh_net(200)
     namespace.link(host_end=f"o{secrets.token_hex(5)}", host_cidr=f"{net}.1/24", cidr=f"{net}.2/24")
     return namespace, f"{net}.2", f"{net}.1"

@@ -11,7 +11,6 @@ import gzip
 import hashlib
 import io
 import json
-import re
 import shutil
 import ssl
 import subprocess
@@ -30,12 +29,14 @@ from typing import Any, Self
 
 from backports import zstd
 
+from tests.support.ports import free_port
+
 USER, PASSWORD = "jane", "s3cret:with:colons"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
-_START_SECONDS = 20
+_START_SECONDS = 90
 
 
 def digest_of(data: bytes) -> str:
@@ -231,7 +232,7 @@ class RegistryServer:
         self.auth = auth
         self.ca_file: Path | None = None
         self.tokens: TokenServer | None = None
-        self.port = 0
+        self.port = free_port()  # the same again after a stop
         self._lifetime = token_lifetime
         self._address, self._program = address, program
         self._process: subprocess.Popen[bytes] | None = None
@@ -264,8 +265,7 @@ class RegistryServer:
         until = time.monotonic() + _START_SECONDS
         while time.monotonic() < until:
             text = (self.root / "log").read_text(errors="replace")
-            if found := re.search(rf"listening on {re.escape(self._address)}:(\d+)", text):
-                self.port = int(found[1])
+            if f"listening on {self.host}" in text:
                 return
             if self._process.poll() is not None:
                 break
@@ -383,7 +383,7 @@ class RegistryServer:
         opener = urllib.request.build_opener(
             urllib.request.ProxyHandler({}), *([urllib.request.HTTPSHandler(context=context)] if context else [])
         )
-        with opener.open(request, timeout=30) as response:
+        with opener.open(request, timeout=90) as response:
             return response.headers.get("Location", "")
 
     def _config(self) -> dict[str, Any]:

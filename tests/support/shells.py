@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-PATIENCE = 60.0
+PATIENCE = 100.0
 _SETUP = {
     # Without bracketed paste and bells; what is typed after a TAB waits in the terminal until the shell comes to it.
     "bash": (

@@ -256,6 +256,7 @@ class StubEngine:
 def main(config, root, host) -> None:
     code = 0
     worker.RECEIVE_TIMEOUT = int(os.environ.get("STUB_RECEIVE_TIMEOUT", worker.RECEIVE_TIMEOUT))
+    serve.GRACEFUL_TIMEOUT = int(os.environ.get("STUB_GRACEFUL_TIMEOUT", serve.GRACEFUL_TIMEOUT))
     try:
         settings, _ = load.load(config, root=root, hosts=host)
         daemon_logging.setup(settings.log_level, settings.log_format)

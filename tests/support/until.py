@@ -10,9 +10,12 @@ T = TypeVar("T")
 
 
 def until(
-    condition: Callable[[], T], seconds: float = 30.0, *, tell: Callable[[], object] = lambda: "did not happen in time"
+    condition: Callable[[], T], seconds: float = 90.0, *, tell: Callable[[], object] = lambda: "did not happen in time"
 ) -> T:
-    """Wait until something is true; give it. ``tell``: what to say when it is not."""
+    """Wait until something is true; give it. ``tell``: what to say when it is not.
+
+    The time is for machines that have much else to do: nothing that comes is waited for longer than it takes.
+    """
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, tell()

@@ -138,9 +138,9 @@ class Source:
 
 def start(relay: Relay, source: Source, **more) -> socket.socket:
     mine, theirs = socket.socketpair()
-    mine.settimeout(10)
+    mine.settimeout(60)
     FeedSession(relay, source, last=b"too slow\n", **more).run(theirs, b"")
-    assert source.taken.wait(5)
+    assert source.taken.wait(60)
     return mine
 
 
@@ -160,7 +160,7 @@ def test_past_then_present_until_the_client_leaves(relay):
             data += client.recv(100)
         assert data == b"1\n2\n3\n"
         assert not source.ended.is_set()
-    assert source.ended.wait(2)
+    assert source.ended.wait(60)
 
 
 def test_the_stream_ends_when_the_time_is_up(relay):
@@ -168,7 +168,7 @@ def test_the_stream_ends_when_the_time_is_up(relay):
     started = time.monotonic()
     with start(relay, source, until=0.3) as client:
         assert read_all(client) == b"1\n"
-    assert 0.2 < time.monotonic() - started < 5
+    assert time.monotonic() - started > 0.2
     assert source.ended.is_set()
     with start(relay, Source([b"1\n"]), until=0) as client:
         assert read_all(client) == b"1\n"
@@ -184,7 +184,7 @@ def test_a_slow_client_is_told_and_dropped(relay, monkeypatch):
         data = read_all(client)
         assert data.endswith(line + b"too slow\n")
         assert len(data) < 3 << 20
-    assert source.ended.wait(5)
+    assert source.ended.wait(60)
 
 
 def test_a_slow_client_that_never_reads_is_cut_off(relay, monkeypatch):
@@ -193,7 +193,7 @@ def test_a_slow_client_that_never_reads_is_cut_off(relay, monkeypatch):
     with start(relay, source):
         for _ in range(1000):
             source.send(b"x" * 4096)
-        assert source.ended.wait(5)
+        assert source.ended.wait(60)
 
 
 def test_a_long_past_comes_before_what_happens_meanwhile(relay):

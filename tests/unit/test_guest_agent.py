@@ -191,10 +191,9 @@ def test_quiesce(host: Host) -> None:
 
 def test_a_slow_plan_holds_nobody(host: Host, tmp_path: Path) -> None:
     slow = host.post(Method.RUN, Plan().add(Op.MOUNT, "lun:3", str(tmp_path), "ext4", 0, "").encode())
-    begin = time.monotonic()
     host.ask(Method.PING)
     assert host.execute(lambda plan: plan.argv(["echo", "x"]))[1] == b"x\n"
-    assert time.monotonic() - begin < 2
+    assert slow not in host.answers  # they did not wait for it
     with pytest.raises(AgentRefusal) as caught:
         host.answer(slow)
     assert caught.value.text == f"MOUNT lun:3 on {tmp_path}: No such device"
@@ -1002,4 +1001,4 @@ def test_shutdown_asks_then_kills(how: str) -> None:
         host.pump(lambda: len(host.exits) == 2, timeout=20)
         assert host.exits == {"polite": 0, "stubborn": 137}
         assert host.output(polite + 1) == b"on\nbye\n"
-        assert agent.process.wait(10) == 0
+        assert agent.process.wait(60) == 0

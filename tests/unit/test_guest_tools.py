@@ -393,4 +393,4 @@ def test_a_connection_ends_with_the_program_that_listens() -> None:
                 client.sendall(b"bye")
             assert process.stdout is not None
             assert process.stdout.read() == b"bye"  # although stdin is open
-            assert process.wait(30) == 0
+            assert process.wait(60) == 0

@@ -80,7 +80,7 @@ def test_call_that_hangs_is_left_and_its_result_undone() -> None:
     late: list[str] = []
 
     def slow() -> str:
-        release.wait(20)
+        release.wait(60)
         return "made"
 
     def undo(result: str) -> None:
@@ -92,7 +92,7 @@ def test_call_that_hangs_is_left_and_its_result_undone() -> None:
     assert caught.value.brief == "Cannot start the VM"
     assert not late
     release.set()
-    assert undone.wait(20)
+    assert undone.wait(60)
     assert late == ["made"]
 
 
@@ -101,7 +101,7 @@ def test_late_failure_has_nothing_to_undo() -> None:
     late: list[object] = []
 
     def slow() -> None:
-        release.wait(20)
+        release.wait(60)
         raise ValueError
 
     task = calls.Task(slow, brief="x", late=late.append)
@@ -110,7 +110,7 @@ def test_late_failure_has_nothing_to_undo() -> None:
         task.result(0.05)
     release.set()
     with pytest.raises(ValueError):  # noqa: PT011 - raised above
-        task.result(20)
+        task.result(60)
     assert not late
 
 

@@ -62,15 +62,15 @@ def test_what_is_needed_late_is_not_imported_at_the_start() -> None:
 def test_one_trim_for_a_burst(monkeypatch: pytest.MonkeyPatch) -> None:
     trims: list[int] = []
     done = threading.Event()
-    monkeypatch.setattr(memory, "BURST", 0.05)
+    monkeypatch.setattr(memory, "BURST", 0.4)
     monkeypatch.setattr(memory, "trim", lambda: (trims.append(1), done.set()))
     trimmer = memory.Trimmer()
     for _ in range(20):
         trimmer.ask()
-    assert done.wait(10)
+    assert done.wait(60)
     done.clear()
     trimmer.ask()  # the next burst
-    assert done.wait(10)
+    assert done.wait(60)
     assert len(trims) == 2
 
 
@@ -83,6 +83,6 @@ def test_no_trim_after_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = [thread for thread in threading.enumerate() if thread.name == "trim"]
     assert len(waiting) == 1
     trimmer.close()
-    waiting[0].join(10)
+    waiting[0].join(60)
     assert not waiting[0].is_alive()
     assert not trims

@@ -13,6 +13,7 @@ from hyperd.errors import Conflict, InvalidInput, TooLarge
 from hyperd.network import ports
 from hyperd.network.ports import PortHolder, PortMapping
 from hyperd.network.tables import forward_of
+from tests.support.ports import free_port
 
 
 @pytest.fixture
@@ -20,13 +21,6 @@ def holder() -> Iterator[PortHolder]:
     holder = PortHolder()
     yield holder
     holder.close()
-
-
-def free_port(kind: int = socket.SOCK_STREAM) -> int:
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def in_loop(relay: Relay, function):
     async def run():
         return function()
 
-    return relay.call(run(), timeout=10)
+    return relay.call(run(), timeout=60)
 
 
 def end(relay: Relay, process: GuestProcess) -> None:
@@ -47,7 +47,7 @@ def test_clients_come_over_to_the_next_run(relay: Relay, moment: str) -> None:
     here, there = socket.socketpair()
     session = AttachSession(first)  # what a request got from the service
     with there:
-        there.settimeout(10)
+        there.settimeout(60)
         if moment == "before the end":
             session.run(here, b"")
             in_loop(relay, lambda: first.hub.emit(STDOUT, b"one"))

@@ -28,7 +28,7 @@ def in_loop(relay, function):
     async def run():
         return function()
 
-    return relay.call(run(), timeout=10)
+    return relay.call(run(), timeout=60)
 
 
 def make(relay, path=None, *, tty=False, run=1):
@@ -49,8 +49,8 @@ def join(relay, hub):
         await client.open(theirs, b"")
         hub.attach(client)
 
-    relay.call(attach(), timeout=10)
-    mine.settimeout(10)
+    relay.call(attach(), timeout=60)
+    mine.settimeout(60)
     return mine, client
 
 
@@ -117,7 +117,7 @@ def test_a_slow_client_stops_the_acknowledgements_until_it_reads_or_leaves(relay
         if not client.closed:
             await gone.wait()
 
-    relay.call(settled(), timeout=10)
+    relay.call(settled(), timeout=60)
     assert in_loop(relay, lambda: guest.acks[-1]) == (1, at + 4)
 
 
@@ -181,7 +181,7 @@ def test_bulk_output_is_acknowledged_in_few_words_and_to_its_end_though_nothing_
         for at in range(0, 1 << 18, 1 << 16):
             hub.data(1, at, block * 1024)
 
-    relay.call(burst(), timeout=10)
+    relay.call(burst(), timeout=60)
     assert len(guest.acks) <= 2
 
     until(lambda: bool(guest.acks) and guest.acks[-1] == (1, 1 << 18))

@@ -53,7 +53,7 @@ class Receiver:
             self._context.verify_mode = ssl.CERT_REQUIRED
         self._server = socket.create_server(("", 0))
         self._server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
-        self._server.settimeout(10)
+        self._server.settimeout(60)
         self.port = int(self._server.getsockname()[1])
 
     def __enter__(self) -> Self:
@@ -66,7 +66,7 @@ class Receiver:
     def accepted(self) -> Iterator[ssl.SSLSocket]:
         """Take a connection and shake hands."""
         plain, _ = self._server.accept()
-        plain.settimeout(10)
+        plain.settimeout(60)
         with plain, self._context.wrap_socket(plain, server_side=True) as connection:
             yield connection
 
@@ -91,7 +91,7 @@ def in_loop(relay: Relay, function):
     async def run():
         return function()
 
-    return relay.call(run(), timeout=10)
+    return relay.call(run(), timeout=60)
 
 
 def make(relay: Relay, port: int, files: TlsFiles, *, host: str = "localhost") -> RemoteLog:

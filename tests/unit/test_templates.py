@@ -41,7 +41,7 @@ class Driver(FakeDriver):
     def make_template(self, spec: VmSpec, template: Template, *, dress: Callable[[], None]) -> None:
         self.made.append(spec)
         dress()
-        assert self.hold.wait(20)
+        assert self.hold.wait(60)
         if self.destroyed:
             raise DriverError("switched off")
         super().make_template(spec, template, dress=dress)
@@ -224,7 +224,7 @@ def test_the_plan_renews_what_must_differ() -> None:
     one, two = templates.renew([NIC]), templates.renew([NIC])
     by_op = {Op(op): args for op, args in one.steps}
     assert set(by_op) == {Op.TIME, Op.ENTROPY, Op.WRITE, Op.MAC}
-    assert abs(int(by_op[Op.TIME][0]) - time.time()) < 5
+    assert abs(int(by_op[Op.TIME][0]) - time.time()) < 60
     assert by_op[Op.MAC][1] == NIC.mac
     for op in (Op.ENTROPY, Op.WRITE):
         assert by_op[op] != {Op(code): args for code, args in two.steps}[op]

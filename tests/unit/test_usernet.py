@@ -16,6 +16,7 @@ from hyperd.network.guards import Guard
 from hyperd.network.model import NicWish
 from hyperd.network.ports import PortMapping
 from hyperd.network.usernet import UserDriver
+from tests.support.ports import free_port
 
 
 class Qemu:
@@ -71,12 +72,6 @@ def network(database, qemu) -> Iterator[UserDriver]:
     one.open()
     with contextlib.closing(one):
         yield one
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]
 
 
 def answers(port: int) -> bool:

@@ -22,7 +22,7 @@ class Page:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self.sock.settimeout(20)
+        self.sock.settimeout(60)
         self._frames = Connection(ConnectionType.CLIENT)
 
     def send(self, event: Event) -> None:
@@ -60,7 +60,7 @@ def pair(relay: Relay) -> Iterator[Pair]:
     made = Pair(relay)
     yield made
     made.page.sock.close()
-    assert made.closed.wait(20)
+    assert made.closed.wait(60)
 
 
 def test_the_token_of_the_standard() -> None:
@@ -87,7 +87,7 @@ def test_messages_are_input_until_the_client_closes(pair: Pair) -> None:
     assert pair.page.receive() == Pong(payload=b"?")
     pair.page.send(BytesMessage(data=b"x" * 200_000))
     pair.page.send(CloseConnection(code=1000))
-    assert pair.eof.wait(20)
+    assert pair.eof.wait(60)
     assert bytes(pair.input) == "one zwö ".encode() + b"x" * 200_000
     assert pair.page.receive() == CloseConnection(code=1000, reason="")
     assert pair.client.half_closed
@@ -97,7 +97,7 @@ def test_bytes_behind_the_handshake_are_not_lost(relay: Relay) -> None:
     early = Connection(ConnectionType.CLIENT).send(BytesMessage(data=b"early"))
     pair = Pair(relay, early=early)
     pair.page.send(CloseConnection(code=1000))
-    assert pair.eof.wait(20)
+    assert pair.eof.wait(60)
     assert bytes(pair.input) == b"early"
     pair.page.sock.close()
 
@@ -106,7 +106,7 @@ def test_bytes_behind_the_handshake_are_not_lost(relay: Relay) -> None:
 def test_who_breaks_the_rules_is_let_go(pair: Pair, data: bytes) -> None:
     """Among them are messages without a mask, which only servers send."""
     pair.page.sock.sendall(data)
-    assert pair.eof.wait(20)
+    assert pair.eof.wait(60)
     assert pair.page.receive().code == 1002
     assert pair.input == b""
 
@@ -114,7 +114,7 @@ def test_who_breaks_the_rules_is_let_go(pair: Pair, data: bytes) -> None:
 def test_a_client_that_is_cut_off_is_gone_and_has_ended_nothing(pair: Pair) -> None:
     """As for plain connections: what the process reads must not end because a cable was pulled."""
     pair.page.sock.close()
-    assert pair.closed.wait(20)
+    assert pair.closed.wait(60)
     assert not pair.eof.is_set()
 
 

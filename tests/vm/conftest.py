@@ -35,7 +35,7 @@ class Host:
     daemon: HyperdLauncher
     image: str
 
-    def ctl(self, *words: str, stdin: bytes = b"", timeout: float = 90) -> subprocess.CompletedProcess[bytes]:
+    def ctl(self, *words: str, stdin: bytes = b"", timeout: float = 200) -> subprocess.CompletedProcess[bytes]:
         """Run hyperctl."""
         argv = [HYPERCTL, "-H", self.daemon.host, *words]
         return subprocess.run(argv, input=stdin, capture_output=True, timeout=timeout, check=False, cwd=PROJECT)

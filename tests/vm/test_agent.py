@@ -24,6 +24,7 @@ from hyperd.guest.image import GuestFiles, build_guest, find_guest
 from hyperd.stream.relay import Relay
 from tests.support.agent import AgentRefusal, Host, Memory
 from tests.support.guest import FAST_CMDLINE, Guest
+from tests.support.until import until
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
 
@@ -156,7 +157,7 @@ def test_boot_and_power_off(guest_files: GuestFiles, flavour: str) -> None:
         assert host.execute(lambda plan: plan.argv(["busybox", "ip", "link", "show", "lo"]))[1].find(b",UP") > 0
         begin = time.monotonic()
         host.ask(Method.SHUTDOWN, 1000)
-        assert guest.process.wait(20) == 0
+        assert guest.process.wait(60) == 0
         print(f"{flavour}: WELCOME after {took:.2f} s, off after {time.monotonic() - begin:.2f} s")  # noqa: T201
         console = guest.console.read_text(errors="replace")
         assert "panic" not in console.lower()
@@ -167,7 +168,7 @@ def test_sigterm_of_the_first_process_powers_off(guest_files: GuestFiles) -> Non
     with Guest(guest_files, cmdline=FAST_CMDLINE) as guest, guest.connect(fresh=True) as host:
         base = host.new_base()
         host.start(host.program("p", base).argv(["/sbin/busybox", "poweroff"]))
-        assert guest.process.wait(20) == 0
+        assert guest.process.wait(60) == 0
 
 
 def test_shutdown_leaves_a_clean_disk(guest_files: GuestFiles, layer: Path, tmp_path: Path) -> None:
@@ -181,7 +182,7 @@ def test_shutdown_leaves_a_clean_disk(guest_files: GuestFiles, layer: Path, tmp_
         host.start(isolated(host.program("last", base), "last").argv(["sh", "-c", script]))
         host.pump(lambda: host.output(base + 1) == b"on\n")
         host.ask(Method.SHUTDOWN, 10_000)
-        assert guest.process.wait(30) == 0
+        assert guest.process.wait(60) == 0
     head = subprocess.run(["dumpe2fs", "-h", scratch], capture_output=True, text=True, check=True).stdout
     assert "needs_recovery" not in head
     read = subprocess.run(["debugfs", "-R", "cat last/upper/end", scratch], capture_output=True, text=True, check=True)
@@ -270,7 +271,7 @@ def test_a_fork_bomb_hurts_only_itself(host: Host, box: str) -> None:
     plan = host.program("f", base).add(Op.CGROUP, f"boxes/{box}").write(limit, "64", None)
     host.start(isolated(plan, box).argv(["sh", "-c", "f() { f | f & f; }; f 2>/dev/null"]))
     for _ in range(5):
-        host.ask(Method.PING, timeout=20)
+        host.ask(Method.PING, timeout=90)
     if "f" not in host.exits:
         host.ask(Method.SIGNAL, "f", 9, "all")
     host.finish("f", base, timeout=60)
@@ -374,7 +375,6 @@ def test_hosts_that_go_and_come_while_a_guest_is_paused(guest: Guest, monkeypatc
     """QEMU misses that they go; who comes before the guest goes on is heard, and who comes later is in the end."""
     silences: list[str] = []
     monkeypatch.setattr(client.log, "warning", lambda event, **_: silences.append(event))
-    monkeypatch.setattr(client, "GREETING_TIMEOUT", 1.0)
     relay = Relay()
     relay.start()
     memory = Memory()
@@ -383,6 +383,8 @@ def test_hosts_that_go_and_come_while_a_guest_is_paused(guest: Guest, monkeypatc
         host.start(host.program("ticks", base).argv(["/sbin/busybox", "sh", "-c", "while echo; do usleep 2000; done"]))
     try:
         for early in (True, True, False, True):
+            # A greeting that is lost is waited for this long; one that was heard has time for a slow guest.
+            monkeypatch.setattr(client, "GREETING_TIMEOUT", 60.0 if early else 1.0)
             with guest.connect(memory=memory) as host:
                 host.resume(base)
                 host.turn(0.1)
@@ -392,7 +394,7 @@ def test_hosts_that_go_and_come_while_a_guest_is_paused(guest: Guest, monkeypatc
                 agent.reach()
             guest.qmp("cont")
             time.sleep(0.1)
-            agent.connect(fresh=False, timeout=20)
+            agent.connect(fresh=False, timeout=90)
             assert agent.boot_id == host.boot_id
             assert silences == ([] if early else ["agent.silent"])
             silences.clear()
@@ -420,9 +422,13 @@ def agent_of(guest: Guest, relay: Relay) -> client.AgentClient:
 def test_an_idle_guest_with_no_host_does_nothing(guest: Guest) -> None:
     """No busy loop while nobody is connected."""
     guest.connect().close()
-    begin = cpu_ticks(guest)
-    time.sleep(1.0)
-    assert cpu_ticks(guest) - begin < 20  # of 100
+
+    def idle() -> bool:
+        begin = cpu_ticks(guest)
+        time.sleep(1.0)
+        return cpu_ticks(guest) - begin < 20  # of 100
+
+    until(idle)  # what it had to do before may not be over
 
 
 def cpu_ticks(guest: Guest) -> int:

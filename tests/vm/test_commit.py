@@ -216,7 +216,7 @@ def test_a_vm_that_dies_in_a_commit_leaves_nothing(host: Host):
         answer = pool.submit(host.daemon.request, "POST", "/container/commit", container=name, repo="made/never")
         until(lambda: list((host.daemon.root / "images/tmp").iterdir()))
         os.kill(int(qemu), signal.SIGKILL)
-        code, _, _ = answer.result(30)
+        code, _, _ = answer.result(60)
     assert code == 500
     until(lambda: stored(host.daemon.root) == files)
     assert host.ctl("run", "--rm", "made/never").returncode != 0

@@ -93,7 +93,7 @@ def test_a_killed_vm_comes_back_with_what_shall_run(host: Host):
         assert host.daemon.json("GET", "/exitcode", container="ph-n") == 137
         assert host.ok("exec", "ph-a", "echo", host.address("phoenix")).startswith("10.213.")
         host.ok("stop", "phoenix")
-        assert follower.wait(20) == 0
+        assert follower.wait(60) == 0
     told = [
         (event["Type"], event["Action"], event["Actor"]["Attributes"].get("by"))
         for event in past_events(host.daemon, since=began)

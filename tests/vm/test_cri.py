@@ -235,11 +235,11 @@ def test_kubectl(kube: KubeProxy, spdy: bool) -> None:
                     ports[remote.strip()] = int(local)
             for size in (5, 300_000):
                 assert echoed(ports[b"7000"], random.Random(size).randbytes(size))
-            with socket.create_connection(("127.0.0.1", ports[b"7001"]), timeout=30) as client:
+            with socket.create_connection(("127.0.0.1", ports[b"7001"]), timeout=90) as client:
                 assert client.recv(10) == b""  # nobody listens there
         finally:
             forward.terminate()
-            _, errors = forward.communicate(timeout=30)
+            _, errors = forward.communicate(timeout=90)
     assert b"Connection refused" in errors
     assert kube.protocols[-1] == ("spdy" if spdy else "websocket")
 

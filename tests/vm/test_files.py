@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.ports import free_port
 from tests.support.registry import Layer, RegistryServer, busybox_tar, layer_tar, member
 from tests.vm.conftest import Host, launch
 
@@ -239,16 +240,14 @@ def test_files_of_a_container_added_later(host: Host, run: Any, server: Server) 
 @pytest.mark.parametrize("allowed", [False, True])
 def test_over_tcp_only_where_the_configuration_says_so(registry: RegistryServer, place: Path, *, allowed: bool) -> None:
     (place / "f").write_text("x")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     config = f"[api]\nfetch_over_tcp = {'true' if allowed else 'false'}\n"
     daemon, host = launch(registry, config=config)
     with daemon:
         assert daemon.stop() == 0
         daemon.start("--host", f"tcp://127.0.0.1:{port}")
         body = pod(host.image, [{"name": "f", "uri": f"file://{place}/f"}], [{"path": "/f", "filename": "f"}])
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=90)
         try:
             headers = {"Content-Type": "application/json"}
             connection.request("POST", "/pod/create", body=json.dumps(body), headers=headers)

@@ -145,7 +145,7 @@ def test_a_restart_by_the_api(host: Host):
         assert follower.stdout.readline() == b"run\n"
         host.daemon.json("POST", "/container/restart", container="re", t=1)
         until(lambda: host.ok("logs", "re") == "run\nrun\n")
-        assert follower.wait(20) == 0  # with the run that it followed
+        assert follower.wait(60) == 0  # with the run that it followed
     assert restarts(host, "re") == 0
     host.ok("stop", "-c", "re")
     host.daemon.json("POST", "/container/restart", container="re")
@@ -163,7 +163,7 @@ def test_always_restarts_until_it_is_stopped(host: Host):
         assert lines == [b"run %d\n" % number for number in range(4)]
         until(lambda: restarts(host, "al") >= 3)
         host.ok("stop", "-c", "al")
-        assert follower.wait(20) == 0
+        assert follower.wait(60) == 0
     count, log = restarts(host, "al"), host.ok("logs", "al")
     assert count >= 3
     time.sleep(4)  # longer than the next delay would have been
@@ -186,7 +186,7 @@ def test_on_failure_ends_with_success_and_attached_clients_see_every_run(host: H
             attached.stdin.write(word + b"\n")
             attached.stdin.flush()
             assert attached.stdout.readline() == b"got " + word + b"\n"
-        assert attached.wait(30) == 0
+        assert attached.wait(60) == 0
     assert restarts(host, "onf") == 2
     assert host.daemon.json("GET", "/exitcode", container="onf") == 0
     host.ok("rm", "onf")

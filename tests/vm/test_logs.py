@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.ports import free_port
 from tests.support.until import until
 from tests.vm.conftest import Host, launch
 
@@ -28,7 +29,7 @@ def directory() -> Iterator[Path]:
 
 def receiver(path: Path) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    sock.settimeout(30)
+    sock.settimeout(60)
     sock.bind(str(path))
     return sock
 
@@ -60,7 +61,7 @@ def test_no_log_at_all(host: Host):
     status, _, body = host.daemon.request("GET", "/container/logs", container="quiet", stdout="yes")
     assert (status, body.startswith(b"the log driver none cannot be read")) == (501, True)
     client = host.background("attach", "quiet")
-    out, _ = client.communicate(b"word\n", timeout=30)
+    out, _ = client.communicate(b"word\n", timeout=90)
     assert out == b"got word\n"
     host.ok("rm", "quiet")
 
@@ -84,7 +85,7 @@ def test_syslog_and_a_receiver_that_comes_late(host: Host, directory: Path):
         assert first[1].endswith(b" sys: out")
     path.unlink()
     client = host.background("attach", "sys")
-    client.communicate(b"later\n", timeout=30)
+    client.communicate(b"later\n", timeout=90)
     with receiver(path) as sock:  # what nobody took is not lost when somebody comes in time
         assert sock.recv(1000).endswith(b" sys: later")
     assert host.daemon.json("GET", "/exitcode", container="sys") == 3
@@ -92,9 +93,7 @@ def test_syslog_and_a_receiver_that_comes_late(host: Host, directory: Path):
 
 
 def test_nobody_listens_and_the_container_goes_on(host: Host):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     address = f"tcp://127.0.0.1:{port}"
     run(
         host, "deaf", "yes x | head -c 3000000; echo end >&2; exit 5", kind="syslog", config={"syslog-address": address}

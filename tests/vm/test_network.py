@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.names import serve_dns
 from tests.support.netns import ask_udp, ip, serve_tcp
+from tests.support.ports import free_port
 from tests.support.registry import Layer, RegistryServer, busybox_tar, layer_tar, member
 from tests.vm.conftest import GUEST, Host, launch
 from tests.vm.test_pods import until
@@ -44,13 +45,6 @@ def host(registry: RegistryServer, image: str) -> Iterator[Host]:
         for row in daemon.json("GET", "/list", item="pod")["podData"]:
             host.ctl("rm", row.split(":")[0])
         host.assert_clean()
-
-
-def free_port(kind: int = socket.SOCK_STREAM) -> int:
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def start(host: Host, pod: str, script: str = SERVE, **spec: object) -> str:
@@ -106,7 +100,7 @@ def mappings(host: Host, pod: str) -> list[tuple[str, str, str]]:
 
 def test_ports_come_and_go_while_the_pod_runs(host: Host) -> None:
     pod, other = start(host, "ports"), start(host, "ports2")
-    web, names = free_port(), free_port(socket.SOCK_DGRAM)
+    web, names = free_port(), free_port()
     until(lambda: reachable(f"http://{host.address(pod)}/"))
     host.ok("ports", "add", "-p", f"{web}:80", "-p", f"udp:{names}:53", pod)
     assert fetch(f"http://127.0.0.1:{web}/") == pod

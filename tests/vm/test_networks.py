@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.netns import ip
+from tests.support.ports import free_port
 from tests.support.registry import RegistryServer
 from tests.support.until import until
 from tests.vm.conftest import Host, launch
@@ -161,18 +161,11 @@ def test_links_that_others_delete_come_back(host: Host) -> None:
 def served(port: int) -> bytes:
     """What the host gets from one of its own ports; nothing while nobody listens."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=90) as answer:
             found: bytes = answer.read()
             return found
     except OSError:
         return b""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def shown(host: Host, network: str) -> list[dict[str, Any]]:

@@ -75,7 +75,7 @@ def test_network_disk_and_pause(host: Host):
     one, two = host.pod("one", listen), host.pod("two", "sleep 1000")
     until(lambda: sockets(host, one, "Listen") == 2)
     assert sockets(host, one, "Established") == 0
-    with socket.create_connection((host.address(one), 7001), timeout=20):
+    with socket.create_connection((host.address(one), 7001), timeout=90):
         until(lambda: sockets(host, one, "Established") == 1)
         assert sockets(host, one, "Listen") == 1
     until(lambda: sockets(host, one, "CloseWait") == 1)  # the program does not look at it

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.support.events import past_events
+from tests.support.ports import free_port
 from tests.support.registry import Layer, RegistryServer, busybox_tar, layer_tar, member
 from tests.support.until import until
 from tests.vm.conftest import Host
@@ -76,13 +77,6 @@ def sh(host: Host, container: str, script: str) -> list[str]:
 def info(host: Host, container: str) -> dict[str, Any]:
     found: dict[str, Any] = host.daemon.json("GET", "/container/info", container=container)
     return found
-
-
-def free_port(kind: int) -> int:
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_an_image_decides_what_the_specification_leaves_open(host: Host, start: Any, image: str) -> None:
@@ -173,7 +167,7 @@ def test_terminals_of_a_whole_pod(host: Host, start: Any) -> None:
 
 def test_ports_of_a_container_are_the_pods(host: Host, start: Any) -> None:
     """Also of one that comes later; a port that is taken leaves no container behind."""
-    tcp, udp, later = free_port(socket.SOCK_STREAM), free_port(socket.SOCK_DGRAM), free_port(socket.SOCK_STREAM)
+    tcp, udp, later = free_port(), free_port(), free_port()
     answer = "while true; do nc -l -p {} -e echo {}; done"
     first = {
         "name": "first",

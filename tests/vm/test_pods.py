@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 import urllib.request
 from pathlib import Path
 
 import pytest
 
+from tests.support.ports import free_port
 from tests.vm.conftest import Host
 
 pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(180)]
@@ -92,7 +92,7 @@ def test_a_life_run_exec_logs_stop_start_again_rm(host: Host):
 def test_attach_sees_what_is_typed_and_the_exit_code(host: Host):
     name = host.pod("attach", "read line; echo got $line; exit 5")
     client = host.background("attach", name)
-    out, err = client.communicate(b"hello\n", timeout=30)
+    out, err = client.communicate(b"hello\n", timeout=90)
     assert (client.returncode, out, err) == (5, b"got hello\n", b"")
     host.ok("rm", name)
 
@@ -118,8 +118,8 @@ def test_logs_follow_tail_since_and_timestamps(host: Host):
         seen = follower.stdout.readline()
         assert seen
     host.ok("rm", name)
-    assert follower.wait(20) == 0
-    assert writer.wait(20) is not None
+    assert follower.wait(60) == 0
+    assert writer.wait(60) is not None
     for client in (follower, writer):
         for pipe in (client.stdin, client.stdout, client.stderr):
             pipe.close()
@@ -148,15 +148,13 @@ def test_two_containers_of_a_pod_share_network_hostname_and_ipc_but_not_files(ho
 
 
 def test_two_pods_reach_each_other_and_the_host_a_published_port(host: Host):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     serve = "mkdir -p /www; echo from $(hostname) > /www/index.html; httpd -f -p 80 -h /www"
     one = host.pod("one", serve, options=["--publish", f"{port}:80"])
     two = host.pod("two", "sleep 1000")
     fetch = f"for i in $(seq 50); do wget -q -O - http://{host.address(one)}/ && exit 0; sleep 0.1; done; exit 1"
     assert host.ok("exec", two, "sh", "-c", fetch) == "from one\n"
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=90) as answer:
         assert answer.read() == b"from one\n"
     taken = host.ctl("run", "-d", "--name", "three", "--publish", f"{port}:80", host.image, "true")
     assert taken.returncode == 255

@@ -133,7 +133,7 @@ def test_a_ready_vm_answers_on_ports_that_are_chosen_when_it_is_taken(pooled: Ho
     daemon = pooled.daemon
     daemon.json("POST", "/pod/create", status=201, body={"id": "later"})
     script = "while true; do echo heard | nc -l -p 80; done"
-    port = {"containerPort": "80", "hostPort": "35300-35310", "protocol": "tcp"}
+    port = {"containerPort": "80", "hostPort": "10300-10310", "protocol": "tcp"}
     container = {"name": "c", "image": pooled.image, "command": ["sh", "-c", script], "ports": [port]}
     daemon.json("POST", "/container/create", podId="later", status=201, body=container)
     before = boots(pooled)
@@ -141,7 +141,7 @@ def test_a_ready_vm_answers_on_ports_that_are_chosen_when_it_is_taken(pooled: Ho
     assert boots(pooled) == before, "the pod waited for a kernel"
     shown = pooled.ok("ports", "ls", "--format", "{{.HostPort}}:{{.ContainerPort}}", "later")
     chosen = int(shown.removesuffix(":80\n"))
-    assert 35300 <= chosen <= 35310
+    assert 10300 <= chosen <= 10310
     until(lambda: heard(chosen))
     daemon.restart(kill=True)
     assert pooled.ok("ports", "ls", "--format", "{{.HostPort}}:{{.ContainerPort}}", "later") == shown

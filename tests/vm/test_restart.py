@@ -60,7 +60,7 @@ def test_everything_works_on_a_pod_of_an_earlier_daemon(own: Host):
     assert client.stdout
     assert client.stdout.readline() == b"got hello\n"
     own.ok("stop", "-c", name)
-    assert client.wait(30) == 7
+    assert client.wait(60) == 7
     for pipe in (client.stdin, client.stdout, client.stderr):
         assert pipe
         pipe.close()
@@ -76,7 +76,7 @@ def test_exit_codes_of_the_time_without_a_daemon_are_known(own: Host):
     runner = own.background("exec", name, "sh", "-c", "sleep 2; exit 5")
     time.sleep(0.5)
     own.daemon.kill()
-    runner.communicate(timeout=20)
+    runner.communicate(timeout=90)
     time.sleep(4)
     own.daemon.start()
     assert own.daemon.json("GET", "/exitcode", container=name) == 23
@@ -115,7 +115,7 @@ def test_killed_in_the_middle_of_a_run(own: Host, moment):
     client = own.background("run", "--name", "victim", own.image, "sh", "-c", "echo hi; sleep 1000")
     time.sleep(moment)
     own.daemon.kill()
-    client.communicate(timeout=30)
+    client.communicate(timeout=90)
     own.daemon.start()
     rows = own.daemon.json("GET", "/list", item="pod")["podData"]
     states = {row.split(":")[3] for row in rows}
@@ -137,7 +137,7 @@ def test_killed_in_the_middle_of_stop_and_rm(own: Host):
         client = own.background(verb, name)
         time.sleep(moment)
         own.daemon.kill()
-        client.communicate(timeout=30)
+        client.communicate(timeout=90)
         own.daemon.start()
         rows = own.daemon.json("GET", "/list", item="pod")["podData"]
         assert [row.split(":")[3] for row in rows] in ([], ["failed"], ["running"]), (verb, rows)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemon import PROJECT, HyperdLauncher
+from tests.support.ports import free_port
 from tests.support.registry import RegistryServer
 from tests.vm.conftest import GUEST, Host
 
@@ -102,14 +103,8 @@ def host(registry: RegistryServer) -> Iterator[Host]:
             host.ctl("rm", row.split(":")[0])
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def fetch(port: int) -> bytes:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=90) as answer:
         return bytes(answer.read())
 
 
