@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import struct
 import subprocess
+import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+import websocket
 
 from hyperd import errors
 from hyperd.api.cri import kept
 from hyperd.api.cri.errors import CODES, AlreadyExists, code_of
 from hyperd.api.cri.handlers import SERVICES
+from hyperd.api.cri.remote import ERROR, STDIN, STDOUT, RemoteClient
 from hyperd.api.cri.specs import read_container, read_limits, read_sandbox
-from hyperd.api.cri.streaming import TOKEN_SECONDS, TOKENS, Ports, StreamingServer
+from hyperd.api.cri.streaming import TOKEN_SECONDS, TOKENS, Ports, StreamingServer, Streams
 from hyperd.api.cri.v1 import api_pb2 as pb
 from hyperd.errors import Busy, InvalidInput, NotSupported
 from hyperd.spec.model import Resource
+from hyperd.stream.links import WebSocketLink
 from hyperd.stream.relay import Relay
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -46,6 +55,69 @@ def test_streams_that_nobody_fetches_have_bounds(relay: Relay, monkeypatch: pyte
     later = time.monotonic() + TOKEN_SECONDS + 1
     monkeypatch.setattr(time, "monotonic", lambda: later)
     assert server.offer("portforward", what) not in urls
+
+
+class Session:
+    """What an exec gives; ``left``: its client is gone, ``input_ended``: and gives no more."""
+
+    def __init__(self, relay: Relay) -> None:
+        self.relay = relay
+        self.left, self.input_ended = threading.Event(), threading.Event()
+
+    def run(self, sock: socket.socket, early: bytes, *, make: Callable[[Relay], RemoteClient]) -> None:
+        async def serve() -> None:
+            client = make(self.relay)
+            client.on_closed, client.on_eof = self.left.set, self.input_ended.set
+            await client.open(sock, early)
+
+        self.relay.spawn(serve())
+
+
+@contextlib.contextmanager
+def streaming(relay: Relay, make: Callable[[], Any]) -> Iterator[websocket.WebSocket]:
+    """Yield a client of an exec that is made so."""
+    server = StreamingServer(relay)
+    server.open()
+    try:
+        url = server.offer("exec", Streams(roles=frozenset({STDIN, STDOUT, ERROR}), make=make, tells_code=True))
+        place = url.replace("http", "ws", 1)
+        client = websocket.create_connection(place, timeout=60, subprotocols=["v4.channel.k8s.io"])
+        with contextlib.closing(client):
+            yield client
+    finally:
+        server.close()
+
+
+def test_who_leaves_while_an_exec_is_made_has_left_it(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, gone, session = threading.Event(), threading.Event(), Session(relay)
+    closed = WebSocketLink._closed
+
+    def noticed(link: WebSocketLink) -> None:
+        closed(link)
+        gone.set()
+
+    def make() -> Session:
+        begun.set()
+        assert gone.wait(60)
+        return session
+
+    monkeypatch.setattr(WebSocketLink, "_closed", noticed)
+    with streaming(relay, make) as client:
+        assert begun.wait(60)
+        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.shutdown()  # a reset
+        assert session.left.wait(60)
+        assert session.input_ended.is_set()
+
+
+def test_a_fault_while_an_exec_is_made_ends_the_connection(relay: Relay) -> None:
+    def make() -> Session:
+        raise ValueError("a fault")
+
+    with streaming(relay, make) as client:
+        assert client.recv_data() == (websocket.ABNF.OPCODE_BINARY, bytes([STDOUT]))  # the channels are there
+        with pytest.raises((OSError, websocket.WebSocketConnectionClosedException)):
+            client.recv_data()
 
 
 def test_every_error_has_a_code() -> None:

@@ -63,6 +63,10 @@ class Forwards:
             one.tell(str(error))
             one.finish()
             return
+        except BaseException:
+            one.tell("internal error: see the daemon's log")
+            one.finish()
+            raise
         session.run(self._sock, b"", make=lambda _relay: one)
 
     def _received(self, channel: int, data: bytes) -> None:

@@ -92,8 +92,10 @@ class RemoteClient:
         return self._eof
 
     async def open(self, _sock: socket.socket, _early: bytes) -> None:
-        """Begin: the link has the socket already."""
+        """Begin: the link has the socket already, and may have lost it while the session was made."""
         self._link.start()
+        if self._link.closed:
+            self._closed()
 
     def output(self, stream: int, data: bytes, *, raw: bool) -> None:
         """See Client."""

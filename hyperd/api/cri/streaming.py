@@ -40,7 +40,7 @@ TOKENS = 1000  # that may be under way
 TOKEN_SECONDS = 60.0
 HEAD_SECONDS = 30.0  # for the head of a request, and for the streams behind it
 MAX_HEAD = 16_384  # bytes
-MAX_CLIENTS = 4096  # connections at a time
+MAX_CLIENTS = 4096  # connections at a time that have not said what they want
 BACKLOG = 128
 THREADS = 4
 SPDY = "SPDY/3.1"
@@ -285,6 +285,9 @@ class StreamingServer:
             link.start()
             remote.leave(link, channels, remote.failed(str(error)))
             return
+        except BaseException:
+            link.abort()
+            raise
         client = RemoteClient(link, channels, process=lambda: session.process, tells_code=what.tells_code)
         session.run(sock, b"", make=lambda _relay: client)
 
