@@ -6,6 +6,7 @@ fills it: a copy that was cut short leaves no half of it.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -26,7 +27,7 @@ from sqlalchemy.orm import Session
 
 from hyperd.db.models import VolumeRefRow, VolumeRow
 from hyperd.db.session import Database
-from hyperd.errors import Busy, Conflict, HostFault, InvalidInput, NotFound, NotSupported
+from hyperd.errors import Busy, Conflict, HostFault, HyperError, InvalidInput, NotFound, NotSupported
 from hyperd.event.bus import EventBus
 from hyperd.failpoint import failpoint
 from hyperd.spec.model import VolumeSpec
@@ -231,7 +232,8 @@ class VolumeService:
                 if self._row(session, name).populated:
                     return False
             try:
-                (self._directory / name / DATA).rmdir()  # only if nothing is in it
+                with contextlib.suppress(FileNotFoundError):
+                    (self._directory / name / DATA).rmdir()  # only if nothing is in it
             except OSError:
                 self._note_populated(name)
                 return False
@@ -240,24 +242,33 @@ class VolumeService:
             return True
 
     def end_fill(self, name: str, *, good: bool) -> None:
-        """Say that the filling is over. One that failed is made again by the next start."""
+        """Say that the filling is over. One that failed is made again by the next start.
+
+        What cannot be noted or made now, because a disk is full, is by the next one: those who wait shall not.
+        """
         with self._filled:
             self._filling.discard(name)
-            if good:
-                self._note_populated(name)
-                failpoint("volume.fill.noted")
-            _make_data(self._directory / name)
             self._filled.notify_all()
+            try:
+                if good:
+                    self._note_populated(name)
+                    failpoint("volume.fill.noted")
+                _make_data(self._directory / name)
+            except (HyperError, OSError) as error:
+                log.warning("volume.fill_not_noted", volume=name, error=str(error))
 
     def recover(self) -> None:
         """Make missing directories of volumes again, delete those of removed volumes, tell of those of none.
 
-        Errors: HostFault.
+        A volume whose directory cannot be made is none of the others': whoever uses it is told.
         """
         names = set()
         for volume in self.all():
             names.add(volume.name)
-            self._prepare(volume)
+            try:
+                self._prepare(volume)
+            except HyperError as error:
+                log.error("volume.not_prepared", volume=volume.name, error=str(error))
         for directory in self._directory.glob("*"):
             if directory.name.startswith(GONE):
                 try:
@@ -312,7 +323,8 @@ class VolumeService:
     def _drop(self, name: str) -> Path:
         """Take a volume's directory away, then its row; return where its files are, which nobody sees any more.
 
-        A daemon that dies in between has an empty volume. Errors: HostFault; the volume stays then.
+        A daemon that dies in between has an empty volume. Errors: HostFault, OutOfSpace; the volume stays then, with
+        its files (but those of a tmpfs).
         """
         directory, left = self._directory / name, self._directory / f"{GONE}{secrets.token_hex(16)}"
         if os.path.ismount(directory):
@@ -324,10 +336,15 @@ class VolumeService:
             pass
         except OSError as error:
             raise HostFault(f"the files of volume {name} cannot be removed", details=str(error)) from error
-        with self._database.session() as session:
-            row = session.get(VolumeRow, name)
-            if row is not None:
-                session.delete(row)
+        try:
+            with self._database.session() as session:
+                row = session.get(VolumeRow, name)
+                if row is not None:
+                    session.delete(row)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                left.rename(directory)
+            raise
         return left
 
 

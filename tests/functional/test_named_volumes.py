@@ -19,7 +19,7 @@ from hyperd.db.copies import Copies, copies
 from hyperd.db.migrate import HEAD
 from hyperd.db.models import ContainerRow, PodRow
 from hyperd.db.session import Database
-from hyperd.errors import Conflict, HostFault, InvalidInput, NotFound, NotSupported
+from hyperd.errors import Conflict, HostFault, InvalidInput, NotFound, NotSupported, OutOfSpace
 from hyperd.event.bus import EventBus
 from hyperd.spec.model import VolumeSpec
 from hyperd.volume.model import NamedVolumeSpec, VolumeKind
@@ -264,6 +264,62 @@ def test_what_a_killed_daemon_left_half_made(volumes: VolumeService, database: D
     assert again.begin_fill("data")
     again.end_fill("data", good=False)
     volumes.end_fill("data", good=False)
+
+
+def test_a_filling_that_cannot_be_noted_is_over(
+    volumes: VolumeService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Who waits for it must not wait for a full disk, and what a start fills beside it must not stay claimed."""
+
+    def full(*_: object, **_more: object) -> None:
+        raise OutOfSpace("the host's disk is full")
+
+    data = Path(volumes.create(NamedVolumeSpec(name="data")).mountpoint)
+    for good in (True, False):
+        assert volumes.begin_fill("data")
+        waiting = threading.Thread(target=volumes.begin_fill, args=("data",))
+        waiting.start()
+        with monkeypatch.context() as broken:
+            broken.setattr(volumes, "_note_populated", full)
+            broken.setattr(Path, "mkdir", lambda *_, **_more: os.mkdir(tmp_path / "missing" / "x"))  # noqa: PTH102
+            volumes.end_fill("data", good=good)
+            waiting.join(20)
+        assert not waiting.is_alive()
+        volumes.end_fill("data", good=False)  # that of the one who waited
+        data.rmdir()  # as where it could not be made: nothing of the image is in it, so it is filled
+    volumes.prepare("data")
+
+
+def test_a_removal_that_fails_leaves_the_files(
+    volumes: VolumeService, monkeypatch: pytest.MonkeyPatch, database: Database
+) -> None:
+    data = Path(volumes.create(NamedVolumeSpec(name="data")).mountpoint)
+    (data / "file").touch()
+
+    @contextlib.contextmanager
+    def full() -> Iterator[None]:
+        raise OutOfSpace("the host's disk is full")
+        yield
+
+    with monkeypatch.context() as broken:
+        broken.setattr(database, "session", full)
+        with pytest.raises(OutOfSpace):
+            volumes.remove("data")
+    assert (data / "file").exists()
+    assert volumes.get("data").mountpoint == str(data)
+
+
+def test_a_volume_that_cannot_be_prepared_stops_no_daemon(
+    volumes: VolumeService, database: Database, tmp_path: Path
+) -> None:
+    for name in ("bad", "good"):
+        shutil.rmtree(Path(volumes.create(NamedVolumeSpec(name=name)).mountpoint).parent)
+    (tmp_path / "volumes" / "bad").touch()  # a file in its way
+    VolumeService(directory=tmp_path / "volumes", database=database, events=EventBus()).recover()
+    assert (tmp_path / "volumes" / "good" / "_data").is_dir()
+    with pytest.raises(HostFault, match="volume bad"):
+        volumes.prepare("bad")
+    (tmp_path / "volumes" / "bad").unlink()
 
 
 @pytest.fixture(scope="module")
