@@ -337,5 +337,6 @@ def _reason(error: BaseException) -> str:
         if deeper is None:
             break
         reason = getattr(deeper, "reason", None) or deeper
-        return str(reason).rsplit("> ", maxsplit=1)[-1].rsplit("): ", maxsplit=1)[-1][:300]
+        words = [one for one in reason.args if isinstance(one, str)]  # beside them may be a connection
+        return (words[-1] if words else str(reason)).rsplit("> ", maxsplit=1)[-1].rsplit("): ", maxsplit=1)[-1][:300]
     return str(inner or error)[:300]

@@ -6,12 +6,15 @@ import contextlib
 import io
 import json
 import posixpath
+import re
 import tarfile
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
+
+from docker.utils.build import PatternMatcher
 
 from hypercloud.engine.client import EngineClient, translated
 from hypercloud.errors import EngineError, InvalidInput
@@ -107,6 +110,25 @@ def _archive(name: str, size: int, read: Callable[[int], bytes]) -> Iterator[byt
         left -= len(data)
         yield data
     yield bytes(-size % tarfile.BLOCKSIZE + 2 * tarfile.BLOCKSIZE)
+
+
+def included(ignore: str, names: Sequence[str], dockerfile: str) -> list[str]:
+    """Return the files of a context that are sent: all that its .dockerignore does not name, and what a build needs.
+
+    Args:
+        ignore: the content of the file.
+        names: paths in the context.
+        dockerfile: its path.
+
+    Errors: InvalidInput.
+
+    """
+    patterns = [line.strip() for line in ignore.splitlines() if line.strip() and not line.startswith("#")]
+    try:
+        matcher = PatternMatcher([*patterns, f"!{dockerfile}"])
+        return [name for name in names if not matcher.matches(name)]
+    except (re.error, ValueError, IndexError) as error:
+        raise InvalidInput("the .dockerignore cannot be read", details=str(error)) from None
 
 
 def build(

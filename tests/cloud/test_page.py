@@ -202,6 +202,27 @@ def test_a_build(cloud, session, engines):
     assert cloud.call("POST", "/web/images/build?engine=local", None, headers, context(x=b"x")).status == 400
 
 
+def test_what_dockerignore_leaves_out(cloud, session):
+    headers = session[0] | {"X-CSRF-Token": session[1]}
+    names = [
+        "Dockerfile",
+        ".dockerignore",
+        "secret",
+        "deep/secret",
+        "a/b.pyc",
+        "keep.pyc",
+        "logs/one",
+        *map(str, range(900_000)),
+    ]
+    ignore = "# not this\n**/*.pyc\n!keep.pyc\nsecret\nDockerfile\nlogs/\n[0-9]*\n"
+    asked = {"ignore": ignore, "names": names[:7], "dockerfile": "Dockerfile"}
+    answer = cloud.call("POST", "/web/images/context", asked, headers)
+    assert answer.json == {"names": ["Dockerfile", ".dockerignore", "deep/secret", "keep.pyc"]}
+    many = cloud.call("POST", "/web/images/context", asked | {"names": names, "ignore": ""}, headers)
+    assert len(many.json["names"]) == len(names)
+    assert cloud.call("POST", "/web/images/context", asked | {"names": "x"}, headers).status == 400
+
+
 def test_files_down(cloud, session, engines, container):
     headers = session[0] | {"X-CSRF-Token": session[1]}
     engines[0].files = {"/etc/motd": b"hello\n" * 50_000, "/link": "/etc/motd", "/round": "/about", "/about": "/round"}

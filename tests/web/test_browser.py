@@ -152,7 +152,7 @@ def test_files_up_and_down(page, engine, tmp_path):
         page.run("new Promise((done) => setTimeout(done, 50))")
     assert (tmp_path / "down/up.txt").read_text(encoding="utf-8") == "carried\n"
     page.fill("Download", path="/nothing")
-    page.until("document.getElementById('message').textContent.includes('Could not find the file')")
+    page.until("document.querySelector('dialog #message')?.textContent.includes('Could not find the file')")
     assert serious(page) == []
     page.click("Close")
     page.log.clear()  # the browser itself reports the answer 404
@@ -175,10 +175,12 @@ def test_a_build_from_a_context(page, engine, tmp_path):
     page.until("document.getElementById('message').textContent.includes('Choose a directory')")
     (tmp_path / "Dockerfile").write_text("FROM busybox\nCOPY data /\n", encoding="utf-8")
     (tmp_path / ("long" * 30)).write_text("x", encoding="utf-8")
+    (tmp_path / "secret").write_text("x", encoding="utf-8")
+    (tmp_path / ".dockerignore").write_text("secret\n", encoding="utf-8")
     page.choose("directory", tmp_path)
     page.fill("Build an image", tag="mine:1")
     page.shows("Successfully tagged mine:1")
-    assert sorted(engine.images["mine:1"]) == ["Dockerfile", "long" * 30]
+    assert sorted(engine.images["mine:1"]) == [".dockerignore", "Dockerfile", "long" * 30]
     page.shows("Built mine:1 on local.")
     page.fill("Build an image", tag="mine:2", text="FROM busybox")
     page.until("document.getElementById('message').textContent.includes('Give one of the three')")

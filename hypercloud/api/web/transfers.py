@@ -23,6 +23,7 @@ from hypercloud.errors import CloudError, InvalidInput
 log = structlog.get_logger(__name__)
 
 LARGEST = 8 * 2**30  # bytes of an upload; it is passed on as it comes
+LARGEST_LIST = 64 * 2**20  # bytes of the names of files
 CHUNK = 2**16  # bytes
 OFTEN = 0.2  # seconds between two messages about the progress of one layer
 
@@ -38,6 +39,12 @@ class _Build(Schema):
     dockerfile = fields.String(load_default="Dockerfile", validate=validate.Length(1, 1000))
 
 
+class _Context(Schema):
+    ignore = fields.String(required=True, validate=validate.Length(max=200_000))
+    names = fields.List(fields.String(validate=validate.Length(max=4000)), required=True)
+    dockerfile = fields.String(required=True, validate=validate.Length(1, 1000))
+
+
 class _Path(Schema):
     path = fields.String(required=True, validate=validate.Length(1, 4000))
 
@@ -50,6 +57,7 @@ def add_routes(blueprint: Blueprint) -> None:
     """Mount the routes."""
     add = blueprint.add_url_rule
     add("/web/images/pull", view_func=pull, methods=["POST"])
+    add("/web/images/context", view_func=context, methods=["POST"])
     add("/web/images/build", view_func=build, methods=["POST"])
     add("/web/containers/<prefix>/files", view_func=download, methods=["GET"])
     add("/web/containers/<prefix>/files", view_func=upload, methods=["PUT"])
@@ -65,6 +73,14 @@ def pull() -> Response:
     return _progress(client.pull(with_tag(data["name"]), auth))
 
 
+def context() -> Response:
+    """Return which files of a directory are sent to a build, as its .dockerignore says."""
+    admin_only()
+    request.max_content_length = LARGEST_LIST
+    data = load(_Context(), json_object())
+    return jsonify({"names": transfer.included(data["ignore"], data["names"], data["dockerfile"])})
+
+
 def build() -> Response:
     """Build an image from the context in the body (a tar archive); the answer is its output, one JSON object a line."""
     admin_only()
@@ -72,10 +88,10 @@ def build() -> Response:
     client = cloud().engines.client(data["engine"])
     size = _begin_upload()
     log.info("web.build", engine=client.name, image=data["tag"], bytes=size, user=identity().username)
-    context = iter(lambda: request.stream.read(CHUNK), b"")
+    pieces = iter(lambda: request.stream.read(CHUNK), b"")
     auths = cloud().repositories.all_credentials(identity().username)
     return _progress(
-        transfer.build(client, context, tag=with_tag(data["tag"]), dockerfile=data["dockerfile"], auths=auths)
+        transfer.build(client, pieces, tag=with_tag(data["tag"]), dockerfile=data["dockerfile"], auths=auths)
     )
 
 

@@ -56,13 +56,14 @@ const views = {
     const rows = (found) => found.map((one) => {
       const it = { id: one.id, name: one.name.slice(1) };
       const path = `/api/containers/${one.id}`;
+      const admin = session.me.role === "admin"; // what the role user may do with containers is what Shipyard's API lets it
       const doing = one.state.running
         ? [button("Stop", () => ask("GET", `${path}/stop`), { label: `Stop ${it.name}` }), button("Restart", () => ask("GET", `${path}/restart`), { label: `Restart ${it.name}` })]
-        : [button("Start", () => ask("POST", `/web/containers/${one.id}/start`), { label: `Start ${it.name}` })];
-      doing.push(button("Scale", async () => { const count = prompt("How many containers like this one?", "2"); if (count) await ask("GET", `${path}/scale?count=${encodeURIComponent(count)}`); }, { label: `Scale ${it.name}` }),
-        button("Logs", staying(() => logs(it)), { label: `Logs of ${it.name}` }));
-      if (one.state.running) doing.push(button("Terminal", staying(() => terminal(it)), { label: `Terminal in ${it.name}` }), button("Figures", staying(() => figures(it)), { label: `Figures of ${it.name}` }));
-      doing.push(button("Files", staying(() => files(it)), { label: `Files of ${it.name}` }));
+        : admin ? [button("Start", () => ask("POST", `/web/containers/${one.id}/start`), { label: `Start ${it.name}` })] : [];
+      doing.push(button("Scale", async () => { const count = prompt("How many containers like this one?", "2"); if (count) await ask("GET", `${path}/scale?count=${encodeURIComponent(count)}`); }, { label: `Scale ${it.name}` }));
+      if (admin) doing.push(button("Logs", staying(() => logs(it)), { label: `Logs of ${it.name}` }));
+      if (admin && one.state.running) doing.push(button("Terminal", staying(() => terminal(it)), { label: `Terminal in ${it.name}` }), button("Figures", staying(() => figures(it)), { label: `Figures of ${it.name}` }));
+      if (admin) doing.push(button("Files", staying(() => files(it)), { label: `Files of ${it.name}` }));
       doing.push(button("Remove", () => ask("DELETE", path), { danger: true, label: `Remove ${it.name}`, sure: `Remove ${it.name} and its volumes?` }));
       return [it.name, one.image.name, one.engine.id, state(one.state.running ? "running" : "stopped", one.state.running), one.ports.map((port) => `${port.port}→${port.container_port}`).join(" "), doing];
     });

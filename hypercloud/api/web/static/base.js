@@ -15,6 +15,7 @@ export function el(tag, attributes = {}, ...children) {
 }
 
 export function complain(text) {
+  $("status").hidden = true;
   $("message").textContent = text;
   $("message").hidden = false;
   clearTimeout(complain.timer);
@@ -23,6 +24,7 @@ export function complain(text) {
 
 // Says what was done, also to screen readers.
 export function tell(text) {
+  $("message").hidden = true;
   $("status").textContent = text;
   $("status").hidden = false;
   clearTimeout(tell.timer);
@@ -90,8 +92,9 @@ export function send(method, path, body, { sent = () => {}, line, signal } = {})
 export const attempt = (work) => async (event) => {
   event?.preventDefault?.();
   const button = event?.submitter || event?.currentTarget;
-  if (button?.tagName === "BUTTON") button.disabled = true;
-  try { await work(event); } catch (error) { complain(error.message); } finally { if (button?.tagName === "BUTTON") button.disabled = false; }
+  const busy = (yes) => { if (button?.tagName === "BUTTON") { button.disabled = yes; button.setAttribute("aria-busy", yes); } };
+  busy(true);
+  try { await work(event); } catch (error) { complain(error.message); } finally { busy(false); }
 };
 
 export function button(text, work, { danger = false, label, sure, stays = false } = {}) {
@@ -167,8 +170,9 @@ export async function following(signal, load, draw) {
 
 export function dialog(title, inside, closed = () => {}) {
   $("inside").replaceChildren(el("h2", {}, title), inside);
-  // What was shown goes with the dialog: it may be a key.
-  $("dialog").addEventListener("close", () => { closed(); $("inside").replaceChildren(); }, { once: true });
+  // What was shown goes with the dialog: it may be a key. Messages come with it: all beside an open dialog is out of reach.
+  $("dialog").addEventListener("close", () => { closed(); $("inside").replaceChildren(); document.body.append($("message"), $("status")); }, { once: true });
+  $("dialog").append($("message"), $("status"));
   $("dialog").showModal();
 }
 

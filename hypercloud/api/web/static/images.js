@@ -21,14 +21,24 @@ async function pull(data, box) {
   tell(`Pulled ${data.name} on ${data.engine}.`);
 }
 
+// The files of a directory by their paths in it, without those that its .dockerignore names: Docker leaves that to its clients.
+async function wanted(chosen, dockerfile) {
+  const named = chosen.map((one) => [one.webkitRelativePath.split("/").slice(1).join("/") || one.name, one]);
+  const ignore = named.find(([name]) => name === ".dockerignore");
+  if (!ignore) return named;
+  const found = await ask("POST", "/web/images/context", { dockerfile, ignore: await ignore[1].text(), names: named.map(([name]) => name) });
+  const kept = new Set(found.names);
+  return named.filter(([name]) => kept.has(name));
+}
+
 // The context that was chosen: an archive, a directory, or nothing but a Dockerfile.
-function context(made) {
+async function context(made) {
   const [file] = made.elements.archive.files;
   const chosen = [...made.elements.directory.files];
   const text = made.elements.text.value;
   if ([file, chosen.length, text.trim()].filter(Boolean).length > 1) throw new Error("Give one of the three: a directory, an archive, or only a Dockerfile.");
   if (file) return file;
-  if (chosen.length) return archive(chosen.map((one) => [one.webkitRelativePath.split("/").slice(1).join("/") || one.name, one]));
+  if (chosen.length) return archive(await wanted(chosen, made.elements.dockerfile.value));
   if (!text.trim()) throw new Error("Choose a directory or an archive, or write a Dockerfile.");
   return archive([[made.elements.dockerfile.value, new Blob([text])]]);
 }
@@ -36,7 +46,7 @@ function context(made) {
 async function build(data, made, box) {
   const bar = progress("Sending the context");
   const out = el("pre", { tabindex: "0", role: "log", "aria-label": "Output of the build" });
-  const sent = context(made);
+  const sent = await context(made);
   box.replaceChildren(el("h3", {}, `Building ${data.tag} on ${data.engine}`), bar.node, out);
   const query = new URLSearchParams({ engine: data.engine, tag: data.tag, dockerfile: data.dockerfile });
   try {
