@@ -10,14 +10,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
 
 import grpc
 import pytest
 import websocket
 
 from hyperd import errors
-from hyperd.api.cri import kept
+from hyperd.api.cri import kept, sandboxes
+from hyperd.api.cri.call import Call, Room
 from hyperd.api.cri.errors import CODES, AlreadyExists, code_of
 from hyperd.api.cri.handlers import SERVICES
 from hyperd.api.cri.remote import ERROR, STDIN, STDOUT, RemoteClient
@@ -25,7 +27,9 @@ from hyperd.api.cri.specs import read_container, read_limits, read_sandbox
 from hyperd.api.cri.streaming import TOKEN_SECONDS, TOKENS, Ports, StreamingServer, Streams
 from hyperd.api.cri.v1 import api_pb2 as pb
 from hyperd.errors import Busy, InvalidInput, NotSupported
-from hyperd.spec.model import Resource
+from hyperd.pod.model import PodBrief
+from hyperd.pod.states import PodState
+from hyperd.spec.model import PodSpec, Resource
 from hyperd.stream.links import WebSocketLink
 from hyperd.stream.relay import Relay
 
@@ -149,6 +153,34 @@ def sandbox(**linux: object) -> pb.PodSandboxConfig:
 def test_size_of_the_vm(linux: dict[str, object], size: Resource) -> None:
     spec = read_sandbox(sandbox(**linux), ident="x", handler="", default_vcpu=1, default_memory=128)
     assert spec.resource == size
+
+
+def test_a_sandbox_is_listed_when_it_is_ready() -> None:
+    """Not before: kubelet takes one for dead that is not ready, and starts another."""
+    lists: list[list[str]] = []
+
+    class Pods:
+        made: ClassVar[list[PodBrief]] = []
+
+        def briefs(self, _owner: str) -> list[PodBrief]:
+            return self.made
+
+        def create(self, spec: PodSpec, **_fields: bool) -> None:
+            told = {"labels": spec.labels, "annotations": spec.annotations}
+            self.made.append(PodBrief(id=spec.id, state=PodState.RUNNING, created_at=1.0, **told))
+
+        def start(self, _ident: str) -> None:
+            lists.append([one.id for one in sandboxes.listed(call, pb.ListPodSandboxRequest()).items])
+
+    shape = SimpleNamespace(default_vcpu=1, default_memory=128)
+    engine: Any = SimpleNamespace(
+        pods=Pods(), cni=SimpleNamespace(configured=False), config=SimpleNamespace(hypervisor=shape)
+    )
+    room = Room(engine=engine, streaming=cast("StreamingServer", None))
+    call = Call(room=room, active=lambda: True, seconds_left=lambda: None, api_version="v1")
+    made = sandboxes.run(call, pb.RunPodSandboxRequest(config=sandbox())).pod_sandbox_id
+    assert lists == [[]]
+    assert [one.id for one in sandboxes.listed(call, pb.ListPodSandboxRequest()).items] == [made]
 
 
 def test_ports_without_a_host_port_are_not_published() -> None:

@@ -37,12 +37,14 @@ class Room:
         engine: what it serves. streaming: offers streams.
         creating: held while a sandbox is made, so that its metadata is checked and noted in one step.
         adding: the same for the containers of one sandbox; see ``sandbox_lock``.
+        booting: ids of sandboxes that are being made; kubelet would take one for dead that is not ready yet.
 
     """
 
     engine: Engine
     streaming: StreamingServer
     creating: threading.Lock = field(default_factory=threading.Lock)
+    booting: set[str] = field(default_factory=set)
     adding: WeakValueDictionary[str, SandboxLock] = field(default_factory=WeakValueDictionary)
 
     def sandbox_lock(self, ident: str) -> SandboxLock:

@@ -29,16 +29,24 @@ def run(call: Call, request: pb.RunPodSandboxRequest) -> pb.RunPodSandboxRespons
         default_memory=shape.default_memory,
         cni=engine.cni.configured,
     )
-    with call.room.creating:
-        _check_metadata(engine, config.metadata)
-        engine.pods.create(spec, may_fetch=False)
+    call.room.booting.add(spec.id)
     try:
-        engine.pods.start(spec.id)
+        with call.room.creating:
+            _check_metadata(engine, config.metadata)
+            engine.pods.create(spec, may_fetch=False)
+        _start(engine, spec.id)
+    finally:
+        call.room.booting.discard(spec.id)
+    return pb.RunPodSandboxResponse(pod_sandbox_id=spec.id)
+
+
+def _start(engine: Engine, ident: str) -> None:
+    try:
+        engine.pods.start(ident)
     except BaseException:
         with contextlib.suppress(HyperError):
-            engine.pods.remove(spec.id)
+            engine.pods.remove(ident)
         raise
-    return pb.RunPodSandboxResponse(pod_sandbox_id=spec.id)
 
 
 def stop(call: Call, request: pb.StopPodSandboxRequest) -> pb.StopPodSandboxResponse:
@@ -67,10 +75,12 @@ def status(call: Call, request: pb.PodSandboxStatusRequest) -> pb.PodSandboxStat
 
 
 def listed(call: Call, request: pb.ListPodSandboxRequest) -> pb.ListPodSandboxResponse:
-    """List sandboxes."""
+    """List sandboxes, but those that are still being made."""
     wanted = request.filter
-    found = []
+    found, booting = [], set(call.room.booting)
     for pod in call.engine.pods.briefs(OWNER):
+        if pod.id in booting or pod.id in call.room.booting:  # it may have become ready, or begun, since
+            continue
         item = views.sandbox_item(pod)
         if wanted.HasField("state") and wanted.state.state != item.state:
             continue
