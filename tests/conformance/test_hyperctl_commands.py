@@ -338,7 +338,7 @@ DOCKER = [
 
 NETWORKS = [
     Step(
-        "network create -d bridge --subnet 10.214.77.0/24 --gateway 10.214.77.1 --ip-range 10.214.77.128/25 "
+        "network create -d bridge --subnet 10.214.79.0/24 --gateway 10.214.79.1 --ip-range 10.214.79.128/25 "
         "-l a=b front",
         r"(?P<FRONT>\w+)\n",
     ),
@@ -349,7 +349,7 @@ NETWORKS = [
     Step("volume create -d local -l a=b -o type=none data", ".*", code=255, err=f"{REFUSED}.*\n"),
     Step("volume create -l a=b data", "data\n"),
     Step(
-        "run -d -q --name one --network front --ip 10.214.77.130 --network-alias first --add-host far:192.0.2.9 "
+        "run -d -q --name one --network front --ip 10.214.79.130 --network-alias first --add-host far:192.0.2.9 "
         "-v data:/data @IMAGE sh -c 'echo kept > /data/file; sleep 1000'",
         "one\n",
     ),
@@ -358,7 +358,7 @@ NETWORKS = [
     Step("exec two ping -c 1 -W 9 first", r"(?s)PING first \(10\.214\.77\.130\).*"),
     Step("exec one grep far /etc/hosts", r"192\.0\.2\.9\s+far\n"),
     Step("network connect --alias second back two"),
-    Step("network connect --ip 10.214.77.131 front two", code=255, err=f"{REFUSED}.*\n"),
+    Step("network connect --ip 10.214.79.131 front two", code=255, err=f"{REFUSED}.*\n"),
     Step("exec two sh -c 'ls /sys/class/net | grep -c eth'", "2\n"),
     Step("network disconnect back two"),
     Step("network rm front", code=255, err="network front delete failed: .*\n"),

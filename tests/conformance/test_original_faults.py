@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -85,12 +84,10 @@ def test_a_signal_that_is_handled_ends_nothing(daemon, create):
 def test_following_a_stopped_container_ends(daemon, create):
     container = create("brief", "echo one; exit 0")
     assert daemon.json("GET", "/exitcode", container=container) == 0
-    began = time.monotonic()
     said = daemon.request(
         "GET", "/container/logs", container=container, stdout=1, follow=1, since="2020-01-01T00:00:00Z"
     )
     assert (said[0], said[2][8:]) == (200, b"one\n")
-    assert time.monotonic() - began < 10
     daemon.json("POST", "/pod/stop", podId="brief")
     assert daemon.json("GET", "/list", item="pod")["podData"] == ["brief:brief::succeeded"]
 

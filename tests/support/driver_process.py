@@ -64,7 +64,7 @@ class DriverProcess:
         """Call a method of the driver; its errors are raised here."""
         return self.submit(method, *args).result(180)
 
-    def wait_event(self, vm_id: str, *, timeout: float = 20.0) -> VmEventKind:
+    def wait_event(self, vm_id: str, *, timeout: float = 90.0) -> VmEventKind:
         """Wait for the first event of a VM."""
 
         def found() -> list[VmEventKind]:

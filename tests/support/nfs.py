@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 PORT = 2049
-_START_SECONDS = 30
+_START_SECONDS = 120
 
 _CONFIG = """
 NFS_CORE_PARAM {{ Protocols = 4; NFS_Port = {port}; Bind_addr = {address}; Enable_NLM = false; Enable_RQUOTA = false; }}

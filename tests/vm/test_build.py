@@ -15,7 +15,6 @@ import stat
 import subprocess
 import tarfile
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +63,14 @@ CMD ["./hello.sh"]
         "640 12 34 1 1500000000", f"644 0 0 2 {show(host, 'made/hello:2', 'stat', '-c', '%Y', 'made').strip()}",
         "644 0 0 1 1500000000", "ls: /bin/wc: No such file or directory", "1000",
     ]  # fmt: skip
-    before = time.monotonic()
+    before = host.daemon.log().count("event=vm.booted")
     second = built(host, files, t="made/hello:3", buildargs='{"WHO":"tests"}')
     assert second.count(" ---> Using cache\n") == 5
     assert "Running in" not in second
     ids = {host.daemon.json("GET", "/image/inspect", imageId=f"made/hello:{tag}")["Id"] for tag in (1, 2, 3)}
     assert len(ids) == 1  # the same image, and none is left without a name
     assert not host.daemon.json("GET", "/images/get", filters='{"dangling":["true"]}')["imagesList"]
-    assert time.monotonic() - before < 3  # no VM was needed
+    assert host.daemon.log().count("event=vm.booted") == before  # no VM was needed
     files["sub/x"] = "changed\n"
     third = built(host, files, t="made/hello:3", buildargs='{"WHO":"tests"}')
     assert third.count(" ---> Using cache\n") == 1

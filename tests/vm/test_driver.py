@@ -155,7 +155,7 @@ def shell(host: Host, script: str) -> str:
 
 
 def wait_in_guest(host: Host, condition: str) -> None:
-    shell(host, f"for i in $(seq 200); do if {condition}; then exit 0; fi; sleep 0.05; done; exit 1")
+    shell(host, f"for i in $(seq 1000); do if {condition}; then exit 0; fi; sleep 0.05; done; exit 1")
 
 
 def find_disk(host: Host, lun: int) -> None:
@@ -176,7 +176,7 @@ def assert_gone(root: Path, spec: VmSpec) -> None:
     assert not any(tap_exists(nic.tap) for nic in spec.nics)
 
 
-def wait_until(condition: object, what: str, timeout: float = 10.0) -> None:
+def wait_until(condition: object, what: str, timeout: float = 60.0) -> None:
     until = time.monotonic() + timeout
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < until, what

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import re
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from tests.support.daemon import PROJECT
 from tests.support.registry import Layer, RegistryServer, busybox_tar
+from tests.support.until import until
 from tests.vm.conftest import Host, launch
 
 pytestmark = [pytest.mark.vm, pytest.mark.registry]
@@ -35,14 +35,6 @@ def removed(host: Host) -> Iterator[None]:
     yield
     for name in host.ok("list", "-q").split():
         host.ok("rm", name)
-
-
-def until(what: Callable[[], object], seconds: float = 40) -> None:
-    """Wait until something is so."""
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
 
 
 def page(port: int, path: str) -> str:

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import json
-import time
 import urllib.request
 from pathlib import Path
 
 import pytest
 
 from tests.support.ports import free_port
+from tests.support.until import until
 from tests.vm.conftest import Host
 
 pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(180)]
-
-
-def until(condition, seconds: float = 30.0):
-    """Wait until something is true; give it."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.02)
-    return found
 
 
 def test_an_attached_run_gives_output_and_exit_code_and_leaves_nothing(host: Host):
@@ -139,7 +130,7 @@ def test_two_containers_of_a_pod_share_network_hostname_and_ipc_but_not_files(ho
     }
     host.daemon.json("POST", "/pod/create", body=pod, status=201)
     host.daemon.json("POST", "/pod/start", podId="twins")
-    ask = "for i in $(seq 50); do nc 127.0.0.1 7000 && exit 0; sleep 0.1; done; exit 1"
+    ask = "for i in $(seq 300); do nc 127.0.0.1 7000 && exit 0; sleep 0.1; done; exit 1"
     assert host.ok("exec", "client", "sh", "-c", ask) == "over\n"
     assert host.ok("exec", "client", "cat", "/dev/shm/x") == "shm\n"
     assert host.ok("exec", "client", "hostname") == "twins\n"
@@ -152,7 +143,7 @@ def test_two_pods_reach_each_other_and_the_host_a_published_port(host: Host):
     serve = "mkdir -p /www; echo from $(hostname) > /www/index.html; httpd -f -p 80 -h /www"
     one = host.pod("one", serve, options=["--publish", f"{port}:80"])
     two = host.pod("two", "sleep 1000")
-    fetch = f"for i in $(seq 50); do wget -q -O - http://{host.address(one)}/ && exit 0; sleep 0.1; done; exit 1"
+    fetch = f"for i in $(seq 300); do wget -q -O - http://{host.address(one)}/ && exit 0; sleep 0.1; done; exit 1"
     assert host.ok("exec", two, "sh", "-c", fetch) == "from one\n"
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=90) as answer:
         assert answer.read() == b"from one\n"

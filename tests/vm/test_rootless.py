@@ -109,7 +109,7 @@ def fetch(port: int) -> bytes:
 
 
 def until_served(port: int) -> bytes:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while True:
         try:
             return fetch(port)
