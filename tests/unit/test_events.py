@@ -175,7 +175,7 @@ def test_the_stream_ends_when_the_time_is_up(relay):
 
 
 def test_a_slow_client_is_told_and_dropped(relay, monkeypatch):
-    monkeypatch.setattr(follower, "LINGER", 0.2)
+    monkeypatch.setattr(follower, "LINGER", 60.0)
     source = Source([])
     with start(relay, source) as client:
         line = b"x" * 4095 + b"\n"

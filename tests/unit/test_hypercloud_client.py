@@ -24,6 +24,7 @@ def test_a_silent_pull_ends(monkeypatch):
         with pytest.raises(EngineUnreachable, match="does not answer"):
             list(made.pull("large"))
         engine.hold = ""
+        monkeypatch.setattr(client, "PULL_SILENCE", 60)
         said = [line["status"] for line in made.pull("small", {"username": "a", "password": "b"})]
         assert said == ["Pulling from small", "Downloading", "Pull complete"]
         assert engine.pulls[-1][0] == "small:latest"
