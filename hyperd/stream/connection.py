@@ -9,10 +9,15 @@ import socket
 from collections.abc import Callable
 from typing import cast
 
+import structlog
+
 from hyperd.stream.frames import LAST_CHUNK, chunk, stdcopy
 from hyperd.stream.relay import Relay
 
+log = structlog.get_logger(__name__)
+
 HIGH_WATER = 1 << 20
+MAX_BEHIND = 1 << 24  # bytes that wait for a client; far more than those who look at ``congested`` ever send
 LINGER = 5.0
 SWEEP = 10.0
 
@@ -102,9 +107,17 @@ class ClientConnection(asyncio.Protocol):
         self.on_drained()
 
     def write(self, data: bytes) -> None:
-        """Send bytes; never blocks. Look at ``congested`` before sending much."""
-        if self._transport is not None and not self.closed and not self._finishing:
-            self._transport.write(chunk(data) if self.chunked else data)
+        """Send bytes; never blocks. Look at ``congested`` before sending much.
+
+        Answers to what a client sends (pings, new streams) wait as well: one that takes none of them is dropped.
+        """
+        if self._transport is None or self.closed or self._finishing:
+            return
+        if self.congested and self._transport.get_write_buffer_size() > MAX_BEHIND:
+            log.warning("stream.client_takes_nothing", waiting=self._transport.get_write_buffer_size())
+            self.abort()
+            return
+        self._transport.write(chunk(data) if self.chunked else data)
 
     def output(self, stream: int, data: bytes, *, raw: bool) -> None:
         """Send output of a process: as it is where there is one output only, else in Docker's multiplexed frames."""

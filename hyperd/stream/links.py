@@ -21,6 +21,7 @@ from hyperd.stream.wsframes import WebSocketFrames
 log = structlog.get_logger(__name__)
 
 HELD = 1 << 18  # bytes that are taken before the start
+HELD_ITEM = 256  # bytes that each thing that happens counts for then, also without data
 CLOSE = 255  # in version 5 of the channels: the next byte is that of a channel which the client has ended
 
 
@@ -147,7 +148,7 @@ class Link:
     def _deliver(self, channel: int, data: bytes, *, ended: bool = False, reset: bool = False) -> None:
         if self._held is not None:
             self._held.append(lambda: self._deliver(channel, data, ended=ended, reset=reset))
-            self._size += len(data)
+            self._size += len(data) + HELD_ITEM
             if self._size > HELD:
                 self.pause(self)
             return

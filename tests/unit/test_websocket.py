@@ -11,10 +11,14 @@ import pytest
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 
+from hyperd.stream import connection
+from hyperd.stream.connection import ClientConnection
 from hyperd.stream.frames import STDERR, STDOUT
 from hyperd.stream.hub import OutputHub
+from hyperd.stream.links import HELD, HELD_ITEM, SpdyLink
 from hyperd.stream.relay import Relay
 from hyperd.stream.websocket import WebSocketClient, accept_token
+from tests.support.spdy import SpdyClient
 
 
 class Page:
@@ -129,3 +133,37 @@ def test_a_hub_says_when_it_is_over(pair: Pair) -> None:
     pair.relay.soon(use)
     assert pair.page.receive().data == b"last words"
     assert pair.page.receive() == CloseConnection(code=1000, reason="")
+
+
+@pytest.mark.parametrize("spdy", [False, True])
+def test_who_asks_for_ever_and_takes_no_answer_is_dropped(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch, spdy: bool
+) -> None:
+    monkeypatch.setattr(connection, "MAX_BEHIND", connection.HIGH_WATER + 1)
+    ours, theirs = socket.socketpair()
+    closed = threading.Event()
+    made = SpdyLink(ClientConnection(relay), lambda *_: None) if spdy else WebSocketClient(relay)
+    made.on_closed = closed.set
+    relay.call(made.open(ours, b""), timeout=10)
+    ping = SpdyClient().ping(1) if spdy else Connection(ConnectionType.CLIENT).send(Ping(payload=b"?" * 125))
+    asks = ping * (100_000 // len(ping))
+    theirs.settimeout(20)
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):
+        theirs.sendall(asks * 100)
+    assert closed.wait(20)
+    theirs.close()
+
+
+def test_what_happens_before_the_start_is_bounded_without_data_too(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Streams that come and go say nothing, and have to be kept."""
+    wire, paused = ClientConnection(relay), threading.Event()
+    monkeypatch.setattr(wire, "pause_reading", paused.set)
+    SpdyLink(wire, lambda *_: None)
+    client = SpdyClient()
+    for number in range(HELD // HELD_ITEM):
+        wire.on_data(client.open(2 * number + 1, {}) + client.reset(2 * number + 1))
+    assert not paused.is_set()
+    wire.on_data(client.open(99_999, {}) + client.reset(99_999))
+    assert paused.is_set()
