@@ -275,11 +275,11 @@ def stopping(found: Container, *, grace: float | None, name: str) -> Callable[[]
 
 
 def restarting(found: Container, *, grace: float | None, name: str) -> Callable[[], None]:
-    """Return what stops a container if it runs, as ``stopping``, and starts it. Errors: InvalidInput."""
+    """Return what stops a container if it runs, as ``stopping``, and starts it. Errors: InvalidInput, Conflict."""
     running, number = engine(), signal_number(name) if name else 0
+    _check_linked(found)  # here: the engine of a request is not known in the thread that does it
 
     def restart() -> None:
-        _check_linked(found)
         if found.paused:
             running.pods.unpause(found.pod_id)
         running.pods.restart_container(found.id, grace=grace, signal=number)
