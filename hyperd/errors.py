@@ -18,6 +18,7 @@ HyperError
 +-- RegistryError
 +-- Busy
 +-- Timeout
++-- ProgramFailed
 """
 
 from __future__ import annotations
@@ -126,3 +127,16 @@ class Busy(HyperError):
 
 class Timeout(HyperError):
     """Something did not happen in time."""
+
+
+class ProgramFailed(HyperError):
+    """A program that was run for the caller has ended with another code than 0.
+
+    Args:
+        code: its exit code.
+
+    """
+
+    def __init__(self, brief: str, *, code: int = 1, **more: str) -> None:
+        super().__init__(brief, **more)
+        self.code = code

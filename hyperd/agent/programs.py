@@ -29,7 +29,7 @@ PREFIX = "tool-"
 WINDOW = 262_144  # bytes a guest may send unacknowledged (docs/protocol.md)
 AHEAD = 2 * 2**20  # bytes that are taken although nobody has used those before them
 SIGKILL = 9
-_STDOUT, _STDERR = 1, 2
+STDOUT, STDERR = 1, 2
 _POLL = 0.25  # seconds between two looks at ``cancelled``
 _STDERR_LIMIT = 4096
 _KILL_WAIT = 5.0
@@ -92,9 +92,9 @@ class GuestTool:
         self._news = threading.Condition()
         self._queue: deque[tuple[int, bytes]] = deque()
         self._queued = 0  # bytes
-        self._received = {_STDOUT: 0, _STDERR: 0}
-        self._used = {_STDOUT: 0, _STDERR: 0}
-        self._acknowledged = {_STDOUT: 0, _STDERR: 0}
+        self._received = {STDOUT: 0, STDERR: 0}
+        self._used = {STDOUT: 0, STDERR: 0}
+        self._acknowledged = {STDOUT: 0, STDERR: 0}
         self._ended: set[int] = set()
         self._errors = bytearray()
         self._input = GuestInput()
@@ -129,6 +129,10 @@ class GuestTool:
 
     def output(self) -> Iterator[bytes]:
         """Yield the output as it comes, to its end. Errors: AgentError (the guest is gone), Cancelled."""
+        yield from (data for _, data in self.pieces())
+
+    def pieces(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the output as it comes, to its end, and on which stream. Errors: as for ``output``."""
         while True:
             with self._news:
                 while not self._queue and not self._over():
@@ -142,7 +146,7 @@ class GuestTool:
                 self._used[stream] += len(data)
             # Before they are used: the guest sends the next window meanwhile.
             self._agent.relay.soon(self._acknowledge, dict(self._used))
-            yield from (data for _, data in pieces)
+            yield from pieces
         if self._exited and self._code is None:
             raise AgentError("the guest went away")
 
@@ -173,7 +177,7 @@ class GuestTool:
         code = self.wait()
         if code:
             with self._news:
-                while _STDERR not in self._ended:
+                while STDERR not in self._ended:
                     self._wait()
             raise AgentError(f"{what} failed", details=self.complaint() or f"exit code {code}")
 
@@ -190,7 +194,7 @@ class GuestTool:
             return  # a guest that keeps to no rule
         self._received[stream] = offset + len(data)
         with self._news:
-            if stream == _STDOUT or self._merged:
+            if stream == STDOUT or self._merged:
                 self._queue.append((stream, data))
                 self._queued += len(data)
             else:
@@ -200,7 +204,7 @@ class GuestTool:
             waiting = self._queued
         # A guest that waits for another thread here is a slow one: some windows are taken in advance, in large steps.
         ahead = waiting <= AHEAD and self._received[stream] - self._acknowledged[stream] >= WINDOW // 4
-        if ahead or (stream == _STDERR and not self._merged):
+        if ahead or (stream == STDERR and not self._merged):
             self._acknowledge({stream: self._received[stream]})
 
     def eof(self, stream: int, offset: int) -> None:  # noqa: ARG002 - an OutputSink
@@ -219,7 +223,7 @@ class GuestTool:
         with self._news:
             self._exited, self._code = True, code
             if code is None:
-                self._ended |= {_STDOUT, _STDERR}
+                self._ended |= {STDOUT, STDERR}
             self._news.notify_all()
 
     def _drained(self) -> None:
@@ -249,7 +253,7 @@ class GuestTool:
     # -- the caller's thread, with the lock
 
     def _over(self) -> bool:
-        return {_STDOUT, _STDERR} <= self._ended
+        return {STDOUT, STDERR} <= self._ended
 
     def _wait(self) -> None:
         self._news.wait(_POLL)

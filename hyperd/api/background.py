@@ -24,7 +24,7 @@ from flask import Response, copy_current_request_context, current_app, g, reques
 
 from hyperd.api import takeover
 from hyperd.api.context import is_local
-from hyperd.errors import Busy, Cancelled, HyperError
+from hyperd.errors import Busy, Cancelled, HyperError, ProgramFailed
 from hyperd.stream.frames import LAST_CHUNK, chunk
 
 log = structlog.get_logger(__name__)
@@ -331,7 +331,8 @@ class Progress:
     def __init__(self, name: str, work: Callable[[Callable[[Line], None], Asked], object], *, request_id: str) -> None:
         def failed(error: Exception) -> bytes:
             message = message_of(error, request_id)
-            return json_line({"errorDetail": {"message": message}, "error": message}, "\r\n")
+            code = {"code": error.code} if isinstance(error, ProgramFailed) else {}
+            return json_line({"errorDetail": {**code, "message": message}, "error": message}, "\r\n")
 
         def run(send: Send, cancelled: CancelToken) -> None:
             def line(value: Line) -> None:

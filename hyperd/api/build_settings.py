@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from hyperd.api.context import engine
 from hyperd.build.order import GATEWAY, NO_NETWORK, BuildOrder
 from hyperd.errors import InvalidInput, NotSupported
 from hyperd.spec.model import Ulimit
@@ -33,15 +34,22 @@ _WITHOUT_EFFECT = {
 Values = Callable[[str], Sequence[str]]
 
 
-def with_settings(order: BuildOrder, values: Values) -> BuildOrder:
+def known_network(name: str) -> str:
+    """Return the name of a network by name or id. Errors: NotFound, Conflict (several ids begin so)."""
+    return engine().networks.get(name).name
+
+
+def with_settings(order: BuildOrder, values: Values, network: Callable[[str], str]) -> BuildOrder:
     """Return an order with what these parameters say.
 
     Args:
         order: what the dialect has read.
         values: gives all values of a parameter of the request, by its name.
+        network: looks a network up.
 
     Raises:
         InvalidInput: a value of a wrong form.
+        NotFound: there is no such network.
         NotSupported: what a build here cannot have.
 
     """
@@ -55,7 +63,7 @@ def with_settings(order: BuildOrder, values: Values) -> BuildOrder:
         raise NotSupported(f"a build has no security options: {options[0][:60]}")
     return replace(
         order,
-        network=_network(one("networkmode")),
+        network=_network(one("networkmode"), network),
         hosts=_hosts(values("extrahosts")),
         shm_size=_size(one("shmsize")),
         ulimits=_ulimits(one("ulimits")),
@@ -86,15 +94,18 @@ def strings(value: Any, name: str) -> dict[str, str]:
     return {str(key): item for key, item in value.items() if item is not None}
 
 
-def _network(name: str) -> str:
+def _network(name: str, known: Callable[[str], str]) -> str:
     if name in _DEFAULT_NETWORKS:
         return ""
     if name == NO_NETWORK:
         return NO_NETWORK
+    if name != "host" and not name.startswith("container:"):
+        found = known(name)
+        return "" if found in _DEFAULT_NETWORKS else found
     raise NotSupported(
         f"a build cannot use the network {name[:60]!r}",
         details="its steps run in a VM, which has no part in the host's network or a container's",
-        resolution="use default or none",
+        resolution="use default, none or a network of this daemon",
     )
 
 

@@ -25,6 +25,7 @@ from hyperd.image.progress import (
 )
 
 Line = dict[str, Any]
+_RED, _PLAIN = "\x1b[91m", "\x1b[0m"  # ECMA-48, select graphic rendition
 
 _PULL = {
     PullPhase.PULLING: "Pulling fs layer",
@@ -48,10 +49,12 @@ _PUSH = {
 _TRANSFERS = {PullPhase.DOWNLOADING, PullPhase.EXTRACTING, PushPhase.COMPRESSING, PushPhase.PUSHING}
 
 
-def as_lines(sink: Callable[[Line], None]) -> Callable[[BuildEvent], None]:
-    """Return a function that takes events and sends their lines to ``sink``."""
+def as_lines(sink: Callable[[Line], None], *, coloured: bool = False) -> Callable[[BuildEvent], None]:
+    """Return a function that takes events and sends their lines to ``sink``; ``coloured``: stderr is red."""
 
     def take(event: BuildEvent) -> None:
+        if coloured and isinstance(event, BuildText) and event.stderr:
+            event = BuildText(text=f"{_RED}{event.text}{_PLAIN}")
         for line in lines_of(event):
             sink(line)
 

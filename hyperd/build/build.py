@@ -181,6 +181,8 @@ class Build:
             arguments=self._order.arguments,
             global_arguments={**platform_arguments(), **self._globals},
             use_cache=not self._order.no_cache,
+            classic=self._order.classic,
+            named_only=self._order.classic and bool(self._order.cache_from),
             remove=self._order.remove,
             may_fetch=self._order.may_fetch,
             cancelled=self._cancelled,

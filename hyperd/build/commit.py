@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from errno import ENODEV, ENOENT
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -25,7 +26,7 @@ from hyperd.container.plan import cgroup
 from hyperd.container.service import ContainerService
 from hyperd.container.states import ContainerState
 from hyperd.db.models import ContainerRow
-from hyperd.errors import HyperError, InvalidInput, Timeout
+from hyperd.errors import AgentError, HyperError, InvalidInput, Timeout
 from hyperd.failpoint import failpoint
 from hyperd.guest import layout
 from hyperd.image.model import Image
@@ -205,7 +206,19 @@ class CommitService:
 
 
 def freeze(agent: AgentClient, group: str) -> None:
-    """Stop the processes of a control group; returns when all stand still. Errors: AgentError, Timeout."""
+    """Stop the processes of a control group; returns when all stand still, or when the group has ended.
+
+    Errors: AgentError, Timeout.
+    """
+    try:
+        _freeze(agent, group)
+    except AgentError as error:
+        if error.errno not in (ENOENT, ENODEV):
+            raise
+        log.info("container.ended_meanwhile", group=group)
+
+
+def _freeze(agent: AgentClient, group: str) -> None:
     agent.run(Plan().write(f"{group}/cgroup.freeze", "1", None))
     deadline = time.monotonic() + FREEZE_SECONDS
     while True:

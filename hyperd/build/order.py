@@ -16,9 +16,10 @@ GATEWAY = "host-gateway"  # instead of a host's address: the way out of the buil
 
 @dataclass(frozen=True, kw_only=True)
 class BuildText:
-    """Text of a build: the step it is at, or what a program said."""
+    """Text of a build: the step it is at, or what a program said (``stderr``: there)."""
 
     text: str
+    stderr: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +44,12 @@ class BuildOrder:
         arguments: values of ARGs. labels: further labels.
         memory: bytes of the VM, 0 = default. vcpu: CPUs, 0 = default.
         auth: credentials by registry.
-        network: empty = the pods' network, or ``NO_NETWORK``.
+        network: empty = the pods' network, name or id of another one, or ``NO_NETWORK``.
         hosts: further names and their addresses (or ``GATEWAY``), for RUN.
         shm_size: bytes of ``/dev/shm`` of RUN, 0 = half of the VM's memory. ulimits: of RUN.
         cache_from: images whose steps may be used again, beside what was built here.
+        classic: as Docker's classic builder has it: images of ``cache_from`` are the only cache, and steps that change
+            no file are told as cached, too.
         platform: what is built for, empty = this host's.
         may_fetch: whether the caller may let this host fetch files: ``remote``, and ADD of a URL.
         notes: what the caller is told first, one line each.
@@ -71,6 +74,7 @@ class BuildOrder:
     shm_size: int = 0
     ulimits: Sequence[Ulimit] = ()
     cache_from: Sequence[str] = ()
+    classic: bool = False
     platform: str = ""
     may_fetch: bool = False
     notes: Sequence[str] = ()
@@ -88,18 +92,19 @@ class Reporter:
     def __init__(self, sink: Callable[[BuildEvent], None], *, quiet: bool) -> None:
         self._sink = sink
         self._quiet = quiet
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        make = codecs.getincrementaldecoder("utf-8")
+        self._decoders = {stderr: make("replace") for stderr in (False, True)}
 
     def say(self, text: str) -> None:
         """Send a line of text."""
         if not self._quiet:
             self._sink(BuildText(text=f"{text}\n"))
 
-    def output(self, data: bytes) -> None:
-        """Send what a program said."""
-        text = self._decoder.decode(data)
+    def output(self, data: bytes, *, stderr: bool = False) -> None:
+        """Send what a program said, on stdout or on stderr."""
+        text = self._decoders[stderr].decode(data)
         if text and not self._quiet:
-            self._sink(BuildText(text=text))
+            self._sink(BuildText(text=text, stderr=stderr))
 
     def pass_on(self, event: ImageEvent) -> None:
         """Send an event of a pull."""

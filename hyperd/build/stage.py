@@ -13,7 +13,7 @@ from hyperd.build.heredocs import raw_words, with_texts
 from hyperd.build.mounts import Memory, Mounting
 from hyperd.build.state import Bench, StageState, Tools
 from hyperd.container.plan import DEFAULT_PATH, SHM, Program
-from hyperd.errors import Cancelled, HyperError, InvalidInput
+from hyperd.errors import Cancelled, InvalidInput, ProgramFailed
 from hyperd.image.manifest import host_architecture
 
 log = structlog.get_logger(__name__)
@@ -87,7 +87,7 @@ class StageRunner(Bench):
             )
             if code:
                 shown = " ".join(argv)
-                raise HyperError(f"The command '{shown[:1000]}' returned a non-zero code: {code}")
+                raise ProgramFailed(f"The command '{shown[:1000]}' returned a non-zero code: {code}", code=code)
             if tools.remove:
                 tools.reporter.say(f" ---> Removed intermediate container {key[:12]}")
 
@@ -131,16 +131,15 @@ class StageRunner(Bench):
         draft.apply(instruction)
         before, state.key = state.key, chain(state.key, instruction.verb, draft.config, draft.image.get("author", ""))
         log.debug("build.configured", before=before[:12], after=state.key[:12])
-        draft.add_history(f"/bin/sh -c #(nop)  {instruction.shown}", empty=True)
+        self.note(state.key, f"/bin/sh -c #(nop)  {instruction.shown}")
 
     def _arg(self, instruction: Instruction) -> None:
-        draft = self.state.draft
         for word in instruction.words:
             name, equals, default = word.partition("=")
             if not name.replace("_", "a").isalnum():
                 raise InvalidInput(f"line {instruction.line}: ARG names must be letters, digits and _")
             self.declare(name, self.word(default) if equals else None)
-        draft.add_history(f"/bin/sh -c #(nop)  {instruction.shown}", empty=True)
+        self.note(chain(self.state.key, "ARG", instruction.shown), f"/bin/sh -c #(nop)  {instruction.shown}")
 
     def declare_given(self, names: Iterable[str]) -> None:
         """Bring those of the names into scope that the caller gave a value."""

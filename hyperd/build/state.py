@@ -45,6 +45,8 @@ class Tools:
     arguments: Mapping[str, str]  # as the caller gave them
     global_arguments: Mapping[str, str]
     use_cache: bool
+    classic: bool  # see BuildOrder
+    named_only: bool  # steps are taken from ``others`` alone
     remove: bool
     may_fetch: bool
     shm_size: int
@@ -106,10 +108,20 @@ class Bench:
         state.key = key
         state.draft.add_history(created_by, empty=made is None)
 
+    def note(self, key: str, created_by: str) -> None:
+        """Note a step that changes no file; the classic builder looks it up as every other one."""
+        tools = self.tools
+        if tools.classic:
+            if not self._cache_broken and self._known(key, created_by) is not None:
+                tools.reporter.say(" ---> Using cache")
+            else:
+                tools.cache.note(key, "")
+        self.state.draft.add_history(created_by, empty=True)
+
     def _known(self, key: str, created_by: str) -> str | None:
-        """Look a step up: what was made here, then in the images that the caller names."""
+        """Look a step up: what was made here, then in the images that the caller names; or only in these."""
         tools, state = self.tools, self.state
-        found = tools.cache.find(key, tools.intake)
+        found = None if tools.named_only else tools.cache.find(key, tools.intake)
         if found is None:
             layers = [below.diff_id for below in state.layers if not below.local]
             found = tools.others.find(state.draft.history, layers, created_by, tools.intake)

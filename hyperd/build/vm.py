@@ -11,12 +11,13 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
 from hyperd.agent.client import AgentClient
 from hyperd.agent.plan import Op, Plan
-from hyperd.agent.programs import GuestTool, new_name
+from hyperd.agent.programs import STDERR, GuestTool, new_name
 from hyperd.build import guest
 from hyperd.build.order import GATEWAY, NO_NETWORK, BuildOrder
 from hyperd.config.model import Config
@@ -29,12 +30,21 @@ from hyperd.failpoint import failpoint
 from hyperd.guest import layout
 from hyperd.image.service import ImageService
 from hyperd.network.driver import NetworkDriver
+from hyperd.network.model import Lease, NicWish
 from hyperd.spec.model import ContainerSpec
 from hyperd.vm.driver import NicSpec
 from hyperd.vm.model import Vm
 from hyperd.vm.service import VmService
 
 log = structlog.get_logger(__name__)
+
+
+class Output(Protocol):
+    """Takes what a program says."""
+
+    def __call__(self, data: bytes, *, stderr: bool = False) -> None:
+        """Take bytes of stdout or of stderr."""
+
 
 _UPPERS = "/run/u"  # short names of upper directories: overlayfs takes one page of options
 
@@ -162,7 +172,7 @@ class Workshop:
         program: Program,
         layers: Sequence[Below],
         work: str,
-        say: Callable[[bytes], None],
+        say: Output,
         *,
         volumes: Sequence[Mounted] = (),
         files: Sequence[GuestProgram] = (),
@@ -173,7 +183,7 @@ class Workshop:
             program: what is run.
             layers: bottom first.
             work: from ``begin``.
-            say: takes its output, stdout and stderr mixed.
+            say: takes its output as it comes, and ``stderr``: which one it is.
             volumes, files: what is mounted besides.
 
         Raises:
@@ -197,11 +207,11 @@ class Workshop:
                 code = exit_code_of(error)
                 if code == SETUP_FAILED:
                     raise
-                say(f"{error}\n".encode())
+                say(f"{error}\n".encode(), stderr=True)
                 return code
             tool.feed(())
-            for piece in tool.output():
-                say(piece)
+            for stream, piece in tool.pieces():
+                say(piece, stderr=stream == STDERR)
             code = tool.wait()
         self._remove_points(work, [*(volume.path for volume in volumes), *(file.target for file in files)])
         return code
@@ -217,10 +227,16 @@ class Workshop:
     def _path(self, diff_id: str) -> Path:
         return self._services.images.layer_path(diff_id)
 
+    def _lease(self) -> Lease | None:
+        network, name = self._services.network, self._order.network
+        if name == NO_NETWORK:
+            return None
+        return network.reserve(self._build, [NicWish(network=name)])[0] if name else network.allocate(self._build)
+
     def _boot(self) -> Vm:
         services, (vcpu, memory) = self._services, self._shape
         disk = self._directory / "scratch.img"
-        lease = None if self._order.network == NO_NETWORK else services.network.allocate(self._build)
+        lease = self._lease()
         failpoint("build.run.address_taken")
         nics = [] if lease is None else [NicSpec(mac=lease.mac, tap=lease.tap, bridge=lease.bridge, mtu=lease.mtu)]
         vm = services.vms.boot(vcpu=vcpu, memory=memory, pod_id=self._build, scratch=disk, nics=nics, hidden=True)

@@ -132,6 +132,37 @@ def test_volumes_and_networks(client: Any) -> None:
         volume.remove()
 
 
+def test_builds_as_the_classic_builder_has_them(client: Any) -> None:
+    def build(dockerfile: bytes, **more: Any) -> list[dict[str, Any]]:
+        return list(client.api.build(fileobj=io.BytesIO(dockerfile), decode=True, rm=True, **more))
+
+    network = client.networks.create("of builds")
+    target = client.containers.run(IMAGE, ["sleep", "1000"], name="pingtarget", network="of builds", detach=True)
+    try:
+        steps = b'FROM bb:1\nENV A=b\nRUN ping -c1 pingtarget >/f && echo told >&2\nARG X\nCMD ["a"]\n'
+        first = build(steps, tag="first", network_mode=network.id)
+        assert {"stream": "\x1b[91mtold\n\x1b[0m"} in first
+        for sources, known in (([], 4), (["first"], 4), (["nosuch"], 0)):
+            told = build(steps, tag="again", cache_from=sources, network_mode="of builds")
+            assert sum("Using cache" in line.get("stream", "") for line in told) == known, (sources, told)
+        failed = build(b"FROM bb:1\nRUN exit 3\n")[-1]
+        assert failed["errorDetail"]["code"] == 3
+        with pytest.raises(docker.errors.NotFound):
+            build(steps, network_mode="nosuch")
+    finally:
+        target.remove(force=True)
+        network.remove()
+        for name in ("first", "again"):
+            client.images.remove(name, force=True)
+
+
+def test_commit_of_a_container_that_ends(client: Any) -> None:
+    for _ in range(3):
+        made = client.containers.run(IMAGE, ["true"], detach=True)
+        client.images.remove(made.commit().id)
+        made.remove(force=True)
+
+
 def test_links(client: Any) -> None:
     network = client.networks.create("of links")
     db = client.containers.run(

@@ -34,7 +34,7 @@ def test_lone_surrogates_become_what_go_makes_of_them(decode: Any, raw: bytes) -
 @pytest.mark.parametrize("size", ["9" * 5000, "1" + "0" * 13, "²", "-1"])
 def test_sizes_that_are_none(size: str) -> None:
     with pytest.raises(InvalidInput, match="shmsize must be"):
-        with_settings(BuildOrder(), lambda name: [size] if name == "shmsize" else [])
+        with_settings(BuildOrder(), lambda name: [size] if name == "shmsize" else [], str)
 
 
 def test_addresses_of_registries_that_are_none() -> None:

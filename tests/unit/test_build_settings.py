@@ -17,7 +17,7 @@ from hyperd.spec.model import Ulimit
 
 def order(**given: str | list[str]) -> BuildOrder:
     values = {name: value if isinstance(value, list) else [value] for name, value in given.items()}
-    return with_settings(BuildOrder(), lambda name: values.get(name, []))
+    return with_settings(BuildOrder(), lambda name: values.get(name, []), lambda name: f"net-{name}")
 
 
 def test_what_a_client_sends_by_default_changes_nothing() -> None:

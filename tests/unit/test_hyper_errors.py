@@ -56,6 +56,7 @@ def test_every_class_has_a_status_of_its_own_or_its_base() -> None:
         "RegistryError": 502,
         "Busy": 503,
         "Timeout": 504,
+        "ProgramFailed": 500,
     }
 
 

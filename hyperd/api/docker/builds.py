@@ -11,7 +11,7 @@ from flask import Response, g, request
 
 from hyperd.api import bodies
 from hyperd.api.background import Line, Progress
-from hyperd.api.build_settings import MAX_MEMORY, cpus, strings, with_settings
+from hyperd.api.build_settings import MAX_MEMORY, cpus, known_network, strings, with_settings
 from hyperd.api.context import engine, may_fetch
 from hyperd.api.credentials import registry_config
 from hyperd.api.docker import answers, params, versions
@@ -41,7 +41,7 @@ def build() -> Response:
         prepared = engine().builds.prepare(order, chunks)
 
     def work(line: Callable[[Line], None], cancelled: Callable[[], bool]) -> None:
-        prepared.run(progress=as_lines(line), cancelled=cancelled)
+        prepared.run(progress=as_lines(line, coloured=True), cancelled=cancelled)
 
     return Progress("build", work, request_id=g.request_id).respond()
 
@@ -66,8 +66,9 @@ def _order() -> BuildOrder:
         vcpu=cpus(period, quota),
         auth=registry_config(request.headers.get("X-Registry-Config", "")),
         may_fetch=may_fetch(),
+        classic=True,
     )
-    return with_settings(order, request.args.getlist)
+    return with_settings(order, request.args.getlist, known_network)
 
 
 def _map(name: str) -> dict[str, str]:

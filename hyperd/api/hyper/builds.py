@@ -8,7 +8,7 @@ from flask import Response, g, request
 
 from hyperd.api import bodies, params
 from hyperd.api.background import Line, Progress
-from hyperd.api.build_settings import MAX_MEMORY, cpus, strings, with_settings
+from hyperd.api.build_settings import MAX_MEMORY, cpus, known_network, strings, with_settings
 from hyperd.api.context import engine, may_fetch
 from hyperd.api.credentials import registry_config
 from hyperd.api.hyper.routes import blueprint
@@ -36,7 +36,7 @@ def build_image() -> Response:
         auth=registry_config(request.headers.get("X-Registry-Config", "")),
         may_fetch=may_fetch(),
     )
-    order = with_settings(order, request.args.getlist)
+    order = with_settings(order, request.args.getlist, known_network)
     with bodies.uploaded() as chunks:
         prepared = engine().builds.prepare(order, chunks)
 
