@@ -38,22 +38,41 @@ def _key(key: str) -> int:
 
 
 class KeyWatch:
-    """Looks for a sequence of keys in what a client types, wherever the pieces are cut."""
+    """Looks for a sequence of keys in what a client types, wherever the pieces are cut.
 
-    def __init__(self, keys: bytes) -> None:
+    Args:
+        keys: the sequence.
+        holds: what may be its beginning is kept until the next key tells; else it is passed on at once, so that a key
+            that a program needs, too, works without delay.
+
+    """
+
+    def __init__(self, keys: bytes, *, holds: bool = False) -> None:
         self._keys = keys
+        self._holds = holds
         self._last = b""
 
     def feed(self, data: bytes) -> tuple[bytes, bool]:
-        """Return what is to be passed on, and whether the sequence is complete.
-
-        What may be its beginning is passed on at once: a key that a program needs, too, works without delay.
-        """
+        """Return what is to be passed on, and whether the sequence is complete."""
         joined = self._last + data
         at = joined.find(self._keys)
         if at >= 0:
-            new = max(0, at - len(self._last))
+            new = at if self._holds else max(0, at - len(self._last))
             self._last = b""
-            return data[:new], True
+            return (joined if self._holds else data)[:new], True
+        if self._holds:
+            kept = self._begun(joined)
+            self._last = joined[len(joined) - kept :]
+            return joined[: len(joined) - kept], False
         self._last = joined[-(len(self._keys) - 1) :] if len(self._keys) > 1 else b""
         return data, False
+
+    def rest(self) -> bytes:
+        """Return what is kept: no key follows it."""
+        kept, self._last = (self._last if self._holds else b""), b""
+        return kept
+
+    def _begun(self, text: bytes) -> int:
+        """Return how many bytes at the end of a text may be the beginning of the sequence."""
+        longest = min(len(self._keys) - 1, len(text))
+        return next((size for size in range(longest, 0, -1) if text.endswith(self._keys[:size])), 0)

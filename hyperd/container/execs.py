@@ -94,6 +94,7 @@ class ExecService:
         exec_id: str,
         *,
         size: tuple[int, int] | None = None,
+        holds_keys: bool = False,
     ) -> AttachSession:
         """Return the session that starts the process for its client.
 
@@ -101,6 +102,7 @@ class ExecService:
             container: must be the exec's, where it is not empty.
             exec_id: the exec.
             size: rows and columns of its terminal, None = as asked for before.
+            holds_keys: see ``AttachOptions``.
 
         Errors: NotFound, NotAlive, Conflict (it was started before).
 
@@ -108,7 +110,9 @@ class ExecService:
         execution, vm, base, plan, size = self._prepare(container, exec_id, size)
         spec = execution.spec
         streams = {number for number, wanted in ((STDOUT, spec.stdout), (STDERR, spec.stderr)) if wanted}
-        options = AttachOptions(stdin=spec.stdin, streams=frozenset(streams), detach_keys=spec.detach_keys)
+        options = AttachOptions(
+            stdin=spec.stdin, streams=frozenset(streams), detach_keys=spec.detach_keys, holds_keys=holds_keys
+        )
         return self._session(vm, exec_id, base, plan, tty=spec.tty, size=size, options=options)
 
     def start_detached(self, exec_id: str, *, container: str = "", size: tuple[int, int] | None = None) -> Exec:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import socket
 import threading
 import time
@@ -203,6 +204,12 @@ class GuestProcess:
         elif not self.hub.ended:
             self.relay.loop.call_later(OUTPUT_GRACE, self._cut)
 
+    @property
+    def age(self) -> float:
+        """Seconds since its program began; endless for one that has not, or began before this daemon."""
+        started = self.hub.started if isinstance(self.hub, _Replay) else None
+        return math.inf if started is None else time.monotonic() - started
+
     def resize(self, rows: int, columns: int) -> None:
         """Set the size of its terminal, now or when it begins; nobody waits for that. Loop thread."""
         self.size = (rows, columns)
@@ -295,6 +302,7 @@ class AttachOptions:
         stdin: its bytes go to the process.
         streams: the outputs it gets; a terminal has only the first.
         detach_keys: see ``hyperd.container.detach``; they count where there is a terminal.
+        holds_keys: the process gets the first of them only when another key than the next follows.
         ends_input: its end of input is the process's, which has no terminal.
         leaves_input_ended: when it leaves, in whatever way, the process's input ends (Docker's ``StdinOnce``).
         kills: when it leaves, the process is killed.
@@ -304,6 +312,7 @@ class AttachOptions:
     stdin: bool = True
     streams: frozenset[int] = ALL_STREAMS
     detach_keys: str = ""
+    holds_keys: bool = False
     ends_input: bool = True
     leaves_input_ended: bool = False
     kills: bool = False
@@ -332,7 +341,7 @@ class AttachSession:
         self._before = before
         self._options = options or AttachOptions()
         self._stdin = self._options.stdin
-        self._keys = KeyWatch(parse_keys(self._options.detach_keys))
+        self._keys = KeyWatch(parse_keys(self._options.detach_keys), holds=self._options.holds_keys)
         self._client: Client | None = None
 
     def run(self, sock: socket.socket, early: bytes, *, chunked: bool = False, make: MakeClient | None = None) -> None:
@@ -413,5 +422,5 @@ class AttachSession:
         client.on_closed = closed
         # A terminal's client that leaves must not end the shell for the others; ctrl-d does that.
         ends = self._options.ends_input and not self.process.tty
-        client.on_eof = stdin.end if ends else (lambda: None)
+        client.on_eof = stdin.end if ends else (lambda: stdin.write(self._keys.rest()))
         stdin.on_drained.append(client.resume_reading)

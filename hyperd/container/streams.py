@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 
 from hyperd.container.logdrivers import log_session, reopen_log
 from hyperd.container.process import AttachOptions, AttachSession, GuestProcess
@@ -15,6 +16,9 @@ from hyperd.stream.logread import LogQuery, LogSession
 from hyperd.stream.relay import Relay
 from hyperd.vm.model import require_running
 from hyperd.vm.service import VmService
+
+BEGINNING = 0.5  # seconds after a start within which first words are waited for
+_QUIET, _STEP = 0.02, 0.01
 
 
 class ContainerStreams:
@@ -66,6 +70,21 @@ class ContainerStreams:
             return None if found is None or found.awaits_start else found
 
         return log_session(self._relay, settings, query, tty=tty, current=current)
+
+    def await_first_output(self, name: str) -> None:
+        """Wait for the first words of a container that has only just begun; others are not waited for.
+
+        A program in a VM begins slower than a process of the host, and who starts it and asks for its log next expects
+        them there. Errors: NotFound.
+        """
+        row = self._records.find(name)
+        process = self._processes.get(row.id)
+        if process is None or process.age > BEGINNING:
+            return
+        while process.age < BEGINNING and not process.hub.ended:
+            if process.hub.said and process.hub.quiet_for(_QUIET):
+                return
+            time.sleep(_STEP)
 
     def reopen_log(self, name: str) -> None:
         """Let the log of a running container, whose file its reader has moved away, go on in a new file.

@@ -133,6 +133,11 @@ class OutputHub:
         TRAFFIC["output"] += len(data)
         self.emit(stream, data, age=age)
 
+    @property
+    def said(self) -> bool:
+        """Whether there was any output."""
+        return any(self._received.values())
+
     def mix(self) -> None:
         """Give clients stdout and stderr as raw bytes, mixed, although there is no terminal (execvm)."""
         self.tty = True

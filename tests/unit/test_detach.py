@@ -35,3 +35,17 @@ def test_a_beginning_that_is_none_is_forgotten():
     watch = KeyWatch(b"\x10\x11")
     for piece in (b"\x10", b"a", b"\x11"):
         assert watch.feed(piece) == (piece, False)
+
+
+def test_the_beginning_is_held_where_that_is_wanted():
+    watch = KeyWatch(b"\x10\x11", holds=True)
+    assert watch.feed(b"ls\x10") == (b"ls", False)
+    assert watch.feed(b"\x10") == (b"\x10", False)  # one of them may still be it
+    assert watch.feed(b"a\x10") == (b"\x10a", False)
+    assert watch.feed(b"\x11more") == (b"", True)
+    assert watch.feed(b"ab\x10\x11cd") == (b"ab", True)
+    assert (watch.feed(b"\x10"), watch.rest(), watch.rest()) == ((b"", False), b"\x10", b"")
+    longer = KeyWatch(b"aab", holds=True)
+    assert longer.feed(b"aaa") == (b"a", False)
+    assert longer.feed(b"b") == (b"", True)
+    assert KeyWatch(b"a", holds=True).feed(b"xay") == (b"x", True)

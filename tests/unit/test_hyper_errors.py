@@ -64,7 +64,7 @@ def test_every_class_has_a_status_of_its_own_or_its_base() -> None:
 def test_users_mistakes_are_no_errors_of_the_daemon(kind: type[HyperError]) -> None:
     status, text, levels = answer(kind("it failed", details="why", resolution="do this"))
     assert text == "it failed: why (do this)\n"
-    assert (levels == ["error"]) == (status in {500, 507})
+    assert (levels == ["error"]) == (status in {500, 507} and kind is not errors.ProgramFailed)
 
 
 def test_the_object_is_named() -> None:

@@ -69,7 +69,7 @@ def start_exec(exec_id: str) -> Response:
     if given["Detach"]:
         engine().execs.start_detached(exec_id, size=size)
         return answers.empty(200)
-    session = engine().execs.start("", exec_id, size=size)
+    session = engine().execs.start("", exec_id, size=size, holds_keys=True)
     return takeover.upgrade_framed(session, stream_type(tty=given["Tty"]), raw=given["Tty"])
 
 

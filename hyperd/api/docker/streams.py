@@ -49,7 +49,10 @@ def logs(name: str) -> Response:
         tail=lines_of(params.text("tail").strip()),
         framed_lines=True,  # docker-py's clients take each frame for a line
     )
-    session = engine().containers.streams.logs(found.id, query)
+    streams = engine().containers.streams
+    if not query.follow:
+        streams.await_first_output(found.id)
+    session = streams.logs(found.id, query)
     return takeover.follow(session, stream_type(tty=session.tty))
 
 
@@ -98,6 +101,7 @@ def attach_options(found: Container) -> AttachOptions:
         stdin=params.flag("stdin") and streaming and found.spec.open_stdin,
         streams=frozenset(wanted) if streaming else frozenset(),
         detach_keys=params.text("detachKeys"),
+        holds_keys=True,
         leaves_input_ended=found.spec.stdin_once,
     )
 

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "process/streams.h"
 
+#include <poll.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -8,7 +9,7 @@
 #include <termios.h>
 #include <unistd.h>
 
-enum { ALWAYS_ALLOWED = 16384, SLICE = 65536 };
+enum { ALWAYS_ALLOWED = 16384, SLICE = 65536, LINE_MS = 2 };
 
 struct port stream_port;
 
@@ -176,12 +177,20 @@ static size_t output_allowance(struct stream *s) {
   return room < SLICE ? room : SLICE;
 }
 
+/* A terminal gives a line and its end in two pieces: the second one is worth a moment, for both are one frame then. */
+static bool line_goes_on(struct stream *s, uint8_t last) {
+  struct pollfd watched = {.fd = s->watch.fd, .events = POLLIN};
+  return s->tty && last != '\n' && poll(&watched, 1, LINE_MS) > 0 && watched.revents & POLLIN;
+}
+
 static bool output_work(struct stream *s) {
   size_t allowed = output_allowance(s), room;
+  uint8_t last = '\n';
   while (s->ready && s->watch.fd >= 0 && allowed) {
     uint8_t *at = ring_tail(&s->ring, &room);
     ssize_t n = RETRY(read(s->watch.fd, at, room < allowed ? room : allowed));
     if (n > 0) {
+      last = at[n - 1];
       ring_added(&s->ring, (size_t)n);
       note_time(s);
       buffered += (size_t)n;
@@ -190,6 +199,8 @@ static bool output_work(struct stream *s) {
         account(ring_drop(&s->ring, s->ring.end));
         s->next = s->ring.end;
       }
+    } else if (n < 0 && errno == EAGAIN && line_goes_on(s, last)) {
+      last = '\n'; /* waited for once */
     } else if (n < 0 && (errno == EAGAIN || (s->tty && !s->orphan))) {
       /* A terminal that nobody has open (EIO) may be opened again while its process lives, and closing it would send HUP. */
       s->ready = false;
