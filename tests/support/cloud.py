@@ -159,7 +159,7 @@ class CloudProcess:
     def action(self, answer: Answer, state: str = "Success") -> dict[str, Any]:
         """Wait until the action of an answer is over; it must end in a state."""
         uri = answer.headers["X-DockerCloud-Action-URI"]
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while True:
             found: dict[str, Any] = self.dc("GET", uri).json
             if found["state"] not in {"Pending", "In progress", "Canceling"}:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import subprocess
 import tempfile
@@ -18,8 +19,12 @@ TREE = Path(__file__).resolve().parents[2]
 
 @cache
 def agent_binary() -> Path:
-    """Build the agent (only what changed) and give its path."""
-    return build_agent(TREE / ".cache" / "agent")
+    """Build the agent (only what changed) and give its path; processes that want it at the same time wait."""
+    place = TREE / ".cache" / "agent"
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return build_agent(place)
 
 
 def cgroup2() -> Path:
