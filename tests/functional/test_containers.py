@@ -432,6 +432,6 @@ def test_a_container_is_changed(daemon: HyperdLauncher, container: Make):
     assert update(restartPolicy="sometimes") == 400
     wait = Waiter(daemon, name, "next-exit")
     daemon.json("POST", "/container/kill", container=name, signal="USR1", status=201)
-    until(lambda: info(daemon, name)["status"]["restartCount"] == 1)
+    until(lambda: (now := info(daemon, name)["status"])["restartCount"] == 1 and now["phase"] == "running")
     daemon.json("POST", "/container/kill", container=name, signal="USR1", status=201)
     assert wait.result() == 138

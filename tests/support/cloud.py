@@ -119,7 +119,7 @@ class CloudProcess:
         if data is not None and not request.has_header("Content-type"):
             request.add_header("Content-Type", "application/json")
         try:
-            with urllib.request.urlopen(request, timeout=60) as response:
+            with urllib.request.urlopen(request, timeout=150) as response:
                 answer = Answer(response.status, response.headers, response.read().decode())
         except urllib.error.HTTPError as error:
             with error:

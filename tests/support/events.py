@@ -22,7 +22,7 @@ class EventReader:
         query = {"filters": json.dumps(filters)} if filters else {}
         # The past is asked for, so that nothing is missed between the head and the subscription.
         query["since"] = f"{since or time.time():.9f}"
-        self._connection = UnixConnection(daemon.socket, timeout=60)
+        self._connection = UnixConnection(daemon.socket, timeout=150)
         self._connection.request("GET", "/events?" + urllib.parse.urlencode(query))
         self._answer = self._connection.getresponse()
         assert self._answer.status == 200, self._answer.read()
@@ -54,7 +54,7 @@ class EventReader:
 def past_events(daemon: HyperdLauncher, *, since: float, filters: Mapping[str, Any] | None = None) -> list[Event]:
     """Return the events from then until now."""
     query = {"since": f"{since:.9f}", "until": f"{time.time():.9f}", "filters": json.dumps(filters or {})}
-    connection = UnixConnection(daemon.socket, timeout=60)
+    connection = UnixConnection(daemon.socket, timeout=150)
     with contextlib.closing(connection):
         connection.request("GET", "/events?" + urllib.parse.urlencode(query))
         answer = connection.getresponse()

@@ -66,7 +66,7 @@ class KubeProxy:
     def kubectl(self, *words: str, data: bytes = b"", spdy: bool = False) -> subprocess.CompletedProcess[bytes]:
         """Run kubectl to its end. ``spdy``: it is not to try WebSocket."""
         return subprocess.run(
-            self.command(*words), input=data, capture_output=True, timeout=60, check=False, env=self.environment(spdy)
+            self.command(*words), input=data, capture_output=True, timeout=150, check=False, env=self.environment(spdy)
         )
 
     def environment(self, spdy: bool) -> dict[str, str]:

@@ -26,7 +26,7 @@ from tests.support.agent import AgentRefusal, Host, Memory
 from tests.support.guest import FAST_CMDLINE, Guest
 from tests.support.until import until
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.vm]
 
 TREE = Path(__file__).resolve().parents[2]
 GUEST = TREE / ".cache" / "guest"
@@ -274,7 +274,7 @@ def test_a_fork_bomb_hurts_only_itself(host: Host, box: str) -> None:
         host.ask(Method.PING, timeout=90)
     if "f" not in host.exits:
         host.ask(Method.SIGNAL, "f", 9, "all")
-    host.finish("f", base, timeout=60)
+    host.finish("f", base, timeout=150)
 
 
 def test_clock_hostname_entropy_and_disks(host: Host) -> None:
@@ -348,7 +348,7 @@ def test_no_byte_is_lost_when_hosts_come_and_go(guest: Guest) -> None:
         with guest.connect(memory=memory) as host:
             host.resume(base)
             if host.states()["lines"][0] == b"exited":
-                host.pump(lambda: host.ended(base), timeout=60)
+                host.pump(lambda: host.ended(base), timeout=150)
                 host.ask(Method.FORGET, "lines")
                 break
             goal = len(host.output(base + 1)) + 150_000

@@ -27,7 +27,7 @@ from tests.support.until import until
 from tests.support.web import web
 from tests.vm.conftest import Host
 
-pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.vm, pytest.mark.registry]
 
 
 def test_a_dockerfile_becomes_an_image_and_is_cached(host: Host):

@@ -19,7 +19,7 @@ from tests.support.images import stored
 from tests.support.until import until
 from tests.vm.conftest import Host
 
-pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.vm, pytest.mark.registry]
 
 BIG = "dd if=/dev/urandom of=/big bs=1M count=100 2>/dev/null"
 

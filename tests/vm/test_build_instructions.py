@@ -20,7 +20,7 @@ from tests.support.builds import said as said_of
 from tests.support.web import serving, web
 from tests.vm.conftest import Host
 
-pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.vm, pytest.mark.registry]
 
 
 def directory() -> tarfile.TarInfo:

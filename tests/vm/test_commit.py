@@ -17,7 +17,7 @@ from tests.support.images import stored
 from tests.support.until import until
 from tests.vm.conftest import Host
 
-pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.vm, pytest.mark.registry]
 
 CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
 CHANGES = r"""

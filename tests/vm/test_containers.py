@@ -16,7 +16,7 @@ import pytest
 from tests.support.until import until
 from tests.vm.conftest import Host
 
-pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.vm, pytest.mark.registry]
 
 SETUP = r"""
 mkdir -p /data/sub; echo text > /data/sub/file; chmod 640 /data/sub/file; chown 12:34 /data/sub/file

@@ -20,7 +20,7 @@ from tests.support.until import until
 from tests.vm.conftest import Host, launch
 from tests.vm.test_lifecycle import client, info, make, restarts
 
-pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.vm, pytest.mark.registry]
 
 RUN = "echo x >> /n; sync; echo run $(cat /n | wc -l); sleep 1000"  # said when it is on the pod's disk
 

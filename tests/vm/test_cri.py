@@ -20,7 +20,7 @@ from tests.support.registry import RegistryServer
 from tests.support.until import until
 from tests.vm.conftest import Host, launch
 
-pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.vm, pytest.mark.registry]
 
 MIB = 2**20
 
@@ -46,7 +46,7 @@ def cri(host: Host) -> Iterator[CriClient]:
 
 
 def inside(cri: CriClient, container: str, script: str) -> str:
-    found = cri.ExecSync(container_id=container, cmd=["sh", "-c", script], timeout=60)
+    found = cri.ExecSync(container_id=container, cmd=["sh", "-c", script], timeout=150)
     assert found.exit_code == 0, (script, found)
     return found.stdout.decode().strip()
 
@@ -245,7 +245,7 @@ def test_kubectl(kube: KubeProxy, spdy: bool) -> None:
 
 
 def echoed(port: int, text: bytes) -> bool:
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=150) as client:
         writer = threading.Thread(target=lambda: (client.sendall(text), client.shutdown(socket.SHUT_WR)))
         writer.start()
         got = b""

@@ -15,7 +15,7 @@ from tests.support.registry import RegistryServer
 from tests.support.until import until
 from tests.vm.conftest import GUEST
 
-pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.vm, pytest.mark.registry]
 
 
 def sandbox(cri: CriClient, name: str, **more: object) -> str:
@@ -31,7 +31,7 @@ def container(cri: CriClient, pod: str, image: str, script: str) -> str:
 
 
 def inside(cri: CriClient, ident: str, *words: str) -> str:
-    found = cri.ExecSync(container_id=ident, cmd=words, timeout=60)
+    found = cri.ExecSync(container_id=ident, cmd=words, timeout=150)
     assert found.exit_code == 0, (words, found)
     return str(found.stdout.decode())
 

@@ -120,7 +120,7 @@ class World:
             capture_output=True,
             text=True,
             check=False,
-            timeout=110,
+            timeout=240,
         )
         assert done.returncode == 0, (line, done.stdout[-2000:], done.stderr[-2000:], self.host.daemon.log()[-2000:])
 

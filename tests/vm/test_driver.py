@@ -142,7 +142,7 @@ def make_disk(path: Path, lun: int, text: bytes = b"", *, readonly: bool = False
 
 @contextmanager
 def agent(spec: VmSpec, *, fresh: bool = True) -> Iterator[Host]:
-    with Host(spec.control_socket, spec.stream_socket, fresh=fresh, timeout=60) as host:
+    with Host(spec.control_socket, spec.stream_socket, fresh=fresh, timeout=150) as host:
         yield host
 
 

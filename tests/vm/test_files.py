@@ -22,7 +22,7 @@ from tests.support.ports import free_port
 from tests.support.registry import Layer, RegistryServer, busybox_tar, layer_tar, member
 from tests.vm.conftest import Host, launch
 
-pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.vm, pytest.mark.registry]
 
 BIG = hashlib.shake_256(b"big").digest(3_000_000)
 

@@ -11,7 +11,7 @@ from tests.support.daemon import HyperdLauncher
 from tests.vm.conftest import GUEST, Host
 from tests.vm.test_pods import until
 
-pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.vm, pytest.mark.registry]
 
 
 @pytest.fixture

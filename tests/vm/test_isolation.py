@@ -14,7 +14,7 @@ from tests.support.registry import Layer, RegistryServer, busybox_tar, layer_tar
 from tests.support.until import until
 from tests.vm.conftest import Host, launch
 
-pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.vm, pytest.mark.registry]
 
 PROGRAMS = (
     "/usr/bin/tini", "/usr/bin/dumb-init", "/sbin/runit", "/usr/bin/runsvdir", "/usr/bin/runsv", "/usr/bin/sv",

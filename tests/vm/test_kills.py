@@ -11,7 +11,7 @@ from tests.support import kills
 from tests.support.registry import RegistryServer
 from tests.vm.conftest import GUEST
 
-pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.vm, pytest.mark.registry]
 
 
 @pytest.fixture(scope="module")

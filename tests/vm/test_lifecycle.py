@@ -17,7 +17,7 @@ from tests.support.events import EventReader, past_events
 from tests.support.until import until
 from tests.vm.conftest import Host, launch
 
-pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.vm, pytest.mark.registry]
 
 
 @contextmanager

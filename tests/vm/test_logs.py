@@ -17,7 +17,7 @@ from tests.support.ports import free_port
 from tests.support.until import until
 from tests.vm.conftest import Host, launch
 
-pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.vm, pytest.mark.registry]
 
 
 @pytest.fixture

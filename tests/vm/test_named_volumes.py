@@ -11,7 +11,7 @@ import pytest
 from tests.support.registry import Layer, RegistryServer, busybox_tar, directory, layer_tar, member
 from tests.vm.conftest import Host, launch
 
-pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.vm, pytest.mark.registry]
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from tests.support.registry import Layer, RegistryServer, busybox_tar, layer_tar
 from tests.vm.conftest import GUEST, Host, launch
 from tests.vm.test_pods import until
 
-pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.vm, pytest.mark.registry]
 SERVE = "mkdir -p /www; hostname > /www/index.html; httpd -p 80 -h /www; udp serve 53 $(hostname) & sleep 1000"
 VIP = "10.254.0.24"
 

@@ -17,7 +17,7 @@ from tests.support.registry import RegistryServer
 from tests.support.until import until
 from tests.vm.conftest import Host, launch
 
-pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.vm, pytest.mark.registry]
 SERVE = "mkdir -p /www; hostname > /www/index.html; httpd -p 80 -h /www; sleep 1000"
 
 

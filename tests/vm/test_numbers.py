@@ -11,7 +11,7 @@ import pytest
 from tests.support.until import until
 from tests.vm.conftest import Host
 
-pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.vm, pytest.mark.registry]
 
 
 def stats(host: Host, pod: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from tests.support.registry import Layer, RegistryServer, busybox_tar, layer_tar
 from tests.support.until import until
 from tests.vm.conftest import Host
 
-pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.vm, pytest.mark.registry]
 
 DOCKER_CAPABILITIES = "00000000a80425fb"
 TRAP = "trap 'exit 7' USR1; echo ready $0; while true; do sleep 0.1; done"
@@ -332,7 +332,7 @@ def test_events_of_commands_and_of_memory_that_ran_out(host: Host, start: Any) -
     exec_id = json.loads(text)
     assert host.ctl("exec", "eater", "sh", "-c", "exit 4").returncode == 4
     client = host.background("attach", "eater")
-    client.communicate(b"go\n", timeout=60)
+    client.communicate(b"go\n", timeout=150)
     assert host.daemon.json("GET", "/exitcode", container="eater") == 137
 
     def seen() -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from tests.support.ports import free_port
 from tests.support.until import until
 from tests.vm.conftest import Host
 
-pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.vm, pytest.mark.registry]
 
 
 def test_an_attached_run_gives_output_and_exit_code_and_leaves_nothing(host: Host):

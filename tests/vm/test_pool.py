@@ -18,7 +18,7 @@ from tests.support.registry import Layer, RegistryServer, busybox_tar, layer_tar
 from tests.vm.conftest import GUEST, HYPERCTL, Host
 from tests.vm.test_pods import until
 
-pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.vm, pytest.mark.registry]
 
 assert HYPERCTL
 

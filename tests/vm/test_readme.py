@@ -47,7 +47,7 @@ def shell(block: Block, host: Host, home: Path) -> str:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     env = {"PATH": path, "HOME": str(home), "HYPER_HOST": host.daemon.host, "TERM": "xterm"}
     done = subprocess.run(
-        ["bash", "-xc", script], cwd=PROJECT, env=env, capture_output=True, text=True, check=False, timeout=110
+        ["bash", "-xc", script], cwd=PROJECT, env=env, capture_output=True, text=True, check=False, timeout=240
     )
     assert done.returncode == 0, (done.stdout, done.stderr, host.daemon.log()[-3000:])
     return done.stdout
@@ -85,7 +85,7 @@ def test_the_python_client(host):
         capture_output=True,
         text=True,
         check=False,
-        timeout=110,
+        timeout=240,
         env={**os.environ, "HYPER_HOST": host.daemon.host},
     )
     assert done.returncode == 0, done.stderr

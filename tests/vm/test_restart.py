@@ -10,7 +10,7 @@ import pytest
 from tests.vm.conftest import Host, launch
 from tests.vm.test_pods import until
 
-pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.vm, pytest.mark.registry]
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_two_daemons_side_by_side(own: Host, registry):
 def test_a_second_daemon_on_the_same_root_is_refused(own: Host):
     argv = [*own.daemon._command, "--config", str(own.daemon.config_path), "--root", str(own.daemon.root)]
     done = subprocess.run(
-        [*argv, "--host", f"unix://{own.daemon.directory}/other"], capture_output=True, timeout=60, check=False
+        [*argv, "--host", f"unix://{own.daemon.directory}/other"], capture_output=True, timeout=150, check=False
     )
     assert done.returncode != 0
     assert b"Traceback" not in done.stderr

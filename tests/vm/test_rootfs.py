@@ -19,7 +19,7 @@ from tests.support.rootfs import umoci_view
 from tests.support.until import until
 from tests.vm.conftest import Host
 
-pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.root, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.root]
 
 TOOL = ".describe/tool"
 # What a container's start puts there.

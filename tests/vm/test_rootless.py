@@ -20,7 +20,7 @@ from tests.support.ports import free_port
 from tests.support.registry import RegistryServer
 from tests.vm.conftest import GUEST, Host
 
-pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.vm, pytest.mark.registry]
 
 USER = 65534  # nobody
 SETPRIV = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
@@ -104,7 +104,7 @@ def host(registry: RegistryServer) -> Iterator[Host]:
 
 
 def fetch(port: int) -> bytes:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=90) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as answer:
         return bytes(answer.read())
 
 
@@ -183,7 +183,7 @@ def test_the_host_can_be_reached_from_a_pod(host: Host):
             client, _ = server.accept()
             with client:
                 assert client.recv(100) == b"from inside\n"
-            process.communicate(timeout=60)
+            process.communicate(timeout=150)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from tests.support.registry import RegistryServer
 from tests.support.until import until
 from tests.vm.conftest import GUEST, Host, launch
 
-pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.vm, pytest.mark.registry]
 
 ACTIVATE = (
     "import os, sys; os.dup2(int(sys.argv[1]), 3);"

@@ -17,7 +17,7 @@ from tests.support.registry import RegistryServer, layer_tar, member
 from tests.support.until import until
 from tests.vm.conftest import GUEST, Host
 
-pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.vm, pytest.mark.registry]
 
 # What no two VMs may share, and the clock.
 IDENTITY = """

@@ -14,7 +14,7 @@ from tests.support.registry import Layer, RegistryServer, busybox_tar, layer_tar
 from tests.support.until import until
 from tests.vm.conftest import GUEST, Host
 
-pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.vm, pytest.mark.registry]
 
 UIDS = range(1_879_048_192, 1_879_113_728)  # the default of hypervisor.uid_range
 

@@ -20,7 +20,7 @@ from tests.support.registry import Layer, RegistryServer, busybox_tar, directory
 from tests.support.until import until
 from tests.vm.conftest import Host
 
-pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.vm, pytest.mark.registry]
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def test_an_installed_wheel_builds_its_guest_and_runs_a_pod(registry: RegistrySe
 
         def hyperctl(*words: str) -> str:
             line = [str(programs / "hyperctl"), "-H", daemon.host, *words]
-            done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=100)
+            done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=200)
             assert done.returncode == 0, (done.stderr, daemon.log()[-4000:])
             return done.stdout
 
