@@ -1,4 +1,4 @@
-"""What is to be done for pods or containers soon, in threads; again later while a pod is in use or a disk is full."""
+"""What is to be done for pods or containers soon, in threads; again later while a pod is in use or the host fails."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
-from hyperd.errors import Busy, HyperError, NotFound, OutOfSpace
+from hyperd.errors import Busy, HostFault, HyperError, NotFound, Timeout
 from hyperd.stream.relay import Relay
 
 log = structlog.get_logger(__name__)
@@ -47,7 +47,7 @@ class Errands:
             self._work(ident)
         except NotFound:
             log.debug("errand.gone_already", what=self._what, id=ident)
-        except (Busy, OutOfSpace) as error:
+        except (Busy, HostFault, Timeout) as error:  # a disk is full, a hypervisor or a guest does not answer
             log.warning("errand.put_off", what=self._what, id=ident, seconds=pause, error=str(error))
             later = min(2 * pause, LONGEST_PAUSE)
             self._relay.soon(self._relay.loop.call_later, pause, self.submit, ident, later)

@@ -318,6 +318,16 @@ def test_what_ends_while_its_pod_is_in_use_goes_later(engine: Engine, monkeypatc
     until(lambda: not [one for one in engine.pods.summaries() if one.id == ident])
 
 
+def test_what_the_host_refuses_at_an_end_is_done_later(engine: Engine) -> None:
+    driver = engine.vms._driver
+    assert isinstance(driver, FakeDriver)
+    ident = pod(engine, container("one", auto_remove=True))
+    driver.fail_next = "destroy"
+    engine.containers.kill("one", 9)
+    until(lambda: not [one for one in engine.pods.summaries() if one.id == ident])
+    assert not driver.fail_next
+
+
 def test_a_paused_container_is_removed_with_its_pod(engine: Engine) -> None:
     ident = pod(engine, container("one"), implicit=True)
     engine.pods.pause(ident)
