@@ -161,7 +161,14 @@ class ContainerContents:
         return found[0], pieces
 
     def unpack(
-        self, name: str, path: str, chunks: Iterable[bytes], *, strict: bool = False, cancelled: Cancel = never
+        self,
+        name: str,
+        path: str,
+        chunks: Iterable[bytes],
+        *,
+        strict: bool = False,
+        owner: str = "",
+        cancelled: Cancel = never,
     ) -> None:
         """Unpack a tar into an existing directory of a container.
 
@@ -169,6 +176,7 @@ class ContainerContents:
             name: of the container. path: of the directory.
             chunks: the archive, compressed with gzip, bzip2, xz, zstd or not.
             strict: a directory is not replaced by anything else, nor anything else by a directory.
+            owner: ``user[:group]`` of the container that everything is given to; empty = as the archive says.
             cancelled: asked while something is waited for.
 
         Errors: as for ``stat``; InvalidInput (no directory), Forbidden (read-only), AgentError (a damaged archive).
@@ -179,7 +187,7 @@ class ContainerContents:
             where = _Place(directory=place.whole, name=".", shown=place.shown, whole=place.whole)
             _stat(view, where, cancelled=cancelled)
             self._require_writable(row, place.whole)
-            words = [PROGRAM, "--unpack", view.root, place.whole, "-", "-", *(["copy"] if strict else [])]
+            words = [PROGRAM, "--unpack", view.root, place.whole, owner or "-", "-", *(["copy"] if strict else [])]
             with _tool(view, words, cancelled) as tool:
                 tool.feed(decompressed(iter(chunks), max_bytes=MAX_ARCHIVE))
                 tool.finish("unpacking files")

@@ -17,7 +17,7 @@ from hyperd.stream.relay import Relay
 from hyperd.vm.model import require_running
 from hyperd.vm.service import VmService
 
-BEGINNING = 0.5  # seconds after a start within which first words are waited for
+BEGINNING = 1.0  # seconds after a start within which first words are waited for
 _QUIET, _STEP = 0.02, 0.01
 
 

@@ -18,6 +18,7 @@ from typing import Self
 
 from hyperd.errors import Conflict
 
+MISSING = "path"  # kind of the object of an error, for one that is not there
 MAX_LINKS = 40  # as the kernel's own limit, path_resolution(7)
 
 
@@ -87,6 +88,7 @@ def open_path(
         if isinstance(error, FileNotFoundError):
             # Not the words "no such": clients of the original pull images when they read them.
             reason = "it does not exist on this host"
+            raise Conflict(f"{what}: cannot use {path}", details=reason, kind=MISSING, name=path) from error
         raise Conflict(f"{what}: cannot use {path}", details=reason) from error
 
 

@@ -16,8 +16,8 @@ import shutil
 import stat
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -63,6 +63,7 @@ class VolumeService:
         self._lock = threading.RLock()  # a volume is not made or used while it is being removed, and the reverse
         self._filled = threading.Condition()
         self._filling: set[str] = set()
+        self._held: Counter[str] = Counter()  # by who is about to make a container with them
 
     # -- looking
 
@@ -135,6 +136,8 @@ class VolumeService:
                     details="by container " + ", ".join(one[:12] for one in volume.used_by),
                     resolution="remove the containers first",
                 )
+            if self._held[name]:
+                raise Conflict(f"volume {name} is in use", details="a container with it is being made")
             left = self._drop(name)
             failpoint("volume.delete.row_deleted")
         self._events.publish("volume", "destroy", name, driver=volume.driver)
@@ -161,6 +164,18 @@ class VolumeService:
         return removed
 
     # -- containers that use them
+
+    @contextlib.contextmanager
+    def held(self, names: Collection[str]) -> Iterator[None]:
+        """Keep volumes, made already or not, from being removed in the block, which makes a container with them."""
+        with self._lock:
+            self._held.update(names)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._held.subtract(names)
+                self._held += Counter()  # those of 0 go
 
     def use(self, container_id: str, names: Iterable[str]) -> None:
         """Note which volumes a container uses; those that do not exist are made. Errors: as for ``create``."""

@@ -92,6 +92,19 @@ def test_files_go_in_and_come_out(container: Any) -> None:
         container.get_archive("/no/such/file")
 
 
+def test_files_become_those_of_the_user(client: Any) -> None:
+    made = client.containers.run(IMAGE, ["sleep", "1000"], user="5:7", detach=True)
+    try:
+        data = io.BytesIO()
+        with tarfile.open(fileobj=data, mode="w") as archive:
+            archive.addfile(tarfile.TarInfo("mine"))
+        url, words = client.api._url("/containers/{0}/archive", made.id), {"path": "/tmp", "copyUIDGID": "1"}
+        client.api._raise_for_status(client.api._put(url, params=words, data=data.getvalue()))
+        assert made.exec_run(["stat", "-c", "%u %g", "/tmp/mine"]).output == b"5 7\n"
+    finally:
+        made.remove(force=True)
+
+
 def test_looking(client: Any, container: Any) -> None:
     container.reload()
     assert container.status == "running"

@@ -15,6 +15,7 @@ from hyperd.api.docker import create_docker_app, params, words
 from hyperd.build.importer import ImportOrder
 from hyperd.config.model import Config, HypervisorConfig, NetworkConfig
 from hyperd.engine import Engine
+from hyperd.errors import Busy
 from hyperd.spec.model import ContainerSpec, PodSpec, PortSpec
 from tests.support.registry import busybox_tar, digest_of, layer_tar, member
 
@@ -227,6 +228,42 @@ def test_what_a_failed_creation_has_made_goes(client: FlaskClient, running: Engi
     made = client.post("/containers/create", json={"Image": "busybox", "HostConfig": {"Mounts": mounts}})
     assert made.status_code >= 400, made.json
     assert client.get("/volumes/first").status_code == 404
+
+
+@pytest.mark.usefixtures("clean")
+def test_a_missing_source_of_a_bind(client: FlaskClient, tmp_path: Path) -> None:
+    mount = {"Type": "bind", "Source": f"{tmp_path}/nothing", "Target": "/a"}
+    refused = client.post("/containers/create", json={"Image": "busybox", "HostConfig": {"Mounts": [mount]}})
+    assert (refused.status_code, refused.json["message"]) == (
+        400,
+        f'invalid mount config for type "bind": bind source path does not exist: {tmp_path}/nothing',
+    )
+
+
+@pytest.mark.usefixtures("clean")
+def test_a_volume_is_held_until_its_container_is_there(
+    client: FlaskClient, running: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = running.pods.create
+    pruned = []
+
+    def create(*words: Any, **more: Any) -> Any:
+        pruned.append(client.post("/volumes/prune?filters={%22all%22:[%22true%22]}").json["VolumesDeleted"])
+        return made(*words, **more)
+
+    monkeypatch.setattr(running.pods, "create", create)
+    options = {"Labels": {"kept": "yes"}}
+    mounts = [{"Type": "volume", "Source": "held", "Target": "/v", "VolumeOptions": options}]
+    make(client, HostConfig={"Mounts": mounts})
+    assert (pruned, client.get("/volumes/held").json["Labels"]) == ([None], {"kept": "yes"})
+    monkeypatch.setattr(running.pods, "create", _refuse)
+    body = {"Image": "busybox", "HostConfig": {"Binds": ["not-held:/v"]}}
+    assert client.post("/containers/create", json=body).status_code == 503
+    assert client.get("/volumes/not-held").status_code == 404
+
+
+def _refuse(*_words: Any, **_more: Any) -> None:
+    raise Busy("not now")
 
 
 START = {
@@ -457,10 +494,13 @@ def test_networks_are_made_or_the_reason_is_told(
 
 
 @pytest.mark.usefixtures("clean")
-def test_owners_of_copied_files(client: FlaskClient) -> None:
-    path = "archive?path=/&copyUIDGID=1"
-    other = client.put(f"/containers/{make(client, User='1000')}/{path}", data=b"")
-    assert (other.status_code, "copyUIDGID" in other.json["message"]) == (501, True)
+def test_owners_of_copied_files(client: FlaskClient, running: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+    monkeypatch.setattr(running.containers.contents, "unpack", lambda *_words, owner, **_more: told.append(owner))
+    ident = make(client, User="1000:5")
+    for flag in ("", "&copyUIDGID=1"):
+        assert client.put(f"/containers/{ident}/archive?path=/{flag}", data=b"").status_code == 200
+    assert told == ["", "1000:5"]
 
 
 def test_the_disk_of_what_was_asked_for(client: FlaskClient) -> None:

@@ -16,7 +16,7 @@ from hyperd.api.docker import answers, params, words
 from hyperd.api.docker.lookup import container
 from hyperd.api.docker.routes import blueprint
 from hyperd.container.contents import ChangeKind, PathStat
-from hyperd.errors import InvalidInput, NotFound, NotSupported
+from hyperd.errors import InvalidInput, NotFound
 
 TAR = "application/x-tar"
 STAT_HEADER = "X-Docker-Container-Path-Stat"
@@ -115,15 +115,10 @@ def put_archive(name: str) -> Response:
     found, path = container(name), _path()
     strict = params.flag("noOverwriteDirNonDir")
     user = found.program.user if found.program else found.spec.user.name
-    if params.flag("copyUIDGID") and user.partition(":")[0] not in ("", "0", "root"):
-        raise NotSupported(
-            "copyUIDGID is not supported for a container with a user of its own",
-            details=f"files would have to be those of {user[:60]}",
-            resolution="copy without -a, and change the owner in the container",
-        )
+    owner = user if params.flag("copyUIDGID") else ""
     try:
         with bodies.uploaded() as chunks:
-            engine().containers.contents.unpack(found.id, path, chunks, strict=strict)
+            engine().containers.contents.unpack(found.id, path, chunks, strict=strict, owner=owner)
     except NotFound as error:
         raise _missing(error, name, path) from error
     return answers.empty(200)

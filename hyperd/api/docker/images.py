@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from flask import Response, g, request
@@ -17,7 +18,7 @@ from hyperd.api.docker.routes import blueprint
 from hyperd.api.jsonmessage import as_lines
 from hyperd.build.importer import FROM_BODY, ImportOrder
 from hyperd.container.fetch import check_allowed
-from hyperd.errors import ImageNotFound, InvalidInput
+from hyperd.errors import Forbidden, ImageNotFound, InvalidInput, Unauthorized
 from hyperd.image.model import ImageFilter
 from hyperd.registry.auth import AuthConfig
 from hyperd.registry.search import MAX_RESULTS
@@ -69,12 +70,26 @@ def create_image() -> Response:
     images = engine().images
 
     def work(line: Callable[[Line], None], cancelled: Callable[[], bool]) -> None:
-        if tag or images.names_one(name):
-            images.pull(name, tag=tag, auth=auth, headers=headers, progress=as_lines(line), cancelled=cancelled)
-        else:  # no tag means all of them
-            images.pull_all(name, auth=auth, headers=headers, progress=as_lines(line), cancelled=cancelled)
+        with _denial_told(name):
+            if tag or images.names_one(name):
+                images.pull(name, tag=tag, auth=auth, headers=headers, progress=as_lines(line), cancelled=cancelled)
+            else:  # no tag means all of them
+                images.pull_all(name, auth=auth, headers=headers, progress=as_lines(line), cancelled=cancelled)
 
     return Progress("pull", work, request_id=g.request_id).respond()
+
+
+@contextlib.contextmanager
+def _denial_told(name: str) -> Iterator[None]:
+    """Tell in Docker's words that a registry denies a repository: it does so for those that do not exist, too.
+
+    Errors: ImageNotFound.
+    """
+    try:
+        yield
+    except (Unauthorized, Forbidden) as error:
+        text = f"pull access denied for {name[:300]}, repository does not exist or may require 'docker login'"
+        raise ImageNotFound(text, details=str(error)) from error
 
 
 def _check_platform(platform: str) -> None:

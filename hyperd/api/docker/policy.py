@@ -24,6 +24,7 @@ from hyperd.container.model import Container, ContainerUpdate
 from hyperd.container.signals import find_signal
 from hyperd.errors import Conflict, HyperError, InvalidInput, NotAlive, NotFound
 from hyperd.spec.model import Limits, Resource
+from hyperd.volume.hostpath import MISSING
 from hyperd.volume.model import NamedVolumeSpec
 
 _KILL_WAIT = 10.0  # seconds for an end by SIGKILL
@@ -94,11 +95,23 @@ def create(order: Order) -> None:
             raise InvalidInput(f"network {wish.network[:200]} not found")
         if wish.network in DEFAULT_NETWORKS:
             check_links(wish.links)
-    with provided(order.mounts):
+    with _sources_told(), provided(order.mounts):
         if order.joins:
             running.containers.create(joined(order).pod_id, order.container, may_fetch=may_fetch())
         else:
             running.pods.create(order.pod, may_fetch=may_fetch())
+
+
+@contextlib.contextmanager
+def _sources_told() -> Iterator[None]:
+    """Tell in Docker's words that a directory of the host is missing. Errors: InvalidInput."""
+    try:
+        yield
+    except Conflict as error:
+        if error.kind != MISSING:
+            raise
+        text = f'invalid mount config for type "bind": bind source path does not exist: {error.name}'
+        raise InvalidInput(text) from error
 
 
 def check_links(links: Sequence[tuple[str, str]]) -> None:
@@ -163,7 +176,9 @@ def provided(mounts: Mounts) -> Iterator[None]:
     Errors: NotSupported, InvalidInput, Conflict, HostFault.
     """
     running = engine()
-    with running.containers.volumes.made_sources(mounts.new_sources), contextlib.ExitStack() as undo:
+    held = running.volumes.held([wanted.name for wanted in mounts.volumes])
+    made = running.containers.volumes.made_sources(mounts.new_sources)
+    with made, contextlib.ExitStack() as undo, held:  # what is undone is no longer held
         for wanted in mounts.volumes:
             if _make_volume(wanted):
                 undo.callback(_drop_volume, wanted.name)
