@@ -17,6 +17,7 @@ import pytest
 from hyperd.errors import HostFault
 from hyperd.network import nft
 from tests.support.daemon import HyperdLauncher
+from tests.support.descriptors import descriptors
 from tests.support.ports import free_port
 from tests.support.registry import make_certificates
 from tests.support.until import until
@@ -99,8 +100,7 @@ def test_the_last_descriptor_is_spent_on_saying_so() -> None:
     command = ["prlimit", "--nofile=256:256", sys.executable, "-m", "hyperd.cli"]
     with HyperdLauncher(driver="fake", command=command) as daemon, contextlib.ExitStack() as stack:
         daemon.start()
-        files = Path(f"/proc/{daemon.pid}/fd")
-        spare = max(int(fd.name) for fd in files.iterdir() if fd.readlink() == Path("/dev/null"))
+        spare = max(number for number, path in descriptors(daemon.pid) if path == "/dev/null")
         idle = stack.enter_context(daemon.raw())
         idle.sendall(PING)
         assert answered(idle)

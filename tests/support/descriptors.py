@@ -1,4 +1,4 @@
-"""Descriptors of the tests' own process."""
+"""Descriptors of processes, as the kernel lists them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import contextlib
 from pathlib import Path
 
 
-def descriptors() -> set[tuple[str, str]]:
-    """Return what is open, as number and what it leads to.
+def descriptors(pid: int | str = "self") -> set[tuple[int, str]]:
+    """Return what a process has open, as number and what it leads to.
 
-    Compare with ``<=``: what another test has left can go meanwhile.
+    Compare those of this process with ``<=``: what another test has left can go meanwhile.
     """
     found = set()
-    for path in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # the listing's own
-            found.add((path.name, str(path.readlink())))
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile, as the listing's own
+            found.add((int(path.name), str(path.readlink())))
     return found

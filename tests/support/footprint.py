@@ -91,13 +91,18 @@ def settled(daemon: HyperdLauncher, *, seconds: float = 150.0) -> Footprint:
 
 def qemu_processes(daemon: HyperdLauncher) -> list[int]:
     """Return the ids of the QEMU processes of a daemon."""
-    found = []
+    return list(qemu_commands(daemon))
+
+
+def qemu_commands(daemon: HyperdLauncher) -> dict[int, bytes]:
+    """Return the command lines of the QEMU processes of a daemon; that of a template being made may end any time."""
+    found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 command = (entry / "cmdline").read_bytes()
                 if b"qemu-system" in command.partition(b"\0")[0] and f"{daemon.root}/".encode() in command:
-                    found.append(int(entry.name))
+                    found[int(entry.name)] = command
     return found
 
 

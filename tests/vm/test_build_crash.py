@@ -125,7 +125,7 @@ def test_killed_in_a_build(host: Host, moment: Callable[[Host, bytes], bool]):
 
 def test_a_good_end_ends_builds_and_commits(host: Host):
     host.pod("busy", f"{BIG}; echo ready; sleep 1000")
-    until(lambda: host.ok("logs", "busy") == "ready\n", 60)
+    until(lambda: host.ok("logs", "busy") == "ready\n")
     files = stored(host.daemon.root)
     codes: list[int] = []
 
@@ -155,7 +155,7 @@ def test_a_good_end_ends_builds_and_commits(host: Host):
 @pytest.mark.parametrize("stopped", [False, True], ids=["running", "stopped"])
 def test_killed_in_a_commit(host: Host, stopped: bool):
     host.pod("big", f"[ -e /big ] || {BIG}; echo ready; n=0; while sleep 0.1; do n=$((n+1)); echo $n > /count; done")
-    until(lambda: "ready\n" in host.ok("logs", "big"), 60)
+    until(lambda: "ready\n" in host.ok("logs", "big"))
     if stopped:
         host.ok("stop", "big")
     moments = [packing] if not stopped else [lambda host, _: bool(list((host.daemon.root / "run").glob("*"))), packing]

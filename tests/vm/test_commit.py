@@ -209,7 +209,7 @@ def test_a_vm_that_dies_in_a_commit_leaves_nothing(host: Host):
     import signal
 
     name = host.pod("dying", "dd if=/dev/urandom of=/big bs=1M count=200 2>/dev/null; echo ready; sleep 1000")
-    until(lambda: host.ok("logs", name) == "ready\n", 60)
+    until(lambda: host.ok("logs", name) == "ready\n")
     files = stored(host.daemon.root)
     (qemu,) = host.left()["qemu"]
     with concurrent.futures.ThreadPoolExecutor(1) as pool:

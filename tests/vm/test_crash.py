@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.events import past_events
-from tests.support.footprint import qemu_processes
+from tests.support.footprint import qemu_commands
 from tests.support.until import until
 from tests.vm.conftest import Host, launch
 from tests.vm.test_lifecycle import client, info, make, restarts
@@ -32,12 +31,7 @@ def pod_state(host: Host, name: str) -> str:
 
 def vms_of(host: Host) -> list[int]:
     """Return the processes of pods' VMs; a template may be in the making beside them."""
-    found = []
-    for pid in qemu_processes(host.daemon):
-        with contextlib.suppress(OSError):
-            if b"guest=vm-" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(pid)
-    return found
+    return [pid for pid, command in qemu_commands(host.daemon).items() if b"guest=vm-" in command]
 
 
 def vm_of(host: Host) -> int:
@@ -171,7 +165,7 @@ def test_a_vm_that_dies_while_no_daemon_runs(registry):
                 if end == "stop":
                     host.ok("stop", "outlive")
             if end == "free":
-                until(lambda: info(host, "ol")["status"]["phase"] == "running", 60)
+                until(lambda: info(host, "ol")["status"]["phase"] == "running")
                 assert pod_state(host, "outlive") == "running"
                 assert host.ok("exec", "ol", "echo", "back") == "back\n"
         time.sleep(3)
@@ -193,17 +187,17 @@ def test_a_guest_that_does_not_answer_is_told_of_and_comes_back(host: Host) -> N
 
     os.kill(pid, signal.SIGSTOP)
     try:
-        until(lambda: status() == "silent", 60)
+        until(lambda: status() == "silent")
         assert "does not answer" in host.daemon.json("GET", "/pod/info", podName="deaf")["status"]["message"]
         done = host.ctl("exec", "deaf-c", "true")
         assert done.returncode != 0
         assert b"does not answer" in done.stdout + done.stderr
     finally:
         os.kill(pid, signal.SIGCONT)
-    until(lambda: status() == "associated", 60)
+    until(lambda: status() == "associated")
     assert host.ctl("exec", "deaf-c", "true").returncode == 0
     os.kill(pid, signal.SIGSTOP)
-    until(lambda: status() == "silent", 60)
+    until(lambda: status() == "silent")
     host.ok("stop", "deaf")
     host.ok("rm", "deaf")
     host.assert_clean()

@@ -50,7 +50,7 @@ def test_a_full_disk_loses_nothing(small: Host):
     assert client.stdin
     client.stdin.write(b"go\n")
     client.stdin.flush()
-    until(lambda: "vm.stalled" in small.daemon.log(), 60)
+    until(lambda: "vm.stalled" in small.daemon.log())
     filler.unlink()
     until(lambda: b"end" in small.ctl("logs", name).stdout, 90)
     sums = small.ok("logs", name).splitlines()

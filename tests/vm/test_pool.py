@@ -31,7 +31,7 @@ def pooled(registry):
         daemon.start()
         host = Host(daemon, f"{registry.host}/busybox")
         host.ok("pull", host.image)
-        until(lambda: ready(host), 60)
+        until(lambda: ready(host))
         yield host
         for row in daemon.json("GET", "/list", item="pod")["podData"]:
             host.ctl("rm", row.split(":")[0])
@@ -89,7 +89,7 @@ def waiting(host: Host) -> str:
 
 def refilled(host: Host, old: str = "") -> None:
     """Wait until a VM is ready for the next pod; the old one does not count."""
-    until(lambda: waiting(host) not in {"", old}, 60)
+    until(lambda: waiting(host) not in {"", old})
 
 
 def opened(host: Host, pod: str) -> set[str]:
@@ -195,7 +195,7 @@ def test_a_ready_vm_that_does_not_answer_is_never_given_away(pooled: Host):
     name = pooled.pod("sound", "sleep 1000")
     assert boots(pooled) > before
     assert pooled.ok("exec", name, "echo", "well") == "well\n"
-    until(lambda: not Path(f"/proc/{pid}").exists(), 60)
+    until(lambda: not Path(f"/proc/{pid}").exists())
     pooled.ok("rm", name)
 
 
@@ -224,4 +224,4 @@ def test_a_ready_vm_that_has_died_is_replaced(pooled: Host):
     name = pooled.pod("anyway", "sleep 1000")
     assert pooled.ok("exec", name, "echo", "well") == "well\n"
     pooled.ok("rm", name)
-    until(lambda: len(host_left(pooled)) == 1 and not Path(f"/proc/{pid}").exists(), 60)
+    until(lambda: len(host_left(pooled)) == 1 and not Path(f"/proc/{pid}").exists())

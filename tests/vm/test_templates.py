@@ -132,7 +132,7 @@ def test_the_disk_that_was_mounted_in_the_template_is_the_pods_own(cloning: Host
     assert booted(cloning, template=True) == 2
     sums = {}
     for pod in ("one", "two"):
-        until(lambda pod=pod: "-" in cloning.ok("logs", pod), 60)
+        until(lambda pod=pod: "-" in cloning.ok("logs", pod))
         sums[pod] = cloning.ok("logs", pod).split()[0]
     assert sums["one"] != sums["two"]
     assert digest_of_data(template / "disk") == before
@@ -158,7 +158,7 @@ def test_a_template_that_is_broken_is_replaced_and_the_pod_runs(cloning: Host, t
     log = cloning.daemon.log()
     assert "template.unfit" in log
     assert "vm.boots_instead" in log
-    until(lambda: templates(tmp_path), 60)
+    until(lambda: templates(tmp_path))
     assert cloning.ok("run", "--rm", cloning.image, "echo", "again") == "again\n"
     assert booted(cloning, template=True) == 1
     cloning.assert_clean()
@@ -179,7 +179,7 @@ def test_a_size_gets_its_own_template_and_a_big_one_none(cloning: Host, tmp_path
 def test_two_cpus_go_on_too(cloning: Host, tmp_path: Path) -> None:
     run = ("run", "--rm", "--cpu", "2", cloning.image, "sh", "-c", "nproc; sleep 0.2; date +%s")
     cloning.ok(*run)
-    until(lambda: templates(tmp_path), 60)
+    until(lambda: templates(tmp_path))
     asked = time.time()
     cpus, clock = cloning.ok(*run).split()
     assert cpus == "2"
@@ -198,7 +198,7 @@ def test_a_daemon_killed_while_it_makes_one_leaves_nothing(registry: RegistrySer
         daemon.restart(kill=True)
         until(lambda: subprocess.run(["pgrep", "-f", pattern], capture_output=True, check=False).returncode == 1)
         host.ok("run", "--rm", host.image, "true")
-        until(lambda: templates(tmp_path), 60)
+        until(lambda: templates(tmp_path))
         assert not list((tmp_path / "t").glob(".part-*"))
         host.assert_clean()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemon import HyperdLauncher
+from tests.support.descriptors import descriptors
 from tests.support.registry import Layer, RegistryServer, busybox_tar, layer_tar, member
 from tests.support.until import until
 from tests.vm.conftest import GUEST, Host
@@ -107,15 +108,15 @@ def test_a_user_of_its_own_opens_only_what_is_its_vms(own: Host) -> None:
 
 def test_clones_cannot_write_to_their_template(own: Host, tmp_path: Path) -> None:
     own.pod("first", "sleep 1000")
-    until(lambda: list((tmp_path / "t").glob("*/state")) and not list((tmp_path / "t").glob(".part-*")), 60)
+    until(lambda: list((tmp_path / "t").glob("*/state")) and not list((tmp_path / "t").glob(".part-*")))
     own.pod("clone", "sleep 1000")
     assert own.daemon.log().count("template=true") == 1
     uid_of(own, "clone")
     pid = qemu_of(own, "clone")
-    (memory,) = (path for path in Path(f"/proc/{pid}/fd").iterdir() if "memfd:template" in str(path.readlink()))
-    with memory.open("rb+", buffering=0) as file, pytest.raises(PermissionError):
+    (memory,) = (number for number, path in descriptors(pid) if "memfd:template" in path)
+    with Path(f"/proc/{pid}/fd/{memory}").open("rb+", buffering=0) as file, pytest.raises(PermissionError):
         file.write(b"x")
-    files = [str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()]
+    files = [path for _, path in descriptors(pid)]
     assert not any(str(tmp_path) in path for path in files)
 
 
@@ -154,7 +155,7 @@ def test_a_pod_with_files_of_the_host_has_a_process_of_the_daemons_user(own: Hos
 def test_a_vm_of_the_pool_has_a_user_and_brings_its_disk(registry: RegistryServer, tmp_path: Path) -> None:
     with HyperdLauncher(driver="libvirt", guest=GUEST, pool=1) as daemon:
         host = begun(daemon, registry)
-        until(lambda: "event=vm.pooled" in daemon.log(), 60)
+        until(lambda: "event=vm.pooled" in daemon.log())
         (pid,) = host.left()["qemu"]
         host.ok("run", "-d", "--name", "ready", host.image, "sleep", "1000")
         assert pid in host.left()["qemu"]
