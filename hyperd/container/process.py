@@ -350,7 +350,9 @@ class AttachSession:
         relay.spawn(self._serve(make(relay) if make else ClientConnection(relay, chunked=chunked), sock, early))
 
     def close(self) -> None:
-        """Nothing is held before run()."""
+        """Give the session up, which is not run; a process that it was to start has ended then."""
+        if self._before is not None:
+            self.process.relay.soon(self.process.abandon, SETUP_FAILED)
 
     async def _serve(self, client: Client, sock: socket.socket, early: bytes) -> None:
         while self.process.heir is not None:  # it was restarted since this session was asked for
@@ -359,7 +361,11 @@ class AttachSession:
         client.on_closed = self._left
         if self._stdin:
             self._join_input(client)
-        await client.open(sock, early)
+        try:
+            await client.open(sock, early)
+        except BaseException:
+            self.close()
+            raise
         self.process.sessions.add(self)
         self.process.hub.attach(client, self._options.streams)
         if self._before is not None:

@@ -448,6 +448,26 @@ def test_execs_of_a_paused_pod_run_on_for_the_next_daemon(engine: Engine) -> Non
     assert (found.state, found.exit_code) == (ExecState.EXITED, KILLED)
 
 
+def test_an_exec_whose_client_was_never_served_has_ended(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection was gone, or could not be taken over: nobody else would start it, or note its end."""
+    pod(engine, container("one"))
+    given_up, broken = (engine.execs.create("one", ExecSpec(argv=("true",))) for _ in range(2))
+    engine.execs.start("one", given_up).close()
+
+    async def fail(*_: Any) -> None:
+        raise OSError(errno.EBADF, "gone")
+
+    monkeypatch.setattr("hyperd.stream.connection.ClientConnection.open", fail)
+    ours, theirs = socket.socketpair()
+    engine.execs.start("one", broken).run(ours, b"")
+    for ident in (given_up, broken):
+        until(lambda ident=ident: engine.execs.inspect(ident).state == ExecState.EXITED)
+        assert engine.execs.inspect(ident).exit_code == SETUP_FAILED
+    until(lambda: not engine.execs._processes)
+    ours.close()
+    theirs.close()
+
+
 def test_an_end_that_nobody_has_seen_is_told(engine: Engine) -> None:
     """Of a container whose process the guest does not know when it is met again."""
     ident = pod(engine, container("one"), container("two", auto_remove=True))
