@@ -30,6 +30,8 @@ def main() -> int:
 
 
 def _described(command: Any, parse: Any, lines: list[str]) -> dict[str, Any]:
+    if not command.cmd:  # only an escape before the end of the file
+        raise ValueError(f"dockerfile parse error on line {command.start_line}: no instruction")
     texts = command.heredocs
     if command.cmd.upper() == "ONBUILD" and "<<" in command.original:
         # The module gives no here-documents of what stands behind ONBUILD: it is parsed once more, alone.

@@ -107,8 +107,7 @@ def _part(part: str) -> str:
             end = part.find("]", at + 1)
             if end < 0:
                 raise InvalidInput(f"bad pattern {part[:100]!r}: no closing bracket")
-            body = part[at:end].replace("\\", "\\\\").replace("[", "\\[")
-            pieces[-1] += f"(?!/)[{body}]"
+            pieces[-1] += f"(?!/)[{_class(part[at:end])}]"
             at = end + 1
         elif char == "\\" and at < len(part):
             pieces[-1] += re.escape(part[at])
@@ -118,6 +117,16 @@ def _part(part: str) -> str:
     if len(pieces) == 1:
         return pieces[0]
     return pieces[0] + "".join(f"(?>[^/]*?{piece})" for piece in pieces[1:-1] if piece) + "[^/]*" + pieces[-1]
+
+
+def _class(body: str) -> str:
+    """Escape what a class of characters means to Python's expressions alone, now or in a later version."""
+    for char in "\\[&~|":
+        body = body.replace(char, f"\\{char}")
+    sign = "^" if body.startswith("^") else ""
+    rest = body.removeprefix(sign)
+    first = "\\-" if rest.startswith("--") else ""  # a range that begins with a hyphen
+    return sign + first + rest[1 if first else 0 :].replace("--", "-\\-")
 
 
 def matching(paths: Sequence[str], pattern: str) -> list[str]:

@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import load_only
 
 from hyperd.db import spec_codec
-from hyperd.db.models import PodRow
+from hyperd.db.models import CopyDueRow, PodRow
 from hyperd.db.session import Database
 from hyperd.errors import Conflict, NotFound
 from hyperd.pod.states import PodState, check
@@ -119,6 +119,12 @@ class PodRecords:
             if row is not None:
                 for key, value in values.items():
                     setattr(row, key, value)
+
+    def removed(self) -> set[str]:
+        """Return the pods that were just removed: their rows are gone, the copies of these not yet."""
+        with self._db.reading() as session:
+            wanted = select(CopyDueRow.id).where(CopyDueRow.kind == "pod", CopyDueRow.id.not_in(select(PodRow.id)))
+            return set(session.scalars(wanted))
 
     def delete(self, pod_id: str) -> None:
         """Remove a pod's row; none is fine."""

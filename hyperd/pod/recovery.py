@@ -71,12 +71,17 @@ class Recovery:
         failpoint("restore.run.strangers_removed")
 
     def _strangers(self, known: Collection[str]) -> None:
-        """Remove what builds left in the pods' directory, and put aside the rest that no row explains."""
-        aside = Aside(self._root)
+        """Remove what builds left in the pods' directory, and put aside the rest that no row explains.
+
+        A copy of a pod's row may be written at the moment when the pod is removed. It goes again with the next copies,
+        and is nothing that was lost.
+        """
+        aside, removed = Aside(self._root), self._records.removed()
         for directory in (self._root / "pods").glob("*"):
             if directory.name in known:
                 continue
-            if directory.name.startswith(BUILD_PREFIX) and not (directory / POD_FILE).exists():
+            of_build = directory.name.startswith(BUILD_PREFIX) and not (directory / POD_FILE).exists()
+            if of_build or directory.name in removed:
                 shutil.rmtree(directory, ignore_errors=True)
             elif not remove_empty(directory):
                 aside.put(directory, reason="no pod of this name")

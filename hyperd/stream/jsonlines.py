@@ -44,12 +44,14 @@ def parse(line: bytes) -> Entry | None:
     found = _PLAIN.fullmatch(line)
     if found is not None:
         text, newline, stream, time = found.groups()
-        return Entry(stream.decode(), time.decode(), text + b"\n" if newline else text)
+        return Entry(stream.decode(), time.decode("ascii", "replace"), text + b"\n" if newline else text)
     try:
         entry = loads(line)
-        return Entry(entry["stream"], entry["time"], entry["log"].encode("utf-8", "surrogateescape"))
-    except (ValueError, KeyError, TypeError, AttributeError):
+        text, stream, time = entry["log"].encode("utf-8", "surrogateescape"), entry["stream"], entry["time"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+    known = stream in ("stdout", "stderr") and isinstance(time, str)
+    return Entry(stream, time.encode("ascii", "replace").decode(), text) if known else None
 
 
 def outputs(block: bytes) -> Iterator[tuple[str, bytes]]:

@@ -60,7 +60,11 @@ class LogQuery:
 
 
 def _seconds(text: str) -> float:
-    return datetime.fromisoformat(text[:26].rstrip("Z")).replace(tzinfo=UTC).timestamp()
+    """Return epoch seconds of a line's time; 0 where a damaged file has none."""
+    try:
+        return datetime.fromisoformat(text[:26].rstrip("Z")).replace(tzinfo=UTC).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
 
 
 def log_files(path: Path, max_file: int) -> list[Path]:

@@ -346,7 +346,7 @@ def run_exec(world: World) -> Begin:
         code, data = world.ask("POST", "/exec/create", container=f"{pod}-c", command=command)
         if code >= 400:
             return code, data
-        ident = json.loads(data)["execID"]
+        ident = json.loads(data)
         return world.ask("POST", "/exec/start", container=f"{pod}-c", exec=ident, detach="yes")
 
     return begin

@@ -46,6 +46,17 @@ def record_kills(outcomes: Sequence[Outcome], directory: Path = DATA) -> None:
     store("kills", data, directory)
 
 
+def record_fuzz(name: str, *, runs: int, faults: bool, cover: float | None, directory: Path = DATA) -> None:
+    """Add a run of a fuzz target; ``cover``: percent of branches, None where nobody counts them."""
+    data = load("fuzz", directory)
+    entry = data.setdefault(name, {"executions": 0, "open_faults": 0})
+    entry["executions"] += runs
+    entry["open_faults"] = int(faults)
+    if cover is not None:
+        entry["branches"] = round(cover, 1)
+    store("fuzz", data, directory)
+
+
 def page(text: str, directory: Path = DATA) -> str:
     """Return the page with its tables as the files have them."""
     return _TABLE.sub(lambda match: f"{match[1]}{_table(match[2], directory)}\n{match[3]}", text)
@@ -69,4 +80,15 @@ def _kills(data: Mapping[str, Any]) -> Iterator[list[object]]:
     yield ["all", len(entries), kills, faults, f"`scripts/kills {kills}`"]
 
 
-_TABLES = {"kills": (["operation", "steps", "kills", "lost, left or wrong", "again"], _kills)}
+def _fuzz(data: Mapping[str, Any]) -> Iterator[list[object]]:
+    for name, entry in sorted(data.items()):
+        branches = f"{entry['branches']} %" if "branches" in entry else "not counted"
+        again = f"`scripts/fuzz 10 --only {name}`"
+        yield [f"`{name}`", f"{entry['executions']:,}", branches, entry["open_faults"], again]
+    yield ["all", f"{sum(one['executions'] for one in data.values()):,}", "", "", "`scripts/fuzz 60`"]
+
+
+_TABLES = {
+    "kills": (["operation", "steps", "kills", "lost, left or wrong", "again"], _kills),
+    "fuzz": (["target", "executions", "branches of its modules", "open faults", "again"], _fuzz),
+}

@@ -1,0 +1,1 @@
+"""Fuzz targets of the daemon's parsers, their corpora, and what runs them (``scripts/fuzz``)."""
