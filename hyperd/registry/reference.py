@@ -83,13 +83,16 @@ class Reference:
 
     @property
     def repository(self) -> str:
-        """The familiar name without tag and digest: ``busybox``, ``host:5000/a/b``."""
+        """The familiar name without tag and digest: ``busybox``, ``host:5000/a/b``.
+
+        It means this repository alone: the domain stays where the path would be taken for one, or for an id.
+        """
         if self.domain != self.default_domain:
             return self.canonical_repository
         path = self.path
         if self.domain == DOCKER_DOMAIN and path.startswith(_OFFICIAL) and "/" not in path[len(_OFFICIAL) :]:
             path = path[len(_OFFICIAL) :]
-        return path
+        return self.canonical_repository if _split_domain(path, "")[0] or _IDENTIFIER.fullmatch(path) else path
 
     @property
     def canonical_repository(self) -> str:

@@ -57,6 +57,14 @@ def record_fuzz(name: str, *, runs: int, faults: bool, cover: float | None, dire
     store("fuzz", data, directory)
 
 
+def record_api(requests: int, *, operations: int, faults: int, directory: Path = DATA) -> None:
+    """Add requests made of the OpenAPI document."""
+    data = load("api", directory)
+    data["requests"] = data.get("requests", 0) + requests
+    data |= {"operations": operations, "open_faults": faults}
+    store("api", data, directory)
+
+
 def page(text: str, directory: Path = DATA) -> str:
     """Return the page with its tables as the files have them."""
     return _TABLE.sub(lambda match: f"{match[1]}{_table(match[2], directory)}\n{match[3]}", text)
@@ -88,7 +96,14 @@ def _fuzz(data: Mapping[str, Any]) -> Iterator[list[object]]:
     yield ["all", f"{sum(one['executions'] for one in data.values()):,}", "", "", "`scripts/fuzz 60`"]
 
 
+def _api(data: Mapping[str, Any]) -> Iterator[list[object]]:
+    count = data.get("requests", 0)
+    faults, again = data.get("open_faults", 0), f"`scripts/api-fuzz {count}`"
+    yield [f"{count:,}", data.get("operations", 0), faults, again]
+
+
 _TABLES = {
+    "api": (["requests", "operations", "open faults", "again"], _api),
     "kills": (["operation", "steps", "kills", "lost, left or wrong", "again"], _kills),
     "fuzz": (["target", "executions", "branches of its modules", "open faults", "again"], _fuzz),
 }

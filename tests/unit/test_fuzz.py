@@ -9,6 +9,7 @@ import pytest
 from hyperd.build.dockerfile import parse_dockerfile
 from hyperd.build.ignore import compiled
 from hyperd.errors import InvalidInput
+from hyperd.registry.reference import Reference
 from hyperd.stream import jsonlines
 from tests.fuzz.mutate import mutated
 from tests.fuzz.seeds import CORPUS, seeds
@@ -55,3 +56,18 @@ def test_an_escape_at_the_end_of_a_dockerfile_is_refused() -> None:
 )
 def test_classes_of_characters_have_no_operations(pattern: str, fits: str) -> None:
     assert {char for char in "+,-5[a&b|~" if compiled(pattern).fullmatch(char)} == set(fits)
+
+
+@pytest.mark.parametrize(
+    ("name", "repository"),
+    [
+        ("docker.io/r.io/x", "docker.io/r.io/x"),  # not the x of the registry r.io
+        (f"docker.io/library/{'ab' * 32}:t", f"docker.io/library/{'ab' * 32}"),  # not an id
+        ("docker.io/library/busybox", "busybox"),
+        ("docker.io/a/b", "a/b"),
+    ],
+)
+def test_a_familiar_name_means_one_repository(name: str, repository: str) -> None:
+    found = Reference.parse(name)
+    assert found.repository == repository
+    assert Reference.parse(found.familiar) == Reference.parse(found.canonical) == found
