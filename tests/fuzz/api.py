@@ -31,8 +31,8 @@ HANGS_AFTER = 30.0  # seconds
 STREAM_SECONDS = 0.3  # that an answer without an end is listened to
 # Their answers come when something happens, or have no end.
 WAITING = (
-    "/attach", "/container/exitcode", "/container/wait", "/container/logs", "/container/stats", "/events", "/exec/start",
-    "/execvm", "/exitcode",
+    "/attach", "/container/exitcode", "/container/wait", "/container/logs", "/container/stats", "/events",
+    "/exec/start", "/execvm", "/exitcode",
 )  # fmt: skip
 # The host's part: not supported here, a registry, a full host, a time that has passed, a full disk.
 NOT_OUR_FAULT = (501, 502, 503, 504, 507)
