@@ -21,7 +21,7 @@ from hyperd.db.models import ContainerRow
 from hyperd.errors import HyperError, NotFound
 from hyperd.image.model import Image
 from hyperd.image.service import ImageService
-from hyperd.network.driver import NetworkDriver
+from hyperd.network.driver import NetworkDriver, Reach
 from hyperd.spec.model import ContainerSpec, PodSpec, VolumeRef, VolumeSpec
 from hyperd.vm.model import PAUSED
 from hyperd.vm.service import VmService
@@ -104,18 +104,20 @@ class ContainerQueries:
 
     def all(self) -> list[Container]:
         """Return every container, oldest first."""
-        found = []
-        for row in self._records.all():
+        found, rows = [], self._records.all()
+        reach = self._network.reach({row.pod_id for row in rows})
+        for row in rows:
             with contextlib.suppress(NotFound):  # its pod has just been removed
-                found.append(self.describe(row))
+                found.append(self.describe(row, reach=reach[row.pod_id]))
         return found
 
     def of_pod(self, pod_id: str) -> list[Container]:
         """Return a pod's containers in their order; none for an unknown pod."""
         return [self.describe(row) for row in self._records.of_pod(pod_id)]
 
-    def describe(self, row: ContainerRow) -> Container:
-        """Return the container of a row. Errors: NotFound when its pod is gone."""
+    def describe(self, row: ContainerRow, *, reach: Reach | None = None) -> Container:
+        """Return the container of a row; ``reach``: that of its pod, where it is known. Errors: NotFound (its pod)."""
+        reach = reach or self._network.reach({row.pod_id})[row.pod_id]
         spec, pod = self._records.spec(row), self._records.pod_spec(row.pod_id)
         program: Program | None = None
         with contextlib.suppress(HyperError):
@@ -156,8 +158,8 @@ class ContainerQueries:
             mounts=self._mounts(row, spec, pod),
             log_driver=driver,
             log_path=path,
-            ports=tuple(self._network.mappings(row.pod_id)),
-            addresses=tuple(c for lease in self._network.leases(row.pod_id) for c in lease.cidrs) if vm else (),
+            ports=reach.ports,
+            addresses=reach.addresses if vm else (),
             hostname=pod.hostname,
         )
 

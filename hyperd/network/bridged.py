@@ -6,6 +6,7 @@ The rows say what should be; bridges and tables are made from them by ``open`` a
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from hyperd.config.model import NetworkConfig
-from hyperd.db.models import AddressRow, NetworkRow
+from hyperd.db.models import AddressRow, NetworkRow, PortRow
 from hyperd.db.session import Database
 from hyperd.errors import Conflict, HostFault, HyperError, InvalidInput
 from hyperd.event.bus import Event, EventBus
@@ -26,7 +27,7 @@ from hyperd.network import fixed, flows, guards, ports, watch
 from hyperd.network.addresses import AddressPool, rows_of
 from hyperd.network.bridge import Bridge, exists, host_addresses, host_links, host_networks, mtu_of
 from hyperd.network.dns import NameServers
-from hyperd.network.driver import NetworkDriver
+from hyperd.network.driver import NetworkDriver, Reach
 from hyperd.network.model import DEFAULT, Driver, Lease, Network, NetworkSpec, NicWish
 from hyperd.network.nameservers import find_servers
 from hyperd.network.ports import PortHolder, PortMapping
@@ -416,6 +417,19 @@ class BridgeDriver(NetworkDriver):
     def mappings(self, pod_id: str) -> list[PortMapping]:
         with self._database.reading() as session:
             return [ports.mapping_of(row) for row in ports.rows(session, pod_id)]
+
+    def reach(self, pod_ids: Collection[str]) -> dict[str, Reach]:
+        """Return it with as many queries for many pods as for one."""
+        published, addresses = defaultdict[str, list[PortMapping]](list), defaultdict[str, list[str]](list)
+        with self._database.reading() as session:
+            prefixes = {one.id: one.pool.network.prefixlen for one in self._segments.all(session)}
+            owned = select(PortRow).where(PortRow.owner.in_(pod_ids)).order_by(PortRow.protocol, PortRow.host_port)
+            for port in session.scalars(owned):
+                published[port.owner].append(ports.mapping_of(port))
+            query = select(AddressRow).where(AddressRow.owner.in_(pod_ids))
+            for row in session.scalars(query.order_by(AddressRow.slot, AddressRow.position)):
+                addresses[row.owner].append(f"{row.address}/{row.prefix or prefixes.get(row.network_id, 0)}")
+        return {pod: Reach(ports=tuple(published[pod]), addresses=tuple(addresses[pod])) for pod in pod_ids}
 
     def _change_ports(self, work: Callable[[Session, list[PortMapping]], T]) -> T:
         """Change rows and tables together; the ports that the work notes in its list are let go on a failure."""

@@ -8,11 +8,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 from hyperd.config.model import NetworkConfig
 from hyperd.network.guards import Guard
 from hyperd.network.model import Lease, Network, NetworkSpec, NicWish
 from hyperd.network.ports import AUTOMATIC, PortMapping
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reach:
+    """How a pod is reached: its published ports, and its addresses with prefix lengths, in the order of the NICs."""
+
+    ports: tuple[PortMapping, ...] = ()
+    addresses: tuple[str, ...] = ()
 
 
 class NetworkDriver(ABC):
@@ -203,3 +212,13 @@ class NetworkDriver(ABC):
     @abstractmethod
     def mappings(self, pod_id: str) -> list[PortMapping]:
         """Return the published ports of a pod."""
+
+    def reach(self, pod_ids: Collection[str]) -> dict[str, Reach]:
+        """Return how these pods are reached now: the same as ``mappings`` and ``leases`` of each."""
+        return {
+            pod: Reach(
+                ports=tuple(self.mappings(pod)),
+                addresses=tuple(cidr for lease in self.leases(pod) for cidr in lease.cidrs),
+            )
+            for pod in pod_ids
+        }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from sqlalchemy import event
 
 from hyperd.api.docker import create_docker_app, params, words
 from hyperd.build.importer import ImportOrder
@@ -228,6 +230,33 @@ def test_what_a_failed_creation_has_made_goes(client: FlaskClient, running: Engi
     made = client.post("/containers/create", json={"Image": "busybox", "HostConfig": {"Mounts": mounts}})
     assert made.status_code >= 400, made.json
     assert client.get("/volumes/first").status_code == 404
+
+
+@pytest.mark.usefixtures("clean")
+def test_list_takes_as_many_queries_with_many_containers(client: FlaskClient, running: Engine) -> None:
+    statements: list[str] = []
+    here = threading.get_ident()
+
+    @event.listens_for(running.database.engine, "before_cursor_execute")
+    def note(_connection: object, _cursor: object, text: str, *_: object) -> None:
+        if threading.get_ident() == here:
+            statements.append(text)
+
+    costs, rows = [], []
+    for number in range(3):
+        bindings = {"80/tcp": [{"HostPort": str(28240 + number)}]}
+        ident = make(client, HostConfig={"PortBindings": bindings})
+        assert client.post(f"/containers/{ident}/start").status_code == 204
+        client.get("/containers/json")  # specifications of new rows are read once
+        statements.clear()
+        rows = client.get("/containers/json").json
+        costs.append(len(statements))
+    assert len(set(costs)) == 1, costs
+    for row in rows:
+        shown = client.get(f"/containers/{row['Id']}/json").json["NetworkSettings"]
+        (port,) = row["Ports"]
+        assert shown["Ports"]["80/tcp"][0]["HostPort"] == str(port["PublicPort"])
+        assert row["NetworkSettings"]["Networks"]["bridge"]["IPAddress"] == shown["IPAddress"] != ""
 
 
 @pytest.mark.usefixtures("clean")

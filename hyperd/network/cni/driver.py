@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -11,7 +12,7 @@ from hyperd.config.model import NetworkConfig
 from hyperd.errors import Conflict, HyperError
 from hyperd.event.bus import EventBus
 from hyperd.network.cni.attachments import Attachment, Attachments
-from hyperd.network.driver import NetworkDriver
+from hyperd.network.driver import NetworkDriver, Reach
 from hyperd.network.guards import Guard
 from hyperd.network.model import Lease, Network, NetworkSpec, NicWish
 from hyperd.network.ports import AUTOMATIC, PortMapping
@@ -147,6 +148,14 @@ class CniDriver(NetworkDriver):
 
     def mappings(self, pod_id: str) -> list[PortMapping]:
         return self._inner.mappings(pod_id)
+
+    def reach(self, pod_ids: Collection[str]) -> dict[str, Reach]:
+        found = self._inner.reach(pod_ids)
+        for pod in pod_ids:
+            one = self._attachments.get(pod)
+            if one is not None:
+                found[pod] = replace(found[pod], addresses=self._lease(one).cidrs)
+        return found
 
     # -- inside
 
