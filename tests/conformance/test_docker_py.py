@@ -74,6 +74,15 @@ def test_exec(container: Any) -> None:
     assert b"".join(stream) == b"one\ntwo\n"
 
 
+def test_detach_keys_are_no_input(client: Any, container: Any) -> None:
+    made = client.api.exec_create(container.id, "cat", stdin=True, tty=True)
+    with client.api.exec_start(made, tty=True, socket=True) as joined:
+        joined._sock.sendall(b"x\x10")
+        joined._sock.sendall(b"\x11")
+        assert joined._sock.recv(100) in (b"x", b"")  # the echo, unless the end is sooner; no ^P
+        assert joined._sock.recv(100) == b""
+
+
 def test_files_go_in_and_come_out(container: Any) -> None:
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w") as archive:

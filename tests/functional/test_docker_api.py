@@ -260,6 +260,24 @@ def test_list_takes_as_many_queries_with_many_containers(client: FlaskClient, ru
 
 
 @pytest.mark.usefixtures("clean")
+def test_first_words_of_a_container_that_has_just_begun_are_waited_for(
+    client: FlaskClient, running: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = make(client, Cmd=["sh", "-c", "sleep 1; echo late; sleep 1000"])
+    silent, ended = make(client), make(client, Cmd=["true"])
+    streams, processes = running.containers.streams, running.containers.processes.by_container
+    monkeypatch.setattr("hyperd.container.streams.BEGINNING", 60.0)
+    for ident in (late, ended):
+        assert client.post(f"/containers/{ident}/start").status_code == 204
+        streams.await_first_output(ident)
+    assert processes[late].hub.said
+    assert client.post(f"/containers/{silent}/start").status_code == 204
+    monkeypatch.setattr("hyperd.container.streams.BEGINNING", 0.0)
+    streams.await_first_output(silent)
+    assert not processes[silent].hub.said
+
+
+@pytest.mark.usefixtures("clean")
 def test_a_missing_source_of_a_bind(client: FlaskClient, tmp_path: Path) -> None:
     mount = {"Type": "bind", "Source": f"{tmp_path}/nothing", "Target": "/a"}
     refused = client.post("/containers/create", json={"Image": "busybox", "HostConfig": {"Mounts": [mount]}})
