@@ -35,6 +35,7 @@ class NetworkSpec:
         gateway: the bridge's own address; empty = the first of the subnet.
         ip_range: CIDR notation, the part of the subnet that addresses are chosen from; empty = all of it.
         reserved: addresses of the subnet that no pod gets, by a name of any meaning.
+        unused_pools: further subnets, as the caller gave them, from which nobody gets an address; stored and shown.
         internal: pods reach each other, and nothing outside.
         labels: of any meaning.
         options: as the caller gave them; stored and shown, and otherwise not looked at.
@@ -50,6 +51,7 @@ class NetworkSpec:
     gateway: str = ""
     ip_range: str = ""
     reserved: Mapping[str, str] = field(default_factory=dict)
+    unused_pools: tuple[Mapping[str, str], ...] = ()
     internal: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)
@@ -100,6 +102,7 @@ class Network:
     gateway: str = ""
     ip_range: str = ""
     reserved: Mapping[str, str] = field(default_factory=dict)
+    unused_pools: tuple[Mapping[str, str], ...] = ()
     internal: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)

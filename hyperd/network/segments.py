@@ -183,6 +183,7 @@ class Segments:
                 "mtu": _check_mtu(spec.mtu, "mtu") if spec.mtu else self.own.mtu,
                 "masquerade": spec.masquerade,
                 **({"reserved": dict(spec.reserved)} if spec.reserved else {}),
+                **({"unused_pools": [dict(pool) for pool in spec.unused_pools]} if spec.unused_pools else {}),
             },
             created_at=now,
         )
@@ -223,6 +224,7 @@ def network_of(row: NetworkRow) -> Network:
         gateway=row.gateway,
         ip_range=row.ip_range,
         reserved=dict(options.get("reserved", {})),
+        unused_pools=tuple(options.get("unused_pools", ())),
         internal=row.internal,
         labels=dict(row.labels),
         options=dict(options.get("given", {})),

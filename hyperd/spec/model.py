@@ -400,6 +400,7 @@ class NetworkAttachment:
         mac: fixed hardware address.
         link_local: further addresses of the NIC, of 169.254.0.0/16, without a prefix length.
         options: as the caller gave them; stored and shown, and otherwise not looked at.
+        unused_ipv6: an address that was asked for on a network without IPv6; stored and shown.
 
     """
 
@@ -411,6 +412,7 @@ class NetworkAttachment:
     mac: str = ""
     link_local: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
+    unused_ipv6: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -541,6 +541,35 @@ def test_networks_are_made_or_the_reason_is_told(
 
 
 @pytest.mark.usefixtures("clean")
+def test_ipv6_that_is_not_enabled_is_kept_and_told(client: FlaskClient) -> None:
+    pools = [{"Subnet": "2001:db8::/64", "Gateway": "2001:db8::1"}]
+    made = client.post("/networks/create", json={"Name": "asked", "IPAM": {"Config": pools}})
+    try:
+        assert (made.status_code, "2001:db8::/64 was discarded" in made.json["Warning"]) == (201, True)
+        config = client.get("/networks/asked").json["IPAM"]["Config"]
+        assert (len(config), config[1]) == (2, pools[0])
+        point = {"IPAMConfig": {"IPv6Address": "2001:db8::7"}}
+        body = {"Image": "busybox", "NetworkingConfig": {"EndpointsConfig": {"asked": point}}}
+        told = client.post("/containers/create", json={**body, "HostConfig": {"NetworkMode": "asked"}}).json
+        assert told["Warnings"] == ["IPv6 is not enabled on network asked: IPv6Address was discarded."]
+        ident = make(client)
+        connect = {"Container": ident, "EndpointConfig": point}
+        assert client.post("/networks/asked/connect", json=connect).status_code == 200
+        for one in (told["Id"], ident):
+            shown = client.get(f"/containers/{one}/json").json["NetworkSettings"]["Networks"]["asked"]
+            assert shown["IPAMConfig"] == point["IPAMConfig"]
+        client.post("/networks/create", json={"Name": "plain"})
+        assert client.post("/networks/plain/connect", json=connect).status_code == 501
+        enabled = client.post("/networks/create", json={"Name": "six", "EnableIPv6": True, "IPAM": {"Config": pools}})
+        assert enabled.status_code == 501
+    finally:
+        for row in client.get("/containers/json?all=1").json:
+            client.delete(f"/containers/{row['Id']}?force=1&v=1")
+        for name in ("asked", "plain"):
+            client.delete(f"/networks/{name}")
+
+
+@pytest.mark.usefixtures("clean")
 def test_owners_of_copied_files(client: FlaskClient, running: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     told = []
     monkeypatch.setattr(running.containers.contents, "unpack", lambda *_words, owner, **_more: told.append(owner))

@@ -255,7 +255,7 @@ def read_endpoint(
         aliases=tuple(point["Aliases"]),
         links=(*links, *(read_link(entry) for entry in point["Links"])),
         ipv4=ipam["IPv4Address"],
-        ipv6=ipam["IPv6Address"],
+        unused_ipv6=ipam["IPv6Address"],
         mac=point["MacAddress"] or mac,
         link_local=tuple(ipam["LinkLocalIPs"]),
         options=point["DriverOpts"],

@@ -125,6 +125,7 @@ def _wished(wish: NetworkAttachment | None) -> dict[str, Any]:
     return {
         "fixed": wish.ipv4,
         "link_local": wish.link_local,
+        "unused_ipv6": wish.unused_ipv6,
         "links": tuple(f"{name}:{alias}" for name, alias in wish.links),
         "options": wish.options,
     }

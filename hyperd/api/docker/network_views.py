@@ -26,6 +26,7 @@ class Attachment:
     mac: str = ""
     aliases: Sequence[str] = ()
     fixed: str = ""  # the address that was asked for
+    unused_ipv6: str = ""  # another one
     link_local: Sequence[str] = ()
     links: Sequence[str] = ()
     options: Mapping[str, str] = field(default_factory=dict)
@@ -53,19 +54,21 @@ def endpoint(attachment: Attachment) -> dict[str, Any]:
 
 def _asked_addresses(attachment: Attachment) -> dict[str, Any]:
     found: dict[str, Any] = {"IPv4Address": attachment.fixed} if attachment.fixed else {}
+    if attachment.unused_ipv6:
+        found["IPv6Address"] = attachment.unused_ipv6
     return {**found, "LinkLocalIPs": list(attachment.link_local)} if attachment.link_local else found
 
 
 def network_object(network: Network, running: Engine, *, detailed: bool) -> dict[str, Any]:
     """Return a network; ``detailed``: with the containers on it."""
-    pools = []
+    pools: list[dict[str, Any]] = []
     if network.subnet:
         pool: dict[str, Any] = {"Subnet": network.subnet, "Gateway": network.gateway}
         if network.ip_range:
             pool["IPRange"] = network.ip_range
         if network.reserved:
             pool["AuxiliaryAddresses"] = dict(network.reserved)
-        pools.append(pool)
+        pools += [pool, *(dict(unused) for unused in network.unused_pools)]
     return {
         "Name": network.name,
         "Id": network.id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import ip_network
 from typing import Any
 
 from flask import Response
@@ -77,7 +78,7 @@ _TRUE, _FALSE = ("1", "t", "true"), ("0", "f", "false")
 def _spec(given: dict[str, Any]) -> NetworkSpec:
     _refuse(given)
     ipam = given["IPAM"]
-    pools = ipam["Config"]
+    pools = [pool for pool in ipam["Config"] if not _is_ipv6(pool)]
     if len(pools) > 1:
         raise InvalidInput("a network can have one subnet here", details=f"{len(pools)} were given")
     pool = pools[0] if pools else {}
@@ -91,6 +92,7 @@ def _spec(given: dict[str, Any]) -> NetworkSpec:
         gateway=pool.get("Gateway", ""),
         ip_range=pool.get("IPRange", ""),
         reserved=pool.get("AuxiliaryAddresses", {}),
+        unused_pools=tuple(_texts_of(one) for one in ipam["Config"] if _is_ipv6(one)),
         internal=given["Internal"],
         labels=given["Labels"],
         options=options,
@@ -98,6 +100,18 @@ def _spec(given: dict[str, Any]) -> NetworkSpec:
         mtu=int(mtu),
         masquerade=_truth(options, _MASQUERADE),
     )
+
+
+def _is_ipv6(pool: Mapping[str, Any]) -> bool:
+    """Return whether a pool has an IPv6 subnet: without ``EnableIPv6`` it is kept and means nothing, as in Docker."""
+    try:
+        return ip_network(pool["Subnet"], strict=False).version == 6
+    except ValueError:
+        return False  # said by who reads it
+
+
+def _texts_of(pool: Mapping[str, Any]) -> dict[str, str]:
+    return {key: value for key, value in pool.items() if value and isinstance(value, str)}
 
 
 def _refuse(given: dict[str, Any]) -> None:
@@ -137,6 +151,9 @@ def _warnings(given: dict[str, Any]) -> Iterator[str]:
     """Yield a warning for each setting that has no effect here."""
     if given["Attachable"]:
         yield "Attachable belongs to swarm mode and was discarded: containers can be put on every network."
+    for pool in given["IPAM"]["Config"]:
+        if _is_ipv6(pool):
+            yield f"IPv6 is not enabled: the subnet {pool['Subnet'][:60]} was discarded."
     for key in given["Options"]:
         if key not in (_MTU, _BRIDGE, _MASQUERADE, _ICC):
             yield f"The option {key[:100]} has no effect here."
@@ -154,6 +171,8 @@ def connect(name: str) -> Response:
             details=", ".join(point["DriverOpts"])[:200],
             resolution="leave them out",
         )
+    if point["IPAMConfig"]["IPv6Address"] and not network.unused_pools:  # else its creation has told that
+        raise NotSupported(f"the network {network.name} has no IPv6", details=point["IPAMConfig"]["IPv6Address"][:60])
     engine().pods.net.attachments.connect(found.pod_id, read_endpoint(network.name, point))
     return answers.empty(200)
 

@@ -146,5 +146,7 @@ def warn(given: Mapping[str, Any], host: Mapping[str, Any]) -> Iterator[str]:
     if given["Image"] and host["Privileged"] and host["SecurityOpt"]:
         yield "SecurityOpt has no effect on a privileged container."
     for name, point in given["NetworkingConfig"]["EndpointsConfig"].items():
+        if point and point["IPAMConfig"]["IPv6Address"]:
+            yield f"IPv6 is not enabled on network {name[:100]}: IPv6Address was discarded."
         for key in (point or {}).get("DriverOpts", ()):
             yield f"The option {key[:100]} of the endpoint on {name[:100]} has no effect here."
