@@ -37,7 +37,7 @@ def test_help_tells_what_will_be_done_and_does_nothing(script: str) -> None:
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("script", ["build-guest", "build-kernel", "make-busybox-image"])
+@pytest.mark.parametrize("script", ["build-guest", "build-kernel", "make-busybox-image", "try-kubernetes"])
 def test_python_scripts_have_help_too(script: str) -> None:
     done = run(sys.executable, f"scripts/{script}", "--help")
     assert done.returncode == 0, done.stderr
