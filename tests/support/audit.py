@@ -24,12 +24,13 @@ def problems(daemon: HyperdLauncher, templates: Path) -> list[str]:
     """Return what does not agree on the host of a running daemon; ``templates``: its directory of them."""
     rows = Rows(daemon.root / "hyper.db")
     parts = {path.name for path in templates.glob(".part-*")}
+    real = (daemon.root / "libvirt").is_dir()  # else VMs only pretend, in the daemon's own process
     return [
         *rows.damage(),
         *_states(rows),
-        *_vms(daemon, rows),
+        *(_vms(daemon, rows) if real else ()),
         *_files(daemon, rows),
-        *_network(daemon, rows),
+        *_network(daemon, rows, taps=real),
         *_differ("half-made templates", (), parts),
     ]
 
@@ -160,7 +161,7 @@ def _hexes(digests: Iterable[str], suffix: str = "") -> set[str]:
     return {digest.removeprefix("sha256:") + suffix for digest in digests}
 
 
-def _network(daemon: HyperdLauncher, rows: Rows) -> Iterator[str]:
+def _network(daemon: HyperdLauncher, rows: Rows, *, taps: bool) -> Iterator[str]:
     """Compare addresses and ports with pods, bridges, taps and rules."""
     pods, pooled = rows.column("pods", "id"), {vm["id"] for vm in rows["vms"] if vm["state"] == "pooled"}
     with_vm = {vm["pod_id"] for vm in rows["vms"] if vm["pod_id"]}
@@ -170,8 +171,8 @@ def _network(daemon: HyperdLauncher, rows: Rows) -> Iterator[str]:
     bridges = {daemon.bridge} | made
     yield from _differ("bridges", bridges, bridges & {link["ifname"] for link in _links()})
     # Bridges that the daemon names itself are told by their networks' addresses: those of others are not looked at.
-    taps = {link["ifname"] for link in _links() if link.get("master") in bridges}
-    yield from _differ("taps", {row["tap"] for row in rows["addresses"]}, taps)
+    found = {link["ifname"] for link in _links() if link.get("master") in bridges}
+    yield from _differ("taps", {row["tap"] for row in rows["addresses"]} if taps else (), found)
     rules = subprocess.check_output(["nft", "list", "ruleset"], text=True)
     own = "\n".join(re.findall(rf"^table \S+ {daemon.table}\S* \{{.*?^\}}", rules, re.MULTILINE | re.DOTALL))
     prefix = daemon.subnet.rsplit(".", 1)[0]
