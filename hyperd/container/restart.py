@@ -22,7 +22,7 @@ from hyperd.container.locks import PodLocks
 from hyperd.container.records import ContainerRecords
 from hyperd.container.states import LIVE
 from hyperd.db.models import ContainerRow, PodRow
-from hyperd.errors import Busy, HyperError, NotFound
+from hyperd.errors import Busy, HostFault, HyperError, NotFound, Timeout
 from hyperd.event.bus import Event, EventBus
 from hyperd.stream.relay import Relay
 from hyperd.vm.model import PAUSED, Vm
@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 FIRST_DELAY = 0.1  # seconds
 LONGEST_DELAY = 60.0
 LASTED = 10.0  # a run of so many seconds makes the next delay the first again
-BUSY_DELAY = 1.0
+BUSY_DELAY, FAULT_DELAY = 1.0, 10.0
 # Signals of /container/kill that mean "end": after one of them (or the container's stop signal) nothing is restarted.
 ENDING = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 
@@ -155,6 +155,9 @@ class Restarts:
             log.debug("container.restart_too_late", container=container_id)
         except Busy:
             self._later(BUSY_DELAY, container_id, due)
+        except (HostFault, Timeout) as error:  # it could not even be noted that it is put off: a full disk
+            log.warning("container.restart_put_off", container=container_id, seconds=FAULT_DELAY, error=str(error))
+            self._later(FAULT_DELAY, container_id, due)
         except HyperError as error:
             log.warning("container.restart_given_up", container=container_id, error=str(error))
         except Exception:

@@ -54,6 +54,7 @@ log = structlog.get_logger(__name__)
 
 SIGKILL = 9
 KILL_WAIT = 10.0
+END_PAUSE, LONGEST_END_PAUSE = 1.0, 30.0  # seconds until an end that could not be noted is noted again
 VM_LOOK = 0.5  # seconds between two looks whether a VM is still there
 MAX_ERROR = 500  # characters
 
@@ -489,18 +490,25 @@ class ContainerService:
 
     # -- inside
 
-    def _submit(self, container_id: str, run: int, process: GuestProcess) -> None:
+    def _submit(self, container_id: str, run: int, process: GuestProcess, pause: float = END_PAUSE) -> None:
         try:
-            self._workers.submit(self._finished, container_id, run, process)
+            self._workers.submit(self._finished, container_id, run, process, pause)
         except RuntimeError:
             log.info("container.settled_later", container=container_id)  # shutting down: the next start finds it
 
-    def _finished(self, container_id: str, run: int, process: GuestProcess) -> None:
+    def _finished(self, container_id: str, run: int, process: GuestProcess, pause: float) -> None:
+        """Note the end of a run; ``pause``: seconds until that is tried again when it cannot be noted now."""
         try:
             code, again = process.exit_code or 0, process.hub.keeping and (process.set_up or process.again)
-            row = self.records.finish(
-                container_id, run=run, exit_code=code, decide=decide if again else None, at=process.ended_at
-            )
+            try:
+                row = self.records.finish(
+                    container_id, run=run, exit_code=code, decide=decide if again else None, at=process.ended_at
+                )
+            except HyperError as error:  # a full or locked database: clients wait, and the guest still knows it
+                log.warning("container.end_put_off", container=container_id, seconds=pause, error=str(error))
+                later = (container_id, run, process, min(2 * pause, LONGEST_END_PAUSE))
+                process.relay.soon(process.relay.loop.call_later, pause, self._submit, *later)
+                return
             failpoint("container.exit.row_written")
             if row is None or row.restart_at is None:
                 self.processes.let_go(process)

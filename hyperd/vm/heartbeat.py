@@ -13,6 +13,7 @@ from concurrent.futures import Future, wait
 
 import structlog
 
+from hyperd.errors import HyperError
 from hyperd.stream.relay import Relay
 from hyperd.vm import console
 from hyperd.vm.driver import CONSOLE_LOG
@@ -65,13 +66,17 @@ class Heartbeat:
         self._silent &= {vm.id for vm in self._vms()}
 
     def _tell(self, vm: Vm, *, silent: bool) -> None:
+        try:
+            self._changed(vm, silent)
+        except HyperError as error:  # the next look tells it again
+            log.warning("vm.silence_not_noted", vm=vm.id, error=str(error))
+            return
         if silent:
             self._silent.add(vm.id)
             log.error("vm.silent", vm=vm.id, pod=vm.pod_id, hint="its agent does not answer; it is asked further")
         else:
             self._silent.discard(vm.id)
             log.warning("vm.answers_again", vm=vm.id, pod=vm.pod_id)
-        self._changed(vm, silent)
 
     def _run(self) -> None:
         while not self._closed.wait(INTERVAL):

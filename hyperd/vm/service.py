@@ -377,8 +377,8 @@ class VmService:
         return vm
 
     def _silence(self, vm: Vm, silent: bool) -> None:
+        self._observer.silent(vm, silent=silent)  # which may fail; it is called again then
         self._events.publish("vm", "silent" if silent else "answers", vm.id, vm.pod_id or "")
-        self._observer.silent(vm, silent=silent)
 
     def _boot_later(self, vm: Vm) -> None:
         try:

@@ -533,6 +533,51 @@ def test_a_vm_whose_row_cannot_be_deleted_is_gone(engine: Engine, monkeypatch: p
     assert engine.execs.run("one", ExecSpec(argv=("echo", "well"))).stdout == b"well\n"
 
 
+def test_an_end_that_cannot_be_noted_is_noted_when_there_is_room(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a container and of an exec; who waits for it waits on."""
+    pod(engine, container("one"))
+    running = engine.execs.create("one", ExecSpec(argv=("sleep", "60")))
+    engine.execs.start_detached(running)
+    wait = engine.containers.waits.register("one")
+    tried: list[str] = []
+
+    def refused(ident: str, *_: Any, **_more: Any) -> None:
+        tried.append(ident)
+        raise OutOfSpace("the host's disk is full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(engine.containers.records, "finish", refused)
+        broken.setattr(engine.execs._records, "finish", refused)
+        engine.execs.signal(running, 9)
+        until(lambda: running in tried)
+        engine.containers.kill("one", 9)
+        until(lambda: wait.container_id in tried)
+        assert engine.containers.queries.inspect("one").live
+        assert engine.execs.inspect(running).running
+    until(lambda: not engine.containers.queries.inspect("one").live)
+    assert wait.result().exit_code == KILLED
+    assert engine.execs.wait(running, seconds=60) == KILLED
+
+
+def test_a_restart_that_cannot_be_put_off_is_made_later(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hyperd.container.restart.FAULT_DELAY", 0.1)
+    pod(engine, container("one", restart_policy="always"))
+    tried = threading.Semaphore(0)
+
+    def refused(*_: Any, **_more: Any) -> None:
+        tried.release()
+        raise OutOfSpace("the host's disk is full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(engine.containers.restarts, "_start", refused)
+        broken.setattr(engine.containers.records, "postpone", refused)
+        engine.containers._signal(engine.containers.records.find("one").id, 9)  # nobody has asked for it
+        assert all(tried.acquire(timeout=90) for _ in range(4))
+    until(lambda: engine.containers.queries.inspect("one").live)
+
+
 def test_a_vm_that_cannot_be_noted_is_none(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     for wait in (True, False):
         with monkeypatch.context() as broken:

@@ -12,7 +12,7 @@ import pytest
 
 from hyperd.agent.client import AgentClient
 from hyperd.agent.frames import Method
-from hyperd.errors import AgentError
+from hyperd.errors import AgentError, OutOfSpace
 from hyperd.stream.relay import Relay
 from hyperd.vm import console
 from hyperd.vm.heartbeat import Heartbeat
@@ -103,3 +103,20 @@ def test_paused_guests_are_not_asked(relay: Relay) -> None:
     vm = machine(None, PAUSED)
     Heartbeat(relay, vms=lambda: [vm], changed=lambda _vm, silent: told.append(silent)).look(patience=0.05)
     assert told == []
+
+
+def test_what_cannot_be_noted_is_told_by_the_next_look(relay: Relay) -> None:
+    machines, told = [machine(client(relay)[0]) for _ in range(2)], list[bool]()
+    machines[1].id = "vm-y"
+    failures: list[Exception] = [OutOfSpace("the host's disk is full")]
+
+    def changed(_vm: Any, silent: bool) -> None:
+        if failures:
+            raise failures.pop()
+        told.append(silent)
+
+    heartbeat = Heartbeat(relay, vms=lambda: machines, changed=changed)
+    heartbeat.look(patience=0.05)
+    assert told == [True]  # of the other one
+    heartbeat.look(patience=0.05)
+    assert told == [True, True]
