@@ -26,16 +26,16 @@ def test_recorded_steps_are_steps() -> None:
 
 
 def test_tries_are_added_up(tmp_path: Path) -> None:
-    reliability.record_kills([Outcome("a.b.c", "start", died=True, restart=1.5)], tmp_path)
+    reliability.record_kills([Outcome("a.b.c", "start", died=True, restart=1.5)], real=True, directory=tmp_path)
     more = [
         Outcome("a.b.c", "start", died=False),
         Outcome("a.b.c", "start", died=True, faults=["x"], restart=1.0),
         Outcome("a.b.d", "stop", died=True, restart=2.0),
     ]
-    reliability.record_kills(more, tmp_path)
+    reliability.record_kills(more, real=False, directory=tmp_path)
     assert reliability.load("kills", tmp_path)["steps"]["a.b.c"] == {
-        "kills": 2, "not_passed": 1, "faults": 1, "slowest_restart": 1.5,
+        "kills": 1, "pretended": 1, "faults": 1, "slowest_restart": 1.5,
     }  # fmt: skip
     text = reliability.page("<!-- kills: written by scripts/reliability -->\nold\n<!-- end -->\n", tmp_path)
-    assert "| `a.b` | 2 | 3 | 1 | `scripts/kills 3 --only 'a.b.*'` |" in text
-    assert "| all | 2 | 3 | 1 | `scripts/kills 3` |" in text
+    assert "| `a.b` | 2 | 1 | 2 | 1 | `scripts/kills 50 --only 'a.b.*'` |" in text
+    assert "| all | 2 | 1 | 2 | 1 | `scripts/kills 1000` |" in text
