@@ -62,6 +62,7 @@ class Op(IntEnum):
     MASK = 47
     PROTECT = 48
     NODES = 49
+    PIDNS = 50
 
 
 # What agents booted by earlier versions of the daemon do not know, and what comes closest there.

@@ -149,10 +149,12 @@ def container_plan(
     size: tuple[int, int] = (24, 80),
     before: Plan | None = None,
     memory: int = 0,
+    pids_of: str = "",
 ) -> Plan:
     """Return the START plan of a container's main process.
 
-    ``before`` has steps for the guest that come first; ``memory`` is the VM's in MiB (0 = unknown).
+    ``before`` has steps for the guest that come first; ``memory`` is the VM's in MiB (0 = unknown); ``pids_of`` is the
+    agent's name of the process whose pid namespace it is in, empty = its own.
     """
     plan = Plan()
     plan.steps += before.steps if before is not None else []
@@ -170,9 +172,12 @@ def container_plan(
     for volume in rootfs.volumes:
         if not volume.made and not volume.copy_up:
             plan.mkdir(volume.source, 0o777)
-    plan.add(Op.UNSHARE, "mnt", "pid", "cgroup")
-    if not spec.init:
-        plan.add(Op.FIRST)
+    if pids_of:
+        plan.add(Op.PIDNS, pids_of).add(Op.UNSHARE, "mnt", "cgroup")
+    else:
+        plan.add(Op.UNSHARE, "mnt", "pid", "cgroup")
+        if not spec.init:
+            plan.add(Op.FIRST)
     lower = ":".join(reversed(rootfs.layers)) or layout.EMPTY
     options = f"lowerdir={lower},upperdir={directory}/upper,workdir={directory}/work"
     plan.mount("overlay", layout.ROOTFS, "overlay", 0, options)

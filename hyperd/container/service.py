@@ -16,7 +16,7 @@ import structlog
 from hyperd.agent.client import ProcessState
 from hyperd.agent.plan import Plan
 from hyperd.config.model import Config
-from hyperd.container import isolation, names
+from hyperd.container import isolation, names, pidns
 from hyperd.container.contents import ContainerContents
 from hyperd.container.discarded import Discarded
 from hyperd.container.files import Files
@@ -326,6 +326,7 @@ class ContainerService:
             volumes=self.volumes.prepare(vm, row.id, image.config),
         )
         files = self.files.send(vm, row.pod_id, row.id, spec, pod.files)
+        pids_of = self._pids_of(vm, row, spec)
         base = vm.agent.new_base()
         run = row.run_count + 1
         process = self.processes.of_run(row, run, tty=program.tty)
@@ -342,6 +343,7 @@ class ContainerService:
             size=size,
             before=entry.take() if entry is not None else None,
             memory=vm.memory,
+            pids_of=pids_of,
         )
         self.records.starting(row, run=run, base=base, again=again)
         failpoint("container.start.row_starting")
@@ -361,6 +363,20 @@ class ContainerService:
         self.tell("start", row)
         self.observers.started(row)
         log.info("container.started", container=row.id, name=row.name, vm=vm.id)
+
+    def _pids_of(self, vm: Vm, row: ContainerRow, spec: ContainerSpec) -> str:
+        """Return the agent's name of the process whose namespace a container is in. Errors: Conflict, AgentError."""
+        if spec.pid_namespace == pidns.OF_POD:
+            return pidns.of_pod(vm.agent)
+        if not spec.pid_namespace:
+            return ""
+        target = self.records.find(spec.pid_namespace)
+        if target.pod_id != row.pod_id or target.id == row.id or target.state != ContainerState.RUNNING:
+            raise Conflict(
+                f"container {row.name} cannot see the processes of {spec.pid_namespace}",
+                details="that is no container of the same pod that is running",
+            )
+        return names.ident(target.id, target.run_count)
 
     def stop(self, name: str, *, grace: float | None = None, signal: int = 0) -> None:
         """Stop a container: its stop signal, then SIGKILL after the grace.

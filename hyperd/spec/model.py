@@ -298,6 +298,8 @@ class ContainerSpec:
     ``unset_envs``: names of variables that it does not have, though its image or every container has them.
     ``device_rules``: devices of the VM that it may use if it makes nodes for them: ``c 7:128 rwm``, ``b *:* r``.
     ``exposed``: ports that it says it listens on, such as ``80/tcp``, beside the image's.
+    ``pid_namespace``: empty = processes of its own, ``pod`` = those of all containers of the pod that say so, else the
+    name or id of the container of the pod whose processes it sees. ``init`` is not needed then.
     ``auto_remove``: it is removed when it has ended. ``memory_limit`` and the like stand in ``limits``.
     """
 
@@ -339,6 +341,7 @@ class ContainerSpec:
     unset_envs: tuple[str, ...] = ()
     exposed: tuple[str, ...] = ()
     device_rules: tuple[str, ...] = ()
+    pid_namespace: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -285,6 +285,8 @@ class FakeAgent:
         base, stdin = ops.get(Op.STREAMS, ["0", "null"])
         process = _Process(ident, int(base))
         argv = ops[Op.ARGV]
+        if argv[1:] == ["--stay"]:  # of the agent's own tools
+            argv = ["sleep", "infinity"]
         program = shutil.which(argv[0], path=environment.get("PATH", DEFAULT_PATH))
         if program is None:
             number = errno.EACCES if Path(argv[0]).exists() else errno.ENOENT

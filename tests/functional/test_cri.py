@@ -346,7 +346,7 @@ def test_what_a_container_is_told(cri: CriClient, daemon: HyperdLauncher, sandbo
     [
         ({"linux": {"security_context": {"run_as_group": {"value": 1}}}}, "INVALID_ARGUMENT", "run_as_user"),
         ({"linux": {"security_context": {"namespace_options": {"network": pb.NODE}}}}, "UNIMPLEMENTED", "hostNetwork"),
-        ({"linux": {"security_context": {"namespace_options": {"pid": pb.POD}}}}, "UNIMPLEMENTED", "shareProcess"),
+        ({"linux": {"security_context": {"namespace_options": {"pid": pb.TARGET}}}}, "INVALID_ARGUMENT", "target_id"),
         ({"linux": {"security_context": {"apparmor_profile": "localhost/x"}}}, "UNIMPLEMENTED", "AppArmor"),
         ({"linux": {"security_context": {"seccomp_profile_path": "localhost/x"}}}, "INVALID_ARGUMENT", "seccomp"),
         ({"linux": {"security_context": {"capabilities": {"add_capabilities": ["NOPE"]}}}}, "INVALID_ARGUMENT", "NOPE"),

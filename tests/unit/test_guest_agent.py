@@ -883,6 +883,52 @@ def test_cgroups_and_join(host: Host) -> None:
             host.run(Plan().add(Op.CGROUP, bad))
 
 
+def test_a_shared_pid_namespace(host: Host) -> None:
+    name = f"hypid{os.getpid()}"
+    stay = Plan().add(Op.PROCESS, "stay").add(Op.UNSHARE, "mnt", "pid").add(Op.FIRST)
+    host.start(stay.argv([str(agent_binary()), "--stay"]))
+
+    def shared(process: str, base: int) -> Plan:
+        plan = host.program(process, base).add(Op.CGROUP, f"{name}/{process}").add(Op.PIDNS, "stay")
+        return plan.add(Op.UNSHARE, "mnt").mount("proc", "/proc", "proc")
+
+    one, two = host.new_base(), host.new_base()
+    try:
+        # It leaves an orphan in a session of its own, which holds no stream.
+        orphan = "setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo on; exec sleep 1000"
+        host.start(shared("one", one).argv(["sh", "-c", orphan]))
+        host.pump(lambda: host.output(one + 1) == b"on\n")
+        script = "kill -TERM 1; kill -0 1 && ps -o args | grep -c '[s]leep 1000'; sh -c 'sleep 0 & exec true'"
+        host.start(shared("two", two).argv([BUSYBOX, "sh", "-c", script]))
+        code, out, _ = host.finish("two", two)
+        assert (code, out) == (0, b"2\n")
+        code, out, _ = host.execute(lambda p: p.add(Op.JOIN, "one").argv(["sh", "-c", "cat /proc/1/comm; echo $$"]))
+        assert out.splitlines()[0] == b"hyper-agent"
+        assert int(out.splitlines()[1]) > 2
+        with pytest.raises(AgentRefusal) as caught:
+            host.ask(Method.SIGNAL, "one", signal.SIGTERM, "all")
+        assert caught.value.code == errno.ENOTSUP
+        host.ask(Method.SIGNAL, "one", signal.SIGTERM, "one")
+        assert host.finish("one", one)[0] == 143
+        assert (cgroup2() / name / "one" / "cgroup.procs").read_text() == ""
+        assert host.states()["stay"][0] == b"running"
+        for steps in (
+            [(Op.PIDNS, "stay")],
+            [(Op.CGROUP, name), (Op.PIDNS, "stay"), (Op.UNSHARE, "pid")],
+            [(Op.CGROUP, name), (Op.PIDNS, "nobody")],
+        ):
+            plan = host.program("bad", host.new_base())
+            for op, word in steps:
+                plan.add(op, word)
+            with pytest.raises(AgentRefusal):
+                host.start(plan.argv(["true"]))
+    finally:
+        host.ask(Method.SIGNAL, "stay", signal.SIGKILL, "all")
+        host.pump(lambda: "stay" in host.exits)
+        host.ask(Method.FORGET, "stay")
+        host.run(Plan().add(Op.REMOVE, str(cgroup2() / name)))
+
+
 def test_an_exec_dies_with_its_container(host: Host) -> None:
     base, second = host.new_base(), host.new_base()
     host.start(inside(host.program("c", base)).argv(["sleep", "100"]))

@@ -370,6 +370,51 @@ def test_groups_of_the_image(cri: CriClient, host: Host, tmp_path: Path, policy:
     cri.RemovePodSandbox(pod_sandbox_id=sandbox)
 
 
+def test_processes_that_containers_share(cri: CriClient, host: Host) -> None:
+    metadata = {"name": "shared", "uid": "7", "namespace": "default"}
+    shared = {"security_context": {"namespace_options": {"pid": pb.POD}}}
+    sandbox = cri.RunPodSandbox(config={"metadata": metadata, "linux": shared}).pod_sandbox_id
+
+    def run(name: str, script: str, **options: object) -> str:
+        config = {
+            "metadata": {"name": name},
+            "image": {"image": host.image},
+            "command": ["sh", "-c", script],
+            "linux": {"security_context": {"namespace_options": options}},
+        }
+        ident = str(cri.CreateContainer(pod_sandbox_id=sandbox, config=config).container_id)
+        cri.StartContainer(container_id=ident)
+        return ident
+
+    first = run("first", "setsid sleep 1111 & exec sleep 2222", pid=pb.POD)
+    second = run("second", "exec sleep 3333", pid=pb.POD)
+    alone = run("alone", "exec sleep 4444", pid=pb.CONTAINER)
+    assert inside(cri, second, "cat /proc/1/cmdline | tr '\\0' ' '") == "/pause --stay"
+    seen = inside(cri, second, "ps -o args")
+    assert [n in seen for n in ("1111", "2222", "3333", "4444")] == [True, True, True, False]
+    assert inside(cri, alone, "cat /proc/1/cmdline | tr '\\0' ' '") == "sleep 4444"
+    # Process 1 is nobody's: it cannot be ended, and what it sees is nothing.
+    assert inside(cri, second, "kill -9 1; ls /proc/1/root/sbin 2>/dev/null || echo nothing") == "nothing"
+    debug = run("debug", "exec sleep 5555", pid=pb.TARGET, target_id=alone)
+    assert "4444" in inside(cri, debug, "ps -o args")
+    host.daemon.kill()
+    host.daemon.start("--cri", f"unix://{host.daemon.directory}/cri.sock")
+    until(lambda: cri.Version().version == "0.1.0")
+    # What a container leaves behind ends with it; those beside it do not.
+    cri.StopContainer(container_id=first, timeout=0)
+    until(lambda: cri.ContainerStatus(container_id=first).status.state == pb.CONTAINER_EXITED)
+    seen = inside(cri, second, "ps -o args")
+    assert [n in seen for n in ("1111", "2222", "3333")] == [False, False, True]
+    third = run("third", "exec sleep 6666", pid=pb.POD)
+    assert "3333" in inside(cri, third, "ps -o args")
+    cri.StopContainer(container_id=alone, timeout=0)
+    until(lambda: cri.ContainerStatus(container_id=debug).status.state == pb.CONTAINER_EXITED)
+    with pytest.raises(grpc.RpcError) as caught:
+        run("late", "true", pid=pb.TARGET, target_id=alone)
+    assert "is running" in caught.value.details()
+    cri.RemovePodSandbox(pod_sandbox_id=sandbox)
+
+
 def test_out_of_memory(cri: CriClient, host: Host) -> None:
     metadata = {"name": "big", "uid": "2", "namespace": "default"}
     sandbox = cri.RunPodSandbox(config={"metadata": metadata}).pod_sandbox_id

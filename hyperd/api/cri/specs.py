@@ -13,6 +13,7 @@ from pathlib import Path
 from hyperd.api.cri import kept
 from hyperd.api.cri.v1 import api_pb2 as pb
 from hyperd.container.isolation import UNCONFINED
+from hyperd.container.pidns import OF_POD
 from hyperd.errors import InvalidInput, NotSupported
 from hyperd.spec.model import (
     CniSpec,
@@ -65,6 +66,8 @@ def read_sandbox(
         raise InvalidInput("the sandbox has no metadata: name and uid are needed")
     security = config.linux.security_context
     _check_namespaces(security.namespace_options)
+    if security.namespace_options.pid == pb.TARGET:
+        raise InvalidInput("a sandbox has no container whose processes it could see")
     if security.HasField("run_as_group") and not security.HasField("run_as_user"):
         raise InvalidInput("run_as_group needs run_as_user")
     _refuse_selinux(security.selinux_options)
@@ -128,6 +131,7 @@ def read_container(config: pb.ContainerConfig, sandbox: pb.PodSandboxConfig, *, 
         read_only=security.readonly_rootfs,
         limits=read_limits(config.linux.resources),
         oom_score_adj=config.linux.resources.oom_score_adj,
+        pid_namespace=_pids(security),
         security=_security(security, given=config.linux.HasField("security_context")),
     )
 
@@ -215,10 +219,22 @@ def _check_namespaces(options: pb.NamespaceOption) -> None:
                 f"{word}: a container in a virtual machine cannot be in a namespace of the host",
                 resolution="run this pod with another RuntimeClass",
             )
-        if getattr(options, name) == pb.TARGET:
+        if getattr(options, name) == pb.TARGET and name != "pid":
             raise NotSupported(f"the {name} namespace of another container cannot be joined")
     if options.userns_options.uids or options.userns_options.gids:
         raise NotSupported("user namespaces are not supported", details="the virtual machine is the boundary")
+
+
+def _pids(security: pb.LinuxContainerSecurityContext) -> str:
+    """Return whose processes a container sees. Errors: InvalidInput."""
+    options = security.namespace_options
+    if not security.HasField("namespace_options") or options.pid not in (pb.POD, pb.TARGET):
+        return ""
+    if options.pid == pb.POD:
+        return OF_POD
+    if not options.target_id:
+        raise InvalidInput("the process namespace of another container needs target_id")
+    return str(options.target_id)
 
 
 def _user(security: pb.LinuxContainerSecurityContext) -> UserSpec:
@@ -234,8 +250,6 @@ def _user(security: pb.LinuxContainerSecurityContext) -> UserSpec:
 def _security(given_security: pb.LinuxContainerSecurityContext, *, given: bool) -> Security:
     one = given_security
     _check_namespaces(one.namespace_options)
-    if one.HasField("namespace_options") and one.namespace_options.pid == pb.POD:
-        raise NotSupported("a process namespace for all containers of a pod (shareProcessNamespace) is not supported")
     if one.capabilities.add_ambient_capabilities:
         raise NotSupported("ambient capabilities are not supported")
     _refuse_selinux(one.selinux_options)

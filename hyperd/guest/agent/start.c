@@ -195,6 +195,8 @@ int start_process(uint32_t request, const uint8_t *payload, size_t size, struct 
     return -1;
   if (!brief.process[0] || !brief.has_argv)
     return err_set(e, EINVAL, "START: a plan with PROCESS and ARGV is needed");
+  if (brief.shares_pids && (brief.has_pid_namespace || !brief.cgroup[0]))
+    return err_set(e, EINVAL, "START: PIDNS needs a CGROUP, and no UNSHARE pid");
   struct process *p = process_new(brief.process, brief.base, e);
   if (!p)
     return -1;
@@ -202,6 +204,7 @@ int start_process(uint32_t request, const uint8_t *payload, size_t size, struct 
   p->input_open = brief.input_open;
   p->has_init = brief.has_pid_namespace;
   p->is_first = brief.is_first;
+  p->shares_pids = brief.shares_pids;
   memcpy(p->cgroup, brief.cgroup, sizeof p->cgroup);
   struct plan_bytes *plan = plan_copy(payload, size, e);
   int result = plan ? launch(p, &brief, request, plan, e) : -1;

@@ -86,6 +86,16 @@ int op_join(struct plan *plan, const struct step *step, struct err *e) {
   return continue_in_child(plan, e);
 }
 
+/* Of a running process only the pid namespace. The child is in it, and in the cgroup that this one has entered. */
+int op_pidns(struct plan *plan, const struct step *step, struct err *e) {
+  if (!plan->start)
+    return err_set(e, EINVAL, "PIDNS: only for START");
+  prctl(PR_SET_DUMPABLE, 0);
+  if (setns(FD_JOIN, CLONE_NEWPID) < 0)
+    return step_failed(step, errno, e);
+  return continue_in_child(plan, e);
+}
+
 int op_cgroup(struct plan *plan, const struct step *step, struct err *e) {
   (void)plan;
   return cgroup_enter(step->args[0].text) < 0 ? step_failed(step, errno, e) : 0;

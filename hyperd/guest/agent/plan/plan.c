@@ -64,6 +64,7 @@ const struct op OPS[] = {
     [47] = {"MASK", 1, 1, 0, op_mask},
     [48] = {"PROTECT", 1, 1, 0, op_protect},
     [49] = {"NODES", 2, 2, 0, op_nodes},
+    [OP_PIDNS] = {"PIDNS", 1, 1, 0, op_pidns},
 };
 const unsigned OP_COUNT = sizeof OPS / sizeof OPS[0];
 
@@ -101,6 +102,9 @@ static bool note(const struct record *r, struct plan_brief *b) {
   case OP_PROCESS:
     return record_text(r, 0, b->process, sizeof b->process);
   case OP_JOIN:
+    return record_text(r, 0, b->join, sizeof b->join);
+  case OP_PIDNS:
+    b->shares_pids = true;
     return record_text(r, 0, b->join, sizeof b->join);
   case OP_CGROUP:
     return record_text(r, 0, b->cgroup, sizeof b->cgroup);

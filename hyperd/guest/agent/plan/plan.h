@@ -11,7 +11,7 @@ enum { MAX_RLIMITS = 32 };
 struct plan_brief {
   char process[65], join[65], cgroup[256];
   uint32_t base;
-  bool input_open, tty, has_argv, has_pid_namespace, is_first;
+  bool input_open, tty, has_argv, has_pid_namespace, is_first, shares_pids;
 };
 
 struct plan_bytes {
@@ -83,6 +83,7 @@ enum {
   OP_ARGV = 27,
   OP_CGROUP = 28,
   OP_FIRST = 45,
+  OP_PIDNS = 50,
 };
 
 /* Steps, by module. */
@@ -92,7 +93,7 @@ step_fn op_copyup, op_like;                                                     
 step_fn op_mount, op_umount, op_pivot;                                              /* ops_mount.c */
 step_fn op_hostname, op_time, op_entropy, op_link, op_mac, op_linkdown, op_addr, op_route;  /* ops_system.c */
 step_fn op_local, op_ipvs, op_modules;                                           /* ops_system.c */
-step_fn op_unshare, op_join, op_cgroup, op_first;                                   /* ops_namespace.c */
+step_fn op_unshare, op_join, op_pidns, op_cgroup, op_first;                         /* ops_namespace.c */
 step_fn op_devices, op_nodes;                                                       /* ops_devices.c */
 step_fn op_mask, op_protect;                                                        /* ops_mount.c */
 step_fn op_rlimit, op_user, op_caps, op_nnp, op_seccomp, op_cwd, op_env, op_argv, op_umask, op_tty; /* ops_program.c */

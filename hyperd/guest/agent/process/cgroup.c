@@ -50,6 +50,19 @@ int cgroup_follow(const char *group, pid_t pid) {
   return errno = EBUSY, -1;
 }
 
+int cgroup_kill(const char *group) {
+  char path[512];
+  if (snprintf(path, sizeof path, "%s/%s/cgroup.kill", cgroup_root, group) >= (int)sizeof path)
+    return errno = ENAMETOOLONG, -1;
+  return write_small(path, "1");
+}
+
+bool cgroup_populated(const char *group) {
+  char path[512], text[256];
+  snprintf(path, sizeof path, "%s/%s/cgroup.events", cgroup_root, group);
+  return read_small(path, text, sizeof text) >= 0 && strstr(text, "populated 1");
+}
+
 int cgroup_enter(const char *wanted) {
   char path[512];
   if (!good_cgroup(wanted) || strlen(wanted) >= 256)

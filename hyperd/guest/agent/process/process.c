@@ -56,7 +56,7 @@ struct process *process_new(const char *name, uint32_t base, struct err *e) {
     return err_set(e, ENOMEM, "PROCESS %s: no memory", name), NULL;
   snprintf(p->name, sizeof p->name, "%s", name);
   p->base = base;
-  p->main_fd = p->init_fd = p->oom_watch.fd = -1;
+  p->main_fd = p->init_fd = p->oom_watch.fd = p->left_watch.fd = -1;
   for (int i = 0; i < 3; i++)
     p->streams[i].watch.fd = -1;
   TAILQ_INSERT_TAIL(&processes, p, link);
@@ -66,8 +66,11 @@ struct process *process_new(const char *name, uint32_t base, struct err *e) {
 
 static void close_living(struct process *p) {
   int oom = p->oom_watch.fd;
+  int left = p->left_watch.fd;
   loop_remove(&p->oom_watch);
+  loop_remove(&p->left_watch);
   close_fd(&oom);
+  close_fd(&left);
   close_fd(&p->main_fd);
   close_fd(&p->init_fd);
 }
@@ -121,11 +124,44 @@ static void watch_oom(struct process *p) {
   }
 }
 
+/* Of a pid namespace of its own the kernel ends everything with process 1. In a shared one the cgroup says who is left. */
+
+static void left_event(struct watch *w, uint32_t events) {
+  (void)events;
+  struct process *p = (struct process *)((char *)w - offsetof(struct process, left_watch));
+  if (!cgroup_populated(p->cgroup))
+    process_ended(p, exit_code_of(p->wait_status));
+}
+
+/* Kill what the main process has left; true = it has not ended yet. */
+static bool ends_later(struct process *p) {
+  char path[400];
+  if (!p->shares_pids || cgroup_kill(p->cgroup) < 0)
+    return false;
+  snprintf(path, sizeof path, "%s/%s/cgroup.events", cgroup_root, p->cgroup);
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0)
+    return false;
+  p->left_watch = (struct watch){fd, left_event};
+  if (loop_add(&p->left_watch, EPOLLPRI) < 0) {
+    p->left_watch.fd = -1;
+    close(fd);
+    return false;
+  }
+  return cgroup_populated(p->cgroup);
+}
+
+static void main_gone(struct process *p) {
+  p->on_reaped = NULL;
+  if (!ends_later(p))
+    process_ended(p, exit_code_of(p->wait_status));
+}
+
 void process_started(struct process *p) {
   p->on_reaped = NULL;
   p->state = P_RUNNING;
   if (p->reaped)
-    process_ended(p, exit_code_of(p->wait_status));
+    main_gone(p);
   else
     watch_oom(p);
 }
@@ -154,7 +190,7 @@ void process_reaped(pid_t pid, int status) {
     if (p->on_reaped)
       p->on_reaped(p);
     else
-      process_ended(p, exit_code_of(status));
+      main_gone(p);
     return;
   }
 }
@@ -169,7 +205,9 @@ int process_signal(struct process *p, int signal, bool everyone, struct err *e) 
   if (p->state == P_STARTING)
     return err_set(e, EBUSY, "SIGNAL %s: is being started", p->name);
   int result;
-  if (everyone && p->has_init && p->is_first) {
+  if (everyone && p->shares_pids) {
+    result = signal == SIGKILL ? cgroup_kill(p->cgroup) : (errno = ENOTSUP, -1);
+  } else if (everyone && p->has_init && p->is_first) {
     /* No init of ours is there to pass it on. Of KILL for process 1 the kernel ends the others. */
     result = signal == SIGKILL ? send_signal(p->init_fd, signal, NULL) : (errno = ENOTSUP, -1);
   } else if (everyone && p->has_init) {

@@ -20,6 +20,7 @@ struct process {
   int init_fd;      /* pidfd of the namespace's init, -1 = none */
   bool has_init;    /* started with UNSHARE pid: init_fd is process 1 of its namespace */
   bool is_first;    /* the program itself is that process */
+  bool shares_pids; /* it is in the pid namespace of another: what it leaves behind is found by its cgroup */
   bool tty, input_open;
   bool reaped;
   int wait_status;
@@ -32,6 +33,7 @@ struct process {
   char cgroup[256]; /* below the cgroup root, empty = none */
   struct watch oom_watch;
   uint64_t oom_kills;
+  struct watch left_watch; /* the main process has ended, others of its cgroup have not yet */
   void (*on_reaped)(struct process *p); /* while its START is not answered yet: who decides what follows */
   void *start;                          /* belongs to that */
 };

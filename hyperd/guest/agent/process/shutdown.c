@@ -27,18 +27,21 @@ static void power_off(void) {
   reboot(RB_AUTOBOOT); /* a kernel that cannot switch off: the host treats a reset as the end */
 }
 
+/* What has no streams is nobody's program: process 1 of a shared pid namespace, which ends last. */
+static bool counts(const struct process *p) { return p->base && p->state != P_EXITED; }
+
 static void signal_everyone(int signal, bool whole_container) {
   struct process *p;
   struct err e;
   TAILQ_FOREACH(p, &processes, link)
-    if (p->state == P_RUNNING)
+    if (counts(p) && p->state == P_RUNNING)
       process_signal(p, signal, whole_container, &e);
 }
 
 static bool someone_lives(void) {
   struct process *p;
   TAILQ_FOREACH(p, &processes, link)
-    if (p->state != P_EXITED)
+    if (counts(p))
       return true;
   return false;
 }

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "tools/tools.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,7 +35,16 @@ static int copy(const char *from, struct unpack_options *options, char **pattern
   return result;
 }
 
+/* Process 1 of a pid namespace that containers share: what they leave behind is reaped. Signals do nothing to it. */
+static void __attribute__((noreturn)) stay(void) {
+  signal(SIGCHLD, SIG_IGN);
+  for (;;)
+    pause();
+}
+
 int tool_main(int argc, char **argv) {
+  if (argc == 2 && strcmp(argv[1], "--stay") == 0)
+    stay();
   const char *tool = argc >= 3 ? argv[1] : "";
   if (strcmp(tool, "--pack") == 0)
     return pack_difference(argv[2], argc > 3 ? argv[3] : NULL, argv + 4, argc > 4 ? argc - 4 : 0);
