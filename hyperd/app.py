@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import posixpath
 import re
+import socket
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -72,12 +73,15 @@ class Dispatcher:
         return answer
 
 
-def create_cri(engine: Engine, path: Path, *, mode: int, gid: int | None) -> CriServer:
+def create_cri(
+    engine: Engine, path: Path, *, mode: int, gid: int | None, secure: Callable[[socket.socket, Path], None] | None
+) -> CriServer:
     """Make the server of Kubernetes' CRI, which is not HTTP's; its libraries are loaded here and nowhere before.
 
     Args:
         engine: what is served.
         path, mode, gid: of the socket.
+        secure: puts TLS before the streams' listening socket, and leads to a unix socket; None = nothing does.
 
     Errors: NotSupported when the libraries are not installed.
 
@@ -92,7 +96,7 @@ def create_cri(engine: Engine, path: Path, *, mode: int, gid: int | None) -> Cri
             details=f"{error.name} is missing",
             resolution="pip install 'hyperd[cri]'",
         ) from error
-    return CriServer(engine, path, mode=mode, gid=gid)
+    return CriServer(engine, path, mode=mode, gid=gid, secure=secure)
 
 
 def create_app(engine: Engine) -> Flask:

@@ -50,6 +50,7 @@ CONNECT_PAUSE = 0.005
 REACH_TIMEOUT = 5.0
 GREETING_TIMEOUT = 3.0  # seconds for a guest that has answered before
 REQUEST_TIMEOUT = 30.0
+_IDS = 2  # of user and group
 MAX_PID_DIGITS = 10
 
 
@@ -75,6 +76,20 @@ class ProcessState:
     stdin_received: int
     stdin_consumed: int
     finished_at: float | None = None  # epoch seconds by this host's clock; None = it runs, or nobody can tell
+
+
+@dataclass(frozen=True)
+class Started:
+    """A process whose program runs.
+
+    Args:
+        pid: its number in the guest, 0 = not known.
+        ids: numbers of user and group, then of all its groups, at the beginning; empty = not known.
+
+    """
+
+    pid: int = 0
+    ids: tuple[int, ...] = ()
 
 
 class _Port(asyncio.BufferedProtocol):
@@ -233,12 +248,12 @@ class AgentClient:
         """Carry out a plan in the guest. Errors: AgentError for the first step that failed, Timeout."""
         self._call(self._carry_out(Method.RUN, plan), timeout, "RUN")
 
-    def start(self, plan: Plan, *, timeout: float = REQUEST_TIMEOUT) -> int:
-        """Start a process; return its number in the guest when its program runs. Errors: AgentError, Timeout."""
-        return _pid(self._call(self._carry_out(Method.START, plan), timeout, "START"))
+    def start(self, plan: Plan, *, timeout: float = REQUEST_TIMEOUT) -> Started:
+        """Start a process; return what it is in the guest when its program runs. Errors: AgentError, Timeout."""
+        return _started(self._call(self._carry_out(Method.START, plan), timeout, "START"))
 
-    async def async_start(self, plan: Plan) -> int:
-        """Start a process, from the loop's thread; return its number in the guest.
+    async def async_start(self, plan: Plan) -> Started:
+        """Start a process, from the loop's thread; return what it is in the guest.
 
         Errors: AgentError, also when the agent stays silent.
         """
@@ -246,7 +261,7 @@ class AgentClient:
             answer = await asyncio.wait_for(self._carry_out(Method.START, plan), REQUEST_TIMEOUT)
         except TimeoutError as error:
             raise AgentError(f"the agent of {self.name} did not answer within {REQUEST_TIMEOUT:g} s") from error
-        return _pid(answer)
+        return _started(answer)
 
     def signal(self, process: str, number: int, *, everyone: bool = False) -> None:
         """Send a signal to a process (or to all of its container). Errors: AgentError with ESRCH when it is gone."""
@@ -514,7 +529,14 @@ class AgentClient:
             sink[0].eof(sink[1], offset)
 
 
-def _pid(answer: Sequence[Record]) -> int:
-    """Read the answer to START; 0 when it has no number."""
-    text = answer[0].args[0] if answer and answer[0].args else b""
-    return int(text) if text.isdigit() and len(text) <= MAX_PID_DIGITS else 0
+def _started(answer: Sequence[Record]) -> Started:
+    """Read the answer to START, of which an older agent gives less."""
+    args = answer[0].args if answer else ()
+    numbers = [[_id(word) for word in arg.split()] for arg in args[:2]]
+    pid = numbers[0][0] if numbers and numbers[0] else 0
+    ids = tuple(numbers[1]) if len(numbers) > 1 and len(numbers[1]) >= _IDS else ()
+    return Started(pid=pid, ids=ids)
+
+
+def _id(word: bytes) -> int:
+    return int(word) if word.isdigit() and len(word) <= MAX_PID_DIGITS else 0

@@ -373,6 +373,8 @@ def _check_cri(cri: CriConfig) -> None:
         raise InvalidInput(f"bad address of the CRI {cri.address[:200]!r}", resolution="use unix:///path")
     if cri.cni_conf_dir is not None and not cri.cni_conf_dir.is_absolute():
         raise InvalidInput("cri.cni_conf_dir must be an absolute path", details=str(cri.cni_conf_dir))
+    if (cri.stream_cert is None) != (cri.stream_key is None):
+        raise InvalidInput("cri.stream_cert and cri.stream_key belong together")
     for path in cri.cni_bin_dirs:
         if not path.is_absolute() or ":" in str(path):  # plugins get them in one variable
             raise InvalidInput("cri.cni_bin_dirs must be absolute paths without a colon", details=str(path))

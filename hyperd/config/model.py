@@ -105,6 +105,8 @@ class CriConfig:
     address: str = ""  # unix:///path; empty = nowhere
     cni_conf_dir: Path | None = None  # of network configurations; None = pods are on hyperd's own bridge
     cni_bin_dirs: tuple[Path, ...] = (Path("/opt/cni/bin"), Path("/usr/lib/cni"))
+    stream_cert: Path | None = None  # with stream_key: streams are over TLS
+    stream_key: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,6 +97,7 @@ class Container:
         pid: number of the program in its guest, 0 when it does not run or nobody knows.
         stop_signal: number of the signal that stops it. warnings: for people, such as a stop signal nobody knows.
         paused: its pod is paused. killed: its last end was asked for.
+        user_ids: numbers of user, group and all groups of the last run at its beginning; empty = nobody knows.
         run_count: starts. restart_count: restarts by its policy since it was last started.
         restart_at: when the next restart is due. restart_policy: its own, else the pod's, else ``never``.
         mounts: its volumes and those of its image.
@@ -119,6 +120,7 @@ class Container:
     oom_killed: bool = False
     error: str = ""
     pid: int = 0
+    user_ids: tuple[int, ...] = ()
     stop_signal: int = 15
     warnings: tuple[str, ...] = ()
     paused: bool = False

@@ -28,14 +28,17 @@ def of_pod(agent: AgentClient) -> str:
     for _ in range(_TRIES):
         try:
             agent.start(_plan())
+            break
         except AgentError as error:
             if error.errno != errno.EEXIST:
                 raise
-        state = next((one for one in agent.processes() if one.ident == PROCESS), None)
-        if state is not None and state.running:
+        try:
+            agent.signal(PROCESS, 0)
             break
-        if state is not None:
-            agent.forget(PROCESS)
+        except AgentError as error:
+            if error.errno != errno.ESRCH:
+                raise
+        agent.forget(PROCESS)
     return PROCESS
 
 

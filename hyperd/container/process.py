@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from hyperd.agent.client import AgentClient, ProcessState
+from hyperd.agent.client import AgentClient, ProcessState, Started
 from hyperd.agent.frames import Method, encode_records
 from hyperd.agent.input import GuestInput
 from hyperd.agent.plan import Plan
@@ -125,6 +125,7 @@ class GuestProcess:
         self.size: tuple[int, int] = DEFAULT_SIZE  # rows and columns of the terminal, as last asked for
         self.base = 0
         self.pid = 0  # in the guest; 0 = it does not run
+        self.ids: tuple[int, ...] = ()  # of user, group and all groups at its beginning; empty = not known
         self.agent: AgentClient | None = None
         self.input = GuestInput()
         self.hub: OutputHub = _Replay(relay, tty=tty, log_file=log_file, keep=keep_early)
@@ -150,7 +151,7 @@ class GuestProcess:
         """
         self.relay.call(self._begin(agent, base), timeout=10)
         try:
-            self.pid = agent.start(plan)
+            self._take(agent.start(plan))
         except AgentError as error:
             code = exit_code_of(error)
             if code == SETUP_FAILED:
@@ -162,6 +163,9 @@ class GuestProcess:
             return
         self.relay.call(self._opened(size), timeout=10)
 
+    def _take(self, started: Started) -> None:
+        self.pid, self.ids = started.pid, started.ids
+
     async def start_async(self, agent: AgentClient, base: int, plan: Plan, size: tuple[int, int]) -> None:
         """Do the same from the loop's thread; every failure is told to the client, none is raised.
 
@@ -169,7 +173,7 @@ class GuestProcess:
         """
         await self._begin(agent, base)
         try:
-            self.pid = await agent.async_start(plan)
+            self._take(await agent.async_start(plan))
         except AgentError as error:
             self.failure = str(error)
             self.fail(exit_code_of(error), str(error))

@@ -140,6 +140,7 @@ class ContainerQueries:
             state=ContainerState(row.state),
             exit_code=row.exit_code,
             pid=process.pid if process is not None and row.state == ContainerState.RUNNING else 0,
+            user_ids=tuple(row.user_ids),
             paused=vm is not None and vm.state == PAUSED and row.state in LIVE,
             killed=row.killed,
             oom_killed=row.oom_killed,

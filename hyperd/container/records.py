@@ -190,16 +190,24 @@ class ContainerRecords:
             restart_at=None,
             oom_killed=False,
             error="",
+            user_ids=[],
             restart_count=row.restart_count + 1 if again else 0,
             **({} if again else {"killed": False, "restart_delay": 0.0}),
         )
 
-    def started(self, container_id: str, *, run: int) -> None:
-        """Note that a run's program runs, unless it has ended already."""
+    def started(self, container_id: str, *, run: int, ids: Sequence[int] = ()) -> None:
+        """Note that a run's program runs, unless it has ended already.
+
+        ``ids``: of its user, its group and all its groups; empty = nobody knows, or they are known.
+        """
         with self._db.session() as session:
             row = session.get(ContainerRow, container_id)
-            if row is not None and row.run_count == run and row.state == ContainerState.STARTING:
+            if row is None or row.run_count != run:
+                return
+            if row.state == ContainerState.STARTING:
                 row.state = ContainerState.RUNNING
+            if ids:
+                row.user_ids = list(ids)
 
     def finish(
         self, container_id: str, *, run: int, exit_code: int, decide: Decide | None = None, at: float | None = None

@@ -356,7 +356,7 @@ class ContainerService:
             raise
         self.volumes.started(row.id, good=not process.failure)
         self.files.forget(vm, row.id, files)
-        self.records.started(row.id, run=run)
+        self.records.started(row.id, run=run, ids=process.ids)
         failpoint("container.start.row_running")
         if process.failure:
             self.records.update(row.id, error=process.failure[:MAX_ERROR])

@@ -56,6 +56,7 @@ class ContainerRow(Base):
     error: Mapped[str] = mapped_column(String, default="")  # why the last start failed
     auto_remove: Mapped[bool] = mapped_column(default=False)  # it goes when it has ended, whoever notices that
     health: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)  # of its health check; empty = it has none
+    user_ids: Mapped[list[int]] = mapped_column(JSON, default=list)  # of user, group and groups of the last run
     stream_base: Mapped[int] = mapped_column(Integer, default=0)
     run_count: Mapped[int] = mapped_column(Integer, default=0)
     restart_count: Mapped[int] = mapped_column(Integer, default=0)  # by its policy, since it was last started

@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ from gunicorn.http import wsgi as gunicorn_wsgi
 
 from hyperd import __version__
 from hyperd.app import Dispatcher, create_cri
-from hyperd.config.model import Config
+from hyperd.config.model import Config, TlsConfig
 from hyperd.config.reload import merge
 from hyperd.errors import Conflict, HostFault, HyperError
 from hyperd.server import logging, memory, tls
@@ -141,8 +142,10 @@ def serve(
         app = Dispatcher(engine, docker=bool(config.docker_hosts))
         reloader = Reloader(engine, notifier, reload, front)
         worker = Worker(listeners.served, app, cfg, limits=limits, on_hangup=reloader.ask)
-        cri = create_cri(engine, cri_place[0], mode=config.socket_mode, gid=cri_place[1]) if cri_place else None
-        if cri is not None:
+        cri = None
+        if cri_place is not None:
+            secure = _streams_by_tls(config, stack)
+            cri = create_cri(engine, cri_place[0], mode=config.socket_mode, gid=cri_place[1], secure=secure)
             stack.callback(cri.close)
             cri.open()
         memory.settle()
@@ -155,6 +158,15 @@ def serve(
         log.info("server.stopping", threads=threading.active_count(), on_exit=engine.config.on_exit)
         if engine.config.on_exit == "stop":
             engine.stop_pods()
+
+
+def _streams_by_tls(config: Config, stack: contextlib.ExitStack) -> Callable[[socket.socket, Path], None] | None:
+    """Return what puts TLS before the CRI's streams; None = nothing does. Errors: InvalidInput."""
+    if config.cri.stream_cert is None:
+        return None
+    front = tls.TlsFront(tls.make_context(TlsConfig(cert=config.cri.stream_cert, key=config.cri.stream_key)))
+    stack.callback(front.close)
+    return lambda sock, inner: front.open([(sock, inner)])
 
 
 def _listen(listeners: Listeners, config: Config) -> None:

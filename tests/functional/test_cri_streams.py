@@ -19,7 +19,7 @@ import websocket
 from tests.support.cri import CriClient
 from tests.support.daemon import HyperdLauncher
 from tests.support.kubectl import KubeProxy, Query
-from tests.support.registry import Layer, RegistryServer, busybox_tar
+from tests.support.registry import Layer, RegistryServer, busybox_tar, make_certificates
 from tests.support.spdy import Frame, SpdyClient
 from tests.support.until import until
 
@@ -431,3 +431,40 @@ def test_kubectl_exec(kube: KubeProxy, spdy: bool) -> None:
     done = kube.kubectl("exec", "-i", "web", "--", "cat", data=text, spdy=spdy)
     assert (done.returncode, done.stdout, done.stderr) == (0, text, b"")
     assert kube.protocols[-1] == ("spdy" if spdy else "websocket")
+
+
+def test_streams_over_tls(image: str, tmp_path: Path) -> None:
+    authority, certificate, key = make_certificates(tmp_path)
+    settings = f'stop_grace = 1\n[cri]\nstream_cert = "{certificate}"\nstream_key = "{key}"\n'
+    with HyperdLauncher(config=settings) as launcher:
+        launcher.start("--cri", f"unix://{launcher.directory}/cri.sock")
+        with CriClient(launcher.directory / "cri.sock") as cri:
+            cri.PullImage(image={"image": image})
+            metadata = {"name": "tls", "uid": "tls", "namespace": "default"}
+            pod = cri.RunPodSandbox(config={"metadata": metadata}).pod_sandbox_id
+            config = {"metadata": {"name": "main"}, "image": {"image": image}, "command": ["sleep", "100"]}
+            container = cri.CreateContainer(pod_sandbox_id=pod, config=config).container_id
+            cri.StartContainer(container_id=container)
+            url = str(cri.Exec(container_id=container, cmd=["cat"], stdin=True, stdout=True).url)
+            assert url.startswith("https://127.0.0.1:")
+            plain = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
+            with contextlib.closing(plain):
+                plain.request("GET", urlsplit(url).path)
+                with pytest.raises((OSError, http.client.HTTPException)):
+                    plain.getresponse()
+            client = websocket.create_connection(
+                url.replace("https", "wss", 1), subprotocols=[V5], sslopt={"ca_certs": str(authority)}, timeout=30
+            )
+            with contextlib.closing(client):
+                text = bytes(range(256)) * 4000
+                for at in range(0, len(text), 32_000):
+                    client.send_binary(bytes([STDIN]) + text[at : at + 32_000])
+                client.send_binary(bytes([CLOSE, STDIN]))
+                got = b""
+                while (message := client.recv())[:1] != bytes([ERROR]):
+                    got += message[1:] if message[0] == STDOUT else b""
+                assert json.loads(message[1:]) == SUCCESS
+                assert got == text
+            cri.RemovePodSandbox(pod_sandbox_id=pod)
+        launcher.stop()
+        assert not (launcher.root / "run" / "cri-streams.sock").exists()

@@ -6,6 +6,7 @@ import socket
 
 import pytest
 
+from hyperd.agent.client import Started
 from hyperd.agent.frames import Method
 from hyperd.agent.input import GuestInput
 from hyperd.agent.plan import Plan
@@ -83,13 +84,13 @@ class SlowGuest:
     def drop_streams(self, base: int) -> None:
         """Let go of the streams."""
 
-    def start(self, plan: Plan) -> int:
+    def start(self, plan: Plan) -> Started:
         """Start; the client's resize comes before that is known."""
         assert self.process
         self.process.size = (40, 100)
-        return 7
+        return Started(pid=7)
 
-    async def async_start(self, plan: Plan) -> int:
+    async def async_start(self, plan: Plan) -> Started:
         """Do the same."""
         return self.start(plan)
 

@@ -14,6 +14,7 @@ from hyperd.api.cri.call import Room
 from hyperd.errors import HostFault
 
 if TYPE_CHECKING:
+    from hyperd.api.cri.streaming import Secure
     from hyperd.engine import Engine
 
 log = structlog.get_logger(__name__)
@@ -30,10 +31,11 @@ class CriServer:
         engine: what is served.
         path: of the socket; nobody listens there.
         mode: permission bits of the socket. gid: its group, None leaves it.
+        secure: of streams, see ``StreamingServer``.
 
     """
 
-    def __init__(self, engine: Engine, path: Path, *, mode: int, gid: int | None) -> None:
+    def __init__(self, engine: Engine, path: Path, *, mode: int, gid: int | None, secure: Secure | None = None) -> None:
         # libvirt forks in this process to start QEMU; the C core's handlers for that abort the child before its exec.
         os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
         import grpc
@@ -45,7 +47,7 @@ class CriServer:
         self._inode = 0
         options = [("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.max_send_message_length", MAX_MESSAGE)]
         pool = ThreadPoolExecutor(THREADS, thread_name_prefix="cri")
-        self._streaming = StreamingServer(engine.relay)
+        self._streaming = StreamingServer(engine.relay, directory=engine.config.run, secure=secure)
         room = Room(engine=engine, streaming=self._streaming)
         self._server = grpc.server(pool, handlers=[handlers(room)], options=options)
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import h11
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 ADDRESS = "127.0.0.1"
+INNER = "cri-streams.sock"  # behind TLS
 TOKENS = 1000  # that may be under way
 TOKEN_SECONDS = 60.0
 HEAD_SECONDS = 30.0  # for the head of a request, and for the streams behind it
@@ -89,16 +91,23 @@ class _Refused(Exception):
     headers: tuple[tuple[str, str], ...] = ()
 
 
+# Takes a listening socket: who comes by TLS is led to the unix socket.
+Secure = Callable[[socket.socket, Path], None]
+
+
 class StreamingServer:
     """See the module's docstring.
 
     Args:
         relay: its loop carries all connections.
+        directory: for a unix socket. secure: makes streams to be over TLS; None = they are not.
 
     """
 
-    def __init__(self, relay: Relay) -> None:
+    def __init__(self, relay: Relay, *, directory: Path = Path("/"), secure: Secure | None = None) -> None:
         self._relay = relay
+        self._inner = directory / INNER
+        self._secure = secure
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="cri-stream")
         self._offers: dict[str, tuple[str, Streams | Ports, float]] = {}
         self._sock: socket.socket | None = None
@@ -114,10 +123,31 @@ class StreamingServer:
         except OSError as error:
             sock.close()
             raise HostFault(f"cannot listen on {ADDRESS}", details=str(error)) from error
+        self.port = sock.getsockname()[1]
+        if self._secure is not None:
+            sock = self._behind_tls(sock, self._secure)
         sock.setblocking(False)
-        self._sock, self.port = sock, sock.getsockname()[1]
+        self._sock = sock
         self._relay.spawn(self._accept(sock))
-        log.info("server.listening", address=f"http://{ADDRESS}:{self.port}", api="cri streams")
+        log.info("server.listening", address=self._url, api="cri streams")
+
+    def _behind_tls(self, outer: socket.socket, secure: Secure) -> socket.socket:
+        """Return the unix socket to which TLS leads. Errors: HostFault."""
+        inner = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._inner.unlink(missing_ok=True)
+            inner.bind(str(self._inner))
+            inner.listen(BACKLOG)
+        except OSError as error:
+            inner.close()
+            outer.close()
+            raise HostFault(f"cannot listen on {self._inner}", details=str(error)) from error
+        secure(outer, self._inner)
+        return inner
+
+    @property
+    def _url(self) -> str:
+        return f"{'http' if self._secure is None else 'https'}://{ADDRESS}:{self.port}"
 
     def close(self) -> None:
         """Take no more clients; those who are there stay. Calling it twice is fine."""
@@ -127,6 +157,8 @@ class StreamingServer:
                 sock.shutdown(socket.SHUT_RDWR)
             self._relay.soon(sock.close)
             self._pool.shutdown(wait=False)
+            if self._secure is not None:
+                self._inner.unlink(missing_ok=True)
 
     def offer(self, kind: str, what: Streams | Ports) -> str:
         """Return the URL where it can be had once. Errors: Busy."""
@@ -138,7 +170,7 @@ class StreamingServer:
             raise Busy(f"{TOKENS} streams have been asked for and not been fetched", resolution="ask again later")
         token = secrets.token_urlsafe(16)
         self._offers[token] = (kind, what, now + TOKEN_SECONDS)
-        return f"http://{ADDRESS}:{self.port}/{kind}/{token}"
+        return f"{self._url}/{kind}/{token}"
 
     # -- loop's thread
 
@@ -155,7 +187,8 @@ class StreamingServer:
                 log.error("server.accept_failed", api="cri streams", error=str(error))
                 await asyncio.sleep(1)
                 continue
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._relay.task(self._serve(sock))
 
     async def _serve(self, sock: socket.socket) -> None:

@@ -40,7 +40,7 @@ def status(call: Call, request: pb.StatusRequest) -> pb.StatusResponse:
             pb.RuntimeHandler(name=name, features=pb.RuntimeHandlerFeatures(recursive_read_only_mounts=True))
             for name in HANDLERS
         ],
-        features=pb.RuntimeFeatures(),
+        features=pb.RuntimeFeatures(supplemental_groups_policy=True),
         info={"hyperd": json.dumps(verbose)} if request.verbose else {},
     )
 

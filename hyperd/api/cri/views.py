@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from hyperd.api.cri import kept
 from hyperd.api.cri.specs import LOG_DRIVER
@@ -119,7 +120,15 @@ def container_status(one: Container) -> pb.ContainerStatus:
         mounts=config.mounts,
         log_path=str(one.log_path) if one.log_driver == LOG_DRIVER else "",
         resources=pb.ContainerResources(linux=resources(one.spec.limits, one.spec.oom_score_adj)),
+        user=_user(one.user_ids),
     )
+
+
+def _user(ids: Sequence[int]) -> pb.ContainerUser | None:
+    """Return whose the first process was at its beginning; None = nobody knows."""
+    if not ids:
+        return None
+    return pb.ContainerUser(linux=pb.LinuxContainerUser(uid=ids[0], gid=ids[1], supplemental_groups=ids[2:]))
 
 
 def container_info(one: Container) -> str:

@@ -52,10 +52,11 @@ void control_error(uint32_t request, const struct err *e) {
 }
 
 void control_started(uint32_t request, const struct process *p) {
-  uint8_t body[64];
+  static uint8_t body[4096];
   struct writer w = {body, 0, sizeof body, false};
-  put_record(&w, R_PID, 1);
+  put_record(&w, R_PID, 2);
   put_number(&w, (uint64_t)p->main_pid);
+  put_text(&w, p->user ? p->user : "");
   control_respond(request, body, w.used);
 }
 

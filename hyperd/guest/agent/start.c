@@ -101,10 +101,11 @@ static void take_terminal(struct process *p, int *fd, struct err *e) {
   close_fd(&copy);
 }
 
-static void take_main(struct job *job, struct process *p, pid_t pid, int *fds) {
+static void take_main(struct job *job, struct process *p, pid_t pid, const char *user, int *fds) {
   if (p->main_fd >= 0 || fds[0] < 0)
     return;
   p->main_pid = pid;
+  p->user = strdup(user);
   p->main_fd = fds[0];
   fds[0] = -1;
   if (p->tty && fds[1] >= 0)
@@ -115,7 +116,7 @@ static void take_message(struct job *job, char type, const char *text, pid_t sen
   if (type == M_WAITED)
     take_waited(job->owner, text, &fds[0]);
   else if (type == M_MAIN)
-    take_main(job, job->owner, sender, fds);
+    take_main(job, job->owner, sender, text, fds);
 }
 
 /* The end of a START. */

@@ -158,9 +158,17 @@ static int find_program(const struct plan *plan, char *out, size_t size, struct 
   return err_reason(e, code, "EXEC %.300s", name);
 }
 
+/* Numbers of the user, the group and all groups. */
+static size_t describe(const struct identity *who, char *out, size_t size) {
+  int at = snprintf(out, size, "%u %u", who->uid, who->gid);
+  for (int i = 0; i < who->group_count && at < (int)size; i++)
+    at += snprintf(out + at, size - (size_t)at, " %u", who->groups[i]);
+  return at < (int)size ? (size_t)at : size - 1;
+}
+
 /* This process is the program's: tell the agent, then exec. */
 static void run_program(struct plan *plan, struct err *e) {
-  char path[MAX_PATH_TEXT];
+  char path[MAX_PATH_TEXT], user[MAX_USER_TEXT];
   struct identity who;
   int fds[2] = {-1, -1};
   if (setsid() < 0) {
@@ -172,7 +180,7 @@ static void run_program(struct plan *plan, struct err *e) {
       env_default(&plan->env, "USER", who.name, e) < 0)
     return;
   fds[0] = (int)syscall(SYS_pidfd_open, getpid(), 0);
-  if (fds[0] < 0 || status_send(plan->status_fd, M_MAIN, NULL, 0, fds, fds[1] >= 0 ? 2 : 1) < 0) {
+  if (fds[0] < 0 || status_send(plan->status_fd, M_MAIN, user, describe(&who, user, sizeof user), fds, fds[1] >= 0 ? 2 : 1) < 0) {
     err_reason(e, errno, "START");
     return;
   }

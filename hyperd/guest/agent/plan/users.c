@@ -153,6 +153,7 @@ int users_lookup(const struct step *step, struct identity *out, struct err *e) {
     return -1;
   if (group && *group && group_id(group, &out->gid, e) < 0)
     return -1;
+  add_group(out, out->gid); /* a set-group-id program must not be able to drop it: what it is refused would be given */
   if (out->name[0] && (members ? strcmp(members, "all") == 0 : !group || !*group))
     each_line(-1, "/etc/group", see_member, out);
   for (unsigned i = 1; step && i < step->count; i++) {

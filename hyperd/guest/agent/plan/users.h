@@ -3,7 +3,7 @@
 
 #include "plan/step.h"
 
-enum { MAX_GROUPS = 256 };
+enum { MAX_GROUPS = 256, MAX_USER_TEXT = (MAX_GROUPS + 2) * 11 + 1 };
 
 struct identity {
   uid_t uid;

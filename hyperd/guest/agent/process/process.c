@@ -81,6 +81,8 @@ void process_remove(struct process *p) {
   process_count--;
   for (int i = 0; i < 3; i++)
     stream_close(&p->streams[i]);
+  free(p->user);
+  p->user = NULL;
   loop_free_later(p);
 }
 

@@ -21,6 +21,7 @@ struct process {
   bool has_init;    /* started with UNSHARE pid: init_fd is process 1 of its namespace */
   bool is_first;    /* the program itself is that process */
   bool shares_pids; /* it is in the pid namespace of another: what it leaves behind is found by its cgroup */
+  char *user;       /* numbers of its user, group and groups at the beginning; NULL before */
   bool tty, input_open;
   bool reaped;
   int wait_status;
