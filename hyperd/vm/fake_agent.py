@@ -294,7 +294,8 @@ class FakeAgent:
         window = [int(word) for word in ops[Op.TTY]] if Op.TTY in ops else None
         self._spawn(process, [program, *argv[1:]], environment, window=window, null=stdin == "null")
         self._processes[ident] = process
-        return [(0, (process.popen.pid if process.popen else 0,))]
+        who = (os.getuid(), os.getgid(), os.getgid(), *os.getgroups())
+        return [(0, (process.popen.pid if process.popen else 0, " ".join(str(one) for one in who)))]
 
     def _spawn(
         self, process: _Process, argv: list[str], env: dict[str, str], *, window: list[int] | None, null: bool

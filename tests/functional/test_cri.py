@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -494,6 +495,27 @@ def test_logs_of_which_kubelet_wants_none(cri: CriClient, sandbox: Any, image: s
     other, _ = sandbox(log_directory="relative")
     config = container_config(image, log_path="main/0.log")
     assert refused(lambda: cri.CreateContainer(pod_sandbox_id=other, config=config))[0] == "INVALID_ARGUMENT"
+
+
+def test_containers_that_share_processes(cri: CriClient, sandbox: Any, image: str) -> None:
+    pod, _ = sandbox()
+
+    def config(name: str, **options: Any) -> dict[str, Any]:
+        fields = {"metadata": {"name": name}, "linux": {"security_context": {"namespace_options": options}}}
+        return container_config(image, **fields)
+
+    for name in ("one", "two"):  # the second finds process 1 of the namespace there
+        found = status(cri, start(cri, pod, config(name, pid=pb.POD)))
+        assert found.state == pb.CONTAINER_RUNNING
+        assert (found.user.linux.uid, found.user.linux.gid) == (os.getuid(), os.getgid())
+        assert os.getgid() in found.user.linux.supplemental_groups
+    alone = start(cri, pod, config("alone", pid=pb.CONTAINER))
+    start(cri, pod, config("debug", pid=pb.TARGET, target_id=alone))
+    cri.StopContainer(container_id=alone)
+    late = cri.CreateContainer(pod_sandbox_id=pod, config=config("late", pid=pb.TARGET, target_id=alone)).container_id
+    code, message = refused(lambda: cri.StartContainer(container_id=late))
+    assert (code, "of the same pod that is running" in message) == ("FAILED_PRECONDITION", True)
+    assert not status(cri, late).HasField("user")
 
 
 def test_counters(cri: CriClient, sandbox: Any, image: str) -> None:

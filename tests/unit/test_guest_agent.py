@@ -708,6 +708,22 @@ def test_users(host: Host, tmp_path: Path) -> None:
         assert caught.value.code == errno.ENOENT
 
 
+def test_the_answer_tells_whom_a_program_begins_as(host: Host, tmp_path: Path) -> None:
+    root = tiny_root(tmp_path / "r")
+
+    def told(number: int, *user: str) -> bytes:
+        base = host.new_base()
+        plan = contained(host.program(f"who{number}", base), root)
+        plan = (plan.add(Op.USER, *user) if user else plan).argv(["sh", "-c", "grep ^Groups: /proc/self/status"])
+        (record,) = host.answer(host.post(Method.START, plan.encode()))
+        groups = host.finish(f"who{number}", base)[1].split()[1:]
+        assert sorted(groups, key=int) == sorted(record.args[1].split()[2:], key=int)
+        return record.args[1]
+
+    assert told(1, "alice:audio:all", "77") == b"1001 63 63 10 77"
+    assert told(2) == b"0 0 0"
+
+
 def test_a_user_may_reopen_its_streams(host: Host, tmp_path: Path) -> None:
     root = tiny_root(tmp_path / "r")
     plan = lambda p: contained(p, root).add(Op.USER, "alice")  # noqa: E731
