@@ -27,7 +27,17 @@ from hyperd.container.states import LIVE, ContainerState
 from hyperd.db import spec_codec
 from hyperd.db.models import PodRow
 from hyperd.db.spec_cache import stored_pod
-from hyperd.errors import Busy, Conflict, HostFault, HyperError, InvalidInput, NotAlive, NotFound, OutOfSpace
+from hyperd.errors import (
+    AgentError,
+    Busy,
+    Conflict,
+    HostFault,
+    HyperError,
+    InvalidInput,
+    NotAlive,
+    NotFound,
+    OutOfSpace,
+)
 from hyperd.event.bus import EventBus
 from hyperd.failpoint import failpoint
 from hyperd.guest import layout
@@ -82,6 +92,7 @@ class PodService:
         self._vms = vms
         self._locks = locks
         self._events = events
+        self._unmet: set[str] = set()  # VMs that run again, whose processes are still to be joined
         containers.restarts.revive = self.revive
         self.net = PodNetwork(
             records=records,
@@ -229,7 +240,10 @@ class PodService:
                 return
             vm = self._vms.of_pod(pod_id)
             if state == PodState.PAUSED and vm is not None:
-                self._vms.unpause(vm)
+                try:
+                    self._let_go_on(vm)
+                except AgentError as error:  # its guest is not there any more
+                    log.warning("pod.stop_hard", pod=pod_id, error=str(error))
             if state != PodState.STOPPING:  # else an earlier stop failed half-way: it is finished now
                 self.records.change(pod_id, PodState.STOPPING)
             failpoint("pod.stop.state_written")
@@ -302,13 +316,22 @@ class PodService:
             vm = self._vms.of_pod(pod_id)
             if vm is None:
                 raise NotAlive(f"the pod {pod_id} has no VM")
-            met = vm.connected
-            self._vms.unpause(vm)
+            self._let_go_on(vm)
             self.records.change(pod_id, PodState.RUNNING)
             failpoint("pod.unpause.row_written")
-            if not met:
-                self.adopt(vm)
             self._tell("unpause", pod_id, self.records.get(pod_id).labels)
+
+    def _let_go_on(self, vm: Vm) -> None:
+        """Let a paused pod's VM run; what runs in one that this daemon has not met is joined.
+
+        Errors: DriverError, AgentError; what is left is done by the next call.
+        """
+        if not vm.connected:
+            self._unmet.add(vm.id)
+        self._vms.unpause(vm)
+        if vm.id in self._unmet:
+            self.adopt(vm)
+            self._unmet.discard(vm.id)
 
     def set_labels(self, pod_id: str, labels: dict[str, str], *, override: bool) -> None:
         """Merge labels; an existing key needs ``override``, or nothing is changed. Errors: NotFound, Conflict."""

@@ -34,6 +34,7 @@ from hyperd.spec.model import ContainerSpec, ExecSpec, Healthcheck, NetworkAttac
 from hyperd.stream.logread import LogQuery
 from hyperd.vm.driver import PowerState
 from hyperd.vm.fake import FakeDriver
+from hyperd.vm.model import Vm
 from hyperd.volume.model import NamedVolumeSpec
 from tests.support.registry import busybox_tar
 from tests.support.until import until
@@ -484,20 +485,44 @@ def test_an_end_that_nobody_has_seen_is_told(engine: Engine) -> None:
     cancel()
 
 
+def meet_again(engine: Engine, vm: Vm, power: PowerState) -> None:
+    """Let the engine know of a VM what the next daemon does: its row, and whether it runs."""
+    row = engine.vms._table.rows()[vm.id]
+    vm.ending = True
+    vm.agent.close()
+    engine.vms._table.drop(vm.id)
+    engine.containers.processes.by_container.clear()
+    engine.containers.processes._by_ident.clear()
+    assert engine.vms._adopt(row, power)
+
+
+@pytest.mark.parametrize("fault", [False, True])
+def test_a_paused_pod_of_the_last_daemon_is_stopped_softly(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, fault: bool
+) -> None:
+    """Its program gets the stop signal, also where the first try has got half-way."""
+    ident = pod(engine, container("one"))
+    engine.pods.pause(ident)
+    vm = engine.vms.of_pod(ident)
+    assert vm is not None
+    meet_again(engine, vm, PowerState.PAUSED)
+    if fault:
+        with monkeypatch.context() as broken:
+            broken.setattr(engine.pods.records, "change", full)
+            with pytest.raises(OutOfSpace):
+                engine.pods.unpause(ident)
+    engine.pods.stop(ident)
+    assert engine.containers.queries.inspect("one").exit_code == 128 + signal.SIGTERM
+
+
 def test_a_pod_that_was_let_go_on_when_the_daemon_died_is_joined(engine: Engine) -> None:
     """The guest runs, the rows still say that it is paused."""
     ident = pod(engine, container("one"))
     engine.pods.pause(ident)
     vm = engine.vms.of_pod(ident)
     assert vm is not None
-    row = engine.vms._table.rows()[vm.id]
     engine.vms._driver.resume(vm.id)
-    vm.ending = True  # what the next daemon knows: the rows
-    vm.agent.close()
-    engine.vms._table.drop(vm.id)
-    engine.containers.processes.by_container.clear()
-    engine.containers.processes._by_ident.clear()
-    assert engine.vms._adopt(row, PowerState.RUNNING)
+    meet_again(engine, vm, PowerState.RUNNING)
     recovery(engine).run()
     assert engine.pods.inspect(ident).state == PodState.RUNNING
     engine.containers.kill("one", 9)
