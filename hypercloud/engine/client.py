@@ -26,6 +26,7 @@ from hypercloud.errors import CloudError, Conflict, EngineError, EngineUnreachab
 
 API_VERSION = "1.41"  # what every engine of the last years speaks; older ones are asked
 OLDEST = "1.24"
+PING_TIME = 10  # seconds; an engine that has vanished without a word shall not count as up for as long as a timeout
 PULL_SILENCE = 300  # seconds between two lines of a pull's progress
 _E = TypeVar("_E", bound=BaseException)
 
@@ -125,7 +126,8 @@ class EngineClient:
     def ping(self) -> None:
         """Ask whether it lives. Errors: EngineUnreachable."""
         with translated(self.name):
-            if not self.docker().ping():
+            docker = self.docker()  # its own method waits as long as for any other answer
+            if docker._result(docker._get(docker._url("/_ping"), timeout=PING_TIME)) != "OK":
                 raise EngineUnreachable(f"engine {self.name} does not answer a ping with OK")
 
     def version(self) -> Mapping[str, Any]:

@@ -5,6 +5,7 @@ A watcher that does not keep up is let go (its stream ends) instead of making ot
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -71,6 +72,14 @@ class Watch:
             return self._queue.get(timeout=timeout)
         except queue.Empty:
             return None
+
+    def more(self, limit: int) -> list[Change | Record]:
+        """Return further events that are there already, at most so many."""
+        found: list[Change | Record] = []
+        with contextlib.suppress(queue.Empty):
+            while len(found) < limit and (event := self._queue.get_nowait()) is not None:
+                found.append(event)
+        return found
 
     def close(self) -> None:
         """End the watch."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from hypercloud import strict
@@ -23,6 +24,7 @@ _DROPPED = {"HOME", "DEBIAN_FRONTEND", "PATH", "_citadel_type", "_citadel_labels
 SMALLEST_SHARES = 2  # what the kernel takes
 DEPTH = 40  # of a label's nesting; that of a request's body is as deep
 LARGEST = 2**50  # CPUs or MiB
+ORDINARY = 4096  # characters of a label that is kept in memory once it was read
 
 
 def description(image: Image, engine_cpus: float, extra_labels: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -125,6 +127,11 @@ def _kept(seen: EngineContainer) -> Mapping[str, Any]:
     text = seen.labels.get(LABEL)
     if not text:
         return {}
+    return _read_once(text) if len(text) <= ORDINARY else _read(text)
+
+
+def _read(text: str) -> Mapping[str, Any]:
+    """Return what a label says."""
     try:
         found = strict.loads(text)
     except ValueError:
@@ -139,6 +146,9 @@ def _kept(seen: EngineContainer) -> Mapping[str, Any]:
     if "bind_ports" in kept:
         kept["bind_ports"] = [port for one in kept["bind_ports"] if (port := _port(one)) is not None]
     return kept
+
+
+_read_once = lru_cache(1024)(_read)  # every list reads the label of each container several times
 
 
 def _amount(value: Any) -> float | None:

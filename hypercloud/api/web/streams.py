@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Container, Mapping
+from functools import lru_cache
 from typing import Any
 
 import structlog
@@ -16,9 +18,12 @@ from hypercloud.api.context import cloud, forget_input, identity, say, watch, wa
 from hypercloud.api.web.blueprint import admin_only
 from hypercloud.engine.streams import ExecSession, LogStream
 from hypercloud.errors import CloudError
-from hypercloud.event.bus import Change
+from hypercloud.event.bus import Change, Record
 
 log = structlog.get_logger(__name__)
+
+GATHERED = 0.05  # seconds
+MOST = 200  # events in a message
 
 
 def add_routes(blueprint: Blueprint, sock: Sock) -> None:
@@ -32,27 +37,39 @@ def add_routes(blueprint: Blueprint, sock: Sock) -> None:
 
 
 def events(socket: Any) -> None:
-    """Send what happens: changes of one's own objects, and to administrators the engines' events."""
-    allowed = cloud().accounts.namespaces(identity()) | {""}
+    """Send what happens: changes of one's own objects, and to administrators the engines' events.
+
+    A message is one event as JSON, or several, one a line: what happens within ``GATHERED`` of a message goes into the
+    next one, so that much that happens costs little, however many look.
+    """
+    allowed, admin = frozenset(cloud().accounts.namespaces(identity()) | {""}), identity().is_admin
     seen = watch()
     while socket.connected and not seen.lost:
         event = seen.get(timeout=1.0)
-        forget_input(socket)
-        if event is None:
-            continue
-        if isinstance(event, Change):
-            if event.namespace not in allowed:
-                continue
-            text = {"what": event.kind, "action": event.action, "name": event.uuid, "state": event.state}
-        elif identity().is_admin:
-            name = event.container[:12] or event.message
-            text = {"what": event.engine or "cluster", "action": event.type, "name": name, "state": event.image}
-        else:
-            continue
         try:
-            say(socket, json.dumps({**text, "time": event.time}))
+            forget_input(socket)
+            if event is None:
+                continue
+            told = [_text(one) for one in (event, *seen.more(MOST)) if _concerns(one, allowed, admin=admin)]
+            if told:
+                say(socket, "\n".join(told))
+                time.sleep(GATHERED)
         except ConnectionClosed:
             return
+
+
+def _concerns(event: Change | Record, allowed: Container[str], *, admin: bool) -> bool:
+    return event.namespace in allowed if isinstance(event, Change) else admin
+
+
+@lru_cache(1024)  # all who look are told the same
+def _text(event: Change | Record) -> str:
+    if isinstance(event, Change):
+        text = {"what": event.kind, "action": event.action, "name": event.uuid, "state": event.state}
+    else:
+        name = event.container[:12] or event.message
+        text = {"what": event.engine or "cluster", "action": event.type, "name": name, "state": event.image}
+    return json.dumps({**text, "time": event.time})
 
 
 def readings(socket: Any) -> None:

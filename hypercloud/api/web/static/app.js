@@ -93,8 +93,7 @@ const views = {
   async Events(signal) {
     const list = el("tbody");
     lasting("/web/events", signal, (event) => {
-      const one = JSON.parse(event.data);
-      list.prepend(el("tr", {}, ...[new Date(one.time * 1000).toLocaleTimeString(), one.what, one.action, one.name, one.state].map((text) => el("td", {}, String(text)))));
+      for (const one of event.data.split("\n").map((line) => JSON.parse(line))) list.prepend(el("tr", {}, ...[new Date(one.time * 1000).toLocaleTimeString(), one.what, one.action, one.name, one.state].map((text) => el("td", {}, String(text)))));
       while (list.children.length > 500) list.lastChild.remove();
     });
     return [el("div", { class: "scroll" }, el("table", { "aria-label": "Events as they happen" }, el("thead", {}, el("tr", {}, ...["Time", "What", "Action", "Name", "State"].map((one) => el("th", { scope: "col" }, one)))), list))];
