@@ -208,6 +208,15 @@ def test_the_page_goes_on_after_the_server(page, cloud):
     page.log.clear()
 
 
+def test_events_of_late_and_as_they_happen(page, engine):
+    name = run_container(page, engine, "eventful")
+    page.click("Events")
+    page.until("/start\\s+\\w{12}\\s+eventful/.test(document.querySelector('#view tbody')?.innerText)")
+    (one,) = [one for one in engine.containers.values() if one["Name"] == f"/{name}"]
+    engine.emit("oom", one)
+    page.until("/oom\\s+\\w{12}\\s+eventful/.test(document.querySelector('#view tbody tr').innerText)")
+
+
 def test_a_stack_from_yaml(page):
     page.click("Stacks")
     page.shows("Stack file (YAML)")

@@ -92,10 +92,18 @@ const views = {
   Images: images,
   async Events(signal) {
     const list = el("tbody");
+    const row = ({ time, what, action, name, state: how }) => el("tr", {}, ...[new Date(time).toLocaleTimeString(), what, action, name, how].map((text) => el("td", {}, String(text ?? ""))));
+    let first = 0; // when the first came as it happened
     lasting("/web/events", signal, (event) => {
-      for (const one of event.data.split("\n").map((line) => JSON.parse(line))) list.prepend(el("tr", {}, ...[new Date(one.time * 1000).toLocaleTimeString(), one.what, one.action, one.name, one.state].map((text) => el("td", {}, String(text)))));
+      for (const one of event.data.split("\n").map((line) => JSON.parse(line))) {
+        first ||= one.time * 1000;
+        list.prepend(row({ ...one, time: one.time * 1000 }));
+      }
       while (list.children.length > 500) list.lastChild.remove();
     });
+    const earlier = (await ask("GET", "/api/events?limit=100")).map((one) => ({ time: Date.parse(one.time), what: one.engine?.id || "cluster", action: one.type,
+      name: one.container?.id?.slice(0, 12) || one.message, state: one.container?.image?.name }));
+    list.append(...earlier.filter((one) => !first || one.time < first).map(row));
     return [el("div", { class: "scroll" }, el("table", { "aria-label": "Events as they happen" }, el("thead", {}, el("tr", {}, ...["Time", "What", "Action", "Name", "State"].map((one) => el("th", { scope: "col" }, one)))), list))];
   },
   async Accounts() {
