@@ -15,7 +15,7 @@ from tests.support.footprint import qemu_commands, qemu_processes
 from tests.support.until import until
 from tests.vm.conftest import GUEST, Host, launch
 
-pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(900)]
 
 STEPS = {
     "the VM's directory": "run/vm-*",

@@ -306,6 +306,7 @@ def test_a_vm_that_dies_is_noticed_and_cleaned_up(host: Host):
     host.assert_clean()
 
 
+@pytest.mark.timeout(900)  # twenty VMs, one after the other
 def test_twenty_attached_runs_in_a_row_lose_nothing(host: Host):
     for number in range(20):
         done = host.ctl("run", "--rm", host.image, "sh", "-c", f"echo {number}; exit {number}")

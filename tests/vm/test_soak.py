@@ -8,7 +8,7 @@ from tests.support.daemon import HyperdLauncher
 from tests.support.footprint import settled
 from tests.vm.conftest import GUEST, Host
 
-pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(900)]
 
 ROUNDS = 8
 
