@@ -216,11 +216,11 @@ class ContainerService:
             self.processes.let_go(process)
             self.processes.abandon(process, KILLED)
         settings = self.queries.log_settings(row)
-        self.records.delete(row.id)
-        self.tell("destroy", row)
-        failpoint("container.delete.row_deleted")
-        remove_log(self._config, settings)
+        remove_log(self._config, settings)  # before the row: nobody would know of it after a kill in between
         failpoint("container.delete.log_removed")
+        self.records.delete(row.id)
+        failpoint("container.delete.row_deleted")
+        self.tell("destroy", row)
         self.observers.removed(row)
 
     def amend(self, name: str, change: Callable[[ContainerSpec], ContainerSpec]) -> None:
