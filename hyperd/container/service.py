@@ -333,19 +333,24 @@ class ContainerService:
         self.processes.place(vm, process)
         process.again = again
         size = process.size
-        plan = container_plan(
-            process=process.ident,
-            base=base,
-            spec=spec,
-            program=program,
-            rootfs=rootfs,
-            files=files,
-            size=size,
-            before=entry.take() if entry is not None else None,
-            memory=vm.memory,
-            pids_of=pids_of,
-        )
-        self.records.starting(row, run=run, base=base, again=again)
+        try:
+            plan = container_plan(
+                process=process.ident,
+                base=base,
+                spec=spec,
+                program=program,
+                rootfs=rootfs,
+                files=files,
+                size=size,
+                before=entry.take() if entry is not None else None,
+                memory=vm.memory,
+                pids_of=pids_of,
+            )
+            self.records.starting(row, run=run, base=base, again=again)
+        except BaseException:  # its clients are let go, as those of a start that fails in the guest
+            self.processes.drop(row.id)
+            self.processes.abandon(process, SETUP_FAILED)
+            raise
         failpoint("container.start.row_starting")
         try:
             process.start(vm.agent, base, plan, size)

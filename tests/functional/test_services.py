@@ -603,6 +603,24 @@ def test_a_restart_that_cannot_be_put_off_is_made_later(engine: Engine, monkeypa
     until(lambda: engine.containers.queries.inspect("one").live)
 
 
+def test_a_start_that_cannot_be_noted_lets_its_clients_go(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    ident = pod(engine, container("one"))
+    second = engine.containers.create(ident, container("two", "echo", "well"))
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(60)
+    engine.containers.streams.attach("two").run(ours, b"")
+    with monkeypatch.context() as broken:
+        broken.setattr(engine.containers.records, "starting", full)
+        with pytest.raises(OutOfSpace):
+            engine.containers.start("two")
+    assert theirs.recv(100) == b""
+    theirs.close()
+    assert engine.containers.processes.get(second) is None
+    wait = engine.containers.waits.register("two", WaitCondition.NEXT_EXIT)
+    engine.containers.start("two")
+    assert wait.result().exit_code == 0
+
+
 def test_a_vm_that_cannot_be_noted_is_none(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     for wait in (True, False):
         with monkeypatch.context() as broken:
