@@ -159,7 +159,7 @@ def test_range_of_addresses_is_the_configured_one(cri: CriClient, daemon: Hyperd
 @pytest.mark.parametrize(
     "method",
     [
-        "CheckpointContainer", "GetContainerEvents", "ListMetricDescriptors", "ListPodSandboxMetrics",
+        "CheckpointContainer", "GetContainerEvents",
         "StreamPodSandboxMetrics", "StreamPodSandboxes", "StreamPodSandboxStats", "StreamContainers",
         "StreamContainerStats",
     ],
@@ -495,6 +495,18 @@ def test_logs_of_which_kubelet_wants_none(cri: CriClient, sandbox: Any, image: s
     other, _ = sandbox(log_directory="relative")
     config = container_config(image, log_path="main/0.log")
     assert refused(lambda: cri.CreateContainer(pod_sandbox_id=other, config=config))[0] == "INVALID_ARGUMENT"
+
+
+def test_metrics(cri: CriClient, sandbox: Any) -> None:
+    pod, config = sandbox()
+    described = {one.name: one for one in cri.ListMetricDescriptors().descriptors}
+    assert all(one.help and one.label_keys for one in described.values())
+    (found,) = (one for one in cri.ListPodSandboxMetrics().pod_metrics if one.pod_sandbox_id == pod)
+    for one in found.metrics:
+        labels = dict(zip(described[one.name].label_keys, one.label_values, strict=True))
+        assert (labels["id"], labels["pod"], labels["container"]) == (pod, config.metadata.name, "")
+    cri.StopPodSandbox(pod_sandbox_id=pod)
+    assert pod not in {one.pod_sandbox_id for one in cri.ListPodSandboxMetrics().pod_metrics}
 
 
 def test_containers_that_share_processes(cri: CriClient, sandbox: Any, image: str) -> None:

@@ -18,7 +18,7 @@ import pytest
 import websocket
 
 from hyperd import errors
-from hyperd.api.cri import kept, sandboxes
+from hyperd.api.cri import kept, metrics, sandboxes
 from hyperd.api.cri.call import Call, Room
 from hyperd.api.cri.errors import CODES, AlreadyExists, code_of
 from hyperd.api.cri.handlers import SERVICES
@@ -26,10 +26,13 @@ from hyperd.api.cri.remote import ERROR, STDIN, STDOUT, RemoteClient
 from hyperd.api.cri.specs import read_container, read_limits, read_sandbox
 from hyperd.api.cri.streaming import TOKEN_SECONDS, TOKENS, Ports, StreamingServer, Streams
 from hyperd.api.cri.v1 import api_pb2 as pb
+from hyperd.container.model import Container
+from hyperd.container.states import ContainerState
+from hyperd.container.stats import ContainerStats, CpuStats, DiskStats, InterfaceStats, MemoryStats
 from hyperd.errors import Busy, InvalidInput, NotSupported
-from hyperd.pod.model import PodBrief
+from hyperd.pod.model import Pod, PodBrief
 from hyperd.pod.states import PodState
-from hyperd.spec.model import PodSpec, Resource
+from hyperd.spec.model import ContainerSpec, Limits, PodSpec, Resource
 from hyperd.stream.links import WebSocketLink
 from hyperd.stream.relay import Relay
 
@@ -250,3 +253,61 @@ def test_limits() -> None:
     assert (found.cpu_quota, found.cpu_period, found.cpuset) == (0, 0, "0-1")
     with pytest.raises(NotSupported):
         read_limits(pb.LinuxContainerResources(cpuset_mems="1"))
+
+
+def test_metrics_of_a_container() -> None:
+    sandbox = pb.PodSandboxConfig(metadata={"name": "web", "uid": "1", "namespace": "default"})
+    pod = Pod(
+        id="p1",
+        spec=PodSpec(id="p1", annotations=kept.of_sandbox(sandbox, "")),
+        state=PodState.RUNNING,
+        created_at=1.0,
+        labels={},
+    )
+    config = pb.ContainerConfig(metadata={"name": "main"}, image={"image": "busybox"})
+    one = Container(
+        id="c1",
+        name="c1",
+        pod_id="p1",
+        spec=ContainerSpec(annotations=kept.of_container(config), limits=Limits(memory=64 << 20, cpu_quota=5000)),
+        image_id="sha256:1",
+        image_name="busybox",
+        program=None,
+        state=ContainerState.RUNNING,
+        created_at=1.0,
+        started_at=7.9,
+        labels={},
+    )
+    stats = ContainerStats(
+        id="c1",
+        name="c1",
+        pod_id="p1",
+        time_ns=9 * 10**9,
+        cpu=CpuStats(total=3_900_000_000, user=2_000_000_000, system=1_000_000_000),
+        memory=MemoryStats(usage=50, working_set=40, peak=60, anon=30, file=20, page_faults=5, major_faults=1),
+        disk=DiskStats(),
+        processes=4,
+    )
+    network = [InterfaceStats(name="eth0", counters={"rx_bytes": 10, "tx_dropped": 2})]
+    described = {one.name: one for one in metrics.METHODS["ListMetricDescriptors"](None, None).descriptors}
+    assert len(described) == len(metrics.METHODS["ListMetricDescriptors"](None, None).descriptors)
+    found = [*metrics.of_container(pod, one, stats), *metrics.of_network(pod, network, stats.time_ns)]
+    shown = {}
+    for metric in found:
+        labels = dict(zip(described[metric.name].label_keys, metric.label_values, strict=True))
+        more = labels.get("failure_type", labels.get("interface", ""))
+        shown[f"{metric.name.removeprefix('container_')} {more}".strip()] = metric.value.value
+        assert (labels["namespace"], labels["pod"]) == ("default", "web")
+        assert labels["container"] == ("" if "network" in metric.name else "main")
+        assert labels["id"] == ("p1" if "network" in metric.name else "c1")
+        assert (metric.metric_type == pb.COUNTER) == metric.name.endswith("_total")
+    assert len(shown) == len(found)
+    assert shown == {
+        "cpu_usage_seconds_total": 3, "cpu_user_seconds_total": 2, "cpu_system_seconds_total": 1,
+        "memory_usage_bytes": 50, "memory_working_set_bytes": 40, "memory_rss": 30, "memory_cache": 20,
+        "memory_max_usage_bytes": 60, "threads": 4, "start_time_seconds": 7, "last_seen": 9, "spec_cpu_period": 0,
+        "spec_cpu_quota": 5000, "spec_cpu_shares": 0, "spec_memory_limit_bytes": 64 << 20,
+        "spec_memory_reservation_limit_bytes": 0, "memory_failures_total pgfault": 5,
+        "memory_failures_total pgmajfault": 1, "network_receive_bytes_total eth0": 10,
+        "network_transmit_packets_dropped_total eth0": 2,
+    }  # fmt: skip

@@ -20,6 +20,7 @@ CODES: dict[type[errors.HyperError], str] = {
     errors.RegistryError: "UNAVAILABLE",
     errors.Busy: "RESOURCE_EXHAUSTED",
     errors.Timeout: "DEADLINE_EXCEEDED",
+    errors.ProgramFailed: "FAILED_PRECONDITION",
 }
 
 

@@ -11,7 +11,7 @@ import grpc
 import structlog
 from google.protobuf.message_factory import GetMessageClass
 
-from hyperd.api.cri import containers, images, sandboxes, stats, streams, system
+from hyperd.api.cri import containers, images, metrics, sandboxes, stats, streams, system
 from hyperd.api.cri.call import API_VERSIONS, Call, Method, Room
 from hyperd.api.cri.errors import code_of
 from hyperd.api.cri.v1 import api_pb2 as pb
@@ -20,18 +20,22 @@ from hyperd.errors import HyperError
 log = structlog.get_logger(__name__)
 
 SERVICES: dict[str, dict[str, Method]] = {
-    "RuntimeService": {**system.METHODS, **sandboxes.METHODS, **containers.METHODS, **streams.METHODS, **stats.METHODS},
+    "RuntimeService": {
+        **system.METHODS,
+        **sandboxes.METHODS,
+        **containers.METHODS,
+        **streams.METHODS,
+        **stats.METHODS,
+        **metrics.METHODS,
+    },
     "ImageService": images.METHODS,
 }
-_METRICS = "there are no metrics yet; ListPodSandboxStats has CPU, memory, network and processes"
 _STREAMED = "lists are not streamed yet; {} has the same in one answer"
 REASONS = {
     "CheckpointContainer": "there are no checkpoints yet",
     "GetContainerEvents": "there is no stream of events yet; lists and statuses work",
     "UpdatePodSandboxResources": "a virtual machine keeps the size that it was booted with",
-    "ListMetricDescriptors": _METRICS,
-    "ListPodSandboxMetrics": _METRICS,
-    "StreamPodSandboxMetrics": _METRICS,
+    "StreamPodSandboxMetrics": _STREAMED.format("ListPodSandboxMetrics"),
     "StreamPodSandboxes": _STREAMED.format("ListPodSandbox"),
     "StreamPodSandboxStats": _STREAMED.format("ListPodSandboxStats"),
     "StreamContainers": _STREAMED.format("ListContainers"),
