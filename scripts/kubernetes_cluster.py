@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import signal
 import ssl
 import subprocess
@@ -225,6 +226,8 @@ class Cluster:
         for node in reversed(self.nodes):
             if hasattr(node, "kubelet"):
                 node.kubelet.end()
+            with contextlib.suppress(OSError):
+                shutil.copy(node.daemon.log_path, node.directory / "hyperd.log")
             try:
                 node.daemon.close()
             except AssertionError as error:
