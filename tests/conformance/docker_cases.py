@@ -168,7 +168,7 @@ GROUPS: dict[str, tuple[Case, ...]] = {
         "exec -d ex touch /made",
         "exec ex sh -c 'for i in 1 2 3 4 5 6 7 8 9; do test -e /made && break; sleep 0.1; done; ls /made'",
         "exec -t ex sh -c 'test -t 1 && echo terminal'",
-        Case("exec ex /no/such/program", compare=CODE, differs="127 as of Docker 23, where 20.10 says 126"),
+        Case("exec ex /no/such/program", compare=CODE, differs="127 as of Docker 28, where 20.10 says 126"),
         Case(
             "exec --privileged ex grep CapEff /proc/self/status", compare=NONE, differs="needs a host with all rights"
         ),
