@@ -96,6 +96,12 @@ class ApiFuzz:
             daemon.request("POST", "/network/create", body={"name": name})
         daemon.request("POST", "/image/tag", imageId=self._image, repo="made/image")
 
+    def clear(self) -> None:
+        """Remove pods and networks."""
+        for row in self._daemon.json("GET", "/list", item="pod")["podData"]:
+            self._daemon.request("DELETE", "/pod", podId=row.split(":")[0])
+        self._daemon.json("POST", "/network/prune")
+
     def run(self, count: int) -> Result:
         """Send so many requests, in rounds over all operations."""
         archives = [*seeds("context"), *seeds("archive"), *seeds("compression")]
