@@ -40,3 +40,20 @@ def cloud(engines: tuple[FakeEngine, FakeEngine], tmp_path_factory: pytest.TempP
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[FakeEngine]:
+    """The one engine of ``running``."""
+    made = FakeEngine()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def running(engine: FakeEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CloudProcess]:
+    """A server with one engine, for tests that break either."""
+    made = CloudProcess(tmp_path_factory.mktemp("cloud")).start()
+    assert made.add_engine("one", engine.url).status == 201
+    yield made
+    made.stop()

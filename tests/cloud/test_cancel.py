@@ -4,26 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.cloud import CloudProcess
-from tests.support.docker_engine import FakeEngine
 from tests.support.until import until
 
 SERVICES = "/api/app/v1/service/"
-
-
-@pytest.fixture(scope="module")
-def engine():
-    made = FakeEngine()
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def running(engine, tmp_path_factory):
-    made = CloudProcess(tmp_path_factory.mktemp("cloud")).start()
-    assert made.add_engine("one", engine.url).status == 201
-    yield made
-    made.stop()
 
 
 @pytest.fixture
@@ -90,8 +73,10 @@ def test_a_stop_under_way(server, engine, killed):
         server.start()
     release(engine)
     server.action(answer, "Canceled")
-    assert {state(server, one) for one in containers} == {"Running"}
-    assert state(server, uri) == "Running"
+    found = [state(server, one) for one in containers]
+    # What was asked of the engine after it went on is done; the first was cut off.
+    assert (set(found) <= {"Running", "Stopped"}, found.count("Running")) == (True, len(engine.running()))
+    assert "Running" in found
     server.action(server.dc("POST", uri + "stop/"))
     assert state(server, uri) == "Stopped"
 

@@ -4,26 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.cloud import CloudProcess
-from tests.support.docker_engine import FakeEngine
 from tests.support.until import until
 
 SERVICES = "/api/app/v1/service/"
-
-
-@pytest.fixture(scope="module")
-def engine():
-    made = FakeEngine()
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def running(engine, tmp_path_factory):
-    made = CloudProcess(tmp_path_factory.mktemp("cloud")).start()
-    assert made.add_engine("one", engine.url).status == 201
-    yield made
-    made.stop()
 
 
 @pytest.fixture
