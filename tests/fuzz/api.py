@@ -28,6 +28,7 @@ from tests.support.daemon import HyperdLauncher, UnixConnection
 from tests.support.registry import RegistryServer
 
 HANGS_AFTER = 30.0  # seconds
+CASES = 8  # of one operation, one mode and one round
 ALIKE = 3  # requests of one case, with other names: making a case takes longer than answering it
 STREAM_SECONDS = 0.3  # that an answer without an end is listened to
 # Their answers come when something happens, or have no end.
@@ -117,7 +118,7 @@ class ApiFuzz:
                 if self.result.requests >= count:
                     break
                 for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
-                    self._some(operation, mode, 25, number)
+                    self._some(operation, mode, CASES, number)
             self._read_log()
         return self.result
 
