@@ -1,7 +1,7 @@
 """Kills a daemon at its named steps, starts it again, and looks whether everything agrees and nothing is lost.
 
 A ``World`` has a daemon with real VMs and a pod that counts, which must run on through everything. For each group of
-steps (``GROUPS``) it knows operations that pass them. ``scripts/kills`` and ``tests/functional/test_kills.py`` use it.
+steps (``GROUPS``) it knows operations that pass them. ``scripts/kills`` and two modules of tests use it.
 """
 
 from __future__ import annotations
