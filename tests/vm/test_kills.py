@@ -26,9 +26,7 @@ def world(registry: RegistryServer) -> Iterator[kills.World]:
         "pod.start.plugged",
         "pod.delete.disk_removed",
         "exec.start.row_written",
-        "image.store.file_named",
         "volume.delete.directory_renamed",
-        "network.create.bridge_made",
     ],
 )
 def test_nothing_is_lost_or_left(world: kills.World, step: str) -> None:
