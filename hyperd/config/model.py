@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+IDS_PER_VM = 65536  # images have users up to 65535
 DEFAULT_HOST = "unix:///var/run/hyper.sock"
 
 
@@ -29,7 +30,7 @@ class HypervisorConfig:
     pool: int = 1  # VMs of the default size booted and paused ahead of time
     templates: bool = True  # VMs go on from the memory of one that has booted (emulated ones only)
     template_dir: Path | None = None  # where that is kept; None = <root>/templates
-    uid_range: str = "1879048192-1879113727"  # FIRST-LAST: users of the VMs' processes; empty = all are the daemon's
+    uid_range: str = "1879048192-2147352575"  # FIRST-LAST: users of the VMs' processes; empty = all are the daemon's
 
     @property
     def uids(self) -> range:
@@ -38,6 +39,12 @@ class HypervisorConfig:
             return range(0)
         first, last = (int(text) for text in self.uid_range.split("-"))
         return range(first, last + 1)
+
+    @property
+    def blocks(self) -> range:
+        """The first ids of those that each VM has to itself; none when ``uid_range`` has too few."""
+        uids = self.uids
+        return range(uids.start + IDS_PER_VM, uids.stop - IDS_PER_VM + 1, IDS_PER_VM)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ from hyperd.errors import AgentError, Conflict, DriverError, HyperError, Invalid
 from hyperd.guest import layout
 from hyperd.spec.model import ContainerSpec, PodSpec, VolumeRef, VolumeSpec
 from hyperd.vm.driver import SHARED_TAG, DiskSpec, RbdSource, ShareSpec
-from hyperd.vm.model import HostFiles, Vm
+from hyperd.vm.model import NO_FILES, HostFiles, Vm
 from hyperd.vm.service import VmService
 from hyperd.volume import catalog, images, share, virtiofs
 from hyperd.volume.hostpath import HostObject
@@ -138,13 +138,17 @@ class PodVolumes:
                     _require_share(vm, name, writable=writable)
                 with self._open(volume, own) as source:
                     _check_shareable(source, name)
+                    if vm is not None:
+                        self._require_mappable(vm, source, name)
                     if writable:
                         self._refuse_own(source.path, name)
             elif volume.format in catalog.BLOCK_FORMATS:
                 if vm is not None:
-                    _require_rooted(vm, name)
+                    _require_openable(vm, name)
                 with self._open(volume, own) as source:
                     self._check_image(volume, source, own)
+                    if vm is not None:
+                        self._require_mappable(vm, source, name)
             elif volume.format == "rbd":
                 if vm is not None:
                     _require_rooted(vm, name)
@@ -191,10 +195,18 @@ class PodVolumes:
         volumes = self._volumes(pod, containers)
         names = sorted(catalog.used(containers))
         late = self._vms.shares_late
+        # A pod without containers is there to be joined by any.
+        unknown = NO_FILES if containers else self._vms.any_files()
+        unmapped = [unknown.unmapped, *(() if containers else self._unmapped(pod))]
         with ExitStack() as stack:
             found: dict[str, HostObject] = {}
             known = {}
             for name in names:
+                if volumes[name].format == "rbd":
+                    unmapped.append("QEMU reads the host's configuration of Ceph")
+                if volumes[name].format in catalog.BLOCK_FORMATS:
+                    with self._open(volumes[name]) as image:
+                        unmapped.append(self._vms.unmapped(image.fd))
                 if volumes[name].format not in ("vfs", catalog.NAMED):
                     continue
                 if volumes[name].format == catalog.NAMED:
@@ -205,7 +217,9 @@ class PodVolumes:
                     self._sources.remember(source)
                 if late:
                     _check_shareable(source, name)
+                    unmapped.append(self._vms.unmapped(source.fd))
                     continue
+                unmapped.append("the guest has no directory in which files of the host appear")
                 found[name] = stack.enter_context(share.shareable(source, self._config.run))
                 known[name] = {
                     "readonly": not catalog.is_writable(name, containers),
@@ -217,10 +231,17 @@ class PodVolumes:
                 shares=tuple(shares),
                 known=known,
                 foreign=not late and any(catalog.has_source(volumes[name]) for name in names),
-                # A pod without containers is there to be joined by any.
-                rooted=not containers or any(volumes[name].format in catalog.OF_THE_HOST for name in names),
+                rooted=unknown.rooted or any(volumes[name].format in catalog.OF_THE_HOST for name in names),
+                unmapped=next(filter(None, unmapped), ""),
                 cache=catalog.most_careful(container.cache for container in containers),
             )
+
+    def _unmapped(self, pod: PodSpec) -> Iterator[str]:
+        """Yield why volumes of a pod that has no containers yet cannot be mapped; one that is missing says nothing."""
+        for volume in pod.volumes:
+            if volume.format in (*catalog.BLOCK_FORMATS, "vfs"):
+                with suppress(HyperError), self._open(volume) as source:
+                    yield self._vms.unmapped(source.fd)
 
     def prepare(self, vm: Vm, container_id: str, image_config: Mapping[str, Any]) -> list[Mounted]:
         """Bring everything that one container mounts into its guest; outer paths first.
@@ -317,6 +338,7 @@ class PodVolumes:
             if name not in vm.shares:
                 with self._open_named(volume) if named else self._open(volume) as source:
                     _check_shareable(source, volume.name)
+                    self._require_mappable(vm, source, volume.name)
                     if not named and not ref.read_only:
                         self._sources.remember(source)
                     self._vms.plugs.share(vm, name, source.fd, readonly=ref.read_only, is_file=source.is_file)
@@ -361,16 +383,9 @@ class PodVolumes:
 
     def _mount_disk(self, vm: Vm, volume: VolumeSpec, ref: VolumeRef) -> str:
         what = f"volume {volume.name}"
-        _require_rooted(vm, volume.name)
-        mode = catalog.cache_mode(volume.cache)
-        if volume.format == "rbd":
-            name, monitors = catalog.ceph(volume)
-            spec = DiskSpec(lun=0, rbd=RbdSource(name=name, monitors=monitors), readonly=ref.read_only, cache=mode)
-        else:
-            path = self._image(vm, volume, ref)
-            spec = DiskSpec(lun=0, path=path, fmt=volume.format, readonly=ref.read_only, cache=mode)
         try:
-            lun = self._vms.plugs.plug_volume(vm, volume.name, lambda free: replace(spec, lun=free))
+            with self._disk(vm, volume, ref) as spec:
+                lun = self._vms.plugs.plug_volume(vm, volume.name, lambda free: replace(spec, lun=free))
         except DriverError as error:
             raise NotSupported(
                 f"{what}: the hypervisor cannot open it",
@@ -391,17 +406,30 @@ class PodVolumes:
             raise
         return target
 
-    def _image(self, vm: Vm, volume: VolumeSpec, ref: VolumeRef) -> Path:
-        """Check an image file, which gets a file system if it holds nothing, and give its real path."""
+    @contextmanager
+    def _disk(self, vm: Vm, volume: VolumeSpec, ref: VolumeRef) -> Iterator[DiskSpec]:
+        """Yield a volume's disk, but for its LUN. An image file is checked; if it holds nothing, it gets a file system.
+
+        Errors: as for ``prepare``.
+        """
         what = f"volume {volume.name}"
+        plain = DiskSpec(lun=0, readonly=ref.read_only, cache=catalog.cache_mode(volume.cache))
+        if volume.format == "rbd":
+            _require_rooted(vm, volume.name)
+            name, monitors = catalog.ceph(volume)
+            yield replace(plain, rbd=RbdSource(name=name, monitors=monitors))
+            return
+        _require_openable(vm, volume.name)
         with self._open(volume) as source:
             self._check_image(volume, source)
+            self._require_mappable(vm, source, volume.name)
             if volume.format == "raw" and not ref.read_only and images.is_blank(source):
                 if volume.fstype not in images.MAKEABLE:
                     raise NotSupported(f"{what}: the image is empty and no {volume.fstype} can be made in it")
                 images.make_file_system(source, volume.fstype, what=what)
             self._check_unused(vm, volume.name, source.path, writable=not ref.read_only)
-            return source.path
+            descriptor = source.fd if vm.mapped else -1
+            yield replace(plain, path=source.path, descriptor=descriptor, fmt=volume.format)
 
     def _open(self, volume: VolumeSpec, guarded: Collection[Path] = ()) -> HostObject:
         """Open a source; ``guarded``: directories that guests will be able to write to, beside those they can."""
@@ -439,6 +467,16 @@ class PodVolumes:
                         details=f"by volume {key} of pod {other.pod_id}",
                         resolution="mount it read-only everywhere, or use a copy",
                     )
+
+    def _require_mappable(self, vm: Vm, source: HostObject, name: str) -> None:
+        """Refuse what cannot be mapped into the user namespace of a VM that runs. Errors: NotSupported, HostFault."""
+        obstacle = self._vms.unmapped(source.fd) if vm.mapped else ""
+        if obstacle:
+            raise NotSupported(
+                f"volume {name}: a running pod cannot be given {source.path}",
+                details=f"its VM has a user namespace of its own, and {obstacle}",
+                resolution="stop the pod and start it again: its VM is made without the namespace then",
+            )
 
     def _guest_writable(self) -> Collection[Path]:
         """Return the host directories that some pod may write to."""
@@ -478,19 +516,25 @@ def _check_shareable(source: HostObject, name: str) -> None:
         )
 
 
+def _require_openable(vm: Vm, name: str) -> None:
+    """Refuse files of the host in a VM whose process has no way to open them. Errors: NotSupported."""
+    if not vm.mapped:
+        _require_rooted(vm, name)
+
+
 def _require_rooted(vm: Vm, name: str) -> None:
-    """Refuse to open an image of the host in a VM whose process has a user of its own. Errors: NotSupported."""
+    """Refuse what only a process of the daemon's user opens, in a VM that has another one. Errors: NotSupported."""
     if vm.uid:
         raise NotSupported(
-            f"volume {name}: a pod that was started without files of the host cannot be given any while it runs",
-            details="its VM has a user of its own, who can open no other files",
+            f"volume {name}: a pod that was started without such files of the host cannot be given any while it runs",
+            details="its VM has a user of its own, who cannot open them",
             resolution="stop the pod and start it again, or name a volume of the host when the pod is created",
         )
 
 
 def _require_share(vm: Vm, name: str, *, writable: bool) -> bool:
     """Return whether a share of a running VM is a single file. Errors: NotSupported when the VM does not have it."""
-    _require_rooted(vm, name)
+    _require_openable(vm, name)
     found = vm.shares.get(name)
     if found is None:
         raise NotSupported(

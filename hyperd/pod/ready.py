@@ -117,7 +117,7 @@ class ReadyVms:
             return None
         size = spec.resource
         wanted = partial(self._vms.pool.take, spec.id, vcpu=size.vcpu, memory=size.memory, layers=layers)
-        while (vm := wanted(rooted=files.rooted)) is not None:
+        while (vm := wanted(files=files)) is not None:
             try:
                 self._vms.pool.wake(vm)
                 self._vms.plugs.drop_layers(vm, layers)

@@ -9,8 +9,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from pathlib import Path
+
+from hyperd.errors import NotFound
 
 # NICs that can be plugged into a VM that booted without.
 SPARE_NICS = 2
@@ -28,6 +30,14 @@ class PowerState(StrEnum):
     RUNNING = "running"
     PAUSED = "paused"
     SHUTOFF = "shutoff"
+
+
+class Separation(IntEnum):
+    """How far the process of a VM can be kept from the host and from other VMs."""
+
+    NONE = 0  # it is the daemon's user
+    USER = 1  # a user of its own, who can open files of the daemon that are its VM's, and no file of the host
+    NAMESPACE = 2  # root of a user namespace of its own, which files of the host can be mapped into
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +61,8 @@ class DiskSpec:
     Args:
         lun: 0-254; the guest sees it as SCSI device 0:0:0:lun.
         path: image file or device on the host.
+        descriptor: the file that ``path`` names, open (O_PATH), where it is not the daemon's and the VM has a user
+            namespace: it is mapped into that. -1 = the VM's process can open ``path``.
         fmt: ``raw``, ``qcow2`` or ``vdi``.
         readonly: several VMs may share a read-only image.
         cache: libvirt's cache mode.
@@ -60,6 +72,7 @@ class DiskSpec:
 
     lun: int
     path: Path = Path("/")
+    descriptor: int = -1
     fmt: str = "raw"
     readonly: bool = False
     cache: str = "writeback"
@@ -94,12 +107,14 @@ class ShareSpec:
         tag: 1-31 characters; the guest mounts it by this name.
         socket: where a virtiofsd waits; None = 9p, served by the hypervisor itself. The other two are 9p's.
         path: a directory; it may be a link of ``/proc/PID/fd`` that stays open until ``create`` has returned.
+        descriptor: a directory that this process has open until then, instead of a path; -1 = none.
         readonly: the host refuses every change, whatever the guest asks.
 
     """
 
     tag: str
     path: Path = Path("/")
+    descriptor: int = -1
     readonly: bool = False
     socket: Path | None = None
 
@@ -147,6 +162,7 @@ class VmSpec:
         foreign_files: the hypervisor must be able to open and change files of any owner, because a share or a disk
             is not hyperd's own.
         uid: the user whose process the VM is, who owns nothing but its writable disks; 0 = the daemon's user.
+        mapped: that user is root of a user namespace, which has the ids from ``uid`` on (``Separation.NAMESPACE``).
         paused: start with the CPUs stopped.
         template: go on from it instead of booting: ``template_key`` must be that of the VM it was made of, whose disk,
             if it had one, must be there as a copy. The guest then still has that VM's MAC address, clock and random
@@ -166,6 +182,7 @@ class VmSpec:
     shares: tuple[ShareSpec, ...] = ()
     foreign_files: bool = False
     uid: int = 0
+    mapped: bool = False
     paused: bool = False
     template: Template | None = None
 
@@ -271,9 +288,16 @@ class VmDriver(ABC):
         On failure: no process, tap, socket or domain is left. Errors: DriverError; Conflict if the id exists.
         """
 
-    def separates(self, kernel: Path, initrd: Path) -> bool:  # noqa: ARG002 - for drivers that can
-        """Return whether VMs that boot these files can be processes of users of their own (``VmSpec.uid``)."""
-        return False
+    def separates(self, kernel: Path, initrd: Path) -> Separation:  # noqa: ARG002 - for drivers that can
+        """Return what processes VMs that boot these files can be (``VmSpec.uid``, ``VmSpec.mapped``)."""
+        return Separation.NONE
+
+    def namespace(self, vm_id: str) -> int:
+        """Return a descriptor of the user namespace of a VM that has one; the caller closes it.
+
+        Errors: NotFound, DriverError.
+        """
+        raise NotFound(f"the VM {vm_id} has no user namespace of its own")
 
     def take_back(self, path: Path, uid: int) -> None:  # noqa: B027 - a driver without users has given nothing away
         """Make the writable disk of a VM that is gone, or has let it go, the daemon's own again.

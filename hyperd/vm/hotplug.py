@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
@@ -86,7 +87,12 @@ class Plugs:
         ``source`` is open (O_PATH). On failure nothing has the name. Errors: HostFault.
         """
         with self._table.changing(vm):
-            self._trees.bind(vm.id, name, source, readonly=readonly)
+            namespace = self._driver.namespace(vm.id) if vm.mapped else -1
+            try:
+                self._trees.bind(vm.id, name, source, readonly=readonly, namespace=namespace)
+            finally:
+                if namespace >= 0:
+                    os.close(namespace)
             vm.shares[name] = {"readonly": readonly, "file": is_file}
 
     def unshare(self, vm: Vm, name: str) -> None:

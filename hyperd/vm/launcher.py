@@ -14,7 +14,6 @@ import structlog
 from hyperd.agent.client import AgentClient
 from hyperd.agent.frames import Method
 from hyperd.agent.plan import Plan
-from hyperd.capabilities import Holder
 from hyperd.config.model import Config
 from hyperd.errors import AgentError, HyperError
 from hyperd.event.bus import EventBus
@@ -88,14 +87,13 @@ class Starter:
     @contextlib.contextmanager
     def _shared(self, vm: Vm) -> Iterator[tuple[ShareSpec, ...]]:
         """Make the directory in which host directories appear later; it is held open in the block."""
-        vm.shared = self._trees.available and self._boot_files().has_9p and not vm.uid
+        vm.shared = self._trees.available and self._boot_files().has_9p and (vm.mapped or not vm.uid)
         if not vm.shared:
             yield ()
             return
         root = self._trees.make(vm.id)
         try:
-            with Holder([root]) as holder:
-                yield (ShareSpec(tag=SHARED_TAG, path=holder.path(root)),)
+            yield (ShareSpec(tag=SHARED_TAG, descriptor=root),)
         finally:
             os.close(root)
 
@@ -134,6 +132,7 @@ class Starter:
             nics=tuple(nics),
             foreign_files=files.foreign or vm.shared,
             uid=vm.uid,
+            mapped=vm.mapped,
         )
 
     def _create(self, vm: Vm, spec: VmSpec) -> float:

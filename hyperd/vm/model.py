@@ -10,7 +10,7 @@ from typing import Any
 
 from hyperd.agent.client import AgentClient
 from hyperd.errors import InvalidInput, NotAlive, NotSupported
-from hyperd.vm.driver import DiskSpec, NicSpec, ShareSpec
+from hyperd.vm.driver import DiskSpec, NicSpec, Separation, ShareSpec
 
 SCRATCH_LUN = 0
 MAX_LUN = 254
@@ -29,6 +29,7 @@ KEPT = (
     "images",
     "spare_disk",
     "uid",
+    "mapped",
 )
 HEALTH_TIMEOUT = 5.0
 CLONE_TIMEOUT = 15.0  # for the agent of a VM that goes on from a template; milliseconds on an idle machine
@@ -60,7 +61,8 @@ class HostFiles:
         shares: directories; what their paths name must stay open during the boot.
         known: what ``Vm.shares`` says of them, by volume.
         foreign: files that are not hyperd's own will be opened, and not only what is bound into a shared directory.
-        rooted: the VM's process must be the daemon's user, because files of the host are opened in it, or may be.
+        rooted: files of the host are opened by the VM's process, or may be.
+        unmapped: why they cannot be mapped into a user namespace of the VM; empty = they can.
         cache: libvirt's cache mode of the pod's writable disk.
 
     """
@@ -69,6 +71,7 @@ class HostFiles:
     known: Mapping[str, dict[str, bool]] = field(default_factory=dict)
     foreign: bool = False
     rooted: bool = False
+    unmapped: str = ""
     cache: str = ""
 
     def require_none(self) -> None:
@@ -80,6 +83,16 @@ class HostFiles:
                 resolution="start the pod without naming a VM",
             )
 
+    def separation(self, best: Separation) -> Separation:
+        """Return what process the pod's VM can be, where the host can do ``best``."""
+        if not self.rooted or (best is Separation.NAMESPACE and not self.unmapped):
+            return best
+        return Separation.NONE
+
+    def fits(self, vm: Vm) -> bool:
+        """Whether a VM that has booted already is such that its process can open these files."""
+        return not vm.uid or not self.rooted or (vm.mapped and not self.unmapped)
+
     @property
     def any(self) -> bool:
         """Whether a VM of the pool will not do."""
@@ -87,7 +100,6 @@ class HostFiles:
 
 
 NO_FILES = HostFiles()
-ANY_FILES = HostFiles(rooted=True)  # of a VM whose pod is not known yet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +127,8 @@ class Vm:
     has been bound into its shared directory (``hyperd.vm.shares``). ``volumes`` says where it is mounted in the guest,
     ``images`` the image file and whether it is read-only.
     ``services`` is what the guest's load balancer has (``hyperd.network.ipvs``), or may have unless ``services_sure``.
-    ``uid`` is the user of its process, 0 the daemon's: then it can be given files of the host.
+    ``uid`` is the user of its process, 0 the daemon's. A VM can be given files of the host if it is the daemon's, or
+    ``mapped``: then that user is root of a user namespace of the VM's own, which has ``uid`` and the ids after it.
     ``spare_disk`` is the path of the writable disk of a VM of the pool, also when a pod has it by another name.
     """
 
@@ -138,6 +151,7 @@ class Vm:
     images: dict[str, tuple[str, bool]] = field(default_factory=dict)
     spare_disk: str = ""
     uid: int = 0
+    mapped: bool = False
     ending: bool = False
     hidden: bool = False
     pooled: bool = False  # boots for the pool, where nobody waits for it

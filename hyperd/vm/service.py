@@ -26,12 +26,11 @@ from hyperd.errors import Busy, Conflict, HyperError, InvalidInput
 from hyperd.event.bus import EventBus
 from hyperd.failpoint import failpoint
 from hyperd.stream.relay import Relay
-from hyperd.vm.driver import CONSOLE_LOG, NicSpec, PowerState, VmDriver, VmEvent
+from hyperd.vm.driver import CONSOLE_LOG, NicSpec, PowerState, Separation, VmDriver, VmEvent
 from hyperd.vm.heartbeat import Heartbeat
 from hyperd.vm.hotplug import Plugs
 from hyperd.vm.launcher import Starter
 from hyperd.vm.model import (
-    ANY_FILES,
     ASSOCIATED,
     BOOTING,
     IDLE,
@@ -46,6 +45,7 @@ from hyperd.vm.model import (
     last_words,
     number_disks,
 )
+from hyperd.vm.namespaces import Mappings
 from hyperd.vm.observer import VmObserver
 from hyperd.vm.pool import templates
 from hyperd.vm.pool.outfit import Outfitter
@@ -88,6 +88,7 @@ class VmService:
         self._events = events
         self._table = VmTable(database)
         self._trees = SharedTrees(config.root, enabled=True)
+        self._mappings = Mappings(config.hypervisor.blocks, config.root)
         self.plugs = Plugs(self._table, driver, self._trees)
         self._starter = Starter(
             config=config, driver=driver, relay=relay, boot_files=boot_files, events=events, trees=self._trees
@@ -136,6 +137,8 @@ class VmService:
                 failpoint("restore.vm.half_made_removed")
         known = {vm.id for vm in self.all()}
         self._trees.open(keep=known)
+        with contextlib.suppress(HyperError):  # there is no guest yet
+            self.any_files()  # the log says what can be mapped
         for directory in (*self._config.run.glob("vm-*"), *self._config.run.glob(f"{templates.PREFIX}*")):
             if directory.name not in known:
                 shutil.rmtree(directory, ignore_errors=True)
@@ -169,6 +172,7 @@ class VmService:
             if thread.is_alive():
                 thread.join(max(0.0, until - time.monotonic()))
         self._trees.close()
+        self._mappings.close()
 
     def boot(
         self,
@@ -203,8 +207,7 @@ class VmService:
             vm.disks, vm.nics = dict(luns), [nic.mac for nic in nics]
             vm.pooled, vm.hidden = bool(pooled_id), hidden or bool(pooled_id)
             try:
-                if not files.rooted and self._separates():
-                    self._table.give_uid(vm, self._config.hypervisor.uids)
+                self._separate(vm, files)
                 with self.changing(vm):  # the row comes before anything of it is made
                     vm.shares = dict(files.known)
                 failpoint("vm.start.row_written")
@@ -240,9 +243,11 @@ class VmService:
         if len(self.views()) >= self._config.max_pods:
             raise Busy(f"there are {self._config.max_pods} VMs", resolution="remove some, or raise max_pods")
         if wait:
-            return self.boot(vcpu=vcpu, memory=memory, files=ANY_FILES).id
+            return self.boot(vcpu=vcpu, memory=memory, files=self.any_files()).id
+        files = self.any_files()
         vm = self._new(new_id(), vcpu=vcpu, memory=memory, pod_id="")
         try:
+            self._separate(vm, files)
             with self.changing(vm):
                 pass  # its row is written before anything of it is made
         except BaseException:
@@ -250,6 +255,11 @@ class VmService:
             raise
         threading.Thread(target=self._boot_later, args=(vm,), name=f"boot-{vm.id}", daemon=True).start()
         return vm.id
+
+    def any_files(self) -> HostFiles:
+        """Return what must be assumed of a pod that is not known yet. Errors: HostFault."""
+        separated = self._separates() is Separation.NAMESPACE
+        return HostFiles(rooted=True, unmapped=self._mappings.obstacle_anywhere() if separated else "")
 
     def get(self, vm_id: str) -> Vm:
         """Return a VM that runs. Errors: NotFound."""
@@ -389,9 +399,25 @@ class VmService:
             log.error("vm.boot_failed", vm=vm.id, error=str(error), exc_info=not isinstance(error, HyperError))
             self.destroy(vm)
 
-    def _separates(self) -> bool:
+    def _separates(self) -> Separation:
         files = self._boot_files()
         return self._driver.separates(files.kernel, files.initrd)
+
+    def _separate(self, vm: Vm, files: HostFiles) -> None:
+        """Choose the user of a VM's process. Errors: HostFault, Busy."""
+        separation = files.separation(self._separates())
+        if separation is Separation.NAMESPACE:
+            self._table.give_uid(vm, self._config.hypervisor.blocks)
+            vm.mapped = True
+        elif separation is Separation.USER:
+            self._table.give_uid(vm, self._config.hypervisor.uids)
+
+    def unmapped(self, source: int) -> str:
+        """Tell why a file or directory of the host (a descriptor) cannot be mapped into VMs' user namespaces.
+
+        Empty when it can, and where VMs have none. Errors: HostFault.
+        """
+        return self._mappings.obstacle(source) if self._separates() is Separation.NAMESPACE else ""
 
     def _erase(self, vm_id: str, uid: int, disks: Iterable[str]) -> None:
         self._driver.destroy(vm_id)
@@ -416,7 +442,7 @@ class VmService:
         vm.nics, vm.services = list(row.detail.get("nics", [])), list(row.detail.get("services", []))
         vm.services_sure = row.detail.get("services_sure", True)
         vm.spare_disk, vm.uid = row.detail.get("spare_disk", ""), row.detail.get("uid", 0)
-        vm.shared = row.detail.get("shared", False)
+        vm.shared, vm.mapped = row.detail.get("shared", False), row.detail.get("mapped", False)
         vm.shares, vm.volumes = dict(row.detail.get("shares", {})), dict(row.detail.get("volumes", {}))
         vm.images = {name: (path, bool(ro)) for name, (path, ro) in row.detail.get("images", {}).items()}
         if power == PowerState.PAUSED and vm.state in (PAUSED, POOLED):

@@ -20,7 +20,6 @@ import errno
 import hashlib
 import os
 import stat
-import struct
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -31,18 +30,16 @@ from typing import TypeVar
 import structlog
 
 from hyperd.errors import HostFault
+from hyperd.vm import mounts
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 RETRY = 10.0  # seconds between two tries to make the namespace
 _RUN = Path("/run")
-# The same numbers on every architecture.
-_OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
-_CLONE, _CLOEXEC, _RECURSIVE, _EMPTY_PATH, _AT_FDCWD = 1, os.O_CLOEXEC, 0x8000, 0x1000, -100
-_FROM_EMPTY_PATH = 4
-_RDONLY, _NOSUID, _NODEV, _NOEXEC = 1, 2, 4, 8
-_MS_BIND, _MS_REC, _MS_PRIVATE, _MS_SLAVE = 0x1000, 0x4000, 0x40000, 0x80000
+_AT_FDCWD = -100
+_NOSUID, _NODEV, _NOEXEC = 2, 4, 8
+_MS_BIND, _MS_REC, _MS_PRIVATE = 0x1000, 0x4000, 0x40000
 _MNT_DETACH = 2
 _CLONE_FS, _CLONE_NEWNS = 0x200, 0x20000
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
@@ -116,7 +113,7 @@ class SharedTrees:
         if self._thread is None:
             return
         if not self._ask(_everyone):
-            _libc().umount2(os.fsencode(self._file), _MNT_DETACH)
+            mounts.libc().umount2(os.fsencode(self._file), _MNT_DETACH)
             self._file.unlink(missing_ok=True)
         self._thread.shutdown()
         self._thread = None
@@ -127,10 +124,11 @@ class SharedTrees:
         def work() -> int:
             _remove(vm_id)
             for path in (f"/{vm_id}", f"/{vm_id}/names", f"/{vm_id}/seen"):
-                os.mkdir(path, 0o755)  # noqa: PTH102 - in another namespace
-            tree = _clone(_AT_FDCWD, f"/{vm_id}/names", recursive=False, readonly=True)
+                os.mkdir(path)  # noqa: PTH102 - in another namespace
+                os.chmod(path, 0o755)  # noqa: PTH101, S103 - whatever the umask is: QEMU may be another user
+            tree = mounts.clone(_AT_FDCWD, f"/{vm_id}/names", recursive=False, readonly=True)
             try:
-                _move(tree, f"/{vm_id}/seen")
+                mounts.move(tree, f"/{vm_id}/seen")
             finally:
                 os.close(tree)
             return os.open(f"/{vm_id}/seen", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -142,13 +140,14 @@ class SharedTrees:
         if self._thread is not None:
             self._told(lambda: _remove(vm_id), "a VM's shared directory cannot be removed")
 
-    def bind(self, vm_id: str, name: str, source: int, *, readonly: bool) -> None:
+    def bind(self, vm_id: str, name: str, source: int, *, readonly: bool, namespace: int = -1) -> None:
         """Let a directory or file appear in a VM's directory; what had the name before goes.
 
         Args:
             vm_id: the VM. name: one part of a path.
             source: the object, open with O_PATH in this process.
             readonly: the host's kernel refuses every change.
+            namespace: descriptor of the VM's user namespace, whose ids the owners of files become; -1 = it has none.
 
         On failure nothing has the name. Errors: HostFault.
 
@@ -162,13 +161,16 @@ class SharedTrees:
             else:
                 os.close(os.open(where, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
             try:
-                _move(tree, f"/{vm_id}/seen/{name}")
+                mounts.move(tree, f"/{vm_id}/seen/{name}")
             except OSError:
                 _unbind(vm_id, name)
                 raise
 
         # The clone is made here: its source is in this namespace.
-        tree = self._tried(lambda: _clone(source, "", recursive=True, readonly=readonly), "a volume cannot be shared")
+        tree = self._tried(
+            lambda: mounts.clone(source, "", recursive=True, readonly=readonly, namespace=namespace),
+            "a volume cannot be shared",
+        )
         try:
             self._told(work, "a volume cannot be shared")
         finally:
@@ -201,24 +203,24 @@ class SharedTrees:
 
     def _enter(self) -> None:
         """Put this thread, for good, into the namespace."""
-        libc = _libc()
+        libc = mounts.libc()
         if self._file.exists():
             fd = os.open(self._file, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                _check(libc.unshare(_CLONE_FS), "unshare")
+                mounts.check(libc.unshare(_CLONE_FS), "unshare")
                 if libc.setns(fd, _CLONE_NEWNS) == 0:
                     return
             finally:
                 os.close(fd)
             self._file.unlink()  # of a host that has restarted since: a plain file
         self._stage.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _check(libc.unshare(_CLONE_NEWNS), "unshare")
-        _check(libc.mount(None, b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None), "private mounts")
+        mounts.check(libc.unshare(_CLONE_NEWNS), "unshare")
+        mounts.check(libc.mount(None, b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None), "private mounts")
         flags = ctypes.c_ulong(_NOSUID | _NODEV | _NOEXEC)
-        _check(libc.mount(b"hyperd", os.fsencode(self._stage), b"tmpfs", flags, b"size=4m,mode=0700"), "tmpfs")
+        mounts.check(libc.mount(b"hyperd", os.fsencode(self._stage), b"tmpfs", flags, b"size=4m,mode=0700"), "tmpfs")
         os.chdir(self._stage)
-        _check(libc.syscall(_PIVOT_ROOT[os.uname().machine], b".", b"."), "pivot_root")
-        _check(libc.umount2(b".", _MNT_DETACH), "umount")
+        mounts.check(libc.syscall(_PIVOT_ROOT[os.uname().machine], b".", b"."), "pivot_root")
+        mounts.check(libc.umount2(b".", _MNT_DETACH), "umount")
         os.chdir("/")
 
     def _keep(self, thread: ThreadPoolExecutor) -> None:
@@ -228,8 +230,8 @@ class SharedTrees:
         number = thread.submit(threading.get_native_id).result()
         self._file.touch(mode=0o600)
         source = f"/proc/self/task/{number}/ns/mnt".encode()
-        if _libc().mount(source, os.fsencode(self._file), None, ctypes.c_ulong(_MS_BIND), None) != 0:
-            error = _error("bind of the namespace")
+        if mounts.libc().mount(source, os.fsencode(self._file), None, ctypes.c_ulong(_MS_BIND), None) != 0:
+            error = mounts.error("bind of the namespace")
             self._file.unlink()
             raise error
 
@@ -248,53 +250,17 @@ def _remove(vm_id: str) -> None:
             for name in _list(path):
                 if path.endswith("names"):
                     _unbind(vm_id, name)
-    _libc().umount2(os.fsencode(f"/{vm_id}/seen"), _MNT_DETACH)
+    mounts.libc().umount2(os.fsencode(f"/{vm_id}/seen"), _MNT_DETACH)
     for path in (f"/{vm_id}/seen", f"/{vm_id}/names", f"/{vm_id}"):
         with contextlib.suppress(FileNotFoundError):
             os.rmdir(path)  # noqa: PTH106 - never what is not empty: nothing of a user is removed here
 
 
 def _unbind(vm_id: str, name: str) -> None:
-    _libc().umount2(os.fsencode(f"/{vm_id}/seen/{name}"), _MNT_DETACH)
+    mounts.libc().umount2(os.fsencode(f"/{vm_id}/seen/{name}"), _MNT_DETACH)
     path = f"/{vm_id}/names/{name}"  # here nothing is mounted: this is the empty place
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISDIR(os.lstat(path).st_mode):
             os.rmdir(path)  # noqa: PTH106
         else:
             os.unlink(path)  # noqa: PTH108
-
-
-def _clone(directory: int, path: str, *, recursive: bool, readonly: bool) -> int:
-    """Return a copy of a mount tree that is nowhere yet. Errors: OSError."""
-    deep = _RECURSIVE if recursive else 0
-    empty = 0 if path else _EMPTY_PATH
-    libc = _libc()
-    tree = int(libc.syscall(_OPEN_TREE, directory, path.encode(), _CLONE | _CLOEXEC | deep | empty))
-    if tree < 0:
-        raise _error()
-    # Slave: what the host unmounts there goes here, too.
-    attributes = struct.pack("=QQQQ", _RDONLY if readonly else 0, 0, _MS_SLAVE, 0)
-    if libc.syscall(_MOUNT_SETATTR, tree, b"", deep | _EMPTY_PATH, attributes, len(attributes)) != 0:
-        error = _error()
-        os.close(tree)
-        raise error
-    return tree
-
-
-def _move(tree: int, target: str) -> None:
-    """Put a tree where it shall be seen. Errors: OSError."""
-    _check(_libc().syscall(_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _FROM_EMPTY_PATH))
-
-
-def _check(result: int, what: str = "") -> None:
-    if result != 0:
-        raise _error(what)
-
-
-def _error(what: str = "") -> OSError:
-    number = ctypes.get_errno()
-    return OSError(number, os.strerror(number), *([what] if what else []))
-
-
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)

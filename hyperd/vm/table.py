@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 from sqlalchemy import delete, select
 
+from hyperd.config.model import IDS_PER_VM
 from hyperd.db.models import VmRow
 from hyperd.db.session import Database
 from hyperd.errors import Busy, HyperError, NotFound
@@ -75,13 +76,18 @@ class VmTable:
             return next((vm for vm in self._vms.values() if vm.pod_id == pod_id), None)
 
     def give_uid(self, vm: Vm, uids: range) -> None:
-        """Give a VM a user that no other has; not one that was somebody's lately. Errors: Busy (there is none)."""
+        """Give a VM a user that no other has; not one that was somebody's lately.
+
+        ``uids``: those to choose from. With a step the ids up to the next one are the VM's, too.
+
+        Errors: Busy (there is none).
+        """
         with self.lock:
-            used = {other.uid for other in self._vms.values()}
+            used = [(other.uid, IDS_PER_VM if other.mapped else 1) for other in self._vms.values() if other.uid]
             start = random.randrange(len(uids)) if self._next_uid is None else self._next_uid
             for step in range(len(uids)):
                 number = (start + step) % len(uids)
-                if uids[number] not in used:
+                if all(uids[number] + uids.step <= uid or uid + count <= uids[number] for uid, count in used):
                     vm.uid, self._next_uid = uids[number], number + 1
                     return
         raise Busy("no user is left for another VM", resolution="raise hypervisor.uid_range")

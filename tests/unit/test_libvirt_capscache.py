@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 from pathlib import Path
 
@@ -42,6 +43,16 @@ def test_only_models_that_cannot_be_used_go(file: Path, tmp_path: Path) -> None:
     last = TEXT.index("  <cpu type='kvm' name='base'")
     assert file.read_text() == TEXT[:first] + TEXT[last:]
     assert [path.name for path in file.parent.iterdir()] == ["0123.xml"]
+
+
+def test_it_is_filled_for_an_emulator_that_is_new(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    probed: list[str] = []
+    monkeypatch.setattr(subprocess, "run", lambda words, **_options: probed.append(words[5]))
+    for _ in range(2):
+        capscache.prepare(tmp_path, uri="qemu:///embed", emulator="/new/qemu", kinds=("qemu",))
+        name = hashlib.sha256(b"/new/qemu").hexdigest()  # virFileCache of libvirt
+        (file.parent / f"{name}.xml").write_text(TEXT)
+    assert probed == ["/new/qemu"]
 
 
 @pytest.mark.parametrize("text", ["", "<qemuCaps/>", "no XML", "<cpu usable='no'/>\n"])

@@ -10,7 +10,7 @@ from lxml import etree
 
 from hyperd.errors import InvalidInput
 from hyperd.vm.driver import CONTROL_PORT, STREAM_PORT, DiskSpec, NicSpec, RbdSource, ShareSpec, VmSpec
-from hyperd.vm.libvirt import config, designer
+from hyperd.vm.libvirt import clone, config, designer
 
 SCHEMAS = Path("/usr/share/libvirt/schemas")  # Debian's libvirt0
 DISK = DiskSpec(lun=0, path=Path("/images/scratch.raw"))
@@ -66,6 +66,22 @@ def make_spec(**changes: object) -> VmSpec:
         "rundir": Path("/run/hyper/vm-abcdefghij"),
     }
     return VmSpec(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_qemu_is_told_of_its_namespace(schema: etree.RelaxNG) -> None:
+    spec = make_spec(uid=1_879_113_728, mapped=True, shares=(replace(SHARE, descriptor=9),))
+    domain = designer.domain(spec, PLATFORMS["tcg"], Path("/proc/7/ns/user"))
+    for each in (domain, clone.clone_domain(domain, Path("/proc/7/fd/3"))):
+        node = etree.fromstring(each.xml())
+        assert schema.validate(node), schema.error_log
+        (found,) = node.iterfind(f"{{{config.QEMU_NS}}}commandline/{{{config.QEMU_NS}}}env")
+        assert dict(found.attrib) == {"name": "HYPERD_NAMESPACE", "value": "/proc/7/ns/user"}
+    platform = PLATFORMS["tcg"]
+    keys = {
+        clone.template_key(each, platform, version="1", files=())
+        for each in (spec, replace(spec, uid=5), replace(spec, mapped=False, shares=(SHARE,)))
+    }
+    assert len(keys) == 1  # clones of one template are of all kinds
 
 
 def tree(spec: VmSpec, accelerator: str = "tcg") -> etree._Element:

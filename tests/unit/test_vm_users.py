@@ -14,6 +14,8 @@ from typing import cast
 import pytest
 
 from hyperd.agent.client import AgentClient
+from hyperd.capabilities import Holder
+from hyperd.config.model import HypervisorConfig
 from hyperd.db.session import Database
 from hyperd.errors import Busy, HostFault
 from hyperd.vm.driver import DiskSpec, VmSpec
@@ -57,6 +59,31 @@ def test_no_two_vms_have_one_user_and_a_free_one_rests(database: Database) -> No
         table.add(other)
         table.give_uid(other, wide)
         assert other.uid != before
+
+
+def test_each_vm_with_a_namespace_has_its_ids_to_itself(database: Database) -> None:
+    table, blocks = VmTable(database), HypervisorConfig(uid_range="1000000-1262143").blocks
+    assert list(blocks) == [1065536, 1131072, 1196608]
+    old = vm("vm-old")  # of a daemon with another range
+    old.uid, old.mapped = 1131071, False
+    table.add(old)
+    found = []
+    for number in range(2):
+        one = vm(f"vm-{number}")
+        table.add(one)
+        table.give_uid(one, blocks)
+        one.mapped = True
+        found.append(one.uid)
+    assert set(found) == {1131072, 1196608}
+    last = vm("vm-last")
+    table.add(last)
+    with pytest.raises(Busy):
+        table.give_uid(last, blocks)
+    table.give_uid(last, range(1131070, 1196609))  # without a namespace
+    assert last.uid == 1131070
+    with table.changing(one):
+        pass
+    assert table.rows()[one.id].detail["mapped"] is True
 
 
 @pytest.fixture
@@ -155,7 +182,9 @@ def test_memory_that_is_lent_can_be_mapped_and_not_written(tmp_path: Path) -> No
         out.write(b"data")
     memories = Memories()
     try:
-        with memories.lent(file, (ONE, UIDS.start)) as path:
+        copied = memories.lend(file)
+        with Holder([copied], user=(ONE, UIDS.start)) as holder:
+            path = holder.path(copied)
             script = (
                 "import mmap, os, sys; f = os.open(sys.argv[1], os.O_RDWR); n = os.fstat(f).st_size;"
                 "m = mmap.mmap(f, n, flags=mmap.MAP_PRIVATE); m[0:1] = b'x'; print(n, m[1 << 20:(1 << 20) + 4]);"
@@ -170,8 +199,9 @@ def test_memory_that_is_lent_can_be_mapped_and_not_written(tmp_path: Path) -> No
             with path.open("rb") as copy:
                 assert fcntl.fcntl(copy, fcntl.F_GET_SEALS) == 0xF
                 assert os.fstat(copy.fileno()).st_blocks < 1 << 12  # holes are holes
+        os.close(copied)
         file.unlink()
-        with pytest.raises(HostFault), memories.lent(file, (ONE, UIDS.start)):
-            pass
+        with pytest.raises(HostFault):
+            memories.lend(file)
     finally:
         memories.close()

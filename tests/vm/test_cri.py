@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import socket
@@ -338,6 +339,34 @@ def test_what_kubelet_mounts(cri: CriClient, host: Host, tmp_path: Path) -> None
     finally:
         for place in (key, secret, memory):
             subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_sandbox_whose_volumes_cannot_be_mapped_has_a_vm_that_can_have_them(
+    cri: CriClient, host: Host, tmp_path: Path
+) -> None:
+    volume = tmp_path / "pods" / "odd" / "volumes" / "kind" / "v"
+    volume.mkdir(parents=True)
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / "file", tmp_path):
+        os.chown(path, 70000, 0)  # an owner that no VM has, as a file system whose ids cannot be mapped
+    subprocess.run(["mount", "--bind", str(tmp_path), str(volume)], check=True)
+    try:
+        metadata = {"name": "odd", "uid": "odd", "namespace": "default"}
+        sandbox = cri.RunPodSandbox(config={"metadata": metadata}).pod_sandbox_id
+        container = cri.CreateContainer(
+            pod_sandbox_id=sandbox,
+            config={
+                "metadata": {"name": "main"},
+                "image": {"image": host.image},
+                "command": ["sleep", "1000"],
+                "mounts": [{"container_path": "/mnt", "host_path": str(volume)}],
+            },
+        ).container_id
+        cri.StartContainer(container_id=container)
+        assert inside(cri, container, "stat -c %u /mnt /mnt/file").split() == ["70000", "70000"]
+        cri.RemovePodSandbox(pod_sandbox_id=sandbox)
+    finally:
+        subprocess.run(["umount", str(volume)], check=True)
 
 
 @pytest.mark.parametrize(("policy", "groups"), [(pb.Merge, {"2000", "3000", "50000"}), (pb.Strict, {"2000", "3000"})])

@@ -6,15 +6,18 @@ import contextlib
 import secrets
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 from hyperd.api.cri import kept, views
 from hyperd.api.cri.call import Call, Method
 from hyperd.api.cri.errors import AlreadyExists
-from hyperd.api.cri.specs import OWNER, has_labels, read_sandbox
+from hyperd.api.cri.specs import OWNER, has_labels, host_volume, read_sandbox
 from hyperd.api.cri.v1 import api_pb2 as pb
 from hyperd.engine import Engine
 from hyperd.errors import HyperError, InvalidInput, NotFound
 from hyperd.pod.model import Pod
+from hyperd.spec.model import VolumeSpec
+from hyperd.vm import mounts
 
 
 def run(call: Call, request: pb.RunPodSandboxRequest) -> pb.RunPodSandboxResponse:
@@ -29,6 +32,7 @@ def run(call: Call, request: pb.RunPodSandboxRequest) -> pb.RunPodSandboxRespons
         default_memory=shape.default_memory,
         cni=engine.cni.configured,
     )
+    spec = replace(spec, volumes=_mounted(config.metadata.uid))
     call.room.booting.add(spec.id)
     try:
         with call.room.creating:
@@ -47,6 +51,12 @@ def _start(engine: Engine, ident: str) -> None:
         with contextlib.suppress(HyperError):
             engine.pods.remove(ident)
         raise
+
+
+def _mounted(uid: str) -> tuple[VolumeSpec, ...]:
+    """Return the volumes that kubelet has mounted for a pod's containers: its VM must be one that can have them."""
+    part = f"/pods/{uid}/volumes/"
+    return tuple(map(host_volume, sorted({mounted.path for mounted in mounts.table() if part in mounted.path})))
 
 
 def stop(call: Call, request: pb.StopPodSandboxRequest) -> pb.StopPodSandboxResponse:

@@ -314,9 +314,14 @@ def _mount(given: pb.Mount) -> VolumeRef:
     source = os.path.realpath(given.host_path) if given.host_path.startswith("/") else ""
     if not source or not Path(source).exists():
         raise InvalidInput(f"mount {path[:300]}: the host's path {given.host_path[:300]!r} does not exist")
+    detail = host_volume(source)
+    return VolumeRef(path=path, volume=detail.name, read_only=given.readonly, detail=detail)
+
+
+def host_volume(source: str) -> VolumeSpec:
+    """Return the volume that a directory or file of the host is."""
     name = f"host-{hashlib.sha256(os.fsencode(source)).hexdigest()[:16]}"
-    detail = VolumeSpec(name=name, source=source, format=HOST_DIRECTORY)
-    return VolumeRef(path=path, volume=name, read_only=given.readonly, detail=detail)
+    return VolumeSpec(name=name, source=source, format=HOST_DIRECTORY)
 
 
 def has_labels(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:

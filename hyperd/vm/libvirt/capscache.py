@@ -9,6 +9,8 @@ as it is, and libvirt writes a new one whenever QEMU, libvirt or the host is ano
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
 import re
 import subprocess
 import sys
@@ -49,7 +51,8 @@ def prepare(directory: Path, *, uri: str, emulator: str, kinds: tuple[str, ...])
 
     """
     cache = directory / "cache" / "qemu" / "capabilities"
-    if not any(cache.glob("*.xml")):
+    known = f"{hashlib.sha256(os.fsencode(emulator)).hexdigest()}.xml" if emulator else "*.xml"
+    if not any(cache.glob(known)):
         try:
             subprocess.run(
                 [sys.executable, "-P", "-c", _PROBE, uri, emulator, *kinds],

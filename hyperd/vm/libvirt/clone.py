@@ -56,9 +56,9 @@ def template_key(spec: VmSpec, platform: designer.Platform, *, version: str, fil
         replace(nic, mac=_NOBODYS_NIC, tap="tap", bridge="bridge" if nic.bridge or nic.loose else "", loose=False)
         for nic in spec.nics
     )
-    shares = tuple(replace(share, path=Path("/")) for share in spec.shares)
+    shares = tuple(replace(share, path=Path("/"), descriptor=-1) for share in spec.shares)
     common = replace(spec, vm_id="vm", rundir=Path("/"), disks=(), nics=nics, shares=shares, paused=False)
-    common = replace(common, foreign_files=False, uid=0)
+    common = replace(common, foreign_files=False, uid=0, mapped=False)
     domain = designer.domain(replace(common, template=None), replace(platform, root=""))
     digest = hashlib.sha256(domain.xml().encode())
     for path in files:

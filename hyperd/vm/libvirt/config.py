@@ -205,8 +205,8 @@ class Cpu:
 class Domain:
     """A ``<domain>``. Sizes in MiB; ``root`` is kept in the metadata and tells whose VM it is.
 
-    ``emulator_args``: words of QEMU's command line that libvirt has no element for. ``user``: ids of user and group
-    that QEMU runs as; None = libvirt's default.
+    ``emulator_args``: words of QEMU's command line that libvirt has no element for. ``environment``: what is added to
+    its environment. ``user``: ids of user and group that QEMU runs as; None = libvirt's default.
     """
 
     virt_type: str
@@ -232,6 +232,7 @@ class Domain:
     disabled_timers: tuple[str, ...] = ()
     shared_memory: bool = False
     emulator_args: tuple[str, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
     user: tuple[int, int] | None = None
 
     def element(self) -> ET.Element:
@@ -251,10 +252,12 @@ class Domain:
             _sub(node, action, "destroy")
         self._add_devices(_sub(node, "devices"))
         self._add_user(node)
-        if self.emulator_args:
+        if self.emulator_args or self.environment:
             passed = _sub(node, f"{{{QEMU_NS}}}commandline")
             for word in self.emulator_args:
                 _sub(passed, f"{{{QEMU_NS}}}arg", value=word)
+            for name, value in self.environment:
+                _sub(passed, f"{{{QEMU_NS}}}env", name=name, value=value)
         return node
 
     def xml(self) -> str:

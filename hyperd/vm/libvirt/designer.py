@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hyperd.errors import InvalidInput
 from hyperd.vm.driver import CONTROL_PORT, SPARE_NICS, STREAM_PORT, DiskSpec, NicSpec, ShareSpec, VmSpec
-from hyperd.vm.libvirt import config
+from hyperd.vm.libvirt import config, emulator
 
 MAX_LUN = 254
 DISK_FORMATS = ("raw", "qcow2", "vdi")
@@ -136,8 +136,8 @@ def filesystem(spec: ShareSpec, number: int) -> config.Filesystem:
     return config.Filesystem(tag=spec.tag, path=str(spec.path), address=address, readonly=spec.readonly, socket=daemon)
 
 
-def domain(spec: VmSpec, platform: Platform) -> config.Domain:
-    """Return the domain of a VM.
+def domain(spec: VmSpec, platform: Platform, namespace: Path | None = None) -> config.Domain:
+    """Return the domain of a VM; ``namespace``: the way to its user namespace, None = it has none.
 
     Never any virtiofs here for later: libvirt 9.0 crashes the process when a virtiofs device is hot-plugged.
     Errors: InvalidInput.
@@ -169,6 +169,7 @@ def domain(spec: VmSpec, platform: Platform) -> config.Domain:
         # virtiofsd reads and writes the guest's memory.
         shared_memory=any(share.socket for share in spec.shares),
         user=(spec.uid, platform.gid) if spec.uid else None,
+        environment=((emulator.VARIABLE, str(namespace)),) if namespace else (),
     )
 
 

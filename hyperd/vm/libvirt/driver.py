@@ -8,23 +8,26 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
 from urllib.parse import urlsplit
 
 import structlog
 
-from hyperd.config.model import HypervisorConfig
-from hyperd.errors import Conflict, DriverError, HyperError, InvalidInput, NotFound, Timeout
+from hyperd.capabilities import Holder
+from hyperd.config.model import IDS_PER_VM, HypervisorConfig
+from hyperd.errors import Conflict, DriverError, HostFault, HyperError, InvalidInput, NotFound, Timeout
 from hyperd.failpoint import failpoint
 from hyperd.guest.image import find_guest
+from hyperd.vm import mounts
 from hyperd.vm.driver import (
     RESUME_TIMEOUT,
     DiskSpec,
     HypervisorInfo,
     NicSpec,
     PowerState,
+    Separation,
     Template,
     VmDriver,
     VmEvent,
@@ -33,7 +36,7 @@ from hyperd.vm.driver import (
     VmStats,
     own_shares,
 )
-from hyperd.vm.libvirt import accel, clone, config, counters, designer, leftovers
+from hyperd.vm.libvirt import accel, clone, config, counters, designer, emulator, leftovers
 from hyperd.vm.libvirt.calls import Task
 from hyperd.vm.libvirt.custody import Custody
 from hyperd.vm.libvirt.guest import Guest
@@ -41,6 +44,7 @@ from hyperd.vm.libvirt.host import Capabilities, Host
 from hyperd.vm.libvirt.memory import Memories
 from hyperd.vm.libvirt.reaper import Reaper, read_pid
 from hyperd.vm.libvirt.tsc import TscClock
+from hyperd.vm.namespaces import Keeper
 
 log = structlog.get_logger(__name__)
 
@@ -89,6 +93,7 @@ class LibvirtDriver(VmDriver):
         self._reaper: Reaper | None = None
         self._platform = designer.Platform(accelerator="tcg", root=str(self._root))
         self._machine = ("", Path())  # versions, and QEMU's program
+        self._namespaces = False  # whether VMs can have some
         self._custody = Custody(self._root, range(0), accelerator="tcg")
         self._memories = Memories()
         self._told_obstacle = ""
@@ -107,28 +112,32 @@ class LibvirtDriver(VmDriver):
                 leftovers.remove(directory)
         except OSError as error:
             raise DriverError("Cannot open the hypervisor", details=str(error)) from error
+        wrapper = self._wrapper(directory)
+        program = str(wrapper.path) if wrapper else self._settings.emulator
         host = Host(
             uri=self._settings.uri,
-            emulator=self._settings.emulator,
+            emulator=program,
             directory=directory,
             on_event=self._events.put,
+            renew=wrapper.write if wrapper else lambda: None,
         )
         known = host.open(("kvm", "tcg") if wanted == "auto" else (wanted,))
         self._host, self._reaper = host, Reaper()
         try:
             version = host.version(next(iter(known.values())).emulator)
             choice = self._choose(known, version)
-            self._machine = (version, Path(known[choice.accelerator].emulator))
+            self._machine = (version, wrapper.qemu if wrapper else Path(known[choice.accelerator].emulator))
             uids = self._settings.uids if host.embedded else range(0)
             self._custody = Custody(self._root, uids, accelerator=choice.accelerator)
             self._platform = designer.Platform(
                 accelerator=choice.accelerator,
                 root=str(self._root),
                 firmware=designer.find_firmware(),
-                emulator=self._settings.emulator,
+                emulator=program,
                 tsc_khz=tsc.khz() if choice.accelerator == "tcg" and not urlsplit(self._settings.uri).netloc else 0,
                 gid=self._custody.gid,
             )
+            self._namespaces = wrapper is not None and self._try_out(wrapper)
             self._adopt(host)
             info = HypervisorInfo(
                 driver="libvirt",
@@ -144,6 +153,30 @@ class LibvirtDriver(VmDriver):
         self._dispatcher.start()
         log.info("hypervisor.open", accelerator=info.accelerator, reason=info.reason, vms=len(self._vms))
         return info
+
+    def _wrapper(self, directory: Path) -> emulator.Wrapper | None:
+        """Return what starts QEMU in user namespaces, None where there can be none."""
+        if self._settings.uri or not self._settings.uid_range or os.geteuid() != 0:
+            return None
+        qemu = emulator.find(self._settings.emulator)
+        wrapper = emulator.Wrapper(directory, qemu) if qemu else None
+        if not self._settings.blocks:
+            reason = f"hypervisor.uid_range has fewer than {2 * IDS_PER_VM} ids"
+        elif wrapper is None or not wrapper.usable():
+            reason = f"no program can be started from {directory}, or util-linux or QEMU is missing"
+        else:
+            return wrapper
+        log.warning("vm.no_namespaces_of_their_own", reason=reason)
+        return None
+
+    def _try_out(self, wrapper: emulator.Wrapper) -> bool:
+        obstacle = self._custody.obstacle(wrapper.path)
+        if not obstacle:
+            self._custody.show(wrapper.path)
+            obstacle = wrapper.try_out(self._settings.blocks[0], self._custody.gid)
+        if obstacle:
+            log.warning("vm.no_namespaces_of_their_own", reason=obstacle)
+        return not obstacle
 
     def _choose(self, known: dict[str, Capabilities], version: str) -> accel.Choice:
         wanted = self._settings.accelerator
@@ -221,26 +254,51 @@ class LibvirtDriver(VmDriver):
         self._listeners.append(listener)
 
     def create(self, spec: VmSpec) -> None:
-        domain = designer.domain(spec, self._platform)
         template = spec.template
-        if template is None:
-            self._create(spec, domain, paused=spec.paused)
-            return
+        with self._lent(spec) as (held, memory, namespace):
+            domain = designer.domain(held, self._platform, namespace)
+            if template is None:
+                self._create(spec, domain, paused=spec.paused)
+                return
 
-        def go_on(guest: Guest) -> None:
-            clone.load(guest, template)
-            if not spec.paused:
-                guest.resume(timeout=RESUME_TIMEOUT)
+            def go_on(guest: Guest) -> None:
+                clone.load(guest, template)
+                if not spec.paused:
+                    guest.resume(timeout=RESUME_TIMEOUT)
 
-        with contextlib.ExitStack() as stack:
-            memory = template.memory
-            if spec.uid:
-                memory = stack.enter_context(self._memories.lent(memory, (spec.uid, self._platform.gid)))
             self._create(spec, clone.clone_domain(domain, memory), paused=True, then=go_on)
 
-    def separates(self, kernel: Path, initrd: Path) -> bool:
+    @contextlib.contextmanager
+    def _lent(self, spec: VmSpec) -> Iterator[tuple[VmSpec, Path, Path | None]]:
+        """Hold open what a VM that starts in the block finds by descriptors.
+
+        Yield the VM with the ways to them in it, the way to its template's memory, and that to its user namespace.
+        """
+        memory = spec.template.memory if spec.template else Path()
+        descriptors = [share.descriptor for share in spec.shares if share.descriptor >= 0]
+        with contextlib.ExitStack() as stack:
+            lent = -1
+            if spec.uid and spec.template:
+                lent = self._memories.lend(memory)
+                stack.callback(os.close, lent)
+                descriptors.append(lent)
+            if not descriptors and not spec.mapped:
+                yield spec, memory, None
+                return
+            if spec.mapped:
+                keeper = stack.enter_context(Keeper(descriptors, uid=spec.uid))
+                find, namespace = keeper.path, keeper.namespace
+            else:
+                user = (spec.uid, self._platform.gid) if spec.uid else None
+                find, namespace = stack.enter_context(Holder(descriptors, user=user)).path, None
+            shares = tuple(
+                replace(share, path=find(share.descriptor)) if share.descriptor >= 0 else share for share in spec.shares
+            )
+            yield replace(spec, shares=shares), find(lent) if lent >= 0 else memory, namespace
+
+    def separates(self, kernel: Path, initrd: Path) -> Separation:
         if not self._settings.uid_range or self._settings.uri or os.geteuid() != 0:
-            return False
+            return Separation.NONE
         try:
             obstacle = self._custody.obstacle(kernel, initrd)
         except OSError as error:
@@ -248,7 +306,24 @@ class LibvirtDriver(VmDriver):
         if obstacle and obstacle != self._told_obstacle:
             log.warning("vm.no_users_of_their_own", reason=obstacle)
         self._told_obstacle = obstacle
-        return not obstacle
+        if obstacle:
+            return Separation.NONE
+        return Separation.NAMESPACE if self._namespaces else Separation.USER
+
+    def namespace(self, vm_id: str) -> int:
+        _, reaper = self._opened()
+        with self._lock:
+            vm = self._vms.get(vm_id)
+        if vm is None or vm.pid is None:
+            raise NotFound(f"No process of the VM {vm_id} is known")
+        try:
+            found = os.open(f"/proc/{vm.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise DriverError(f"The user namespace of VM {vm_id} cannot be used", details=str(error)) from error
+        if not reaper.lives(vm.pid):  # looked at last: so it was that process's
+            os.close(found)
+            raise NotFound(f"The VM {vm_id} has ended")
+        return found
 
     def take_back(self, path: Path, uid: int) -> None:
         self._custody.take_back(path, uid)
@@ -424,8 +499,23 @@ class LibvirtDriver(VmDriver):
         guest = self._guest(vm_id)
         with self._lock:
             vm = self._vms.get(vm_id)
-        self._custody.hand_over(disk, vm.user if vm else (0, 0))
-        guest.attach(designer.disk(disk))
+        user = vm.user if vm else (0, 0)
+        self._custody.hand_over(disk, user)
+        if disk.descriptor < 0:
+            guest.attach(designer.disk(disk))
+            return
+        with contextlib.ExitStack() as stack:
+            namespace = self.namespace(vm_id)
+            stack.callback(os.close, namespace)
+            try:
+                file = mounts.clone(disk.descriptor, "", recursive=False, readonly=disk.readonly, namespace=namespace)
+            except OSError as error:
+                raise HostFault(
+                    f"{disk.path} cannot be mapped into a VM", details=error.strerror or str(error)
+                ) from error
+            stack.callback(os.close, file)
+            keeper = stack.enter_context(Keeper([file], uid=user[0], namespace=namespace))
+            guest.attach(designer.disk(replace(disk, path=keeper.path(file))))
 
     def detach_disk(self, vm_id: str, lun: int) -> None:
         guest = self._guest(vm_id)

@@ -114,11 +114,21 @@ class Host:
         emulator: path of QEMU; empty = libvirt's choice.
         directory: root directory of the embedded driver.
         on_event: called from libvirt's event thread with every stop of a domain; must only enqueue.
+        renew: called before a VM is made; may replace the emulator's file.
 
     """
 
-    def __init__(self, *, uri: str, emulator: str, directory: Path, on_event: Callable[[VmEvent], None]) -> None:
+    def __init__(
+        self,
+        *,
+        uri: str,
+        emulator: str,
+        directory: Path,
+        on_event: Callable[[VmEvent], None],
+        renew: Callable[[], None] = lambda: None,
+    ) -> None:
         self._emulator = emulator
+        self._renew = renew
         self.embedded = not uri
         self.uri = uri or f"qemu:///embed?root={directory}"
         self._directory = directory
@@ -180,6 +190,7 @@ class Host:
     def _refresh(self, connection: libvirt.virConnect) -> None:
         """Let libvirt probe a QEMU that was replaced (a package's update) before it is needed."""
         with self._refresh_lock:
+            self._renew()
             for emulator, stamp in self._emulators.items():
                 now = _stamp(emulator)
                 if now == stamp:

@@ -7,7 +7,6 @@ writing, but nobody can ever write to it.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -15,7 +14,6 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from hyperd.capabilities import Holder
 from hyperd.errors import HostFault
 
 # linux/fcntl.h: no more seals, no shrinking, no growing, no writing.
@@ -29,18 +27,12 @@ class Memories:
         self._lock = threading.Lock()
         self._kept: dict[Path, tuple[tuple[int, ...], int]] = {}
 
-    @contextlib.contextmanager
-    def lent(self, path: Path, user: tuple[int, int]) -> Iterator[Path]:
-        """Yield the way by which a user's QEMU that starts in the block finds the memory. Errors: HostFault."""
+    def lend(self, path: Path) -> int:
+        """Return a descriptor of the copy of a template's memory, which the caller closes. Errors: HostFault."""
         try:
-            descriptor = self._find(path)
+            return self._find(path)
         except OSError as error:
             raise HostFault("a template's memory cannot be used", details=str(error)) from error
-        try:
-            with Holder([descriptor], user=user) as holder:
-                yield holder.path(descriptor)
-        finally:
-            os.close(descriptor)
 
     def close(self) -> None:
         """Let go of all copies; VMs that have them go on."""

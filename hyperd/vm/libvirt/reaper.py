@@ -118,6 +118,18 @@ class Reaper:
                 signal.pidfd_send_signal(entry.fd, signal.SIGKILL)
             return True
 
+    def lives(self, pid: int) -> bool:
+        """Return whether a process is followed, and has not ended."""
+        with self._lock:
+            entry = self._watched.get(pid)
+            if entry is None:
+                return False
+            try:
+                signal.pidfd_send_signal(entry.fd, 0)
+            except ProcessLookupError:
+                return False
+            return True
+
     def wait(self, pid: int, timeout: float) -> bool:
         """Wait until a followed process has ended (and is reaped, if it is our child); True when it has."""
         with self._lock:

@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 
 from hyperd.errors import HyperError
-from hyperd.vm.model import Vm
+from hyperd.vm.model import NO_FILES, HostFiles, Vm
 from hyperd.vm.pool.outfit import Outfitter
 from hyperd.vm.pool.refill import PooledVms
 
@@ -73,15 +73,15 @@ class VmPool:
         self._wake.set()
 
     def take(
-        self, pod_id: str, *, vcpu: int, memory: int, layers: Collection[Path] = (), rooted: bool = False
+        self, pod_id: str, *, vcpu: int, memory: int, layers: Collection[Path] = (), files: HostFiles = NO_FILES
     ) -> Vm | None:
-        """Give a paused VM of the pool to a pod, or None when none has that size.
+        """Give a paused VM of the pool to a pod, or None when none has that size and fits the pod's files of the host.
 
-        ``wake`` it then. ``layers``: one that was prepared with these is the best. ``rooted``: as in ``HostFiles``.
+        ``wake`` it then. ``layers``: one that was prepared with these is the best.
 
         Errors: OutOfSpace, HostFault (it cannot be noted); it waits on then.
         """
-        vm = self._vms.take(pod_id, vcpu=vcpu, memory=memory, layers=layers, rooted=rooted)
+        vm = self._vms.take(pod_id, vcpu=vcpu, memory=memory, layers=layers, files=files)
         if vm is not None:
             self.taken()
         return vm

@@ -12,7 +12,7 @@ import structlog
 from hyperd.agent.frames import Method
 from hyperd.failpoint import failpoint
 from hyperd.vm.driver import NicSpec, VmDriver
-from hyperd.vm.model import ASSOCIATED, BOOTING, HEALTH_TIMEOUT, POOLED, Vm
+from hyperd.vm.model import ASSOCIATED, BOOTING, HEALTH_TIMEOUT, NO_FILES, POOLED, HostFiles, Vm
 from hyperd.vm.pool.outfit import Outfitter, PlainOutfitter
 from hyperd.vm.table import VmTable, new_id
 
@@ -106,12 +106,12 @@ class PooledVms:
             self._destroy(vm)
 
     def take(
-        self, pod_id: str, *, vcpu: int, memory: int, layers: Collection[Path] = (), rooted: bool = False
+        self, pod_id: str, *, vcpu: int, memory: int, layers: Collection[Path] = (), files: HostFiles = NO_FILES
     ) -> Vm | None:
-        """Give a paused VM to a pod, or None when none has that size (``VmPool.take``)."""
+        """Give a paused VM to a pod, or None when none fits (``VmPool.take``)."""
         wanted = {str(path) for path in layers}
         with self._table.lock:
-            waiting = [vm for vm in self._waiting() if not (rooted and vm.uid)]
+            waiting = [vm for vm in self._waiting() if files.fits(vm)]
             fitting = [vm for vm in waiting if (vm.vcpu, vm.memory) == (vcpu, memory)]
             vm = max(fitting, key=lambda vm: vm.layers.keys() == wanted, default=None)
             if vm is None:

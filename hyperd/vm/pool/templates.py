@@ -229,9 +229,9 @@ def _nobodys(spec: VmSpec, vm_id: str, rundir: Path) -> VmSpec:
         replace(nic, mac=_mac(number), tap=f"{vm_id}-{number}" if nic.tap else "")
         for number, nic in enumerate(spec.nics)
     )
-    shares = tuple(replace(share, path=rundir) for share in spec.shares)  # the guest does not look there
+    shares = tuple(replace(share, path=rundir, descriptor=-1) for share in spec.shares)  # the guest does not look there
     plain = replace(spec, vm_id=vm_id, rundir=rundir, disks=(), nics=nics, shares=shares, template=None)
-    return replace(plain, foreign_files=False, uid=0, paused=False)
+    return replace(plain, foreign_files=False, uid=0, mapped=False, paused=False)
 
 
 def renew(nics: Sequence[NicSpec]) -> Plan:
