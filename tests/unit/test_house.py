@@ -458,3 +458,10 @@ def test_what_is_public_is_documented() -> None:
 @pytest.mark.parametrize("words", ["ruff check", "ruff format --check", "mypy", "shellcheck"])
 def test_lint_runs_every_tool(words: str) -> None:
     assert words in (ROOT / "scripts/lint").read_text(encoding="utf-8")
+
+
+def test_decisions_have_numbers_of_their_own() -> None:
+    text = (ROOT / "docs" / "decisions.md").read_text(encoding="utf-8")
+    numbers = re.findall(r"^\*\*(D\d+)\. ", text, re.MULTILINE)
+    assert numbers
+    assert [number for number in numbers if numbers.count(number) > 1] == []
