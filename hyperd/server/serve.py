@@ -122,7 +122,7 @@ def serve(
     limits = connection_limits(raise_file_limit())
     notifier = Notifier()
     with root_lock(config.root), contextlib.ExitStack() as stack:
-        _exit_on_signals()
+        asked_to_end = exit_on_signals()
         context = tls.make_context(config.tls) if config.tls.on else None
         if context is not None and not config.tls.verify:
             log.warning("server.unverified", reason="TLS without verify: no authentication of clients")
@@ -149,6 +149,8 @@ def serve(
             stack.callback(cri.close)
             cri.open()
         memory.settle()
+        if asked_to_end.is_set():
+            return
         log.info("server.ready", version=__version__, pid=os.getpid(), root=str(config.root))
         notifier.tell(READY)
         worker.init_process()
@@ -243,12 +245,19 @@ class Reloader:
             log.warning("config.needs_restart", keys=waiting)
 
 
-def _exit_on_signals() -> None:
-    """Let a signal during the start unwind it; the worker brings its own handlers."""
+def exit_on_signals() -> threading.Event:
+    """Let a signal during the start unwind it; the worker brings its own handlers.
+
+    Return what is set when one came. Python drops an exception of a handler that runs while an object is finalized: who
+    goes on must look.
+    """
+    asked = threading.Event()
 
     def leave(_number: int, _frame: Any) -> None:
+        asked.set()
         raise SystemExit(0)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, leave)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # there is nothing to reload yet
+    return asked
