@@ -15,7 +15,7 @@ from hyperd.errors import HostFault
 
 log = structlog.get_logger(__name__)
 
-VERSIONS = ("0001", "0002", "0003")
+VERSIONS = ("0001", "0002", "0003", "0004")
 HEAD = VERSIONS[-1]
 TIMEOUT = 600  # seconds
 

@@ -83,7 +83,6 @@ def _containers(connection: sa.Connection) -> None:
     op.add_column("containers", sa.Column("oom_killed", sa.Boolean(), nullable=False, server_default=sa.false()))
     op.add_column("containers", sa.Column("error", sa.String(), nullable=False, server_default=""))
     op.add_column("containers", sa.Column("auto_remove", sa.Boolean(), nullable=False, server_default=sa.false()))
-    op.add_column("containers", sa.Column("user_ids", sa.JSON(), nullable=False, server_default="[]"))
     op.add_column("containers", sa.Column("health", sa.JSON(), nullable=False, server_default="{}"))
 
 
