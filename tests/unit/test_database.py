@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sqlite3
 import sys
 import threading
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from sqlalchemy import inspect
@@ -211,3 +213,15 @@ def test_a_migration_that_is_killed_has_failed(database, tmp_path, monkeypatch):
     with pytest.raises(HostFault, match="cannot be brought to this version") as caught:
         migrate_apart(database)
     assert "ended with -9" in caught.value.details
+
+
+def test_migrations_that_databases_have_behind_them_are_not_changed():
+    """A change of the tables is a new migration, with its line here."""
+    known = {
+        "0001_the_first_tables.py": "847e88473cb2315552181a0d0ca663d87b527ad6721b7b48e40f23dccc6c44bc",
+        "0002_signatures.py": "a99b25879493b1519135ad491266a2674f6bc438c8a7abb846c02c3370703b83",
+        "0003_services_of_several_apis.py": "5d1b682d7d89a3bacfcc5ba9f8d6b5409849cb70216f6527a3696b19fa3f5b1f",
+        "0004_whom_programs_are.py": "1513a8f582e6ceb92f4d28d020e2a6a740ed1dd0604bc2451da423f5bbab3247",
+    }
+    files = (Path(migrate.__code__.co_filename).parent / "migrations" / "versions").glob("0*.py")
+    assert {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files} == known
