@@ -62,7 +62,7 @@ class _Switches:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
         elif action == PAUSE:
             while self._line(name):
-                time.sleep(_POLL)
+                time.sleep(_POLL)  # in tests only; a file that changes is told by nothing
 
     def _line(self, name: str) -> str:
         try:

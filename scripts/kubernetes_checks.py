@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ class Report:
             took = time.monotonic() - began
             if good or took > seconds:
                 break
-            time.sleep(0.3)
+            time.sleep(0.3)  # the next look; there is no event for all that is looked at
         print(f"  {'yes' if good else 'NO '} {took:6.1f} s  {what}{'' if good else reason}", flush=True)
         if not good:
             self.wrong.append(what)
@@ -291,7 +292,7 @@ class Checks:
         self._kubelet_again(node)
         self.look("kubelet restarted: the pod goes on", lambda: self._counts() and self._restarts("count") == 0)
         node.daemon.kill()
-        time.sleep(3)
+        time.sleep(3)  # so long kubelet has no runtime, and notices
         node.start_daemon()
         self.look("hyperd killed with -9: the pod goes on", lambda: self._counts() and self._restarts("count") == 0)
         self._work_goes_on(node)
@@ -312,7 +313,7 @@ class Checks:
     def _counts(self) -> bool:
         numbers = [int(line) for line in self._logs("count").splitlines()]
         before = len(numbers)
-        time.sleep(1)
+        time.sleep(1)  # it counts ten times a second
         later = [int(line) for line in self._logs("count").splitlines()]
         return len(later) > before and later == list(range(1, len(later) + 1))
 
@@ -332,10 +333,14 @@ class Checks:
         """Everything is deleted: no VM is left."""
         self.cluster.kubectl("delete", "deployment,job,pod", "--all", "--wait=true", seconds=180)
         for node in self.cluster.nodes:
-            self.look(f"no pod is left on {node.name}", lambda node=node: pods_of(node) == [])  # type: ignore[misc]
+            self.look(f"no pod is left on {node.name}", partial(_is_empty, node))
 
 
 ORDER = ("deployment", "rollout", "volumes", "probes", "streams", "jobs", "restarts", "drain")
+
+
+def _is_empty(node: Node) -> bool:
+    return pods_of(node) == []
 
 
 def pods_of(node: Node) -> list[str]:

@@ -18,7 +18,8 @@ from hyperd.vm.model import require_running
 from hyperd.vm.service import VmService
 
 BEGINNING = 1.0  # seconds after a start within which first words are waited for
-_QUIET, _STEP = 0.02, 0.01
+_QUIET = 0.02  # seconds without output after which the first words are whole
+_STEP = 0.01  # seconds between two looks
 
 
 class ContainerStreams:
@@ -84,7 +85,7 @@ class ContainerStreams:
         while process.age < BEGINNING and not process.hub.ended:
             if process.hub.said and process.hub.quiet_for(_QUIET):
                 return
-            time.sleep(_STEP)
+            time.sleep(_STEP)  # silence is no event that could be waited for; BEGINNING bounds it
 
     def reopen_log(self, name: str) -> None:
         """Let the log of a running container, whose file its reader has moved away, go on in a new file.

@@ -281,7 +281,7 @@ def test_a_filling_that_cannot_be_noted_is_over(
         waiting.start()
         with monkeypatch.context() as broken:
             broken.setattr(volumes, "_note_populated", full)
-            broken.setattr(Path, "mkdir", lambda *_, **_more: os.mkdir(tmp_path / "missing" / "x"))  # noqa: PTH102
+            broken.setattr(Path, "mkdir", lambda *_, **_more: os.mkdir(tmp_path / "missing" / "x"))  # noqa: PTH102 - Path.mkdir is what is broken
             volumes.end_fill("data", good=good)
             waiting.join(20)
         assert not waiting.is_alive()

@@ -774,7 +774,7 @@ def test_slow_is_what_the_registry_is_not_this_host(tmp_path: Path, registry: Fa
 
     def reluctant(line: dict[str, Any]) -> None:
         if line["status"] == "Downloading" and pauses:
-            time.sleep(pauses.pop())
+            time.sleep(pauses.pop())  # the fault itself: who is told takes that long
 
     assert host.pull(registry, progress=as_lines(reluctant)).layers
     assert not pauses

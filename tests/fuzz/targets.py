@@ -67,7 +67,7 @@ def _check_tar(data: bytes) -> None:
 def archive(data: bytes) -> None:
     """An archive of images is read or refused; what is kept of it is bounded."""
     with contextlib.suppress(InvalidInput, TooLarge):
-        contents = read_archive(iter([data]), _Intake(), known=lambda *_: False, max_layer=MAX_BYTES)  # type: ignore[arg-type]
+        contents = read_archive(iter([data]), _Intake(), known=lambda *_: False, max_layer=MAX_BYTES)  # type: ignore[arg-type]  # a stand-in
         assert not any(name.startswith("/") or ".." in name.split("/") for name in contents.small)
         for name in [*contents.small, *contents.layers, *contents._links, *contents.refused][:20]:
             for look in (contents.find, contents.layer, lambda one: contents.document(one, "a file")):
@@ -286,7 +286,7 @@ def _grammar(text: str) -> str:
     return json.dumps(found)
 
 
-dockerfile._parse = _grammar  # type: ignore[assignment]
+dockerfile._parse = _grammar  # type: ignore[assignment]  # another function in its place
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "layer": layer,

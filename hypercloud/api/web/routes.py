@@ -14,6 +14,7 @@ from hypercloud.api.bodies import json_object, load
 from hypercloud.api.context import address, cloud, identity
 from hypercloud.api.session import begin, end
 from hypercloud.api.web.blueprint import admin_only
+from hypercloud.api.web.transfers import ImageSchema
 from hypercloud.errors import InvalidInput
 
 STATIC = Path(__file__).parent / "static"
@@ -40,11 +41,6 @@ class _Key(Schema):
 
 class _Text(Schema):
     text = fields.String(required=True, validate=validate.Length(max=200_000))
-
-
-class _Image(Schema):
-    engine = fields.String(required=True)
-    name = fields.String(required=True, validate=validate.Length(1, 500))
 
 
 def add_routes(blueprint: Blueprint) -> None:
@@ -136,7 +132,7 @@ def images() -> Response:
 def remove_image() -> Response:
     """Remove an image from an engine."""
     admin_only()
-    data = load(_Image(), json_object())
+    data = load(ImageSchema(), json_object())
     cloud().engines.client(data["engine"]).remove_image(data["name"])
     return jsonify({})
 

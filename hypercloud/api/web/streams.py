@@ -22,7 +22,7 @@ from hypercloud.event.bus import Change, Record
 
 log = structlog.get_logger(__name__)
 
-GATHERED = 0.05  # seconds
+GATHERED = 0.05  # seconds between two messages to one browser
 MOST = 200  # events in a message
 
 
@@ -53,7 +53,7 @@ def events(socket: Any) -> None:
             told = [_text(one) for one in (event, *seen.more(MOST)) if _concerns(one, allowed, admin=admin)]
             if told:
                 say(socket, "\n".join(told))
-                time.sleep(GATHERED)
+                time.sleep(GATHERED)  # the thread is this connection's own; what comes meanwhile waits in ``seen``
         except ConnectionClosed:
             return
 

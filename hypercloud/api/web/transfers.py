@@ -28,7 +28,9 @@ CHUNK = 2**16  # bytes
 OFTEN = 0.2  # seconds between two messages about the progress of one layer
 
 
-class _Image(Schema):
+class ImageSchema(Schema):
+    """An image on an engine."""
+
     engine = fields.String(required=True)
     name = fields.String(required=True, validate=validate.Length(1, 500))
 
@@ -66,7 +68,7 @@ def add_routes(blueprint: Blueprint) -> None:
 def pull() -> Response:
     """Pull an image on an engine; the answer is its progress, one JSON object a line."""
     admin_only()
-    data = load(_Image(), json_object())
+    data = load(ImageSchema(), json_object())
     client = cloud().engines.client(data["engine"])
     auth = cloud().repositories.credentials(identity().username, data["name"])
     log.info("web.pull", engine=client.name, image=data["name"], user=identity().username)
@@ -142,7 +144,7 @@ def _progress(lines: Iterator[Mapping[str, Any]]) -> Response:
     first = next(lines, None)
 
     def body() -> Iterator[str]:
-        with contextlib.closing(lines):  # type: ignore[type-var]  # a generator
+        with contextlib.closing(lines):  # type: ignore[type-var]  # always a generator, which closes
             try:
                 for one in _thinned(itertools.chain([first] if first is not None else [], lines)):
                     yield json.dumps(one) + "\n"
