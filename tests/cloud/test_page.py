@@ -142,11 +142,12 @@ def test_readings(cloud, session, container):
     own = [f"Cookie: {session[0]['Cookie']}", f"Origin: http://127.0.0.1:{cloud.port}"]
     for path, name in ((f"/web/containers/{container}/readings", None), ("/web/readings", "local")):
         socket = open_stream(cloud, path, own)
-        while not (found := [one for one in json.loads(socket.recv()) if name in {None, one["of"]}]):
-            pass
-        when, cpu, memory, received, sent = found[0]["points"][0]
+        # Readings of an engine may be older than the container: of others who looked, in the minute before.
+        told = []
+        while not (busy := [point for point in told if point[1] > 0]):
+            told = [point for one in json.loads(socket.recv()) if name in {None, one["of"]} for point in one["points"]]
+        when, _, memory, received, sent = busy[0]
         assert when > 1e9
-        assert cpu > 0
         assert memory == 5 * 2**20
         assert sent == pytest.approx(2 * received)
         assert received > 0
