@@ -142,10 +142,16 @@ class Run:
             text = " ".join(str(error)[:300].split())
             self.failures.append(f"{name}: {type(error).__name__}: {text}")
             say(self.failures[-1])
-            for line in self.log()[-40:]:  # the daemon's log is gone with the daemon
-                say(f"daemon: {line[:300]}")
+            for line in self._last_words():
+                say(f"daemon: {line}")
             return False
         return True
+
+    def _last_words(self) -> list[str]:
+        """Return what the daemon's log, which is gone with the daemon, tells: every error whole, the last lines."""
+        lines = self.log()
+        errors = [line for line in lines[:-40] if "level=error" in line]
+        return errors[-5:] + [line if "level=error" in line else line[:300] for line in lines[-40:]]
 
 
 def say(text: str) -> None:
