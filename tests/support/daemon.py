@@ -25,10 +25,12 @@ import sys
 import tempfile
 import time
 import urllib.parse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
+
+from tests.support.processes import Process
 
 PROJECT = Path(__file__).parents[2]
 START_TIMEOUT = 120.0
@@ -59,6 +61,7 @@ class HyperdLauncher:
         config: further lines of the TOML file; keys before the first section are top-level ones.
         command: what to run instead of ``python -m hyperd.cli`` (it gets the same options).
         cwd: where to run it.
+        spawn: what starts the daemon with options and a log, instead of ``command`` (``tests.support.warm``).
 
     """
 
@@ -73,7 +76,9 @@ class HyperdLauncher:
         command: Sequence[str] = (),
         cwd: Path = PROJECT,
         env: Mapping[str, str] | None = None,
+        spawn: Callable[[Sequence[str], Path], Process] | None = None,
     ) -> None:
+        self._spawn = spawn
         self.pool = pool
         self.directory = Path(tempfile.mkdtemp(prefix="hy", dir="/tmp"))
         self.directory.chmod(0o711)  # the way to the root is open: VMs have users of their own
@@ -81,7 +86,7 @@ class HyperdLauncher:
         self.socket = self.directory / "s"
         self.log_path = self.directory / "log"
         self.config_path = self.directory / "hyperd.toml"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Process | None = None
         self._command = list(command) or [sys.executable, "-m", "hyperd.cli"]
         self._cwd = cwd
         self._env = {**os.environ, **(env or {})}
@@ -126,18 +131,13 @@ class HyperdLauncher:
 
     def start(self, *options: str, wait: bool = True) -> None:
         """Start the daemon and wait until it answers."""
-        argv = [
-            *self._command,
-            "--config",
-            str(self.config_path),
-            "--root",
-            str(self.root),
-            "--host",
-            self.host,
-            *options,
-        ]
-        with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(argv, stdout=log, stderr=log, env=self._env, cwd=self._cwd)
+        words = ["--config", str(self.config_path), "--root", str(self.root), "--host", self.host, *options]
+        if self._spawn is not None:
+            self.process = self._spawn(words, self.log_path)
+        else:
+            with self.log_path.open("ab") as log:
+                argv = [*self._command, *words]
+                self.process = subprocess.Popen(argv, stdout=log, stderr=log, env=self._env, cwd=self._cwd)
         if wait:
             self.wait_ready()
 
@@ -146,8 +146,8 @@ class HyperdLauncher:
         deadline = time.monotonic() + START_TIMEOUT
         while time.monotonic() < deadline:
             assert self.process is not None
-            if self.process.poll() is not None:
-                raise AssertionError(f"hyperd ended with {self.process.returncode}:\n{self.log()}")
+            if (code := self.process.poll()) is not None:
+                raise AssertionError(f"hyperd ended with {code}:\n{self.log()}")
             with contextlib.suppress(OSError, http.client.HTTPException):
                 connection = UnixConnection(self.socket, timeout=2.0)
                 with contextlib.closing(connection):
