@@ -462,6 +462,6 @@ def test_lint_runs_every_tool(words: str) -> None:
 
 def test_decisions_have_numbers_of_their_own() -> None:
     text = (ROOT / "docs" / "decisions.md").read_text(encoding="utf-8")
-    numbers = re.findall(r"^\*\*(D\d+)\. ", text, re.MULTILINE)
-    assert numbers
+    numbers = re.findall(r"\n\n\*\*(D\d+)\. ", text)
+    assert numbers == re.findall(r"\*\*(D\d+)\. ", text)  # each begins a paragraph
     assert [number for number in numbers if numbers.count(number) > 1] == []
