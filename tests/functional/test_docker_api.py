@@ -18,6 +18,7 @@ from hyperd.build.importer import ImportOrder
 from hyperd.config.model import Config, HypervisorConfig, NetworkConfig
 from hyperd.engine import Engine
 from hyperd.errors import Busy
+from hyperd.image.signing.signature import Flaw, SignatureRefused
 from hyperd.spec.model import ContainerSpec, PodSpec, PortSpec
 from tests.support.registry import busybox_tar, digest_of, layer_tar, member
 
@@ -615,3 +616,15 @@ def test_volumes_are_read_only_for_who_has_some(
     assert client.get(f"/containers/{using}/json").json["Mounts"][0]["Source"]
     assert client.get("/containers/json?all=1").status_code == 200
     assert len(asked) == 2  # once for each request
+
+
+def test_a_pull_that_the_policy_refuses_is_not_told_as_the_registrys_denial(
+    client: FlaskClient, running: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pull(*_args: object, **_more: object) -> None:
+        raise SignatureRefused("r.io/x:t", Flaw.MISSING)
+
+    monkeypatch.setattr(running.images, "pull", pull)
+    said = client.post("/images/create?fromImage=r.io/x&tag=t").text
+    assert "the policy on signatures refuses r.io/x:t: it has no signature" in said
+    assert "pull access denied" not in said

@@ -20,6 +20,7 @@ from hyperd.build.importer import FROM_BODY, ImportOrder
 from hyperd.container.fetch import check_allowed
 from hyperd.errors import Forbidden, ImageNotFound, InvalidInput, Unauthorized
 from hyperd.image.model import ImageFilter
+from hyperd.image.signing.signature import SignatureRefused
 from hyperd.registry.auth import AuthConfig
 from hyperd.registry.search import MAX_RESULTS
 
@@ -87,6 +88,8 @@ def _denial_told(name: str) -> Iterator[None]:
     """
     try:
         yield
+    except SignatureRefused:
+        raise  # said by this daemon, not by the registry
     except (Unauthorized, Forbidden) as error:
         text = f"pull access denied for {name[:300]}, repository does not exist or may require 'docker login'"
         raise ImageNotFound(text, details=str(error)) from error
