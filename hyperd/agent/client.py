@@ -50,7 +50,7 @@ CONNECT_PAUSE = 0.005
 REACH_TIMEOUT = 5.0
 GREETING_TIMEOUT = 3.0  # seconds for a guest that has answered before
 REQUEST_TIMEOUT = 30.0
-_IDS = 2  # of user and group
+_IDS, _MAX_IDS = 2, 258  # of user and group; with all groups that an agent gives
 MAX_PID_DIGITS = 10
 
 
@@ -532,7 +532,7 @@ class AgentClient:
 def _started(answer: Sequence[Record]) -> Started:
     """Read the answer to START, of which an older agent gives less."""
     args = answer[0].args if answer else ()
-    numbers = [[_id(word) for word in arg.split()] for arg in args[:2]]
+    numbers = [[_id(word) for word in arg.split(maxsplit=_MAX_IDS)[:_MAX_IDS]] for arg in args[:2]]
     pid = numbers[0][0] if numbers and numbers[0] else 0
     ids = tuple(numbers[1]) if len(numbers) > 1 and len(numbers[1]) >= _IDS else ()
     return Started(pid=pid, ids=ids)

@@ -1,4 +1,4 @@
-"""Joining a guest's agent again: one that has missed the host is greeted once more."""
+"""Joining a guest's agent again: one that has missed the host is greeted once more. What agents say of a start."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hyperd.agent import client
-from hyperd.agent.frames import NONCE_SIZE, RESYNC_PADDING, Decoder, welcome_frame
+from hyperd.agent.frames import NONCE_SIZE, RESYNC_PADDING, Decoder, Record, welcome_frame
 from hyperd.errors import Timeout
 from hyperd.stream.relay import Relay
 
@@ -95,3 +95,18 @@ def test_one_that_never_answers_is_given_up(relay: Relay, directory: Path, monke
     agent.close()
     for port in ports:
         port.close()
+
+
+@pytest.mark.parametrize(
+    ("args", "pid", "ids"),
+    [
+        ((), 0, ()),
+        ((b"17",), 17, ()),
+        ((b"17", b"0 0 0 10"), 17, (0, 0, 0, 10)),
+        ((b"17", b"0"), 17, ()),
+        ((b"x", b"1 -2 99999999999"), 0, (1, 0, 0)),
+        ((b"17 " * 1000, b"7 " * 100_000), 17, (7,) * 258),  # a guest may send what it likes
+    ],
+)
+def test_what_an_agent_says_of_a_start(args: tuple[bytes, ...], pid: int, ids: tuple[int, ...]) -> None:
+    assert client._started([Record(1, args)]) == client.Started(pid=pid, ids=ids)
