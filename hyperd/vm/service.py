@@ -407,8 +407,8 @@ class VmService:
         """Choose the user of a VM's process. Errors: HostFault, Busy."""
         separation = files.separation(self._separates())
         if separation is Separation.NAMESPACE:
+            vm.mapped = True  # before it has ids: whoever gets some next must see how many these are
             self._table.give_uid(vm, self._config.hypervisor.blocks)
-            vm.mapped = True
         elif separation is Separation.USER:
             self._table.give_uid(vm, self._config.hypervisor.uids)
 

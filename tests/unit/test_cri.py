@@ -291,6 +291,7 @@ def test_metrics_of_a_container() -> None:
     network = [InterfaceStats(name="eth0", counters={"rx_bytes": 10, "tx_dropped": 2})]
     described = {one.name: one for one in metrics.METHODS["ListMetricDescriptors"](None, None).descriptors}
     assert len(described) == len(metrics.METHODS["ListMetricDescriptors"](None, None).descriptors)
+    assert described["container_network_transmit_bytes_total"].help == "Bytes that the pod has sent"
     found = [*metrics.of_container(pod, one, stats), *metrics.of_network(pod, network, stats.time_ns)]
     shown = {}
     for metric in found:

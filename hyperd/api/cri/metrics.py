@@ -55,14 +55,14 @@ _CONTAINER = (
 _FAILURES = _Kind("container_memory_failures_total", "Page faults", labels=("failure_type",))
 _NETWORK = {
     f"{way}_{counter}": _Kind(
-        f"container_network_{verb}_{what}_total", f"{text} that the pod has {verb}d", labels=("interface",)
+        f"container_network_{verb}_{what}_total", f"{text} that the pod has {done}", labels=("interface",)
     )
-    for way, verb in (("rx", "receive"), ("tx", "transmit"))
+    for way, verb, done in (("rx", "receive", "received"), ("tx", "transmit", "sent"))
     for counter, what, text in (
         ("bytes", "bytes", "Bytes"),
         ("packets", "packets", "Packets"),
-        ("errors", "errors", "Errors at packets"),
-        ("dropped", "packets_dropped", "Dropped of the packets"),
+        ("errors", "errors", "Errors of the packets"),
+        ("dropped", "packets_dropped", "Dropped ones of the packets"),
     )
 }
 
