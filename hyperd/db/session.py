@@ -29,8 +29,11 @@ _WRITE = re.compile(r'(?:INSERT|REPLACE|UPDATE|DELETE)(?: OR \w+)?(?: INTO| FROM
 
 
 RESERVE = 2**20  # bytes
-# Seconds to wait for a lock. The daemon's own transactions take milliseconds, so whoever has it longer is not ours.
+# Seconds to wait for SQLite's lock. Writers of this daemon queue before it, so whoever has it is another program.
 BUSY_TIMEOUT = 5
+# Seconds that a writer waits for the others of this daemon. Each takes milliseconds; a host without memory or with a
+# stuck disk takes longer.
+WRITERS_TIMEOUT = 60
 _BROKEN = frozenset(
     {
         sqlite3.SQLITE_CORRUPT,
@@ -61,6 +64,9 @@ class Database:
         self._versions: Counter[str] = Counter()
         self._listener: Callable[[frozenset[str]], None] = lambda _tables: None
         self._version_lock = threading.Lock()
+        # SQLite lets those who wait try again now and then: of many, one can have bad luck for seconds. A lock wakes
+        # the next one.
+        self._writers = threading.RLock()
         self.engine = _make_engine(path, self._written)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
         readers = self.engine.execution_options(hyperd_reading=True)
@@ -70,15 +76,31 @@ class Database:
     def session(self) -> Iterator[Session]:
         """Yield a session whose transaction is committed at the end, rolled back on an exception.
 
-        Errors: OutOfSpace when the disk is full; Busy when another program holds the database; HostFault when it is
-        damaged or cannot be written; sqlalchemy's for what the statements do wrong.
+        One thread at a time has such a session, and it must not open a second one inside it.
+
+        Errors: OutOfSpace when the disk is full; Busy when another program or, for very long, other threads hold the
+        database; HostFault when it is damaged or cannot be written; sqlalchemy's for what the statements do wrong.
         """
         try:
-            with self._translated(), self._sessions.begin() as session:
+            with self._translated(), self._turn(), self._sessions.begin() as session:
                 yield session
             failpoint("database.session.committed")
         finally:
             self._raise_versions()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Wait until no other thread writes."""
+        if not self._writers.acquire(timeout=WRITERS_TIMEOUT):
+            raise Busy(
+                f"the database {self.path} is busy",
+                details=f"other requests have been writing for more than {WRITERS_TIMEOUT} s",
+                resolution="try again; look whether the host's disk answers",
+            )
+        try:
+            yield
+        finally:
+            self._writers.release()
 
     @contextmanager
     def reading(self) -> Iterator[Session]:

@@ -53,6 +53,36 @@ def test_read_modify_write_from_eight_threads_loses_nothing(database):
         assert session.get(PodRow, "p").spec == {"n": 400}
 
 
+def test_a_writer_waits_for_the_other_threads_longer_than_for_another_program(tmp_path, monkeypatch):
+    monkeypatch.setattr("hyperd.db.session.BUSY_TIMEOUT", 0)  # SQLite itself waits for nobody
+    database = Database(tmp_path / "hyper.db")
+    migrate(database)
+    refused = []
+
+    def add(name: str) -> None:
+        try:
+            write(database, PodRow(id=name, state="pending", spec={}, created_at=0.0, outcome="", reason=""))
+        except Busy as error:
+            refused.append(str(error))
+
+    with database.session() as session:
+        session.add(PodRow(id="a", state="pending", spec={}, created_at=0.0, outcome="", reason=""))
+        session.flush()  # SQLite's lock is taken
+        second = threading.Thread(target=add, args=("b",))
+        second.start()
+        second.join(0.5)  # it waits; without its turn it would be refused at once
+        assert second.is_alive()
+        monkeypatch.setattr("hyperd.db.session.WRITERS_TIMEOUT", 0)
+        third = threading.Thread(target=add, args=("c",))
+        third.start()
+        third.join()
+    second.join()
+    with database.reading() as session:
+        assert session.get(PodRow, "b") is not None
+    assert [text[text.index(" is ") :][:8] for text in refused] == [" is busy"]
+    database.close()
+
+
 def test_a_database_that_another_program_holds_is_busy_and_can_be_read(database):
     migrate(database)
     with closing(sqlite3.connect(database.path, isolation_level=None)) as other:
