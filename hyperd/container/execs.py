@@ -22,7 +22,7 @@ from hyperd.container.exec_records import ExecRecords
 from hyperd.container.model import Exec, ExecState
 from hyperd.container.plan import Program, exec_plan, vm_exec_plan
 from hyperd.container.process import DEFAULT_SIZE, AttachOptions, AttachSession, GuestProcess
-from hyperd.container.service import END_PAUSE, LONGEST_END_PAUSE, ContainerService
+from hyperd.container.service import LONGEST_NOTE_PAUSE, NOTE_PAUSE, ContainerService
 from hyperd.container.signals import RTMAX
 from hyperd.container.states import KILLED, SETUP_FAILED
 from hyperd.db.models import ContainerRow
@@ -342,7 +342,7 @@ class ExecService:
         self._processes[vm.id, exec_id] = process
         return process
 
-    def _settle(self, vm: Vm, process: GuestProcess, pause: float = END_PAUSE) -> None:
+    def _settle(self, vm: Vm, process: GuestProcess, pause: float = NOTE_PAUSE) -> None:
         try:
             self._workers.submit(self._settled, vm, process, pause)
         except RuntimeError:
@@ -355,7 +355,7 @@ class ExecService:
                 self._finish(process.ident, process.exit_code or 0)
             except HyperError as error:  # a full or locked database; the guest still knows it
                 log.warning("exec.end_put_off", exec=process.ident, seconds=pause, error=str(error))
-                later = (vm, process, min(2 * pause, LONGEST_END_PAUSE))
+                later = (vm, process, min(2 * pause, LONGEST_NOTE_PAUSE))
                 self._relay.soon(self._relay.loop.call_later, pause, self._settle, *later)
                 return
             process.finished.set()  # the client that waits need not wait for the guest to forget

@@ -195,10 +195,11 @@ class ContainerRecords:
             **({} if again else {"killed": False, "restart_delay": 0.0}),
         )
 
-    def started(self, container_id: str, *, run: int, ids: Sequence[int] = ()) -> None:
+    def started(self, container_id: str, *, run: int, ids: Sequence[int] = (), error: str = "") -> None:
         """Note that a run's program runs, unless it has ended already.
 
-        ``ids``: of its user, its group and all its groups; empty = nobody knows, or they are known.
+        ``ids``: of its user, its group and all its groups; empty = nobody knows, or they are known. ``error``: why it
+        could not be executed.
         """
         with self._db.session() as session:
             row = session.get(ContainerRow, container_id)
@@ -208,6 +209,8 @@ class ContainerRecords:
                 row.state = ContainerState.RUNNING
             if ids:
                 row.user_ids = list(ids)
+            if error:
+                row.error = error
 
     def finish(
         self, container_id: str, *, run: int, exit_code: int, decide: Decide | None = None, at: float | None = None

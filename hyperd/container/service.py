@@ -54,9 +54,11 @@ log = structlog.get_logger(__name__)
 
 SIGKILL = 9
 KILL_WAIT = 10.0
-END_PAUSE, LONGEST_END_PAUSE = 1.0, 30.0  # seconds until an end that could not be noted is noted again
+NOTE_PAUSE, LONGEST_NOTE_PAUSE = 1.0, 30.0  # seconds until a beginning or end that could not be noted is noted again
 VM_LOOK = 0.5  # seconds between two looks whether a VM is still there
+_STEP = 0.01  # the same, while one seems to end
 MAX_ERROR = 500  # characters
+_Note = Callable[[str, int, GuestProcess, float], None]  # of container, run, process and pause
 
 
 class ContainerService:
@@ -356,15 +358,15 @@ class ContainerService:
             process.start(vm.agent, base, plan, size)
             failpoint("container.start.sent")
         except HyperError as error:
+            process.set_up = False
+            self.processes.abandon(process, SETUP_FAILED)  # also when the guest has not answered
             process.finished.wait(KILL_WAIT)
             self._start_failed(row.id, run, error, again=again)
             raise
         self.volumes.started(row.id, good=not process.failure)
         self.files.forget(vm, row.id, files)
-        self.records.started(row.id, run=run, ids=process.ids)
+        self._note_started(row.id, run, process)
         failpoint("container.start.row_running")
-        if process.failure:
-            self.records.update(row.id, error=process.failure[:MAX_ERROR])
         self.tell("start", row)
         self.observers.started(row)
         log.info("container.started", container=row.id, name=row.name, vm=vm.id)
@@ -475,7 +477,9 @@ class ContainerService:
             ended = row
             if row.state in LIVE:
                 decision = decide if by_itself else None
-                finished = self.records.finish(row.id, run=row.run_count, exit_code=code, decide=decision)
+                own, at = self._known_end(row)
+                found = code if own is None else own
+                finished = self.records.finish(row.id, run=row.run_count, exit_code=found, decide=decision, at=at)
                 ended = finished or row
                 if finished is not None:
                     self._tell_ended(finished)
@@ -483,6 +487,13 @@ class ContainerService:
                 self._end_restarts(row.id, killed=row.killed)
                 if self.processes.has_ended(row):  # else clients are there for its next start
                     self.processes.drop(row.id)
+
+    def _known_end(self, row: ContainerRow) -> tuple[int | None, float | None]:
+        """Return exit code and time of an end that its guest told and no row has yet; None = there was none."""
+        process = self.processes.get(row.id)
+        if process is None or process.ident != names.ident(row.id, row.run_count):
+            return None, None
+        return process.exit_code, process.ended_at
 
     def end_restarts(self, pod_id: str) -> None:
         """Let nothing of a pod be started again by its policy until the API does."""
@@ -511,11 +522,27 @@ class ContainerService:
 
     # -- inside
 
-    def _submit(self, container_id: str, run: int, process: GuestProcess, pause: float = END_PAUSE) -> None:
+    def _submit(self, container_id: str, run: int, process: GuestProcess) -> None:
+        self._work(self._finished, container_id, run, process, NOTE_PAUSE)
+
+    def _work(self, work: _Note, container_id: str, run: int, process: GuestProcess, pause: float) -> None:
         try:
-            self._workers.submit(self._finished, container_id, run, process, pause)
+            self._workers.submit(work, container_id, run, process, pause)
         except RuntimeError:
             log.info("container.settled_later", container=container_id)  # shutting down: the next start finds it
+
+    def _put_off(self, work: _Note, container_id: str, run: int, process: GuestProcess, pause: float) -> None:
+        """Do something again in so many seconds; the next pause is longer."""
+        later = (work, container_id, run, process, min(2 * pause, LONGEST_NOTE_PAUSE))
+        process.relay.soon(process.relay.loop.call_later, pause, self._work, *later)
+
+    def _note_started(self, container_id: str, run: int, process: GuestProcess, pause: float = NOTE_PAUSE) -> None:
+        """Note that a program runs, or why it could not be executed; ``pause`` as for ``_finished``."""
+        try:
+            self.records.started(container_id, run=run, ids=process.ids, error=process.failure[:MAX_ERROR])
+        except HyperError as error:  # it runs, whatever its row says
+            log.warning("container.start_put_off", container=container_id, seconds=pause, error=str(error))
+            self._put_off(self._note_started, container_id, run, process, pause)
 
     def _finished(self, container_id: str, run: int, process: GuestProcess, pause: float) -> None:
         """Note the end of a run; ``pause``: seconds until that is tried again when it cannot be noted now."""
@@ -527,8 +554,7 @@ class ContainerService:
                 )
             except HyperError as error:  # a full or locked database: clients wait, and the guest still knows it
                 log.warning("container.end_put_off", container=container_id, seconds=pause, error=str(error))
-                later = (container_id, run, process, min(2 * pause, LONGEST_END_PAUSE))
-                process.relay.soon(process.relay.loop.call_later, pause, self._submit, *later)
+                self._put_off(self._finished, container_id, run, process, pause)
                 return
             failpoint("container.exit.row_written")
             if row is None or row.restart_at is None:
@@ -554,9 +580,14 @@ class ContainerService:
             self.observers.settled(row)
 
     def _start_failed(self, container_id: str, run: int, error: HyperError, *, again: bool) -> None:
-        """Note why a start failed, and its end where its process has not (the guest has not answered)."""
-        finished = self.records.finish(container_id, run=run, exit_code=SETUP_FAILED, decide=decide if again else None)
-        self.records.update(container_id, error=str(error)[:MAX_ERROR])
+        """Note why a start failed, and its end where that is not noted yet."""
+        choose = decide if again else None
+        try:
+            finished = self.records.finish(container_id, run=run, exit_code=SETUP_FAILED, decide=choose)
+            self.records.update(container_id, error=str(error)[:MAX_ERROR])
+        except HyperError as fault:  # its end is noted later, as every one
+            log.warning("container.failure_not_noted", container=container_id, error=str(fault))
+            return
         if finished is not None:
             self._tell_ended(finished)
             self.restarts.schedule(finished)
@@ -567,7 +598,10 @@ class ContainerService:
             self._await_end(ending)
 
     def _ask_to_end(self, container_id: str, *, grace: float | None, signal: int = 0) -> _Ending | None:
-        """Send the signal that stops a container; None when it does not run. Errors: NotAlive, AgentError."""
+        """Send the signal that stops a container; None when it does not run, or its VM has ended.
+
+        Errors: NotAlive, AgentError.
+        """
         row = self.records.get(container_id)
         vm = self._vms.of_pod(row.pod_id)
         if row.state in LIVE and vm is not None:
@@ -579,8 +613,22 @@ class ContainerService:
         if grace is None:
             own = self.records.spec(row).stop_timeout
             grace = self._config.stop_grace if own is None else own
-        self._signal(container_id, signal or self.queries.stop_signal(row).number)
+        try:
+            self._signal(container_id, signal or self.queries.stop_signal(row).number)
+        except AgentError:
+            if self._goes(vm, row.pod_id):
+                return None
+            raise
         return _Ending(row=row, process=process, vm=vm, grace=math.inf if grace < 0 else grace)
+
+    def _goes(self, vm: Vm, pod_id: str) -> bool:
+        """Return whether a VM that does not answer has ended, which may be heard of a moment later."""
+        until = time.monotonic() + VM_LOOK
+        while not vm.ending and self._vms.of_pod(pod_id) is vm:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(_STEP)  # several threads tell of it, and none can be waited for
+        return True
 
     def _await_end(self, ending: _Ending) -> None:
         """Wait for an end, which SIGKILL brings after the grace; return when the VM is gone. Errors: Conflict."""

@@ -27,17 +27,7 @@ from hyperd.container.states import LIVE, ContainerState
 from hyperd.db import spec_codec
 from hyperd.db.models import PodRow
 from hyperd.db.spec_cache import stored_pod
-from hyperd.errors import (
-    AgentError,
-    Busy,
-    Conflict,
-    HostFault,
-    HyperError,
-    InvalidInput,
-    NotAlive,
-    NotFound,
-    OutOfSpace,
-)
+from hyperd.errors import Busy, Conflict, HostFault, HyperError, InvalidInput, NotAlive, NotFound, OutOfSpace
 from hyperd.event.bus import EventBus
 from hyperd.failpoint import failpoint
 from hyperd.guest import layout
@@ -242,7 +232,7 @@ class PodService:
             if state == PodState.PAUSED and vm is not None:
                 try:
                     self._let_go_on(vm)
-                except AgentError as error:  # its guest is not there any more
+                except HyperError as error:  # its guest, or its VM, is not there any more
                     log.warning("pod.stop_hard", pod=pod_id, error=str(error))
             if state != PodState.STOPPING:  # else an earlier stop failed half-way: it is finished now
                 self.records.change(pod_id, PodState.STOPPING)

@@ -296,10 +296,17 @@ class VmService:
             self._clean_up_later(vm, by_itself=False)
 
     def destroy(self, vm: Vm) -> None:
-        """Switch a VM off at once and forget it; nothing of it is left but the files of its disks."""
-        vm.ending = True
+        """Switch a VM off at once and forget it; nothing of it is left but the files of its disks.
+
+        Errors: DriverError, Timeout, HostFault; it is known then, and its end will be noticed, whenever that comes.
+        """
+        before, vm.ending = vm.ending, True
         vm.agent.close()
-        self._erase(vm.id, vm.uid, list(vm.disks))
+        try:
+            self._erase(vm.id, vm.uid, list(vm.disks))
+        except BaseException:
+            vm.ending = before
+            raise
         if vm.spare_disk:
             Path(vm.spare_disk).unlink(missing_ok=True)  # a pod that has it knows it by another name
         if vm.hidden or vm.state == POOLED:

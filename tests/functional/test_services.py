@@ -27,14 +27,23 @@ from hyperd.container.process import AttachOptions
 from hyperd.container.states import KILLED, SETUP_FAILED, ContainerState
 from hyperd.container.waits import WaitCondition
 from hyperd.engine import Engine
-from hyperd.errors import HyperError, NotAlive, OutOfSpace
+from hyperd.errors import AgentError, DriverError, HyperError, NotAlive, OutOfSpace, Timeout
 from hyperd.pod.recovery import Recovery
 from hyperd.pod.states import PodState
-from hyperd.spec.model import ContainerSpec, ExecSpec, Healthcheck, NetworkAttachment, PodSpec, VolumeRef, VolumeSpec
+from hyperd.spec.model import (
+    ContainerSpec,
+    ExecSpec,
+    Healthcheck,
+    NetworkAttachment,
+    PodSpec,
+    Resource,
+    VolumeRef,
+    VolumeSpec,
+)
 from hyperd.stream.logread import LogQuery
 from hyperd.vm.driver import PowerState
 from hyperd.vm.fake import FakeDriver
-from hyperd.vm.model import Vm
+from hyperd.vm.model import POOLED, Vm
 from hyperd.volume.model import NamedVolumeSpec
 from tests.support.registry import busybox_tar
 from tests.support.until import until
@@ -43,10 +52,10 @@ DEAF = "SIGCONT"  # a stop signal that ends nothing
 
 
 @contextmanager
-def opened(root: Path) -> Iterator[Engine]:
+def opened(root: Path, pool: int = 0) -> Iterator[Engine]:
     """Yield an engine with VMs that are threads, on user-mode networks."""
     network = NetworkConfig(bridge="")
-    running = Engine(Config(root=root, network=network, hypervisor=HypervisorConfig(driver="fake", pool=0)))
+    running = Engine(Config(root=root, network=network, hypervisor=HypervisorConfig(driver="fake", pool=pool)))
     running.open()
     try:
         yield running
@@ -131,6 +140,51 @@ def test_a_vm_that_ends_during_a_stop_without_end(engine: Engine, threads: Threa
     assert wait.result(60) == KILLED
     until(is_stopped(engine, ident))
     assert engine.pods.start(ident)
+
+
+def test_a_vm_that_ends_before_a_stop_can_send_its_signal(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    ident = pod(engine, container("one"), container("two"))
+
+    def lost(*_: Any) -> None:
+        raise AgentError("the guest went away")
+
+    def dies(*_: Any) -> None:
+        crash(engine, ident)
+        lost()
+
+    monkeypatch.setattr(engine.containers, "_signal", lost)
+    with pytest.raises(AgentError):
+        engine.containers.stop("one")
+    monkeypatch.setattr(engine.containers, "_signal", dies)
+    engine.containers.stop("one")
+    until(is_stopped(engine, ident))
+
+
+def test_a_paused_pod_whose_vm_cannot_go_on_is_stopped(engine: Engine) -> None:
+    ident, driver = pod(engine, container("one")), engine.vms._driver
+    assert isinstance(driver, FakeDriver)
+    engine.pods.pause(ident)
+    driver.fail_next = "resume"
+    engine.pods.stop(ident)
+    assert is_stopped(engine, ident)()
+    assert engine.pods.start(ident)
+
+
+def test_a_vm_that_cannot_be_ended_and_ends_later(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    ident, driver = pod(engine, container("one")), engine.vms._driver
+    vm = engine.vms.of_pod(ident)
+    assert vm is not None
+    with monkeypatch.context() as broken:
+        broken.setattr(driver, "destroy", stuck)
+        with pytest.raises(DriverError):
+            engine.vms.remove(vm.id)
+    assert engine.vms.of_pod(ident) is vm
+    crash(engine, ident)
+    until(is_stopped(engine, ident))
+
+
+def stuck(*_: Any) -> None:
+    raise DriverError("QEMU does not end after SIGKILL")
 
 
 def test_a_vm_that_ends_while_its_pod_is_in_use(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -586,6 +640,64 @@ def test_an_end_that_cannot_be_noted_is_noted_when_there_is_room(
     assert engine.execs.wait(running, seconds=60) == KILLED
 
 
+def test_an_end_that_is_put_off_keeps_its_code_when_the_vm_goes(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hyperd.container.service.KILL_WAIT", 0.1)
+    ident = pod(engine, container("one", "sh", "-c", "read line; exit 3", open_stdin=True))
+    put_off = threading.Event()
+    with monkeypatch.context() as broken:
+        broken.setattr(engine.containers.records, "finish", full)
+        broken.setattr(engine.containers, "_put_off", lambda *_: put_off.set())  # later than the VM's end
+        ours, theirs = socket.socketpair()
+        engine.containers.streams.attach("one").run(ours, b"")
+        theirs.sendall(b"x\n")
+        assert put_off.wait(60)
+    crash(engine, ident)
+    until(is_stopped(engine, ident))
+    assert engine.containers.queries.inspect("one").exit_code == 3
+    theirs.close()
+
+
+def test_a_beginning_that_cannot_be_noted_is_noted_when_there_is_room(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ident = pod(engine, container("one"))
+    engine.containers.create(ident, container("two"))
+    engine.containers.create(ident, container("three", "/no/such/program"))
+    with monkeypatch.context() as broken:
+        broken.setattr(engine.containers.records, "started", full)
+        engine.containers.start("two")
+        engine.containers.start("three")
+        assert engine.containers.queries.inspect("two").state == ContainerState.STARTING
+    until(lambda: engine.containers.queries.inspect("two").state == ContainerState.RUNNING)
+    until(lambda: "no/such/program" in engine.containers.queries.inspect("three").error)
+
+
+def test_a_start_that_fails_while_nothing_can_be_noted(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither set-up nor answer: its end is noted later, and it can be started again."""
+    monkeypatch.setattr("hyperd.container.service.KILL_WAIT", 0.1)
+    ident = pod(engine, container("one"))
+    engine.containers.create(ident, container("two", "echo", "well"))
+
+    def deaf(*_: Any, **_more: Any) -> None:
+        raise Timeout("the agent did not answer")
+
+    vm = engine.vms.of_pod(ident)
+    assert vm is not None
+    with monkeypatch.context() as broken:
+        broken.setattr(engine.containers.records, "finish", full)
+        broken.setattr(vm.agent, "start", deaf)
+        with pytest.raises(Timeout):
+            engine.containers.start("two")
+        assert engine.containers.queries.inspect("two").state == ContainerState.STARTING
+    until(lambda: not engine.containers.queries.inspect("two").live)
+    assert engine.containers.queries.inspect("two").exit_code == SETUP_FAILED
+    wait = engine.containers.waits.register("two", WaitCondition.NEXT_EXIT)
+    engine.containers.start("two")
+    assert wait.result().exit_code == 0
+
+
 def test_a_restart_that_cannot_be_put_off_is_made_later(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hyperd.container.restart.FAULT_DELAY", 0.1)
     pod(engine, container("one", restart_policy="always"))
@@ -734,3 +846,13 @@ def test_a_client_that_came_before_the_first_start_sees_every_run(engine: Engine
     assert everything(client) == b"run\n" * 3
     assert engine.containers.records.find("again").restart_count == 2
     engine.pods.remove(ident)
+
+
+def test_vms_that_pretend_fill_the_pool_too(tmp_path: Path) -> None:
+    with opened(tmp_path, pool=1) as engine:
+        until(lambda: [vm.state for vm in engine.vms.all()] == [POOLED])
+        engine.imports.from_body(ImportOrder(source="-", name="busybox:latest"), iter([busybox_tar()]))
+        (waiting,) = engine.vms.all()
+        ident = pod(engine, container("one"), resource=Resource(vcpu=waiting.vcpu, memory=waiting.memory))
+        assert engine.vms.of_pod(ident) is waiting
+        engine.pods.remove(ident)
