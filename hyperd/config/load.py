@@ -307,6 +307,12 @@ def _hypervisor_warning(path: Path, name: str) -> list[str]:
     return [f"{path}: Hypervisor={name} is not supported, libvirt with QEMU is used"]
 
 
+def _check_group(path: str) -> None:
+    """Check ``hypervisor.cgroup_parent``. Errors: InvalidInput."""
+    if path and (not path.startswith("/") or ".." in path.split("/")):
+        raise InvalidInput("hypervisor.cgroup_parent must begin with / and have no ..", details=repr(path[:100]))
+
+
 def _check_uids(text: str) -> None:
     """Check ``hypervisor.uid_range``: never root's or a system user's ids. Errors: InvalidInput."""
     found = _UIDS.fullmatch(text)
@@ -350,6 +356,7 @@ def check(config: Config) -> None:
     _between("hypervisor.default_memory", config.hypervisor.default_memory, 28, 2**20)
     _between("hypervisor.pool", config.hypervisor.pool, 0, 32)
     _check_uids(config.hypervisor.uid_range)
+    _check_group(config.hypervisor.cgroup_parent)
     _between("registry.parallel_layers", config.registry.parallel_layers, 1, 32)
     _between("registry.timeout", config.registry.timeout, 1, 3600)
     _between("registry.min_rate", config.registry.min_rate, 0, 2**30)

@@ -31,6 +31,8 @@ class HypervisorConfig:
     templates: bool = True  # VMs go on from the memory of one that has booted (emulated ones only)
     template_dir: Path | None = None  # where that is kept; None = <root>/templates
     uid_range: str = "1879048192-2147352575"  # FIRST-LAST: users of the VMs' processes; empty = all are the daemon's
+    limits: bool = True  # control groups of the host limit what each VM's processes use
+    cgroup_parent: str = ""  # of those groups, in all hierarchies; empty = the daemon's own (v1), the top (v2)
 
     @property
     def uids(self) -> range:

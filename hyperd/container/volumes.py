@@ -297,7 +297,10 @@ class PodVolumes:
                 )
                 for name, directory in found.items()
             }
-            return [ShareSpec(tag=catalog.key(name), socket=server.socket) for name, server in servers.items()]
+            return [
+                ShareSpec(tag=catalog.key(name), socket=server.socket, server=server.pid)
+                for name, server in servers.items()
+            ]
         holder = stack.enter_context(Holder([directory.fd for directory in found.values()]))
         return [
             ShareSpec(tag=catalog.key(name), path=holder.path(directory.fd), readonly=known[name]["readonly"])

@@ -105,9 +105,9 @@ class ShareSpec:
 
     Args:
         tag: 1-31 characters; the guest mounts it by this name.
-        socket: where a virtiofsd waits; None = 9p, served by the hypervisor itself. The other two are 9p's.
-        path: a directory; it may be a link of ``/proc/PID/fd`` that stays open until ``create`` has returned.
-        descriptor: a directory that this process has open until then, instead of a path; -1 = none.
+        socket: where a virtiofsd waits; None = 9p, served by the hypervisor itself. ``server``: its process id.
+        path: of 9p: a directory; it may be a link of ``/proc/PID/fd`` that stays open until ``create`` has returned.
+        descriptor: of 9p: a directory that this process has open until then, instead of a path; -1 = none.
         readonly: the host refuses every change, whatever the guest asks.
 
     """
@@ -117,6 +117,7 @@ class ShareSpec:
     descriptor: int = -1
     readonly: bool = False
     socket: Path | None = None
+    server: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +164,7 @@ class VmSpec:
             is not hyperd's own.
         uid: the user whose process the VM is, who owns nothing but its writable disks; 0 = the daemon's user.
         mapped: that user is root of a user namespace, which has the ids from ``uid`` on (``Separation.NAMESPACE``).
+        group: control group of the host, in all hierarchies, that the VM's lies in; empty = the daemon's.
         paused: start with the CPUs stopped.
         template: go on from it instead of booting: ``template_key`` must be that of the VM it was made of, whose disk,
             if it had one, must be there as a copy. The guest then still has that VM's MAC address, clock and random
@@ -183,6 +185,7 @@ class VmSpec:
     foreign_files: bool = False
     uid: int = 0
     mapped: bool = False
+    group: str = ""
     paused: bool = False
     template: Template | None = None
 
@@ -217,6 +220,7 @@ class HypervisorInfo:
         reason: why this accelerator (``/dev/kvm does not exist``, ``a guest booted with it``, ``set in the config``).
         version: of hypervisor and library, for people.
         max_vcpu: of one VM.
+        limits: what of each VM's processes the host's control groups limit, for people; empty = nothing has processes.
 
     """
 
@@ -225,6 +229,7 @@ class HypervisorInfo:
     reason: str
     version: str
     max_vcpu: int
+    limits: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,6 +45,13 @@ class Server:
         self._readonly = readonly
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        """Its process id, in the block. Errors: HostFault."""
+        if self._process is None:
+            raise HostFault("no virtiofsd was started")
+        return self._process.pid
+
     def __enter__(self) -> Self:
         if not PROGRAM.is_file() or os.geteuid() != 0:
             raise NotSupported(

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from hyperd.vm import cgroups
 from tests.support.daemon import HyperdLauncher
 from tests.support.footprint import qemu_processes
 
@@ -113,6 +114,8 @@ def _vms(daemon: HyperdLauncher, rows: Rows) -> Iterator[str]:
     logs = {path.stem for path in (libvirt / "log/qemu").glob("*.log")}
     yield from _differ("libvirt's logs", logs & wanted, logs)
     yield from _differ("directories of VMs", wanted, {path.name for path in run.iterdir() if path.is_dir()} - {"trees"})
+    groups = cgroups.Groups(daemon.root, hierarchies=cgroups.trees())
+    yield from _differ("control groups of VMs", groups.names() & wanted, groups.names())
     for vm in rows["vms"]:
         if vm["state"] not in ("associated", "idle", "paused", "pooled"):
             yield f"VM {vm['id']} is {vm['state']}"

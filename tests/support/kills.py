@@ -186,19 +186,22 @@ class World:
         until_, calm = time.monotonic() + DIES_WITHIN, 0
         while self.alive() and calm < CALM and time.monotonic() < until_:
             time.sleep(0.02 if self.real or calm == 0 else 0.2)
-            calm = 0 if self.real or audit.problems(self.daemon, self.templates) else calm + 1
+            calm = 0 if self.real or self._problems() else calm + 1
         return not self.alive()
 
     # -- looking
+
+    def _problems(self) -> list[str]:
+        try:
+            return audit.problems(self.daemon, self.templates)
+        except FileNotFoundError as error:
+            return [f"went while it was looked at: {error.filename}"]
 
     def settle(self) -> list[str]:
         """Wait until everything agrees; return what does not in the end."""
         deadline = time.monotonic() + SETTLES_WITHIN
         while True:
-            found = [
-                *audit.problems(self.daemon, self.templates),
-                *(f"still works: {one}" for one in audit.strays(self.daemon)),
-            ]
+            found = [*self._problems(), *(f"still works: {one}" for one in audit.strays(self.daemon))]
             full = self.daemon.pool <= sum(vm["state"] == "pooled" for vm in audit.Rows(self.database)["vms"])
             if (not found and full) or time.monotonic() > deadline:
                 return found or ([] if full else ["the pool is not filled again"])

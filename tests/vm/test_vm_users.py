@@ -8,10 +8,11 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
+from hyperd.vm import cgroups
 from tests.support.daemon import HyperdLauncher
 from tests.support.descriptors import descriptors
 from tests.support.registry import Layer, RegistryServer, busybox_tar, layer_tar, member
@@ -22,6 +23,16 @@ pytestmark = [pytest.mark.vm, pytest.mark.registry]
 
 UIDS = range(1_879_048_192, 2_147_352_576)  # the default of hypervisor.uid_range
 NEEDED = 0x1B  # chown, dac_override, fowner, fsetid
+# Of a VM with one CPU and 128 MiB: files of both versions, their controllers, what is in them.
+LIMITS = {
+    "memory.limit_in_bytes": ("memory", str((128 + 4 + 256) * 2**20)),
+    "memory.max": ("memory", str((128 + 4 + 256) * 2**20)),
+    "pids.max": ("pids", "513"),
+    "cpu.shares": ("cpu", "1024"),
+    "cpu.weight": ("cpu", "100"),
+    "cpu.cfs_quota_us": ("cpu", "200000"),
+    "cpu.max": ("cpu", "200000 100000"),
+}
 
 
 def begun(daemon: HyperdLauncher, registry: RegistryServer) -> Host:
@@ -72,6 +83,25 @@ def uid_of(host: Host, pod: str) -> int:
     }  # fmt: skip
     assert (found["NoNewPrivs"], found["Seccomp"]) == (["1"], ["2"])
     return uid
+
+
+def limited(host: Host, pod: str) -> list[Path]:
+    """Check that the host limits what the process of a pod's VM uses, and give its groups' directories."""
+    told = dict(host.daemon.json("GET", "/info")["DriverStatus"])["Limits of VMs"]
+    named = [] if told.startswith("nothing") else told.partition(";")[0].split(", ")
+    pid, found = qemu_of(host, pod), []
+    where = dict(line.split(":", 2)[1:] for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines())
+    for tree in cgroups.trees():
+        if set(tree.controllers) & set(named):
+            controllers = set(tree.controllers) if tree.version == 1 else {""}
+            (path,) = {path for names, path in where.items() if set(names.split(",")) & controllers}
+            found.append(tree.group(PurePosixPath(path)))
+            assert pid in (found[-1] / "cgroup.procs").read_text().split()
+    values = {file.name: file.read_text().strip() for group in found for file in group.glob("*") if file.name in LIMITS}
+    assert values == {name: value for name, (controller, value) in LIMITS.items()
+                      if controller in named and any((group / name).exists() for group in found)}  # fmt: skip
+    assert bool(found) == bool(named)
+    return found
 
 
 def rooted(host: Host, pod: str) -> bool:
@@ -179,9 +209,10 @@ def test_clones_cannot_write_to_their_template(own: Host, tmp_path: Path) -> Non
 def test_a_disk_goes_from_user_to_user(own: Host) -> None:
     own.pod("moves", "cat /f; echo kept > /f; sync; sleep 1000")
     disk = own.daemon.root / "pods" / "moves" / "scratch.img"
-    first = uid_of(own, "moves")
+    first, groups = uid_of(own, "moves"), limited(own, "moves")
     assert disk.stat().st_uid == first
     own.ok("stop", "moves")
+    until(lambda: not any(group.exists() for group in groups))
     assert (disk.stat().st_uid, disk.stat().st_mode & 0o777) == (0, 0o600)
     assert own.ok("commit", "moves", "taken")  # a VM reads the disk meanwhile
     assert disk.stat().st_uid == 0
@@ -192,10 +223,11 @@ def test_a_disk_goes_from_user_to_user(own: Host) -> None:
     until(lambda: "kept" in own.ok("logs", "moves"), 20)
     own.daemon.restart(kill=True)
     assert uid_of(own, "moves") == second
+    groups = limited(own, "moves")
     own.pod("another", "sleep 1000")
     assert uid_of(own, "another") != second
     os.kill(int(qemu_of(own, "moves")), 9)
-    until(lambda: disk.stat().st_uid == 0, 20)
+    until(lambda: disk.stat().st_uid == 0 and not any(group.exists() for group in groups), 20)
 
 
 def test_files_of_the_host_have_their_owners_on_both_sides(own: Host, tmp_path: Path) -> None:

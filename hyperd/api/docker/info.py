@@ -86,6 +86,7 @@ def _storage() -> dict[str, Any]:
             ["Hypervisor", f"{found.driver} {found.version}"],
             ["Accelerator", found.accelerator],
             ["Accelerator Reason", found.reason],
+            *([["Limits of VMs", found.limits]] if found.limits else []),
         ],
         "SystemStatus": None,
         "DockerRootDir": str(engine().config.root),

@@ -23,6 +23,7 @@ def info(system: SystemInfo) -> dict[str, Any]:
             ["Accelerator reason", found.reason],
             ["Hypervisor", found.version],
             ["Guest", system.guest],
+            *([["Limits of VMs", found.limits]] if found.limits else []),
         ],
         "ExecutionDriver": found.driver,
         "ID": system.pid,

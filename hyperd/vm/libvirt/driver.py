@@ -20,7 +20,7 @@ from hyperd.config.model import IDS_PER_VM, HypervisorConfig
 from hyperd.errors import Conflict, DriverError, HostFault, HyperError, InvalidInput, NotFound, Timeout
 from hyperd.failpoint import failpoint
 from hyperd.guest.image import find_guest
-from hyperd.vm import mounts
+from hyperd.vm import cgroups, mounts
 from hyperd.vm.driver import (
     RESUME_TIMEOUT,
     DiskSpec,
@@ -56,6 +56,7 @@ _REUSE_PAUSES = (0.05, 0.2, 0.5)
 _KERNEL_CPUS = 64
 # nice(2) of a VM that boots for the pool: a third of the share of others. With less it never boots on a busy host.
 _YIELDING = 5
+_YIELDING_PART = 1 / 3  # the same for its control group, which counts where there is one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +97,7 @@ class LibvirtDriver(VmDriver):
         self._namespaces = False  # whether VMs can have some
         self._custody = Custody(self._root, range(0), accelerator="tcg")
         self._memories = Memories()
+        self._groups = cgroups.Groups(self._root)
         self._told_obstacle = ""
 
     def open(self) -> HypervisorInfo:
@@ -138,6 +140,7 @@ class LibvirtDriver(VmDriver):
                 gid=self._custody.gid,
             )
             self._namespaces = wrapper is not None and self._try_out(wrapper)
+            limits = self._limit(host)
             self._adopt(host)
             info = HypervisorInfo(
                 driver="libvirt",
@@ -145,6 +148,7 @@ class LibvirtDriver(VmDriver):
                 reason=choice.reason,
                 version=version,
                 max_vcpu=min(known[choice.accelerator].max_vcpu, _KERNEL_CPUS),
+                limits=limits,
             )
         except BaseException:
             self.close()
@@ -153,6 +157,17 @@ class LibvirtDriver(VmDriver):
         self._dispatcher.start()
         log.info("hypervisor.open", accelerator=info.accelerator, reason=info.reason, vms=len(self._vms))
         return info
+
+    def _limit(self, host: Host) -> str:
+        """Open the control groups of VMs; return for people what they limit."""
+        if not host.embedded:
+            return "nothing; that is for the libvirt of hypervisor.uri to do"
+        if not self._settings.limits:
+            return "nothing; hypervisor.limits is off"
+        self._groups = cgroups.Groups.of_host(self._root, parent=self._settings.cgroup_parent)
+        if self._groups.obstacles:
+            log.warning("vm.limits", limited=self._groups.told())
+        return self._groups.told()
 
     def _wrapper(self, directory: Path) -> emulator.Wrapper | None:
         """Return what starts QEMU in user namespaces, None where there can be none."""
@@ -214,6 +229,7 @@ class LibvirtDriver(VmDriver):
                     self._remember(host, guest.name, live.sockets, live.user)
                     if host.embedded and self._vms[guest.name].pid is None:
                         del self._vms[guest.name]  # libvirt has yet to notice that its QEMU is dead
+        self._groups.reconcile(self._vms)
         for path in host.log_files():
             if path.stem not in self._vms:
                 host.forget_log(path.stem)
@@ -224,6 +240,8 @@ class LibvirtDriver(VmDriver):
         if pid is None or self._reaper is None or not self._reaper.watch(pid, name):
             log.warning("vm.process_unknown", vm=name, pid=pid)
             pid = None
+        if pid is not None:
+            self._groups.adopt(name, pid)
         with self._lock:
             if self._starting.pop(name, False):
                 raise DriverError(f"VM {name} stopped while it started", details="see its console log")
@@ -240,6 +258,7 @@ class LibvirtDriver(VmDriver):
                 task.result(_DEATH_TIMEOUT)
         if host is not None:
             host.close()
+        self._groups.close()
         if dispatcher is not None:
             self._events.put(None)
             dispatcher.join(5)
@@ -347,6 +366,7 @@ class LibvirtDriver(VmDriver):
             pid = read_pid(pidfile) if pidfile else None
             if pid is not None:
                 _set_nice(pid, _YIELDING)
+                self._groups.weigh(spec.vm_id, _YIELDING_PART)
             dress()
             clone.save(guest, template, pid=pid)
             failpoint("template.make.state_saved")
@@ -371,7 +391,7 @@ class LibvirtDriver(VmDriver):
             self._custody.prepare(spec, self._root / "libvirt" / "lib" / "qemu")
             failpoint("vm.domain.prepared")
             try:
-                with reaper.expecting(pidfile, spec.vm_id) if pidfile else contextlib.nullcontext():
+                with self._grouped(spec, pidfile, reaper):
                     guest = self._define(host, spec, domain, paused=paused)
                     failpoint("vm.domain.started")
                 then(guest)
@@ -383,6 +403,27 @@ class LibvirtDriver(VmDriver):
                     log.exception("vm.undo_failed", vm=spec.vm_id)
                 raise
         log.info("vm.created", vm=spec.vm_id, vcpu=spec.vcpu, memory=spec.memory, paused=spec.paused)
+
+    @contextlib.contextmanager
+    def _grouped(self, spec: VmSpec, pidfile: Path | None, reaper: Reaper) -> Iterator[None]:
+        """Put the QEMU that the block starts, and what serves its shares, into a control group. Errors: HostFault."""
+        if pidfile is None:
+            yield
+            return
+
+        def put(pid: int) -> None:
+            self._groups.put(spec.vm_id, pid)
+
+        size = cgroups.limits(vcpu=spec.vcpu, memory=spec.memory)
+        self._groups.make(spec.vm_id, size, parent=spec.group)
+        failpoint("vm.domain.group_made")
+        for share in spec.shares:
+            if share.server:
+                put(share.server)
+        with reaper.expecting(pidfile, spec.vm_id, found=put):
+            yield
+        if (pid := read_pid(pidfile)) is not None:
+            put(pid)  # the reaper looks, and may have looked too late
 
     def _define(self, host: Host, spec: VmSpec, domain: config.Domain, *, paused: bool) -> Guest:
         for pause in _REUSE_PAUSES if spec.vm_id in self._left else ():
@@ -458,6 +499,7 @@ class LibvirtDriver(VmDriver):
                 if guest is not None:
                     guest.destroy()
                 host.forget_log(vm_id)
+                self._groups.remove(vm_id)
             finally:
                 with self._lock:
                     self._left.append(vm_id)
@@ -494,6 +536,7 @@ class LibvirtDriver(VmDriver):
         if vm is None or vm.pid is None or os.geteuid() != 0:
             return  # who is not root could never take it back
         _set_nice(vm.pid, _YIELDING if yields else 0)
+        self._groups.weigh(vm_id, _YIELDING_PART if yields else 1.0)
 
     def attach_disk(self, vm_id: str, disk: DiskSpec) -> None:
         guest = self._guest(vm_id)
@@ -603,8 +646,10 @@ class LibvirtDriver(VmDriver):
                     self._starting[event.vm_id] = True
         if vm is None and not wanted:
             return  # never started, or not ours
-        for path in vm.sockets if vm else ():
-            Path(path).unlink(missing_ok=True)
+        if vm is not None:
+            for path in vm.sockets:
+                Path(path).unlink(missing_ok=True)
+            self._groups.remove(event.vm_id)
         told = VmEvent(event.vm_id, VmEventKind.STOPPED if wanted else event.kind)
         log.info("vm.stopped", vm=told.vm_id, kind=told.kind)
         for listener in list(self._listeners):

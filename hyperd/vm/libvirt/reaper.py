@@ -13,11 +13,13 @@ import os
 import selectors
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
+
+from hyperd.errors import HyperError
 
 log = structlog.get_logger(__name__)
 
@@ -66,7 +68,7 @@ class Reaper:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._watched: dict[int, _Watched] = {}
-        self._expected: dict[Path, str] = {}
+        self._expected: dict[Path, tuple[str, Callable[[int], None]]] = {}
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._selector.register(self._wake_read, selectors.EVENT_READ)
@@ -94,13 +96,15 @@ class Reaper:
         return True
 
     @contextlib.contextmanager
-    def expecting(self, pidfile: Path, name: str) -> Iterator[None]:
-        """Follow the QEMU of VM ``name`` as soon as its ``pidfile`` is there.
+    def expecting(
+        self, pidfile: Path, name: str, *, found: Callable[[int], None] = lambda _pid: None
+    ) -> Iterator[None]:
+        """Follow the QEMU of VM ``name`` as soon as its ``pidfile`` is there, and call ``found`` then.
 
         A QEMU that dies while libvirt starts it must be reaped too, or libvirt waits 15 s for it.
         """
         with self._lock:
-            self._expected[pidfile] = name
+            self._expected[pidfile] = (name, found)
         self._wake()
         try:
             yield
@@ -169,11 +173,15 @@ class Reaper:
     def _look(self) -> None:
         with self._lock:
             expected = list(self._expected.items())
-        for pidfile, name in expected:
+        for pidfile, (name, found) in expected:
             pid = read_pid(pidfile)
             if pid is not None and self.watch(pid, name):
                 with self._lock:
                     self._expected.pop(pidfile, None)
+                try:
+                    found(pid)
+                except HyperError as error:
+                    log.warning("vm.process_told", pid=pid, error=str(error))
 
     def _ended(self, entry: _Watched) -> None:
         status = None
