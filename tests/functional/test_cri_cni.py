@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,14 @@ def start(daemon: HyperdLauncher) -> CriClient:
 def run(cri: CriClient, name: str, **more: Any) -> str:
     metadata = {"name": name, "uid": f"uid-{name}", "namespace": "default"}
     return str(cri.RunPodSandbox(config={"metadata": metadata, **more}).pod_sandbox_id)
+
+
+def works(pid: str) -> bool:
+    """Whether a plugin has not ended; PID 1 may not have taken note of one that has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def ready(cri: CriClient) -> tuple[bool, str]:
@@ -84,18 +93,22 @@ def test_a_network_that_is_not_there_yet_and_one_that_fails(daemon: HyperdLaunch
 
 def test_a_daemon_that_is_killed_while_plugins_work(daemon: HyperdLauncher, site: CniSite, tmp_path: Path) -> None:
     begun = tmp_path / "begun"
-    site.plugin("last", f"[ $CNI_COMMAND = ADD ] && {{ touch {begun}; sleep 1; exit 1; }}; exit 0")
+    never = tmp_path / "never"
+    os.mkfifo(never)
+    site.plugin("last", f"[ $CNI_COMMAND = ADD ] && {{ echo $$ > {begun}; cat < {never}; exit 1; }}; exit 0")
     with start(daemon) as cri:
         request = {
             "metadata": {"name": "web", "uid": "1"},
             "port_mappings": [{"container_port": 80, "host_port": 21_100}],
         }
         call = cri.begin("RunPodSandbox", config=request)
-        until(begun.exists)
+        until(lambda: begun.exists() and begun.read_text().strip())
         assert not call.done()
         assert site.addresses()
         daemon.kill()
+    assert works(begun.read_text().strip())  # it goes on alone
     with start(daemon) as cri:
+        assert not works(begun.read_text().strip())
         assert (site.left(), files(daemon)) == (EMPTY, [])
         assert not [item for item in cri.ListPodSandbox().items if item.state == 0]
 

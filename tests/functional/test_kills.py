@@ -21,7 +21,15 @@ def world() -> Iterator[kills.World]:
             yield world
 
 
-@pytest.mark.parametrize("step", ["container.delete.log_removed", "container.delete.row_deleted"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        "container.delete.log_removed",
+        "container.delete.row_deleted",
+        "cni.add.plugin_done",
+        "cni.delete.plugin_done",
+    ],
+)
 def test_nothing_is_left(world: kills.World, step: str) -> None:
     outcome = kills.attempt(world, step)
     assert outcome.died

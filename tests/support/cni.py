@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 PLUGINS = Path("/usr/lib/cni")
+NAMESPACES = Path("/run/netns")
 
 
 class CniSite:
@@ -55,6 +56,25 @@ class CniSite:
         """Return what the daemon's configuration needs."""
         return f'[cri]\ncni_conf_dir = "{self.conf}"\ncni_bin_dirs = ["{self.bin}", "{PLUGINS}"]\n'
 
+    def problems(self, root: Path) -> list[str]:
+        """Return what does not agree with the pods that a daemon has on the network; ``root``: its directory."""
+        kept = [json.loads(path.read_bytes()) for path in (root / "cni").glob("*.json")]
+        wanted = sorted(cidr.partition("/")[0] for one in kept for cidr in (one["found"] or {}).get("addresses", ()))
+        left = self.left()
+        found = [f"half way on a network of plugins: {one['pod']}" for one in kept if not one["found"]]
+        if left["addresses"] != wanted:
+            found.append(f"addresses of plugins: {left['addresses']}, of pods: {wanted}")
+        if len(left["links"]) != len(kept):
+            found.append(f"{len(kept)} pods on the plugins' bridge: {left['links']}")
+        stray = [rule for rule in left["rules"] if not any(f"{address}/" in rule or f"{address}:" in rule
+                 for address in wanted)]  # fmt: skip
+        spaces = [one["pod"] for one in kept if not (NAMESPACES / f"hyperd-{one['pod'][:32]}").exists()]
+        return [
+            *found,
+            *(f"rule of plugins: {rule}" for rule in stray),
+            *(f"no network namespace of pod {pod}" for pod in spaces),
+        ]
+
     def addresses(self) -> list[str]:
         """Return the addresses that are given."""
         names = (path.name for path in (self._data / "test").glob("*"))
@@ -62,7 +82,8 @@ class CniSite:
 
     def left(self) -> dict[str, list[str]]:
         """Return what there is of pods on the host."""
-        links = json.loads(subprocess.check_output(["ip", "-j", "link", "show", "master", self.bridge]) or "[]")
+        listed = subprocess.run(["ip", "-j", "link", "show", "master", self.bridge], capture_output=True, check=False)
+        links = json.loads(listed.stdout or "[]")  # nothing where the bridge was never made
         rules = subprocess.check_output(["iptables", "-t", "nat", "-S"], text=True).splitlines()
         prefix = self.gateway.removesuffix("1")
         return {

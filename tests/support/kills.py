@@ -21,8 +21,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 from tests.support import audit
 from tests.support.builds import context
+from tests.support.cni import NAMESPACES, CniSite
+from tests.support.cri import CriClient
 from tests.support.daemon import PROJECT, HyperdLauncher
 from tests.support.failpoints import Switch
 from tests.support.registry import Layer, RegistryServer, layer_tar, member
@@ -38,8 +42,13 @@ SETTLES_WITHIN = 60.0
 VARIANTS = 3  # of an operation, at most
 TRIES = 3  # of an operation that may be any
 # Steps that an operation passes several times: the daemon dies at one of the first so many.
-OFTEN = ("database.session.committed", "network.tables.written", "image.pull.part_written")
-PASSES = 6
+OFTEN = {
+    "database.session.committed": 6,
+    "network.tables.written": 6,
+    "image.pull.part_written": 6,
+    "cni.add.plugin_done": 2,
+    "cni.delete.plugin_done": 2,
+}
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,7 @@ class World:
         rng: chooses.
         templates: the daemon's directory of templates, which it has for itself.
         real: whether its VMs are; those that pretend end with the daemon.
+        site: a network of plugins, which the daemon is configured for.
 
     """
 
@@ -87,7 +97,10 @@ class World:
         rng: random.Random,
         templates: Path,
         real: bool = True,
+        site: CniSite | None = None,
     ) -> None:
+        self.site = site
+        self.sandboxes: set[str] = set()
         self.daemon = daemon
         self.switch = switch
         self.registry = registry
@@ -134,6 +147,16 @@ class World:
         assert code < 400 or code in status, (method, path, fields, code, data)
         return data
 
+    def cri(self, method: str, **fields: Any) -> tuple[int, Any]:
+        """Call a method of the CRI; give what would be the status, and the answer. Errors: Lost."""
+        with CriClient(self.daemon.directory / "cri.sock") as client:
+            try:
+                return 200, getattr(client, method)(**fields)
+            except grpc.RpcError as error:
+                if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+                    raise Lost from error
+                return 500, str(error.details()).encode()
+
     def name(self, kind: str = "victim") -> str:
         """Return a name that was not used before."""
         self._serial += 1
@@ -170,6 +193,7 @@ class World:
         seconds = 0.0
         if died:
             self.daemon.wait_exit()
+            self.sandboxes |= {path.stem for path in (self.daemon.root / "cni").glob("*.json")}
             started = time.monotonic()
             self.daemon.start()
             seconds = time.monotonic() - started
@@ -193,7 +217,13 @@ class World:
 
     def _problems(self) -> list[str]:
         try:
-            return audit.problems(self.daemon, self.templates)
+            found = audit.problems(self.daemon, self.templates)
+            if self.site is not None:
+                found += self.site.problems(self.daemon.root)
+                gone = self.sandboxes - audit.Rows(self.database).column("pods", "id")
+                spaces = [f"hyperd-{pod[:32]}" for pod in gone]
+                found += [f"left: network namespace {name}" for name in spaces if (NAMESPACES / name).exists()]
+            return found
         except FileNotFoundError as error:
             return [f"went while it was looked at: {error.filename}"]
 
@@ -313,6 +343,24 @@ def stop(world: World) -> Begin:
 def delete(world: World) -> Begin:
     pod = world.running() if world.variant % 2 == 0 else world.make(world.name())
     return lambda: world.ask("DELETE", "/pod", podId=pod)
+
+
+def sandbox(world: World) -> Begin:
+    """Put a pod on the network of plugins."""
+    config = _sandbox(world)
+    return lambda: world.cri("RunPodSandbox", config=config)
+
+
+def sandbox_stop(world: World) -> Begin:
+    code, made = world.cri("RunPodSandbox", config=_sandbox(world))
+    assert code == 200, made
+    return lambda: world.cri("StopPodSandbox", pod_sandbox_id=made.pod_sandbox_id)
+
+
+def _sandbox(world: World) -> dict[str, Any]:
+    name = world.name("sandbox")
+    ports = [{"container_port": 80, "host_port": 22_000 + world.daemon.number}]
+    return {"metadata": {"name": name, "uid": name, "namespace": "default"}, "port_mappings": ports}
 
 
 def pause(world: World) -> Begin:
@@ -464,6 +512,9 @@ IN_GUESTS: tuple[Operation, ...] = (commit, build, push, cold)  # they need real
 GROUPS: dict[str, tuple[Operation, ...]] = {
     "api.request": ANYTHING,
     "build.run": (build,),
+    "cni.add": (sandbox,),
+    "cni.delete": (sandbox_stop,),
+    "cni.plug": (sandbox,),
     "commit.run": (commit,),
     "container.create": (create, container_create),
     "container.delete": (container_remove,),
@@ -539,9 +590,12 @@ def opened(
         driver, guest = ("libvirt", GUEST) if real else ("fake", None)
         with (
             Warm(switch.env, cwd=PROJECT) as warm,
+            contextlib.ExitStack() as stack,
             HyperdLauncher(driver=driver, guest=guest, pool=pool, templates=templates, spawn=warm.spawn) as daemon,
         ):
-            world = World(daemon, switch, registry, rng=rng, templates=templates, real=real)
+            site = stack.enter_context(CniSite(directory / "cni", daemon.number))
+            daemon.configure(f'{site.toml()}address = "unix://{daemon.directory}/cri.sock"\n')
+            world = World(daemon, switch, registry, rng=rng, templates=templates, real=real, site=site)
             world.open()
             yield world
             world.ready("DELETE", "/pod", podId=WITNESS)
@@ -553,7 +607,6 @@ def attempt(world: World, step: str) -> Outcome:
     operations = GROUPS[group_of(step)]
     if not world.real:
         operations = tuple(one for one in operations if one not in IN_GUESTS)
-    often = step in OFTEN
     first = world.rng.randrange(VARIANTS)
     tries = [(first + number // len(operations), operations[number % len(operations)])
              for number in range(VARIANTS * len(operations))]  # fmt: skip
@@ -563,7 +616,7 @@ def attempt(world: World, step: str) -> Outcome:
     outcome = None
     for number, (variant, operation) in enumerate([*known, *tries]):
         world.variant = variant
-        after = world.rng.randrange(PASSES) if often and not number else 0
+        after = world.rng.randrange(OFTEN[step]) if step in OFTEN and not number else 0
         outcome = world.kill_at(step, operation, after=after)
         if outcome.died and len(operations) <= MANY:
             world.passed[step] = variant, operation
@@ -581,5 +634,5 @@ def needs_pool(step: str) -> bool:
 def needs_guest(step: str) -> bool:
     """Tell whether only a daemon with real VMs passes a step: those that pretend have no files, no QEMU and no pool."""
     later = ("restore.pod.adopted", "restore.vm.unknown_removed")  # what pretends has ended with the daemon
-    own = ("build.", "commit.", "template.", "vm.domain", "vm.start.disk", "vm.disk", "image.push")
+    own = ("cni.plug.", "build.", "commit.", "template.", "vm.domain", "vm.start.disk", "vm.disk", "image.push")
     return needs_pool(step) or step in later or step.startswith(own)

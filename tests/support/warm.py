@@ -47,8 +47,10 @@ class Warm:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.wait(60)
+        self._process.stdout.close()
 
     def spawn(self, options: Sequence[str], log: Path) -> Process:
         """Start a daemon; the one before has ended. ``log``: where what it writes is added."""

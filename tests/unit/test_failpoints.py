@@ -28,6 +28,7 @@ OPERATIONS = {
     "pool.refill", "pool.take", "template.make",
     "volume.create", "volume.use", "volume.fill", "volume.delete",
     "network.create", "network.delete", "network.release", "network.publish", "network.tables",
+    "cni.add", "cni.delete", "cni.plug",
     "vm.start", "vm.end", "vm.domain",
     "restore.run", "restore.vm", "restore.pod",
     "database.session", "api.request",

@@ -18,7 +18,8 @@ from typing import Any
 import structlog
 
 from hyperd.errors import HostFault, HyperError
-from hyperd.network.cni import conf
+from hyperd.failpoint import failpoint
+from hyperd.network.cni import conf, plugins
 from hyperd.network.cni.conf import NetworkList
 from hyperd.network.cni.namespace import Found, Namespace
 from hyperd.network.cni.plugins import Plugins, Result, Target
@@ -132,6 +133,7 @@ class Attachments:
         self._plugins = plugins
         self._lock = threading.Lock()
         self._known: dict[str, Attachment] = {}
+        self._inherited: set[str] = set()  # pods of earlier daemons, which may have left plugins at work
 
     def open(self) -> None:
         """Read what earlier daemons have written. Errors: HostFault."""
@@ -152,7 +154,7 @@ class Attachments:
         except OSError as error:
             raise HostFault("the files of networks (CNI) cannot be read", details=str(error)) from error
         with self._lock:
-            self._known = known
+            self._known, self._inherited = known, set(known)
 
     def get(self, pod: str) -> Attachment | None:
         """Return the attachment of a pod that is complete."""
@@ -181,13 +183,17 @@ class Attachments:
         self.remove(pod)  # what a daemon that was killed has begun, or the host has lost
         one = Attachment(pod=pod, network=self._network(), args=args, runtime=runtime)
         self._keep(one)
+        failpoint("cni.add.noted")
         try:
             one.namespace.make()
+            failpoint("cni.add.namespace_made")
             one = dataclasses.replace(one, result=self._plugins.add(one.network, one.target()))
             self._keep(one)
+            failpoint("cni.add.result_kept")
             found = one.namespace.find(INTERFACE)
             one = dataclasses.replace(one, found=found)
             self._keep(one)
+            failpoint("cni.add.complete")
         except BaseException:
             try:
                 self.remove(pod)
@@ -218,14 +224,19 @@ class Attachments:
             one = self._known.get(pod)
         if one is None:
             return
+        if pod in self._inherited:
+            plugins.end(pod)  # those of a daemon that was killed go on, and would add what has been deleted
         self._plugins.delete(one.network, one.target(), one.result)
         one.namespace.remove()
+        failpoint("cni.delete.namespace_removed")
         try:
             self._path(pod).unlink(missing_ok=True)
         except OSError as error:
             raise HostFault("a file of networks (CNI) cannot be removed", details=str(error)) from error
+        failpoint("cni.delete.file_removed")
         with self._lock:
             self._known.pop(pod, None)
+            self._inherited.discard(pod)
         log.info("cni.removed", pod=pod, network=one.network.name)
 
     def reconcile(self, pods: Collection[str]) -> None:

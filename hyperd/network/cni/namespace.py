@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperd.errors import HostFault, NotSupported
+from hyperd.failpoint import failpoint
 from hyperd.network.bridge import exists
 
 DIRECTORY = Path("/run/netns")  # ip-netns(8)
@@ -98,6 +99,7 @@ class Namespace:
         if not exists(tap) and self._json("link", "show", "dev", tap):
             return
         _run("ip", "link", "set", tap, "netns", self.name)
+        failpoint("cni.plug.tap_moved")
         lines = [f"link set {tap} addrgenmode none", f"link set {tap} up", f"link set {interface} up"]
         _run("ip", "-n", self.name, "-batch", "-", given=lines)
         both = ((interface, tap), (tap, interface))
@@ -107,6 +109,7 @@ class Namespace:
             for one, other in both
         ]
         _run("tc", "-n", self.name, "-batch", "-", given=lines)
+        failpoint("cni.plug.joined")
 
     def _json(self, *words: str) -> list[dict[str, Any]]:
         output = _run("ip", "-n", self.name, "-j", *words)

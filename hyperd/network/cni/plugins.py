@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,12 +16,14 @@ from typing import Any
 import structlog
 
 from hyperd.errors import Busy, HostFault, Timeout
+from hyperd.failpoint import failpoint
 from hyperd.network.cni.conf import NetworkList, missing
 
 log = structlog.get_logger(__name__)
 
 TIMEOUT = 60.0  # seconds of one plugin
 MAX_OUTPUT = 1 << 20  # bytes
+_ENDS_WITHIN = 10.0  # seconds for a killed process
 TRY_AGAIN = 11  # an error's code
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -66,6 +69,7 @@ class Plugins:
         result: Result | None = None
         for plugin in network.plugins:
             result = self._run("ADD", plugin, network, target, result)
+            failpoint("cni.add.plugin_done")
         if result is None:
             raise HostFault(f"the plugins of the network {network.name} gave no result")
         return result
@@ -81,6 +85,7 @@ class Plugins:
         known = None if network.version in ("0.3.0", "0.3.1") else result
         for plugin in reversed(network.plugins):
             self._run("DEL", plugin, network, target, known)
+            failpoint("cni.delete.plugin_done")
 
     def _run(
         self, command: str, plugin: Mapping[str, Any], network: NetworkList, target: Target, result: Result | None
@@ -153,6 +158,33 @@ class Plugins:
         if len(output) > MAX_OUTPUT:
             raise HostFault(f"the network plugin {what} gave more than {MAX_OUTPUT} bytes")
         return process.returncode, output, errors
+
+
+def end(container: str) -> None:
+    """Kill what plugins of an earlier daemon still do for a container, with what they have started; wait for the end.
+
+    Errors: Timeout.
+    """
+    until = time.monotonic() + _ENDS_WITHIN
+    while found := _at_work(container):
+        if time.monotonic() > until:
+            raise Timeout(f"network plugins of container {container} do not end", details=f"processes {found}")
+        for pid in found:
+            log.warning("cni.plugin_ended", container=container, pid=pid)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)  # they are not our children: nobody tells when they have ended
+
+
+def _at_work(container: str) -> list[int]:
+    """Return the processes that have been told to work for a container; those that have ended have no environment."""
+    found, word = [], f"CNI_CONTAINERID={container}".encode()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                if word in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+    return found
 
 
 def _failure(brief: str, output: bytes, errors: bytes) -> HostFault | Busy:
