@@ -12,6 +12,7 @@ from hyperd.vm.libvirt import capscache
 
 TEXT = """<qemuCaps>
   <emulator>/usr/bin/qemu-system-x86_64</emulator>
+  <qemuctime>17</qemuctime>
   <flag name='kvm'/>
   <cpu type='tcg' name='max' usable='yes'/>
   <cpu type='tcg' name='EPYC' typename='EPYC-x86_64-cpu' usable='no'>
@@ -75,3 +76,61 @@ def test_a_probe_that_fails_is_no_failure(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(capscache, "_PROBE", "raise SystemExit(3)")
     prepare(tmp_path)
     assert not list(tmp_path.rglob("*.xml"))
+
+
+@pytest.fixture
+def probes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let there be a directory for what roots share, and a probe that only writes; give who was probed."""
+    probed: list[str] = []
+    monkeypatch.setattr(capscache, "RUN", tmp_path)
+
+    def probe(words: list[str], **_options: object) -> None:
+        probed.append(words[5])
+        (cache_of(Path(words[5])).parent).mkdir(parents=True)
+        cache_of(Path(words[5])).write_text(f"<a><emulator>{words[5]}</emulator><qemuctime>1</qemuctime>\n</a>")
+
+    monkeypatch.setattr(subprocess, "run", probe)
+    return probed
+
+
+def cache_of(script: Path) -> Path:
+    return script.parent / "cache/qemu/capabilities" / f"{hashlib.sha256(bytes(script)).hexdigest()}.xml"
+
+
+def opened(script: Path, qemu: Path) -> str:
+    """Prepare the cache of a root with a script; give what libvirt finds there."""
+    script.parent.mkdir()
+    script.write_text("exec qemu")
+    capscache.prepare(script.parent, uri="qemu:///embed", emulator=str(script), kinds=("qemu",), qemu=qemu)
+    return cache_of(script).read_text()
+
+
+@pytest.mark.root
+def test_roots_share_what_is_known_of_a_qemu(tmp_path: Path, probes: list[str]) -> None:
+    qemu = tmp_path / "qemu"
+    qemu.touch()
+    first, second, third = (tmp_path / name / "script & more" for name in ("a", "b", "c"))
+    opened(first, qemu)
+    changed = int(qemu.stat().st_ctime)
+    found = opened(second, qemu)
+    assert probes == [str(first)]
+    assert f"<emulator>{tmp_path}/b/script &amp; more</emulator>" in found
+    assert int(second.stat().st_ctime) >= changed
+    assert f"<qemuctime>{int(second.stat().st_ctime)}</qemuctime>" in found
+    (shared,) = tmp_path.glob("hyperd-qemu-*")
+    assert shared.stat().st_mode & 0o777 == 0o600
+    qemu.write_text("another one")
+    opened(third, qemu)
+    assert probes == [str(first), str(third)]
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("text", [b"", b"<a/>", b"<emulator>a</emulator>", b"<qemuctime>1</qemuctime>" * 2])
+def test_what_is_shared_and_looks_otherwise_is_not_used(tmp_path: Path, probes: list[str], text: bytes) -> None:
+    qemu = tmp_path / "qemu"
+    qemu.touch()
+    opened(tmp_path / "a" / "script", qemu)
+    (shared,) = tmp_path.glob("hyperd-qemu-*")
+    shared.write_bytes(text)
+    opened(tmp_path / "b" / "script", qemu)
+    assert len(probes) == 2

@@ -119,6 +119,7 @@ class LibvirtDriver(VmDriver):
         host = Host(
             uri=self._settings.uri,
             emulator=program,
+            qemu=wrapper.qemu if wrapper else emulator.find(program) if program else None,
             directory=directory,
             on_event=self._events.put,
             renew=wrapper.write if wrapper else lambda: None,

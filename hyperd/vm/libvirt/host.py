@@ -111,7 +111,8 @@ class Host:
 
     Args:
         uri: libvirt's; empty = the embedded driver.
-        emulator: path of QEMU; empty = libvirt's choice.
+        emulator: path of QEMU, or of a script that becomes it; empty = libvirt's choice.
+        qemu: QEMU itself, where it is known.
         directory: root directory of the embedded driver.
         on_event: called from libvirt's event thread with every stop of a domain; must only enqueue.
         renew: called before a VM is made; may replace the emulator's file.
@@ -124,10 +125,12 @@ class Host:
         uri: str,
         emulator: str,
         directory: Path,
+        qemu: Path | None = None,
         on_event: Callable[[VmEvent], None],
         renew: Callable[[], None] = lambda: None,
     ) -> None:
         self._emulator = emulator
+        self._qemu = qemu
         self._renew = renew
         self.embedded = not uri
         self.uri = uri or f"qemu:///embed?root={directory}"
@@ -167,7 +170,7 @@ class Host:
         with pinned():
             if self.embedded:
                 kinds = tuple(_VIRT_TYPES[name] for name in accelerators)
-                capscache.prepare(self._directory, uri=self.uri, emulator=self._emulator, kinds=kinds)
+                capscache.prepare(self._directory, uri=self.uri, emulator=self._emulator, kinds=kinds, qemu=self._qemu)
             try:
                 connection = libvirt.open(self.uri)
             except libvirt.libvirtError as error:
