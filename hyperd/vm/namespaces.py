@@ -10,24 +10,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import shutil
-import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import structlog
 
+from hyperd.capabilities import Holder
 from hyperd.config.model import IDS_PER_VM
 from hyperd.errors import HostFault
 from hyperd.vm import mounts
 
 log = structlog.get_logger(__name__)
 
-_TIMEOUT = 20.0  # seconds for a process to start on a host that is busy
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -39,94 +35,38 @@ def tool(name: str) -> str:
     return found
 
 
-class Keeper:
-    """A process in a user namespace, without any capability, that holds descriptors open for a QEMU in the same one.
-
-    It ends with the block, or with this daemon.
+@contextlib.contextmanager
+def keeper(descriptors: Sequence[int], *, uid: int, namespace: int = -1) -> Iterator[Holder]:
+    """Hold descriptors open for a QEMU in a user namespace, by a process in it that has no capability.
 
     Args:
         descriptors: to hold.
         uid: the id of the host that is the namespace's 0; the ids after it are the namespace's, too.
-        namespace: descriptor of one that there is; -1 = a new one.
+        namespace: descriptor of one that there is; -1 = a new one, which ends with the last process in it.
+
+    Errors: HostFault.
 
     """
-
-    def __init__(self, descriptors: Sequence[int], *, uid: int, namespace: int = -1) -> None:
-        self._descriptors = list(descriptors)
-        self._uid = uid
-        self._namespace = namespace
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Self:
+    held = list(descriptors)
+    with contextlib.ExitStack() as stack:
         try:
-            self._start()
+            through = [tool("setpriv"), f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+            if namespace >= 0:
+                held.append(namespace)
+                through += ["--inh-caps=-all", "--"]
+                through += [tool("nsenter"), f"--user=/proc/self/fd/{namespace}", "--preserve-credentials", "--"]
+                through += [tool("setpriv"), "--inh-caps=-all", "--bounding-set=-all", "--"]
+            else:
+                # Its owner is that user, who may enter it; where not everybody may make one, the capability does it.
+                through += ["--inh-caps=-all,+sys_admin", "--ambient-caps=-all,+sys_admin", "--"]
+                through += [tool("unshare"), "--user", "--"]
+            holder = stack.enter_context(Holder(held, through=through))
+            if namespace < 0:  # it is given ids when it is what it shall be, so that it never had a capability there
+                for name in ("uid_map", "gid_map"):
+                    Path(f"/proc/{holder.pid}/{name}").write_text(f"0 {uid} {IDS_PER_VM}\n", encoding="ascii")
         except (OSError, HostFault) as error:
-            self.__exit__(None, None, None)
             raise HostFault("a VM cannot have a user namespace of its own", details=str(error)) from error
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
-
-    def path(self, descriptor: int) -> Path:
-        """Return the way to one of the descriptors."""
-        return Path(f"/proc/{self._running().pid}/fd/{descriptor}")
-
-    @property
-    def namespace(self) -> Path:
-        """The way to the namespace."""
-        return Path(f"/proc/{self._running().pid}/ns/user")
-
-    def _running(self) -> subprocess.Popen[bytes]:
-        if self._process is None:
-            raise HostFault("there is no process in the user namespace")
-        return self._process
-
-    def _start(self) -> None:
-        user = [tool("setpriv"), f"--reuid={self._uid}", f"--regid={self._uid}", "--clear-groups"]
-        held = list(self._descriptors)
-        if self._namespace >= 0:
-            held.append(self._namespace)
-            enter = [tool("nsenter"), f"--user=/proc/self/fd/{self._namespace}", "--preserve-credentials", "--"]
-            enter += [tool("setpriv"), "--inh-caps=-all", "--bounding-set=-all", "--"]
-            words = [*user, "--inh-caps=-all", "--", *enter]
-        else:
-            # Its owner is that user, who may enter it; where not everybody may make one, the capability does it.
-            words = [*user, "--inh-caps=-all,+sys_admin", "--ambient-caps=-all,+sys_admin", "--"]
-            words += [tool("unshare"), "--user", "--"]
-        # cat ends when this daemon does: its standard input is a pipe from here. It says what it is told when it is
-        # where it shall be; then ids are given to the namespace, so that it never had a capability there.
-        self._process = process = subprocess.Popen(
-            [*words, "/bin/cat"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            pass_fds=held,
-        )
-        _greet(process)
-        if self._namespace < 0:
-            for name in ("uid_map", "gid_map"):
-                Path(f"/proc/{process.pid}/{name}").write_text(f"0 {self._uid} {IDS_PER_VM}\n", encoding="ascii")
-
-
-def _greet(process: subprocess.Popen[bytes]) -> None:
-    """Wait until a process gives back what it reads. Errors: OSError, HostFault."""
-    if process.stdin is None or process.stdout is None or process.stderr is None:
-        raise HostFault("a process was started without pipes")
-    with contextlib.suppress(BrokenPipeError):  # it has ended: it says why
-        process.stdin.write(b"\n")
-        process.stdin.flush()
-    waiting = select.poll()
-    waiting.register(process.stdout, select.POLLIN)
-    if not waiting.poll(_TIMEOUT * 1000):
-        raise HostFault(f"a process in the namespace did not start within {_TIMEOUT:g} s")
-    if os.read(process.stdout.fileno(), 1) != b"\n":
-        raise HostFault("no process can be started there", details=process.stderr.read(500).decode("utf-8", "replace"))
+        yield holder
 
 
 class Mappings:
@@ -199,8 +139,8 @@ class Mappings:
     def _tried(self) -> int:
         with self._lock:
             if self._namespace < 0:
-                with Keeper([], uid=self._uids.start) as keeper:
-                    self._namespace = os.open(keeper.namespace, os.O_RDONLY | os.O_CLOEXEC)
+                with keeper([], uid=self._uids.start) as holder:
+                    self._namespace = os.open(holder.namespace, os.O_RDONLY | os.O_CLOEXEC)
             return self._namespace
 
     def _culprit(self, source: int) -> str:

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from hyperd.capabilities import Holder
 from hyperd.config.model import HypervisorConfig
 from hyperd.errors import HostFault
 from hyperd.vm import mounts, namespaces
 from hyperd.vm.driver import Separation
 from hyperd.vm.libvirt.emulator import VARIABLE, Wrapper
 from hyperd.vm.model import HostFiles
-from hyperd.vm.namespaces import Keeper, Mappings
+from hyperd.vm.namespaces import Mappings, keeper
 
 UIDS = HypervisorConfig().blocks
 FIRST, SECOND = UIDS[0], UIDS[1]
@@ -33,9 +34,9 @@ def opened(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def enter(keeper: Keeper, uid: int, *words: str) -> subprocess.CompletedProcess[str]:
+def enter(holder: Holder, uid: int, *words: str) -> subprocess.CompletedProcess[str]:
     """Run a program as root of a namespace, from outside as its owner."""
-    who = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "nsenter", f"--user={keeper.namespace}"]
+    who = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "nsenter", f"--user={holder.namespace}"]
     return subprocess.run(
         [*who, "--preserve-credentials", "--", *words], capture_output=True, text=True, check=False, timeout=60
     )
@@ -52,10 +53,10 @@ def test_each_vm_has_its_own_ids() -> None:
 
 
 def test_root_of_a_namespace_is_nobody_outside(tmp_path: Path) -> None:
-    with Keeper([], uid=FIRST) as keeper, Keeper([], uid=SECOND) as other:
+    with keeper([], uid=FIRST) as holder, keeper([], uid=SECOND) as other:
         for name in ("uid_map", "gid_map"):
-            assert (keeper.namespace.parents[1] / name).read_text().split() == ["0", str(FIRST), "65536"]
-        status = (keeper.namespace.parents[1] / "status").read_text()
+            assert (holder.namespace.parents[1] / name).read_text().split() == ["0", str(FIRST), "65536"]
+        status = (holder.namespace.parents[1] / "status").read_text()
         assert f"Uid:\t{FIRST}\t{FIRST}" in status
         assert "CapEff:\t0000000000000000" in status
         assert "CapPrm:\t0000000000000000" in status
@@ -63,10 +64,10 @@ def test_root_of_a_namespace_is_nobody_outside(tmp_path: Path) -> None:
         secret.write_text("x")
         secret.chmod(0o600)
         for path in (secret, Path("/etc/shadow")):
-            assert "Permission denied" in enter(keeper, FIRST, "cat", str(path)).stderr
-        assert enter(keeper, FIRST, "id", "-u").stdout == "0\n"
+            assert "Permission denied" in enter(holder, FIRST, "cat", str(path)).stderr
+        assert enter(holder, FIRST, "id", "-u").stdout == "0\n"
         assert enter(other, FIRST, "true").returncode != 0  # another one is not its to enter
-        process = keeper.namespace.parents[1]
+        process = holder.namespace.parents[1]
     with pytest.raises(ProcessLookupError):
         os.kill(int(process.name), 0)
 
@@ -75,16 +76,16 @@ def test_files_that_are_mapped_have_the_same_owners_inside(tmp_path: Path) -> No
     (tmp_path / "f").write_text("x\n")
     os.chown(tmp_path / "f", 1000, 1001)
     (tmp_path / "f").chmod(0o600)
-    with Keeper([], uid=FIRST) as made, opened(tmp_path) as source, made.namespace.open("rb") as namespace:
+    with keeper([], uid=FIRST) as made, opened(tmp_path) as source, made.namespace.open("rb") as namespace:
         tree = mounts.clone(source, "", recursive=True, readonly=False, namespace=namespace.fileno())
         try:
-            with Keeper([tree], uid=FIRST, namespace=namespace.fileno()) as keeper:
+            with keeper([tree], uid=FIRST, namespace=namespace.fileno()) as holder:
                 script = (
-                    f"cd {keeper.path(tree)}/ && stat -c %u:%g f && cat f && echo n > new && chown 999:65535 new; "
+                    f"cd {holder.path(tree)}/ && stat -c %u:%g f && cat f && echo n > new && chown 999:65535 new; "
                     "chown 65536 new || echo none"
                 )
-                assert enter(keeper, FIRST, "sh", "-c", script).stdout == "1000:1001\nx\nnone\n"
-                assert not enter(keeper, SECOND, "ls", f"{keeper.path(tree)}/").stdout
+                assert enter(holder, FIRST, "sh", "-c", script).stdout == "1000:1001\nx\nnone\n"
+                assert not enter(holder, SECOND, "ls", f"{holder.path(tree)}/").stdout
         finally:
             os.close(tree)
     assert ((tmp_path / "new").stat().st_uid, (tmp_path / "new").stat().st_gid) == (999, 65535)
@@ -128,7 +129,7 @@ def test_a_file_system_below_that_cannot_be_mapped_is_named(tmp_path: Path) -> N
 def test_a_host_without_namespaces_is_an_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(namespaces, "tool", lambda _name: "/bin/false")
     mappings = Mappings(UIDS, tmp_path)
-    with pytest.raises(HostFault), Keeper([], uid=FIRST):
+    with pytest.raises(HostFault), keeper([], uid=FIRST):
         pass
     assert "namespace" in mappings.obstacle_anywhere()
 
@@ -157,10 +158,10 @@ def test_the_wrapper_starts_qemu_in_a_namespace_or_as_it_is(wrapper: Wrapper) ->
     plain = subprocess.run([wrapper.path, "-a", "b c"], capture_output=True, text=True, check=True, env={})
     assert plain.stdout.startswith("-a b c\n")
     assert plain.stdout.split()[-3:] == Path("/proc/self/uid_map").read_text().split()
-    with Keeper([], uid=FIRST) as keeper:
+    with keeper([], uid=FIRST) as holder:
         done = subprocess.run(
             [wrapper.path, "-a", "b c"], capture_output=True, text=True, check=True, user=FIRST, group=UIDS.start,
-            extra_groups=[UIDS.start], env={VARIABLE: str(keeper.namespace)},
+            extra_groups=[UIDS.start], env={VARIABLE: str(holder.namespace)},
         )  # fmt: skip
     assert "CapEff:\t000000000000001b\n" in done.stdout
     assert done.stdout.split()[-3:] == ["0", str(FIRST), "65536"]

@@ -44,7 +44,7 @@ from hyperd.vm.libvirt.host import Capabilities, Host
 from hyperd.vm.libvirt.memory import Memories
 from hyperd.vm.libvirt.reaper import Reaper, read_pid
 from hyperd.vm.libvirt.tsc import TscClock
-from hyperd.vm.namespaces import Keeper
+from hyperd.vm.namespaces import keeper
 
 log = structlog.get_logger(__name__)
 
@@ -305,16 +305,16 @@ class LibvirtDriver(VmDriver):
             if not descriptors and not spec.mapped:
                 yield spec, memory, None
                 return
-            if spec.mapped:
-                keeper = stack.enter_context(Keeper(descriptors, uid=spec.uid))
-                find, namespace = keeper.path, keeper.namespace
-            else:
-                user = (spec.uid, self._platform.gid) if spec.uid else None
-                find, namespace = stack.enter_context(Holder(descriptors, user=user)).path, None
-            shares = tuple(
-                replace(share, path=find(share.descriptor)) if share.descriptor >= 0 else share for share in spec.shares
+            user = (spec.uid, self._platform.gid) if spec.uid else None
+            holder = stack.enter_context(
+                keeper(descriptors, uid=spec.uid) if spec.mapped else Holder(descriptors, user=user)
             )
-            yield replace(spec, shares=shares), find(lent) if lent >= 0 else memory, namespace
+            shares = tuple(
+                replace(share, path=holder.path(share.descriptor)) if share.descriptor >= 0 else share
+                for share in spec.shares
+            )
+            way = holder.path(lent) if lent >= 0 else memory
+            yield replace(spec, shares=shares), way, holder.namespace if spec.mapped else None
 
     def separates(self, kernel: Path, initrd: Path) -> Separation:
         if not self._settings.uid_range or self._settings.uri or os.geteuid() != 0:
@@ -558,8 +558,8 @@ class LibvirtDriver(VmDriver):
                     f"{disk.path} cannot be mapped into a VM", details=error.strerror or str(error)
                 ) from error
             stack.callback(os.close, file)
-            keeper = stack.enter_context(Keeper([file], uid=user[0], namespace=namespace))
-            guest.attach(designer.disk(replace(disk, path=keeper.path(file))))
+            holder = stack.enter_context(keeper([file], uid=user[0], namespace=namespace))
+            guest.attach(designer.disk(replace(disk, path=holder.path(file))))
 
     def detach_disk(self, vm_id: str, lun: int) -> None:
         guest = self._guest(vm_id)

@@ -13,7 +13,7 @@ import subprocess
 from pathlib import Path
 
 from hyperd.errors import HostFault
-from hyperd.vm.namespaces import Keeper, tool
+from hyperd.vm.namespaces import keeper, tool
 
 VARIABLE = "HYPERD_NAMESPACE"  # in QEMU's environment: the way to the namespace
 # Of root of the namespace, over its ids only: what 9p needs. Not mknod, which nobody has in a namespace anyway.
@@ -80,10 +80,10 @@ class Wrapper:
     def try_out(self, uid: int, gid: int) -> str:
         """Start QEMU in a namespace, to see its version only; return why that failed, empty when it did not."""
         try:
-            with Keeper([], uid=uid) as keeper:
+            with keeper([], uid=uid) as holder:
                 subprocess.run(
                     [self.path, "--version"],
-                    env={VARIABLE: str(keeper.namespace)},
+                    env={VARIABLE: str(holder.namespace)},
                     stdin=subprocess.DEVNULL,
                     capture_output=True,
                     timeout=_TIMEOUT,
