@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import pytest
 
-from tests.support.cloud import CloudProcess
+from tests.support.cloud import CloudProcess, over_one_engine
 from tests.support.described import Described
 from tests.support.docker_engine import FakeEngine
 
@@ -45,15 +46,12 @@ def cloud(engines: tuple[FakeEngine, FakeEngine], tmp_path_factory: pytest.TempP
 @pytest.fixture(scope="module")
 def engine() -> Iterator[FakeEngine]:
     """The one engine of ``running``."""
-    made = FakeEngine()
-    yield made
-    made.close()
+    with contextlib.closing(FakeEngine()) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
 def running(engine: FakeEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CloudProcess]:
     """A server with one engine, for tests that break either."""
-    made = CloudProcess(tmp_path_factory.mktemp("cloud")).start()
-    assert made.add_engine("one", engine.url).status == 201
-    yield made
-    made.stop()
+    with over_one_engine(tmp_path_factory.mktemp("cloud"), engine, "one") as made:
+        yield made

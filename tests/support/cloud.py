@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -13,11 +14,12 @@ import time
 import urllib.error
 import urllib.request
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.docker_engine import FakeEngine
 from tests.support.ports import free_port
 from tests.support.until import until
 
@@ -167,3 +169,14 @@ class CloudProcess:
                 return found
             assert time.monotonic() < deadline, found
             time.sleep(0.03)
+
+
+@contextlib.contextmanager
+def over_one_engine(root: Path, engine: FakeEngine, name: str, labels: Sequence[str] = ()) -> Iterator[CloudProcess]:
+    """Yield a server in this directory with an engine of this name."""
+    server = CloudProcess(root).start()
+    try:
+        assert server.add_engine(name, engine.url, list(labels)).status == 201
+        yield server
+    finally:
+        server.stop()

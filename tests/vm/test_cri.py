@@ -26,12 +26,22 @@ pytestmark = [pytest.mark.vm, pytest.mark.registry]
 MIB = 2**20
 
 
+def start_cri(host: Host) -> None:
+    host.daemon.start("--cri", f"unix://{host.daemon.directory}/cri.sock")
+
+
+def kill_and_start(cri: CriClient, host: Host) -> None:
+    host.daemon.kill()
+    start_cri(host)
+    until(lambda: cri.Version().version == "0.1.0")
+
+
 @pytest.fixture(scope="module")
 def host(registry: RegistryServer) -> Iterator[Host]:
     daemon, host = launch(registry)
     with daemon:
         daemon.stop()
-        daemon.start("--cri", f"unix://{daemon.directory}/cri.sock")
+        start_cri(host)
         host.image = f"{registry.host}/busybox"
         yield host
         host.assert_clean()
@@ -46,6 +56,20 @@ def cri(host: Host) -> Iterator[CriClient]:
             client.RemovePodSandbox(pod_sandbox_id=one.id)
 
 
+def make_sandbox(cri: CriClient, name: str, **config: object) -> str:
+    """Run a sandbox without containers; give its id."""
+    config["metadata"] = {"name": name, "uid": name, "namespace": "default"}
+    return str(cri.RunPodSandbox(config=config).pod_sandbox_id)
+
+
+def run(cri: CriClient, host: Host, sandbox: str, *command: str, name: str = "main", **config: object) -> str:
+    """Create and start a container; give its id."""
+    config |= {"metadata": {"name": name}, "image": {"image": host.image}, "command": command}
+    container = str(cri.CreateContainer(pod_sandbox_id=sandbox, config=config).container_id)
+    cri.StartContainer(container_id=container)
+    return container
+
+
 def inside(cri: CriClient, container: str, script: str) -> str:
     found = cri.ExecSync(container_id=container, cmd=["sh", "-c", script], timeout=150)
     assert found.exit_code == 0, (script, found)
@@ -57,17 +81,16 @@ def test_a_pod(cri: CriClient, host: Host, tmp_path: Path) -> None:
     shared.mkdir(mode=0o777)
     shared.chmod(0o777)
     (shared / "file").write_text("from the host\n")
-    sandbox = cri.RunPodSandbox(
-        config={
-            "metadata": {"name": "web", "uid": "1", "namespace": "default"},
-            "hostname": "web",
-            "dns_config": {"servers": ["10.0.0.10"], "searches": ["default.svc"]},
-            "linux": {
-                "resources": {"memory_limit_in_bytes": 128 * MIB, "cpu_quota": 200_000, "cpu_period": 100_000},
-                "sysctls": {"net.ipv4.ip_unprivileged_port_start": "0"},
-            },
-        }
-    ).pod_sandbox_id
+    sandbox = make_sandbox(
+        cri,
+        "web",
+        hostname="web",
+        dns_config={"servers": ["10.0.0.10"], "searches": ["default.svc"]},
+        linux={
+            "resources": {"memory_limit_in_bytes": 128 * MIB, "cpu_quota": 200_000, "cpu_period": 100_000},
+            "sysctls": {"net.ipv4.ip_unprivileged_port_start": "0"},
+        },
+    )
     before = cri.PodSandboxStatus(pod_sandbox_id=sandbox).status
     security = {
         "capabilities": {"drop_capabilities": ["ALL"]},
@@ -128,21 +151,11 @@ def test_a_pod(cri: CriClient, host: Host, tmp_path: Path) -> None:
     assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     # A second container, with a path of its own while the first runs.
     (tmp_path / "late").write_text("later\n")
-    second = cri.CreateContainer(
-        pod_sandbox_id=sandbox,
-        config={
-            "metadata": {"name": "second"},
-            "image": {"image": host.image},
-            "command": ["sleep", "1000"],
-            "mounts": [{"container_path": "/late", "host_path": str(tmp_path / "late"), "readonly": True}],
-        },
-    ).container_id
-    cri.StartContainer(container_id=second)
+    mounts = [{"container_path": "/late", "host_path": str(tmp_path / "late"), "readonly": True}]
+    second = run(cri, host, sandbox, "sleep", "1000", name="second", mounts=mounts)
     assert inside(cri, second, "cat /late") == "later"
     # The daemon is killed: the pod runs on.
-    host.daemon.kill()
-    host.daemon.start("--cri", f"unix://{host.daemon.directory}/cri.sock")
-    until(lambda: cri.Version().version == "0.1.0")
+    kill_and_start(cri, host)
     assert cri.ContainerStatus(container_id=container).status.state == pb.CONTAINER_RUNNING
     assert inside(cri, container, "cat /shared/began") == "began"
     cri.StopContainer(container_id=container, timeout=1)
@@ -151,20 +164,9 @@ def test_a_pod(cri: CriClient, host: Host, tmp_path: Path) -> None:
 
 
 def test_logs_over_the_daemons_death(cri: CriClient, host: Host, tmp_path: Path) -> None:
-    metadata = {"name": "logs", "uid": "3", "namespace": "default"}
-    config = {"metadata": metadata, "log_directory": str(tmp_path)}
-    sandbox = cri.RunPodSandbox(config=config).pod_sandbox_id
+    sandbox = make_sandbox(cri, "logs", log_directory=str(tmp_path))
     script = "i=0; while [ $i -lt 30000 ]; do i=$((i+1)); echo line $i; echo error $i >&2; done; echo end"
-    container = cri.CreateContainer(
-        pod_sandbox_id=sandbox,
-        config={
-            "metadata": {"name": "main"},
-            "image": {"image": host.image},
-            "command": ["sh", "-c", script],
-            "log_path": "main/0.log",
-        },
-    ).container_id
-    cri.StartContainer(container_id=container)
+    container = run(cri, host, sandbox, "sh", "-c", script, log_path="main/0.log")
     path = tmp_path / "main/0.log"
     rotated: list[Path] = []
     for number in range(3):
@@ -173,15 +175,11 @@ def test_logs_over_the_daemons_death(cri: CriClient, host: Host, tmp_path: Path)
         rotated.append(tmp_path / f"main/0.log.{number}")
         path.rename(rotated[-1])
         if number == 1:  # killed before kubelet can have it opened again
-            host.daemon.kill()
-            host.daemon.start("--cri", f"unix://{host.daemon.directory}/cri.sock")
-            until(lambda: cri.Version().version == "0.1.0")
+            kill_and_start(cri, host)
         cri.ReopenContainerLog(container_id=container)
         if number != 1:
             until(path.exists)
-            host.daemon.kill()
-            host.daemon.start("--cri", f"unix://{host.daemon.directory}/cri.sock")
-            until(lambda: cri.Version().version == "0.1.0")
+            kill_and_start(cri, host)
     until(lambda: cri.ContainerStatus(container_id=container).status.state == pb.CONTAINER_EXITED, 120)
     found: dict[str, list[str]] = {"stdout": [], "stderr": []}
     for file in (*rotated, path):
@@ -198,14 +196,8 @@ def kube(cri: CriClient, host: Host) -> Iterator[KubeProxy]:
     """A sandbox with an echo server, as kubectl sees it."""
     if shutil.which("kubectl") is None:
         pytest.skip("there is no kubectl")
-    metadata = {"name": "ports", "uid": "4", "namespace": "default"}
-    sandbox = cri.RunPodSandbox(config={"metadata": metadata}).pod_sandbox_id
-    script = "nc -ll -p 7000 -e cat & exec sleep 1000"
-    container = cri.CreateContainer(
-        pod_sandbox_id=sandbox,
-        config={"metadata": {"name": "main"}, "image": {"image": host.image}, "command": ["sh", "-c", script]},
-    ).container_id
-    cri.StartContainer(container_id=container)
+    sandbox = make_sandbox(cri, "ports")
+    container = run(cri, host, sandbox, "sh", "-c", "nc -ll -p 7000 -e cat & exec sleep 1000")
 
     def stream(kind: str, query: Query) -> str:
         if kind == "portforward":
@@ -262,19 +254,9 @@ def test_a_read_only_mount_is_so_with_what_is_mounted_below(cri: CriClient, host
     subprocess.run(["mount", "-t", "tmpfs", "none", str(below)], check=True)
     try:
         (below / "file").write_text("below\n")
-        metadata = {"name": "mounts", "uid": "5", "namespace": "default"}
-        sandbox = cri.RunPodSandbox(config={"metadata": metadata}).pod_sandbox_id
+        sandbox = make_sandbox(cri, "mounts")
         mount = {"container_path": "/mnt", "host_path": str(tmp_path), "readonly": True, "recursive_read_only": True}
-        container = cri.CreateContainer(
-            pod_sandbox_id=sandbox,
-            config={
-                "metadata": {"name": "main"},
-                "image": {"image": host.image},
-                "command": ["sleep", "1000"],
-                "mounts": [mount],
-            },
-        ).container_id
-        cri.StartContainer(container_id=container)
+        container = run(cri, host, sandbox, "sleep", "1000", mounts=[mount])
         (shown,) = cri.ContainerStatus(container_id=container).status.mounts
         assert (shown.readonly, shown.recursive_read_only) == (True, True)
         assert inside(cri, container, "cat /mnt/below/file") == "below"
@@ -312,20 +294,14 @@ def test_what_kubelet_mounts(cri: CriClient, host: Host, tmp_path: Path) -> None
         end.chmod(0o666)
         hosts.write_text("10.1.2.3 of-kubelet\n")
         places = {"/config": secret, "/memory": memory, "/key": key, "/dev/termination-log": end, "/etc/hosts": hosts}
-        metadata = {"name": "mounted", "uid": "6", "namespace": "default"}
-        sandbox = cri.RunPodSandbox(config={"metadata": metadata}).pod_sandbox_id
-        config = {
-            "metadata": {"name": "main"},
-            "image": {"image": host.image},
-            "command": ["sh", "-c", "trap 'echo -n last words > /dev/termination-log; exit 3' TERM; sleep 1000 & wait"],
-            "mounts": [
-                {"container_path": path, "host_path": str(source), "readonly": source in (secret, key)}
-                for path, source in places.items()
-            ],
-            "linux": {"security_context": {"run_as_user": {"value": 1000}}},
-        }
-        container = cri.CreateContainer(pod_sandbox_id=sandbox, config=config).container_id
-        cri.StartContainer(container_id=container)
+        sandbox = make_sandbox(cri, "mounted")
+        script = "trap 'echo -n last words > /dev/termination-log; exit 3' TERM; sleep 1000 & wait"
+        mounts = [
+            {"container_path": path, "host_path": str(source), "readonly": source in (secret, key)}
+            for path, source in places.items()
+        ]
+        user = {"security_context": {"run_as_user": {"value": 1000}}}
+        container = run(cri, host, sandbox, "sh", "-c", script, mounts=mounts, linux=user)
         assert inside(cri, container, "cat /config/key /key; cat /etc/hosts") == "oneone10.1.2.3 of-kubelet"
         assert inside(cri, container, "echo x > /memory/file; cat /memory/file") == "x"
         assert (memory / "file").read_text() == "x\n"
@@ -351,18 +327,9 @@ def test_a_sandbox_whose_volumes_cannot_be_mapped_has_a_vm_that_can_have_them(
         os.chown(path, 70000, 0)  # an owner that no VM has, as a file system whose ids cannot be mapped
     subprocess.run(["mount", "--bind", str(tmp_path), str(volume)], check=True)
     try:
-        metadata = {"name": "odd", "uid": "odd", "namespace": "default"}
-        sandbox = cri.RunPodSandbox(config={"metadata": metadata}).pod_sandbox_id
-        container = cri.CreateContainer(
-            pod_sandbox_id=sandbox,
-            config={
-                "metadata": {"name": "main"},
-                "image": {"image": host.image},
-                "command": ["sleep", "1000"],
-                "mounts": [{"container_path": "/mnt", "host_path": str(volume)}],
-            },
-        ).container_id
-        cri.StartContainer(container_id=container)
+        sandbox = make_sandbox(cri, "odd")
+        mounts = [{"container_path": "/mnt", "host_path": str(volume)}]
+        container = run(cri, host, sandbox, "sleep", "1000", mounts=mounts)
         assert inside(cri, container, "stat -c %u /mnt /mnt/file").split() == ["70000", "70000"]
         cri.RemovePodSandbox(pod_sandbox_id=sandbox)
     finally:
@@ -373,8 +340,7 @@ def test_a_sandbox_whose_volumes_cannot_be_mapped_has_a_vm_that_can_have_them(
 def test_groups_of_the_image(cri: CriClient, host: Host, tmp_path: Path, policy: int, groups: set[str]) -> None:
     (tmp_path / "passwd").write_text("user:x:1000:1000::/:/bin/sh\n")
     (tmp_path / "group").write_text("of-the-image:x:50000:user\n")
-    metadata = {"name": "groups", "uid": str(policy), "namespace": "default"}
-    sandbox = cri.RunPodSandbox(config={"metadata": metadata}).pod_sandbox_id
+    sandbox = make_sandbox(cri, f"groups-{policy}")
     security = {
         "run_as_user": {"value": 1000},
         "run_as_group": {"value": 2000},
@@ -382,17 +348,7 @@ def test_groups_of_the_image(cri: CriClient, host: Host, tmp_path: Path, policy:
         "supplemental_groups_policy": policy,
     }
     files = [{"container_path": f"/etc/{name}", "host_path": str(tmp_path / name)} for name in ("passwd", "group")]
-    container = cri.CreateContainer(
-        pod_sandbox_id=sandbox,
-        config={
-            "metadata": {"name": "main"},
-            "image": {"image": host.image},
-            "command": ["sleep", "1000"],
-            "mounts": files,
-            "linux": {"security_context": security},
-        },
-    ).container_id
-    cri.StartContainer(container_id=container)
+    container = run(cri, host, sandbox, "sleep", "1000", mounts=files, linux={"security_context": security})
     first = inside(cri, container, "sed -n 's/^Groups:.//p' /proc/1/status")
     assert {*first.split(), "2000"} == groups
     assert set(inside(cri, container, "id -G").split()) == groups
@@ -400,63 +356,43 @@ def test_groups_of_the_image(cri: CriClient, host: Host, tmp_path: Path, policy:
 
 
 def test_processes_that_containers_share(cri: CriClient, host: Host) -> None:
-    metadata = {"name": "shared", "uid": "7", "namespace": "default"}
-    shared = {"security_context": {"namespace_options": {"pid": pb.POD}}}
-    sandbox = cri.RunPodSandbox(config={"metadata": metadata, "linux": shared}).pod_sandbox_id
+    sandbox = make_sandbox(cri, "shared", linux={"security_context": {"namespace_options": {"pid": pb.POD}}})
 
-    def run(name: str, script: str, **options: object) -> str:
-        config = {
-            "metadata": {"name": name},
-            "image": {"image": host.image},
-            "command": ["sh", "-c", script],
-            "linux": {"security_context": {"namespace_options": options}},
-        }
-        ident = str(cri.CreateContainer(pod_sandbox_id=sandbox, config=config).container_id)
-        cri.StartContainer(container_id=ident)
-        return ident
+    def start(name: str, script: str, **options: object) -> str:
+        linux = {"security_context": {"namespace_options": options}}
+        return run(cri, host, sandbox, "sh", "-c", script, name=name, linux=linux)
 
-    first = run("first", "setsid sleep 1111 & exec sleep 2222", pid=pb.POD)
-    second = run("second", "exec sleep 3333", pid=pb.POD)
-    alone = run("alone", "exec sleep 4444", pid=pb.CONTAINER)
+    first = start("first", "setsid sleep 1111 & exec sleep 2222", pid=pb.POD)
+    second = start("second", "exec sleep 3333", pid=pb.POD)
+    alone = start("alone", "exec sleep 4444", pid=pb.CONTAINER)
     assert inside(cri, second, "cat /proc/1/cmdline | tr '\\0' ' '") == "/pause --stay"
     seen = inside(cri, second, "ps -o args")
     assert [n in seen for n in ("1111", "2222", "3333", "4444")] == [True, True, True, False]
     assert inside(cri, alone, "cat /proc/1/cmdline | tr '\\0' ' '") == "sleep 4444"
     # Process 1 is nobody's: it cannot be ended, and what it sees is nothing.
     assert inside(cri, second, "kill -9 1; ls /proc/1/root/sbin 2>/dev/null || echo nothing") == "nothing"
-    debug = run("debug", "exec sleep 5555", pid=pb.TARGET, target_id=alone)
+    debug = start("debug", "exec sleep 5555", pid=pb.TARGET, target_id=alone)
     assert "4444" in inside(cri, debug, "ps -o args")
-    host.daemon.kill()
-    host.daemon.start("--cri", f"unix://{host.daemon.directory}/cri.sock")
-    until(lambda: cri.Version().version == "0.1.0")
+    kill_and_start(cri, host)
     # What a container leaves behind ends with it; those beside it do not.
     cri.StopContainer(container_id=first, timeout=0)
     until(lambda: cri.ContainerStatus(container_id=first).status.state == pb.CONTAINER_EXITED)
     seen = inside(cri, second, "ps -o args")
     assert [n in seen for n in ("1111", "2222", "3333")] == [False, False, True]
-    third = run("third", "exec sleep 6666", pid=pb.POD)
+    third = start("third", "exec sleep 6666", pid=pb.POD)
     assert "3333" in inside(cri, third, "ps -o args")
     cri.StopContainer(container_id=alone, timeout=0)
     until(lambda: cri.ContainerStatus(container_id=debug).status.state == pb.CONTAINER_EXITED)
     with pytest.raises(grpc.RpcError) as caught:
-        run("late", "true", pid=pb.TARGET, target_id=alone)
+        start("late", "true", pid=pb.TARGET, target_id=alone)
     assert "is running" in caught.value.details()
     cri.RemovePodSandbox(pod_sandbox_id=sandbox)
 
 
 def test_out_of_memory(cri: CriClient, host: Host) -> None:
-    metadata = {"name": "big", "uid": "2", "namespace": "default"}
-    sandbox = cri.RunPodSandbox(config={"metadata": metadata}).pod_sandbox_id
-    container = cri.CreateContainer(
-        pod_sandbox_id=sandbox,
-        config={
-            "metadata": {"name": "main"},
-            "image": {"image": host.image},
-            "command": ["tail", "/dev/zero"],
-            "linux": {"resources": {"memory_limit_in_bytes": 16 * MIB}},
-        },
-    ).container_id
-    cri.StartContainer(container_id=container)
+    sandbox = make_sandbox(cri, "big")
+    limits = {"resources": {"memory_limit_in_bytes": 16 * MIB}}
+    container = run(cri, host, sandbox, "tail", "/dev/zero", linux=limits)
     until(lambda: cri.ContainerStatus(container_id=container).status.state == pb.CONTAINER_EXITED, 120)
     until(lambda: cri.ContainerStatus(container_id=container).status.reason == "OOMKilled")
     assert cri.ContainerStatus(container_id=container).status.exit_code == 137

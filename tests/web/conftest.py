@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.browser import Page, chromium
-from tests.support.cloud import CloudProcess
+from tests.support.cloud import CloudProcess, over_one_engine
 from tests.support.docker_engine import FakeEngine
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -30,19 +31,14 @@ def browser() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[FakeEngine]:
-    made = FakeEngine()
-    yield made
-    made.close()
+    with contextlib.closing(FakeEngine()) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
 def cloud(engine: FakeEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CloudProcess]:
-    server = CloudProcess(tmp_path_factory.mktemp("cloud")).start()
-    try:
-        assert server.add_engine("local", engine.url, ["local"]).status == 201
+    with over_one_engine(tmp_path_factory.mktemp("cloud"), engine, "local", ["local"]) as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture
