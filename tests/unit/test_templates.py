@@ -267,6 +267,10 @@ def test_the_key_is_that_of_all_clones_and_of_nothing_else(tmp_path: Path) -> No
     other_nic = replace(NIC, mac="52:54:0a:00:00:99", tap="tap9", bridge="hyper1")
     assert plain == key(spec(vm_id="vm-b", rundir=Path("/x"), nics=(other_nic,), paused=True))
     assert plain == key(spec(), platform=replace(PLATFORM, root="/elsewhere"))
+    scripts = [
+        replace(PLATFORM, emulator=f"{root}/libvirt/qemu-in-namespace") for root in ("/var/lib/hyper", "/elsewhere")
+    ]
+    assert {key(spec(), platform=one) for one in scripts} == {plain}
     kernel = tmp_path / "kernel"
     kernel.write_text("one")
     with_kernel = key(spec(), files=(kernel,))

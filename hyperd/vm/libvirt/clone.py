@@ -46,7 +46,7 @@ def template_key(spec: VmSpec, platform: designer.Platform, *, version: str, fil
         spec: of any of them.
         platform: of the host.
         version: of hypervisor and library.
-        files: what the guest and the emulated machine are made of; a changed one makes another template.
+        files: what the guest and the emulated machine are made of, QEMU included; a changed one makes another template.
 
     A template does not outlive the host's boot: what was being written when the power failed may be anything.
 
@@ -59,7 +59,8 @@ def template_key(spec: VmSpec, platform: designer.Platform, *, version: str, fil
     shares = tuple(replace(share, path=Path("/"), descriptor=-1) for share in spec.shares)
     common = replace(spec, vm_id="vm", rundir=Path("/"), disks=(), nics=nics, shares=shares, paused=False)
     common = replace(common, foreign_files=False, uid=0, mapped=False)
-    domain = designer.domain(replace(common, template=None), replace(platform, root=""))
+    # The emulator may be a script that lies in the daemon's root: the program that it becomes is one of the files.
+    domain = designer.domain(replace(common, template=None), replace(platform, root="", emulator=""))
     digest = hashlib.sha256(domain.xml().encode())
     for path in files:
         info = path.stat()
