@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from hyperd.network.cni import conf
 from hyperd.network.cni.driver import CniDriver
 from hyperd.network.cni.plugins import Plugins, Target
 from hyperd.network.driver import NetworkDriver
+from tests.support.until import until
 
 TARGET = Target(
     container="c1",
@@ -104,6 +107,17 @@ def test_plugins_that_fail(tmp_path: Path, script: str, error: type[HyperError],
     alone = conf.parse({"cniVersion": "1.0.0", "name": "net", "type": "one"})
     with pytest.raises(error, match=text):
         Plugins([tmp_path], timeout=0.3 if error is Timeout else 30.0).add(alone, TARGET)
+
+
+def test_a_plugin_that_leaves_something_behind_is_not_waited_for(tmp_path: Path) -> None:
+    write(tmp_path / "left", f"#!/bin/sh\nsetsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 600' &\nsleep 600\n")
+    alone = conf.parse({"name": "net", "cniVersion": "1.0.0", "type": "left"})
+    try:
+        with pytest.raises(Timeout):
+            Plugins([tmp_path], timeout=1.0).add(alone, TARGET)
+    finally:
+        until((tmp_path / "pid").exists)
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
 
 
 def test_a_plugin_that_is_not_there(tmp_path: Path) -> None:

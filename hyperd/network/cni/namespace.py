@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_interface, ip_network
 from pathlib import Path
@@ -62,15 +61,21 @@ class Namespace:
         """Make it, unless it is there."""
         if self.exists():
             return
-        self.path.unlink(missing_ok=True)
+        self._unlink()
         _run("ip", "netns", "add", self.name)
 
     def remove(self) -> None:
         """Remove it with all that is in it; one that is not there is fine."""
         if self.exists():
             _run("ip", "netns", "del", self.name)
-        with suppress(FileNotFoundError):
-            self.path.unlink()
+        self._unlink()
+
+    def _unlink(self) -> None:
+        """Remove the file without a namespace that is left."""
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise HostFault(f"the network namespace {self.name} cannot be removed", details=str(error)) from error
 
     def find(self, interface: str) -> Found:
         """Return what plugins have made. Errors: HostFault (no such interface), NotSupported (its routes)."""

@@ -154,7 +154,11 @@ class Plugins:
             if process.poll() is None:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
-                process.communicate()
+                process.wait()
+            for pipe in (process.stdin, process.stdout, process.stderr):
+                if pipe is not None:  # not read to its end: something that has left the session may have it open
+                    with suppress(OSError):
+                        pipe.close()
         if len(output) > MAX_OUTPUT:
             raise HostFault(f"the network plugin {what} gave more than {MAX_OUTPUT} bytes")
         return process.returncode, output, errors
