@@ -387,6 +387,7 @@ class PodService:
 
     def vm_gone(self, vm: Vm, by_itself: bool) -> None:
         """A pod's VM ended: the pod is stopped and failed; if it did so by itself the containers' policies count."""
+        self._unmet.discard(vm.id)
         self._execs.vm_gone(vm)
         if not vm.pod_id:
             return

@@ -178,26 +178,29 @@ def test_a_vm_that_dies_while_no_daemon_runs(registry):
 
 
 def test_a_guest_that_does_not_answer_is_told_of_and_comes_back(host: Host) -> None:
-    make(host, {"id": "deaf", "containers": [{"name": "deaf-c", "command": ["sleep", "1000"]}]})
-    vm_id = host.daemon.json("GET", "/pod/info", podName="deaf")["vm"]
-    pid = int(subprocess.check_output(["pgrep", "-f", f"qemu-system.*guest={vm_id}"]).split()[0])
+    """Of two: one comes back, the other one is stopped while it is silent."""
+    pids = {}
+    for name in ("deaf", "lost"):
+        make(host, {"id": name, "containers": [{"name": f"{name}-c", "command": ["sleep", "1000"]}]})
+        vm_id = host.daemon.json("GET", "/pod/info", podName=name)["vm"]
+        pids[name] = int(subprocess.check_output(["pgrep", "-f", f"qemu-system.*guest={vm_id}"]).split()[0])
 
-    def status() -> str:
-        return str(host.daemon.json("GET", "/list", item="vm", vm=vm_id)["vmData"][0].rsplit(":", 1)[1])
+    def status(name: str) -> str:
+        return str(host.daemon.json("GET", "/list", item="vm", pod=name)["vmData"][0].rsplit(":", 1)[1])
 
-    os.kill(pid, signal.SIGSTOP)
+    for pid in pids.values():
+        os.kill(pid, signal.SIGSTOP)
     try:
-        until(lambda: status() == "silent")
+        until(lambda: [status(name) for name in pids] == ["silent"] * 2)
         assert "does not answer" in host.daemon.json("GET", "/pod/info", podName="deaf")["status"]["message"]
         done = host.ctl("exec", "deaf-c", "true")
         assert done.returncode != 0
         assert b"does not answer" in done.stdout + done.stderr
+        host.ok("stop", "lost")
     finally:
-        os.kill(pid, signal.SIGCONT)
-    until(lambda: status() == "associated")
+        os.kill(pids["deaf"], signal.SIGCONT)
+    until(lambda: status("deaf") == "associated")
     assert host.ctl("exec", "deaf-c", "true").returncode == 0
-    os.kill(pid, signal.SIGSTOP)
-    until(lambda: status() == "silent")
-    host.ok("stop", "deaf")
     host.ok("rm", "deaf")
+    host.ok("rm", "lost")
     host.assert_clean()

@@ -10,7 +10,7 @@ from tests.vm.conftest import GUEST, Host
 
 pytestmark = [pytest.mark.vm, pytest.mark.registry, pytest.mark.timeout(900)]
 
-ROUNDS = 8
+ROUNDS = 4  # what each pod leaves is counted exactly; scripts/soak makes hundreds
 
 
 @pytest.fixture(params=[0, 1], ids=["cold", "pooled"])
