@@ -15,7 +15,7 @@ from hyperd.agent.client import AgentClient
 from hyperd.agent.frames import Method
 from hyperd.agent.plan import Plan
 from hyperd.config.model import Config
-from hyperd.errors import AgentError, HyperError
+from hyperd.errors import AgentError, HyperError, Timeout
 from hyperd.event.bus import EventBus
 from hyperd.failpoint import failpoint
 from hyperd.guest import layout
@@ -166,7 +166,7 @@ class Starter:
         except HyperError as error:
             if blank is not None:
                 blank.unlink(missing_ok=True)
-            self.templates.reject(template)
+            self.templates.reject(template, late=isinstance(error, Timeout))
             raise UnfitTemplate(f"the VM {vm.id} did not start from its template", details=str(error)) from error
         vm.mounted = blank is not None
         self.templates.accept()

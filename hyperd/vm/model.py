@@ -32,7 +32,7 @@ KEPT = (
     "mapped",
 )
 HEALTH_TIMEOUT = 5.0
-CLONE_TIMEOUT = 15.0  # for the agent of a VM that goes on from a template; milliseconds on an idle machine
+CLONE_TIMEOUT = 30.0  # for the agent of a VM that goes on from a template; milliseconds on an idle machine
 
 
 @dataclass(frozen=True, kw_only=True)

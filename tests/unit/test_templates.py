@@ -157,6 +157,20 @@ def test_unfit_templates_are_removed_and_end_the_making(kept: Templates) -> None
     assert kept.find(spec()) is None
 
 
+def test_a_template_outlives_vms_that_are_only_late(kept: Templates) -> None:
+    found = kept.make(spec())
+    assert found is not None
+    for _ in range(3):
+        for _ in range(templates.MAX_LATE - 1):
+            kept.reject(found, late=True)
+        assert kept.find(spec()) == found
+        kept.accept()  # only those in a row count
+    for _ in range(templates.MAX_LATE):
+        kept.reject(found, late=True)
+    assert kept.find(spec()) is None
+    assert kept.make(spec()) is not None  # which is tried again
+
+
 @pytest.mark.parametrize(
     "changes", [{"memory": templates.MAX_MEMORY + 1}, {"nics": (NIC, replace(NIC, bridge="somebodys"))}]
 )

@@ -39,6 +39,8 @@ MAX_TEMPLATES = 6
 MAX_MEMORY = 512
 # After so many in a row that were of no use the daemon boots its VMs until it is started again.
 MAX_UNFIT = 3
+# So many VMs in a row may be late before their template goes: the host may have too much to do.
+MAX_LATE = 8
 # Seconds after a VM has booted; the pod it is for starts meanwhile.
 _DELAY = 0.7
 _ENTROPY = 64
@@ -48,7 +50,7 @@ _OWN_UUID = "/run/product_uuid"
 
 
 class UnfitTemplate(DriverError):
-    """A VM could not go on from a template, which is gone now."""
+    """A VM could not go on from a template."""
 
 
 class Templates:
@@ -84,6 +86,7 @@ class Templates:
         self._prove = prove
         self._enabled = enabled
         self._unfit = 0
+        self._late = 0
         self._lock = threading.Lock()
         self._making = threading.Lock()
         self._wanted: SimpleQueue[tuple[VmSpec, int] | None] = SimpleQueue()
@@ -136,15 +139,24 @@ class Templates:
 
     def accept(self) -> None:
         """Tell that a VM has gone on from a template."""
-        self._unfit = 0
+        self._unfit = self._late = 0
 
-    def reject(self, template: Template) -> None:
-        """Remove a template that is of no use; too many of them in a row end the making."""
-        shutil.rmtree(template.directory, ignore_errors=True)
+    def reject(self, template: Template, *, late: bool = False) -> None:
+        """Tell that a VM could not go on from a template, which is removed; too many in a row end the making.
+
+        ``late``: the VM only took too long. The template stays then, unless many VMs in a row were late.
+        """
+        key = template.directory.name
         with self._lock:
+            self._late += late
+            if late and self._late < MAX_LATE:
+                log.warning("template.late", key=key, count=self._late)
+                return
+            self._late = 0
             self._unfit += 1
-            self._asked.discard(template.directory.name)
-        log.warning("template.unfit", key=template.directory.name, count=self._unfit)
+            self._asked.discard(key)
+        shutil.rmtree(template.directory, ignore_errors=True)
+        log.warning("template.unfit", key=key, count=self._unfit)
 
     def close(self) -> None:
         """Make no more; one that is being made is given up."""

@@ -12,7 +12,7 @@
 #include "plan/paths.h"
 #include "plan/plan.h"
 
-enum { LUN_WAIT_MS = 5000 };
+enum { LUN_WAIT_MS = 15000 };
 
 static int find_lun(uint64_t lun, char *out, size_t size) {
   char path[100];

@@ -20,7 +20,7 @@
 #include "plan/netlink.h"
 #include "plan/plan.h"
 
-enum { LINK_WAIT_MS = 5000, MAX_ENTROPY = 4096 };
+enum { LINK_WAIT_MS = 15000, MAX_ENTROPY = 4096 };
 
 int op_hostname(struct plan *plan, const struct step *step, struct err *e) {
   (void)plan;
