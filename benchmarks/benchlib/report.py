@@ -10,7 +10,7 @@ from typing import Any
 from benchlib.rows import ROWS, Row
 
 FORMAT = 1
-_HEAD = "| what | median | quartiles (n) | beside | ratio | wanted |\n|---|---:|---:|---|---:|---|"
+HEAD = "| what | median | quartiles (n) | beside | ratio | wanted |\n|---|---:|---:|---|---:|---|"
 # Where the reasons of missed goals are explained, seen from the project's root.
 DOCUMENT = "docs/performance.md"
 _SCALE = {"ms": 1000.0}
@@ -90,7 +90,7 @@ def table(results: Mapping[str, Any], *, document: str = DOCUMENT, short: bool =
     """Write the table with the run's circumstances; ``document`` as for ``line``, ``short``: ``headline``."""
     summaries, host = results["summaries"], results["host"]
     rows = [row for row in ROWS if row.key in summaries]
-    lines = [_HEAD, *(line(row, summaries, document=document) for row in (headline(rows) if short else rows))]
+    lines = [HEAD, *(line(row, summaries, document=document) for row in (headline(rows) if short else rows))]
     machine = f"{host['cpus']} CPUs, {host['memory_gib']} GiB, {host['system']}, {host['qemu']}"
     guest = f"accelerator {results['accelerator']}, guest kernel {results['kernel']}"
     load = f"load average {results['load'][0]} before and {results['load'][1]} after"
