@@ -89,6 +89,7 @@ OPTIONS = (
     Option("--network", many=True, metavar="NAME", complete="network", text="Network of the pod (repeat)."),
     Option("--network-alias", many=True, metavar="NAME", text="Further name of the pod in its network (repeat)."),
     Option("--ip", metavar="ADDRESS", text="Address of the pod in its network."),
+    Option("--ip6", metavar="ADDRESS", text="Its IPv6 address, where the network has such."),
     Option("--add-host", many=True, metavar="NAME:IP", text="Line of /etc/hosts (repeat)."),
     Option("--dns", many=True, metavar="ADDRESS", text="Name server (repeat)."),
     Option("--dns-search", many=True, metavar="DOMAIN", text="Domain in which names are looked for (repeat)."),
@@ -104,6 +105,7 @@ OF_POD = (
     "network",
     "network_alias",
     "ip",
+    "ip6",
     "add_host",
     "dns",
     "dns_search",
@@ -165,6 +167,7 @@ class SpecOptions:
     network: tuple[str, ...]
     network_alias: tuple[str, ...]
     ip: str
+    ip6: str
     add_host: tuple[str, ...]
     dns: tuple[str, ...]
     dns_search: tuple[str, ...]

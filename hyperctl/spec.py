@@ -263,20 +263,20 @@ def _device(text: str) -> dict[str, Any]:
 def _networks(options: SpecOptions) -> list[dict[str, Any]]:
     if "host" in options.network:
         raise UsageProblem("--network host cannot be had: a pod is a machine of its own")
-    if "none" in options.network and (len(options.network) > 1 or options.ip or options.network_alias):
+    if "none" in options.network and (len(options.network) > 1 or options.ip or options.ip6 or options.network_alias):
         raise UsageProblem("--network none means no network at all: it goes with no other, no --ip and no alias")
     if "none" in options.network and options.publish:
         raise UsageProblem("--publish needs a network: leave --network none out")
-    if not options.network and (options.ip or options.network_alias):
+    if not options.network and (options.ip or options.ip6 or options.network_alias):
         raise UsageProblem("--ip and --network-alias belong to a network: --network NAME")
-    if options.ip and len(options.network) > 1:
+    if (options.ip or options.ip6) and len(options.network) > 1:
         raise UsageProblem("--ip is for one network; hyperctl network connect --ip adds others")
-    return [attachment(name, ip=options.ip, aliases=options.network_alias) for name in options.network]
+    return [attachment(name, ip=options.ip, ip6=options.ip6, aliases=options.network_alias) for name in options.network]
 
 
-def attachment(network: str, *, ip: str = "", aliases: Sequence[str] = ()) -> dict[str, Any]:
+def attachment(network: str, *, ip: str = "", ip6: str = "", aliases: Sequence[str] = ()) -> dict[str, Any]:
     """Return how a pod is on a network, as the API takes it."""
-    return filled({"network": network, "ip": ip, "aliases": list(aliases)})
+    return filled({"network": network, "ip": ip, "ip6": ip6, "aliases": list(aliases)})
 
 
 def extra_host(text: str) -> dict[str, str]:

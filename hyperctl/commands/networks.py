@@ -60,10 +60,17 @@ def _ls(app: App, *, quiet: bool, no_trunc: bool, form: str) -> None:
     Option("--subnet", metavar="CIDR", text="Addresses; the daemon chooses by default."),
     Option("--gateway", metavar="ADDRESS", text="The host's address in it; the first one by default."),
     Option("--ip-range", metavar="CIDR", text="Part of the subnet that pods get addresses from."),
+    Option("--ipv6", flag=True, text="Pods have an IPv6 address, too."),
+    Option("--subnet6", metavar="CIDR", text="IPv6 addresses, with --ipv6; the daemon chooses by default."),
+    Option("--gateway6", metavar="ADDRESS", text="The host's IPv6 address in it; the first one by default."),
     Option("--internal", flag=True, text="Pods reach each other and nothing else."),
     Option("-l", "--label", many=True, metavar="KEY=VALUE", text="Set a label (repeat)."),
     Option("-o", "--opt", many=True, metavar="KEY=VALUE", text="Option of the driver (repeat)."),
-    examples=("hyperctl network create front", "hyperctl network create --internal --subnet 10.9.0.0/24 back"),
+    examples=(
+        "hyperctl network create front",
+        "hyperctl network create --internal --subnet 10.9.0.0/24 back",
+        "hyperctl network create --ipv6 --subnet6 fd00:5::/64 six",
+    ),
 )
 def _create(
     app: App,
@@ -73,6 +80,9 @@ def _create(
     subnet: str,
     gateway: str,
     ip_range: str,
+    ipv6: bool,
+    subnet6: str,
+    gateway6: str,
     internal: bool,
     label: tuple[str, ...],
     opt: tuple[str, ...],
@@ -84,6 +94,9 @@ def _create(
         "subnet": subnet,
         "gateway": gateway,
         "ipRange": ip_range,
+        "ipv6": ipv6,
+        "subnet6": subnet6,
+        "gateway6": gateway6,
         "internal": internal,
         "labels": pairs(label, "--label"),
         "options": pairs(opt, "--opt"),
@@ -123,12 +136,13 @@ def _inspect(app: App, *, names: tuple[str, ...], form: str) -> None:
     _NAME,
     _POD,
     Option("--ip", metavar="ADDRESS", text="Address of the pod; the daemon chooses by default."),
+    Option("--ip6", metavar="ADDRESS", text="Its IPv6 address, where the network has such."),
     Option("--alias", many=True, metavar="NAME", text="Further name of the pod in the network (repeat)."),
     examples=("hyperctl network connect back web1",),
 )
-def _connect(app: App, *, network: str, pod: str, ip: str, alias: tuple[str, ...]) -> None:
+def _connect(app: App, *, network: str, pod: str, ip: str, ip6: str, alias: tuple[str, ...]) -> None:
     """Put a pod on a network, also while it runs."""
-    app.client.connect_network({**attachment(network, ip=ip, aliases=alias), "pod": pod})
+    app.client.connect_network({**attachment(network, ip=ip, ip6=ip6, aliases=alias), "pod": pod})
 
 
 @command("disconnect", _NAME, _POD, examples=("hyperctl network disconnect back web1",))

@@ -29,7 +29,7 @@ ff02::2\tip6-allrouters
 class GuestNic:
     """A NIC as the guest configures it: ``cidrs`` its addresses, ``gateway`` may be empty, ``mtu`` 0 = leave.
 
-    ``routes``: further ones, destination and gateway, which may be empty.
+    ``routes``: further ones, destination and gateway, which may be empty. ``gateway6``: of IPv6, may be empty.
     """
 
     name: str
@@ -38,6 +38,7 @@ class GuestNic:
     gateway: str
     mtu: int
     routes: Sequence[tuple[str, str]] = ()
+    gateway6: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,16 +121,19 @@ def rewire(setup: GuestSetup, fresh: Collection[str]) -> Plan:
     for nic in setup.nics:
         if nic.mac in fresh:
             _set_up(plan, nic)
-        elif nic.gateway:
-            plan.add(Op.ROUTE, "default", nic.gateway, nic.name)
+        else:
+            _set_default(plan, nic)
     return _write_names(plan, setup)
 
 
 def _write_names(plan: Plan, setup: GuestSetup) -> Plan:
     """Write what containers see as /etc/hosts and /etc/resolv.conf."""
-    own = setup.nics[0].cidrs[0].partition("/")[0] if setup.nics else "127.0.1.1"
+    cidrs = setup.nics[0].cidrs if setup.nics else ("127.0.1.1",)
+    own = [cidrs[0], *[cidr for cidr in cidrs[1:] if ":" in cidr][:1]]
     names = f"{setup.hostname}.{setup.domainname} {setup.hostname}" if setup.domainname else setup.hostname
-    lines = [f"{address}\t{name}\n" for address, name in ((own, names), *setup.hosts)]
+    lines = [
+        f"{address}\t{name}\n" for address, name in (*((one.partition("/")[0], names) for one in own), *setup.hosts)
+    ]
     plan.write(f"{ETC}/hosts", _HOSTS + "".join(lines))
     return plan.write(f"{ETC}/resolv.conf", _resolv_conf(setup))
 
@@ -138,10 +142,16 @@ def _set_up(plan: Plan, nic: GuestNic) -> None:
     plan.add(Op.LINK, nic.mac, nic.name, nic.mtu)
     for cidr in nic.cidrs:
         plan.add(Op.ADDR, nic.name, cidr)
-    if nic.gateway:
-        plan.add(Op.ROUTE, "default", nic.gateway, nic.name)
+    _set_default(plan, nic)
     for target, gateway in nic.routes:
         plan.add(Op.ROUTE, target, gateway, nic.name)
+
+
+def _set_default(plan: Plan, nic: GuestNic) -> None:
+    if nic.gateway:
+        plan.add(Op.ROUTE, "default", nic.gateway, nic.name)
+    if nic.gateway6:
+        plan.add(Op.ROUTE, "::/0", nic.gateway6, nic.name)
 
 
 def mount_scratch(plan: Plan, lun: int = 0) -> Plan:

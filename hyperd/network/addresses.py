@@ -159,7 +159,7 @@ class AddressPool:
         row = self.find(session, owner, slot)
         if row is not None:
             return row
-        used = {int(IPv4Address(value)) for value in self._column(session)}
+        used = {int(IPv4Address(value)) for value in self._column(session) if ":" not in value}
         number = self._wanted(session, address, used) if address else self._next(session, used)
         chosen = IPv4Address(number)
         row = AddressRow(

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface
 from pathlib import Path
 
 import structlog
@@ -26,6 +26,7 @@ _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_PROTINFO, _IFLA_LINK
 _IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS = 29, 8
 _INFO_KIND, _INFO_DATA, _BR_FORWARD_DELAY, _BRPORT_MODE = 1, 2, 1, 4
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_LABEL = 1, 2, 3
+_IFA_F_NODAD = 2
 _RTA_DST, _RT_TABLE_LOCAL, _RTN_UNICAST = 1, 255, 1
 _AF_BRIDGE, _IFF_UP = 7, 1
 _LINK = struct.Struct("=BxHiII")  # family, type, index, flags, which flags to change
@@ -45,13 +46,22 @@ class Bridge:
             which leaves wrong entries in the guests' ARP tables.
         mtu: bytes.
         what: the setting that gave the subnet, for messages.
+        address6: the gateway's IPv6 address with the prefix length; None = the network has no IPv6.
 
     """
 
     def __init__(
-        self, *, name: str, address: IPv4Interface, mac: str, mtu: int, what: str = "[network] subnet"
+        self,
+        *,
+        name: str,
+        address: IPv4Interface,
+        mac: str,
+        mtu: int,
+        what: str = "[network] subnet",
+        address6: IPv6Interface | None = None,
     ) -> None:
         self.name = name
+        self.address6 = address6
         self.address = address
         self.mac = mac
         self.mtu = mtu
@@ -75,12 +85,15 @@ class Bridge:
             self._ensure_address(netlink, index)
             up = _LINK.pack(socket.AF_UNSPEC, 0, index, _IFF_UP, _IFF_UP)
             netlink.ask(_NEWLINK, up + attribute(_IFLA_MTU, struct.pack("=I", self.mtu)))
-        self._switches()
+            self._switches()
+            self._ensure_address6(netlink, index)
 
     def is_well(self, links: HostLinks) -> bool:
         """Return whether the bridge is there, up, and has its address."""
         found = links.by_name.get(self.name)
-        return found is not None and found.up and (found.index, self.address) in links.addresses
+        if found is None or not found.up or (found.index, self.address) not in links.addresses:
+            return False
+        return self.address6 is None or (found.index, self.address6) in links.addresses
 
     def current_mac(self) -> str:
         """Return the address the bridge really has: it may have been there before. Errors: HostFault."""
@@ -166,6 +179,25 @@ class Bridge:
         body = head + attribute(_IFA_LOCAL, packed) + attribute(_IFA_ADDRESS, packed)
         netlink.ask(_NEWADDR, body, flags=CREATE | EXCLUSIVE)
 
+    def _ensure_address6(self, netlink: Netlink, index: int) -> None:
+        if self.address6 is None:
+            return
+        known = _addresses6(netlink)
+        if (index, self.address6) in known:
+            return
+        for other, used in known:
+            if other != index and used.network.overlaps(self.address6.network):
+                raise Conflict(
+                    f"subnet {self.address6.network} is in use on another interface",
+                    details=str(used),
+                    resolution=f"choose another {self._what}",
+                )
+        packed = self.address6.ip.packed
+        # Without a look for duplicates: the guests cannot have it, and it must work at once.
+        head = _ADDRESS.pack(socket.AF_INET6, self.address6.network.prefixlen, _IFA_F_NODAD, 0, index)
+        body = head + attribute(_IFA_LOCAL, packed) + attribute(_IFA_ADDRESS, packed)
+        netlink.ask(_NEWADDR, body, flags=CREATE | EXCLUSIVE)
+
     def _check_overlap(self, netlink: Netlink) -> None:
         for entry in _addresses(netlink):
             used = entry.interface.network
@@ -182,8 +214,14 @@ class Bridge:
         # the kernel otherwise drops as a martian. The nftables table shuts the hole that this opens towards the
         # guests.
         _sysctl(f"ipv4/conf/{self.name}/route_localnet", "1")
-        # The pods' network is IPv4 only: a guest's router advertisements must not reconfigure the host.
-        _sysctl(f"ipv6/conf/{self.name}/disable_ipv6", "1", optional=True)
+        # A guest's router advertisements must not reconfigure the host; the tables drop them, too.
+        _sysctl(f"ipv6/conf/{self.name}/accept_ra", "0", optional=True)
+        if self.address6 is None:
+            _sysctl(f"ipv6/conf/{self.name}/disable_ipv6", "1", optional=True)
+            return
+        _sysctl(f"ipv6/conf/{self.name}/disable_ipv6", "0")
+        _sysctl(f"ipv6/conf/{self.name}/accept_redirects", "0")
+        _forward_ipv6()
 
 
 @dataclass(frozen=True)
@@ -206,10 +244,10 @@ class Link:
 
 @dataclass(frozen=True)
 class HostLinks:
-    """The host's interfaces by name, and its IPv4 addresses with the index of their interface, at one moment."""
+    """The host's interfaces by name, and its addresses with the index of their interface, at one moment."""
 
     by_name: Mapping[str, Link]
-    addresses: frozenset[tuple[int, IPv4Interface]]
+    addresses: frozenset[tuple[int, IPv4Interface | IPv6Interface]]
 
 
 def host_links() -> HostLinks:
@@ -223,7 +261,8 @@ def host_links() -> HostLinks:
             name = values.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode("utf-8", "replace")
             master = int.from_bytes(values.get(_IFLA_MASTER, b""), sys.byteorder)
             found[name] = Link(index=index, up=bool(flags & _IFF_UP), master=master)
-        addresses = frozenset((entry.index, entry.interface) for entry in _addresses(netlink))
+        ipv4 = ((entry.index, entry.interface) for entry in _addresses(netlink))
+        addresses = frozenset[tuple[int, IPv4Interface | IPv6Interface]]((*ipv4, *_addresses6(netlink)))
     return HostLinks(by_name=found, addresses=addresses)
 
 
@@ -276,6 +315,41 @@ def _addresses(netlink: Netlink) -> list[_Entry]:
             label = values.get(_IFA_LABEL, b"").rstrip(b"\0").decode("utf-8", "replace") or str(index)
             found.append(_Entry(index, label, IPv4Interface((address, prefix))))
     return found
+
+
+def _addresses6(netlink: Netlink) -> list[tuple[int, IPv6Interface]]:
+    """Return the IPv6 addresses of the host with the index of their interface, those of the link apart."""
+    found = []
+    for message in netlink.dump(_GETADDR, _ADDRESS.pack(socket.AF_INET6, 0, 0, 0, 0)):
+        family, prefix, _, _, index = _ADDRESS.unpack_from(message)
+        values = attributes(message[_ADDRESS.size :])
+        address = values.get(_IFA_LOCAL) or values.get(_IFA_ADDRESS)
+        if family == socket.AF_INET6 and address is not None:
+            interface = IPv6Interface((address, prefix))
+            if not interface.is_link_local:
+                found.append((index, interface))
+    return found
+
+
+def _forward_ipv6() -> None:
+    """Let the host route IPv6. Those of its interfaces that learn their routes from a router go on with that.
+
+    The kernel takes no more advertisements on a host that routes, unless it is told to (``accept_ra`` 2). Errors:
+    HostFault.
+    """
+    conf = _SYSCTL / "ipv6/conf"
+    if _read(conf / "all/forwarding") == "1":
+        return
+    for place in sorted(conf.iterdir()) if conf.is_dir() else ():
+        if place.name != "all" and _read(place / "accept_ra") == "1" and _read(place / "forwarding") == "0":
+            _sysctl(f"ipv6/conf/{place.name}/accept_ra", "2", optional=True)
+    _sysctl("ipv6/conf/all/forwarding", "1")
+
+
+def _read(path: Path) -> str:
+    with suppress(OSError):
+        return path.read_text(encoding="ascii").strip()
+    return ""
 
 
 def _index_of(name: str) -> int | None:

@@ -25,6 +25,7 @@ from hyperd.event.bus import Event, EventBus
 from hyperd.failpoint import failpoint
 from hyperd.network import fixed, flows, guards, ports, watch
 from hyperd.network.addresses import AddressPool, rows_of
+from hyperd.network.addresses6 import offset_of
 from hyperd.network.bridge import Bridge, exists, host_addresses, host_links, host_networks, mtu_of
 from hyperd.network.dns import NameServers
 from hyperd.network.driver import NetworkDriver, Reach
@@ -468,6 +469,13 @@ class BridgeDriver(NetworkDriver):
             aliases=wish.aliases,
             dns=wish.dns,
         )
+        if segment.pool6:
+            first = segment.pool.find(session, pod_id, slot)
+            if first is not None:
+                offset = offset_of(first.address, segment.pool.network.network_address)
+                segment.pool6.take(session, first, offset, wish.ipv6)
+        elif wish.ipv6:
+            raise InvalidInput(f"network {segment.name} has no IPv6", details=wish.ipv6[:60])
 
     def _checked_leases(self, session: Session, pod_id: str) -> list[Lease]:
         leases = self._leases(session, pod_id)
@@ -506,6 +514,7 @@ class BridgeDriver(NetworkDriver):
             cidr=cidrs[0],
             more=tuple(cidrs[1:]),
             gateway="" if segment.internal else segment.gateway,
+            gateway6="" if segment.internal else segment.gateway6,
             mtu=segment.mtu,
             dns=(segment.gateway,) if first.network_id else lease.dns,
         )

@@ -42,6 +42,9 @@ class NetworkSpec:
         bridge: name of the host's interface; empty = one is chosen.
         mtu: bytes, 0 = that of the daemon's own bridge.
         masquerade: the outside sees the host's address instead of the pod's.
+        ipv6: pods have an IPv6 address beside the IPv4 one.
+        subnet6: of these, CIDR notation; empty = one of its own (RFC 4193).
+        gateway6: the bridge's own address of them; empty = the first of the subnet.
 
     """
 
@@ -58,6 +61,9 @@ class NetworkSpec:
     bridge: str = ""
     mtu: int = 0
     masquerade: bool = True
+    ipv6: bool = False
+    subnet6: str = ""
+    gateway6: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +84,11 @@ class Attachment:
     mac: str
     aliases: tuple[str, ...] = ()
 
+    @property
+    def ipv6(self) -> str:
+        """The IPv6 address, with prefix length; empty when the network has none."""
+        return next((address for address in self.addresses if ":" in address), "")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
@@ -86,6 +97,7 @@ class Network:
     Args:
         id: 64 hexadecimal digits. name: see ``NetworkSpec``, as all that is not explained here.
         subnet, gateway, ip_range: empty where the driver has none; the last one also where it is the whole subnet.
+        subnet6, gateway6: empty where pods have no IPv6 addresses.
         bridge: name of the host's interface, empty where there is none.
         builtin: it is always there and cannot be removed.
         resolves: pods on it find each other by name.
@@ -110,6 +122,8 @@ class Network:
     mtu: int = 0
     builtin: bool = False
     resolves: bool = False
+    subnet6: str = ""
+    gateway6: str = ""
     attachments: tuple[Attachment, ...] = ()
 
 
@@ -126,6 +140,7 @@ class NicWish:
         link_local: further addresses, of 169.254.0.0/16.
         aliases: further names of the pod on the network.
         dns: the pod's own name servers, which the network's asks for names that it does not know.
+        ipv6: an address of a network that has such; empty = a free one.
         cni: it is on the network of this host's plugins, and of all else nothing is said.
 
     """
@@ -138,6 +153,7 @@ class NicWish:
     link_local: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     dns: tuple[str, ...] = ()
+    ipv6: str = ""
     cni: CniSpec | None = None
 
 
@@ -158,6 +174,7 @@ class Lease:
         slot: number of the NIC.
         routes: destination, and gateway that may be empty, beside those of the addresses; in this order.
         loose: the tap is on no bridge: whoever asked for it takes it from there.
+        gateway6: the router for IPv6; empty where there is none.
 
     """
 
@@ -173,6 +190,7 @@ class Lease:
     slot: int = 0
     routes: tuple[tuple[str, str], ...] = ()
     loose: bool = False
+    gateway6: str = ""
 
     @property
     def cidrs(self) -> tuple[str, ...]:

@@ -50,12 +50,15 @@ def names_of(session: Session, segments: Iterable[Segment], addresses: Iterable[
     pods = _pod_names(session, {row.owner for row in rows})
     entries: dict[str, list[Entry]] = defaultdict(list)
     owned: dict[str, list[AddressRow]] = defaultdict(list)
+    aliases: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        if row.position:
+        if row.position and ":" not in row.address:
             continue
-        names = dict.fromkeys([*pods.get(row.owner, ()), row.owner, *row.aliases])
+        if not row.position:
+            aliases[row.network_id, row.owner] = row.aliases
+            owned[row.owner].append(row)
+        names = dict.fromkeys([*pods.get(row.owner, ()), row.owner, *aliases.get((row.network_id, row.owner), ())])
         entries[row.network_id].append(Entry(row.address, tuple(name for name in names if is_name(name))))
-        owned[row.owner].append(row)
     keys = {(one,): _key([one], (), networks) for one in networks}
     servers = {key: entries[one] for (one,), key in keys.items()}
     links = _links(session, rows, networks)
@@ -73,7 +76,7 @@ def names_of(session: Session, segments: Iterable[Segment], addresses: Iterable[
     return Names(servers=servers, askers=askers)
 
 
-def _linked(entries: list[Entry], links: Mapping[Link, str]) -> list[Entry]:
+def _linked(entries: list[Entry], links: Mapping[Link, Sequence[str]]) -> list[Entry]:
     """Return entries with those of links, whose aliases mean nothing else then."""
     if not links:
         return entries
@@ -81,11 +84,13 @@ def _linked(entries: list[Entry], links: Mapping[Link, str]) -> list[Entry]:
     left = [Entry(one.address, tuple(name for name in one.names if name not in aliases)) for one in entries]
     return [
         *(entry for entry in left if entry.names),
-        *(Entry(address, (alias,)) for (_, _, alias), address in links.items() if address),
+        *(Entry(address, (alias,)) for (_, _, alias), addresses in links.items() for address in addresses),
     ]
 
 
-def _links(session: Session, rows: Sequence[AddressRow], networks: Mapping[str, Segment]) -> dict[str, dict[Link, str]]:
+def _links(
+    session: Session, rows: Sequence[AddressRow], networks: Mapping[str, Segment]
+) -> dict[str, dict[Link, Sequence[str]]]:
     """Return the links of pods on these networks, by pod, and where each leads to; empty = nowhere now."""
     owners = {row.owner for row in rows}
     # Few pods have links; the others' specifications need not be read.
@@ -94,16 +99,19 @@ def _links(session: Session, rows: Sequence[AddressRow], networks: Mapping[str, 
     if not found:
         return {}
     idents = {segment.name: segment.id for segment in networks.values()} | {one: one for one in networks}
-    addresses = {(row.network_id, row.owner): row.address for row in rows}
+    addresses: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for row in rows:
+        if not row.position or ":" in row.address:
+            addresses[row.network_id, row.owner].append(row.address)
     query = select(ContainerRow.id, ContainerRow.name, ContainerRow.pod_id)
     known = [(ident, name, pod) for ident, name, pod in session.execute(query)]
-    links: dict[str, dict[Link, str]] = {}
+    links: dict[str, dict[Link, Sequence[str]]] = {}
     for owner, spec in found:
         for one in stored_pod(spec).networks:
             network = idents.get(one.network, "")
             for target, alias in one.links if network else ():
                 if is_name(alias):
-                    place = addresses.get((network, _pod_of(target, known)), "")
+                    place = addresses.get((network, _pod_of(target, known)), ())
                     links.setdefault(owner, {})[network, target, alias] = place
     return links
 

@@ -1,8 +1,9 @@
-"""The nftables text of one daemon: two tables of its own, written as one transaction.
+"""The nftables text of one daemon: tables of its own, written as one transaction.
 
-``table ip NAME`` does address translation, ``table bridge NAME`` keeps guests from using addresses that are not
-theirs. Rows that change become changed elements of sets and maps; at every start, and when anything is not as expected,
-both tables are replaced as a whole, so what the kernel has does not drift from what the rows say.
+``table ip NAME`` does address translation, ``table bridge NAME`` keeps guests from using addresses that are not theirs,
+and ``table ip6 NAME`` does for networks with IPv6 what the first one does; it is absent without such a network. Rows
+that change become changed elements of sets and maps; at every start, and when anything is not as expected, the tables
+are replaced as a whole, so what the kernel has does not drift from what the rows say.
 ``docs/network.md`` tells what is covered and what is not.
 """
 
@@ -10,14 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from ipaddress import IPv6Address
+from pathlib import Path
 
 from hyperd.errors import InvalidInput
 from hyperd.network import nft
 
+_IPV6 = Path("/proc/sys/net/ipv6")  # absent where the kernel has no IPv6, and then no table of it
+_TARGET = "iifname . @th,64,128"  # the address that an advertisement of a neighbour is about
+
 
 @dataclass(frozen=True, kw_only=True)
 class Station:
-    """A NIC that may send: its tap, and the only MAC and IPv4 address it may use."""
+    """A NIC that may send: its tap, and a MAC and an IPv4 or IPv6 address that it may use."""
 
     tap: str
     mac: str
@@ -90,6 +96,7 @@ class Segment:
         masquerade: the outside sees the host's address.
         filtered: others reach its pods by published ports only.
         internal: nothing leaves it and nothing comes in.
+        subnet6: of its IPv6 addresses; empty = it has none.
 
     """
 
@@ -98,6 +105,7 @@ class Segment:
     masquerade: bool = True
     filtered: bool = True
     internal: bool = False
+    subnet6: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +121,7 @@ class Ruleset:
         guards: addresses with a white list, on the first network.
         bridge_mac: the first bridge's own address; needed for guards.
         resolvers: who asks which name server.
+        forwards6: the published ports that lead to IPv6 addresses.
 
     """
 
@@ -124,17 +133,29 @@ class Ruleset:
     guards: Sequence[Guard] = ()
     bridge_mac: str = ""
     resolvers: Sequence[Resolver] = ()
+    forwards6: Sequence[Forward] = ()
+
+    @property
+    def has_ipv6(self) -> bool:
+        """Whether one of the networks has IPv6."""
+        return any(one.subnet6 for one in self.segments)
 
     def render(self) -> str:
         """Return the text for ``nft -f``; applying it twice is the same as once."""
-        return "\n".join([_removal(self.table), *self._translation(), *self._protection(), ""])
+        return "\n".join([_removal(self.table), *self._translation(), *self._translation6(), *self._protection(), ""])
 
     def change_from(self, before: Ruleset) -> str | None:
         """Return the text that makes ``before`` into this: elements taken out and put in. Empty = nothing to do.
 
         Returns None when more than elements differ. The text fails as a whole when the kernel has something else.
         """
-        same = replace(before, stations=self.stations, forwards=self.forwards, resolvers=self.resolvers)
+        same = replace(
+            before,
+            stations=self.stations,
+            forwards=self.forwards,
+            resolvers=self.resolvers,
+            forwards6=self.forwards6,
+        )
         if same != self:
             return None
         lines: list[str] = []
@@ -148,22 +169,32 @@ class Ruleset:
         return [
             (f"bridge {self.table} stations", set(self._stations())),
             (f"bridge {self.table} taps", set(self._taps())),
-            (f"ip {self.table} tcp_ports", set(self._elements("tcp"))),
-            (f"ip {self.table} udp_ports", set(self._elements("udp"))),
-            (f"ip {self.table} tcp_ranges", set(self._ranges("tcp"))),
-            (f"ip {self.table} udp_ranges", set(self._ranges("udp"))),
+            *self._port_places("ip", self.forwards),
             (f"ip {self.table} tcp_bound", set(self._bound("tcp"))),
             (f"ip {self.table} udp_bound", set(self._bound("udp"))),
             (f"ip {self.table} resolvers", set(self._resolvers())),
+            *(self._places6() if self.has_ipv6 else ()),
+        ]
+
+    def _places6(self) -> list[tuple[str, set[str]]]:
+        return [
+            (f"bridge {self.table} stations6", set(self._stations6())),
+            (f"bridge {self.table} targets6", set(self._targets6())),
+            *self._port_places("ip6", self.forwards6),
+        ]
+
+    def _port_places(self, family: str, forwards: Sequence[Forward]) -> list[tuple[str, set[str]]]:
+        return [
+            (f"{family} {self.table} tcp_ports", set(_elements(forwards, "tcp"))),
+            (f"{family} {self.table} udp_ports", set(_elements(forwards, "udp"))),
+            (f"{family} {self.table} tcp_ranges", set(_ranges(forwards, "tcp"))),
+            (f"{family} {self.table} udp_ranges", set(_ranges(forwards, "udp"))),
         ]
 
     def _translation(self) -> list[str]:
         return [
             f"table ip {self.table} {{",
-            *_named("map tcp_ports", "inet_service : ipv4_addr . inet_service", self._elements("tcp")),
-            *_named("map udp_ports", "inet_service : ipv4_addr . inet_service", self._elements("udp")),
-            *_named("map tcp_ranges", "inet_service : ipv4_addr; flags interval", self._ranges("tcp")),
-            *_named("map udp_ranges", "inet_service : ipv4_addr; flags interval", self._ranges("udp")),
+            *_port_maps("ipv4_addr", self.forwards),
             *_named("map tcp_bound", "ipv4_addr . inet_service : ipv4_addr . inet_service", self._bound("tcp")),
             *_named("map udp_bound", "ipv4_addr . inet_service : ipv4_addr . inet_service", self._bound("udp")),
             *_named("map resolvers", "ipv4_addr . ipv4_addr : ipv4_addr . inet_service", self._resolvers()),
@@ -182,20 +213,59 @@ class Ruleset:
                 "published",
                 "",
                 [
-                    "dnat ip to tcp dport map @tcp_ports",
-                    "dnat ip to udp dport map @udp_ports",
-                    "dnat ip to tcp dport map @tcp_ranges",
-                    "dnat ip to udp dport map @udp_ranges",
+                    *_to_ports("ip"),
                     "dnat ip to ip daddr . tcp dport map @tcp_bound",
                     "dnat ip to ip daddr . udp dport map @udp_bound",
                 ],
             ),
             *_chain("postrouting", "nat hook postrouting priority srcnat", self._postrouting()),
-            *_chain("forward", "filter hook forward priority filter", self._forward()),
+            *_chain("forward", "filter hook forward priority filter", self._forward(guarded=bool(self.guards))),
             *_chain("input", "filter hook input priority filter", self._input()),
             *self._guard(),
             "}",
         ]
+
+    def _translation6(self) -> list[str]:
+        """Return the table of IPv6: as that of IPv4, without name servers, white lists and single addresses."""
+        if not self.has_ipv6:
+            return []
+        local = ["fib daddr type local jump published"]
+        return [
+            f"table ip6 {self.table} {{",
+            *_port_maps("ipv6_addr", self.forwards6),
+            *_chain("prerouting", "nat hook prerouting priority dstnat", local),
+            *_chain("output", "nat hook output priority -100", local),
+            *_chain("published", "", _to_ports("ip6")),
+            *_chain("postrouting", "nat hook postrouting priority srcnat", self._postrouting6()),
+            *_chain("forward", "filter hook forward priority filter", self._forward(guarded=False)),
+            *_chain("input", "filter hook input priority filter", self._input6()),
+            "}",
+        ]
+
+    def _postrouting6(self) -> list[str]:
+        rules = []
+        for one in self.segments:
+            if one.subnet6:
+                rules += [
+                    f"ct status dnat ip6 saddr {one.subnet6} ip6 daddr {one.subnet6} masquerade",
+                    f'oifname "{one.bridge}" ip6 saddr ::1 masquerade',
+                ]
+                if one.masquerade and not one.internal:
+                    rules.append(f'ip6 saddr {one.subnet6} oifname != "{one.bridge}" masquerade')
+        return rules
+
+    def _input6(self) -> list[str]:
+        """Let the pods of internal networks find the host as a neighbour, and nothing else."""
+        rules = []
+        for one in self.segments:
+            if one.internal and one.subnet6:
+                only = f'iifname "{one.bridge}"'
+                rules += [
+                    f"{only} ct state established,related accept",
+                    f"{only} meta l4proto ipv6-icmp accept",
+                    f"{only} drop",
+                ]
+        return rules
 
     def _guard(self) -> list[str]:
         if not self.guards:
@@ -242,9 +312,9 @@ class Ruleset:
                 rules.append(f'ip saddr {one.subnet} oifname != "{one.bridge}" masquerade')
         return rules
 
-    def _forward(self) -> list[str]:
+    def _forward(self, *, guarded: bool) -> list[str]:
         """Let a network's own traffic pass, and into it from others only answers and published ports."""
-        rules = ["ip daddr @guarded jump guard"] if self.guards else []
+        rules = ["ip daddr @guarded jump guard"] if guarded else []
         if not any(one.filtered for one in self.segments):
             return rules
         rules += [f'iifname "{one.bridge}" oifname "{one.bridge}" accept' for one in self.segments]
@@ -280,6 +350,7 @@ class Ruleset:
             f"table bridge {self.table} {{",
             *_named("set stations", "ifname . ether_addr . ipv4_addr", self._stations()),
             *_named("set taps", "ifname", self._taps()),
+            *self._sets6(),
             *_chain(
                 "prerouting",
                 "filter hook prerouting priority -300",
@@ -296,13 +367,49 @@ class Ruleset:
                     f"iifname . ether saddr . ip saddr @stations {'goto sender' if self.guards else 'accept'}",
                     # Hosts learn from the ARP payload, the bridge from the frame: both senders are looked at.
                     "iifname . arp saddr ether . arp saddr ip @stations goto asker",
+                    *(["iifname . ether saddr . ip6 saddr @stations6 goto sender6"] if self.has_ipv6 else []),
                     "drop",
                 ],
             ),
             *_chain("asker", "", ["iifname . ether saddr . arp saddr ip @stations accept", "drop"]),
+            *self._sender6(),
             *self._detour(),
             "}",
         ]
+
+    def _sets6(self) -> list[str]:
+        if not self.has_ipv6:
+            return []
+        return [
+            *_named("set stations6", "ifname . ether_addr . ipv6_addr", self._stations6()),
+            *_named("set targets6", _TARGET, self._targets6(), key="typeof"),
+        ]
+
+    def _sender6(self) -> list[str]:
+        """Let a guest say nothing that a router or a DHCP server says, and nothing of others' addresses.
+
+        RFC 4861: what an advertisement of a neighbour is about stands behind its first 8 bytes. A rule does not fit a
+        packet that has not what it asks for: so who hides a header from these rules gets to the drop behind them. The
+        first of several fragments must have all headers (RFC 7112); the others say nothing of themselves.
+        """
+        if not self.has_ipv6:
+            return []
+        return _chain(
+            "sender6",
+            "",
+            [
+                "icmpv6 type { mld-listener-query, nd-router-solicit, nd-router-advert, nd-redirect } drop",
+                f"icmpv6 type nd-neighbor-advert {_TARGET} @targets6 accept",
+                "icmpv6 type nd-neighbor-advert drop",
+                "udp sport { 546, 547 } drop",
+                "udp dport { 546, 547 } drop",
+                "meta l4proto ipv6-icmp frag frag-off != 0 accept",
+                "icmpv6 type != 255 accept",
+                "meta l4proto ipv6-icmp drop",
+                "meta l4proto != 255 accept",
+                "drop",
+            ],
+        )
 
     def _detour(self) -> list[str]:
         """Send IPv4 frames from and to a guarded pod up to the host, which tracks connections and forwards them.
@@ -333,34 +440,63 @@ class Ruleset:
         return [f"{entry.source} . {entry.asked} : 127.0.0.1 . {entry.port}" for entry in self.resolvers]
 
     def _stations(self) -> list[str]:
-        return [f'"{entry.tap}" . {entry.mac} . {entry.address}' for entry in self.stations]
+        stations = (entry for entry in self.stations if ":" not in entry.address)
+        return [f'"{entry.tap}" . {entry.mac} . {entry.address}' for entry in stations]
+
+    def _stations6(self) -> list[str]:
+        stations = (entry for entry in self.stations if ":" in entry.address)
+        return [f'"{entry.tap}" . {entry.mac} . {entry.address}' for entry in stations]
+
+    def _targets6(self) -> list[str]:
+        stations = (entry for entry in self.stations if ":" in entry.address)
+        return [f'"{entry.tap}" . {int(IPv6Address(entry.address)):#034x}' for entry in stations]
 
     def _taps(self) -> list[str]:
         return [f'"{entry.tap}"' for entry in self.stations]
-
-    def _elements(self, protocol: str) -> Iterable[str]:
-        for entry in self.forwards:
-            if entry.protocol == protocol and not entry.host_ip and not entry.same_port:
-                yield f"{entry.host_port} : {entry.address} . {entry.container_port}"
-
-    def _ranges(self, protocol: str) -> Iterator[str]:
-        """Yield ports that lead to the same ports of a pod: those one after the other are one element."""
-        ports = {entry.host_port: entry.address for entry in self.forwards if entry.fits(protocol)}
-        first = last = 0
-        for port in sorted(ports):
-            if first and port == last + 1 and ports[port] == ports[first]:
-                last = port
-                continue
-            if first:
-                yield _range(first, last, ports[first])
-            first = last = port
-        if first:
-            yield _range(first, last, ports[first])
 
     def _bound(self, protocol: str) -> Iterable[str]:
         for entry in self.forwards:
             if entry.protocol == protocol and entry.host_ip:
                 yield f"{entry.host_ip} . {entry.host_port} : {entry.address} . {entry.container_port}"
+
+
+def _elements(forwards: Iterable[Forward], protocol: str) -> Iterator[str]:
+    for entry in forwards:
+        if entry.protocol == protocol and not entry.host_ip and not entry.same_port:
+            yield f"{entry.host_port} : {entry.address} . {entry.container_port}"
+
+
+def _ranges(forwards: Iterable[Forward], protocol: str) -> Iterator[str]:
+    """Yield ports that lead to the same ports of a pod: those one after the other are one element."""
+    ports = {entry.host_port: entry.address for entry in forwards if entry.fits(protocol)}
+    first = last = 0
+    for port in sorted(ports):
+        if first and port == last + 1 and ports[port] == ports[first]:
+            last = port
+            continue
+        if first:
+            yield _range(first, last, ports[first])
+        first = last = port
+    if first:
+        yield _range(first, last, ports[first])
+
+
+def _port_maps(address: str, forwards: Sequence[Forward]) -> list[str]:
+    """Return the maps of published ports; ``address``: the type of addresses."""
+    return [
+        *_named("map tcp_ports", f"inet_service : {address} . inet_service", _elements(forwards, "tcp")),
+        *_named("map udp_ports", f"inet_service : {address} . inet_service", _elements(forwards, "udp")),
+        *_named("map tcp_ranges", f"inet_service : {address}; flags interval", _ranges(forwards, "tcp")),
+        *_named("map udp_ranges", f"inet_service : {address}; flags interval", _ranges(forwards, "udp")),
+    ]
+
+
+def _to_ports(family: str) -> list[str]:
+    return [
+        f"dnat {family} to {protocol} dport map @{protocol}_{kind}"
+        for kind in ("ports", "ranges")
+        for protocol in ("tcp", "udp")
+    ]
 
 
 def remove(table: str) -> None:
@@ -381,7 +517,8 @@ def _range(first: int, last: int, address: str) -> str:
 
 def _removal(table: str) -> str:
     # Adding first makes the deletion succeed when there was none; "destroy" needs a newer nft and kernel.
-    return "\n".join(f"table {family} {table}\ndelete table {family} {table}" for family in ("ip", "bridge"))
+    families = ("ip", "ip6", "bridge") if _IPV6.exists() else ("ip", "bridge")
+    return "\n".join(f"table {family} {table}\ndelete table {family} {table}" for family in families)
 
 
 def _chain(name: str, hook: str, rules: Iterable[str]) -> list[str]:
@@ -389,6 +526,6 @@ def _chain(name: str, hook: str, rules: Iterable[str]) -> list[str]:
     return [f"  chain {name} {{", *head, *(f"    {rule}" for rule in rules), "  }"]
 
 
-def _named(what: str, kind: str, elements: Iterable[str]) -> list[str]:
+def _named(what: str, kind: str, elements: Iterable[str], *, key: str = "type") -> list[str]:
     listed = ", ".join(elements)
-    return [f"  {what} {{", f"    type {kind}", *([f"    elements = {{ {listed} }}"] if listed else []), "  }"]
+    return [f"  {what} {{", f"    {key} {kind}", *([f"    elements = {{ {listed} }}"] if listed else []), "  }"]

@@ -16,6 +16,8 @@ from hyperd.db.models import NetworkRow
 from hyperd.errors import Busy, Conflict, InvalidInput, NotFound
 from hyperd.network import ruleset
 from hyperd.network.addresses import AddressPool, check_ifname, derived_mac
+from hyperd.network.addresses6 import MIN_MTU as MIN_MTU6
+from hyperd.network.addresses6 import AddressPool6, local_subnet
 from hyperd.network.bridge import Bridge
 from hyperd.network.model import DEFAULT, Driver, Network, NetworkSpec
 
@@ -35,6 +37,7 @@ class Segment:
         mtu: bytes.
         internal, masquerade: see ``NetworkSpec``.
         filtered: see ``ruleset.Segment``.
+        pool6: its IPv6 addresses; None = it has none.
 
     """
 
@@ -42,6 +45,7 @@ class Segment:
     name: str
     pool: AddressPool
     mtu: int
+    pool6: AddressPool6 | None = None
     internal: bool = False
     masquerade: bool = True
     filtered: bool = True
@@ -51,12 +55,24 @@ class Segment:
         """The host's interface."""
         gateway = self.pool.gateway
         what = f"subnet of network {self.name}" if self.id else "[network] subnet"
-        return Bridge(name=self.pool.bridge, address=gateway, mac=derived_mac(gateway.ip), mtu=self.mtu, what=what)
+        return Bridge(
+            name=self.pool.bridge,
+            address=gateway,
+            mac=derived_mac(gateway.ip),
+            mtu=self.mtu,
+            what=what,
+            address6=self.pool6.gateway if self.pool6 else None,
+        )
 
     @property
     def gateway(self) -> str:
         """The bridge's own address, without prefix length."""
         return str(self.pool.gateway.ip)
+
+    @property
+    def gateway6(self) -> str:
+        """The bridge's own IPv6 address, without prefix length; empty when it has none."""
+        return str(self.pool6.gateway.ip) if self.pool6 else ""
 
     def rules(self) -> ruleset.Segment:
         """Return what the tables are told of it."""
@@ -66,6 +82,7 @@ class Segment:
             masquerade=self.masquerade,
             filtered=self.filtered,
             internal=self.internal,
+            subnet6=str(self.pool6.network) if self.pool6 else "",
         )
 
 
@@ -123,7 +140,9 @@ class Segments:
             main=self.own.pool,
             what=f"subnet of network {row.name}",
         )
+        ipv6 = row.options.get("ipv6")
         return Segment(
+            pool6=AddressPool6(bridge=row.options["bridge"], **ipv6) if ipv6 else None,
             id=row.id,
             name=row.name,
             pool=pool,
@@ -168,6 +187,8 @@ class Segments:
                 )
             if segment.pool.bridge == bridge:
                 raise Conflict(f"bridge {bridge} is that of network {segment.name}")
+        mtu = _check_mtu(spec.mtu, "mtu") if spec.mtu else self.own.mtu
+        ipv6 = _ipv6(network_id, spec, known, bridge, mtu)
         return NetworkRow(
             id=network_id,
             name=spec.name,
@@ -180,8 +201,9 @@ class Segments:
             options={
                 "given": dict(spec.options),
                 "bridge": bridge,
-                "mtu": _check_mtu(spec.mtu, "mtu") if spec.mtu else self.own.mtu,
+                "mtu": mtu,
                 "masquerade": spec.masquerade,
+                **({"ipv6": ipv6} if ipv6 else {}),
                 **({"reserved": dict(spec.reserved)} if spec.reserved else {}),
                 **({"unused_pools": [dict(pool) for pool in spec.unused_pools]} if spec.unused_pools else {}),
             },
@@ -231,7 +253,27 @@ def network_of(row: NetworkRow) -> Network:
         bridge=options.get("bridge", ""),
         mtu=options.get("mtu", 0),
         resolves=True,
+        subnet6=options.get("ipv6", {}).get("subnet", ""),
+        gateway6=options.get("ipv6", {}).get("gateway", ""),
     )
+
+
+def _ipv6(network_id: str, spec: NetworkSpec, known: Iterable[Segment], bridge: str, mtu: int) -> dict[str, str]:
+    """Return what a new network's row says of IPv6; empty = it has none. Errors: InvalidInput, Conflict."""
+    if not spec.ipv6:
+        if spec.subnet6 or spec.gateway6:
+            raise InvalidInput("an IPv6 subnet or gateway needs a network with IPv6")
+        return {}
+    if mtu < MIN_MTU6:
+        raise InvalidInput(f"mtu {mtu} is too small for IPv6", details=f"it needs {MIN_MTU6}")
+    pool = AddressPool6(bridge=bridge, subnet=spec.subnet6 or str(local_subnet(network_id)), gateway=spec.gateway6)
+    for segment in known:
+        if segment.pool6 and segment.pool6.network.overlaps(pool.network):
+            raise Conflict(
+                f"subnet {pool.network} overlaps with {segment.pool6.network} of network {segment.name}",
+                resolution="choose another subnet, or name none",
+            )
+    return {"subnet": str(pool.network), "gateway": str(pool.gateway.ip)}
 
 
 def _check_mtu(mtu: int, what: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -17,6 +17,7 @@ from hyperd.errors import HostFault
 from hyperd.failpoint import failpoint
 from hyperd.network import guards, nft, ports, ruleset
 from hyperd.network.addresses import rows_of
+from hyperd.network.addresses6 import link_local
 from hyperd.network.dns import NameServers, ServerKey
 from hyperd.network.names import Names, names_of
 from hyperd.network.segments import Segment, Segments
@@ -111,13 +112,15 @@ class Tables:
         self, session: Session, segments: Sequence[Segment], rows: Sequence[AddressRow], names: Names
     ) -> ruleset.Ruleset:
         own = segments[0]
+        forwards = [forward_of(row) for row in ports.rows(session) if row.address]
         guarded = guards.rules(session, own.pool)
         return ruleset.Ruleset(
             table=self.name,
             segments=tuple(segment.rules() for segment in segments),
             tap_prefix=own.pool.tap_prefix,
             stations=_stations(rows),
-            forwards=[forward_of(row) for row in ports.rows(session) if row.address],
+            forwards=forwards,
+            forwards6=_forwards6(forwards, rows),
             guards=guarded,
             bridge_mac=own.bridge.current_mac() if guarded else "",
             resolvers=_resolvers(names, self._servers.tell(names.servers)),
@@ -160,8 +163,23 @@ def _stations(rows: Sequence[AddressRow]) -> list[ruleset.Station]:
     return [
         ruleset.Station(tap=tap, mac=mac, address=address)
         for owner, bridge, tap, mac in sorted(nics)
-        for address in sorted(places[owner, bridge])
+        for address in _used(places[owner, bridge], mac)
     ]
+
+
+def _used(addresses: Collection[str], mac: str) -> list[str]:
+    """Return the addresses that a NIC uses: with IPv6 also its own of the link."""
+    own = {str(link_local(mac))} if any(":" in address for address in addresses) else set()
+    return sorted({*addresses, *own})
+
+
+def _forwards6(forwards: Sequence[ruleset.Forward], rows: Sequence[AddressRow]) -> list[ruleset.Forward]:
+    """Return where ports of all addresses of the host lead to with IPv6: to the other address of the NIC."""
+    ipv6 = {(row.bridge, row.owner, row.slot): row.address for row in rows if ":" in row.address}
+    if not ipv6:
+        return []
+    other = {row.address: ipv6.get((row.bridge, row.owner, row.slot), "") for row in rows if not row.position}
+    return [replace(one, address=other[one.address]) for one in forwards if not one.host_ip and other.get(one.address)]
 
 
 def forward_of(row: PortRow) -> ruleset.Forward:

@@ -56,9 +56,6 @@ def _check_networks(spec: PodSpec) -> None:
         raise InvalidInput("a pod without a network cannot be on one", details=", ".join(names))
     if len(set(names)) != len(names):
         raise InvalidInput("a pod is on a network once", details=", ".join(names))
-    for one in spec.networks:
-        if one.ipv6:
-            raise NotSupported(f"network {one.network}: pods have no IPv6 addresses", details=one.ipv6)
 
 
 def check_without(spec: PodSpec) -> None:
@@ -94,6 +91,7 @@ def attachment_wish(spec: PodSpec, one: NetworkAttachment) -> NicWish:
         link_local=one.link_local,
         aliases=one.aliases,
         dns=spec.dns,
+        ipv6=one.ipv6,
     )
 
 
@@ -126,7 +124,7 @@ def asks_for_nothing(spec: PodSpec) -> bool:
     """Return whether the specification names no address, MAC or device: nothing to reserve before the start."""
     if spec.interfaces or guard(spec) is not None:
         return False
-    return not any(one.ipv4 or one.mac or one.link_local for one in spec.networks)
+    return not any(one.ipv4 or one.ipv6 or one.mac or one.link_local for one in spec.networks)
 
 
 def nic_specs(leases: Sequence[Lease]) -> list[NicSpec]:
@@ -149,6 +147,7 @@ def check_pluggable(nics: Sequence[NicSpec]) -> None:
 def guest_setup(spec: PodSpec, leases: Sequence[Lease]) -> layout.GuestSetup:
     """Return the network as the guest shall set it up. Errors: InvalidInput, Conflict (it is being changed)."""
     routed, gateway = default_route(spec, leases)
+    routed6 = next((index for index, lease in enumerate(leases) if lease.gateway6), -1)
     found = [
         layout.GuestNic(
             name=layout.nic_name(lease.slot),
@@ -157,6 +156,7 @@ def guest_setup(spec: PodSpec, leases: Sequence[Lease]) -> layout.GuestSetup:
             gateway=gateway if index == routed else "",
             mtu=_mtu(index, nic.interface, lease),
             routes=lease.routes,
+            gateway6=lease.gateway6 if index == routed6 else "",
         )
         for index, (nic, lease) in enumerate(_joined(spec, leases))
     ]
@@ -258,7 +258,7 @@ def _source(service: ServiceSpec, leases: Sequence[Lease], routed: int) -> str:
 
 
 def _on_link(address: str, lease: Lease) -> bool:
-    return any(IPv4Address(address) in IPv4Interface(cidr).network for cidr in lease.cidrs)
+    return any(IPv4Address(address) in IPv4Interface(cidr).network for cidr in lease.cidrs if ":" not in cidr)
 
 
 def _mtu(index: int, nic: InterfaceSpec, lease: Lease) -> int:

@@ -238,6 +238,13 @@ GROUPS: dict[str, tuple[Case, ...]] = {
         "rm -f one",
         "network rm front back",
         "network ls -q --filter name=front",
+        "network create --ipv6 --subnet 10.78.0.0/24 --subnet fd00:78::/64 six",
+        "network inspect -f '<<.EnableIPv6>> <<range .IPAM.Config>><<.Subnet>> <<end>>' six",
+        "run -d --name six --network six --ip6 fd00:78::66 {image} sleep 1000",
+        "inspect -f '<<range .NetworkSettings.Networks>><<.GlobalIPv6Address>> <<.GlobalIPv6PrefixLen>><<end>>' six",
+        "run --rm --network six {image} sh -c 'ping -6 -c 1 -W 10 -q fd00:78::66 | grep -c \"1 packets received\"'",
+        "rm -f six",
+        "network rm six",
     ),
     "lists": group(
         "run -d --name l1 --label group=lists {image} sleep 1000",
@@ -266,7 +273,7 @@ GROUPS: dict[str, tuple[Case, ...]] = {
         "ps --filter name=^/po$ --format '<<.Ports>>'",
         "rm -f po",
         "run -d --name pu -p 19000:90/udp {image} sleep 1000",
-        Case("port pu", compare=CODE, differs="no IPv6 yet"),
+        Case("port pu", compare=CODE, differs="the default network has no IPv6"),
         "rm -f pu",
     ),
     "health": group(

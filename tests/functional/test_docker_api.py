@@ -524,7 +524,10 @@ def test_the_platform_of_an_image(client: FlaskClient) -> None:
         ({"Options": {"com.docker.network.driver.mtu": "big"}}, 400, "must be a number"),
         ({"ConfigOnly": True}, 501, "ConfigOnly"),
         ({"ConfigFrom": {"Network": "x"}}, 501, "ConfigFrom"),
-        ({"EnableIPv4": False}, 501, "IPv6"),
+        ({"EnableIPv4": False}, 501, "without IPv4"),
+        ({"EnableIPv6": True}, 201, '"Warning":""'),
+        ({"EnableIPv6": True, "IPAM": {"Config": [{"Subnet": "fd00:8::/64", "IPRange": "fd00:8::/80"}]}}, 501, "range"),
+        ({"EnableIPv6": True, "IPAM": {"Config": [{"Subnet": "fd00:8::/64"}] * 2}}, 400, "one IPv6 subnet"),
         ({"IPAM": {"Options": {"a": "b"}}}, 501, "IPAM option a"),
         ({"Attachable": True}, 201, "Attachable"),
         ({"Options": {"com.example.what": "x"}}, 201, "com.example.what"),
@@ -561,13 +564,46 @@ def test_ipv6_that_is_not_enabled_is_kept_and_told(client: FlaskClient) -> None:
             assert shown["IPAMConfig"] == point["IPAMConfig"]
         client.post("/networks/create", json={"Name": "plain"})
         assert client.post("/networks/plain/connect", json=connect).status_code == 501
-        enabled = client.post("/networks/create", json={"Name": "six", "EnableIPv6": True, "IPAM": {"Config": pools}})
-        assert enabled.status_code == 501
     finally:
         for row in client.get("/containers/json?all=1").json:
             client.delete(f"/containers/{row['Id']}?force=1&v=1")
         for name in ("asked", "plain"):
             client.delete(f"/networks/{name}")
+
+
+@pytest.mark.usefixtures("clean")
+def test_network_with_ipv6(client: FlaskClient) -> None:
+    pools = [{"Subnet": "fd00:8::/64"}, {"Subnet": "172.30.8.0/24"}]
+    made = client.post("/networks/create", json={"Name": "six", "EnableIPv6": True, "IPAM": {"Config": pools}})
+    assert (made.status_code, made.json["Warning"]) == (201, "")
+    try:
+        wanted = {"IPAMConfig": {"IPv6Address": "fd00:8::7"}}
+        host = {"NetworkMode": "six", "PortBindings": {"80/tcp": [{"HostPort": ""}]}}
+        body = {"Image": "busybox", "NetworkingConfig": {"EndpointsConfig": {"six": wanted}}, "HostConfig": host}
+        told = client.post("/containers/create", json={**body, "Cmd": ["sleep", "100"]}).json
+        assert told["Warnings"] == []
+        other = make(client)
+        for ident in (told["Id"], other):
+            assert client.post(f"/containers/{ident}/start").status_code == 204
+        assert client.post("/networks/six/connect", json={"Container": other}).status_code == 200
+        about = client.get(f"/containers/{told['Id']}/json").json["NetworkSettings"]
+        point = about["Networks"]["six"]
+        shown = (point["GlobalIPv6Address"], point["GlobalIPv6PrefixLen"], point["IPv6Gateway"])
+        assert shown == ("fd00:8::7", 64, "fd00:8::1")
+        assert point["IPAMConfig"] == wanted["IPAMConfig"]
+        assert [one["HostIp"] for one in about["Ports"]["80/tcp"]] == ["0.0.0.0", "::"]  # noqa: S104
+        network = client.get("/networks/six").json
+        assert network["EnableIPv6"]
+        assert network["IPAM"]["Config"][1] == {"Subnet": "fd00:8::/64", "Gateway": "fd00:8::1"}
+        addresses = {one["IPv6Address"] for one in network["Containers"].values()}
+        assert (len(addresses), "fd00:8::7/64" in addresses) == (2, True)
+        assert client.post("/networks/six/disconnect", json={"Container": other}).status_code == 200
+        taken = client.post("/containers/create", json={**body, "Cmd": ["sleep", "100"]})
+        assert (taken.status_code, "fd00:8::7" in taken.text) == (409, True)
+    finally:
+        for row in client.get("/containers/json?all=1").json:
+            client.delete(f"/containers/{row['Id']}?force=1&v=1")
+        client.delete("/networks/six")
 
 
 @pytest.mark.usefixtures("clean")

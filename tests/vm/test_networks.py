@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -135,6 +137,47 @@ def test_two_networks_names_connect_and_disconnect(host: Host) -> None:
     assert name_servers(host) == []
 
 
+def test_ipv6_between_guests(host: Host) -> None:
+    """Two guests reach each other, also by name and by a port of the host; nobody hears what is not their own."""
+    made = make(host, "six", ipv6=True, subnet6="fd00:66::/64")
+    port = free_port()
+    start(
+        host,
+        "one",
+        networks=[{"network": "six", "ip6": "fd00:66::21"}],
+        portmappings=[{"containerPort": "80", "hostPort": str(port)}],
+    )
+    start(host, "two", networks=[{"network": "six", "ip6": "fd00:66::22"}])
+    assert "1 packets received" in inside(host, "two", "ping -6 -c 1 -W 20 fd00:66::21")
+    assert "fd00:66::21" in inside(host, "two", "nslookup -type=aaaa one-c")
+    assert "fd00:66::21\tone" in inside(host, "one", "cat /etc/hosts")
+    until(lambda: served(port, "[fd00:66::1]") == b"one\n")
+    busybox = ("exec", "-m", "two", "/sbin/busybox")
+    host.ok(*busybox, "ip", "-6", "address", "add", "fd00:66::99/64", "dev", "eth0", "nodad")
+    with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x86DD)) as ear:
+        ear.bind((made["bridge"], 0x86DD))
+        ear.settimeout(0.5)
+        for source in ("fd00:66::99", "fd00:66::22"):
+            host.ctl(*busybox, "ping", "-6", "-c", "2", "-W", "1", "-I", source, "fd00:66::1")
+        heard = set()
+        with contextlib.suppress(TimeoutError):
+            while True:
+                heard.add(socket.inet_ntop(socket.AF_INET6, ear.recv(2048)[8:24]))
+    assert "fd00:66::22" in heard
+    assert "fd00:66::99" not in heard
+    # Off and on again while it runs: the other network has no IPv6, and no route for it is left.
+    make(host, "four")
+    change(host, "connect", "two", "four")
+    change(host, "disconnect", "two", "six")
+    assert "default" not in inside(host, "two", "ip -6 route")
+    change(host, "connect", "two", "six")
+    assert "via fd00:66::1" in inside(host, "two", "ip -6 route")
+    assert "1 packets received" in inside(host, "two", "ping -6 -c 1 -W 20 fd00:66::21")
+    for pod in ("one", "two"):
+        host.ok("rm", pod)
+    host.daemon.json("POST", "/network/prune")
+
+
 def test_links_that_others_delete_come_back(host: Host) -> None:
     """A bridge and a tap deleted from outside: the pod is reachable again, and QEMU does not spin."""
     made = make(host, "net", subnet="10.61.3.0/24")
@@ -158,10 +201,10 @@ def test_links_that_others_delete_come_back(host: Host) -> None:
     assert host.daemon.json("POST", "/network/prune") == ["net"]
 
 
-def served(port: int) -> bytes:
+def served(port: int, address: str = "127.0.0.1") -> bytes:
     """What the host gets from one of its own ports; nothing while nobody listens."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=90) as answer:
+        with urllib.request.urlopen(f"http://{address}:{port}/", timeout=90) as answer:
             found: bytes = answer.read()
             return found
     except OSError:

@@ -155,12 +155,13 @@ def ports_row(shown: Shown) -> list[dict[str, Any]]:
     published = _published(shown)
     found: list[dict[str, Any]] = [
         {
-            "IP": _host_ip(mapping),
+            "IP": ip,
             "PrivatePort": mapping.container_port,
             "PublicPort": mapping.host_port,
             "Type": mapping.protocol,
         }
         for mapping in published
+        for ip in _host_ips(mapping, shown)
     ]
     known = {(mapping.container_port, mapping.protocol) for mapping in published}
     if shown.container.live:
@@ -175,8 +176,13 @@ def _published(shown: Shown) -> Sequence[PortMapping]:
     return shown.container.ports if shown.container.live else ()
 
 
-def _host_ip(mapping: PortMapping) -> str:
-    return mapping.host_ip or "0.0.0.0"  # noqa: S104 - what clients read for "all addresses"
+def _host_ips(mapping: PortMapping, shown: Shown) -> tuple[str, ...]:
+    """Return the addresses of the host that a port answers on, in the words that clients know for "all"."""
+    if mapping.host_ip:
+        return (mapping.host_ip,)
+    leads_to = next((one for one in shown.attachments if one.gateway), None)
+    ipv6 = leads_to is not None and leads_to.address6
+    return ("0.0.0.0", "::") if ipv6 else ("0.0.0.0",)  # noqa: S104
 
 
 def exposed(shown: Shown) -> list[str]:
@@ -541,9 +547,9 @@ def network_settings(shown: Shown, version: Version) -> dict[str, Any]:
     live = shown.container.live
     ports: dict[str, Any] = dict.fromkeys(exposed(shown)) if live else {}
     for mapping in _published(shown):
-        entry = {"HostIp": _host_ip(mapping), "HostPort": str(mapping.host_port)}
+        entries = [{"HostIp": ip, "HostPort": str(mapping.host_port)} for ip in _host_ips(mapping, shown)]
         key = f"{mapping.container_port}/{mapping.protocol}"
-        ports[key] = [*(ports.get(key) or []), entry]
+        ports[key] = [*(ports.get(key) or []), *entries]
     first = main if main is not None and live else None
     of_old = {"IpAddress": first.address if first else "", "IpPrefixLen": first.prefix if first else 0}
     return {

@@ -33,7 +33,7 @@ from hyperd.api.docker.create import (
     read_restart,
 )
 from hyperd.api.docker.errors import NotModified
-from hyperd.api.docker.lookup import STORAGE_DRIVER, Lookup, container
+from hyperd.api.docker.lookup import STORAGE_DRIVER, Lookup, container, has_ipv6
 from hyperd.api.docker.mounts import Mounts
 from hyperd.api.docker.routes import blueprint
 from hyperd.api.docker.streams import console_size
@@ -151,6 +151,7 @@ def _order(given: Mapping[str, Any], body: Mapping[str, Any], name: str) -> Orde
         exposed=image.defaults.exposed_ports,
         default_memory=engine().config.hypervisor.default_memory,
         volumes_of=_mounts_of,
+        has_ipv6=has_ipv6,
     )
     return policy.annotated(order, {REQUEST: json.dumps(policy.kept(body), separators=(",", ":"))})
 

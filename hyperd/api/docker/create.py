@@ -87,6 +87,7 @@ def read_order(
     exposed: Sequence[str],
     default_memory: int,
     volumes_of: Callable[[str], Mounts],
+    has_ipv6: Callable[[str], bool] = lambda _network: False,
 ) -> Order:
     """Translate the body of ``/containers/create``.
 
@@ -96,6 +97,7 @@ def read_order(
         exposed: ports that the image exposes, such as ``80/tcp``.
         default_memory: MiB of a VM whose container has no limit.
         volumes_of: gives the mounts of another container, for ``VolumesFrom``.
+        has_ipv6: tells whether a network, by name or id, has IPv6 addresses.
 
     Errors: InvalidInput, NotSupported, NotFound (a container of VolumesFrom).
 
@@ -125,9 +127,9 @@ def read_order(
         dns_search=tuple(host["DnsSearch"]),
         extra_hosts=read_extra_hosts(host["ExtraHosts"]),
         network_disabled=given["NetworkDisabled"] or mode == "none",
-        networks=read_networks(given, host, mode),
+        networks=read_networks(given, host, mode, has_ipv6),
     )
-    return Order(pod=pod, joins=joins, warnings=tuple(warn(given, host)), mounts=mounts)
+    return Order(pod=pod, joins=joins, warnings=tuple(warn(given, host, has_ipv6)), mounts=mounts)
 
 
 def _container(
@@ -219,10 +221,12 @@ def read_port(text: str) -> tuple[str, str]:
     return match[1], protocol
 
 
-def read_networks(given: Mapping[str, Any], host: Mapping[str, Any], mode: str) -> tuple[NetworkAttachment, ...]:
+def read_networks(
+    given: Mapping[str, Any], host: Mapping[str, Any], mode: str, has_ipv6: Callable[[str], bool]
+) -> tuple[NetworkAttachment, ...]:
     """Return the networks that the container is on at its start; empty = the default bridge alone.
 
-    Errors: InvalidInput.
+    ``has_ipv6`` tells whether a network has it. Errors: InvalidInput.
     """
     if mode == "none" or mode.startswith("container:") or given["NetworkDisabled"]:
         return ()
@@ -232,7 +236,9 @@ def read_networks(given: Mapping[str, Any], host: Mapping[str, Any], mode: str) 
     named = {("bridge" if name in DEFAULT_NETWORKS else name): (point or {}) for name, point in endpoints.items()}
     order = [first, *(name for name in named if name != first)]
     found = tuple(
-        read_endpoint(name, named.get(name), links=links if name == first else (), mac=given["MacAddress"])
+        read_endpoint(
+            name, named.get(name), links=links if name == first else (), mac=given["MacAddress"], ipv6=has_ipv6
+        )
         for name in order
     )
     plain = NetworkAttachment(network="bridge")
@@ -246,16 +252,20 @@ def read_endpoint(
     links: tuple[tuple[str, str], ...] = (),
     mac: str = "",
 ) -> NetworkAttachment:
-    """Translate ``EndpointSettings``. Errors: InvalidInput."""
+    ipv6: Callable[[str], bool],
+    """Translate ``EndpointSettings``; ``ipv6`` tells whether a network has it. Errors: InvalidInput."""
     if not point:
         return NetworkAttachment(network=network, links=links, mac=mac)
     ipam = point["IPAMConfig"]
     return NetworkAttachment(
+    address6 = ipam["IPv6Address"]
+    usable = bool(address6) and ipv6(network)
         network=network,
         aliases=tuple(point["Aliases"]),
         links=(*links, *(read_link(entry) for entry in point["Links"])),
         ipv4=ipam["IPv4Address"],
-        unused_ipv6=ipam["IPv6Address"],
+        ipv6=address6 if usable else "",
+        unused_ipv6="" if usable else address6,
         mac=point["MacAddress"] or mac,
         link_local=tuple(ipam["LinkLocalIPs"]),
         options=point["DriverOpts"],

@@ -95,6 +95,7 @@ class Lookup:
     def _attached(self, network: Network, found: Container, wishes: Mapping[str, NetworkAttachment]) -> Attachment:
         lease = next(one for one in network.attachments if one.pod == found.pod_id)
         address, prefix = _split(lease.addresses[0]) if lease.addresses else ("", 0)
+        address6, prefix6 = _split(lease.ipv6) if lease.ipv6 else ("", 0)
         wish = wishes.get(network.name) or wishes.get(network.id)
         return Attachment(
             network=network.name,
@@ -103,6 +104,9 @@ class Lookup:
             address=address,
             prefix=prefix,
             gateway="" if network.internal else network.gateway,
+            address6=address6,
+            prefix6=prefix6,
+            gateway6="" if network.internal else network.gateway6,
             mac=lease.mac,
             aliases=_aliases(network, found, lease.aliases),
             **_wished(wish),
@@ -125,7 +129,7 @@ def _wished(wish: NetworkAttachment | None) -> dict[str, Any]:
     return {
         "fixed": wish.ipv4,
         "link_local": wish.link_local,
-        "unused_ipv6": wish.unused_ipv6,
+        "asked_ipv6": wish.ipv6 or wish.unused_ipv6,
         "links": tuple(f"{name}:{alias}" for name, alias in wish.links),
         "options": wish.options,
     }
@@ -154,6 +158,11 @@ def network_of(name: str) -> Network:
         return engine().networks.get(name)
     except NotFound as error:
         raise NotFound(f"network {name[:200]} not found") from error
+
+
+def has_ipv6(name: str) -> bool:
+    """Return whether a network has IPv6 addresses; one that does not exist has none."""
+    return any(one.subnet6 and name in (one.name, one.id) for one in engine().networks.all())
 
 
 def network_names() -> set[str]:

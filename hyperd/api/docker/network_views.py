@@ -26,7 +26,10 @@ class Attachment:
     mac: str = ""
     aliases: Sequence[str] = ()
     fixed: str = ""  # the address that was asked for
-    unused_ipv6: str = ""  # another one
+    asked_ipv6: str = ""  # another one
+    address6: str = ""
+    prefix6: int = 0
+    gateway6: str = ""
     link_local: Sequence[str] = ()
     links: Sequence[str] = ()
     options: Mapping[str, str] = field(default_factory=dict)
@@ -43,9 +46,9 @@ def endpoint(attachment: Attachment) -> dict[str, Any]:
         "Gateway": attachment.gateway,
         "IPAddress": attachment.address,
         "IPPrefixLen": attachment.prefix,
-        "IPv6Gateway": "",
-        "GlobalIPv6Address": "",
-        "GlobalIPv6PrefixLen": 0,
+        "IPv6Gateway": attachment.gateway6,
+        "GlobalIPv6Address": attachment.address6,
+        "GlobalIPv6PrefixLen": attachment.prefix6,
         "MacAddress": attachment.mac,
         "DriverOpts": dict(attachment.options) or None,
         "DNSNames": list(attachment.aliases) or None,
@@ -54,8 +57,8 @@ def endpoint(attachment: Attachment) -> dict[str, Any]:
 
 def _asked_addresses(attachment: Attachment) -> dict[str, Any]:
     found: dict[str, Any] = {"IPv4Address": attachment.fixed} if attachment.fixed else {}
-    if attachment.unused_ipv6:
-        found["IPv6Address"] = attachment.unused_ipv6
+    if attachment.asked_ipv6:
+        found["IPv6Address"] = attachment.asked_ipv6
     return {**found, "LinkLocalIPs": list(attachment.link_local)} if attachment.link_local else found
 
 
@@ -68,7 +71,10 @@ def network_object(network: Network, running: Engine, *, detailed: bool) -> dict
             pool["IPRange"] = network.ip_range
         if network.reserved:
             pool["AuxiliaryAddresses"] = dict(network.reserved)
-        pools += [pool, *(dict(unused) for unused in network.unused_pools)]
+        pools.append(pool)
+        if network.subnet6:
+            pools.append({"Subnet": network.subnet6, "Gateway": network.gateway6})
+        pools += [*(dict(unused) for unused in network.unused_pools)]
     return {
         "Name": network.name,
         "Id": network.id,
@@ -76,7 +82,7 @@ def network_object(network: Network, running: Engine, *, detailed: bool) -> dict
         "Scope": "local",
         "Driver": "null" if network.driver == "none" else str(network.driver),
         "EnableIPv4": True,
-        "EnableIPv6": False,
+        "EnableIPv6": bool(network.subnet6),
         "IPAM": {"Driver": "default", "Options": None, "Config": pools},
         "Internal": network.internal,
         "Attachable": False,
@@ -99,7 +105,7 @@ def _members(network: Network, running: Engine) -> dict[str, Any]:
                     "EndpointID": endpoint_id(network.id, attachment.pod),
                     "MacAddress": attachment.mac,
                     "IPv4Address": attachment.addresses[0] if attachment.addresses else "",
-                    "IPv6Address": "",
+                    "IPv6Address": attachment.ipv6,
                 }
     return found
 

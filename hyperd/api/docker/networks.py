@@ -11,7 +11,7 @@ from flask import Response
 from hyperd.api.context import engine
 from hyperd.api.docker import answers, params, schema
 from hyperd.api.docker.create import read_endpoint
-from hyperd.api.docker.lookup import container, network_of
+from hyperd.api.docker.lookup import container, has_ipv6, network_of
 from hyperd.api.docker.network_views import network_object
 from hyperd.api.docker.params import Filters
 from hyperd.api.docker.routes import blueprint
@@ -77,11 +77,12 @@ _TRUE, _FALSE = ("1", "t", "true"), ("0", "f", "false")
 
 def _spec(given: dict[str, Any]) -> NetworkSpec:
     _refuse(given)
-    ipam = given["IPAM"]
-    pools = [pool for pool in ipam["Config"] if not _is_ipv6(pool)]
-    if len(pools) > 1:
-        raise InvalidInput("a network can have one subnet here", details=f"{len(pools)} were given")
-    pool = pools[0] if pools else {}
+    ipam, ipv6 = given["IPAM"], given["EnableIPv6"]
+    pool = _only([pool for pool in ipam["Config"] if not _is_ipv6(pool)], "subnet")
+    pools6 = [pool for pool in ipam["Config"] if _is_ipv6(pool)]
+    pool6 = _only(pools6, "IPv6 subnet") if ipv6 else {}
+    if pool6.get("IPRange") or pool6.get("AuxiliaryAddresses"):
+        raise NotSupported("an IPv6 subnet has neither an IP range nor auxiliary addresses here")
     options = given["Options"]
     mtu = options.get(_MTU, "0")
     if not (mtu.isascii() and mtu.isdigit() and len(mtu) < 6):
@@ -92,7 +93,10 @@ def _spec(given: dict[str, Any]) -> NetworkSpec:
         gateway=pool.get("Gateway", ""),
         ip_range=pool.get("IPRange", ""),
         reserved=pool.get("AuxiliaryAddresses", {}),
-        unused_pools=tuple(_texts_of(one) for one in ipam["Config"] if _is_ipv6(one)),
+        unused_pools=() if ipv6 else tuple(_texts_of(one) for one in pools6),
+        ipv6=ipv6,
+        subnet6=pool6.get("Subnet", ""),
+        gateway6=pool6.get("Gateway", ""),
         internal=given["Internal"],
         labels=given["Labels"],
         options=options,
@@ -100,6 +104,13 @@ def _spec(given: dict[str, Any]) -> NetworkSpec:
         mtu=int(mtu),
         masquerade=_truth(options, _MASQUERADE),
     )
+
+
+def _only(pools: Sequence[Mapping[str, Any]], what: str) -> Mapping[str, Any]:
+    """Return the one pool that there is, an empty one when there is none. Errors: InvalidInput."""
+    if len(pools) > 1:
+        raise InvalidInput(f"a network can have one {what} here", details=f"{len(pools)} were given")
+    return pools[0] if pools else {}
 
 
 def _is_ipv6(pool: Mapping[str, Any]) -> bool:
@@ -123,8 +134,8 @@ def _refuse(given: dict[str, Any]) -> None:
         )
     if given["Ingress"]:
         raise NotSupported("ingress networks belong to swarm mode, which is not supported")
-    if given["EnableIPv6"] or not given["EnableIPv4"]:
-        raise NotSupported("IPv6 networks are not supported yet")
+    if not given["EnableIPv4"]:
+        raise NotSupported("networks without IPv4 are not supported", resolution="leave EnableIPv4 out")
     if given["ConfigOnly"] or given["ConfigFrom"]["Network"]:
         raise NotSupported("configurations of networks (ConfigOnly, ConfigFrom) are not supported")
     ipam = given["IPAM"]
@@ -152,7 +163,7 @@ def _warnings(given: dict[str, Any]) -> Iterator[str]:
     if given["Attachable"]:
         yield "Attachable belongs to swarm mode and was discarded: containers can be put on every network."
     for pool in given["IPAM"]["Config"]:
-        if _is_ipv6(pool):
+        if _is_ipv6(pool) and not given["EnableIPv6"]:
             yield f"IPv6 is not enabled: the subnet {pool['Subnet'][:60]} was discarded."
     for key in given["Options"]:
         if key not in (_MTU, _BRIDGE, _MASQUERADE, _ICC):
@@ -171,9 +182,10 @@ def connect(name: str) -> Response:
             details=", ".join(point["DriverOpts"])[:200],
             resolution="leave them out",
         )
-    if point["IPAMConfig"]["IPv6Address"] and not network.unused_pools:  # else its creation has told that
+    known = network.subnet6 or network.unused_pools  # else its creation has told that
+    if point["IPAMConfig"]["IPv6Address"] and not known:
         raise NotSupported(f"the network {network.name} has no IPv6", details=point["IPAMConfig"]["IPv6Address"][:60])
-    engine().pods.net.attachments.connect(found.pod_id, read_endpoint(network.name, point))
+    engine().pods.net.attachments.connect(found.pod_id, read_endpoint(network.name, point, ipv6=has_ipv6))
     return answers.empty(200)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from hyperd.errors import InvalidInput, NotSupported
@@ -140,13 +140,13 @@ def warn_resources(given: Mapping[str, Any]) -> Iterator[str]:
         yield "swappiness cannot be set in a virtual machine: MemorySwappiness was discarded."
 
 
-def warn(given: Mapping[str, Any], host: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a warning for each setting that has no effect here."""
+def warn(given: Mapping[str, Any], host: Mapping[str, Any], has_ipv6: Callable[[str], bool]) -> Iterator[str]:
+    """Yield a warning for each setting that has no effect here; ``has_ipv6`` tells it of a network."""
     yield from warn_resources(host)
     if given["Image"] and host["Privileged"] and host["SecurityOpt"]:
         yield "SecurityOpt has no effect on a privileged container."
     for name, point in given["NetworkingConfig"]["EndpointsConfig"].items():
-        if point and point["IPAMConfig"]["IPv6Address"]:
+        if point and point["IPAMConfig"]["IPv6Address"] and not has_ipv6(name):
             yield f"IPv6 is not enabled on network {name[:100]}: IPv6Address was discarded."
         for key in (point or {}).get("DriverOpts", ()):
             yield f"The option {key[:100]} of the endpoint on {name[:100]} has no effect here."

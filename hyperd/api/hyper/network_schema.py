@@ -28,6 +28,9 @@ class NetworkSchema(Wire):
     bridge = Text(checks.optional(checks.device))
     mtu = Whole(0, 65_535)
     masquerade = Flag()
+    ipv6 = Flag()
+    subnet6 = Text(checks.optional(checks.cidr))
+    gateway6 = Text(checks.optional(checks.address))
 
 
 class ConnectSchema(AttachmentSchema):
@@ -65,6 +68,9 @@ def network_object(network: Network) -> dict[str, Any]:
         "subnet": network.subnet,
         "gateway": network.gateway,
         "ipRange": network.ip_range,
+        "ipv6": bool(network.subnet6),
+        "subnet6": network.subnet6,
+        "gateway6": network.gateway6,
         "internal": network.internal,
         "builtin": network.builtin,
         "bridge": network.bridge,

@@ -518,6 +518,7 @@ class AttachmentSchema(Wire):
     names = Many(Text(checks.pattern(HOST_NAME, "a host name")), limit=64, data_key="aliases", attribute="aliases")
     links = Many(one(LinkSchema), limit=64)
     ipv4 = Text(checks.optional(checks.address), data_key="ip")
+    ipv6 = Text(checks.optional(checks.address), data_key="ip6")
     mac = Text(checks.optional(checks.pattern(MAC, "a MAC address")))
 
 
