@@ -127,6 +127,18 @@ class NetworkService:
                 log.info("network.not_pruned", network=network.name, reason=str(error))
         return removed
 
+    def forget(self, network: str, pod: str) -> None:
+        """Give back what a pod that does not exist any more has on a network. Errors: NotFound (nothing), HostFault."""
+        found = self.get(network)
+        with self._database.reading() as session:
+            gone = session.get(PodRow, pod) is None
+        slots = [one.slot for one in found.attachments if one.pod == pod]
+        if not gone or not slots:
+            raise NotFound(f"endpoint {pod[:200]} not found", kind="endpoint", name=pod)
+        for slot in slots:
+            self._driver.detach(pod, slot)
+        log.info("network.forgotten", network=found.name, pod=pod)
+
     # -- inside
 
     def _builtin(self) -> list[Network]:

@@ -19,6 +19,7 @@ from hyperd.config.model import Config, HypervisorConfig, NetworkConfig
 from hyperd.engine import Engine
 from hyperd.errors import Busy
 from hyperd.image.signing.signature import Flaw, SignatureRefused
+from hyperd.network.model import NicWish
 from hyperd.spec.model import ContainerSpec, PodSpec, PortSpec
 from tests.support.registry import busybox_tar, digest_of, layer_tar, member
 
@@ -604,6 +605,41 @@ def test_network_with_ipv6(client: FlaskClient) -> None:
         for row in client.get("/containers/json?all=1").json:
             client.delete(f"/containers/{row['Id']}?force=1&v=1")
         client.delete("/networks/six")
+
+
+@pytest.mark.usefixtures("clean")
+def test_network_is_left_by_force(client: FlaskClient, running: Engine) -> None:
+    """A container that was never started, one that nobody knows, and what one that is gone has left."""
+    made = client.post("/networks/create", json={"Name": "left"}).json["Id"]
+    try:
+        ident = make(client)
+        assert client.post("/networks/left/connect", json={"Container": ident}).status_code == 200
+        body = {"Container": ident, "Force": True}
+        assert client.post("/networks/left/disconnect", json=body).status_code == 200
+        for force, words in ((True, "endpoint nosuch not found"), (False, "No such container: nosuch")):
+            told = client.post("/networks/left/disconnect", json={"Container": "nosuch", "Force": force})
+            assert (told.status_code, told.json["message"]) == (404, words)
+        running.network.reserve("gone", [NicWish(network=made)])
+        assert client.delete("/networks/left").status_code == 403
+        body = {"Container": "gone", "Force": True}
+        assert client.post("/networks/left/disconnect", json=body).status_code == 200
+    finally:
+        assert client.delete("/networks/left").status_code == 204
+
+
+@pytest.mark.usefixtures("clean")
+def test_processes_are_shared_in_one_vm_only(client: FlaskClient) -> None:
+    one, other = make(client), make(client)
+    shared = {"NetworkMode": f"container:{one}", "PidMode": f"container:{one[:12]}"}
+    made = client.post("/containers/create", json={"Image": "busybox", "HostConfig": shared}).json
+    about = client.get(f"/containers/{made['Id']}/json").json["HostConfig"]
+    assert about["PidMode"] == f"container:{one}"
+    elsewhere = {**shared, "PidMode": f"container:{other}"}
+    told = client.post("/containers/create", json={"Image": "busybox", "HostConfig": elsewhere})
+    assert (told.status_code, "another VM" in told.text) == (501, True)
+    missing = {**shared, "PidMode": "container:nosuch"}
+    told = client.post("/containers/create", json={"Image": "busybox", "HostConfig": missing})
+    assert (told.status_code, told.json["message"]) == (400, "No such container: nosuch")
 
 
 @pytest.mark.usefixtures("clean")

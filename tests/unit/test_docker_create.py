@@ -101,7 +101,6 @@ def test_nonsense_is_refused(host: dict[str, Any], message: str) -> None:
         ({"UTSMode": "host"}, "UTS namespace of the host"),
         ({"UsernsMode": "host"}, "user namespace of the host"),
         ({"PidMode": "container:x"}, "PidMode"),
-        ({"PidMode": "container:x", "NetworkMode": "container:x"}, "PidMode"),
         ({"SecurityOpt": ["label=type:svirt_t"]}, "SELinux"),
         (
             {"Mounts": [{"Type": "bind", "Source": "/a", "Target": "/b", "BindOptions": {"NonRecursive": True}}]},
@@ -223,6 +222,10 @@ def test_no_network() -> None:
 
 def test_joining_another_container() -> None:
     assert order(host={"NetworkMode": "container:web"}).joins == "web"
+    both = order(host={"NetworkMode": "container:web", "PidMode": "container:db"})
+    assert (both.joins, both.container.pid_namespace) == ("web", "db")
+    with pytest.raises(InvalidInput, match="needs the name"):
+        order(host={"NetworkMode": "container:web", "PidMode": "container:"})
 
 
 @pytest.mark.parametrize(

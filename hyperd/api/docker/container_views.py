@@ -418,7 +418,6 @@ _UNUSED_HOST_KEYS: dict[str, Any] = {
     "LxcConf": [],
     "MemorySwappiness": None,
     "OomKillDisable": False,
-    "PidMode": "",
     "StorageOpt": None,
     "UTSMode": "",
     "UsernsMode": "",
@@ -457,6 +456,7 @@ def _host_basics(shown: Shown) -> dict[str, Any]:
 
 def _host_network(shown: Shown) -> dict[str, Any]:
     container, pod = shown.container, shown.pod
+    pids = container.spec.pid_namespace
     links = [f"/{name}:/{container.name}/{alias}" for network in pod.networks for name, alias in network.links]
     return {
         "Dns": list(pod.dns),
@@ -465,6 +465,7 @@ def _host_network(shown: Shown) -> dict[str, Any]:
         "ExtraHosts": [f"{name}:{address}" for name, address in pod.extra_hosts] or None,
         "Links": links or None,
         "NetworkMode": network_mode(shown),
+        "PidMode": f"container:{pids}" if pids and shown.asked else "",
         "PortBindings": _bindings(shown),
         "PublishAllPorts": bool(_asked_host(shown).get("PublishAllPorts", False)),
     }

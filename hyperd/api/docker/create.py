@@ -169,6 +169,7 @@ def _container(
         auto_remove=host["AutoRemove"],
         exposed=tuple(given["ExposedPorts"]),
         device_rules=tuple(host["DeviceCgroupRules"]),
+        pid_namespace=host["PidMode"].removeprefix("container:"),
     )
 
 
@@ -251,15 +252,15 @@ def read_endpoint(
     *,
     links: tuple[tuple[str, str], ...] = (),
     mac: str = "",
-) -> NetworkAttachment:
     ipv6: Callable[[str], bool],
+) -> NetworkAttachment:
     """Translate ``EndpointSettings``; ``ipv6`` tells whether a network has it. Errors: InvalidInput."""
     if not point:
         return NetworkAttachment(network=network, links=links, mac=mac)
     ipam = point["IPAMConfig"]
-    return NetworkAttachment(
     address6 = ipam["IPv6Address"]
     usable = bool(address6) and ipv6(network)
+    return NetworkAttachment(
         network=network,
         aliases=tuple(point["Aliases"]),
         links=(*links, *(read_link(entry) for entry in point["Links"])),

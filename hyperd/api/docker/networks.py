@@ -15,7 +15,7 @@ from hyperd.api.docker.lookup import container, has_ipv6, network_of
 from hyperd.api.docker.network_views import network_object
 from hyperd.api.docker.params import Filters
 from hyperd.api.docker.routes import blueprint
-from hyperd.errors import Conflict, Forbidden, InvalidInput, NotSupported
+from hyperd.errors import Conflict, Forbidden, InvalidInput, NotFound, NotSupported
 from hyperd.network.model import Network, NetworkSpec
 
 _CREATE, _CONNECT, _DISCONNECT = schema.NetworkCreate(), schema.NetworkConnect(), schema.NetworkDisconnect()
@@ -193,8 +193,15 @@ def connect(name: str) -> Response:
 def disconnect(name: str) -> Response:
     """Take a container off a network."""
     given = schema.load(_DISCONNECT, params.body_object())
-    network, found = network_of(name), container(given["Container"])
-    engine().pods.net.attachments.disconnect(found.pod_id, network.id)
+    network = network_of(name)
+    try:
+        found = container(given["Container"])
+    except NotFound:
+        if not given["Force"]:
+            raise
+        engine().networks.forget(network.id, given["Container"])
+    else:
+        engine().pods.net.attachments.disconnect(found.pod_id, network.id)
     return answers.empty(200)
 
 

@@ -22,7 +22,7 @@ from hyperd.api.docker.lookup import Lookup, container, network_names
 from hyperd.api.docker.mounts import Mounts, NewVolume
 from hyperd.container.model import Container, ContainerUpdate
 from hyperd.container.signals import find_signal
-from hyperd.errors import Conflict, HyperError, InvalidInput, NotAlive, NotFound
+from hyperd.errors import Conflict, HyperError, InvalidInput, NotAlive, NotFound, NotSupported
 from hyperd.spec.model import Limits, Resource
 from hyperd.volume.hostpath import MISSING
 from hyperd.volume.model import NamedVolumeSpec
@@ -97,7 +97,9 @@ def create(order: Order) -> None:
             check_links(wish.links)
     with _sources_told(), provided(order.mounts):
         if order.joins:
-            running.containers.create(joined(order).pod_id, order.container, may_fetch=may_fetch())
+            other = joined(order)
+            spec = replace(order.container, pid_namespace=_processes_of(order, other))
+            running.containers.create(other.pod_id, spec, may_fetch=may_fetch())
         else:
             running.pods.create(order.pod, may_fetch=may_fetch())
 
@@ -376,6 +378,27 @@ def joined(order: Order) -> Container:
         return container(order.joins)
     except NotFound as error:
         raise InvalidInput(error.brief) from error
+
+
+def _processes_of(order: Order, other: Container) -> str:
+    """Return the id of the container whose processes a new one sees, which must be in the pod that it joins.
+
+    Errors: InvalidInput (it is not there), NotSupported (it is in another VM).
+    """
+    name = order.container.pid_namespace
+    if not name:
+        return ""
+    try:
+        found = container(name)
+    except NotFound as error:  # no 404: clients would take it for a missing image
+        raise InvalidInput(error.brief) from error
+    if found.pod_id != other.pod_id:
+        raise NotSupported(
+            f"the processes of container {name[:200]} cannot be seen",
+            details=f"it runs in another VM than {other.name}",
+            resolution=f"use --network container:{name[:200]} as well",
+        )
+    return found.id
 
 
 def vm_of(found: Container) -> Resource:

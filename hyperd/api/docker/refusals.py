@@ -59,8 +59,11 @@ def refuse(given: Mapping[str, Any], host: Mapping[str, Any]) -> None:
             )
     for key, accepted in _ACCEPTED_MODES.items():
         mode = host[key]
-        if mode.startswith("container:") and host["NetworkMode"] == mode and key != "PidMode":
-            continue  # the containers of one pod share what they have in common; their processes they do not
+        if key == "PidMode" and mode.startswith("container:"):
+            _check_pids(host)
+            continue
+        if mode.startswith("container:") and host["NetworkMode"] == mode:
+            continue  # the containers of one pod share what they have in common
         if mode not in accepted:
             raise NotSupported(f"{key} {mode[:80]!r} is not supported", details="every container has a VM of its own")
     _refuse_devices(host)
@@ -74,6 +77,18 @@ def refuse(given: Mapping[str, Any], host: Mapping[str, Any]) -> None:
         _check_security(option)
     if host["NetworkMode"].startswith("container:"):
         _refuse_in_a_pod(given, host)
+
+
+def _check_pids(host: Mapping[str, Any]) -> None:
+    """Refuse to see the processes of a container in another VM. Errors: NotSupported, InvalidInput."""
+    if not host["PidMode"].partition(":")[2]:
+        raise InvalidInput("--pid: container: needs the name of a container")
+    if not host["NetworkMode"].startswith("container:"):
+        raise NotSupported(
+            f"PidMode {host['PidMode'][:80]!r} is not supported alone",
+            details="a container sees processes of its own VM only",
+            resolution=f"add --network {host['PidMode'][:80]}, which puts it into the VM of that container",
+        )
 
 
 # Of a container that has the network of another: what that one decides.

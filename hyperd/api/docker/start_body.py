@@ -54,7 +54,9 @@ def apply(found: Container, host: Mapping[str, Any]) -> None:
     shown = Lookup(engine()).shown(found)
     changed = _changed(host, shown)
     others = [key for key in changed if key not in _TAKEN]
-    refuse({"Hostname": ""}, {**host, "NetworkMode": ""})
+    # Whose network and processes it shares is compared above.
+    shared = {key: "" for key in ("NetworkMode", "PidMode") if str(host[key]).startswith("container:")}
+    refuse({"Hostname": ""}, {**host, "NetworkMode": "", **shared})
     if others:
         raise NotSupported(
             f"HostConfig.{others[0]} cannot be changed by the start of a container",
