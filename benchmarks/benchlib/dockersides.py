@@ -23,6 +23,7 @@ from tests.support.registry import busybox_tar
 
 POOL = 3  # VMs that wait: as many as the compose project has services
 START_TIMEOUT = 60.0
+REST = 6.0  # seconds at most that are waited for quiet
 # Debian's, where another one is installed as well: Docker's own daemon here is Debian's, too.
 _POOLED = re.compile(r"event=vm\.pooled vm=(\S+)")
 PROGRAM = os.environ.get("HYPERD_BENCH_DOCKER", "/usr/bin/docker")
@@ -85,7 +86,7 @@ class Hyperd(Side):
         while time.monotonic() < until:
             if len(self._waiting()) >= POOL:
                 with suppress(OSError):  # a VM that has just ended
-                    at_rest([self._launcher.pid, *qemus(self._launcher.directory)])
+                    at_rest([self._launcher.pid, *qemus(self._launcher.directory)], most=REST)
                     return
             time.sleep(0.2)
         raise RuntimeError(f"the pool is not full after {START_TIMEOUT:g} s")

@@ -64,6 +64,7 @@ def _ls(app: App, *, quiet: bool, no_trunc: bool, form: str) -> None:
     Option("--subnet6", metavar="CIDR", text="IPv6 addresses, with --ipv6; the daemon chooses by default."),
     Option("--gateway6", metavar="ADDRESS", text="The host's IPv6 address in it; the first one by default."),
     Option("--internal", flag=True, text="Pods reach each other and nothing else."),
+    Option("--isolated", flag=True, text="Pods do not reach each other."),
     Option("-l", "--label", many=True, metavar="KEY=VALUE", text="Set a label (repeat)."),
     Option("-o", "--opt", many=True, metavar="KEY=VALUE", text="Option of the driver (repeat)."),
     examples=(
@@ -84,6 +85,7 @@ def _create(
     subnet6: str,
     gateway6: str,
     internal: bool,
+    isolated: bool,
     label: tuple[str, ...],
     opt: tuple[str, ...],
 ) -> None:
@@ -98,6 +100,7 @@ def _create(
         "subnet6": subnet6,
         "gateway6": gateway6,
         "internal": internal,
+        "isolated": isolated,
         "labels": pairs(label, "--label"),
         "options": pairs(opt, "--opt"),
     }

@@ -261,9 +261,14 @@ def host_links() -> HostLinks:
             name = values.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode("utf-8", "replace")
             master = int.from_bytes(values.get(_IFLA_MASTER, b""), sys.byteorder)
             found[name] = Link(index=index, up=bool(flags & _IFF_UP), master=master)
-        ipv4 = ((entry.index, entry.interface) for entry in _addresses(netlink))
-        addresses = frozenset[tuple[int, IPv4Interface | IPv6Interface]]((*ipv4, *_addresses6(netlink)))
-    return HostLinks(by_name=found, addresses=addresses)
+        addresses: set[tuple[int, IPv4Interface | IPv6Interface]] = set()
+        for message in netlink.dump(_GETADDR, _ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
+            entry, entry6 = _entry(message), _entry6(message)
+            if entry is not None:
+                addresses.add((entry.index, entry.interface))
+            elif entry6 is not None:
+                addresses.add(entry6)
+    return HostLinks(by_name=found, addresses=frozenset(addresses))
 
 
 def host_addresses() -> list[str]:
@@ -306,29 +311,36 @@ def host_networks() -> list[IPv4Network]:
 
 
 def _addresses(netlink: Netlink) -> list[_Entry]:
-    found = []
-    for message in netlink.dump(_GETADDR, _ADDRESS.pack(socket.AF_INET, 0, 0, 0, 0)):
-        family, prefix, _, _, index = _ADDRESS.unpack_from(message)
-        values = attributes(message[_ADDRESS.size :])
-        address = values.get(_IFA_ADDRESS) or values.get(_IFA_LOCAL)
-        if family == socket.AF_INET and address is not None:
-            label = values.get(_IFA_LABEL, b"").rstrip(b"\0").decode("utf-8", "replace") or str(index)
-            found.append(_Entry(index, label, IPv4Interface((address, prefix))))
-    return found
+    messages = netlink.dump(_GETADDR, _ADDRESS.pack(socket.AF_INET, 0, 0, 0, 0))
+    return [entry for entry in map(_entry, messages) if entry is not None]
+
+
+def _entry(message: bytes) -> _Entry | None:
+    """Return what a message says of an IPv4 address, None when it is about something else."""
+    family, prefix, _, _, index = _ADDRESS.unpack_from(message)
+    values = attributes(message[_ADDRESS.size :])
+    address = values.get(_IFA_ADDRESS) or values.get(_IFA_LOCAL)
+    if family != socket.AF_INET or address is None:
+        return None
+    label = values.get(_IFA_LABEL, b"").rstrip(b"\0").decode("utf-8", "replace") or str(index)
+    return _Entry(index, label, IPv4Interface((address, prefix)))
 
 
 def _addresses6(netlink: Netlink) -> list[tuple[int, IPv6Interface]]:
     """Return the IPv6 addresses of the host with the index of their interface, those of the link apart."""
-    found = []
-    for message in netlink.dump(_GETADDR, _ADDRESS.pack(socket.AF_INET6, 0, 0, 0, 0)):
-        family, prefix, _, _, index = _ADDRESS.unpack_from(message)
-        values = attributes(message[_ADDRESS.size :])
-        address = values.get(_IFA_LOCAL) or values.get(_IFA_ADDRESS)
-        if family == socket.AF_INET6 and address is not None:
-            interface = IPv6Interface((address, prefix))
-            if not interface.is_link_local:
-                found.append((index, interface))
-    return found
+    messages = netlink.dump(_GETADDR, _ADDRESS.pack(socket.AF_INET6, 0, 0, 0, 0))
+    return [entry for entry in map(_entry6, messages) if entry is not None]
+
+
+def _entry6(message: bytes) -> tuple[int, IPv6Interface] | None:
+    """Return what a message says of an IPv6 address, None when it is about something else."""
+    family, prefix, _, _, index = _ADDRESS.unpack_from(message)
+    values = attributes(message[_ADDRESS.size :])
+    address = values.get(_IFA_LOCAL) or values.get(_IFA_ADDRESS)
+    if family != socket.AF_INET6 or address is None:
+        return None
+    interface = IPv6Interface((address, prefix))
+    return None if interface.is_link_local else (index, interface)
 
 
 def _forward_ipv6() -> None:

@@ -42,6 +42,7 @@ class NetworkSpec:
         bridge: name of the host's interface; empty = one is chosen.
         mtu: bytes, 0 = that of the daemon's own bridge.
         masquerade: the outside sees the host's address instead of the pod's.
+        isolated: its pods do not reach each other, also not by published ports.
         ipv6: pods have an IPv6 address beside the IPv4 one.
         subnet6: of these, CIDR notation; empty = one of its own (RFC 4193).
         gateway6: the bridge's own address of them; empty = the first of the subnet.
@@ -61,6 +62,7 @@ class NetworkSpec:
     bridge: str = ""
     mtu: int = 0
     masquerade: bool = True
+    isolated: bool = False
     ipv6: bool = False
     subnet6: str = ""
     gateway6: str = ""
@@ -122,6 +124,7 @@ class Network:
     mtu: int = 0
     builtin: bool = False
     resolves: bool = False
+    isolated: bool = False
     subnet6: str = ""
     gateway6: str = ""
     attachments: tuple[Attachment, ...] = ()

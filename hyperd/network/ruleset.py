@@ -18,16 +18,21 @@ from hyperd.errors import InvalidInput
 from hyperd.network import nft
 
 _IPV6 = Path("/proc/sys/net/ipv6")  # absent where the kernel has no IPv6, and then no table of it
+_GROUP = "ether daddr & 01:00:00:00:00:00 == 01:00:00:00:00:00"  # broadcast and multicast
 _TARGET = "iifname . @th,64,128"  # the address that an advertisement of a neighbour is about
 
 
 @dataclass(frozen=True, kw_only=True)
 class Station:
-    """A NIC that may send: its tap, and a MAC and an IPv4 or IPv6 address that it may use."""
+    """A NIC that may send: its tap, and a MAC and an IPv4 or IPv6 address that it may use.
+
+    ``apart``: it is on an isolated network.
+    """
 
     tap: str
     mac: str
     address: str
+    apart: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +101,7 @@ class Segment:
         masquerade: the outside sees the host's address.
         filtered: others reach its pods by published ports only.
         internal: nothing leaves it and nothing comes in.
+        isolated: its pods do not reach each other.
         subnet6: of its IPv6 addresses; empty = it has none.
 
     """
@@ -105,6 +111,7 @@ class Segment:
     masquerade: bool = True
     filtered: bool = True
     internal: bool = False
+    isolated: bool = False
     subnet6: str = ""
 
 
@@ -140,6 +147,10 @@ class Ruleset:
         """Whether one of the networks has IPv6."""
         return any(one.subnet6 for one in self.segments)
 
+    @property
+    def _has_isolated(self) -> bool:
+        return any(one.isolated for one in self.segments)
+
     def render(self) -> str:
         """Return the text for ``nft -f``; applying it twice is the same as once."""
         return "\n".join([_removal(self.table), *self._translation(), *self._translation6(), *self._protection(), ""])
@@ -173,6 +184,7 @@ class Ruleset:
             (f"ip {self.table} tcp_bound", set(self._bound("tcp"))),
             (f"ip {self.table} udp_bound", set(self._bound("udp"))),
             (f"ip {self.table} resolvers", set(self._resolvers())),
+            *([(f"bridge {self.table} apart", set(self._apart()))] if self._has_isolated else ()),
             *(self._places6() if self.has_ipv6 else ()),
         ]
 
@@ -317,7 +329,10 @@ class Ruleset:
         rules = ["ip daddr @guarded jump guard"] if guarded else []
         if not any(one.filtered for one in self.segments):
             return rules
-        rules += [f'iifname "{one.bridge}" oifname "{one.bridge}" accept' for one in self.segments]
+        rules += [
+            f'iifname "{one.bridge}" oifname "{one.bridge}" {"drop" if one.isolated else "accept"}'
+            for one in self.segments
+        ]
         rules += [
             f'{way} "{one.bridge}" drop' for one in self.segments if one.internal for way in ("iifname", "oifname")
         ]
@@ -350,6 +365,7 @@ class Ruleset:
             f"table bridge {self.table} {{",
             *_named("set stations", "ifname . ether_addr . ipv4_addr", self._stations()),
             *_named("set taps", "ifname", self._taps()),
+            *(_named("set apart", "ifname", self._apart()) if self._has_isolated else ()),
             *self._sets6(),
             *_chain(
                 "prerouting",
@@ -374,8 +390,16 @@ class Ruleset:
             *_chain("asker", "", ["iifname . ether saddr . arp saddr ip @stations accept", "drop"]),
             *self._sender6(),
             *self._detour(),
+            *self._between(),
             "}",
         ]
+
+    def _between(self) -> list[str]:
+        """Let no frame pass from a pod to another one of an isolated network, or of the outside to a guarded one."""
+        rules = ["iifname @apart drop"] if self._has_isolated else []
+        if self.guards:
+            rules.append(f"oifname @guarded_taps ether type ip {_GROUP} drop")
+        return _chain("forward", "filter hook forward priority filter", rules) if rules else []
 
     def _sets6(self) -> list[str]:
         if not self.has_ipv6:
@@ -418,7 +442,6 @@ class Ruleset:
         """
         if not self.guards:
             return []
-        group = "ether daddr & 01:00:00:00:00:00 == 01:00:00:00:00:00"
         taps = sorted({f'"{entry.tap}"' for entry in self.guards})
         return [
             *_named("set guarded_taps", "ifname", taps),
@@ -429,10 +452,7 @@ class Ruleset:
                 ["iifname @guarded_taps goto router", "ether daddr @guarded_macs goto router", "accept"],
             ),
             *_chain(
-                "router", "", [f"{group} accept", f"ether daddr set {self.bridge_mac} meta pkttype set host accept"]
-            ),
-            *_chain(
-                "forward", "filter hook forward priority filter", [f"oifname @guarded_taps ether type ip {group} drop"]
+                "router", "", [f"{_GROUP} accept", f"ether daddr set {self.bridge_mac} meta pkttype set host accept"]
             ),
         ]
 
@@ -450,6 +470,9 @@ class Ruleset:
     def _targets6(self) -> list[str]:
         stations = (entry for entry in self.stations if ":" in entry.address)
         return [f'"{entry.tap}" . {int(IPv6Address(entry.address)):#034x}' for entry in stations]
+
+    def _apart(self) -> list[str]:
+        return [f'"{entry.tap}"' for entry in self.stations if entry.apart]
 
     def _taps(self) -> list[str]:
         return [f'"{entry.tap}"' for entry in self.stations]

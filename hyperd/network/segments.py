@@ -35,7 +35,7 @@ class Segment:
         name: of it.
         pool: its addresses.
         mtu: bytes.
-        internal, masquerade: see ``NetworkSpec``.
+        internal, masquerade, isolated: see ``NetworkSpec``.
         filtered: see ``ruleset.Segment``.
         pool6: its IPv6 addresses; None = it has none.
 
@@ -49,6 +49,7 @@ class Segment:
     internal: bool = False
     masquerade: bool = True
     filtered: bool = True
+    isolated: bool = False
 
     @property
     def bridge(self) -> Bridge:
@@ -82,6 +83,7 @@ class Segment:
             masquerade=self.masquerade,
             filtered=self.filtered,
             internal=self.internal,
+            isolated=self.isolated,
             subnet6=str(self.pool6.network) if self.pool6 else "",
         )
 
@@ -149,6 +151,7 @@ class Segments:
             mtu=row.options["mtu"],
             internal=row.internal,
             masquerade=row.options["masquerade"],
+            isolated=row.options.get("isolated", False),
         )
 
     def new_row(
@@ -204,6 +207,7 @@ class Segments:
                 "mtu": mtu,
                 "masquerade": spec.masquerade,
                 **({"ipv6": ipv6} if ipv6 else {}),
+                **({"isolated": True} if spec.isolated else {}),
                 **({"reserved": dict(spec.reserved)} if spec.reserved else {}),
                 **({"unused_pools": [dict(pool) for pool in spec.unused_pools]} if spec.unused_pools else {}),
             },
@@ -253,6 +257,7 @@ def network_of(row: NetworkRow) -> Network:
         bridge=options.get("bridge", ""),
         mtu=options.get("mtu", 0),
         resolves=True,
+        isolated=options.get("isolated", False),
         subnet6=options.get("ipv6", {}).get("subnet", ""),
         gateway6=options.get("ipv6", {}).get("gateway", ""),
     )

@@ -118,7 +118,7 @@ class Tables:
             table=self.name,
             segments=tuple(segment.rules() for segment in segments),
             tap_prefix=own.pool.tap_prefix,
-            stations=_stations(rows),
+            stations=_stations(rows, {one.pool.bridge for one in segments if one.isolated}),
             forwards=forwards,
             forwards6=_forwards6(forwards, rows),
             guards=guarded,
@@ -151,8 +151,8 @@ def _resolvers(names: Names, ports_of: Mapping[ServerKey, int]) -> tuple[ruleset
     )
 
 
-def _stations(rows: Sequence[AddressRow]) -> list[ruleset.Station]:
-    """Let each NIC use all addresses that its pod has on that bridge.
+def _stations(rows: Sequence[AddressRow], isolated: Collection[str]) -> list[ruleset.Station]:
+    """Let each NIC use all addresses that its pod has on that bridge; ``isolated``: bridges of isolated networks.
 
     A guest with two NICs in one network answers for either address on both, and sends by whichever comes first.
     """
@@ -161,7 +161,7 @@ def _stations(rows: Sequence[AddressRow]) -> list[ruleset.Station]:
         places[row.owner, row.bridge].add(row.address)
     nics = {(row.owner, row.bridge, row.tap, row.mac) for row in rows}
     return [
-        ruleset.Station(tap=tap, mac=mac, address=address)
+        ruleset.Station(tap=tap, mac=mac, address=address, apart=bridge in isolated)
         for owner, bridge, tap, mac in sorted(nics)
         for address in _used(places[owner, bridge], mac)
     ]

@@ -520,7 +520,8 @@ def test_the_platform_of_an_image(client: FlaskClient) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "words"),
     [
-        ({"Options": {"com.docker.network.bridge.enable_icc": "false"}}, 501, "enable_icc"),
+        ({"Options": {"com.docker.network.bridge.enable_icc": "false"}}, 201, '"Warning":""'),
+        ({"Options": {"com.docker.network.bridge.enable_icc": "perhaps"}}, 400, "true or false"),
         ({"Options": {"com.docker.network.bridge.enable_ip_masquerade": "perhaps"}}, 400, "true or false"),
         ({"Options": {"com.docker.network.driver.mtu": "big"}}, 400, "must be a number"),
         ({"ConfigOnly": True}, 501, "ConfigOnly"),

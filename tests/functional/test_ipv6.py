@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import json
 import socket
 import struct
 from collections.abc import Iterator
@@ -160,6 +161,31 @@ def test_internal_network_reaches_nothing_outside(networks: Networks) -> None:
     with serve_tcp(socket.socket(socket.AF_INET6), ("::", 0), lambda _: b"host") as port:
         assert ask(far, outer.gateway6, port)
         assert silent(one, inner.gateway6, port)
+
+
+def test_pods_of_an_isolated_network_do_not_reach_each_other(networks: Networks) -> None:
+    made = networks.make("apart", ipv6=True, isolated=True)
+    one, _ = pod(networks, "one", "apart")
+    two, lease = pod(networks, "two", "apart")
+    port = free_port()
+    networks.site.network.publish("two", address_of(lease), [PortMapping("tcp", port, 80)])
+    other, _ = networks.site.pod("other")
+
+    def reaches(address: str, port: int, family: int) -> bool:
+        return not refused(lambda: ask_tcp(one.socket(family=family), (address, port), timeout=0.5))
+
+    with web6(two), serve_tcp(socket.socket(socket.AF_INET6), ("::", 0), lambda _: b"host") as host:
+        # By the host, too, which root in a guest can ask to pass it on.
+        for mac in (json.loads(ip("-j", "link", "show", made.bridge))[0]["address"], lease.mac):
+            for address, family in ((address_of(lease), "-4"), (bare(lease), "-6")):
+                ip("-n", one.name, family, "neigh", "replace", address, "lladdr", mac, "dev", "eth0")
+            assert not reaches(address_of(lease), 80, socket.AF_INET)
+            assert not reaches(bare(lease), 80, socket.AF_INET6)
+        assert not reaches(made.gateway, port, socket.AF_INET)
+        assert not reaches(made.gateway6, port, socket.AF_INET6)
+        assert reaches(made.gateway, host, socket.AF_INET)
+        assert reaches(made.gateway6, host, socket.AF_INET6)
+        assert ask_tcp(other.socket(), (networks.service.get("bridge").gateway, port))
 
 
 def checksum(data: bytes) -> int:

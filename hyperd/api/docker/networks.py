@@ -103,6 +103,7 @@ def _spec(given: dict[str, Any]) -> NetworkSpec:
         bridge=options.get(_BRIDGE, ""),
         mtu=int(mtu),
         masquerade=_truth(options, _MASQUERADE),
+        isolated=not _truth(options, _ICC),
     )
 
 
@@ -143,11 +144,6 @@ def _refuse(given: dict[str, Any]) -> None:
         raise NotSupported(f"IPAM driver {ipam['Driver'][:60]} is not supported")
     if ipam["Options"]:
         raise NotSupported(f"the IPAM option {next(iter(ipam['Options']))[:60]} is not supported")
-    if not _truth(given["Options"], _ICC):
-        raise NotSupported(
-            "enable_icc=false is not supported: the containers of a network reach each other",
-            resolution="give each its own network",
-        )
 
 
 def _truth(options: Mapping[str, str], key: str) -> bool:

@@ -28,6 +28,7 @@ class NetworkSchema(Wire):
     bridge = Text(checks.optional(checks.device))
     mtu = Whole(0, 65_535)
     masquerade = Flag()
+    isolated = Flag()
     ipv6 = Flag()
     subnet6 = Text(checks.optional(checks.cidr))
     gateway6 = Text(checks.optional(checks.address))
@@ -72,6 +73,7 @@ def network_object(network: Network) -> dict[str, Any]:
         "subnet6": network.subnet6,
         "gateway6": network.gateway6,
         "internal": network.internal,
+        "isolated": network.isolated,
         "builtin": network.builtin,
         "bridge": network.bridge,
         "mtu": network.mtu,

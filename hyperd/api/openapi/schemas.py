@@ -80,6 +80,7 @@ ANSWERS: dict[str, Schema] = {
         subnet6={"type": "string", "description": "of these, CIDR notation; empty without"},
         gateway6=TEXT,
         internal=FLAG,
+        isolated={"type": "boolean", "description": "pods on it do not reach each other"},
         builtin={"type": "boolean", "description": "it is always there and cannot be removed"},
         bridge={"type": "string", "description": "the host's interface"},
         mtu=COUNT,
