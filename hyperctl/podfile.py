@@ -84,6 +84,7 @@ CONTAINER: dict[str, Any] = {
     },
     "tmpfs": [{"path": _TEXT, "size": _NUMBER, "mode": _TEXT, "options": [_TEXT]}],
     "devices": [{"source": _TEXT, "target": _TEXT, "permissions": _TEXT}],
+    "pidNamespace": _TEXT,
     "shmSize": _NUMBER,
     "oomScoreAdj": _NUMBER,
     "logPath": _TEXT,

@@ -17,6 +17,7 @@ from pathlib import Path
 SUITE = "bookworm"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 COMMANDS = ("kubelet", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+PROXY = "kube-proxy"  # its checks are left out without it
 PLUGINS = Path("usr/lib/cni")
 TOOLS = {"etcd": "etcd-server", "kubectl": "kubernetes-client", "docker-registry": "docker-registry"}
 GO_PACKAGES = ("golang-1.19-go", "golang-1.19-src")
@@ -36,7 +37,8 @@ class Binaries:
 
     Args:
         directory: of the programs of Kubernetes. tools: paths of etcd, kubectl and docker-registry.
-        plugins: directory of the CNI plugins. version: of kubelet, as two numbers.
+        plugins: directory of the CNI plugins. version: of kubelet, as two numbers. proxy: of kube-proxy; None = there
+        is none.
 
     """
 
@@ -44,6 +46,7 @@ class Binaries:
     tools: Mapping[str, str]
     plugins: Path
     version: tuple[int, int]
+    proxy: tuple[int, int] | None
 
     def __getitem__(self, name: str) -> str:
         return self.tools.get(name) or str(self.directory / name)
@@ -89,10 +92,15 @@ def obtain(cache: Path, *, binaries: Path | None, source: Path | None, go: str) 
     if not _complete(binaries):
         raise Failed(f"{binaries} does not have all of {', '.join(COMMANDS)}")
     tools = {name: _tool(apt, cache, name, package) for name, package in TOOLS.items()}
-    found = re.search(r"v(\d+)\.(\d+)", run([str(binaries / "kubelet"), "--version"]))
+    proxy = _version(binaries / PROXY) if (binaries / PROXY).exists() else None
+    return Binaries(binaries, tools, _plugins(apt, cache), _version(binaries / "kubelet"), proxy)
+
+
+def _version(program: Path) -> tuple[int, int]:
+    found = re.search(r"v(\d+)\.(\d+)", run([str(program), "--version"]))
     if not found:
-        raise Failed(f"{binaries}/kubelet does not tell its version")
-    return Binaries(binaries, tools, _plugins(apt, cache), (int(found[1]), int(found[2])))
+        raise Failed(f"{program} does not tell its version")
+    return int(found[1]), int(found[2])
 
 
 def _complete(directory: Path) -> bool:
@@ -210,8 +218,8 @@ def _build(source: Path, target: Path, *, go: str, cache: Path) -> None:
     values = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
     flags = " ".join(["-s", "-w", *(f"-X {vendored}{VERSIONS}.{key}={value}" for key, value in values.items())])
     target.mkdir(parents=True, exist_ok=True)
-    for name in COMMANDS:
-        if not os.access(target / name, os.X_OK):
+    for name in (*COMMANDS, PROXY):
+        if not os.access(target / name, os.X_OK) and (source / "cmd" / name).is_dir():
             began = time.monotonic()
             print(f"building {name} {version} ... ", end="", flush=True)
             output = target / f".{name}"

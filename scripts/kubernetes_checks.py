@@ -10,109 +10,35 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from kubernetes_cluster import Cluster, Node
+from kubernetes_cluster import Node
+from kubernetes_view import PAGE, Manifest, Report, View, deployment, pod, pods_of
 
-Manifest = dict[str, Any]
-PAGE = "mkdir -p /w; hostname > /w/index.html; exec httpd -f -p 8080 -h /w"
-
-
-class Report:
-    """What was seen. ``wrong`` are the names of what was not as it should be."""
-
-    def __init__(self) -> None:
-        self.wrong: list[str] = []
-
-    def look(self, what: str, test: Callable[[], bool], *, seconds: float = 120.0) -> bool:
-        """Report whether something is as it should be, at the latest after so many seconds."""
-        began = time.monotonic()
-        reason = ""
-        while True:
-            try:
-                good = test()
-            except Exception as error:  # the report goes on
-                good, reason = False, f"\n       {type(error).__name__}: {str(error)[:600]}"
-            took = time.monotonic() - began
-            if good or took > seconds:
-                break
-            time.sleep(0.3)  # the next look; there is no event for all that is looked at
-        print(f"  {'yes' if good else 'NO '} {took:6.1f} s  {what}{'' if good else reason}", flush=True)
-        if not good:
-            self.wrong.append(what)
-        return good
-
-
-def pod(name: str, image: str, script: str, **fields: Any) -> Manifest:
-    """Return a pod of one container that runs a shell script; ``container`` are further fields of that one."""
-    container = {
-        "name": "main",
-        "image": image,
-        "command": ["sh", "-c", script],
-        "imagePullPolicy": "IfNotPresent",
-        **fields.pop("container", {}),
-    }
-    labels = {"app": name}
-    spec = {"containers": [container], "terminationGracePeriodSeconds": 1, **fields}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": spec}
-
-
-def deployment(name: str, image: str, replicas: int) -> Manifest:
-    """Return a deployment of web servers with probes."""
-    probe = {"httpGet": {"port": 8080, "path": "/"}, "periodSeconds": 2}
-    one = pod(name, image, PAGE, container={"readinessProbe": probe})
-    spec = {
-        "replicas": replicas,
-        "selector": {"matchLabels": {"app": name}},
-        "template": {"metadata": one["metadata"] | {"name": ""}, "spec": one["spec"]},
-    }
-    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": spec}
+REPLICAS = 5  # of the deployment that most checks look at
 
 
 class Checks:
     """The checks of a cluster; each is a method that can be named."""
 
-    def __init__(self, cluster: Cluster, report: Report, image: str) -> None:
-        self.cluster, self.image = cluster, image
-        self.look = report.look
-
-    def _pod(self, name: str) -> Any:
-        return self.cluster.get("pod", name)
-
-    def _pods(self, app: str) -> list[Any]:
-        return list(self.cluster.get("pods", "-l", f"app={app}")["items"])
-
-    def _ready(self, app: str) -> int:
-        return sum(
-            condition["type"] == "Ready"
-            and condition["status"] == "True"
-            and "deletionTimestamp" not in one["metadata"]
-            for one in self._pods(app)
-            for condition in one["status"].get("conditions", [])
-        )
-
-    def _gone(self, *names: str) -> None:
-        self.cluster.kubectl("delete", *names, "--wait=true", seconds=180)
-
-    def _logs(self, *words: str) -> str:
-        return self.cluster.kubectl("logs", *words)
+    def __init__(self, view: View) -> None:
+        self.view, self.cluster, self.image = view, view.cluster, view.image
+        self.look = view.look
 
     def deployment(self) -> None:
-        """A Deployment of two replicas, scaled to six and back."""
+        """A Deployment of two replicas, scaled to twenty and to five."""
         self.cluster.apply(deployment("web", self.image, 2))
-        self.look("a deployment has 2 replicas", lambda: self._ready("web") == 2)
-        self.cluster.kubectl("scale", "deployment/web", "--replicas=6")
-        self.look("scaled to 6", lambda: self._ready("web") == 6)
-        names = {one["spec"]["nodeName"] for one in self._pods("web")}
+        self.look("a deployment has 2 replicas", lambda: self.view.settled("web", 2))
+        self.view.scale("web", 20)
+        names = {one["spec"]["nodeName"] for one in self.view.pods("web")}
         self.look("on all nodes", lambda: names == {node.name for node in self.cluster.nodes})
-        self.look("all of them answer", lambda: all(self._fetch(one) for one in self._pods("web")), seconds=30)
-        self.cluster.kubectl("scale", "deployment/web", "--replicas=2")
-        self.look("scaled to 2: the others are gone", lambda: len(self._pods("web")) == 2)
+        self.look("all of them answer", lambda: all(self._fetch(one) for one in self.view.pods("web")), seconds=30)
+        self.view.scale("web", REPLICAS)
 
     def rollout(self) -> None:
         """A rolling update of the deployment."""
@@ -121,7 +47,7 @@ class Checks:
         fresh = [{"name": "VERSION", "value": "2"}]
         self.look(
             "a rolling update replaces all pods",
-            lambda: [one["spec"]["containers"][0].get("env") for one in self._pods("web")] == [fresh, fresh],
+            lambda: [one["spec"]["containers"][0].get("env") for one in self.view.pods("web")] == [fresh] * REPLICAS,
         )
 
     def _fetch(self, one: Any) -> bool:
@@ -143,8 +69,8 @@ class Checks:
         mounts.append({"name": "config", "mountPath": "/key", "subPath": "key"})
         one = pod("volumes", self.image, "exec sleep 10000", volumes=volumes, container={"volumeMounts": mounts})
         self.cluster.apply(config, secret, one)
-        self.look("a pod with volumes is ready", lambda: self._ready("volumes") == 1)
-        inside = self._shell
+        self.look("a pod with volumes is ready", lambda: self.view.ready("volumes") == 1)
+        inside = partial(self.view.shell, "volumes")
         self.look(
             "config map, subPath and secret", lambda: inside("cat /config/key /key /secret/password") == "oneonehidden"
         )
@@ -156,10 +82,7 @@ class Checks:
         )
         self.cluster.apply(config | {"data": {"key": "two"}})
         self.look("an update of the config map is seen in the pod", lambda: inside("cat /config/key") == "two")
-        self._gone("pod/volumes", "configmap/c", "secret/s")
-
-    def _shell(self, script: str, name: str = "volumes") -> str:
-        return self.cluster.kubectl("exec", name, "--", "sh", "-c", script).strip()
+        self.view.gone("pod/volumes", "configmap/c", "secret/s")
 
     def probes(self) -> None:
         """Liveness and readiness probes, exec and http."""
@@ -170,30 +93,27 @@ class Checks:
             "startupProbe": {"httpGet": {"port": 8080, "path": "/"}, "periodSeconds": 1, "failureThreshold": 60},
         }
         self.cluster.apply(pod("probes", self.image, script, container=probes))
-        self.look("a pod with probes is ready", lambda: self._ready("probes") == 1)
-        self._shell("rm /ready", "probes")
-        self.look("it is not when its readiness probe fails", lambda: self._ready("probes") == 0)
-        self._shell("touch /ready", "probes")
-        self.look("and is again", lambda: self._ready("probes") == 1)
-        self._shell("rm /alive", "probes")
-        self.look("a failed liveness probe restarts the container", lambda: self._restarts("probes") == 1)
-        self.look("and it is ready again", lambda: self._ready("probes") == 1)
-        self._gone("pod/probes")
-
-    def _restarts(self, name: str) -> int:
-        return sum(one["restartCount"] for one in self._pod(name)["status"]["containerStatuses"])
+        self.look("a pod with probes is ready", lambda: self.view.ready("probes") == 1)
+        self.view.shell("probes", "rm /ready")
+        self.look("it is not when its readiness probe fails", lambda: self.view.ready("probes") == 0)
+        self.view.shell("probes", "touch /ready")
+        self.look("and is again", lambda: self.view.ready("probes") == 1)
+        self.view.shell("probes", "rm /alive")
+        self.look("a failed liveness probe restarts the container", lambda: self.view.restarts("probes") == 1)
+        self.look("and it is ready again", lambda: self.view.ready("probes") == 1)
+        self.view.gone("pod/probes")
 
     def streams(self) -> None:
         """logs -f, exec with and without a terminal, cp, attach, port-forward."""
         script = "i=0; while [ $i -lt 20 ]; do i=$((i+1)); echo line $i; sleep 0.2; done; " + PAGE
         self.cluster.apply(pod("streams", self.image, script, container={"stdin": True}))
-        self.look("a pod for streams runs", lambda: self._pod("streams")["status"]["phase"] == "Running")
+        self.look("a pod for streams runs", lambda: self.view.pod("streams")["status"]["phase"] == "Running")
         self.look("logs -f follows", self._follows)
         self.look("exec gives output, input and exit code", self._exec)
         self.look("exec -it has a terminal", self._terminal)
         self.look("cp there and back", self._copies)
         self.look("port-forward", self._forwards)
-        self._gone("pod/streams")
+        self.view.gone("pod/streams")
 
     def _follows(self) -> bool:
         words = self.cluster.kubectl_words("logs", "-f", "streams")
@@ -261,13 +181,13 @@ class Checks:
             container=mounts,
         )
         self.cluster.apply(one)
-        self.look("a pod with an init container is ready", lambda: self._ready("init") == 1)
-        self.look("it has what the init container made", lambda: self._logs("init") == "made\n", seconds=10)
+        self.look("a pod with an init container is ready", lambda: self.view.ready("init") == 1)
+        self.look("it has what the init container made", lambda: self.view.logs("init") == "made\n", seconds=10)
         template = pod("job", self.image, "echo $((6*7))", restartPolicy="Never")
         spec = {"completions": 3, "parallelism": 2, "template": {"spec": template["spec"]}}
         self.cluster.apply({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "job"}, "spec": spec})
         self.look("a job of 3 completes", lambda: self.cluster.get("job", "job")["status"].get("succeeded") == 3)
-        self.look("its output is there", lambda: self._logs("job/job").endswith("42\n"), seconds=20)
+        self.look("its output is there", lambda: self.view.logs("job/job").endswith("42\n"), seconds=20)
         limits = {"resources": {"limits": {"memory": "20Mi"}}}
         self.cluster.apply(
             pod("fails", self.image, "echo why > /dev/termination-log; exit 3", restartPolicy="Never"),
@@ -275,11 +195,11 @@ class Checks:
         )
         self.look("an exit code and a message of the end", lambda: self._end("fails") == ("Error", 3, "why\n"))
         self.look("out of memory", lambda: self._end("eats") == ("OOMKilled", 137, ""))
-        self._gone("pod/init", "pod/fails", "pod/eats")
-        self._gone("job/job")
+        self.view.gone("pod/init", "pod/fails", "pod/eats")
+        self.view.gone("job/job")
 
     def _end(self, name: str) -> tuple[str, int, str]:
-        (status,) = self._pod(name)["status"]["containerStatuses"]
+        (status,) = self.view.pod(name)["status"]["containerStatuses"]
         ended = status["state"]["terminated"]
         return ended["reason"], ended["exitCode"], ended.get("message", "")
 
@@ -288,18 +208,18 @@ class Checks:
         node = self.cluster.nodes[0]
         count = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.1; done"
         self.cluster.apply(pod("count", self.image, count, nodeName=node.name))
-        self.look("a pod that counts is ready", lambda: self._ready("count") == 1)
+        self.look("a pod that counts is ready", lambda: self.view.ready("count") == 1)
         self._kubelet_again(node)
-        self.look("kubelet restarted: the pod goes on", lambda: self._counts() and self._restarts("count") == 0)
+        self.look("kubelet restarted: the pod goes on", lambda: self._counts() and self.view.restarts("count") == 0)
         node.daemon.kill()
         time.sleep(3)  # so long kubelet has no runtime, and notices
         node.start_daemon()
-        self.look("hyperd killed with -9: the pod goes on", lambda: self._counts() and self._restarts("count") == 0)
+        self.look("hyperd killed with -9: the pod goes on", lambda: self._counts() and self.view.restarts("count") == 0)
         self._work_goes_on(node)
         self.cluster.kubectl("delete", "pod/count", "--wait=false")
         node.daemon.kill()
         node.start_daemon()
-        self.look("a pod that is deleted while hyperd is killed goes", lambda: not self._pods("count"))
+        self.look("a pod that is deleted while hyperd is killed goes", lambda: not self.view.pods("count"))
 
     def _kubelet_again(self, node: Node) -> None:
         node.kubelet.end()
@@ -307,14 +227,14 @@ class Checks:
 
     def _work_goes_on(self, node: Node) -> None:
         self.cluster.apply(pod("after", self.image, "echo after", restartPolicy="Never", nodeName=node.name))
-        self.look("new pods start there", lambda: self._logs("after") == "after\n")
-        self._gone("pod/after")
+        self.look("new pods start there", lambda: self.view.logs("after") == "after\n")
+        self.view.gone("pod/after")
 
     def _counts(self) -> bool:
-        numbers = [int(line) for line in self._logs("count").splitlines()]
+        numbers = [int(line) for line in self.view.logs("count").splitlines()]
         before = len(numbers)
         time.sleep(1)  # it counts ten times a second
-        later = [int(line) for line in self._logs("count").splitlines()]
+        later = [int(line) for line in self.view.logs("count").splitlines()]
         return len(later) > before and later == list(range(1, len(later) + 1))
 
     def drain(self) -> None:
@@ -327,25 +247,17 @@ class Checks:
         self.cluster.kubectl("uncordon", node)
 
     def _elsewhere(self, app: str, node: str) -> bool:
-        return self._ready(app) == 2 and all(one["spec"]["nodeName"] != node for one in self._pods(app))
+        return self.view.settled(app, REPLICAS) and all(one["spec"]["nodeName"] != node for one in self.view.pods(app))
 
     def ends(self) -> None:
         """Everything is deleted: no VM is left."""
-        self.cluster.kubectl("delete", "deployment,job,pod", "--all", "--wait=true", seconds=180)
+        self.cluster.kubectl("delete", "deployment,statefulset,job,pod", "--all", "--wait=true", seconds=180)
         for node in self.cluster.nodes:
             self.look(f"no pod is left on {node.name}", partial(_is_empty, node))
 
 
-ORDER = ("deployment", "rollout", "volumes", "probes", "streams", "jobs", "restarts", "drain")
-
-
 def _is_empty(node: Node) -> bool:
     return pods_of(node) == []
-
-
-def pods_of(node: Node) -> list[str]:
-    """Return the pods that hyperd has on a node."""
-    return list(node.daemon.json("GET", "/list", item="pod")["podData"])
 
 
 @contextmanager

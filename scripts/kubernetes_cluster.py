@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kubernetes_binaries import Binaries, Failed, run
+from kubernetes_binaries import PROXY, Binaries, Failed, run
 
 from tests.support.daemon import HyperdLauncher
 
@@ -139,6 +139,7 @@ def _network(pods: str, directory: Path) -> dict[str, Any]:
         "type": "bridge",
         "bridge": "cni0",
         "isGateway": True,
+        "hairpinMode": True,  # a pod may ask itself by way of a service
         "ipam": {
             "type": "host-local",
             "dataDir": f"{directory}/addresses",
@@ -150,27 +151,35 @@ def _network(pods: str, directory: Path) -> dict[str, Any]:
     return {"cniVersion": "1.0.0", "name": "pods", "plugins": [bridge, ports]}
 
 
+def _remove_network(space: str, link: str) -> None:
+    """Remove a node's namespace and its cable, which does not go with it while others have the namespace, too."""
+    for words in (("link", "delete", link), ("netns", "delete", space)):
+        subprocess.run(["ip", *words], capture_output=True, check=False)
+
+
 @dataclass
 class Node:
     """A kubelet and its hyperd.
 
     Args:
-        name: of the node. space: name of its network namespace. address: in the network of the nodes. pods: their
-        network on this node.
+        name: of the node. space: name of its network namespace. address: in the network of the nodes. link: our end
+        of its cable. pods: their network on this node.
         directory: of its files. inside: words that enter its namespaces. holder: keeps them. daemon: its hyperd.
-        kubelet: its kubelet.
+        kubelet: its kubelet. proxy: its kube-proxy, when there is one.
 
     """
 
     name: str
     space: str
     address: str
+    link: str
     pods: str
     directory: Path
     inside: list[str]
     holder: subprocess.Popen[bytes]
     daemon: HyperdLauncher
     kubelet: Process = field(init=False)
+    proxy: Process | None = None
 
     @property
     def socket(self) -> Path:
@@ -180,6 +189,16 @@ class Node:
     def start_daemon(self) -> None:
         """Start hyperd."""
         self.daemon.start("--cri", f"unix://{self.socket}")
+
+    def start(self) -> None:
+        """Start kubelet and kube-proxy."""
+        self.kubelet.start()
+        if self.proxy is not None:
+            self.proxy.start()
+
+    def plug(self, connected: bool) -> None:
+        """Pull the cable of the node, or put it back. Errors: Failed."""
+        run(["ip", "link", "set", self.link, "up" if connected else "down"])
 
 
 class Cluster:
@@ -224,17 +243,21 @@ class Cluster:
         """End everything, the youngest first; return what could not be removed in order."""
         left: list[str] = []
         for node in reversed(self.nodes):
-            if hasattr(node, "kubelet"):
-                node.kubelet.end()
+            for program in (node.proxy, getattr(node, "kubelet", None)):
+                if program is not None:
+                    program.end()
             with contextlib.suppress(OSError):
                 shutil.copy(node.daemon.log_path, node.directory / "hyperd.log")
+            spaces = [f"hyperd-{path.stem[:32]}" for path in (node.daemon.root / "cni").glob("*.json")]
             try:
                 node.daemon.close()
             except AssertionError as error:
                 left.append(f"{node.name}: {str(error)[:500]}")
+            for space in spaces:  # of pods that a trial which was interrupted has left
+                Path("/run/netns", space).unlink(missing_ok=True)
             node.holder.kill()
             node.holder.wait()
-            run(["ip", "netns", "delete", node.space])
+            _remove_network(node.space, node.link)
         for process in reversed(self._processes):
             process.end()
         subprocess.run(["ip", "link", "delete", self.bridge], capture_output=True, check=False)
@@ -323,6 +346,7 @@ class Cluster:
             f"--root-ca-file={keys.path('ca.crt')}",
             "--node-monitor-period=1s",
             "--node-monitor-grace-period=12s",
+            "--node-eviction-rate=1",
             "--concurrent-deployment-syncs=2",
         ]
         return [*words, "--port=0"] if self.binaries.version < (1, 24) else words
@@ -347,7 +371,7 @@ class Cluster:
         directory = self.directory / name
         for part in ("log/pods", "log/containers", "kubelet", "plugins", "cni"):
             (directory / part).mkdir(parents=True)
-        self._add_network(space, address)
+        link = self._add_network(space, address)
         binds = {directory / "log": Path("/var/log"), directory / "kubelet": Path("/var/lib/kubelet")}
         self._need_directory(Path("/var/lib/kubelet"))
         script = "; ".join(f"mount --bind '{own}' '{place}'" for own, place in binds.items())
@@ -376,25 +400,33 @@ class Cluster:
         )
         pods = f"10.{217 + len(self.nodes)}.{self.network.rpartition('.')[2]}.0/24"
         (directory / "cni/net.conflist").write_text(json.dumps(_network(pods, directory)))
-        node = Node(name, space, address, pods, directory, inside, holder, daemon)
+        node = Node(name, space, address, link, pods, directory, inside, holder, daemon)
         self.nodes.append(node)
         node.start_daemon()
         node.kubelet = self._kubelet(node, static_pods)
+        if static_pods is None and self.binaries.proxy is not None:
+            node.proxy = self._proxy(node, self.binaries.proxy)
         self._add_routes()
         return node
 
-    def _add_network(self, space: str, address: str) -> None:
-        run(["ip", "netns", "add", space])
+    def _add_network(self, space: str, address: str) -> str:
+        """Make the namespace of a node and its cable; return our end of it. Errors: Failed."""
         link = f"{self.bridge}n{address.rpartition('.')[2]}"
-        run(["ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", space])
-        run(["ip", "link", "set", link, "master", self.bridge, "up"])
-        for words in (
-            ("link", "set", "lo", "up"),
-            ("address", "add", f"{address}/24", "dev", "eth0"),
-            ("link", "set", "eth0", "up"),
-            ("route", "add", "default", "via", self.address),
-        ):
-            run(["ip", "-n", space, *words])
+        try:
+            run(["ip", "netns", "add", space])
+            run(["ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", space])
+            run(["ip", "link", "set", link, "master", self.bridge, "up"])
+            for words in (
+                ("link", "set", "lo", "up"),
+                ("address", "add", f"{address}/24", "dev", "eth0"),
+                ("link", "set", "eth0", "up"),
+                ("route", "add", "default", "via", self.address),
+            ):
+                run(["ip", "-n", space, *words])
+        except BaseException:
+            _remove_network(space, link)
+            raise
+        return link
 
     def _add_routes(self) -> None:
         """Lead every node, and us, to the pods of all nodes."""
@@ -454,6 +486,23 @@ class Cluster:
         path = node.directory / "kubelet.json"
         path.write_text(json.dumps(config))
         return Process([*words, f"--config={path}", "--v=2"], node.directory / "kubelet.log", inside=node.inside)
+
+    def _proxy(self, node: Node, version: tuple[int, int]) -> Process:
+        kubeconfig = self.authority.kubeconfig(f"{node.name}-proxy", "/CN=system:kube-proxy", self.url)
+        words = [
+            self.binaries[PROXY],
+            f"--kubeconfig={kubeconfig}",
+            f"--hostname-override={node.name}",
+            f"--bind-address={node.address}",
+            f"--healthz-bind-address={node.address}:10256",
+            "--proxy-mode=iptables",
+            "--conntrack-max-per-core=0",  # the host's own numbers stay
+            "--conntrack-tcp-timeout-established=0",
+            "--conntrack-tcp-timeout-close-wait=0",
+        ]
+        if version < (1, 22) <= self.binaries.version:
+            words.append("--feature-gates=EndpointSliceProxying=false")  # it knows slices of a version that is gone
+        return Process(words, node.directory / "kube-proxy.log", inside=node.inside)
 
     # -- what a person does
 

@@ -61,11 +61,13 @@ def _pod(info: Mapping[str, Any], ports: Sequence[Mapping[str, Any]], left: list
     volumes = [_volume(name, one) for one in spec.get("volumes") or [] if one.get("name") in used]
     limits = {"cpu": str(spec.get("vcpu") or 1), "memory": f"{spec.get('memory') or 128}Mi"}
     settings = dict(spec.get("settings") or {})
+    shares = _shared(made, lambda one: one.shares, "pidNamespace", left)
     sysctls = _shared(made, lambda one: one.sysctls, "sysctl", left) or {}
     described = {
         "restartPolicy": _shared(made, lambda one: one.restart, "restartPolicy", left) or "Never",
         "terminationGracePeriodSeconds": _shared(made, lambda one: one.grace, "stopTimeout", left),
         "hostname": settings.pop("hostname", None),
+        "shareProcessNamespace": shares,
         "dnsConfig": _dns(settings),
         "hostAliases": [
             {"ip": one["ip"], "hostnames": [one["name"]]} for one in settings.pop("extraHosts", None) or []
@@ -107,6 +109,7 @@ class _Container:
         self.where = f"Pod {pod}: container {self._name}"
         self._left = left
         self.restart = _RESTART.get(str(one.get("restartPolicy", "")), "")
+        self.shares = self._settings.pop("pidNamespace", None) == "pod"
         self.sysctls: dict[str, str] = self._settings.pop("sysctl", None) or {}
         self.grace = self._grace()
         self.volumes: list[dict[str, Any]] = []

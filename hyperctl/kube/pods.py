@@ -258,6 +258,7 @@ class _Pod:
         for port in node.nodes("ports"):
             self._port(port)
         described = {
+            "pidNamespace": "pod" if self._spec.flag("shareProcessNamespace") else "",
             "name": f"{self._name}-{name}",
             "image": node.text("image"),
             "entrypoint": [_with_variables(word, variables) for word in node.texts("command")],

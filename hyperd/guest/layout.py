@@ -115,6 +115,15 @@ def identify(setup: GuestSetup) -> Plan:
     return _write_names(plan, setup)
 
 
+def exchange(plan: Plan, nics: Sequence[GuestNic]) -> Plan:
+    """Let NICs that are set up already be others: with these MAC addresses, addresses and routes, and nothing else."""
+    for nic in nics:
+        plan.add(Op.LINKDOWN, nic.name)
+        plan.add(Op.MAC, nic.name, nic.mac)
+        _set_up(plan, nic)
+    return plan
+
+
 def rewire(setup: GuestSetup, fresh: Collection[str]) -> Plan:
     """Return the plan that makes a running pod's network what ``setup`` says; ``fresh``: MACs of its new NICs."""
     plan = Plan()

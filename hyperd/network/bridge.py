@@ -297,6 +297,18 @@ def exists(name: str) -> bool:
     return _index_of(name) is not None
 
 
+def hand_over(name: str, new_name: str) -> None:
+    """Take an interface off its bridge, down, and give it another name. Errors: HostFault."""
+    with _netlink() as netlink:
+        index = _index_of(name)
+        if index is None:
+            raise HostFault(f"the interface {name} is gone")
+        link = _LINK.pack(socket.AF_UNSPEC, 0, index, 0, _IFF_UP)
+        netlink.ask(_SETLINK, link + attribute(_IFLA_MASTER, bytes(4)))
+        link = _LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0)
+        netlink.ask(_SETLINK, link + attribute(_IFLA_IFNAME, new_name.encode() + b"\0"))
+
+
 def host_networks() -> list[IPv4Network]:
     """Return the IPv4 networks that the host has a route to, the default route apart. Errors: HostFault."""
     found = []

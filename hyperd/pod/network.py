@@ -15,6 +15,7 @@ from hyperd.db.spec_cache import stored_pod
 from hyperd.errors import AgentError, Conflict, HyperError, InvalidInput, NotAlive, NotFound, NotSupported
 from hyperd.guest import layout
 from hyperd.network import ipvs
+from hyperd.network.bridge import hand_over
 from hyperd.network.driver import NetworkDriver
 from hyperd.network.model import Lease
 from hyperd.network.ports import AUTOMATIC, PortMapping
@@ -120,6 +121,17 @@ class PodNetwork:
             raise Conflict(f"the VM {vm.id} has no address")
         self._publish(spec, leases)
         return leases
+
+    def exchange(self, vm: Vm, lease: Lease) -> None:
+        """Let the NIC of a VM of the pool be the one that a pod has been given by plugins (CNI).
+
+        Its tap becomes that of ``lease``, and the address that it was prepared with is free again; the guest is not
+        told. Errors: HostFault.
+        """
+        if self._vms.plugs.makes_taps:
+            for own in self._network.leases(vm.id):
+                hand_over(own.tap, lease.tap)
+        self._network.release(vm.id)
 
     # -- published ports
 

@@ -111,10 +111,15 @@ class ReadyVms:
     ) -> tuple[Vm, list[Lease], Entry] | None:
         """Return a VM of the pool with the pod's disks and address; None when there is none that fits and is well.
 
-        With them comes what is left to do in the guest. Errors: OutOfSpace; Conflict about the pod's ports.
+        With them comes what is left to do in the guest. Errors: OutOfSpace; Conflict about the pod's ports; those of
+        network plugins (CNI).
         """
-        if files.any or not netplan.any_address(spec) or self._network.has_address(spec.id):
+        if files.any or self._network.has_address(spec.id) or not (netplan.any_address(spec) or spec.cni is not None):
             return None
+        given = self._net.reserve(spec) if spec.cni is not None else []  # of plugins, who shall fail before a VM wakes
+        own = self._network.default()
+        if any(not own.bridge or lease.mtu > own.mtu for lease in given):
+            return None  # the NICs of the pool cannot be theirs
         size = spec.resource
         wanted = partial(self._vms.pool.take, spec.id, vcpu=size.vcpu, memory=size.memory, layers=layers)
         while (vm := wanted(files=files)) is not None:
@@ -128,7 +133,7 @@ class ReadyVms:
                 self._vms.destroy(vm)
                 self._network.release(vm.id)
                 continue
-            return vm, *self._introduce(vm, spec, remount)
+            return vm, *self._introduce(vm, spec, remount, given)
         return None
 
     def _give_disk(self, vm: Vm, scratch: Path) -> Plan:
@@ -149,9 +154,11 @@ class ReadyVms:
             plan.add(Op.UMOUNT, layout.SCRATCH, 0)
         return layout.mount_scratch(plan, vm.disks[str(scratch)])
 
-    def _introduce(self, vm: Vm, spec: PodSpec, plan: Plan) -> tuple[list[Lease], Entry]:
+    def _introduce(self, vm: Vm, spec: PodSpec, plan: Plan, given: Sequence[Lease]) -> tuple[list[Lease], Entry]:
         try:
-            leases = self._net.take_over(spec, vm)
+            leases = list(given) or self._net.take_over(spec, vm)
+            for lease in given:
+                self._net.exchange(vm, lease)
             failpoint("pool.take.address_given")
             setup = self._net.attachments.setup(spec, leases)
         except BaseException:
@@ -159,6 +166,8 @@ class ReadyVms:
             self._network.release(vm.id)
             raise
         plan.steps += layout.identify(setup).steps
+        if given:
+            layout.exchange(plan, setup.nics)
         return leases, Entry(vm, plan)
 
 

@@ -256,6 +256,17 @@ def test_when_images_are_pulled():
         pods.plan([one_pod(container={"imagePullPolicy": "always"})])
 
 
+def test_containers_that_see_each_others_processes():
+    (pod,) = pods.plan([one_pod(shareProcessNamespace=True)]).pods
+    assert [one["pidNamespace"] for one in pod["containers"]] == ["pod"]
+    (pod,) = pods.plan([one_pod(shareProcessNamespace=False)]).pods
+    assert "pidNamespace" not in pod["containers"][0]
+    containers = [{"name": "p-c", "image": "busybox", "settings": {"pidNamespace": "pod"}}]
+    left: list[str] = []
+    made = generate._pod({"podID": "p", "spec": {"containers": containers}}, [], left)
+    assert (made["spec"]["shareProcessNamespace"], left) == (True, [])
+
+
 def test_no_grace_at_all():
     (pod,) = pods.plan([one_pod(terminationGracePeriodSeconds=0)]).pods
     assert pod["containers"][0]["stopTimeout"] == 0

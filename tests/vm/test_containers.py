@@ -264,6 +264,21 @@ def test_processes_counters_and_execs(host: Host):
     host.ok("rm", "busy-pod")
 
 
+def test_a_manifest_whose_containers_see_each_others_processes(host: Host, tmp_path: Path):
+    containers = [{"name": f"c{number}", "image": host.image, "command": ["sleep", str(number)]} for number in (71, 72)]
+    spec = {"shareProcessNamespace": True, "restartPolicy": "Never", "containers": containers}
+    file = tmp_path / "pod.json"
+    file.write_text(json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "shares"}, "spec": spec}))
+    host.ok("kube", "play", str(file))
+    seen = host.ok("exec", "shares-c71", "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
+    assert "sleep 71" in seen, seen
+    assert "sleep 72" in seen, seen
+    assert host.ok("exec", "shares-c72", "cat", "/proc/1/comm") == "pause\n"
+    spec = host.daemon.json("GET", "/pod/info", podName="shares")["spec"]
+    assert [one["settings"]["pidNamespace"] for one in spec["containers"]] == ["pod", "pod"]
+    host.ok("rm", "shares")
+
+
 def test_health_is_checked_and_survives_the_daemon(host: Host):
     daemon = host.daemon
     times = {"interval": 1, "timeout": 5, "startPeriod": 1, "startInterval": 1, "retries": 1}

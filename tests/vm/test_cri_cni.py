@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 from urllib.request import urlopen
@@ -38,16 +39,19 @@ def inside(cri: CriClient, ident: str, *words: str) -> str:
 
 def test_pods_on_the_network_of_plugins(registry: RegistryServer) -> None:
     image = f"{registry.host}/busybox"
-    launcher = HyperdLauncher(driver="libvirt", guest=GUEST)
+    launcher = HyperdLauncher(driver="libvirt", guest=GUEST, pool=1)
     with launcher as daemon, CniSite(daemon.directory / "cni", daemon.number) as site:
         daemon.configure(site.toml())
         options = ("--cri", f"unix://{daemon.directory}/cri.sock")
         daemon.start(*options)
         with CriClient(daemon.directory / "cri.sock") as cri:
             cri.PullImage(image={"image": image})
+            until(lambda: "event=vm.pooled" in daemon.log())
             port = 20_000 + daemon.number
             web = sandbox(cri, "web", port_mappings=[{"container_port": 80, "host_port": port}])
             other = sandbox(cri, "other")
+            told = cri.PodSandboxStatus(pod_sandbox_id=web, verbose=True).info["hyperd"]
+            assert f"event=vm.pooled vm={json.loads(told)['vm']}" in daemon.log()  # with the plugins' NIC all the same
             network = cri.PodSandboxStatus(pod_sandbox_id=web).status.network
             addresses = [network.ip, *(one.ip for one in network.additional_ips)]
             assert addresses == [f"{site.gateway}".removesuffix("1") + "2", site.subnet6.replace("/64", "2")]

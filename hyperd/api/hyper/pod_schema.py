@@ -441,6 +441,7 @@ class ContainerSchema(Wire):
     read_only = Flag(data_key="readOnly")
     cache = Text()
     init = Flag()
+    pid_namespace = Text(checks.choice("", "pod"), data_key="pidNamespace")
     limits = one(LimitsSchema)
     security = one(SecuritySchema)
     tmpfs = Many(one(TmpfsSchema), limit=64)

@@ -13,6 +13,7 @@ from hyperd.spec.model import ContainerSpec, PodSpec
 _OF_CONTAINER = (
     "read_only",
     "init",
+    "pid_namespace",
     "limits",
     "security",
     "tmpfs",
