@@ -17,11 +17,14 @@ from hypercloud.errors import CloudError
 @click.option("--root", type=click.Path(path_type=Path), help="Directory of the server's state.")
 @click.option("--host", multiple=True, metavar="ADDR", help="tcp://address:port or unix:///path; repeatable.")
 @click.option("--database", metavar="URL", help="sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME.")
+@click.option(
+    "--kubernetes", type=click.Path(path_type=Path), metavar="KUBECONFIG", help="Use this cluster, no engines."
+)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="What to log.")
 @click.option("--log-format", type=click.Choice(["logfmt", "json", "console"]), help="How to log.")
 @click.version_option(__version__, message="hypercloud %(version)s")
 def main(*, config: Path | None, **typed: Any) -> None:
-    """Serve Shipyard's and Docker Cloud's APIs, and a web page, over Docker-API engines.
+    """Serve Shipyard's and Docker Cloud's APIs, and a web page, over Docker-API engines or a Kubernetes cluster.
 
     The first start makes the account "admin" and prints its password once. SIGTERM ends the server; containers
     run on.
@@ -30,6 +33,7 @@ def main(*, config: Path | None, **typed: Any) -> None:
         "root": typed["root"],
         "hosts": typed["host"],
         "database": typed["database"],
+        "kubernetes": {"config": typed["kubernetes"]},
         "log_level": typed["log_level"],
         "log_format": typed["log_format"],
     }

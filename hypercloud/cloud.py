@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import structlog
 
+from hypercloud import backends
 from hypercloud.account.keys import KeyService
 from hypercloud.account.service import AccountService
 from hypercloud.action.service import ActionService
@@ -11,21 +14,26 @@ from hypercloud.config.model import Config
 from hypercloud.db.migrate import migrate
 from hypercloud.db.session import Database
 from hypercloud.engine.readings import ReadingService
-from hypercloud.engine.service import EngineService
 from hypercloud.event.bus import Bus
 from hypercloud.event.journal import Journal
 from hypercloud.fleet.extensions import ExtensionService
-from hypercloud.fleet.service import FleetService
-from hypercloud.workload.deployer import Deployer
-from hypercloud.workload.operations import Operations
 from hypercloud.workload.reconcile import Reconciler
 from hypercloud.workload.repositories import RepositoryService
 from hypercloud.workload.service import WorkloadService
 from hypercloud.workload.store import Store
 from hypercloud.workload.triggers import TriggerService
-from hypercloud.workload.watch import Watcher
 
 log = structlog.get_logger(__name__)
+
+
+class Waker:
+    """Hands on to the reconciler, which is made after the back ends that wake it."""
+
+    target: Callable[[], None]
+
+    def wake(self) -> None:
+        """Wake it."""
+        self.target()
 
 
 class Cloud:
@@ -43,20 +51,31 @@ class Cloud:
         self.journal = Journal(self.database, self.bus)
         self.accounts = AccountService(self.database, config, self.journal)
         self.keys = KeyService(self.database, self.accounts, self.journal)
-        self.engines = EngineService(self.database, config.engines, self.journal)
-        self.readings = ReadingService(self.engines)
-        self.fleet = FleetService(self.engines, self.journal)
-        self.extensions = ExtensionService(self.database, self.engines, self.fleet, self.journal)
         self.store = Store(self.database, self.bus)
         self.actions = ActionService(self.database, self.bus)
         self.repositories = RepositoryService(self.database)
-        self._deployer = Deployer(self.store, self.engines, self.keys, self.repositories, config)
-        operations = Operations(self.store, self.engines, self._deployer)
-        self.reconciler = Reconciler(self.store, self.actions, operations, self.journal, config.history)
-        self.workloads = WorkloadService(self.store, self.actions, self.reconciler.wake)
+        waker = Waker()
+        backend = backends.make(
+            backends.Parts(
+                config=config,
+                database=self.database,
+                bus=self.bus,
+                journal=self.journal,
+                store=self.store,
+                actions=self.actions,
+                keys=self.keys,
+                repositories=self.repositories,
+                wake=waker.wake,
+            )
+        )
+        self.engines, self.fleet, self.carrier = backend.machines, backend.fleet, backend.carrier
+        self.readings = ReadingService(self.engines)
+        self.extensions = ExtensionService(self.database, self.engines, self.fleet, self.journal)
+        self.reconciler = Reconciler(self.store, self.actions, self.carrier, self.journal, config.history)
+        waker.target = self.reconciler.wake
+        self.workloads = WorkloadService(self.store, self.actions, self.carrier, self.reconciler.wake)
         self.triggers = TriggerService(self.store, self.actions, self.workloads)
-        watcher = Watcher(self.store, self.engines, self.actions, self.bus, self.reconciler.wake)
-        self.reconciler.review = watcher.review
+        self.reconciler.review = backend.review
 
     def prepare(self) -> str | None:
         """Bring the database up to date; return the administrator's password at the first start, else None."""

@@ -285,6 +285,10 @@ class Cluster:
         self._processes.append(process)
         process.start()
 
+    def process(self, name: str) -> Process:
+        """Return a program of the control plane by its name, to end it and start it again."""
+        return next(one for one in self._processes if one.log.name == f"{name}.log")
+
     def _etcd(self) -> list[str]:
         client, peer = f"http://{self.address}:{ETCD_PORT}", f"http://{self.address}:{ETCD_PEERS}"
         return [

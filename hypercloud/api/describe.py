@@ -31,6 +31,7 @@ STATUS_TEXTS = {
     415: "not JSON",
     429: "too many wrong attempts; Retry-After says how long to wait",
     500: "a fault of an engine or of the server",
+    501: "the back end cannot do it, and says why",
     503: "an engine does not answer",
 }
 _ARGUMENT = re.compile(r"<(?:[^:<>]+:)?([^<>]+)>")

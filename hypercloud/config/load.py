@@ -19,6 +19,8 @@ DEFAULT_FILE = Path("/etc/hyper/hypercloud.toml")
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("logfmt", "json", "console")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_KUBE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_QUANTITY = re.compile(r"[1-9][0-9]{0,8}(Ki|Mi|Gi|Ti|k|M|G|T)?")
 _HOST = re.compile(r"(tcp://(\[[0-9a-fA-F:]+\]|[^/:\s]+):\d{1,5}|unix:///\S{1,100})")
 
 
@@ -27,7 +29,7 @@ def load(path: Path | None, options: Mapping[str, Any] | None = None) -> Config:
 
     Args:
         path: the file; None = the default one, when it exists.
-        options: keys of the top level that win; empty values do not count.
+        options: keys that win, those of a section as a table; empty values do not count.
 
     Errors: InvalidInput.
 
@@ -40,7 +42,11 @@ def load(path: Path | None, options: Mapping[str, Any] | None = None) -> Config:
             data = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise InvalidInput(f"cannot read the configuration {path}", details=str(error)) from None
-    data |= {key: value for key, value in (options or {}).items() if value}
+    for key, value in (options or {}).items():
+        if isinstance(value, Mapping) and isinstance(data.get(key, {}), Mapping):
+            data[key] = {**data.get(key, {}), **{inner: one for inner, one in value.items() if one}}
+        elif value:
+            data[key] = value
     config = typing.cast("Config", _section(Config, data, ""))
     check(config)
     return config
@@ -99,6 +105,10 @@ def check(config: Config) -> None:
             ipaddress.ip_network(network)
         except ValueError as error:
             raise InvalidInput("engines.networks must be CIDRs", details=str(error)) from None
+    if not _KUBE_NAME.fullmatch(config.kubernetes.namespace):
+        raise InvalidInput("kubernetes.namespace is no name of a namespace", details=config.kubernetes.namespace[:80])
+    if not _QUANTITY.fullmatch(config.kubernetes.volume_size):
+        raise InvalidInput("kubernetes.volume_size must be such as 1Gi", details=config.kubernetes.volume_size[:40])
     bounds = (
         ("threads", config.threads, 4, 4096),
         ("proxies", config.proxies, 0, 8),
@@ -106,6 +116,7 @@ def check(config: Config) -> None:
         ("engines.timeout", config.engines.timeout, 0.1, 3600),
         ("engines.connect_timeout", config.engines.connect_timeout, 0.1, 60),
         ("engines.stop_timeout", config.engines.stop_timeout, 0, 3600),
+        ("kubernetes.patience", config.kubernetes.patience, 1, 86_400),
         ("login.attempts", config.login.attempts, 1, 1000),
         ("login.session_hours", config.login.session_hours, 0.01, 24 * 366),
         ("history.days", config.history.days, 0, 36_500),

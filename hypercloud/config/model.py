@@ -35,6 +35,18 @@ class EnginesConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KubernetesConfig:
+    """A Kubernetes cluster instead of the engines (``[kubernetes]``)."""
+
+    config: Path | None = None  # the kubeconfig; None = the engines are used
+    context: str = ""  # of that file; empty = its current one
+    namespace: str = "hypercloud"  # of the cluster: everything is made there
+    storage_class: str = ""  # of managed volumes; empty = the cluster's default
+    volume_size: str = "1Gi"
+    patience: float = 300.0  # seconds that containers may take to run before an action gives up waiting
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoginConfig:
     """Signing in (``[login]``)."""
 
@@ -67,6 +79,7 @@ class Config:
     log_format: str = "logfmt"
     tls: TlsConfig = field(default_factory=TlsConfig)
     engines: EnginesConfig = field(default_factory=EnginesConfig)
+    kubernetes: KubernetesConfig = field(default_factory=KubernetesConfig)
     login: LoginConfig = field(default_factory=LoginConfig)
     history: HistoryConfig = field(default_factory=HistoryConfig)
     organisations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # name -> usernames

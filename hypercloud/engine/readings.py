@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import structlog
 
+from hypercloud.engine.machines import Machines
 from hypercloud.engine.monitor import EngineMonitor
-from hypercloud.engine.service import EngineService
 from hypercloud.errors import CloudError, EngineUnreachable
 
 log = structlog.get_logger(__name__)
@@ -82,7 +82,7 @@ class ReadingService:
 
     """
 
-    def __init__(self, engines: EngineService, interval: float = INTERVAL) -> None:
+    def __init__(self, engines: Machines, interval: float = INTERVAL) -> None:
         self._engines = engines
         self._interval = interval
         self._changed = threading.Condition()

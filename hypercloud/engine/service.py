@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import structlog
 from sqlalchemy import select
@@ -18,6 +19,7 @@ from hypercloud.engine.address import Policy
 from hypercloud.engine.client import EngineClient
 from hypercloud.engine.model import Engine, EngineContainer, EngineFacts, EngineSpec
 from hypercloud.engine.monitor import EngineMonitor, EngineObserver
+from hypercloud.engine.streams import ExecSession, LogStream
 from hypercloud.errors import CloudError, Conflict, EngineError, EngineUnreachable, InvalidInput, NotFound
 from hypercloud.event.bus import Record
 from hypercloud.event.journal import Journal
@@ -55,7 +57,7 @@ class _Fan(EngineObserver):
 
 
 class EngineService:
-    """All engines.
+    """All engines; see ``hypercloud.engine.machines.Machines``.
 
     Args:
         database: where they are kept.
@@ -63,6 +65,8 @@ class EngineService:
         journal: is told of what happens.
 
     """
+
+    indirect = ""
 
     def __init__(self, database: Database, config: EnginesConfig, journal: Journal) -> None:
         self._database = database
@@ -138,7 +142,28 @@ class EngineService:
             raise Conflict("more than one container has an id that begins so", details=prefix[:100])
         return found[0]
 
+    def images(self, key: str) -> list[Mapping[str, Any]]:
+        """Return an engine's images. Errors: NotFound, EngineError."""
+        return self.client(key).images()
+
+    def logs(self, container: EngineContainer) -> bytes:
+        """Return what a container has written so far. Errors: NotFound, EngineError."""
+        return self.client(container.engine).logs(container.id)
+
+    def output(self, engine: str, container: str, *, tty: bool, tail: int, follow: bool) -> LogStream:
+        """Return a container's output: ``tail`` lines of the past, and what comes. Errors: NotFound, EngineError."""
+        return LogStream(self.client(engine), container, tty=tty, tail=tail, follow=follow)
+
+    def session(self, engine: str, container: str, command: list[str]) -> ExecSession:
+        """Run a program with a terminal in a container. Errors: NotFound, Conflict, EngineError."""
+        return ExecSession(self.client(engine), container, command)
+
     # -- changing ----------------------------------------------------------------------------------------------------
+
+    def delete(self, container: EngineContainer) -> None:
+        """Kill and remove a container with its volumes. Errors: EngineError."""
+        self.client(container.engine).remove(container.id)
+        self.monitor(container.engine).refresh(container.id)
 
     def add(self, spec: EngineSpec) -> Engine:
         """Register an engine that answers a ping.

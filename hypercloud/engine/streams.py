@@ -62,14 +62,14 @@ class LogStream:
             for stream, data in self._pieces():
                 *lines, last = (rest[stream] + data).split(b"\n")
                 for line in lines:
-                    yield _line(stream, line + b"\n")
+                    yield stamped_line(stream, line + b"\n")
                 if len(last) > LONGEST_LINE:
-                    yield _line(stream, last)
+                    yield stamped_line(stream, last)
                     last = b""
                 rest[stream] = last
         for stream, last in rest.items():
             if last and not self._closed:
-                yield _line(stream, last)
+                yield stamped_line(stream, last)
         self.close()
 
     def _pieces(self) -> Iterator[tuple[str, bytes]]:
@@ -100,7 +100,8 @@ class LogStream:
             self._response.close()
 
 
-def _line(stream: str, data: bytes) -> Line:
+def stamped_line(stream: str, data: bytes) -> Line:
+    """Return a line that begins with its time, as the API of engines and of clusters has it."""
     found = _STAMP.match(data)
     when = 0
     if found:

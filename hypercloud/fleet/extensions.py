@@ -15,14 +15,14 @@ from sqlalchemy import select
 
 from hypercloud.db.models import ExtensionRow
 from hypercloud.db.session import Database
+from hypercloud.engine.machines import Machines
 from hypercloud.engine.model import Engine, PortMap
-from hypercloud.engine.service import EngineService
-from hypercloud.errors import CloudError, Conflict, InvalidInput, NotFound
+from hypercloud.errors import CloudError, Conflict, InvalidInput, NotFound, NotSupported
 from hypercloud.event.bus import Record
 from hypercloud.event.journal import Journal
 from hypercloud.fleet import translate
+from hypercloud.fleet.contract import Fleet
 from hypercloud.fleet.model import Extension, Image
-from hypercloud.fleet.service import FleetService
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +42,7 @@ class ExtensionService:
 
     """
 
-    def __init__(self, database: Database, engines: EngineService, fleet: FleetService, journal: Journal) -> None:
+    def __init__(self, database: Database, engines: Machines, fleet: Fleet, journal: Journal) -> None:
         self._database = database
         self._engines = engines
         self._fleet = fleet
@@ -73,7 +73,9 @@ class ExtensionService:
         raise NotFound("the extension does not exist", details=extension_id[:100])
 
     def add(self, extension: Extension) -> Extension:
-        """Keep an extension running from now on. Errors: InvalidInput, Conflict."""
+        """Keep an extension running from now on. Errors: InvalidInput, Conflict, NotSupported."""
+        if self._engines.indirect:
+            raise NotSupported("there are no extensions with this back end", details=self._engines.indirect)
         if not extension.name or not extension.image:
             raise InvalidInput("an extension needs a name and an image")
         made = dataclasses.replace(extension, id=str(uuid.uuid4()))
@@ -100,6 +102,8 @@ class ExtensionService:
 
     def heal(self) -> None:
         """Start what is missing, remove what belongs to extensions that are gone."""
+        if self._engines.indirect:
+            return
         with self._lock:
             known = {one.id: one for one in self.extensions()}
             containers = self._engines.containers()

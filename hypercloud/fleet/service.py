@@ -20,6 +20,7 @@ from hypercloud.event.bus import Record
 from hypercloud.event.journal import Journal
 from hypercloud.fleet import translate
 from hypercloud.fleet.model import ClusterInfo, Container, Image
+from hypercloud.fleet.view import FleetView, described
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +32,7 @@ WORKERS = 8
 
 
 class FleetService(EngineObserver):
-    """All containers of all engines.
+    """All containers of all engines; see ``hypercloud.fleet.contract.Fleet``.
 
     Args:
         engines: where they run.
@@ -41,6 +42,7 @@ class FleetService(EngineObserver):
 
     def __init__(self, engines: EngineService, journal: Journal) -> None:
         self._engines = engines
+        self._view = FleetView(engines)
         self._journal = journal
         self._lock = threading.Lock()
         self._pending: dict[int, tuple[str, Image]] = {}  # placed, but not running yet
@@ -51,38 +53,19 @@ class FleetService(EngineObserver):
 
     def containers(self) -> list[Container]:
         """Return every container, newest first."""
-        engines = {one.spec.id: one for one in self._engines.engines()}
-        seen = sorted(self._engines.containers(), key=lambda one: (one.created, one.id), reverse=True)
-        return [self._container(one, engines[one.engine]) for one in seen if one.engine in engines]
+        return self._view.containers()
 
     def container(self, prefix: str) -> Container:
         """Return a container by the beginning of its id, or its name. Errors: NotFound, Conflict."""
-        seen = self._engines.container(prefix)
-        return self._container(seen, self._engines.engine(seen.engine))
-
-    def _container(self, seen: EngineContainer, engine: Engine) -> Container:
-        return Container(engine=engine, seen=seen, image=translate.image_of(seen, capacity(engine)[0]))
+        return self._view.container(prefix)
 
     def info(self) -> ClusterInfo:
         """Return the sums over all engines that answer; every registered one is counted."""
-        engines = self._engines.engines()
-        up = [one for one in engines if one.up]
-        running = [one for one in self._engines.containers() if one.running]
-        cpus = {one.spec.id: capacity(one)[0] for one in up}
-        return ClusterInfo(
-            cpus=sum(cpus.values()),
-            memory=sum(capacity(one)[1] for one in up),
-            reserved_cpus=sum(translate.cpus_of(one, cpus.get(one.engine, 0.0)) for one in running),
-            reserved_memory=sum(translate.memory_of(one) for one in running),
-            container_count=len(running),
-            image_count=sum(one.facts.images for one in up),
-            engine_count=len(engines),
-        )
+        return self._view.info()
 
     def logs(self, prefix: str) -> bytes:
         """Return what a container has written so far. Errors: NotFound, EngineError."""
-        seen = self._engines.container(prefix)
-        return self._engines.client(seen.engine).logs(seen.id)
+        return self._view.logs(prefix)
 
     # -- running -----------------------------------------------------------------------------------------------------
 
@@ -129,7 +112,7 @@ class FleetService(EngineObserver):
                 raise
         if seen is None:
             raise NotFound("the container is gone already", details=created)
-        return self._container(seen, engine)
+        return described(seen, engine)
 
     def _create(self, engine: Engine, image: Image, name: str | None, labels: dict[str, str] | None = None) -> str:
         client = self._engines.client(engine.spec.id)

@@ -16,7 +16,7 @@ from hypercloud.db.models import ContainerRow, ServiceRow
 from hypercloud.engine.model import EngineContainer, Health
 from hypercloud.engine.service import EngineService
 from hypercloud.errors import CloudError, EngineError, NotFound
-from hypercloud.workload import describe, lookup, networks
+from hypercloud.workload import describe, lookup, networks, stackwise
 from hypercloud.workload.deployer import Deployer, Job, put_back
 from hypercloud.workload.model import MOVING, Goal, ServiceSpec, State, decode
 from hypercloud.workload.store import Store, Transaction
@@ -27,7 +27,7 @@ WORKERS = 4  # containers of one service that are worked on at the same time
 
 
 class Operations:
-    """All operations by their names.
+    """All operations by their names, over engines; see ``hypercloud.workload.carrier.Carrier``.
 
     Args:
         store: what should be.
@@ -40,6 +40,15 @@ class Operations:
         self._store = store
         self._engines = engines
         self._deployer = deployer
+
+    def check(self, spec: ServiceSpec) -> None:
+        """Refuse nothing: engines have whatever a service can be."""
+
+    def check_container(self, operation: str) -> None:
+        """Refuse nothing: engines keep containers one by one."""
+
+    def check_node(self, operation: str) -> None:
+        """Refuse nothing."""
 
     def run(self, operation: str, target: str, arguments: dict[str, Any], job: Job) -> None:
         """Carry out an operation on an object. Errors: CloudError; Canceled."""
@@ -224,30 +233,12 @@ class Operations:
     # -- stacks ------------------------------------------------------------------------------------------------------
 
     def _stack(self, verb: str, stack: str, arguments: dict[str, Any], job: Job) -> None:
-        with self._store.reading() as tx:
-            if tx.stack(stack).state == State.TERMINATED:
-                return
-            specs = {one.uuid: decode(one.spec) for one in tx.services(stack)}
-        wanted = set(arguments.get("services", ()))
-        order = [one for one in by_links(specs) if one in wanted]
-        if verb in {"stop", "terminate"}:
-            order.reverse()
-        errors: list[CloudError] = []
-        for service in order:
-            job.check()
-            try:
-                self._service(verb, service, arguments, job)
-            except CloudError as error:
-                errors.append(error)
+        def settle(service: str) -> None:
             with self._store.writing() as tx:
                 tx.settle_service(service, force=True)
-        if errors:
-            raise errors[0]
-        if verb == "terminate":
-            with self._store.writing() as tx:
-                row = tx.stack(stack)
-                row.destroyed = max((one.destroyed or 0.0 for one in _all_services(tx, stack)), default=0.0) or None
-                tx.set_stack(row, State.TERMINATED, verb="delete")
+
+        done = stackwise.run(self._store, verb, stack, arguments, job, operate=self._service, settle=settle)
+        if done and verb == "terminate":
             for engine in self._engines.engines():
                 if engine.up:
                     networks.remove_unused(self._store, self._engines.client(engine.spec.id))
@@ -321,27 +312,3 @@ def _aim(tx: Transaction, rows: Iterable[ContainerRow], goal: Goal) -> None:
 def _free_numbers(rows: Sequence[ContainerRow]) -> Any:
     used = {one.number for one in rows}
     return iter([number for number in range(1, len(used) + 2000) if number not in used])
-
-
-def _all_services(tx: Transaction, stack: str) -> Sequence[ServiceRow]:
-    return tx.session.scalars(select(ServiceRow).where(ServiceRow.stack == stack)).all()
-
-
-def by_links(specs: dict[str, ServiceSpec]) -> list[str]:
-    """Return services so that those linked to come first; a circle is cut where it is met."""
-    order: list[str] = []
-    seen: set[str] = set()
-
-    def visit(one: str) -> None:
-        if one in seen or one not in specs:
-            return
-        seen.add(one)
-        for link in specs[one].links:
-            visit(link.to)
-        for binding in specs[one].bindings:
-            visit(binding.volumes_from)
-        order.append(one)
-
-    for one in specs:
-        visit(one)
-    return order

@@ -19,9 +19,9 @@ from hypercloud.config.model import HistoryConfig
 from hypercloud.db.models import ActionRow, ContainerRow, ServiceRow, StackRow
 from hypercloud.errors import CloudError
 from hypercloud.event.journal import Journal
+from hypercloud.workload.carrier import Carrier
 from hypercloud.workload.deployer import Job
 from hypercloud.workload.model import State
-from hypercloud.workload.operations import Operations
 from hypercloud.workload.store import Store
 
 log = structlog.get_logger(__name__)
@@ -48,7 +48,7 @@ class Reconciler:
     review: Callable[[str, bool], None]
 
     def __init__(
-        self, store: Store, actions: ActionService, operations: Operations, journal: Journal, history: HistoryConfig
+        self, store: Store, actions: ActionService, operations: Carrier, journal: Journal, history: HistoryConfig
     ) -> None:
         self._store = store
         self._actions = actions

@@ -16,6 +16,7 @@ from hypercloud.action.service import ActionService, Caller, Request
 from hypercloud.db.models import ActionRow, ContainerRow, ServiceRow, StackRow
 from hypercloud.errors import CloudError, Conflict, InvalidInput
 from hypercloud.workload import drafts, states
+from hypercloud.workload.carrier import Carrier
 from hypercloud.workload.drafts import Check, Draft
 from hypercloud.workload.model import Goal, State, decode, encode, needs_redeploy
 from hypercloud.workload.repositories import repository_of
@@ -30,13 +31,15 @@ class WorkloadService:
     Args:
         store: where they are written.
         actions: one for each.
+        carrier: refuses what its back end cannot do.
         wake: tells the reconciler.
 
     """
 
-    def __init__(self, store: Store, actions: ActionService, wake: Callable[[], None]) -> None:
+    def __init__(self, store: Store, actions: ActionService, carrier: Carrier, wake: Callable[[], None]) -> None:
         self._store = store
         self._actions = actions
+        self._carrier = carrier
         self._wake = wake
 
     def _done(self, row: ActionRow) -> ActionRow:
@@ -120,6 +123,7 @@ class WorkloadService:
         """Give a new service its specification, when all that it may name exist."""
         spec = drafts.apply(tx, draft, None, row.namespace, row.stack)
         allowed(spec)
+        self._carrier.check(spec)
         row.target = drafts.check_target(draft.target if draft.target is not None else 1, spec)
         row.spec = encode(spec)
 
@@ -132,6 +136,7 @@ class WorkloadService:
         old = decode(row.spec)
         new = drafts.apply(tx, draft, old, row.namespace, row.stack)
         allowed(new)
+        self._carrier.check(new)
         if needs_redeploy(old, new):
             row.revision += 1
         row.spec = encode(new)
@@ -287,9 +292,10 @@ class WorkloadService:
     def operate_container(
         self, caller: Caller, container: str, operation: str, **arguments: Any
     ) -> tuple[ContainerRow, ActionRow]:
-        """Have a container started, stopped, redeployed or terminated. Errors: NotFound, Conflict."""
+        """Have a container started, stopped, redeployed or terminated. Errors: NotFound, Conflict, NotSupported."""
         with self._store.writing() as tx:
             row = tx.container(container, caller.namespace)
+            self._carrier.check_container(operation)
             states.check(states.CONTAINER, "container", row.name, row.state, operation)
             if operation == "start":
                 row.goal = Goal.RUNNING

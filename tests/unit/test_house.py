@@ -43,6 +43,8 @@ CLOUD_FLOORS = (
     {"app"},
     {"api"},
     {"cloud"},
+    {"backends"},
+    {"kube"},
     {"workload", "fleet"},
     {"placement", "account", "engine", "action"},
     {"event"},

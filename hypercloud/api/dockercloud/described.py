@@ -187,6 +187,7 @@ _EVENTS = (
     q("parents", "the same, several separated by commas"),
 )
 _CHANGE = (404, 409)
+_ONE = (404, 405, 409)  # of one container, or one node: not all back ends do it
 
 
 def _list(kind: str, tag: str, filters: Iterable[str]) -> Operation:
@@ -204,10 +205,11 @@ def _kind(
 ) -> dict[str, Operation]:
     """Return the operations of stacks, services or containers; those without a body cannot be made or changed."""
     shown = ref(kind)
+    errors = _CHANGE if body else _ONE
     found = {
         f"GET {path}": _list(kind, tag, filters),
         f"GET {path}{{uuid}}/": _one(kind, tag),
-        f"DELETE {path}{{uuid}}/": Operation(tag=tag, status=202, schema=shown, errors=_CHANGE),
+        f"DELETE {path}{{uuid}}/": Operation(tag=tag, status=202, schema=shown, errors=errors),
     }
     if body:
         found[f"POST {path}"] = Operation(tag=tag, body=body, status=201, schema=shown, errors=_CHANGE)
@@ -215,7 +217,7 @@ def _kind(
     for verb in verbs:
         query = [_REUSE] if verb == "redeploy" else []
         found[f"POST {path}{{uuid}}/{verb}/"] = Operation(
-            tag=tag, query=query, status=202, schema=shown, errors=_CHANGE
+            tag=tag, query=query, status=202, schema=shown, errors=errors
         )
     return found
 
@@ -245,8 +247,8 @@ def _infra() -> dict[str, Operation]:
             "Node", "nodes", ["uuid", "uuid__startswith", "nickname", "state", "node_type", "region", "docker_version"]
         ),
         f"GET {base}node/{{uuid}}/": _one("Node", "nodes"),
-        f"PATCH {base}node/{{uuid}}/": Operation(tag="nodes", body="NodeSpec", schema=ref("Node"), errors=_CHANGE),
-        f"DELETE {base}node/{{uuid}}/": Operation(tag="nodes", status=202, schema=ref("Node"), errors=_CHANGE),
+        f"PATCH {base}node/{{uuid}}/": Operation(tag="nodes", body="NodeSpec", schema=ref("Node"), errors=_ONE),
+        f"DELETE {base}node/{{uuid}}/": Operation(tag="nodes", status=202, schema=ref("Node"), errors=_ONE),
         f"POST {base}token/": Operation(tag="nodes", status=0, errors=[405], note="nodes have no agent"),
         f"POST {base}node/{{uuid}}/deploy/": Operation(
             tag="nodes", status=0, errors=[404, 405], note="a node is an engine that runs already"

@@ -277,6 +277,7 @@ def upgrade(uuid: str) -> Response:
 def _operate(uuid: str, operation: str) -> Response:
     acting("node", f"Node {operation.capitalize()}")
     found = cloud().engines.engine(uuid)
+    cloud().carrier.check_node(operation)
     action = cloud().actions.record(
         caller(),
         Request(

@@ -20,7 +20,8 @@ from hypercloud.api.context import cloud, forget_input, identity, parting, say, 
 from hypercloud.api.dockercloud import uris
 from hypercloud.api.dockercloud.blueprint import namespace
 from hypercloud.db.models import ContainerRow
-from hypercloud.engine.streams import ExecSession, Line, LogStream
+from hypercloud.engine.machines import Lines, Session
+from hypercloud.engine.streams import Line
 from hypercloud.errors import CloudError, Conflict, InvalidInput
 from hypercloud.event.bus import Change
 from hypercloud.workload.model import State, decode
@@ -127,7 +128,7 @@ def _send_logs(socket: Any, rows: Sequence[ContainerRow], *, source: bool) -> No
         return
     lock = threading.Lock()
 
-    def pump(row: ContainerRow, lines: LogStream) -> None:
+    def pump(row: ContainerRow, lines: Lines) -> None:
         try:
             for line in lines:
                 message = _log_message(line) | ({"source": row.name} if source else {})
@@ -141,9 +142,9 @@ def _send_logs(socket: Any, rows: Sequence[ContainerRow], *, source: bool) -> No
         lines.close()
 
 
-def _open(row: ContainerRow, tail: int, *, follow: bool) -> LogStream:
-    client = cloud().engines.client(row.engine or "")
-    return LogStream(client, row.docker_id or "", tty=decode(row.spec).tty, tail=tail, follow=follow)
+def _open(row: ContainerRow, tail: int, *, follow: bool) -> Lines:
+    tty = decode(row.spec).tty
+    return cloud().engines.output(row.engine or "", row.docker_id or "", tty=tty, tail=tail, follow=follow)
 
 
 def _log_message(line: Line) -> dict[str, Any]:
@@ -169,9 +170,7 @@ def execute(socket: Any, uuid: str) -> None:
             row = tx.container(uuid, namespace())
         if row.state != State.RUNNING or row.engine is None or row.docker_id is None:
             raise Conflict("the container does not run", details=f"its state is {row.state}")
-        session = ExecSession(
-            cloud().engines.client(row.engine), row.docker_id, command_of(request.args.get("command", ""))
-        )
+        session = cloud().engines.session(row.engine, row.docker_id, command_of(request.args.get("command", "")))
     except CloudError as error:
         _fail(socket, error)
         return
@@ -181,7 +180,7 @@ def execute(socket: Any, uuid: str) -> None:
             session.write(text if isinstance(text, bytes) else text.encode())
 
 
-def _conversation(socket: Any, session: ExecSession) -> Iterator[str | bytes]:
+def _conversation(socket: Any, session: Session) -> Iterator[str | bytes]:
     """Send a program's output from a thread, and give what the client types."""
 
     def pump() -> None:

@@ -216,7 +216,7 @@ DIALECT = Dialect(
         ExtensionSchema,
     ),
     answers=ANSWERS,
-    common=(400, 401, 403, 500),
+    common=(400, 401, 403, 500, 501),
     error=(PLAIN, TEXT),
     security={
         "serviceKey": {"type": "apiKey", "in": "header", "name": "X-Service-Key"},

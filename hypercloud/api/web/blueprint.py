@@ -25,6 +25,7 @@ STATUSES: tuple[tuple[type[errors.CloudError], int], ...] = (
     (errors.NotFound, 404),
     (errors.Conflict, 409),
     (errors.TooManyRequests, 429),
+    (errors.NotSupported, 501),
     (errors.EngineError, 502),
 )
 PUBLIC = ("/web/login", "/web/static/")

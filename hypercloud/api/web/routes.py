@@ -123,7 +123,7 @@ def images() -> Response:
     found = []
     for engine in cloud().engines.engines():
         if engine.up:
-            for one in cloud().engines.client(engine.spec.id).images():
+            for one in cloud().engines.images(engine.spec.id):
                 tags = [tag for tag in one.get("RepoTags") or [] if tag != "<none>:<none>"]
                 found.append({"engine": engine.spec.name, "tags": tags, "size": one.get("Size"), "id": one.get("Id")})
     return jsonify(found)

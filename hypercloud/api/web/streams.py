@@ -16,7 +16,7 @@ from simple_websocket import ConnectionClosed
 
 from hypercloud.api.context import cloud, forget_input, identity, say, watch, watch_from_the_start
 from hypercloud.api.web.blueprint import admin_only
-from hypercloud.engine.streams import ExecSession, LogStream
+from hypercloud.engine.machines import Session
 from hypercloud.errors import CloudError
 from hypercloud.event.bus import Change, Record
 
@@ -111,7 +111,7 @@ def logs(socket: Any, prefix: str) -> None:
     """Send a container's output as it comes."""
     try:
         seen = _container(prefix)
-        stream = LogStream(cloud().engines.client(seen.engine), seen.id, tty=seen.tty, tail=300, follow=True)
+        stream = cloud().engines.output(seen.engine, seen.id, tty=seen.tty, tail=300, follow=True)
     except CloudError as error:
         say(socket, f"{error}\n")
         return
@@ -138,7 +138,7 @@ def terminal(socket: Any, prefix: str) -> None:
     """Run a shell: output as binary messages; input as ``{"input": ...}``, sizes as ``{"rows": .., "cols": ..}``."""
     try:
         seen = _container(prefix)
-        session = ExecSession(cloud().engines.client(seen.engine), seen.id, ["sh"])
+        session = cloud().engines.session(seen.engine, seen.id, ["sh"])
     except CloudError as error:
         say(socket, f"{error}\n".encode())
         return
@@ -162,7 +162,7 @@ def terminal(socket: Any, prefix: str) -> None:
         session.close()
 
 
-def _take(session: ExecSession, message: Any) -> None:
+def _take(session: Session, message: Any) -> None:
     if isinstance(message, dict) and isinstance(message.get("input"), str):
         session.write(message["input"].encode())
     elif isinstance(message, dict) and isinstance(message.get("rows"), int) and isinstance(message.get("cols"), int):
