@@ -216,9 +216,7 @@ def _kind(
         found[f"PATCH {path}{{uuid}}/"] = Operation(tag=tag, body=update, schema=shown, errors=_CHANGE)
     for verb in verbs:
         query = [_REUSE] if verb == "redeploy" else []
-        found[f"POST {path}{{uuid}}/{verb}/"] = Operation(
-            tag=tag, query=query, status=202, schema=shown, errors=errors
-        )
+        found[f"POST {path}{{uuid}}/{verb}/"] = Operation(tag=tag, query=query, status=202, schema=shown, errors=errors)
     return found
 
 
