@@ -18,7 +18,14 @@ from hyperd.agent.frames import Decoder, Frame, FrameType, ProtocolError, Welcom
 from hyperd.api.docker import schema
 from hyperd.api.docker.create import read_order
 from hyperd.api.docker.mounts import Mounts
-from hyperd.api.hyper.pod_spec import dump_pod, parse_pod
+from hyperd.api.hyper.pod_spec import (
+    dump_pod,
+    parse_container,
+    parse_pod,
+    parse_portmappings,
+    parse_services,
+    parse_update,
+)
 from hyperd.api.psformat import columns
 from hyperd.build import dockerfile, grammar
 from hyperd.build.context import Context
@@ -37,7 +44,7 @@ from hyperd.registry.reference import Reference
 from hyperd.spec.model import PodSpec
 from hyperd.stream import jsonlines, linelog, logread
 from hyperd.stream.jsonblocks import decode_block, encode_block, escape, unescape
-from hyperd.stream.spdy import SpdyError, SpdyServer
+from hyperd.stream.spdy import Opened, SpdyError, SpdyServer
 from hyperd.stream.wsframes import WebSocketFrames
 
 MAX_BYTES = 1 << 20
@@ -118,13 +125,18 @@ def reference(data: bytes) -> None:
         found = Reference.parse(data.decode("utf-8", "surrogateescape"))
         for text in (found.canonical, found.familiar):
             assert Reference.parse(text) == found, text
-        found.with_default_tag()
+        assert found.with_default_tag().target == found.target
+        for other in (found.tag, found.digest, "other", "no tag"):
+            assert found.with_tag(other).target in (other, "latest")
 
 
 def build_file(data: bytes) -> None:
     """Dockerfiles; their grammar is BuildKit's, in this process here."""
     with contextlib.suppress(HyperError):
-        for stage in dockerfile.parse_dockerfile(data).stages:
+        found = dockerfile.parse_dockerfile(data)
+        for at, stage in enumerate(found.stages):
+            assert found.stage_index(stage.name or str(at), before=at + 1) <= at
+            assert found.stage_index(stage.base, before=at) < at
             for step in stage.steps:
                 assert step.verb.isupper()
                 assert isinstance(step.shown, str)
@@ -158,8 +170,11 @@ def context(data: bytes) -> None:
 
 
 def pod(data: bytes) -> None:
-    """A pod of hyperd's own API: what is taken is told the same again, and rows keep it."""
+    """A pod of hyperd's own API, and parts of it: what is taken is told the same again, and rows keep it."""
     found = _json(data)
+    for read in (parse_container, parse_update, parse_portmappings, parse_services):
+        with contextlib.suppress(HyperError):
+            read(found)
     with contextlib.suppress(HyperError):
         spec = parse_pod(found)
         assert spec_codec.load(PodSpec, json.loads(json.dumps(spec_codec.dump(spec)))) == spec
@@ -244,7 +259,11 @@ def spdy(data: bytes) -> None:
             for at in range(0, len(data), size):
                 for event in server.receive(data[at : at + size]):
                     assert event is not None
-        server.to_send()
+                    if isinstance(event, Opened):
+                        server.send(event.stream, b"x" * 70_000, end=event.ended)
+        server.go_away()
+        assert server.to_send()
+        assert not server.to_send()
 
 
 def websocket(data: bytes) -> None:
@@ -316,7 +335,12 @@ MODULES: dict[str, tuple[str, ...]] = {
         "hyperd/image/manifest:parse_manifest,diff_ids,_list,descriptor,_is_sha256",
     ),
     "reference": ("hyperd/registry/reference",),
-    "dockerfile": ("hyperd/build/dockerfile", "hyperd/build/grammar:_described,_directives", "hyperd/build/heredocs"),
+    "dockerfile": (
+        "hyperd/build/dockerfile:parse_dockerfile,parse_instructions,_grammar,_checked,_flags,_heredocs,_close,_escape",
+        "hyperd/build/dockerfile:_check_words_apart,_after_flags,_trigger,_check,_check_trigger,Dockerfile.stage_index",
+        "hyperd/build/grammar:_described,_directives",
+        "hyperd/build/heredocs",
+    ),
     "words": ("hyperd/build/expand", "hyperd/build/ignore", "hyperd/build/glob"),
     "context": ("hyperd/build/context:Context.load,Context._parents,Context._put,Context._node,Context.resolve",),
     "pod": ("hyperd/api/hyper/pod_spec",),

@@ -176,7 +176,7 @@ def _network(daemon: HyperdLauncher, rows: Rows, *, taps: bool) -> Iterator[str]
     # Bridges that the daemon names itself are told by their networks' addresses: those of others are not looked at.
     found = {link["ifname"] for link in _links() if link.get("master") in bridges}
     yield from _differ("taps", {row["tap"] for row in rows["addresses"]} if taps else (), found)
-    rules = subprocess.check_output(["nft", "list", "ruleset"], text=True)
+    rules = subprocess.run(["nft", "list", "ruleset"], capture_output=True, check=True, text=True).stdout
     own = "\n".join(re.findall(rf"^table \S+ {daemon.table}\S* \{{.*?^\}}", rules, re.MULTILINE | re.DOTALL))
     prefix = daemon.subnet.rsplit(".", 1)[0]
     outside = {f"{prefix}.0", f"{prefix}.1", f"{prefix}.255"}

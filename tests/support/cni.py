@@ -84,7 +84,8 @@ class CniSite:
         """Return what there is of pods on the host."""
         listed = subprocess.run(["ip", "-j", "link", "show", "master", self.bridge], capture_output=True, check=False)
         links = json.loads(listed.stdout or "[]")  # nothing where the bridge was never made
-        rules = subprocess.check_output(["iptables", "-t", "nat", "-S"], text=True).splitlines()
+        words = ["iptables", "-t", "nat", "-S"]
+        rules = subprocess.run(words, capture_output=True, check=True, text=True).stdout.splitlines()
         prefix = self.gateway.removesuffix("1")
         return {
             "addresses": self.addresses(),

@@ -10,8 +10,10 @@ import contextlib
 import http.client
 import itertools
 import json
+import os
 import random
 import shutil
+import signal
 import sqlite3
 import tempfile
 import time
@@ -193,6 +195,8 @@ class World:
         seconds = 0.0
         if died:
             self.daemon.wait_exit()
+            if not self.real:
+                self._end_programs()
             self.sandboxes |= {path.stem for path in (self.daemon.root / "cni").glob("*.json")}
             started = time.monotonic()
             self.daemon.start()
@@ -212,6 +216,15 @@ class World:
             time.sleep(0.02 if self.real or calm == 0 else 0.2)
             calm = 0 if self.real or self._problems() else calm + 1
         return not self.alive()
+
+    def _end_programs(self) -> None:
+        """End the programs of VMs that pretend, as the end of a real VM would."""
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    inside = (entry / "cwd").readlink().is_relative_to(self.daemon.root)
+                    if inside and COUNT.encode() in (entry / "cmdline").read_bytes():
+                        os.kill(int(entry.name), signal.SIGKILL)
 
     # -- looking
 
