@@ -6,7 +6,6 @@ defaults for capabilities, devices and read-only paths.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -249,14 +248,6 @@ def vm_exec_plan(*, process: str, base: int, command: Sequence[str]) -> Plan:
     plan.add(Op.STREAMS, base, "open")
     plan.env({"PATH": DEFAULT_PATH, "HOME": "/"})
     return plan.argv(command)
-
-
-def split_command(text: str) -> list[str]:
-    """Split a command line as a shell would. Errors: InvalidInput."""
-    try:
-        return shlex.split(text)
-    except ValueError as error:
-        raise InvalidInput("the command cannot be split into words", details=str(error)) from error
 
 
 def _kernel_file_systems(plan: Plan, spec: ContainerSpec) -> None:

@@ -41,12 +41,6 @@ _OPTION = re.compile(r"^(CONFIG_\w+)=(.*)$")
 _OPTION_OFF = re.compile(r"^# (CONFIG_\w+) is not set$")
 
 
-def minimal_kernel(directory: Path) -> Path | None:
-    """Return the minimal kernel of ``directory``, None when it was not built there."""
-    path = directory / KERNEL_NAME
-    return path if path.is_file() else None
-
-
 def default_config() -> Path:
     """Return the configuration fragment that comes with hyperd. Errors: NotFound."""
     return shipped.directory() / "guest-kernel.config"

@@ -20,7 +20,6 @@ MARK = b"\t"
 CHUNK = 65_536
 SAMPLE = 4096
 _PLAIN = bytes(code for code in range(0x20, 0x7F) if code not in b'\\"') + b"\n"
-_ASCII = bytes(range(0x80))
 # The backslash first: what stands for the others has one.
 _ESCAPES = [
     (bytes([code]), encode_basestring_ascii(chr(code))[1:-1].encode())

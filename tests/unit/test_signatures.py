@@ -184,7 +184,7 @@ def test_the_longest_rule_holds(tmp_path: Path) -> None:
     policy = SignaturePolicy(SignatureConfig(default="require", keys=(paths[2],), rule=tuple(rules)))
 
     def names(repository: str) -> list[str]:
-        return [Path(key.name).name for key in policy.keys(repository)]
+        return [Path(key.name).name for key in policy.demand(repository).keys]
 
     assert names("registry.example/prod") == names("registry.example/prod/app") == ["a", "b"]
     assert names("registry.example/prod/deep/x") == ["b"]

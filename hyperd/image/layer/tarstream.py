@@ -19,7 +19,6 @@ BLOCK = 512
 MAX_META = 2**20  # bytes of one pax header or long name
 _ALL_META = 4 * 2**20  # bytes of all of them before one member
 MAX_PATH = 4096  # PATH_MAX, Linux
-MAX_XATTR = 65536  # XATTR_SIZE_MAX, Linux
 _READ = 256 * 1024
 
 FILE, HARDLINK, SYMLINK, CHAR, BLOCK_DEVICE, DIRECTORY, FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"

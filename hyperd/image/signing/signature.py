@@ -129,10 +129,6 @@ class SignaturePolicy:
         """Whether nothing has to be signed."""
         return not self._default.keys and not any(demand.keys for _, demand in self._rules)
 
-    def keys(self, repository: str) -> tuple[PublicKey, ...]:
-        """Return the keys of which one must have signed; empty = anything is accepted. As ``demand``."""
-        return self.demand(repository).keys
-
     def demand(self, repository: str) -> Demand:
         """Return what is asked of the images of a repository.
 
