@@ -17,6 +17,7 @@ from hyperd.errors import Busy, Conflict, InvalidInput
 
 MIN_MTU = 1280  # RFC 8200: the least that every link must take
 _SHORTEST, _LONGEST = 8, 120  # prefix lengths of subnets
+_LEAST = 4  # addresses of a range
 _TRIED = 70_000  # numbers that are looked at; more pods than that are not on one network
 _GLOBAL = 40  # bits of a local network's own number, RFC 4193
 
@@ -41,16 +42,14 @@ class AddressPool6:
         bridge: name of the bridge, part of the rows' key.
         subnet: in CIDR notation; host bits are ignored. /8 to /120.
         gateway: the bridge's own address; empty = the first of the subnet.
+        ip_range: in CIDR notation, the part that addresses are chosen from; empty = the whole subnet.
 
-    Errors: InvalidInput when subnet or gateway cannot be such.
+    Errors: InvalidInput when subnet, gateway or range cannot be such.
 
     """
 
-    def __init__(self, *, bridge: str, subnet: str, gateway: str = "") -> None:
-        try:
-            self.network = IPv6Network(subnet, strict=False)
-        except (AddressValueError, NetmaskValueError, ValueError) as error:
-            raise InvalidInput(f"subnet {subnet[:60]!r} is not an IPv6 network", details=str(error)) from error
+    def __init__(self, *, bridge: str, subnet: str, gateway: str = "", ip_range: str = "") -> None:
+        self.network = _network(subnet, "subnet")
         if not _SHORTEST <= self.network.prefixlen <= _LONGEST:
             raise InvalidInput(f"subnet {subnet} must be between /{_SHORTEST} and /{_LONGEST}")
         network = self.network
@@ -59,6 +58,9 @@ class AddressPool6:
         self.bridge = bridge
         self._base = int(self.network.network_address)
         self._gateway = self._number(gateway, "gateway") if gateway else self._base + 1
+        self.ip_range = _network(ip_range, "ip range") if ip_range else network
+        if not self.ip_range.subnet_of(network) or self.ip_range.num_addresses < _LEAST:
+            raise InvalidInput(f"ip range {ip_range} is not a part of {network} with {_LEAST} addresses and more")
 
     @property
     def gateway(self) -> IPv6Interface:
@@ -120,12 +122,19 @@ class AddressPool6:
     def _free(self, session: Session, offset: int) -> int:
         taken = select(AddressRow.address).filter_by(bridge=self.bridge)
         used = {int(IPv6Address(text)) for text in session.scalars(taken) if ":" in text} | {self._gateway}
-        count = min(self.network.num_addresses - 1, _TRIED)
+        first, count = int(self.ip_range.network_address), min(self.ip_range.num_addresses - 1, _TRIED)
         for step in range(count):
-            number = self._base + 1 + (offset - 1 + step) % count
+            number = first + 1 + (offset - 1 + step) % count
             if number not in used:
                 return number
-        raise Busy(f"no free address in {self.network}", details=f"{len(used)} in use")
+        raise Busy(f"no free address in {self.ip_range}", details=f"{len(used)} in use")
+
+
+def _network(text: str, what: str) -> IPv6Network:
+    try:
+        return IPv6Network(text, strict=False)
+    except (AddressValueError, NetmaskValueError, ValueError) as error:
+        raise InvalidInput(f"{what} {text[:60]!r} is not an IPv6 network", details=str(error)) from error
 
 
 def offset_of(address: str, base: IPv4Address) -> int:

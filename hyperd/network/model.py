@@ -46,6 +46,7 @@ class NetworkSpec:
         ipv6: pods have an IPv6 address beside the IPv4 one.
         subnet6: of these, CIDR notation; empty = one of its own (RFC 4193).
         gateway6: the bridge's own address of them; empty = the first of the subnet.
+        ip_range6: CIDR notation, the part of it that addresses are chosen from; empty = all of it.
 
     """
 
@@ -66,6 +67,7 @@ class NetworkSpec:
     ipv6: bool = False
     subnet6: str = ""
     gateway6: str = ""
+    ip_range6: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +101,7 @@ class Network:
     Args:
         id: 64 hexadecimal digits. name: see ``NetworkSpec``, as all that is not explained here.
         subnet, gateway, ip_range: empty where the driver has none; the last one also where it is the whole subnet.
-        subnet6, gateway6: empty where pods have no IPv6 addresses.
+        subnet6, gateway6, ip_range6: empty where pods have no IPv6 addresses, the last one also without a range.
         bridge: name of the host's interface, empty where there is none.
         builtin: it is always there and cannot be removed.
         resolves: pods on it find each other by name.
@@ -127,6 +129,7 @@ class Network:
     isolated: bool = False
     subnet6: str = ""
     gateway6: str = ""
+    ip_range6: str = ""
     attachments: tuple[Attachment, ...] = ()
 
 

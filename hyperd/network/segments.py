@@ -260,25 +260,28 @@ def network_of(row: NetworkRow) -> Network:
         isolated=options.get("isolated", False),
         subnet6=options.get("ipv6", {}).get("subnet", ""),
         gateway6=options.get("ipv6", {}).get("gateway", ""),
+        ip_range6=options.get("ipv6", {}).get("ip_range", ""),
     )
 
 
 def _ipv6(network_id: str, spec: NetworkSpec, known: Iterable[Segment], bridge: str, mtu: int) -> dict[str, str]:
     """Return what a new network's row says of IPv6; empty = it has none. Errors: InvalidInput, Conflict."""
     if not spec.ipv6:
-        if spec.subnet6 or spec.gateway6:
-            raise InvalidInput("an IPv6 subnet or gateway needs a network with IPv6")
+        if spec.subnet6 or spec.gateway6 or spec.ip_range6:
+            raise InvalidInput("an IPv6 subnet, gateway or range needs a network with IPv6")
         return {}
     if mtu < MIN_MTU6:
         raise InvalidInput(f"mtu {mtu} is too small for IPv6", details=f"it needs {MIN_MTU6}")
-    pool = AddressPool6(bridge=bridge, subnet=spec.subnet6 or str(local_subnet(network_id)), gateway=spec.gateway6)
+    subnet = spec.subnet6 or str(local_subnet(network_id))
+    pool = AddressPool6(bridge=bridge, subnet=subnet, gateway=spec.gateway6, ip_range=spec.ip_range6)
     for segment in known:
         if segment.pool6 and segment.pool6.network.overlaps(pool.network):
             raise Conflict(
                 f"subnet {pool.network} overlaps with {segment.pool6.network} of network {segment.name}",
                 resolution="choose another subnet, or name none",
             )
-    return {"subnet": str(pool.network), "gateway": str(pool.gateway.ip)}
+    ip_range = {"ip_range": str(pool.ip_range)} if spec.ip_range6 else {}
+    return {"subnet": str(pool.network), "gateway": str(pool.gateway.ip), **ip_range}
 
 
 def _check_mtu(mtu: int, what: str) -> int:

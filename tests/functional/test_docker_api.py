@@ -528,7 +528,7 @@ def test_the_platform_of_an_image(client: FlaskClient) -> None:
         ({"ConfigFrom": {"Network": "x"}}, 501, "ConfigFrom"),
         ({"EnableIPv4": False}, 501, "without IPv4"),
         ({"EnableIPv6": True}, 201, '"Warning":""'),
-        ({"EnableIPv6": True, "IPAM": {"Config": [{"Subnet": "fd00:8::/64", "IPRange": "fd00:8::/80"}]}}, 501, "range"),
+        ({"EnableIPv6": True, "IPAM": {"Config": [{"Subnet": "fd00:8::/64", "IPRange": "fd01:8::/80"}]}}, 400, "range"),
         ({"EnableIPv6": True, "IPAM": {"Config": [{"Subnet": "fd00:8::/64"}] * 2}}, 400, "one IPv6 subnet"),
         ({"IPAM": {"Options": {"a": "b"}}}, 501, "IPAM option a"),
         ({"Attachable": True}, 201, "Attachable"),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hyperd.errors import Conflict, InvalidInput
+from hyperd.errors import Busy, Conflict, InvalidInput
 from hyperd.network.addresses6 import link_local
 from hyperd.network.model import Lease, NetworkSpec, NicWish
 from hyperd.network.ports import PortMapping
@@ -101,6 +101,7 @@ def test_addresses_gateway_names_and_what_is_shown(networks: Networks) -> None:
         ({"ipv6": True, "subnet6": "fd00::/126"}, InvalidInput),
         ({"ipv6": True, "subnet6": "fd00::/64", "gateway6": "fd01::1"}, InvalidInput),
         ({"ipv6": True, "mtu": 1000}, InvalidInput),
+        ({"ipv6": True, "subnet6": "fd00::/64", "ip_range6": "fd01::/80"}, InvalidInput),
         ({"ipv6": True, "subnet6": "fd00:77::/56"}, Conflict),
     ],
 )
@@ -126,6 +127,17 @@ def test_address_that_cannot_be_had(networks: Networks) -> None:
         with pytest.raises(error):
             networks.site.network.reserve("two", [NicWish(network=network, ipv6=wanted)])
     assert networks.site.network.leases("two") == []
+
+
+def test_range_of_addresses(networks: Networks) -> None:
+    made = networks.make("six", ipv6=True, subnet6="fd00:5::/64", gateway6="fd00:5::fff", ip_range6="fd00:5::100/126")
+    assert (made.gateway6, made.ip_range6) == ("fd00:5::fff", "fd00:5::100/126")
+    found = {bare(networks.site.network.reserve(f"p{n}", [NicWish(network="six")])[0]) for n in range(3)}
+    assert found == {"fd00:5::101", "fd00:5::102", "fd00:5::103"}
+    with pytest.raises(Busy):
+        networks.site.network.reserve("p3", [NicWish(network="six")])
+    wanted = [NicWish(network="six", ipv6="fd00:5::7")]
+    assert bare(networks.site.network.reserve("p4", wanted)[0]) == "fd00:5::7"
 
 
 def test_own_subnet_isolation_and_published_ports(networks: Networks) -> None:

@@ -73,7 +73,8 @@ def network_object(network: Network, running: Engine, *, detailed: bool) -> dict
             pool["AuxiliaryAddresses"] = dict(network.reserved)
         pools.append(pool)
         if network.subnet6:
-            pools.append({"Subnet": network.subnet6, "Gateway": network.gateway6})
+            pool6 = {"Subnet": network.subnet6, "Gateway": network.gateway6}
+            pools.append({**pool6, "IPRange": network.ip_range6} if network.ip_range6 else pool6)
         pools += [*(dict(unused) for unused in network.unused_pools)]
     return {
         "Name": network.name,

@@ -81,8 +81,8 @@ def _spec(given: dict[str, Any]) -> NetworkSpec:
     pool = _only([pool for pool in ipam["Config"] if not _is_ipv6(pool)], "subnet")
     pools6 = [pool for pool in ipam["Config"] if _is_ipv6(pool)]
     pool6 = _only(pools6, "IPv6 subnet") if ipv6 else {}
-    if pool6.get("IPRange") or pool6.get("AuxiliaryAddresses"):
-        raise NotSupported("an IPv6 subnet has neither an IP range nor auxiliary addresses here")
+    if pool6.get("AuxiliaryAddresses"):
+        raise NotSupported("an IPv6 subnet has no auxiliary addresses here")
     options = given["Options"]
     mtu = options.get(_MTU, "0")
     if not (mtu.isascii() and mtu.isdigit() and len(mtu) < 6):
@@ -97,6 +97,7 @@ def _spec(given: dict[str, Any]) -> NetworkSpec:
         ipv6=ipv6,
         subnet6=pool6.get("Subnet", ""),
         gateway6=pool6.get("Gateway", ""),
+        ip_range6=pool6.get("IPRange", ""),
         internal=given["Internal"],
         labels=given["Labels"],
         options=options,

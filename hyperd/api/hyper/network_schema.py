@@ -32,6 +32,7 @@ class NetworkSchema(Wire):
     ipv6 = Flag()
     subnet6 = Text(checks.optional(checks.cidr))
     gateway6 = Text(checks.optional(checks.address))
+    ip_range6 = Text(checks.optional(checks.cidr), data_key="ipRange6")
 
 
 class ConnectSchema(AttachmentSchema):
@@ -72,6 +73,7 @@ def network_object(network: Network) -> dict[str, Any]:
         "ipv6": bool(network.subnet6),
         "subnet6": network.subnet6,
         "gateway6": network.gateway6,
+        "ipRange6": network.ip_range6,
         "internal": network.internal,
         "isolated": network.isolated,
         "builtin": network.builtin,

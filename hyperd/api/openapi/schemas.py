@@ -79,6 +79,7 @@ ANSWERS: dict[str, Schema] = {
         ipv6={"type": "boolean", "description": "pods have an IPv6 address, too"},
         subnet6={"type": "string", "description": "of these, CIDR notation; empty without"},
         gateway6=TEXT,
+        ipRange6={"type": "string", "description": "empty = the whole subnet"},
         internal=FLAG,
         isolated={"type": "boolean", "description": "pods on it do not reach each other"},
         builtin={"type": "boolean", "description": "it is always there and cannot be removed"},
