@@ -60,7 +60,15 @@ def _row(key: str, title: str, unit: str, peer: str, limit: float, *, more: bool
     )  # fmt: skip
 
 
-REASONS: Mapping[str, tuple[str, str]] = {}
+_HEADING = "The Docker API beside others"
+_COPY = "the bytes go into or out of an emulated guest, a copy on the host does not", _HEADING
+REASONS: Mapping[str, tuple[str, str]] = {
+    "cp.in": _COPY,
+    "cp.out": _COPY,
+    "build": ("a VM starts for the build, and its layers become images of disks", _HEADING),
+    "load": ("layers become images of disks, on one processor more", _HEADING),
+    "cat": ("the emulated guest's way out", "Throughput"),
+}
 ROWS = (
     _row("run", "`docker run -d` from the pool", "ms", "podman", 1),
     _row("true", "`docker run --rm IMAGE true`", "ms", "podman", 1),
