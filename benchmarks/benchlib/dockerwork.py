@@ -66,7 +66,7 @@ REASONS: Mapping[str, tuple[str, str]] = {
     "cp.in": _COPY,
     "cp.out": _COPY,
     "build": ("a VM starts for the build, and its layers become images of disks", _HEADING),
-    "load": ("layers become images of disks, on one processor more", _HEADING),
+    "load": ("each layer is checked member by member and written as an image of a disk", _HEADING),
     "cat": ("the emulated guest's way out", "Throughput"),
 }
 ROWS = (
