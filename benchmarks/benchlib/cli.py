@@ -69,7 +69,7 @@ class Run:
             registry.push("busybox", "latest", [Layer(busybox_tar())])
             image = f"{registry.host}/busybox"
             target = stack.enter_context(Target(image, guest))
-            self.log = target.troubles
+            self.log = target.last_words
             podman = self._podman(stack, image)
             target.warm_up()
             accelerator = target.accelerator()
@@ -142,16 +142,10 @@ class Run:
             text = " ".join(str(error)[:300].split())
             self.failures.append(f"{name}: {type(error).__name__}: {text}")
             say(self.failures[-1])
-            for line in self._last_words():
+            for line in self.log():  # which is gone with the daemon
                 say(f"daemon: {line}")
             return False
         return True
-
-    def _last_words(self) -> list[str]:
-        """Return what the daemon's log, which is gone with the daemon, tells: every error whole, the last lines."""
-        lines = self.log()
-        errors = [line for line in lines[:-40] if "level=error" in line]
-        return errors[-5:] + [line if "level=error" in line else line[:300] for line in lines[-40:]]
 
 
 def say(text: str) -> None:

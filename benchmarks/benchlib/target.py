@@ -83,6 +83,9 @@ class Target:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None:
+            for line in self.last_words():
+                print(f"bench: daemon: {line}", file=sys.stderr, flush=True)
         self.close()
 
     def close(self) -> None:
@@ -206,9 +209,11 @@ class Target:
         found = _OPENED.search(self.daemon.log())
         return found[1] if found else "unknown"
 
-    def troubles(self) -> list[str]:
-        """Return the lines of the daemon's log that are no request's."""
-        return [line for line in self.daemon.log().splitlines() if "event=request" not in line]
+    def last_words(self) -> list[str]:
+        """Return what the daemon's log tells after a failure: every error whole, and its last lines but requests."""
+        lines = [line for line in self.daemon.log().splitlines() if "event=request " not in line]
+        errors = [line for line in lines[:-40] if "level=error" in line]
+        return errors[-5:] + [line if "level=error" in line else line[:300] for line in lines[-40:]]
 
     def warm_up(self) -> None:
         """Start a pod and remove it, and wait for the template that the daemon makes of its VM, if it does."""
