@@ -122,6 +122,18 @@ class CloudChecks:
         stream.close()
         return text
 
+    def _tried(self, container: str, command: str) -> str:
+        """Return what a command has written until it ended, whatever came of it."""
+        stream = self._socket(f"{APP}/container/{container}/exec/?command={command}")
+        text = ""
+        try:
+            while message := stream.recv():
+                text += json.loads(message)["output"]
+        except websocket.WebSocketException:
+            pass
+        stream.close()
+        return text
+
     # -- the checks
 
     def nodes(self) -> None:
@@ -205,8 +217,9 @@ class CloudChecks:
         self._has(self._web, "Running", 2)
 
     def links(self) -> None:
-        """A link's variables and its name lead to the other service's address."""
-        store = self._create("store", container_ports=[{"protocol": "tcp", "inner_port": 6379}])
+        """A link's variables and its name lead to the other service, by way of kube-proxy where there is one."""
+        serve = "sh -c 'while :; do echo hello | nc -l -p 6379; done'"
+        store = self._create("store", run_command=serve, container_ports=[{"protocol": "tcp", "inner_port": 6379}])
         front = self._create("front", linked_to_service=[{"to_service": store, "name": "db"}])
         self._operate(store, "start")
         self._operate(front, "start")
@@ -218,6 +231,10 @@ class CloudChecks:
         need(values["DB_1_PORT"] == f"tcp://{address}:6379", values)
         hosts = self._exec(container["uuid"], "cat%20/etc/hosts", "db")
         need(address in hosts, hosts)
+        if all(node.proxy for node in self._cluster.nodes):
+            until(
+                "the link leads there", lambda: "hello" in self._tried(container["uuid"], "nc%20-w%202%20db%206379"), 60
+            )
         for one in (front, store):
             self._operate(one, "terminate")
 

@@ -30,7 +30,7 @@ def server(cluster: FakeCluster, tmp_path_factory: pytest.TempPathFactory) -> It
     """A hypercloud over the cluster; each of its answers must be as its OpenAPI documents say."""
     root = tmp_path_factory.mktemp("cloud")
     (root / "kubeconfig").write_text(cluster.kubeconfig(), encoding="utf-8")
-    made = CloudProcess(root, tables=f'[kubernetes]\nconfig = "{root}/kubeconfig"\npatience = 40.0').start()
+    made = CloudProcess(root, tables=f'[kubernetes]\nconfig = "{root}/kubeconfig"\npatience = 20.0').start()
     try:
         made.look = Described(made.call("GET", f"/openapi/{name}.json").json for name in ("shipyard", "dockercloud"))
         until(lambda: len(made.dc("GET", "/api/infra/v1/node/").json["objects"]) == 2)
@@ -302,4 +302,33 @@ def test_looking(server: CloudProcess, cluster: FakeCluster) -> None:
     events = server.ship("GET", "/api/events").json
     kinds = {event["type"] for event in events if event.get("container", {}).get("id") == one["uuid"]}
     assert {"create", "start"} <= kinds
+    operate(server, web, "terminate")
+
+
+def test_the_page_over_a_cluster(server: CloudProcess) -> None:
+    web = create(server, "paged")
+    operate(server, web, "start")
+    (one,) = containers(server, web)
+    signed_in = server.call("POST", "/web/login", {"username": "admin", "password": server.password})
+    cookie = {"Cookie": signed_in.headers["Set-Cookie"].partition(";")[0]}
+    changing = {**cookie, "X-CSRF-Token": signed_in.json["csrf"]}
+    engines = server.call("GET", "/api/engines", headers=changing).json
+    assert [(found["engine"]["id"], found["health"]["status"]) for found in engines] == [("one", "up"), ("two", "up")]
+    images = server.call("GET", "/web/images", headers=changing).json
+    assert images[0] == {
+        "engine": "one",
+        "tags": ["registry/busybox:1"],
+        "size": 1234,
+        "id": "registry/busybox@sha256:00",
+    }
+    for path, body in (
+        ("/web/images/remove", {"engine": "one", "name": "registry/busybox:1"}),
+        (f"/web/containers/{one['uuid']}/start", {}),
+    ):
+        refused = server.call("POST", path, body, changing)
+        assert (refused.status, "cluster" in refused.text) == (501, True), refused.text
+    address = f"ws://127.0.0.1:{server.port}/web/containers/{one['uuid']}/logs"
+    stream = websocket.create_connection(address, timeout=30, cookie=cookie["Cookie"], origin=server.url)
+    assert [stream.recv(), stream.recv()] == ["begun\n", "<b>on</b>\n"]
+    stream.close()
     operate(server, web, "terminate")
