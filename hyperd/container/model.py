@@ -73,19 +73,6 @@ class ContainerSummary:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContainerBrief:
-    """A container with what its specification and its row say alone: cheap to list every second."""
-
-    id: str
-    pod_id: str
-    state: ContainerState
-    created_at: float
-    image_id: str
-    labels: Mapping[str, str]
-    annotations: Mapping[str, str]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Container:
     """A container.
 

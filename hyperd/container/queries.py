@@ -8,10 +8,11 @@ from typing import Any
 
 from hyperd.config.model import Config
 from hyperd.container import healthstate
+from hyperd.container.brief import ContainerBrief
 from hyperd.container.links import Links
 from hyperd.container.logconf import LogSettings, log_settings
 from hyperd.container.logdrivers import FORMS
-from hyperd.container.model import Container, ContainerBrief, ContainerSummary, Mount
+from hyperd.container.model import Container, ContainerSummary, Mount
 from hyperd.container.plan import Program, merge_program
 from hyperd.container.process import GuestProcess
 from hyperd.container.records import ContainerRecords
@@ -78,20 +79,9 @@ class ContainerQueries:
             for row in self._records.listed(pod_id)
         ]
 
-    def briefs(self) -> list[ContainerBrief]:
-        """List every container, oldest first."""
-        return [
-            ContainerBrief(
-                id=row.id,
-                pod_id=row.pod_id,
-                state=ContainerState(row.state),
-                created_at=row.created_at,
-                image_id=row.image_id,
-                labels=row.labels,
-                annotations=row.annotations,
-            )
-            for row in self._records.all()
-        ]
+    def briefs(self, owner: str) -> tuple[ContainerBrief, ...]:
+        """List the containers of pods that an API has made, oldest first."""
+        return self._records.briefs(owner)
 
     def inspect(self, name: str) -> Container:
         """Return a container by name, id or unique beginning of an id. Errors: NotFound, InvalidInput."""

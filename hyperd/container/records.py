@@ -12,12 +12,13 @@ from sqlalchemy import String, func, select, type_coerce
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import load_only
 
+from hyperd.container.brief import ContainerBrief
 from hyperd.container.states import LIVE, ContainerState
 from hyperd.db import spec_codec
 from hyperd.db.memo import Memo
 from hyperd.db.models import ContainerRow, PodRow
 from hyperd.db.session import Database
-from hyperd.db.spec_cache import stored_container, stored_pod
+from hyperd.db.spec_cache import marks, stored_container, stored_pod
 from hyperd.errors import Conflict, InvalidInput, NotFound
 from hyperd.spec.model import ContainerSpec, PodSpec
 
@@ -32,6 +33,7 @@ class ContainerRecords:
         self._db = database
         self._found: Memo[ContainerRow] = Memo(database, "containers")
         self._pods: Memo[PodSpec] = Memo(database, "pods")
+        self._briefs: Memo[tuple[ContainerBrief, ...]] = Memo(database, "containers", "pods")
 
     def find(self, name: str) -> ContainerRow:
         """Look a container up: exact name, exact id, unique prefix of an id.
@@ -90,6 +92,30 @@ class ContainerRecords:
         """Return every container."""
         with self._db.reading() as session:
             return list(session.scalars(select(ContainerRow).order_by(ContainerRow.created_at, ContainerRow.position)))
+
+    def briefs(self, owner: str) -> tuple[ContainerBrief, ...]:
+        """Return the containers of pods that an API has made, oldest first; not read again until one changes."""
+        return self._briefs.get(owner, lambda: self._read_briefs(owner))
+
+    def _read_briefs(self, owner: str) -> tuple[ContainerBrief, ...]:
+        row = ContainerRow
+        columns = select(row.id, row.pod_id, row.state, row.created_at, row.image_id, type_coerce(row.spec, String))
+        of_owner = columns.join(PodRow, PodRow.id == row.pod_id).where(PodRow.owner == owner)
+        with self._db.reading() as session:
+            rows = session.execute(of_owner.order_by(row.created_at, row.position)).all()
+        return tuple(
+            ContainerBrief(
+                id=ident,
+                pod_id=pod_id,
+                state=ContainerState(state),
+                created_at=created_at,
+                image_id=image_id,
+                labels=labels,
+                annotations=annotations,
+            )
+            for ident, pod_id, state, created_at, image_id, text in rows
+            for labels, annotations in [marks(text)]
+        )
 
     def live(self) -> list[ContainerRow]:
         """Return the containers that run or are being started."""

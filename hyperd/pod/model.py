@@ -21,9 +21,12 @@ class PodSummary:
     outcome: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class PodBrief:
-    """A pod with what its specification and its row say alone: cheap to list every second."""
+    """A pod with what its specification and its row say alone: cheap to list every second.
+
+    It is the same object until a row of its kind changes, and can be a key as itself.
+    """
 
     id: str
     state: PodState

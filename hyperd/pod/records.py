@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import String, func, select, type_coerce
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import load_only
 
 from hyperd.db import spec_codec
+from hyperd.db.memo import Memo
 from hyperd.db.models import CopyDueRow, PodRow
 from hyperd.db.session import Database
+from hyperd.db.spec_cache import marks
 from hyperd.errors import Conflict, NotFound
+from hyperd.pod.model import PodBrief
 from hyperd.pod.states import PodState, check
 from hyperd.spec.model import PodSpec
 
@@ -24,6 +27,7 @@ class PodRecords:
 
     def __init__(self, database: Database) -> None:
         self._db = database
+        self._briefs: Memo[tuple[PodBrief, ...]] = Memo(database, "pods")
 
     def get(self, pod_id: str) -> PodRow:
         """Return a pod. Errors: NotFound."""
@@ -37,6 +41,21 @@ class PodRecords:
         """Return every pod, oldest first."""
         with self._db.reading() as session:
             return list(session.scalars(select(PodRow).order_by(PodRow.created_at)))
+
+    def briefs(self, owner: str) -> tuple[PodBrief, ...]:
+        """Return the pods that an API has made, oldest first; nothing is read again until a pod changes."""
+        return self._briefs.get(owner, lambda: self._read_briefs(owner))
+
+    def _read_briefs(self, owner: str) -> tuple[PodBrief, ...]:
+        spec = type_coerce(PodRow.spec, String)
+        columns = select(PodRow.id, PodRow.state, PodRow.created_at, spec).where(PodRow.owner == owner)
+        with self._db.reading() as session:
+            rows = session.execute(columns.order_by(PodRow.created_at)).all()
+        return tuple(
+            PodBrief(id=ident, state=PodState(state), created_at=created_at, labels=labels, annotations=annotations)
+            for ident, state, created_at, text in rows
+            for labels, annotations in [marks(text)]
+        )
 
     def running(self) -> list[PodRow]:
         """Return the pods that run."""

@@ -346,19 +346,9 @@ class PodService:
             if (not pod_id or row.id == pod_id) and (not vm_id or vms.get(row.id) == vm_id)
         ]
 
-    def briefs(self, owner: str) -> list[PodBrief]:
+    def briefs(self, owner: str) -> tuple[PodBrief, ...]:
         """List the pods that an API has made, oldest first."""
-        return [
-            PodBrief(
-                id=row.id,
-                state=PodState(row.state),
-                created_at=row.created_at,
-                labels=row.labels,
-                annotations=row.annotations,
-            )
-            for row in self.records.all()
-            if row.owner == owner
-        ]
+        return self.records.briefs(owner)
 
     def inspect(self, pod_id: str) -> Pod:
         """Return a pod. Errors: NotFound."""

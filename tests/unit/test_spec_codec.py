@@ -138,3 +138,19 @@ def test_containers_and_specifications_go_with_their_pod(database):
     for lost in (lambda: records.pod_spec("p"), lambda: records.find("one"), lambda: records.get(row.id)):
         with pytest.raises(NotFound):
             lost()
+
+
+def test_lists_are_read_again_only_when_something_has_changed(database):
+    records, pods = ContainerRecords(database), PodRecords(database)
+    pods.insert(parse_pod(POD))
+    row = records.insert("p", parse_container({"name": "one", "image": "busybox"}), position=0, image_id="i")
+    (pod,), (container,) = pods.briefs("hyper"), records.briefs("hyper")
+    assert (pod.id, pod.labels, container.id, container.pod_id) == ("p", {"x": "1"}, row.id, "p")
+    assert pods.briefs("hyper")[0] is pod
+    assert records.briefs("hyper")[0] is container
+    assert (pods.briefs("cri"), records.briefs("cri")) == ((), ())
+    records.update(row.id, state="running")
+    pods.update("p", spec=spec_codec.dump(parse_pod({**POD, "labels": {"x": "2"}})))
+    assert (pods.briefs("hyper")[0].labels, records.briefs("hyper")[0].state) == ({"x": "2"}, "running")
+    pods.delete("p")
+    assert (pods.briefs("hyper"), records.briefs("hyper")) == ((), ())

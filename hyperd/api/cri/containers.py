@@ -78,10 +78,9 @@ def remove(call: Call, request: pb.RemoveContainerRequest) -> pb.RemoveContainer
 def listed(call: Call, request: pb.ListContainersRequest) -> pb.ListContainersResponse:
     """List containers."""
     wanted = request.filter
-    sandboxes = {one.id for one in call.engine.pods.briefs(OWNER) if one.id.startswith(wanted.pod_sandbox_id)}
     found = []
-    for one in call.engine.containers.queries.briefs():
-        if one.pod_id not in sandboxes or not one.id.startswith(wanted.id):
+    for one in call.engine.containers.queries.briefs(OWNER):
+        if not one.pod_id.startswith(wanted.pod_sandbox_id) or not one.id.startswith(wanted.id):
             continue
         item = views.container_item(one)
         if wanted.HasField("state") and wanted.state.state != item.state:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from functools import lru_cache
 
 from hyperd.api.cri.v1 import api_pb2 as pb
 from hyperd.errors import InvalidInput
 
 CONFIG, HANDLER = "hyperd.cri/config", "hyperd.cri/handler"
 _OURS = (CONFIG, HANDLER)
+_KEPT = 512  # configurations that were read; kubelet lists everything every second
 
 
 def of_sandbox(config: pb.PodSandboxConfig, handler: str) -> dict[str, str]:
@@ -34,13 +36,23 @@ def of_container(config: pb.ContainerConfig) -> dict[str, str]:
 
 
 def sandbox(annotations: Mapping[str, str]) -> pb.PodSandboxConfig:
-    """Return what is kept of a sandbox."""
-    return pb.PodSandboxConfig.FromString(base64.b64decode(annotations.get(CONFIG, "")))
+    """Return what is kept of a sandbox, to be read only: all who ask get the same."""
+    return _sandbox(annotations.get(CONFIG, ""))
 
 
 def container(annotations: Mapping[str, str]) -> pb.ContainerConfig:
-    """Return what is kept of a container."""
-    return pb.ContainerConfig.FromString(base64.b64decode(annotations.get(CONFIG, "")))
+    """Return what is kept of a container, to be read only: all who ask get the same."""
+    return _container(annotations.get(CONFIG, ""))
+
+
+@lru_cache(_KEPT)
+def _sandbox(text: str) -> pb.PodSandboxConfig:
+    return pb.PodSandboxConfig.FromString(base64.b64decode(text))
+
+
+@lru_cache(_KEPT)
+def _container(text: str) -> pb.ContainerConfig:
+    return pb.ContainerConfig.FromString(base64.b64decode(text))
 
 
 def of_client(annotations: Mapping[str, str]) -> dict[str, str]:

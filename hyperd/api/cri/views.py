@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 
 from hyperd.api.cri import kept
 from hyperd.api.cri.specs import LOG_DRIVER
 from hyperd.api.cri.v1 import api_pb2 as pb
-from hyperd.container.model import Container, ContainerBrief
+from hyperd.container.brief import ContainerBrief
+from hyperd.container.model import Container
 from hyperd.container.states import ContainerState
 from hyperd.pod.model import Pod, PodBrief
 from hyperd.pod.states import WITH_VM
 from hyperd.spec.model import Limits
 
+_KEPT = 512  # lines that were written; kubelet lists everything every second
 _STATES = {
     ContainerState.CREATED: pb.CONTAINER_CREATED,
     ContainerState.STARTING: pb.CONTAINER_CREATED,
@@ -31,8 +34,9 @@ def _ready(pod: Pod | PodBrief) -> pb.PodSandboxState:
     return pb.SANDBOX_READY if pod.state in WITH_VM else pb.SANDBOX_NOTREADY
 
 
+@lru_cache(_KEPT)
 def sandbox_item(pod: PodBrief) -> pb.PodSandbox:
-    """Return the line of a list."""
+    """Return the line of a list, to be read only."""
     return pb.PodSandbox(
         id=pod.id,
         metadata=kept.sandbox(pod.annotations).metadata,
@@ -81,8 +85,9 @@ def _image(config: pb.ContainerConfig) -> pb.ImageSpec:
     return found
 
 
+@lru_cache(_KEPT)
 def container_item(one: ContainerBrief) -> pb.Container:
-    """Return the line of a list."""
+    """Return the line of a list, to be read only."""
     config = kept.container(one.annotations)
     return pb.Container(
         id=one.id,
