@@ -372,10 +372,11 @@ class VmService:
     def shutdown(self, vm: Vm, *, timeout: float = 10.0) -> None:
         """Bring what the guest has written to its disks, then switch it off.
 
-        A guest that does not answer is switched off, too.
+        A guest that does not answer is switched off, too; one whose CPUs stand is not asked.
         """
-        with contextlib.suppress(HyperError):
-            vm.agent.request(Method.QUIESCE, timeout=timeout)
+        if vm.state != PAUSED:
+            with contextlib.suppress(HyperError):
+                vm.agent.request(Method.QUIESCE, timeout=timeout)
         self.destroy(vm)
 
     def _new(self, vm_id: str, *, vcpu: int, memory: int, pod_id: str) -> Vm:
