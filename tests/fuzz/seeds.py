@@ -28,6 +28,7 @@ from hyperd.agent.frames import (
 )
 from hyperd.image.layer import tarstream
 from hyperd.image.layer.tarstream import Entry
+from hyperd.stream.jsonblocks import encode_block
 from hyperd.stream.spdy import DICTIONARY
 from tests.support.pods import FULL
 
@@ -194,6 +195,12 @@ def _compressed() -> Iterator[bytes]:
     yield zstd.compress(data)
     yield lzma.compress(data)
     yield bz2.compress(data)
+    for packed in (gzip.compress(data, mtime=0), zstd.compress(data), lzma.compress(data), bz2.compress(data)):
+        yield from (packed[:-4], packed + b"rest", packed + bytes(16), packed * 2, packed[:8] + b"????" + packed[12:])
+    yield b"BZhx" + data
+    yield b"\x50\x2a\x4d\x18\4\0\0\0skip" + zstd.compress(data)
+    yield gzip.compress(bytes(2 << 20), mtime=0)
+    yield b""
 
 
 def _archives() -> Iterator[bytes]:
@@ -308,6 +315,36 @@ def _words() -> Iterator[bytes]:
     yield b"a$A${B:-x}${A:+y}${A#*a}${A%%a*}${A/a/b}'$A'\"$B\"\\$A"
     yield b"# c\n!a/**/b\n*.x\n[a-z]?\n/.git\n**/y\n"
     yield b"-eo pid,user,args aux -ef o pcpu"
+    yield from (
+        b"'a",
+        b'"a',
+        b'"a\\n$A\\$\\"b"',
+        b"${A",
+        b"${A:-b",
+        b"${}",
+        b"${:x}",
+        b"${A:}",
+        b"${A!x}",
+        b"${A?}",
+        b"${B:?gone}",
+        b"${B?}",
+        b"${C?gone}",
+        b"${A-x}${C-x}${C+x}${A+x}${B:+x}",
+        b"$1$?$$$@ $- $",
+        b"a\\",
+        b"${A//a/}${A/b/c}${A/a}",
+        b"${A#\\*}${A%\\q}",
+        b"${A%%\\}}${A##?*}${A%*}",
+        b"${C:-${C:-${A:-'x'}}}",
+        b'${C:-"a\\b$A"}',
+        b"${C:-" * 200 + b"}" * 200,
+        b"${A/\\//x}",
+        b"\xef\xbb\xbf!\n!./..\n../a\na/../b\na/**/**/c\n**\n",
+        b"[a\n",
+        b"[]a]\n[^b-]\n[z-a]\n\\*x\\\n",
+        b"*a*a*b?\n",
+        b"a\n" * 12_000,
+    )
 
 
 def _pods() -> Iterator[bytes]:
@@ -483,6 +520,19 @@ def _json_logs() -> Iterator[bytes]:
     tail = '","stream":"stdout","time":"2026-01-02T03:04:05.000000006Z"'
     yield f'{{"log":"a\\n{tail}}}\n{{"log":"b{tail},"run":1,"end":2}}\n'.encode()
     yield ("".join(f'{{"log":"line {n}\\n{tail}}}\n' for n in range(20))).encode()
+
+    def line(text: str, stream: str = "stdout") -> str:
+        return f'{{"log":"{text}{tail.replace("stdout", stream)}}}\n'
+
+    mixed = line("a\\n") + line("b", "stderr") + line("c\\n")
+    yield mixed.encode()
+    yield (mixed * 40).encode()
+    yield (line("same\\n") * 50 + line("\\x") + line("other", "stderr") * 50 + line("end")[:-1]).encode()
+    yield (
+        line("\\ud800") * 3 + line("\\x") * 3 + '{"log":"a"}\n' + '{"log":"b","stream":"other"}\n' + line("z")
+    ).encode()
+    yield (line("x" * 300_000) + line("y")).encode()
+    yield b"".join(encode_block(b"one\ntwo\n" * 40, stream="stdout", time="2026-01-02T03:04:05Z", run=1, end=0))
     yield f'{{"log":"\\u00e4\\\\\\"\\ud800\\n{tail.replace("stdout", "stderr")}}}\nno json\n{{}}\n'.encode()
 
 

@@ -347,7 +347,10 @@ MODULES: dict[str, tuple[str, ...]] = {
     "docker_create": ("hyperd/api/docker/create", "hyperd/api/docker/mounts"),
     "json_log": ("hyperd/stream/jsonlines", "hyperd/stream/jsonblocks"),
     "cri_log": ("hyperd/stream/linelog:parse,outputs",),
-    "agent": ("hyperd/agent/frames",),
+    "agent": (
+        "hyperd/agent/frames:decode_records,split_offset,age_of,Decoder.feed,Decoder._frames,Decoder._skip_to_magic",
+        "hyperd/agent/frames:Welcome.feed",
+    ),
     "spdy": ("hyperd/stream/spdy",),
     "websocket": ("hyperd/stream/wsframes",),
 }

@@ -35,6 +35,7 @@ from tests.support.processes import Process
 PROJECT = Path(__file__).parents[2]
 START_TIMEOUT = 120.0
 STOP_TIMEOUT = 90.0
+ENDS_WITHIN = 2.0  # seconds for a killed program
 SLOTS = 64
 
 
@@ -268,8 +269,20 @@ class HyperdLauncher:
         return code
 
     def _end_processes(self) -> list[str]:
-        """Kill programs (VMs, programs of fake VMs) that name our directory or live in it; give what they were."""
-        found = []
+        """Kill programs (VMs, programs of fake VMs) that name our directory or live in it; give what they were.
+
+        What somebody has killed already has a moment to end.
+        """
+        deadline = time.monotonic() + ENDS_WITHIN
+        while (found := self._processes()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for pid in found:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        return [f"{pid} {words[:120]!r}" for pid, words in found.items()]
+
+    def _processes(self) -> dict[int, bytes]:
+        found = {}
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit() or int(entry.name) == os.getpid():
                 continue
@@ -278,8 +291,7 @@ class HyperdLauncher:
                 prefix = os.fsencode(f"{self.directory}/")
                 inside = os.fsencode((entry / "cwd").readlink()).startswith(prefix)
                 if inside or any(prefix in word for word in words):
-                    os.kill(int(entry.name), signal.SIGKILL)
-                    found.append(f"{entry.name} {b' '.join(words)[:120]!r}")
+                    found[int(entry.name)] = b" ".join(words)
         return found
 
     def _remove_network(self) -> None:

@@ -10,10 +10,8 @@ import contextlib
 import http.client
 import itertools
 import json
-import os
 import random
 import shutil
-import signal
 import sqlite3
 import tempfile
 import time
@@ -31,6 +29,7 @@ from tests.support.cni import NAMESPACES, CniSite
 from tests.support.cri import CriClient
 from tests.support.daemon import PROJECT, HyperdLauncher
 from tests.support.failpoints import Switch
+from tests.support.processes import end_programs
 from tests.support.registry import Layer, RegistryServer, layer_tar, member
 from tests.support.until import until
 from tests.support.warm import Warm
@@ -196,7 +195,7 @@ class World:
         if died:
             self.daemon.wait_exit()
             if not self.real:
-                self._end_programs()
+                end_programs(self.daemon.root, COUNT)
             self.sandboxes |= {path.stem for path in (self.daemon.root / "cni").glob("*.json")}
             started = time.monotonic()
             self.daemon.start()
@@ -216,15 +215,6 @@ class World:
             time.sleep(0.02 if self.real or calm == 0 else 0.2)
             calm = 0 if self.real or self._problems() else calm + 1
         return not self.alive()
-
-    def _end_programs(self) -> None:
-        """End the programs of VMs that pretend, as the end of a real VM would."""
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with contextlib.suppress(OSError):
-                    inside = (entry / "cwd").readlink().is_relative_to(self.daemon.root)
-                    if inside and COUNT.encode() in (entry / "cmdline").read_bytes():
-                        os.kill(int(entry.name), signal.SIGKILL)
 
     # -- looking
 
