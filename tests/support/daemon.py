@@ -30,6 +30,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from hyperd.errors import HostFault
+from hyperd.vm import cgroups
 from tests.support.processes import Process
 
 PROJECT = Path(__file__).parents[2]
@@ -250,6 +252,7 @@ class HyperdLauncher:
             left += [f"process {entry}" for entry in self._end_processes()]
         finally:
             self._remove_network()
+            self._remove_groups()
             shutil.rmtree(self.directory, ignore_errors=True)
             self._slot_file.close()
         if check and left:
@@ -293,6 +296,13 @@ class HyperdLauncher:
                 if inside or any(prefix in word for word in words):
                     found[int(entry.name)] = b" ".join(words)
         return found
+
+    def _remove_groups(self) -> None:
+        """Remove control groups of VMs; a daemon that leaves its VMs leaves them, too."""
+        with contextlib.suppress(HostFault):
+            groups = cgroups.Groups(self.root, hierarchies=cgroups.trees())
+            groups.reconcile(())
+            groups.close()
 
     def _remove_network(self) -> None:
         """Remove bridges, taps and tables; they outlive a daemon on purpose."""

@@ -21,7 +21,7 @@ def end_programs(root: Path, program: str) -> None:
             with contextlib.suppress(OSError):
                 inside = (entry / "cwd").readlink().is_relative_to(root)
                 if inside and program.encode() in (entry / "cmdline").read_bytes():
-                    os.kill(int(entry.name), signal.SIGKILL)
+                    os.killpg(int(entry.name), signal.SIGKILL)  # each has a session of its own
 
 
 class Process(Protocol):
