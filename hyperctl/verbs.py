@@ -12,6 +12,7 @@ WITH_VALUES = (*HOST_OPTIONS, "--tlscacert", "--tlscert", "--tlskey")  # before 
 VERBS = {
     "attach": ("execs", "Attach to a running container"),
     "build": ("build", "Build an image from a Dockerfile"),
+    "checkpoint": ("checkpoints", "Save a pod while it runs"),
     "commit": ("archives", "Make an image of a container"),
     "completion": ("helps", "Print a script that completes commands in your shell"),
     "cp": ("contents", "Copy files between a container and this machine"),
@@ -44,6 +45,7 @@ VERBS = {
     "push": ("archives", "Push an image to a registry"),
     "rename": ("lifecycle", "Give a container another name"),
     "restart": ("lifecycle", "Restart pods or containers"),
+    "restore": ("checkpoints", "Make a pod of one that was saved"),
     "rm": ("lifecycle", "Remove pods or containers"),
     "rmi": ("images", "Remove images"),
     "run": ("run", "Create and start a pod"),

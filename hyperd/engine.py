@@ -8,6 +8,7 @@ import stat
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -40,9 +41,11 @@ from hyperd.network.ports import PortMapping
 from hyperd.network.service import NetworkService
 from hyperd.network.usernet import UserDriver
 from hyperd.pod.autoremove import AutoRemove
+from hyperd.pod.checkpoint import Checkpoints
 from hyperd.pod.lifetime import PodLifetime
 from hyperd.pod.records import PodRecords
 from hyperd.pod.recovery import Recovery
+from hyperd.pod.restoring import Restorer
 from hyperd.pod.service import PodService
 from hyperd.pod.states import WITH_VM
 from hyperd.pod.stats import StatsService
@@ -69,6 +72,8 @@ class Engine:
     pods: PodService
     containers: ContainerService
     execs: ExecService
+    checkpoints: Checkpoints
+    restorer: Restorer
     images: ImageService
     imports: Importer
     vms: VmService
@@ -240,6 +245,7 @@ class Engine:
             locks=locks,
             events=self.events,
         )
+        self._make_checkpoints(locks)
         self.health = HealthChecks(
             records=records, containers=self.containers, execs=self.execs, images=self.images, relay=self.relay
         )
@@ -254,6 +260,19 @@ class Engine:
             relay=self.relay,
         )
 
+    def _make_checkpoints(self, locks: PodLocks) -> None:
+        parts: dict[str, Any] = {
+            "config": self.config,
+            "pods": self.pods,
+            "containers": self.containers,
+            "images": self.images,
+            "network": self.network,
+            "vms": self.vms,
+            "locks": locks,
+            "events": self.events,
+        }
+        self.checkpoints, self.restorer = Checkpoints(**parts), Restorer(**parts)
+
     def _recover(self, pod_records: PodRecords) -> None:
         """Find the VMs of an earlier daemon and bring rows and host together."""
         self._stack.callback(self.execs.close)
@@ -267,6 +286,7 @@ class Engine:
         self._stack.callback(self.health.close)
         self.vms.open(observer=_GuestNews(self.pods, self.containers, self.execs), outfitter=self.pods.ready)
         failpoint("restore.run.vms_found")
+        self.checkpoints.recover()
         Recovery(
             root=self.config.root,
             pods=self.pods,

@@ -204,6 +204,22 @@ class Client:
         """Resume the VM of a pod."""
         self._done("POST", "/pod/unpause", {"podId": pod})
 
+    def checkpoint(self, pod: str, *, pause: bool) -> Response:
+        """Ask for a pod that runs as a tar; it stays paused then, or goes on."""
+        return self.call("POST", "/pod/checkpoint", {"podId": pod, "pause": "yes" if pause else "no"})
+
+    def restore(self, pieces: Iterable[bytes]) -> str:
+        """Make a pod of such a tar and give its id; NotFound means that an image is missing.
+
+        Raises:
+            OperationFailed: the daemon's Code is not 0.
+
+        """
+        headers = {"Content-Type": "application/x-tar"}
+        answer = _coded(self._object("POST", "/pod/restore", {}, body=pieces, headers=headers))
+        self.warnings += _warnings(answer)
+        return str(answer.get("ID", ""))
+
     def pod_info(self, pod: str) -> dict[str, Any]:
         """Return PodInfo of a pod."""
         return self._object("GET", "/pod/info", {"podName": pod})

@@ -122,7 +122,7 @@ class PodService:
         with self._locks.locked(spec.id, "create"):
             if self.records.count() >= self._config.max_pods:
                 raise Busy(f"There have already been {self._config.max_pods} Pods", resolution="remove some")
-            with self._new_directory(spec.id):
+            with self.new_directory(spec.id):
                 self.records.insert(spec)
             try:
                 failpoint("pod.create.row_written")
@@ -138,7 +138,7 @@ class PodService:
                 self.records.complete(spec.id)
                 failpoint("pod.create.complete")
             except BaseException:
-                self._erase(spec.id)
+                self.erase(spec.id)
                 raise
         log.info("pod.created", pod=spec.id)
         self._tell("create", spec.id, spec.labels)
@@ -261,7 +261,7 @@ class PodService:
             self.records.make_room()
             self.records.update(pod_id, state=PodState.REMOVING)
             failpoint("pod.delete.state_written")
-            self._erase(pod_id)
+            self.erase(pod_id)
             self._tell("destroy", pod_id, labels)
         named.drop_anonymous(sorted(used))
         log.info("pod.removed", pod=pod_id)
@@ -463,7 +463,7 @@ class PodService:
     # -- inside
 
     @contextmanager
-    def _new_directory(self, pod_id: str) -> Iterator[None]:
+    def new_directory(self, pod_id: str) -> Iterator[None]:
         """Make the pod's directory for the block; it stays when the block succeeds. Errors: OutOfSpace, HostFault."""
         directory = self._config.root / "pods" / pod_id
         before = directory.is_dir()
@@ -620,7 +620,7 @@ class PodService:
             self.settle_stopped(pod_id, None)
             self._tell("kill", pod_id, self.records.get(pod_id).labels, signal=SIGKILL)
 
-    def _erase(self, pod_id: str) -> None:
+    def erase(self, pod_id: str) -> None:
         """Remove everything of a pod (the lock is held); fine for what does not exist."""
         self.records.make_room()
         vm = self._vms.of_pod(pod_id)

@@ -121,10 +121,8 @@ class OutputHub:
         if offset < seen:
             data = data[seen - offset :]
         elif offset > seen and stream in self._may_skip:
-            log.warning("stream.gap", stream=stream, expected=seen, got=offset)
-            self._received[stream] = self._acked[stream] = seen = offset
-            if self.log is not None:
-                self.log.persisted[STREAM_NAMES[stream]] = offset
+            self._skip_to(stream, offset)
+            seen = offset
         self._may_skip.discard(stream)
         end = max(seen, offset) + len(data)
         if not data or stream not in self._expected or offset > seen or end > self._acked.get(stream, 0) + WINDOW:
@@ -132,6 +130,12 @@ class OutputHub:
         self._received[stream] = end
         TRAFFIC["output"] += len(data)
         self.emit(stream, data, age=age)
+
+    def _skip_to(self, stream: int, offset: int) -> None:
+        log.warning("stream.gap", stream=stream, expected=self._received.get(stream, 0), got=offset)
+        self._received[stream] = self._acked[stream] = offset
+        if self.log is not None:
+            self.log.persisted[STREAM_NAMES[stream]] = offset
 
     @property
     def said(self) -> bool:
@@ -168,6 +172,8 @@ class OutputHub:
 
     def eof(self, stream: int, offset: int) -> None:
         """Note the end of an output; when the last has ended the clients are let go."""
+        if offset > self._received.get(stream, 0) and stream in self._may_skip:
+            self._skip_to(stream, offset)  # nothing came since, and what came before is elsewhere
         self._eof[stream] = offset
         self._settle()
 

@@ -148,6 +148,42 @@ class Template:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What a VM that goes on from a saved state must have in common with the one that was saved.
+
+    Args:
+        accelerator: ``kvm`` or ``tcg``.
+        version: of hypervisor and library, for people; another one may have other devices.
+        ports: how many NICs it has room for.
+        places: in which of those places each NIC is, in the order of the NICs.
+        cloned: it went on from a template.
+        shared: it has the directory that every VM has, if any.
+
+    """
+
+    accelerator: str
+    version: str
+    ports: int
+    places: tuple[int, ...] = ()
+    cloned: bool = False
+    shared: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """A VM that stands still as a file: memory, CPUs and devices in the hypervisor's own format.
+
+    Args:
+        state: the file.
+        machine: of the VM that was saved.
+
+    """
+
+    state: Path
+    machine: Machine
+
+
+@dataclass(frozen=True, kw_only=True)
 class VmSpec:
     """Everything needed to boot a VM.
 
@@ -169,6 +205,8 @@ class VmSpec:
         template: go on from it instead of booting: ``template_key`` must be that of the VM it was made of, whose disk,
             if it had one, must be there as a copy. The guest then still has that VM's MAC address, clock and random
             numbers.
+        saved: go on from it instead of booting, with disks on the same LUNs that have the same content. The guest then
+            still has what the saved one had, its connection to a host included.
 
     """
 
@@ -188,6 +226,7 @@ class VmSpec:
     group: str = ""
     paused: bool = False
     template: Template | None = None
+    saved: Saved | None = None
 
     @property
     def control_socket(self) -> Path:
@@ -324,6 +363,19 @@ class VmDriver(ABC):
         ``dress`` is called when its sockets accept connections, and does what is to be done in the guest.
 
         After a failure the VM is gone, files may be left. Errors: DriverError, Timeout.
+        """
+
+    @abstractmethod
+    def save(self, vm_id: str, file: int, nics: Sequence[str], *, cancelled: Callable[[], bool]) -> Machine:
+        """Write memory, CPUs and devices of a paused VM to an open file; its disks are at rest then.
+
+        Args:
+            vm_id: the VM; it stays paused, and can be resumed whether this succeeds or not.
+            file: descriptor. nics: MAC addresses of its NICs, in the order that ``Machine.places`` shall have.
+            cancelled: asked again and again; the saving ends when it says so.
+
+        Errors: NotFound, DriverError, NotSupported (it has what cannot be saved), OutOfSpace, Timeout, Cancelled.
+
         """
 
     @abstractmethod

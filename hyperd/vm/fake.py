@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import structlog
 
-from hyperd.errors import Conflict, DriverError, NotFound
+from hyperd.errors import Conflict, DriverError, NotFound, NotSupported
 from hyperd.vm.driver import (
     RESUME_TIMEOUT,
     DiskSpec,
     HypervisorInfo,
+    Machine,
     NicSpec,
     PowerState,
     Template,
@@ -106,6 +107,11 @@ class FakeDriver(VmDriver):
         self._maybe_fail("make_template")
         for file in (template.memory, template.state):
             file.write_text("of a fake VM\n")
+
+    def save(self, vm_id: str, file: int, nics: Sequence[str], *, cancelled: Callable[[], bool]) -> Machine:  # noqa: ARG002
+        """Refuse: what runs in a fake VM are processes of the host."""
+        self._vm("save", vm_id)
+        raise NotSupported("a VM that only pretends cannot be saved")
 
     def destroy(self, vm_id: str) -> None:
         """Drop the VM and everything it runs."""

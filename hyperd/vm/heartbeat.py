@@ -89,4 +89,4 @@ class Heartbeat:
 
 
 def _should_answer(vm: Vm) -> bool:
-    return vm.state in (ASSOCIATED, IDLE) and vm.connected and not vm.ending and not vm.waking
+    return vm.state in (ASSOCIATED, IDLE) and vm.connected and not (vm.ending or vm.waking or vm.saving)

@@ -129,6 +129,15 @@ class Plugs:
                 self._driver.detach_disk(vm.id, lun)
                 del vm.disks[path], vm.layers[path]
 
+    def drop_spare(self, vm: Vm, scratch: Path) -> None:
+        """Take out the writable disk that a VM of the pool came with if its pod has another. Errors: DriverError."""
+        with self._table.changing(vm):
+            spare = vm.spare_disk
+            if spare in vm.disks and str(scratch) in vm.disks:
+                self._driver.detach_disk(vm.id, vm.disks[spare])
+                self._driver.take_back(Path(spare), vm.uid)
+                del vm.disks[spare]
+
     def release(self, vm: Vm) -> None:
         """Take what is a pod's out of its VM, which is idle then.
 
@@ -138,7 +147,8 @@ class Plugs:
             vm.agent.run(layout.leave_volumes(vm.volumes.values()))
             vm.volumes.clear()
             vm.images.clear()
-            vm.agent.run(layout.leave(vm.layers.values(), scratch=SCRATCH_LUN in vm.disks.values()))
+            writable = [lun for path, lun in vm.disks.items() if path not in vm.layers]
+            vm.agent.run(layout.leave(vm.layers.values(), scratch=bool(writable)))
             vm.layers.clear()
             for path, lun in list(vm.disks.items()):
                 self._driver.detach_disk(vm.id, lun)

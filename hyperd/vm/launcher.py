@@ -15,14 +15,14 @@ from hyperd.agent.client import AgentClient
 from hyperd.agent.frames import Method
 from hyperd.agent.plan import Plan
 from hyperd.config.model import Config
-from hyperd.errors import AgentError, HyperError, Timeout
+from hyperd.errors import AgentError, Forbidden, HyperError, NotSupported, Timeout
 from hyperd.event.bus import EventBus
 from hyperd.failpoint import failpoint
 from hyperd.guest import layout
 from hyperd.stream.relay import Relay
 from hyperd.vm.driver import SHARED_TAG, NicSpec, ShareSpec, Template, VmDriver, VmSpec
 from hyperd.vm.hotplug import disk_of
-from hyperd.vm.model import CLONE_TIMEOUT, NO_FILES, SCRATCH_LUN, BootFiles, HostFiles, Vm, last_words
+from hyperd.vm.model import CLONE_TIMEOUT, NO_FILES, SCRATCH_LUN, BootFiles, HostFiles, Restored, Vm, last_words
 from hyperd.vm.pool import templates
 from hyperd.vm.pool.templates import Templates, UnfitTemplate
 from hyperd.vm.scratch import check_space, copy_disk, make_scratch
@@ -83,6 +83,34 @@ class Starter:
         """
         with self._shared(vm) as shares:
             self._power_on(vm, replace(self._spec(vm, nics, files), shares=(*files.shares, *shares)), scratch)
+
+    def go_on_from(self, vm: Vm, nics: Sequence[NicSpec], wanted: Restored) -> None:
+        """Let a VM whose row is written go on from a saved state, and meet its agent, which has processes.
+
+        On failure the VM may run. Errors: DriverError, AgentError, Timeout, NotSupported, Forbidden, HostFault.
+        """
+        if os.geteuid() == 0 and not vm.uid:
+            raise Forbidden(
+                "a saved VM is not restored by a QEMU that is root",
+                details="what it is told to be comes from the archive",
+                resolution="set hypervisor.uid_range, see docs/security.md",
+            )
+        started = time.monotonic()
+        with self._shared(vm) as offered:
+            if wanted.saved.machine.shared and not offered:
+                raise NotSupported("the saved VM could be given directories of the host, and VMs of this host cannot")
+            vm.shared = wanted.saved.machine.shared
+            shares = offered if vm.shared else ()
+            vm.rundir.mkdir(mode=0o700)
+            spec = self._spec(vm, nics, NO_FILES)
+            disks = tuple(disk_of(path, lun, scratch=path == wanted.scratch) for path, lun in vm.disks.items())
+            self._driver.create(replace(spec, disks=disks, shares=shares, saved=wanted.saved))
+        vm.agent.reach()
+        self._driver.resume(vm.id)
+        vm.agent.connect(fresh=False, timeout=self._config.hypervisor.boot_timeout)
+        ready = round((time.monotonic() - started) * 1e3)
+        log.info("vm.restored", vm=vm.id, ready_ms=ready)
+        self._events.publish("vm", "boot", vm.id, vm.pod_id or "", ready_ms=ready)
 
     @contextlib.contextmanager
     def _shared(self, vm: Vm) -> Iterator[tuple[ShareSpec, ...]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from hyperd.agent.client import AgentClient
 from hyperd.errors import InvalidInput, NotAlive, NotSupported
-from hyperd.vm.driver import DiskSpec, NicSpec, Separation, ShareSpec
+from hyperd.vm.driver import DiskSpec, NicSpec, Saved, Separation, ShareSpec
 
 SCRATCH_LUN = 0
 MAX_LUN = 254
@@ -118,6 +118,28 @@ class Outfit:
     nics: tuple[NicSpec, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Restored:
+    """A VM that goes on from a saved state.
+
+    Args:
+        vcpu, memory: of the one that was saved; MiB.
+        disks, layers: as of ``Vm``: with the LUNs that they had, and which of them are mounted layers.
+        scratch: the path among ``disks`` that is the pod's writable disk.
+        services: the guest's load balancer may have some.
+
+    """
+
+    pod_id: str
+    vcpu: int
+    memory: int
+    disks: Mapping[str, int]
+    layers: Mapping[str, int]
+    scratch: str
+    saved: Saved
+    services: bool = False
+
+
 @dataclass(kw_only=True)
 class Vm:
     """A VM that runs.
@@ -158,6 +180,7 @@ class Vm:
     mounted: bool = False  # its writable disk was mounted in the template it went on from
     connected: bool = True
     waking: bool = False  # taken from the pool, and not answering yet
+    saving: bool = False  # it stands still for a moment, in which it is written to a file
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def free_lun(self) -> int:

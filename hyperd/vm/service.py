@@ -10,7 +10,7 @@ import contextlib
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from queue import SimpleQueue
@@ -22,11 +22,11 @@ from hyperd.agent.frames import Method
 from hyperd.config.model import Config
 from hyperd.db.models import VmRow
 from hyperd.db.session import Database
-from hyperd.errors import Busy, Conflict, HyperError, InvalidInput
+from hyperd.errors import Busy, Conflict, HyperError, InvalidInput, NotSupported
 from hyperd.event.bus import EventBus
 from hyperd.failpoint import failpoint
 from hyperd.stream.relay import Relay
-from hyperd.vm.driver import CONSOLE_LOG, NicSpec, PowerState, Separation, VmDriver, VmEvent
+from hyperd.vm.driver import CONSOLE_LOG, Machine, NicSpec, PowerState, Separation, VmDriver, VmEvent
 from hyperd.vm.heartbeat import Heartbeat
 from hyperd.vm.hotplug import Plugs
 from hyperd.vm.launcher import Starter
@@ -40,6 +40,7 @@ from hyperd.vm.model import (
     RECONNECT_TIMEOUT,
     BootFiles,
     HostFiles,
+    Restored,
     Vm,
     VmView,
     last_words,
@@ -227,6 +228,53 @@ class VmService:
                 raise  # the pool tries again, with another id: the driver may yet tell that this one has stopped
             log.warning("vm.boots_instead", error=str(error))
             return attempt()
+
+    @contextlib.contextmanager
+    def standing(self, vm: Vm) -> Iterator[None]:
+        """Let a VM stand still in the block, as far as it does not already; nobody is told. Errors: DriverError."""
+        if vm.state == PAUSED:
+            yield
+            return
+        vm.saving = True
+        try:
+            self._driver.pause(vm.id)
+            failpoint("vm.save.standing")
+            yield
+        finally:
+            try:
+                self._driver.resume(vm.id)
+            finally:
+                vm.saving = False
+
+    def save(self, vm: Vm, file: int, nics: Sequence[str], *, cancelled: Callable[[], bool]) -> Machine:
+        """Write a VM that stands still to an open file; arguments and errors as ``VmDriver.save``."""
+        if vm.shares or vm.images or vm.volumes:
+            raise NotSupported("a VM that has files of the host cannot be saved", details=", ".join(_named_files(vm)))
+        return self._driver.save(vm.id, file, nics, cancelled=cancelled)
+
+    def restore(self, wanted: Restored, nics: Sequence[NicSpec]) -> Vm:
+        """Let a VM go on from a saved state, and meet its agent.
+
+        The guest then still has the saved one's clock, random numbers, MAC addresses and processes. On failure nothing
+        is left but the disk. Errors: DriverError, AgentError, Timeout, NotSupported, Forbidden (QEMU would be root),
+        HostFault, Busy.
+        """
+        vm = self._new(new_id(), vcpu=wanted.vcpu, memory=wanted.memory, pod_id=wanted.pod_id)
+        vm.disks, vm.layers, vm.nics = dict(wanted.disks), dict(wanted.layers), [nic.mac for nic in nics]
+        vm.services_sure = not wanted.services
+        try:
+            self._separate(vm, NO_FILES)
+            with self.changing(vm):
+                pass  # its row comes before anything of it is made
+            failpoint("vm.restore.row_written")
+            self._starter.go_on_from(vm, nics, wanted)
+            failpoint("vm.restore.agent_met")
+            with self.changing(vm):
+                vm.state = ASSOCIATED
+        except BaseException:
+            self.destroy(vm)
+            raise
+        return vm
 
     def create(self, *, vcpu: int = 1, memory: int = 128, wait: bool = True) -> str:
         """Boot an idle VM that a pod may be started on; give its id.
@@ -470,7 +518,9 @@ class VmService:
         return True
 
     def _should_run(self) -> list[str]:
-        return [vm.id for vm in self.all() if vm.state in (ASSOCIATED, IDLE) and not (vm.ending or vm.waking)]
+        return [
+            vm.id for vm in self.all() if vm.state in (ASSOCIATED, IDLE) and not (vm.ending or vm.waking or vm.saving)
+        ]
 
     def _on_event(self, event: VmEvent) -> None:
         self._gone.put(event.vm_id)
@@ -510,3 +560,7 @@ class VmService:
             log.exception("vm.clean_up_failed", vm=vm.id, pod=vm.pod_id)
             return False
         return True
+
+
+def _named_files(vm: Vm) -> list[str]:
+    return sorted({name.replace("\0", "") for name in (*vm.shares, *vm.images, *vm.volumes)})

@@ -159,7 +159,6 @@ def test_range_of_addresses_is_the_configured_one(cri: CriClient, daemon: Hyperd
 @pytest.mark.parametrize(
     "method",
     [
-        "CheckpointContainer", "GetContainerEvents",
         "StreamPodSandboxMetrics", "StreamPodSandboxes", "StreamPodSandboxStats", "StreamContainers",
         "StreamContainerStats",
     ],
@@ -528,6 +527,61 @@ def test_containers_that_share_processes(cri: CriClient, sandbox: Any, image: st
     code, message = refused(lambda: cri.StartContainer(container_id=late))
     assert (code, "of the same pod that is running" in message) == ("FAILED_PRECONDITION", True)
     assert not status(cri, late).HasField("user")
+
+
+def test_events_come_as_things_happen(cri: CriClient, sandbox: Any, image: str) -> None:
+    kinds = pb.ContainerEventType.Name
+    stream = cri.GetContainerEvents()
+    stream.initial_metadata()  # it is open: nothing is missed
+    pod, _ = sandbox()
+    ident = start(cri, pod, container_config(image, "exit 3"))
+    until(lambda: status(cri, ident).state == pb.CONTAINER_EXITED, 30)
+    cri.RemoveContainer(container_id=ident)
+    cri.StopPodSandbox(pod_sandbox_id=pod)
+    cri.RemovePodSandbox(pod_sandbox_id=pod)
+    seen = []
+    for event in stream:
+        if event.pod_sandbox_status.id == pod:
+            seen.append(event)
+        if event.container_id == pod and kinds(event.container_event_type) == "CONTAINER_DELETED_EVENT":
+            break
+    stream.cancel()
+    told = [(kinds(one.container_event_type).split("_")[1], one.container_id) for one in seen]
+    assert [kind for kind, one in told if one == ident] == ["CREATED", "STARTED", "STOPPED", "DELETED"]
+    assert [kind for kind, one in told if one == pod] == ["CREATED", "STARTED", "STOPPED", "DELETED"]
+    times = [one.created_at for one in seen]
+    assert times == sorted(times)
+    last = seen[-1]
+    assert (last.pod_sandbox_status.state, list(last.containers_statuses)) == (pb.SANDBOX_NOTREADY, [])
+    assert last.pod_sandbox_status.metadata.uid
+
+
+def test_what_cannot_be_saved_is_refused(cri: CriClient, sandbox: Any, image: str, tmp_path: Path) -> None:
+    pod, _ = sandbox()
+    ident = start(cri, pod, container_config(image))
+    target = tmp_path / "saved.tar"
+    refused_for = [
+        ({"container_id": "none", "location": str(target)}, "NOT_FOUND", "none"),
+        ({"container_id": ident, "location": "saved.tar"}, "INVALID_ARGUMENT", "absolute"),
+        ({"container_id": ident, "location": str(tmp_path / "no" / "a")}, "INVALID_ARGUMENT", "no directory"),
+        ({"container_id": ident, "location": str(target)}, "UNIMPLEMENTED", "pretends"),
+    ]
+    for fields, code, word in refused_for:
+        found = refused(lambda fields=fields: cri.CheckpointContainer(**fields))
+        assert found[0] == code
+        assert word in found[1]
+    (tmp_path / "taken").write_text("of somebody")
+    assert refused(lambda: cri.CheckpointContainer(container_id=ident, location=str(tmp_path / "taken")))[0] == (
+        "FAILED_PRECONDITION"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+    directory = tmp_path / "pod"
+    directory.mkdir()
+    other = {"pod_sandbox_id": pod, "output_path": str(directory)}
+    assert refused(lambda: cri.CheckpointPod(**other, container_ids=[]))[0] == "INVALID_ARGUMENT"
+    assert "pretends" in refused(lambda: cri.CheckpointPod(**other, container_ids=[ident]))[1]
+    assert list(directory.iterdir()) == []
+    assert status(cri, ident).state == pb.CONTAINER_RUNNING
 
 
 def test_counters(cri: CriClient, sandbox: Any, image: str) -> None:

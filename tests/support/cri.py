@@ -23,7 +23,7 @@ class CriClient:
         for service in pb.DESCRIPTOR.services_by_name.values():
             for method in service.methods:
                 request = GetMessageClass(method.input_type)
-                call = self._channel.unary_unary(
+                call = (self._channel.unary_stream if method.server_streaming else self._channel.unary_unary)(
                     f"/runtime.{api_version}.{service.name}/{method.name}",
                     request_serializer=request.SerializeToString,
                     response_deserializer=GetMessageClass(method.output_type).FromString,

@@ -477,6 +477,20 @@ def network_remove(world: World) -> Begin:
     return lambda: world.ask("DELETE", "/network", network=name)
 
 
+def save(world: World) -> Begin:
+    pod = world.running()
+    return lambda: world.ask("POST", "/pod/checkpoint", podId=pod)
+
+
+def bring_back(world: World) -> Begin:
+    """Restore a pod that was saved."""
+    pod = world.running()
+    code, saved = world.ask("POST", "/pod/checkpoint", podId=pod, pause="yes")
+    assert code == 200, saved
+    world.ready("DELETE", "/pod", podId=pod)
+    return lambda: world.ask("POST", "/pod/restore", body=saved)
+
+
 def restore(world: World) -> Begin:
     """Start a daemon that finds all kinds of things half done by an earlier one."""
     pods = [world.running(), world.make(world.name(), memory=112), world.running(memory=112)]
@@ -510,7 +524,7 @@ ANYTHING: tuple[Operation, ...] = (
     network_create, network_remove, container_create, container_remove, container_stop, ends, pause,
 )  # fmt: skip
 MANY = 8  # operations of a step, of which one is chosen by chance
-IN_GUESTS: tuple[Operation, ...] = (commit, build, push, cold)  # they need real VMs
+IN_GUESTS: tuple[Operation, ...] = (commit, build, push, cold, save, bring_back)  # they need real VMs
 # The steps of each are passed by these operations.
 GROUPS: dict[str, tuple[Operation, ...]] = {
     "api.request": ANYTHING,
@@ -518,6 +532,8 @@ GROUPS: dict[str, tuple[Operation, ...]] = {
     "cni.add": (sandbox,),
     "cni.delete": (sandbox_stop,),
     "cni.plug": (sandbox,),
+    "checkpoint.make": (save,),
+    "checkpoint.restore": (bring_back,),
     "commit.run": (commit,),
     "container.create": (create, container_create),
     "container.delete": (container_remove,),
@@ -555,6 +571,8 @@ GROUPS: dict[str, tuple[Operation, ...]] = {
     "vm.disk": (cold,),
     "vm.domain": (start, stop, cold),
     "vm.end": (stop, delete),
+    "vm.restore": (bring_back,),
+    "vm.save": (save,),
     "vm.start": (start, cold),
     "volume.create": (volume_create, create),
     "volume.delete": (volume_remove,),
@@ -637,5 +655,17 @@ def needs_pool(step: str) -> bool:
 def needs_guest(step: str) -> bool:
     """Tell whether only a daemon with real VMs passes a step: those that pretend have no files, no QEMU and no pool."""
     later = ("restore.pod.adopted", "restore.vm.unknown_removed")  # what pretends has ended with the daemon
-    own = ("cni.plug.", "build.", "commit.", "template.", "vm.domain", "vm.start.disk", "vm.disk", "image.push")
+    own = (
+        "checkpoint.",
+        "vm.save",
+        "vm.restore",
+        "cni.plug.",
+        "build.",
+        "commit.",
+        "template.",
+        "vm.domain",
+        "vm.start.disk",
+        "vm.disk",
+        "image.push",
+    )
     return needs_pool(step) or step in later or step.startswith(own)

@@ -30,6 +30,7 @@ OPERATIONS = {
     "network.create", "network.delete", "network.release", "network.publish", "network.tables",
     "cni.add", "cni.delete", "cni.plug",
     "vm.start", "vm.end", "vm.domain",
+    "checkpoint.make", "checkpoint.restore", "vm.save", "vm.restore",
     "restore.run", "restore.vm", "restore.pod",
     "database.session", "api.request",
 }  # fmt: skip

@@ -38,6 +38,7 @@ class Room:
         creating: held while a sandbox is made, so that its metadata is checked and noted in one step.
         adding: the same for the containers of one sandbox; see ``sandbox_lock``.
         booting: ids of sandboxes that are being made; kubelet would take one for dead that is not ready yet.
+        closing: the daemon ends, and endless answers with it.
 
     """
 
@@ -45,6 +46,7 @@ class Room:
     streaming: StreamingServer
     creating: threading.Lock = field(default_factory=threading.Lock)
     booting: set[str] = field(default_factory=set)
+    closing: threading.Event = field(default_factory=threading.Event)
     adding: WeakValueDictionary[str, SandboxLock] = field(default_factory=WeakValueDictionary)
 
     def sandbox_lock(self, ident: str) -> SandboxLock:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import grpc
 import structlog
 from google.protobuf.message_factory import GetMessageClass
 
-from hyperd.api.cri import containers, images, metrics, sandboxes, stats, streams, system
+from hyperd.api.cri import checkpoints, containers, events, images, metrics, sandboxes, stats, streams, system
 from hyperd.api.cri.call import API_VERSIONS, Call, Method, Room
 from hyperd.api.cri.errors import code_of
 from hyperd.api.cri.v1 import api_pb2 as pb
@@ -27,13 +28,14 @@ SERVICES: dict[str, dict[str, Method]] = {
         **streams.METHODS,
         **stats.METHODS,
         **metrics.METHODS,
+        **checkpoints.METHODS,
     },
     "ImageService": images.METHODS,
 }
+STREAMS: dict[str, Callable[[Call, Any], Generator[Any, None, None]]] = {"GetContainerEvents": events.stream}
 _STREAMED = "lists are not streamed yet; {} has the same in one answer"
 REASONS = {
-    "CheckpointContainer": "there are no checkpoints yet",
-    "GetContainerEvents": "there is no stream of events yet; lists and statuses work",
+    "RestorePod": "a saved sandbox goes on at once, its containers cannot wait for a start; use hyperctl restore",
     "UpdatePodSandboxResources": "a virtual machine keeps the size that it was booted with",
     "StreamPodSandboxMetrics": _STREAMED.format("ListPodSandboxMetrics"),
     "StreamPodSandboxes": _STREAMED.format("ListPodSandbox"),
@@ -58,8 +60,13 @@ class _Handlers(grpc.GenericRpcHandler):
         for name, methods in SERVICES.items():
             described = pb.DESCRIPTOR.services_by_name[name]
             for version, method in itertools.product(API_VERSIONS, described.methods):
-                self._known[f"/runtime.{version}.{name}/{method.name}"] = grpc.unary_unary_rpc_method_handler(
-                    self._answering(method.name, methods[method.name], version),
+                if method.server_streaming:
+                    make, answer = grpc.unary_stream_rpc_method_handler, self._streaming(method.name, version)
+                else:
+                    make = grpc.unary_unary_rpc_method_handler
+                    answer = self._answering(method.name, methods[method.name], version)
+                self._known[f"/runtime.{version}.{name}/{method.name}"] = make(
+                    answer,
                     request_deserializer=GetMessageClass(method.input_type).FromString,
                     response_serializer=GetMessageClass(method.output_type).SerializeToString,
                 )
@@ -70,23 +77,42 @@ class _Handlers(grpc.GenericRpcHandler):
 
     def _answering(self, name: str, method: Method, version: str) -> Callable[[Any, Any], Any]:
         def answer(request: Any, context: Any) -> Any:
-            call = Call(
-                room=self._room,
-                active=context.is_active,
-                seconds_left=context.time_remaining,
-                api_version=version,
-            )
-            try:
-                return method(call, request)
-            except HyperError as error:
-                log.debug("cri.refused", method=name, error=str(error))
-                context.abort(getattr(grpc.StatusCode, code_of(error)), str(error))
-            except Exception:
-                number = uuid.uuid4().hex[:12]
-                log.exception("cri.internal_error", method=name, number=number)
-                context.abort(grpc.StatusCode.INTERNAL, f"internal error {number}: see the daemon's log")
+            with _told(name, context):
+                return method(self._call(context, version), request)
 
         return answer
+
+    def _streaming(self, name: str, version: str) -> Callable[[Any, Any], Iterator[Any]]:
+        def answer(request: Any, context: Any) -> Iterator[Any]:
+            with _told(name, context):
+                found = STREAMS[name](self._call(context, version), request)
+                with contextlib.closing(found):
+                    context.send_initial_metadata(())  # from now on nothing is missed
+                    yield from found
+
+        return answer
+
+    def _call(self, context: Any, version: str) -> Call:
+        return Call(
+            room=self._room,
+            active=context.is_active,
+            seconds_left=context.time_remaining,
+            api_version=version,
+        )
+
+
+@contextlib.contextmanager
+def _told(name: str, context: Any) -> Iterator[None]:
+    """Tell the client of errors of the block as statuses."""
+    try:
+        yield
+    except HyperError as error:
+        log.debug("cri.refused", method=name, error=str(error))
+        context.abort(getattr(grpc.StatusCode, code_of(error)), str(error))
+    except Exception:
+        number = uuid.uuid4().hex[:12]
+        log.exception("cri.internal_error", method=name, number=number)
+        context.abort(grpc.StatusCode.INTERNAL, f"internal error {number}: see the daemon's log")
 
 
 def _refusing(path: str) -> Callable[[Any, Any], Any]:

@@ -48,8 +48,8 @@ class CriServer:
         options = [("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.max_send_message_length", MAX_MESSAGE)]
         pool = ThreadPoolExecutor(THREADS, thread_name_prefix="cri")
         self._streaming = StreamingServer(engine.relay, directory=engine.config.run, secure=secure)
-        room = Room(engine=engine, streaming=self._streaming)
-        self._server = grpc.server(pool, handlers=[handlers(room)], options=options)
+        self._room = Room(engine=engine, streaming=self._streaming)
+        self._server = grpc.server(pool, handlers=[handlers(self._room)], options=options)
 
     def open(self) -> None:
         """Listen. Errors: HostFault."""
@@ -68,6 +68,7 @@ class CriServer:
 
     def close(self) -> None:
         """Let calls under way end, and remove the socket if it is still ours; calling it twice is fine."""
+        self._room.closing.set()
         self._server.stop(STOP_GRACE).wait()
         self._streaming.close()
         with contextlib.suppress(OSError):

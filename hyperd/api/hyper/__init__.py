@@ -5,6 +5,7 @@ from __future__ import annotations
 from hyperd.api.hyper import (
     archives,
     builds,
+    checkpoints,
     containers,
     events,
     execs,
@@ -24,6 +25,7 @@ __all__ = [
     "archives",
     "blueprint",
     "builds",
+    "checkpoints",
     "containers",
     "events",
     "execs",

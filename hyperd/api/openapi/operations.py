@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hyperd.api.openapi.schemas import COUNT, TEXT, WHOLE, Schema, many, ref
+from hyperd.api.openapi.schemas import COUNT, FLAG, TEXT, WHOLE, Schema, many, ref
 
 JSON, PLAIN = "application/json", "text/plain; charset=utf-8"
 RAW = "application/vnd.docker.raw-stream"
@@ -176,6 +176,21 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "POST /pod/pause": Operation(tag="pods", query=[POD], status=204, errors=_LIVE),
     "POST /pod/unpause": Operation(tag="pods", query=[POD], status=204, errors=_LIVE),
+    "POST /pod/checkpoint": Operation(
+        tag="pods",
+        query=[POD, q("pause", "the pod stays paused", FLAG)],
+        media=TAR,
+        errors=(*_LIVE, 499, 501, 507),
+        note="a tar of checkpoint.json, memory and disk",
+    ),
+    "POST /pod/restore": Operation(
+        tag="pods",
+        body=(TAR, {}),
+        status=201,
+        schema=ref("Code"),
+        errors=(403, 404, 409, 413, 499, 501, 503, 507),
+        note="what POST /pod/checkpoint has given",
+    ),
     "GET /pod/{pod_id}/portmappings": _portmappings("get"),
     "PUT /pod/{pod_id}/portmappings/{action}": _portmappings("put"),
     "GET /network/list": Operation(tag="networks", schema=many(ref("Network"))),

@@ -2,7 +2,8 @@
 
 The guest's memory is a file that clones map privately, so that they share every page they have not written to. CPUs
 and devices are QEMU's migration stream without the memory (``x-ignore-shared``), read back by ``-incoming``. libvirt
-knows nothing of it: to it a clone is a VM that was started with its CPUs stopped.
+knows nothing of it: to it a clone is a VM that was started with its CPUs stopped. A VM that is saved with its memory
+(``save_whole``) comes back the same way.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import structlog
 
-from hyperd.errors import DriverError, Timeout
-from hyperd.vm.driver import Template, VmSpec
+from hyperd.errors import Cancelled, DriverError, NotSupported, OutOfSpace, Timeout
+from hyperd.vm.driver import SHARED_TAG, Machine, Saved, Template, VmSpec
 from hyperd.vm.libvirt import config, designer
 from hyperd.vm.libvirt.guest import Guest
 
@@ -28,6 +29,10 @@ _MEMORY = "template"
 # Seconds. Reading a state takes 10 ms on an idle machine.
 LOAD_TIMEOUT = 20.0
 SAVE_TIMEOUT = 60.0
+WHOLE_TIMEOUT = 1800.0  # with the memory, which may be large
+MIN_LEFT = 1 << 20  # bytes that a file system has free that is not full
+_UNLIMITED = 1 << 40  # bytes a second
+_MOVING = ("setup", "active", "device", "pre-switchover", "cancelling")
 # Between two looks at what QEMU is doing: it tells by events, which only libvirt hears.
 _POLL = 0.002
 # A guest is at rest when QEMU has used less than this much CPU (seconds) in an interval (seconds).
@@ -58,7 +63,7 @@ def template_key(spec: VmSpec, platform: designer.Platform, *, version: str, fil
     )
     shares = tuple(replace(share, path=Path("/"), descriptor=-1) for share in spec.shares)
     common = replace(spec, vm_id="vm", rundir=Path("/"), disks=(), nics=nics, shares=shares, paused=False)
-    common = replace(common, foreign_files=False, uid=0, mapped=False)
+    common = replace(common, foreign_files=False, uid=0, mapped=False, saved=None)
     # The emulator may be a script that lies in the daemon's root: the program that it becomes is one of the files.
     domain = designer.domain(replace(common, template=None), replace(platform, root="", emulator=""))
     digest = hashlib.sha256(domain.xml().encode())
@@ -80,6 +85,33 @@ def clone_domain(domain: config.Domain, memory: Path) -> config.Domain:
     return replace(made, emulator_args=(*made.emulator_args, "-incoming", "defer"))
 
 
+def saved_domain(domain: config.Domain, saved: Saved) -> config.Domain:
+    """Return the domain that goes on from a saved state.
+
+    One that went on from a template has its memory by the template's name, and the NICs that clones have.
+    """
+    incoming = ("-incoming", "defer")
+    if not saved.machine.cloned:
+        return replace(domain, emulator_args=(*domain.emulator_args, *incoming))
+    memory = f"memory-backend-ram,id={_MEMORY},size={domain.memory}M"
+    return replace(domain, balloon_address=None, emulator_args=(*_backed(memory), *incoming))
+
+
+def machine_of(live: config.LiveDomain, nics: Sequence[str], *, accelerator: str, version: str) -> Machine:
+    """Return what the successor of a VM must have in common with it. Errors: NotSupported."""
+    strange = [tag for tag in live.tags if tag != SHARED_TAG]
+    if strange:
+        raise NotSupported("a VM with directories of the host that it was booted with cannot be saved")
+    return Machine(
+        accelerator=accelerator,
+        version=version,
+        ports=live.ports,
+        places=tuple(live.buses[mac.lower()] for mac in nics),
+        cloned=f"memory-backend={_MEMORY}" in live.arguments,
+        shared=SHARED_TAG in live.tags,
+    )
+
+
 def _on_file(domain: config.Domain, file: Path, *, shared: bool) -> config.Domain:
     """Let a file be the guest's memory.
 
@@ -90,11 +122,11 @@ def _on_file(domain: config.Domain, file: Path, *, shared: bool) -> config.Domai
         f"memory-backend-file,id={_MEMORY},size={domain.memory}M,mem-path={_escaped(file)}"
         f",share={'on' if shared else 'off'}"
     )
-    return replace(
-        domain,
-        balloon_address=None,
-        emulator_args=("-object", memory, "-machine", f"memory-backend={_MEMORY}", *_NO_ANNOUNCEMENTS),
-    )
+    return replace(domain, balloon_address=None, emulator_args=_backed(memory))
+
+
+def _backed(memory: str) -> tuple[str, ...]:
+    return ("-object", memory, "-machine", f"memory-backend={_MEMORY}", *_NO_ANNOUNCEMENTS)
 
 
 def _escaped(path: Path) -> str:
@@ -138,8 +170,59 @@ def load(guest: Guest, template: Template) -> None:
     _wait(lambda: guest.command("query-status")["status"] != "inmigrate", "the state is read", LOAD_TIMEOUT)
 
 
-def _ignore_memory(guest: Guest) -> None:
-    guest.command("migrate-set-capabilities", capabilities=[{"capability": "x-ignore-shared", "state": True}])
+def save_whole(guest: Guest, file: int, *, cancelled: Callable[[], bool]) -> None:
+    """Write a paused VM with its memory to an open file; it can go on afterwards.
+
+    Errors: DriverError, NotSupported, OutOfSpace, Timeout, Cancelled.
+    """
+    _ignore_memory(guest, ignore=False)
+    guest.command("migrate-set-parameters", max_bandwidth=_UNLIMITED)
+    guest.command("getfd", files=[file], fdname="state")
+    try:
+        guest.command("migrate", uri="fd:state")
+    except DriverError as error:
+        raise NotSupported("the VM cannot be saved as it is", details=error.details) from error
+    try:
+        _wait(lambda: _saved(guest) or _ask(cancelled), "the state is written", WHOLE_TIMEOUT)
+        os.fsync(file)
+    except BaseException as error:
+        guest.command("migrate_cancel")
+        _wait(lambda: not _active(guest), "the saving has ended", SAVE_TIMEOUT)
+        if isinstance(error, DriverError | OSError) and os.fstatvfs(file).f_bavail << 12 < MIN_LEFT:
+            raise OutOfSpace("there is no room for the VM's memory", details=str(error)) from error
+        raise
+
+
+def load_whole(guest: Guest, saved: Saved) -> None:
+    """Give a VM that was started with ``saved_domain`` and stopped CPUs the saved state. Errors: DriverError, Timeout.
+
+    QEMU ends when the state is not one of its machine; it says so in libvirt's log.
+    """
+    with saved.state.open("rb") as file:
+        guest.command("getfd", files=[file.fileno()], fdname="state")
+        guest.command("migrate-incoming", uri="fd:state")
+    _wait(lambda: guest.command("query-status")["status"] != "inmigrate", "the state is read", WHOLE_TIMEOUT)
+
+
+def end_saving(guest: Guest) -> None:
+    """End a saving that an earlier daemon has begun: the VM would stop when it is done. Errors: DriverError."""
+    if _active(guest):
+        guest.command("migrate_cancel")
+        _wait(lambda: not _active(guest), "the saving has ended", SAVE_TIMEOUT)
+
+
+def _active(guest: Guest) -> bool:
+    return guest.command("query-migrate").get("status") in _MOVING
+
+
+def _ask(cancelled: Callable[[], bool]) -> bool:
+    if cancelled():
+        raise Cancelled("the saving of a VM was given up")
+    return False
+
+
+def _ignore_memory(guest: Guest, *, ignore: bool = True) -> None:
+    guest.command("migrate-set-capabilities", capabilities=[{"capability": "x-ignore-shared", "state": ignore}])
 
 
 def _listens(guest: Guest) -> bool:

@@ -32,11 +32,12 @@ def render(node: ET.Element) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class PciAddress:
-    """A fixed PCI address on bus 0."""
+    """A fixed PCI address; ``bus`` 0 is the machine's own, others are behind root ports."""
 
     slot: int
     function: int = 0
     multifunction: bool = False
+    bus: int = 0
 
     def add_to(self, parent: ET.Element) -> None:
         """Append the ``<address>`` element."""
@@ -45,7 +46,7 @@ class PciAddress:
             "address",
             type="pci",
             domain="0x0000",
-            bus="0x00",
+            bus=f"0x{self.bus:02x}",
             slot=f"0x{self.slot:02x}",
             function=f"0x{self.function:x}",
         )
@@ -154,6 +155,7 @@ class Interface:
     tap: str
     mtu: int = 0
     loose: bool = False
+    address: PciAddress | None = None
 
     def element(self) -> ET.Element:
         """Return the XML element."""
@@ -168,6 +170,8 @@ class Interface:
             _sub(node, "mtu", size=str(self.mtu))
         # No option ROM: the guest never boots from the network.
         _sub(node, "rom", enabled="no")
+        if self.address:
+            self.address.add_to(node)
         return node
 
 
@@ -332,6 +336,8 @@ class LiveDomain:
         disks: by LUN.
         interfaces: by MAC address in lower case; ``tap`` is empty for user-mode NICs.
         user: ids of user and group that were chosen for its QEMU; zeros = none were.
+        ports: how many PCIe root ports it has. buses: the PCI bus of each NIC, by MAC address.
+        tags: of its shares. arguments: words of QEMU's command line that are hyperd's own.
 
     """
 
@@ -340,6 +346,10 @@ class LiveDomain:
     disks: Mapping[int, Disk] = field(default_factory=dict)
     interfaces: Mapping[str, Interface] = field(default_factory=dict)
     user: tuple[int, int] = (0, 0)
+    ports: int = 0
+    buses: Mapping[str, int] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
 
 
 def parse_live(text: str) -> LiveDomain:
@@ -354,6 +364,13 @@ def parse_live(text: str) -> LiveDomain:
         disks={disk.lun: disk for disk in disks},
         interfaces={interface.mac: interface for interface in interfaces},
         user=_parse_user(node.findtext("seclabel[@model='dac']/label", "")),
+        ports=len(node.findall("devices/controller[@model='pcie-root-port']")),
+        buses={
+            _attribute(interface, "mac", "address").lower(): int(_attribute(interface, "address", "bus") or "0", 16)
+            for interface in node.iterfind("devices/interface")
+        },
+        tags=tuple(_attribute(one, "target", "dir") for one in node.iterfind("devices/filesystem")),
+        arguments=tuple(one.get("value", "") for one in node.iterfind(f"{{{QEMU_NS}}}commandline/{{{QEMU_NS}}}arg")),
     )
 
 

@@ -117,11 +117,18 @@ def disk(spec: DiskSpec) -> config.Disk:
     )
 
 
-def nic(spec: NicSpec) -> config.Interface:
-    """Return the NIC's XML object. Errors: InvalidInput (the tap's name)."""
+def nic(spec: NicSpec, port: int = 0) -> config.Interface:
+    """Return the XML object of a NIC, behind a certain root port (0 = any). Errors: InvalidInput (the tap's name)."""
     if (spec.bridge or spec.loose) and not 0 < len(spec.tap) <= MAX_IFNAME:
         raise InvalidInput("The tap's name is out of bounds", details=f"{spec.tap!r}: 1-{MAX_IFNAME} characters")
-    return config.Interface(mac=spec.mac.lower(), bridge=spec.bridge, tap=spec.tap, mtu=spec.mtu, loose=spec.loose)
+    return config.Interface(
+        mac=spec.mac.lower(),
+        bridge=spec.bridge,
+        tap=spec.tap,
+        mtu=spec.mtu,
+        loose=spec.loose,
+        address=config.PciAddress(slot=0, bus=port) if port else None,
+    )
 
 
 def filesystem(spec: ShareSpec, number: int) -> config.Filesystem:
@@ -142,6 +149,8 @@ def domain(spec: VmSpec, platform: Platform, namespace: Path | None = None) -> c
     Never any virtiofs here for later: libvirt 9.0 crashes the process when a virtiofs device is hot-plugged.
     Errors: InvalidInput.
     """
+    machine = spec.saved.machine if spec.saved else None
+    places = machine.places if machine else (0,) * len(spec.nics)
     return config.Domain(
         virt_type="kvm" if platform.accelerator == "kvm" else "qemu",
         name=spec.vm_id,
@@ -160,9 +169,9 @@ def domain(spec: VmSpec, platform: Platform, namespace: Path | None = None) -> c
             config.Channel(name=CONTROL_PORT, path=str(spec.control_socket)),
             config.Channel(name=STREAM_PORT, path=str(spec.stream_socket)),
         ),
-        controllers=_controllers(len(spec.nics)),
+        controllers=_controllers(machine.ports if machine else len(spec.nics) + SPARE_PORTS),
         disks=tuple(disk(each) for each in spec.disks),
-        interfaces=tuple(nic(each) for each in spec.nics),
+        interfaces=tuple(nic(each, port) for each, port in zip(spec.nics, places, strict=True)),
         filesystems=tuple(filesystem(each, number) for number, each in enumerate(spec.shares)),
         rng_address=config.PciAddress(slot=4),
         balloon_address=config.PciAddress(slot=5),
@@ -173,7 +182,7 @@ def domain(spec: VmSpec, platform: Platform, namespace: Path | None = None) -> c
     )
 
 
-def _controllers(nics: int) -> tuple[config.Controller, ...]:
+def _controllers(ports: int) -> tuple[config.Controller, ...]:
     """Return the controllers.
 
     What never leaves sits on bus 0: left to itself libvirt gives every device a root port of its own. NICs get root
@@ -185,8 +194,7 @@ def _controllers(nics: int) -> tuple[config.Controller, ...]:
         config.Controller(kind="virtio-serial", index=0, ports=4, address=config.PciAddress(slot=2)),
         config.Controller(kind="scsi", index=0, model="virtio-scsi", queues=1, address=config.PciAddress(slot=3)),
     )
-    ports = tuple(_root_port(number) for number in range(nics + SPARE_PORTS))
-    return fixed + ports
+    return fixed + tuple(_root_port(number) for number in range(ports))
 
 
 def _root_port(number: int) -> config.Controller:

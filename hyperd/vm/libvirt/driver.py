@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -17,7 +17,7 @@ import structlog
 
 from hyperd.capabilities import Holder
 from hyperd.config.model import IDS_PER_VM, HypervisorConfig
-from hyperd.errors import Conflict, DriverError, HostFault, HyperError, InvalidInput, NotFound, Timeout
+from hyperd.errors import Conflict, DriverError, HostFault, HyperError, InvalidInput, NotFound, NotSupported, Timeout
 from hyperd.failpoint import failpoint
 from hyperd.guest.image import find_guest
 from hyperd.vm import cgroups, mounts
@@ -25,8 +25,10 @@ from hyperd.vm.driver import (
     RESUME_TIMEOUT,
     DiskSpec,
     HypervisorInfo,
+    Machine,
     NicSpec,
     PowerState,
+    Saved,
     Separation,
     Template,
     VmDriver,
@@ -227,6 +229,8 @@ class LibvirtDriver(VmDriver):
             with contextlib.suppress(NotFound):  # its QEMU died with the earlier daemon
                 live = guest.describe()
                 if live.root == str(self._root):
+                    if guest.state() is PowerState.PAUSED:
+                        clone.end_saving(guest)
                     self._remember(host, guest.name, live.sockets, live.user)
                     if host.embedded and self._vms[guest.name].pid is None:
                         del self._vms[guest.name]  # libvirt has yet to notice that its QEMU is dead
@@ -277,6 +281,9 @@ class LibvirtDriver(VmDriver):
         template = spec.template
         with self._lent(spec) as (held, memory, namespace):
             domain = designer.domain(held, self._platform, namespace)
+            if spec.saved is not None:
+                self._go_on_from(spec, spec.saved, domain)
+                return
             if template is None:
                 self._create(spec, domain, paused=spec.paused)
                 return
@@ -287,6 +294,29 @@ class LibvirtDriver(VmDriver):
                     guest.resume(timeout=RESUME_TIMEOUT)
 
             self._create(spec, clone.clone_domain(domain, memory), paused=True, then=go_on)
+
+    def _go_on_from(self, spec: VmSpec, saved: Saved, domain: config.Domain) -> None:
+        machine, own = saved.machine, (self._platform.accelerator, self._machine[0])
+        if (machine.accelerator, machine.version) != own:
+            raise NotSupported(
+                "the VM was saved by another hypervisor",
+                details=f"{machine.version} ({machine.accelerator}), and here is {own[1]} ({own[0]})",
+                resolution="restore it where the same version runs",
+            )
+
+        def go_on(guest: Guest) -> None:
+            failpoint("vm.restore.domain_started")
+            clone.load_whole(guest, saved)
+            failpoint("vm.restore.state_read")
+
+        self._create(spec, clone.saved_domain(domain, saved), paused=True, then=go_on)
+
+    def save(self, vm_id: str, file: int, nics: Sequence[str], *, cancelled: Callable[[], bool]) -> Machine:
+        guest = self._guest(vm_id)
+        live = guest.describe()
+        machine = clone.machine_of(live, nics, accelerator=self._platform.accelerator, version=self._machine[0])
+        clone.save_whole(guest, file, cancelled=cancelled)
+        return machine
 
     @contextlib.contextmanager
     def _lent(self, spec: VmSpec) -> Iterator[tuple[VmSpec, Path, Path | None]]:
