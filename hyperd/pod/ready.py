@@ -125,6 +125,7 @@ class ReadyVms:
         while (vm := wanted(files=files)) is not None:
             try:
                 self._vms.pool.wake(vm)
+                self._vms.regroup(vm, spec.cgroup_parent)
                 self._vms.plugs.drop_layers(vm, layers)
                 self._vms.plugs.plug(vm, layers=layers)
                 remount = self._give_disk(vm, scratch)

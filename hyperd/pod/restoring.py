@@ -226,12 +226,15 @@ class Restorer:
         if len(netplan.nics(spec)) != len(manifest.nics):
             raise InvalidInput("the archive's NICs are not those of its specification")
         warnings = []
-        for nic, saved in zip(netplan.wishes(spec), manifest.nics, strict=True):
+        for slot, (nic, saved) in enumerate(zip(netplan.wishes(spec), manifest.nics, strict=True)):
             before = saved.addresses[0].partition("/")[0] if saved.addresses else ""
             lease = None
             if before and not nic.addresses:
                 with contextlib.suppress(Conflict, InvalidInput, NotSupported):
-                    lease = self._network.attach(spec.id, replace(nic, addresses=(before,)))
+                    if nic.network:
+                        lease = self._network.attach(spec.id, replace(nic, addresses=(before,)))
+                    else:
+                        lease = self._network.allocate(spec.id, index=slot, address=before)
             lease = lease or self._network.attach(spec.id, nic)
             now = lease.cidr.partition("/")[0]
             if before and now != before:
@@ -302,7 +305,9 @@ def admitted(spec: PodSpec) -> PodSpec:
     if found:
         raise NotSupported(f"the pod {spec.id} cannot be restored", details="; ".join(found))
     containers = tuple(replace(one, log=None, log_path="") for one in spec.containers)
-    return replace(spec, containers=containers, log=LogSpec(), owner="hyper", implicit=False, cni=None)
+    return replace(
+        spec, containers=containers, log=LogSpec(), owner="hyper", implicit=False, cni=None, cgroup_parent=""
+    )
 
 
 def _image_of(container: ContainerSpec, manifest: archive.Manifest) -> str:

@@ -571,12 +571,14 @@ class PodService:
                 scratch=scratch,
                 nics=nics,
                 files=files,
+                group=spec.cgroup_parent,
             )
         files.require_none()
         netplan.check_pluggable(nics)
         make_scratch(scratch, self._config.scratch_size)
         vm = self._vms.claim(vm_id, spec.id, vcpu=size.vcpu, memory=size.memory)
         try:
+            self._vms.regroup(vm, spec.cgroup_parent)
             self._vms.plugs.plug(vm, scratch=scratch, layers=layers, nics=nics)
         except BaseException:
             self._vms.destroy(vm)

@@ -444,6 +444,7 @@ class PodSpec:
     stops when none of them runs and is removed with the last one.
     ``networks``: empty = the default bridge, unless ``interfaces`` names others. ``network_disabled``: only loopback.
     ``extra_hosts``: lines of ``/etc/hosts``: name and address. ``cni``: None = hyperd's own networks.
+    ``cgroup_parent``: control group of the host that those of the VM's processes lie in; empty = the daemon's.
     """
 
     id: str = ""
@@ -472,3 +473,4 @@ class PodSpec:
     network_disabled: bool = False
     extra_hosts: tuple[tuple[str, str], ...] = ()
     cni: CniSpec | None = None
+    cgroup_parent: str = ""

@@ -8,6 +8,7 @@ processes can have no groups with controllers below it; there they lie below the
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import threading
@@ -36,6 +37,7 @@ _PERIOD = 100_000  # microseconds, of CPU quotas
 _SHARES = (2, 262_144)  # bounds of cpu.shares
 _WEIGHTS = (1, 10_000)  # bounds of cpu.weight
 _PREFIX = "hyperd-"
+_ROUNDS = 8  # looks for processes that were started while others were moved
 _ENDS_WITHIN = 2.0  # seconds for the last process of a group to end
 
 
@@ -220,6 +222,58 @@ class Groups:
                 f"the processes of VM {vm} cannot be limited", details=f"{error.filename}: {error.strerror}"
             ) from error
 
+    def fits(self, parent: str, wanted: Limits) -> bool:
+        """Return whether a group bounds memory at no less than a VM may use; one that is missing bounds nothing.
+
+        Errors: InvalidInput.
+        """
+        path = checked(parent)
+        for tree in self._trees:
+            if "memory" not in tree.controllers:
+                continue
+            name = "memory.limit_in_bytes" if tree.version == 1 else "memory.max"
+            for group in (path, *path.parents):
+                with contextlib.suppress(OSError, ValueError):  # it is missing, or "max"
+                    if int((tree.group(group) / name).read_text()) < wanted.memory:
+                        return False
+        return True
+
+    def move(self, vm: str, wanted: Limits, *, parent: str) -> None:
+        """Put a VM's processes, wherever they are, into a group that lies in another one.
+
+        Arguments as for ``make``. On failure they are where they were. Errors: HostFault, InvalidInput.
+        """
+        with self._lock:
+            before = self._elsewhere.get(vm)
+        if checked(parent) == before:
+            return
+        old = [(tree, self._of(tree, vm)) for tree in self._trees]
+        moved: list[tuple[Path, Path]] = []
+        try:
+            self.make(vm, wanted, parent=parent)
+            moved = [(tree.group(path), tree.group(self._of(tree, vm))) for tree, path in old]
+            for ways in moved:
+                _carry(*ways)
+        except (HostFault, OSError) as error:
+            for source, target in reversed(moved):
+                with contextlib.suppress(OSError):
+                    _carry(target, source)
+                    target.rmdir()
+            with self._lock:
+                self._weights[vm] = wanted.weight
+                self._elsewhere.pop(vm, None)
+                if before is not None:
+                    self._elsewhere[vm] = before
+            if isinstance(error, HostFault):
+                raise
+            raise HostFault(
+                f"the processes of VM {vm} cannot be put into the group {parent}",
+                details=f"{error.filename}: {error.strerror}",
+            ) from error
+        for tree, path in old:
+            with contextlib.suppress(OSError):
+                tree.group(path).rmdir()
+
     def put(self, vm: str, pid: int) -> None:
         """Put a process into the group of a VM; what it starts later is there, too. Errors: HostFault, NotFound."""
         for tree in self._trees:
@@ -323,6 +377,25 @@ def _make(tree: Tree, path: PurePosixPath) -> None:
         if missing := [f"+{one}" for one in wanted if one not in on]:
             _write(file, " ".join(missing))
     tree.group(path).mkdir(mode=0o755, exist_ok=True)
+
+
+def _carry(source: Path, target: Path) -> None:
+    """Move all processes of a group into another one; those that they start meanwhile, too. Errors: OSError."""
+    for _ in range(_ROUNDS):
+        try:
+            pids = (source / "cgroup.procs").read_text().split()
+        except FileNotFoundError:
+            return
+        if not pids:
+            return
+        for pid in pids:
+            try:
+                (target / "cgroup.procs").write_text(f"{pid}\n")
+            except ProcessLookupError:
+                continue
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(target / "cgroup.procs")) from error
+    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(source))
 
 
 def _settings(tree: Tree, wanted: Limits) -> Iterator[tuple[str, str]]:

@@ -397,6 +397,13 @@ class VmDriver(ABC):
     def yield_cpu(self, vm_id: str, *, yields: bool) -> None:  # noqa: B027 - a driver need not do it
         """Let a VM have only the CPU time that others leave, or as much as others. Best effort: never fails."""
 
+    def regroup(self, vm_id: str, group: str, *, vcpu: int, memory: int) -> None:  # noqa: B027 - nothing has processes
+        """Put a VM's processes into a control group that lies in ``group`` (``VmSpec.group``).
+
+        They stay where they are if that one bounds memory at less than a VM of this size (MiB) needs.
+        Errors: HostFault, InvalidInput.
+        """
+
     @abstractmethod
     def attach_disk(self, vm_id: str, disk: DiskSpec) -> None:
         """Hot-plug a disk. After: the guest sees it soon (it waits for it). On failure: not attached.

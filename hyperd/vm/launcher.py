@@ -110,7 +110,7 @@ class Starter:
         vm.agent.connect(fresh=False, timeout=self._config.hypervisor.boot_timeout)
         ready = round((time.monotonic() - started) * 1e3)
         log.info("vm.restored", vm=vm.id, ready_ms=ready)
-        self._events.publish("vm", "boot", vm.id, vm.pod_id or "", ready_ms=ready)
+        self._events.publish("vm", "restore", vm.id, vm.pod_id or "", ready_ms=ready)
 
     @contextlib.contextmanager
     def _shared(self, vm: Vm) -> Iterator[tuple[ShareSpec, ...]]:
@@ -161,6 +161,7 @@ class Starter:
             foreign_files=files.foreign or vm.shared,
             uid=vm.uid,
             mapped=vm.mapped,
+            group=vm.group,
         )
 
     def _create(self, vm: Vm, spec: VmSpec) -> float:

@@ -172,6 +172,7 @@ class Vm:
     volumes: dict[str, str] = field(default_factory=dict)
     images: dict[str, tuple[str, bool]] = field(default_factory=dict)
     spare_disk: str = ""
+    group: str = ""  # control group of the host that its own shall lie in; not known of one that was adopted
     uid: int = 0
     mapped: bool = False
     ending: bool = False

@@ -187,6 +187,7 @@ class VmService:
         files: HostFiles = NO_FILES,
         hidden: bool = False,
         pooled_id: str = "",
+        group: str = "",
     ) -> Vm:
         """Boot a VM, or go on from a template, and wait for its agent.
 
@@ -196,6 +197,7 @@ class VmService:
             disks: read-only layers. scratch: the pod's writable disk, LUN 0; made if it is missing.
             nics: attached at boot. files: of the host, for volumes.
             hidden: nobody is to see it. pooled_id: it is for the pool: hidden, half made until paused, of this id.
+            group: control group of the host that its processes' own lies in; empty = the daemon's.
 
         On failure nothing is left but the disk. Errors: DriverError, AgentError, Timeout, Conflict, OutOfSpace,
         HostFault, InvalidInput (too many layers).
@@ -205,7 +207,7 @@ class VmService:
 
         def attempt() -> Vm:
             vm = self._new(pooled_id or new_id(), vcpu=vcpu, memory=memory, pod_id=pod_id)
-            vm.disks, vm.nics = dict(luns), [nic.mac for nic in nics]
+            vm.disks, vm.nics, vm.group = dict(luns), [nic.mac for nic in nics], group
             vm.pooled, vm.hidden = bool(pooled_id), hidden or bool(pooled_id)
             try:
                 self._separate(vm, files)
@@ -384,6 +386,12 @@ class VmService:
                 vm.pod_id, vm.state = "", IDLE
                 raise
             return vm
+
+    def regroup(self, vm: Vm, group: str) -> None:
+        """Put a VM's processes into a control group in this one; none = they stay. Errors: HostFault, InvalidInput."""
+        if group:
+            self._driver.regroup(vm.id, group, vcpu=vm.vcpu, memory=vm.memory)
+            vm.group = group
 
     @property
     def guest_has_9p(self) -> bool:

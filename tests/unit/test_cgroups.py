@@ -180,3 +180,71 @@ def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_guest_alone_does_not_reach_its_limits() -> None:
     found = cgroups.limits(vcpu=2, memory=1024)
     assert found == Limits(memory=(1024 + 32 + 256) * 2**20, pids=514, weight=2.0, cpus=3.0)
+
+
+@pytest.fixture
+def one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a process be in one group of a hierarchy, as with a kernel, and one that ended in none."""
+    real_write = Path.write_text
+
+    def write_text(path: Path, data: str, *rest: object, **more: object) -> int:
+        if path.name != "cgroup.procs":
+            return real_write(path, data, *rest, **more)  # type: ignore[arg-type]
+        top = next(one for one in path.parents if one.name in (*V1, "unified"))
+        for other in top.rglob("cgroup.procs"):
+            real_write(other, "".join(line for line in other.read_text().splitlines(True) if line != data))
+        if data == "99\n":
+            raise ProcessLookupError
+        return real_write(path, path.read_text() + data)
+
+    monkeypatch.setattr(Path, "write_text", write_text)
+
+
+def test_a_vm_moves_with_all_of_its_processes(tmp_path: Path, one_place: None) -> None:
+    groups = Groups(tmp_path / "root", hierarchies=hierarchies_of_v1(tmp_path))
+    groups.open()
+    groups.make("vm-a", SMALL)
+    for pid in (77, 78):
+        groups.put("vm-a", pid)
+    (old,) = (tmp_path / "memory").rglob("vm-a")
+    (old / "cgroup.procs").write_text("79\n")
+    groups.move("vm-a", SMALL, parent="/kubepods/pod1")
+    new = tmp_path / "memory/kubepods/pod1/vm-a"
+    assert (new / "cgroup.procs").read_text() == "77\n78\n79\n"
+    assert (new / "memory.limit_in_bytes").read_text() == str(2**20)
+    assert groups.names() == set()  # the old one is gone
+    groups.move("vm-a", SMALL, parent="/kubepods/pod1")  # it is there already
+    groups.remove("vm-a")
+    assert list(tmp_path.rglob("vm-a")) == []
+
+
+def test_a_vm_that_cannot_move_stays(tmp_path: Path, one_place: None) -> None:
+    top = tmp_path / "unified"
+    top.mkdir()
+    tree = Tree(mount=top, version=2, controllers=("memory", "pids", "cpu"), own=PurePosixPath("/"))
+    groups = Groups(tmp_path / "root", hierarchies=[tree])
+    groups.open()
+    groups.make("vm-a", SMALL)
+    groups.put("vm-a", 77)
+    (top / "pod1").write_text("no directory")
+    with pytest.raises(HostFault, match="vm-a"):
+        groups.move("vm-a", SMALL, parent="/pod1")
+    (group,) = top.glob("hyperd-*/vm-a")
+    assert (group / "cgroup.procs").read_text() == "77\n"
+    groups.move("vm-a", SMALL, parent="/pod2")
+    assert (top / "pod2/vm-a/cgroup.procs").read_text() == "77\n"
+    assert not group.exists()
+
+
+def test_a_group_that_bounds_memory_too_low_does_not_fit(tmp_path: Path) -> None:
+    groups = Groups(tmp_path / "root", hierarchies=hierarchies_of_v1(tmp_path))
+    groups.open()
+    assert groups.fits("/kubepods/pod1", SMALL)  # it is not there yet
+    group = tmp_path / "memory/kubepods/pod1"
+    group.mkdir(parents=True)
+    (group / "memory.limit_in_bytes").write_text(str(SMALL.memory - 1))
+    assert not groups.fits("/kubepods/pod1", SMALL)
+    assert not groups.fits("/kubepods/pod1/below", SMALL)
+    (group / "memory.limit_in_bytes").write_text("max\n")  # v2's word
+    assert groups.fits("/kubepods/pod1", SMALL)
+    assert Groups(tmp_path / "root").fits("/kubepods/pod1", SMALL)  # nothing is bounded here

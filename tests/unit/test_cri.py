@@ -21,7 +21,7 @@ from hyperd import errors
 from hyperd.api.cri import kept, metrics, sandboxes
 from hyperd.api.cri.call import Call, Room
 from hyperd.api.cri.errors import CODES, AlreadyExists, code_of
-from hyperd.api.cri.handlers import SERVICES
+from hyperd.api.cri.handlers import SERVICES, STREAMS
 from hyperd.api.cri.remote import ERROR, STDIN, STDOUT, RemoteClient
 from hyperd.api.cri.specs import read_container, read_limits, read_sandbox
 from hyperd.api.cri.streaming import TOKEN_SECONDS, TOKENS, Ports, StreamingServer, Streams
@@ -49,7 +49,9 @@ def test_every_method_has_a_handler() -> None:
     declared = {
         name: {method.name for method in service.methods} for name, service in pb.DESCRIPTOR.services_by_name.items()
     }
-    assert declared == {name: set(methods) for name, methods in SERVICES.items()}
+    served = {name: set(methods) for name, methods in SERVICES.items()}
+    served["RuntimeService"] |= set(STREAMS)
+    assert declared == served
 
 
 def test_streams_that_nobody_fetches_have_bounds(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,12 +152,36 @@ def sandbox(**linux: object) -> pb.PodSandboxConfig:
             {"resources": {"memory_limit_in_bytes": 300 * MIB}, "overhead": {"memory_limit_in_bytes": 160 * MIB}},
             Resource(vcpu=1, memory=460),
         ),
+        (  # enough for QEMU, too
+            {"resources": {"memory_limit_in_bytes": 300 * MIB}, "overhead": {"memory_limit_in_bytes": 384 * MIB}},
+            Resource(vcpu=1, memory=364),
+        ),
         ({"resources": {"memory_limit_in_bytes": 10 * MIB}}, Resource(vcpu=1, memory=128)),
     ],
 )
 def test_size_of_the_vm(linux: dict[str, object], size: Resource) -> None:
     spec = read_sandbox(sandbox(**linux), ident="x", handler="", default_vcpu=1, default_memory=128)
     assert spec.resource == size
+
+
+@pytest.mark.parametrize(
+    ("parent", "path"),
+    [
+        ("", ""),
+        ("/kubepods/besteffort/pod1", "/kubepods/besteffort/pod1"),
+        ("kubepods-burstable-pod1.slice", "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice"),
+        ("/kubepods.slice/x", "/kubepods.slice/x"),
+    ],
+)
+def test_control_group_of_the_pod(parent: str, path: str) -> None:
+    config = sandbox(cgroup_parent=parent)
+    assert read_sandbox(config, ident="x", handler="", default_vcpu=1, default_memory=128).cgroup_parent == path
+
+
+@pytest.mark.parametrize("parent", ["pod1", "/a/../b", "a--b.slice", ".slice"])
+def test_control_groups_that_cannot_be(parent: str) -> None:
+    with pytest.raises(InvalidInput):
+        read_sandbox(sandbox(cgroup_parent=parent), ident="x", handler="", default_vcpu=1, default_memory=128)
 
 
 def test_a_sandbox_is_listed_when_it_is_ready() -> None:

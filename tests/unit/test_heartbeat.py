@@ -58,7 +58,8 @@ def client(relay: Relay) -> tuple[AgentClient, Port]:
 
 
 def machine(agent: Any, state: str = ASSOCIATED) -> Any:
-    return SimpleNamespace(id="vm-x", pod_id="p", state=state, connected=True, ending=False, waking=False, agent=agent)
+    flags = {"connected": True, "ending": False, "waking": False, "saving": False}
+    return SimpleNamespace(id="vm-x", pod_id="p", state=state, agent=agent, **flags)
 
 
 def test_a_silent_guest_is_told_of_once_and_again_when_it_answers(relay: Relay) -> None:

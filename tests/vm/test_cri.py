@@ -7,14 +7,16 @@ import random
 import shutil
 import socket
 import subprocess
+import tarfile
 import threading
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import grpc
 import pytest
 
 from hyperd.api.cri.v1 import api_pb2 as pb
+from hyperd.vm import cgroups
 from tests.support.cri import CriClient
 from tests.support.kubectl import KubeProxy, Query
 from tests.support.registry import RegistryServer
@@ -74,6 +76,32 @@ def inside(cri: CriClient, container: str, script: str) -> str:
     found = cri.ExecSync(container_id=container, cmd=["sh", "-c", script], timeout=150)
     assert found.exit_code == 0, (script, found)
     return found.stdout.decode().strip()
+
+
+def test_a_sandbox_in_kubelets_group_is_saved(cri: CriClient, host: Host, tmp_path: Path) -> None:
+    parent = f"/hyperd-test-{os.getpid()}/pod"
+    sandbox = make_sandbox(cri, "grouped", linux={"cgroup_parent": parent})
+    vm = host.daemon.json("GET", "/pod/info", podName=sandbox)["vm"]
+    (pid,) = subprocess.check_output(["pgrep", "-f", f"qemu-system.*guest={vm}"], text=True).split()
+    where = dict(line.split(":", 2)[1:] for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines())
+    groups = [tree.group(PurePosixPath(parent)) for tree in cgroups.trees()]
+    assert groups
+    found = [group / vm for group in groups if (group / vm).is_dir()]
+    assert found
+    assert [path for path in where.values() if path.endswith(f"{parent}/{vm}")]
+    container = run(cri, host, sandbox, "sh", "-c", "sleep 1000")
+    target = tmp_path / "saved.tar"
+    cri.CheckpointContainer(container_id=container, location=str(target), timeout=100)
+    with tarfile.open(target) as tar:
+        assert tar.getnames() == ["checkpoint.json", "memory", "disk"]
+    assert [path.name for path in tmp_path.iterdir()] == ["saved.tar"]
+    assert inside(cri, container, "echo on") == "on"
+    cri.RemovePodSandbox(pod_sandbox_id=sandbox)
+    until(lambda: [group for group in found if group.exists()] == [], 30)
+    for group in groups:
+        if group.exists():
+            group.rmdir()
+            group.parent.rmdir()
 
 
 def test_a_pod(cri: CriClient, host: Host, tmp_path: Path) -> None:

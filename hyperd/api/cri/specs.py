@@ -28,6 +28,7 @@ from hyperd.spec.model import (
     VolumeRef,
     VolumeSpec,
 )
+from hyperd.vm import cgroups
 
 OWNER = "cri"
 HANDLERS = ("", "hyperd")  # names of RuntimeClasses' handlers
@@ -85,6 +86,7 @@ def read_sandbox(
         dns=tuple(config.dns_config.servers),
         dns_search=tuple(config.dns_config.searches),
         dns_options=tuple(config.dns_config.options),
+        cgroup_parent=_group(config.linux.cgroup_parent),
     )
 
 
@@ -166,6 +168,16 @@ def read_limits(given: pb.LinuxContainerResources) -> Limits:
     )
 
 
+def _group(parent: str) -> str:
+    """Return a control group's path; kubelet with systemd's driver names a slice alone. Errors: InvalidInput."""
+    if parent.endswith(".slice") and "/" not in parent:
+        words = parent.removesuffix(".slice").split("-")
+        if not all(words):
+            raise InvalidInput("the control group of the sandbox is no slice", details=repr(parent[:100]))
+        parent = "".join(f"/{'-'.join(words[: number + 1])}.slice" for number in range(len(words)))
+    return str(cgroups.checked(parent)) if parent else ""
+
+
 def _size(linux: pb.LinuxPodSandboxConfig, default_vcpu: int, default_memory: int) -> Resource:
     """Return the size of the VM: the pod's limits and the overhead of its RuntimeClass, or the daemon's default."""
     wanted, overhead = linux.resources, linux.overhead
@@ -173,9 +185,23 @@ def _size(linux: pb.LinuxPodSandboxConfig, default_vcpu: int, default_memory: in
     if wanted.cpu_quota > 0:
         vcpu = max(1, -(-wanted.cpu_quota // (wanted.cpu_period or _CFS_PERIOD)))
     if wanted.memory_limit_in_bytes > 0:
-        extra = -(-overhead.memory_limit_in_bytes // 2**20) if overhead.memory_limit_in_bytes > 0 else _GUEST
+        extra = _extra(wanted.memory_limit_in_bytes, overhead.memory_limit_in_bytes)
         memory = max(default_memory, -(-wanted.memory_limit_in_bytes // 2**20) + extra)
     return Resource(vcpu=vcpu, memory=memory)
+
+
+def _extra(limit: int, overhead: int) -> int:
+    """Return what the guest gets beyond a pod's memory limit, MiB.
+
+    That is the whole overhead, as the pod's group on the host bounds nothing then that has it for QEMU. One that is
+    large enough for both is shared: the VM can be in the pod's group.
+    """
+    if overhead <= 0:
+        return _GUEST
+    memory = -(-limit // 2**20) + _GUEST
+    if cgroups.limits(vcpu=1, memory=memory).memory <= limit + overhead:
+        return _GUEST
+    return -(-overhead // 2**20)
 
 
 def _cni(config: pb.PodSandboxConfig, ident: str, ports: tuple[PortSpec, ...]) -> CniSpec:

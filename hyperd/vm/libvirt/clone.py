@@ -106,10 +106,20 @@ def machine_of(live: config.LiveDomain, nics: Sequence[str], *, accelerator: str
         accelerator=accelerator,
         version=version,
         ports=live.ports,
-        places=tuple(live.buses[mac.lower()] for mac in nics),
+        places=_places(live, nics),
         cloned=f"memory-backend={_MEMORY}" in live.arguments,
         shared=SHARED_TAG in live.tags,
     )
+
+
+def _places(live: config.LiveDomain, nics: Sequence[str]) -> tuple[int, ...]:
+    """Return the buses of NICs. The only one may have got another address in the guest than libvirt knows."""
+    if len(nics) == len(live.buses) == 1:
+        return tuple(live.buses.values())
+    try:
+        return tuple(live.buses[mac.lower()] for mac in nics)
+    except KeyError as error:
+        raise NotSupported("a VM whose NICs have other addresses cannot be saved", details=str(error)) from error
 
 
 def _on_file(domain: config.Domain, file: Path, *, shared: bool) -> config.Domain:

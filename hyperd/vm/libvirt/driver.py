@@ -446,7 +446,8 @@ class LibvirtDriver(VmDriver):
             self._groups.put(spec.vm_id, pid)
 
         size = cgroups.limits(vcpu=spec.vcpu, memory=spec.memory)
-        self._groups.make(spec.vm_id, size, parent=spec.group)
+        parent = spec.group if self._follows(spec.vm_id, spec.group, size) else ""
+        self._groups.make(spec.vm_id, size, parent=parent)
         failpoint("vm.domain.group_made")
         for share in spec.shares:
             if share.server:
@@ -455,6 +456,18 @@ class LibvirtDriver(VmDriver):
             yield
         if (pid := read_pid(pidfile)) is not None:
             put(pid)  # the reaper looks, and may have looked too late
+
+    def _follows(self, vm_id: str, group: str, size: cgroups.Limits) -> bool:
+        """Return whether a VM can be in a group that was named for it: its kernel would kill QEMU else."""
+        if not group or self._groups.fits(group, size):
+            return bool(group)
+        log.warning("vm.group_too_small", vm=vm_id, group=group, needed=size.memory)
+        return False
+
+    def regroup(self, vm_id: str, group: str, *, vcpu: int, memory: int) -> None:
+        size = cgroups.limits(vcpu=vcpu, memory=memory)
+        if self._follows(vm_id, group, size):
+            self._groups.move(vm_id, size, parent=group)
 
     def _define(self, host: Host, spec: VmSpec, domain: config.Domain, *, paused: bool) -> Guest:
         for pause in _REUSE_PAUSES if spec.vm_id in self._left else ():
