@@ -201,3 +201,11 @@ def test_clients_have_what_the_log_cannot_take(relay, tmp_path, mocker):
     assert guest.acks == [(1, 10)]
     in_loop(relay, hub.end)
     one.close()
+
+
+def test_an_output_ends_though_nothing_came_since_its_log_was_lost(relay, tmp_path):
+    hub, guest = make(relay, tmp_path / "a.log")
+    in_loop(relay, lambda: hub.connect(guest, {1: 0, 2: 0}))
+    in_loop(relay, lambda: (hub.eof(1, 500), hub.eof(2, 0)))
+    assert hub.ended
+    assert (1, 501) in guest.acks

@@ -8,6 +8,7 @@ knows nothing of it: to it a clone is a VM that was started with its CPUs stoppe
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import structlog
 
-from hyperd.errors import Cancelled, DriverError, NotSupported, OutOfSpace, Timeout
+from hyperd.errors import Cancelled, DriverError, HyperError, NotSupported, OutOfSpace, Timeout
 from hyperd.vm.driver import SHARED_TAG, Machine, Saved, Template, VmSpec
 from hyperd.vm.libvirt import config, designer
 from hyperd.vm.libvirt.guest import Guest
@@ -191,6 +192,8 @@ def save_whole(guest: Guest, file: int, *, cancelled: Callable[[], bool]) -> Non
     try:
         guest.command("migrate", uri="fd:state")
     except DriverError as error:
+        with contextlib.suppress(HyperError):
+            guest.command("closefd", fdname="state")
         raise NotSupported("the VM cannot be saved as it is", details=error.details) from error
     try:
         _wait(lambda: _saved(guest) or _ask(cancelled), "the state is written", WHOLE_TIMEOUT)
@@ -198,7 +201,8 @@ def save_whole(guest: Guest, file: int, *, cancelled: Callable[[], bool]) -> Non
     except BaseException as error:
         guest.command("migrate_cancel")
         _wait(lambda: not _active(guest), "the saving has ended", SAVE_TIMEOUT)
-        if isinstance(error, DriverError | OSError) and os.fstatvfs(file).f_bavail << 12 < MIN_LEFT:
+        room = os.fstatvfs(file)
+        if isinstance(error, DriverError | OSError) and room.f_bavail * room.f_frsize < MIN_LEFT:
             raise OutOfSpace("there is no room for the VM's memory", details=str(error)) from error
         raise
 
