@@ -64,6 +64,21 @@ def out_of_space(error: OSError) -> HyperError:
     return kind("the pod cannot be saved", details=str(error))
 
 
+def _write_all(file: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(file, data) :]
+
+
+@contextmanager
+def _nameless(directory: Path) -> Iterator[int]:
+    """Yield a file without a name, of which a daemon that is killed leaves nothing. Errors: OSError."""
+    file = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
 class Checkpoints:
     """Saves pods. See the module's docstring."""
 
@@ -112,21 +127,24 @@ class Checkpoints:
     def write(self, pod_id: str, path: Path, *, cancelled: Callable[[], bool]) -> None:
         """Save a pod into a file of this host, which is there whole or not at all.
 
+        The file system must have files without a name (O_TMPFILE), which those of disks and of memory have.
+
         Errors: as for ``make``; Conflict when the file exists.
         """
-        draft = path.with_name(f".{path.name}.{os.urandom(6).hex()}.part")
         try:
-            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            with _nameless(path.parent) as file:
                 for piece in self.make(pod_id, cancelled=cancelled):
-                    file.write(piece)
-                os.fsync(file.fileno())
-            os.link(draft, path)  # which replaces nothing
+                    _write_all(file, piece)
+                os.fsync(file)
+                place = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:  # a link of linkat(2), which replaces nothing
+                    os.link(f"/proc/self/fd/{file}", path, src_dir_fd=place, follow_symlinks=True)
+                finally:
+                    os.close(place)
         except FileExistsError as error:
             raise Conflict(f"{path} exists already") from error
         except OSError as error:
             raise out_of_space(error) from error
-        finally:
-            draft.unlink(missing_ok=True)
 
     def _save(self, pod_id: str, directory: Path, *, pause: bool, cancelled: Callable[[], bool]) -> archive.Manifest:
         with self._locks.locked(pod_id, "checkpoint"):
