@@ -56,13 +56,13 @@ def measure(args: argparse.Namespace, samples: Samples, failures: list[str]) -> 
                     todo.remove((name, side))
 
 
-def table(samples: Samples, failures: list[str], *, rounds: int, load: float, document: str) -> str:
-    """Write the table."""
+def table(samples: Samples, failures: list[str], *, rounds: str, load: float, document: str) -> str:
+    """Write the table; ``rounds``: how many, in words."""
     summaries = {key: value.as_dict() for key, value in samples.summaries().items()}
     lines = [report.line(row, summaries, document=document) for row in ROWS if row.key in summaries]
     machine = host.describe()
     words = f"{machine['cpus']} CPUs, {machine['memory_gib']} GiB, {machine['system']}, {machine['qemu']}"
-    words += f", {machine['podman']}; {rounds} interleaved rounds, load average {load} before and {host.load()} after."
+    words += f", {machine['podman']}; {rounds}, load average {load} before and {host.load()} after."
     return "\n".join([report.HEAD, *lines, "", words, *(f"Failed: {text}." for text in failures)])
 
 
@@ -80,10 +80,11 @@ def main() -> int:
     find_guest(args.guest)
     for name in ("hyperd", "hyperctl"):  # as an installation has them: else every start would compile them
         compileall.compile_dir(PROJECT / name, quiet=2)
+    rounds = f"{args.rounds} interleaved rounds{' with --quick' if args.quick else ''}"
     samples, failures, load = Samples(), list[str](), host.load()
     measure(args, samples, failures)
-    print(table(samples, failures, rounds=args.rounds, load=load, document=report.DOCUMENT))
+    print(table(samples, failures, rounds=rounds, load=load, document=report.DOCUMENT))
     if args.write_docs:
-        text = table(samples, failures, rounds=args.rounds, load=load, document="")
+        text = table(samples, failures, rounds=rounds, load=load, document="")
         report.write_between(PROJECT / report.DOCUMENT, text, "bench-docker")
     return 1 if failures else 0

@@ -67,7 +67,8 @@ REASONS: Mapping[str, tuple[str, str]] = {
     "cp.out": _COPY,
     "build": ("a VM starts for the build, and its layers become images of disks", _HEADING),
     "load": ("each layer is checked member by member and written as an image of a disk", _HEADING),
-    "cat": ("the emulated guest's way out", "Throughput"),
+    "cat": ("not explained yet", _HEADING),
+    "compose": ("services on a network of their own take no VM of the pool", _HEADING),
 }
 ROWS = (
     _row("run", "`docker run -d` from the pool", "ms", "podman", 1),
