@@ -9,22 +9,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sqlalchemy import select
+
 from hypercloud.account.keys import KeyService
 from hypercloud.action.service import ActionService
 from hypercloud.config.model import Config
+from hypercloud.db.models import ContainerRow, SettingRow
 from hypercloud.db.session import Database
 from hypercloud.engine.machines import Machines
 from hypercloud.engine.service import EngineService
+from hypercloud.errors import Conflict
 from hypercloud.event.bus import Bus
 from hypercloud.event.journal import Journal
 from hypercloud.fleet.contract import Fleet
 from hypercloud.fleet.service import FleetService
 from hypercloud.workload.carrier import Carrier
 from hypercloud.workload.deployer import Deployer
+from hypercloud.workload.model import State
 from hypercloud.workload.operations import Operations
 from hypercloud.workload.repositories import RepositoryService
 from hypercloud.workload.store import Store
 from hypercloud.workload.watch import Watcher
+
+SETTING = "backend"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +57,25 @@ class Backend:
     carrier: Carrier
     fleet: Fleet
     review: Callable[[str, bool], None]
+
+
+def remember(database: Database, config: Config) -> None:
+    """Note which back end a database is of.
+
+    Errors: Conflict when it is of the other one and has containers there: this one would take them for gone.
+    """
+    name = "kubernetes" if config.kubernetes.config is not None else "engines"
+    with database.session() as session:
+        row = session.get(SettingRow, SETTING)
+        before = row.value if row is not None else "engines"
+        live = session.scalars(select(ContainerRow.name).where(ContainerRow.state != State.TERMINATED).limit(5)).all()
+        if before != name and live:
+            raise Conflict(
+                f"the database is of the back end {before}, and services have containers there",
+                details=", ".join(live),
+                resolution=f"terminate them with {before} first, or use another --root",
+            )
+        session.merge(SettingRow(name=SETTING, value=name))
 
 
 def make(parts: Parts) -> Backend:

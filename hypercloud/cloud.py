@@ -78,8 +78,12 @@ class Cloud:
         self.reconciler.review = backend.review
 
     def prepare(self) -> str | None:
-        """Bring the database up to date; return the administrator's password at the first start, else None."""
+        """Bring the database up to date; return the administrator's password at the first start, else None.
+
+        Errors: HostFault; Conflict when it is of another back end.
+        """
         migrate(self.database)
+        backends.remember(self.database, self.config)
         return self.accounts.bootstrap()
 
     def open(self, *, first_start: bool) -> None:

@@ -89,12 +89,20 @@ class Docker:
 
 
 class Dockerd:
-    """Debian's own dockerd with a root, a network namespace and a socket of its own."""
+    """Debian's own dockerd with a root, a network namespace and a socket of its own.
 
-    def __init__(self, directory: Path, *, options: Sequence[str] = ()) -> None:
+    Args:
+        directory: of its root and socket.
+        options: further ones.
+        namespace: the name of an existing network namespace to run in; "" = a new one without links.
+
+    """
+
+    def __init__(self, directory: Path, *, options: Sequence[str] = (), namespace: str = "") -> None:
         self.directory = directory
         self.socket = directory / "docker.sock"
         self._options = options
+        self._enter = ["nsenter", f"--net=/run/netns/{namespace}", "unshare"] if namespace else ["unshare", "--net"]
         self._log: IO[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -103,9 +111,8 @@ class Dockerd:
         self._log = (self.directory / "dockerd.log").open("wb")
         self._process = subprocess.Popen(
             [
-                "unshare",
+                *self._enter,
                 "--mount",
-                "--net",
                 "--propagation",
                 "private",
                 "sh",
