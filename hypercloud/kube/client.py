@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import urllib3
+import yaml
 
 from hypercloud.config.model import EnginesConfig, KubernetesConfig
 from hypercloud.errors import CloudError, Conflict, EngineError, EngineUnreachable, HostFault, NotFound
@@ -279,7 +280,7 @@ def _load(config: KubernetesConfig) -> Any:
     try:
         load: Any = load_kube_config
         load(str(config.config), config.context or None, client_configuration=found, persist_config=False)
-    except (ConfigException, OSError, ValueError, TypeError, KeyError) as error:
+    except (ConfigException, yaml.YAMLError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise HostFault(f"cannot use the kubeconfig {config.config}", details=str(error)[:500]) from None
     found.connection_pool_maxsize = 64
     client = ApiClient(found)

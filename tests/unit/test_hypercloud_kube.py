@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hypercloud.config.model import EnginesConfig, KubernetesConfig
 from hypercloud.engine.model import Health
-from hypercloud.errors import Conflict
+from hypercloud.errors import Conflict, EngineUnreachable, HostFault
 from hypercloud.kube import limits, manifest, parse
+from hypercloud.kube.client import KubeClient
 from hypercloud.kube.manifest import Plan
 from hypercloud.workload.model import Binding, Destroy, Link, Port, Restart, ServiceSpec
 
@@ -227,3 +232,33 @@ def test_a_node_is_an_engine() -> None:
 )
 def test_quantities(text: Any, number: float) -> None:
     assert parse.quantity(text) == number
+
+
+def test_a_kubeconfig_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "kubeconfig"
+    for text in (None, "{", "[]", '{"clusters": []}'):
+        if text is not None:
+            path.write_text(text, encoding="utf-8")
+        with pytest.raises(HostFault, match=str(path)):
+            KubeClient(KubernetesConfig(config=path), EnginesConfig())
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "kubernetes.client.api_client", None)
+    with pytest.raises(HostFault, match=r"hyperd\[kubernetes\]"):
+        KubeClient(KubernetesConfig(config=Path("x")), EnginesConfig())
+
+
+def test_a_cluster_that_does_not_answer(tmp_path: Path) -> None:
+    path = tmp_path / "kubeconfig"
+    config = {
+        "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
+        "users": [{"name": "u", "user": {}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x",
+    }
+    path.write_text(json.dumps(config), encoding="utf-8")
+    client = KubeClient(KubernetesConfig(config=path), EnginesConfig())
+    with pytest.raises(EngineUnreachable, match=r"127\.0\.0\.1:1"):
+        client.ping()
+    client.close()
