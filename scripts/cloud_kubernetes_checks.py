@@ -218,7 +218,7 @@ class CloudChecks:
 
     def links(self) -> None:
         """A link's variables and its name lead to the other service, by way of kube-proxy where there is one."""
-        serve = "sh -c 'while :; do echo hello | nc -l -p 6379; done'"
+        serve = "sh -c 'mkdir /w; echo hello >/w/index.html; exec httpd -f -p 6379 -h /w'"
         store = self._create("store", run_command=serve, container_ports=[{"protocol": "tcp", "inner_port": 6379}])
         front = self._create("front", linked_to_service=[{"to_service": store, "name": "db"}])
         self._operate(store, "start")
@@ -233,7 +233,9 @@ class CloudChecks:
         need(address in hosts, hosts)
         if all(node.proxy for node in self._cluster.nodes):
             until(
-                "the link leads there", lambda: "hello" in self._tried(container["uuid"], "nc%20-w%202%20db%206379"), 60
+                "the link leads there",
+                lambda: "hello" in self._tried(container["uuid"], "wget%20-q%20-O%20-%20http://db:6379/"),
+                60,
             )
         for one in (front, store):
             self._operate(one, "terminate")
