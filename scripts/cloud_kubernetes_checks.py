@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from typing import Any
+from urllib.parse import quote
 
 import websocket
 from kubernetes_cluster import Cluster, until
@@ -232,11 +233,9 @@ class CloudChecks:
         hosts = self._exec(container["uuid"], "cat%20/etc/hosts", "db")
         need(address in hosts, hosts)
         if all(node.proxy for node in self._cluster.nodes):
-            until(
-                "the link leads there",
-                lambda: "hello" in self._tried(container["uuid"], "wget%20-q%20-O%20-%20http://db:6379/"),
-                60,
-            )
+            # By the variables: the C library of this busybox cannot look up names.
+            asked = quote("sh -c 'wget -q -O - http://$DB_PORT_6379_TCP_ADDR:$DB_PORT_6379_TCP_PORT/'")
+            until("the link leads there", lambda: "hello" in self._tried(container["uuid"], asked), 60)
         for one in (front, store):
             self._operate(one, "terminate")
 
