@@ -128,7 +128,9 @@ class PodmanService(Side):
         self._process.wait(30)
         for words in (("rm", "-a", "-f", "-t", "0"), ("rmi", "-a", "-f")):
             subprocess.run([*self._store, *words], capture_output=True, check=False, timeout=120)
-        subprocess.run(["umount", f"{directory}/store/overlay"], capture_output=True, check=False)
+        # The service has mounted it on itself, and so has the first command.
+        while not subprocess.run(["umount", f"{directory}/store/overlay"], capture_output=True, check=False).returncode:
+            pass
         shutil.rmtree(directory, ignore_errors=True)
 
 
