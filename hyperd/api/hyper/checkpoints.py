@@ -30,10 +30,11 @@ def checkpoint() -> Response:
 @blueprint.post("/pod/restore")
 def restore() -> Response:
     """Make a pod of an archive; it goes on where it was saved. Its only 404 is a missing image."""
+    system, restorer = engine().system, engine().restorer
 
     def check(spec: PodSpec) -> None:
-        engine().system.check_size(spec.resource)
+        system.check_size(spec.resource)
 
     with uploaded() as chunks:
-        outcome = engine().restorer.restore(chunks, may_fetch=may_fetch(), check=check)
+        outcome = restorer.restore(chunks, may_fetch=may_fetch(), check=check)
     return answers.code(outcome.pod_id, HTTPStatus.CREATED, warnings=outcome.warnings)
