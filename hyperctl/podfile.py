@@ -123,6 +123,7 @@ POD: dict[str, Any] = {
             "aliases": [_TEXT],
             "links": [{"container": _TEXT, "alias": _TEXT}],
             "ip": _TEXT,
+            "ip6": _TEXT,
             "mac": _TEXT,
         }
     ],

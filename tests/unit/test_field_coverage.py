@@ -31,6 +31,7 @@ SHARED = "test_volumes.py::test_new_volumes_are_shared_by_the_pods_containers"
 IMAGES = "test_volumes.py::test_images"
 NICS = "test_network.py::test_several_nics_each_field"
 NETWORKS = "test_networks.py::test_two_networks_names_connect_and_disconnect"
+IPV6 = "test_networks.py::test_ipv6_between_guests"
 SERVICES = "test_network.py::test_services"
 NAMES = "test_network.py::test_names_and_name_servers"
 LISTS = "test_network.py::test_white_lists"
@@ -39,6 +40,7 @@ GIVEN = "test_isolation.py::test_what_a_container_is_given"
 WALLS = "test_isolation.py::test_root_in_a_container_meets_walls"
 LIMITS = "test_isolation.py::test_limits_hold_and_siblings_live"
 HEALTH = "test_containers.py::test_health_is_checked_and_survives_the_daemon"
+SHARES = "test_containers.py::test_a_manifest_whose_containers_see_each_others_processes"
 ENDS = "test_containers.py::test_ends_of_containers"
 LOGS = "test_logs.py::test_json_file_with_size_number_and_path"
 
@@ -123,6 +125,7 @@ TESTED_BY = {
     "containers[].devices[].permissions": GIVEN,
     "containers[].shmSize": GIVEN,
     "containers[].oomScoreAdj": GIVEN,
+    "containers[].pidNamespace": SHARES,
     **{
         f"containers[].healthcheck.{name}": HEALTH
         for name in ("command[]", "shell", "disabled", "interval", "timeout", "startPeriod", "startInterval", "retries")
@@ -156,6 +159,7 @@ TESTED_BY = {
     "networks[].links[].container": NETWORKS,
     "networks[].links[].alias": NETWORKS,
     "networks[].ip": NETWORKS,
+    "networks[].ip6": IPV6,
     "networks[].mac": NETWORKS,
     "extraHosts[].name": NETWORKS,
     "extraHosts[].ip": NETWORKS,
