@@ -104,7 +104,7 @@ class Restorer:
         check(spec)
         self._check(spec, manifest, may_fetch=may_fetch)
         with workplace(self._config) as directory:
-            check_space(directory)
+            check_space(directory, sum(part.size for part in manifest.parts.values()))
             archive.unpack(source, manifest, directory)
             failpoint("checkpoint.restore.unpacked")
             self._compare_layers(manifest)

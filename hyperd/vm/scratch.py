@@ -92,15 +92,16 @@ def _next(file: int, at: int, what: int) -> int | None:
         raise
 
 
-def check_space(path: Path) -> None:
-    """Refuse to start what would fill the host's disk at once. Errors: OutOfSpace."""
+def check_space(path: Path, size: int = 0) -> None:
+    """Refuse to start what would fill the host's disk at once; ``size``: bytes that it will write. Errors: OutOfSpace."""
     near = path
     while not near.exists():
         near = near.parent
     free = shutil.disk_usage(near).free
-    if free < MIN_FREE:
+    needed = MIN_FREE + size
+    if free < needed:
         raise OutOfSpace(
             "the host's disk is full",
-            details=f"{free >> 20} MiB are free below {near}, a pod needs {MIN_FREE >> 20}",
+            details=f"{free >> 20} MiB are free below {near}, a pod needs {needed >> 20}",
             resolution="remove pods or images",
         )

@@ -127,3 +127,18 @@ def test_other_files_and_stdin(daemon: HyperdLauncher, tmp_path: Path) -> None:
     assert b"no archive of a pod" in ctl(daemon, "restore", str(tmp_path / "text")).stderr
     assert b"ends in the middle" in ctl(daemon, "restore", "-", stdin=b"x").stderr
     assert b"cannot read" in ctl(daemon, "restore", str(tmp_path / "none")).stderr
+
+
+def test_what_does_not_fit_is_refused_before_it_comes(
+    daemon: HyperdLauncher, registry: RegistryServer, tmp_path: Path
+) -> None:
+    data, size = json.loads(manifest()), 8 << 40
+    name = f"{registry.host}/busybox"
+    row = next(row for row in daemon.json("GET", "/images/get")["imagesList"] if row.startswith(name))
+    ident = row.removeprefix(f"{name}:latest:").rsplit(":", 2)[0]
+    data["containers"][0]["image_id"] = ident
+    data |= {"images": {ident: name}, "disk_size": size, "extents": [[0, size]]}
+    data["parts"]["disk"]["size"] = size
+    done = ctl(daemon, "restore", "--pull", "never", str(tar(tmp_path / "a.tar", json.dumps(data).encode())))
+    assert (done.returncode, done.stdout) == (255, b"")
+    assert b"disk is full" in done.stderr
