@@ -93,7 +93,7 @@ def _next(file: int, at: int, what: int) -> int | None:
 
 
 def check_space(path: Path, size: int = 0) -> None:
-    """Refuse to start what would fill the host's disk at once; ``size``: bytes that it will write. Errors: OutOfSpace."""
+    """Refuse to start what would fill the disk at once, by ``size`` bytes that it writes itself. Errors: OutOfSpace."""
     near = path
     while not near.exists():
         near = near.parent

@@ -322,11 +322,11 @@ def test_what_a_guest_refuses_is_told_and_leaves_a_pod_that_can_be_removed(host:
 
 
 def test_events_of_commands_and_of_memory_that_ran_out(host: Host, start: Any) -> None:
-    hungry = "x=x; while :; do x=$x$x; done"
-    body = {"id": "eater", "resource": {"memory": 64}, "labels": {"who": "me"}}
-    start(
-        {**body, "containers": [{"name": "eater", "image": host.image, "command": ["sh", "-c", f"read go; {hungry}"]}]}
-    )
+    # A program in memory: pages of one on a disk would go first, and be read again and again.
+    hungry = "read go; cp /bin/busybox /mem; exec /mem/busybox sh -c 'x=x; while :; do x=$x$x; done'"
+    eater = {"name": "eater", "image": host.image, "command": ["sh", "-c", hungry]}
+    eater["tmpfs"] = [{"path": "/mem", "options": ["exec"]}]
+    start({"id": "eater", "resource": {"memory": 64}, "labels": {"who": "me"}, "containers": [eater]})
     status, _, text = host.daemon.request("POST", "/exec/create", container="eater", command='["sh","-c","exit 3"]')
     assert status == 201
     exec_id = json.loads(text)
