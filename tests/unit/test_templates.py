@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from lxml import etree
 
 from hyperd.agent.plan import Op
 from hyperd.errors import DriverError
-from hyperd.vm.driver import NicSpec, Template, VmSpec
+from hyperd.vm.driver import SHARED_TAG, DiskSpec, Machine, NicSpec, Saved, ShareSpec, Template, VmSpec
 from hyperd.vm.fake import FakeDriver
 from hyperd.vm.libvirt import clone, designer
 from hyperd.vm.pool import templates
@@ -109,6 +110,27 @@ def test_a_template_is_made_once_of_a_vm_of_its_own(kept: Templates, driver: Dri
     assert len(ours.nics[0].tap) <= 15
     assert ours.nics[0].bridge == NIC.bridge
     assert [path.name for path in (tmp_path / "t").iterdir()] == [found.directory.name]
+
+
+def test_only_the_shape_is_that_of_the_vm_it_was_wanted_for(kept: Templates, driver: Driver, tmp_path: Path) -> None:
+    theirs = spec(
+        cmdline="quiet",
+        disks=(DiskSpec(lun=1, path=tmp_path / "layer"),),
+        shares=(ShareSpec(tag=SHARED_TAG, path=tmp_path / "shared"),),
+        foreign_files=True,
+        uid=70_000,
+        mapped=True,
+        group="/kubepods/pod1",
+        paused=True,
+        template=Template(directory=tmp_path / "other"),
+        saved=Saved(state=tmp_path / "saved", machine=Machine(accelerator="tcg", version="1", ports=1)),
+    )
+    fields = dataclasses.fields(VmSpec)
+    assert [field.name for field in fields if getattr(theirs, field.name) == field.default] == []
+    assert kept.make(theirs) is not None
+    [ours] = driver.made
+    same = [field.name for field in fields if getattr(ours, field.name) == getattr(theirs, field.name)]
+    assert same == ["vcpu", "memory", "kernel", "initrd", "cmdline"]
 
 
 def test_a_new_disk_gets_a_template_of_its_own_that_has_one(kept: Templates, driver: Driver) -> None:

@@ -243,7 +243,7 @@ def _nobodys(spec: VmSpec, vm_id: str, rundir: Path) -> VmSpec:
     )
     shares = tuple(replace(share, path=rundir, descriptor=-1) for share in spec.shares)  # the guest does not look there
     plain = replace(spec, vm_id=vm_id, rundir=rundir, disks=(), nics=nics, shares=shares, template=None)
-    return replace(plain, foreign_files=False, uid=0, mapped=False, paused=False)
+    return replace(plain, foreign_files=False, uid=0, mapped=False, group="", paused=False, saved=None)
 
 
 def renew(nics: Sequence[NicSpec]) -> Plan:
