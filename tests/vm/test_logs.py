@@ -8,6 +8,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +42,25 @@ def run(host: Host, name: str, script: str, *, kind: str, config: dict[str, str]
     host.daemon.json("POST", "/pod/start", podId=name)
 
 
+def last_line_is(host: Host, name: str, line: str) -> bool:
+    return host.ok("logs", "--tail", "1", name) == line
+
+
 def test_json_file_with_size_number_and_path(host: Host, directory: Path):
     path = directory / "deep" / "own.log"
-    script = "i=0; while [ $i -lt 400 ]; do echo line $i; i=$((i+1)); done; sleep 1000"
+    # What comes at once is written to one file: never more here than 100 lines of 75 bytes and more.
+    script = "mkfifo /go; i=0; while :; do echo line $i; i=$((i+1)); [ $((i % 100)) -ne 0 ] || read go < /go; done"
     run(host, "rotated", script, kind="json-file", config={"max-size": "4k", "max-file": "3"}, logPath=str(path))
-    until(lambda: host.ok("logs", "--tail", "1", "rotated") == "line 399\n")
+    for written in range(100, 501, 100):
+        if written > 100:
+            host.ok("exec", "rotated", "sh", "-c", "echo go > /go")
+        until(partial(last_line_is, host, "rotated", f"line {written - 1}\n"))
     files = sorted(path.parent.iterdir())
     assert [file.name for file in files] == ["own.log", "own.log.1", "own.log.2"]
-    assert all(file.stat().st_size < 70_000 for file in files)
+    assert all(file.stat().st_size < 4096 + 100 * 120 for file in files)
     lines = host.ok("logs", "rotated").splitlines()
-    assert lines == [f"line {number}" for number in range(400 - len(lines), 400)]
+    assert len(lines) < 500
+    assert lines == [f"line {number}" for number in range(500 - len(lines), 500)]
     assert json.loads(path.read_text().splitlines()[-1])["stream"] == "stdout"
     host.ok("rm", "rotated")
     assert list(path.parent.iterdir()) == []
