@@ -339,25 +339,29 @@ DOCKER = [
 NETWORKS = [
     Step(
         "network create -d bridge --subnet 10.214.79.0/24 --gateway 10.214.79.1 --ip-range 10.214.79.128/25 "
-        "-l a=b front",
+        "--ipv6 --subnet6 fd00:79::/64 --gateway6 fd00:79::1 -l a=b front",
         r"(?P<FRONT>\w+)\n",
     ),
-    Step("network create --internal -o com.docker.network.driver.mtu=1400 back", r"\w+\n"),
+    Step("network create --internal --isolated --ipv6 -o com.docker.network.driver.mtu=1400 back", r"\w+\n"),
     Step("network ls --no-trunc --format '{{.Name}} {{.Subnet}}'", r"(?s).*front 10\.214\.79\.0/24\n.*"),
     Step("network ls -q", r"(?s)(\w+\n){2,}"),
-    Step("network inspect --format '{{.name}} {{.internal}}' back", "back true\n"),
+    Step("network inspect --format '{{.name}} {{.internal}} {{.isolated}}' back", "back true true\n"),
+    Step("network inspect --format '{{.subnet6}} {{.gateway6}}' front", "fd00:79::/64 fd00:79::1\n"),
+    Step("network inspect --format '{{.subnet6}}' back", r"(?P<BACK>fd[0-9a-f:]+::)/64\n"),
     Step("volume create -d local -l a=b -o type=none data", ".*", code=255, err=f"{REFUSED}.*\n"),
     Step("volume create -l a=b data", "data\n"),
     Step(
-        "run -d -q --name one --network front --ip 10.214.79.130 --network-alias first --add-host far:192.0.2.9 "
-        "-v data:/data @IMAGE sh -c 'echo kept > /data/file; sleep 1000'",
+        "run -d -q --name one --network front --ip 10.214.79.130 --ip6 fd00:79::30 --network-alias first "
+        "--add-host far:192.0.2.9 -v data:/data @IMAGE sh -c 'echo kept > /data/file; sleep 1000'",
         "one\n",
     ),
     Step("run -d -q --name two --network front -v data:/data:ro @IMAGE sleep 1000", "two\n"),
     Step("exec two cat /data/file", "kept\n"),
-    Step("exec two ping -c 1 -W 9 first", r"(?s)PING first \(10\.214\.79\.130\).*"),
+    Step("exec two ping -4 -c 1 -W 9 first", r"(?s)PING first \(10\.214\.79\.130\).*"),
+    Step("exec two ping -6 -c 1 -W 20 first", r"(?s)PING first \(fd00:79::30\).*"),
     Step("exec one grep far /etc/hosts", r"192\.0\.2\.9\s+far\n"),
-    Step("network connect --alias second back two"),
+    Step("network connect --alias second --ip6 @BACK22 back two"),
+    Step("exec two ip -6 -o address show dev eth1 scope global", r"(?s).* @BACK22/64 .*"),
     Step("network connect --ip 10.214.79.131 front two", code=255, err=f"{REFUSED}.*\n"),
     Step("exec two sh -c 'ls /sys/class/net | grep -c eth'", "2\n"),
     Step("network disconnect back two"),
@@ -439,6 +443,25 @@ metadata: {name: keys}
 stringData: {token: secret}
 """
 
+CHECKPOINTS = [
+    Step("run -d -q --name saved @IMAGE sh -c 'echo kept > /dev/shm/said; sleep 1000'", "saved\n"),
+    Step("exec saved cat /dev/shm/said", "kept\n", again=True),
+    Step("checkpoint -o on.tar saved"),
+    Step("list --format '{{.Status}}'", "running\n"),
+    Step("restore on.tar", code=255, err=f"{REFUSED}the pod saved exists already .*\n"),
+    Step("checkpoint --stop saved --to off.tar"),
+    Step("list --format '{{.Status}}'", "failed\n", again=True),
+    Step("checkpoint saved -o off.tar", code=255, err=f"{REFUSED}.*\n"),
+    Step("checkpoint nosuch -o nosuch.tar", code=255, err=f"{REFUSED}.*\n"),
+    Step("rm saved", r"Pod\(saved\) is successfully deleted!\n"),
+    Step("restore --pull sometimes off.tar", code=255, err="hyperctl ERROR: 'sometimes' is not known to --pull: .*\n"),
+    Step("restore nosuch.tar", code=255, err="hyperctl ERROR: .*nosuch.tar.*\n"),
+    Step("restore -", code=255, err=f"{REFUSED}.*\n", stdin=b"no archive"),
+    Step("restore --pull never off.tar", "saved\n"),
+    Step("exec saved cat /dev/shm/said", "kept\n"),
+    Step("rm saved", r"Pod\(saved\) is successfully deleted!\n"),
+]
+
 SYSTEM = [
     Step(
         "info",
@@ -483,6 +506,7 @@ SCENARIOS = {
     "docker": DOCKER,
     "networks": NETWORKS,
     "kube": KUBE,
+    "checkpoints": CHECKPOINTS,
     "system": SYSTEM,
 }
 
