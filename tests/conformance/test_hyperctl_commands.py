@@ -483,7 +483,7 @@ SYSTEM = [
     Step("events --since 1600000000 --until 1600000001"),
     Step(
         "events -f type=vm --since 1600000000 --until @NOW --format '{{.Type}} {{.Action}}'",
-        "(vm (boot|gone)\n)+",
+        "(vm (boot|restore|gone)\n)+",
     ),
     Step("login -u u -p p -e e@x @REGISTRY", "WARNING: login credentials saved in .*/config.json\nLogin Succeeded\n"),
     Step("logout @REGISTRY", "Remove login credentials for @REGISTRY\n"),
