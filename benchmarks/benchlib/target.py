@@ -212,8 +212,11 @@ class Target:
     def last_words(self) -> list[str]:
         """Return what the daemon's log tells after a failure: every error whole, and its last lines but requests."""
         lines = [line for line in self.daemon.log().splitlines() if "event=request " not in line]
-        errors = [line for line in lines[:-40] if "level=error" in line]
-        return errors[-5:] + [line if "level=error" in line else line[:300] for line in lines[-40:]]
+        errors, told = [], False
+        for line in lines[:-40]:  # what belongs to an error stands in the lines behind it
+            told = "level=error" in line if line.startswith("timestamp=") else told
+            errors += [line] if told else []
+        return errors[-200:] + [line[:300] for line in lines[-40:]]
 
     def warm_up(self) -> None:
         """Start a pod and remove it, and wait for the template that the daemon makes of its VM, if it does."""

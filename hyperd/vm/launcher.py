@@ -192,10 +192,11 @@ class Starter:
                 failpoint("vm.start.disk_copied")
             created = self._create(vm, replace(spec, template=template))
             _renew(vm.agent, spec)
-        except HyperError as error:
+        except (HyperError, OSError) as error:  # its files may go at any time: daemons share them
             if blank is not None:
                 blank.unlink(missing_ok=True)
-            self.templates.reject(template, late=isinstance(error, Timeout))
+            if template.state.exists():
+                self.templates.reject(template, late=isinstance(error, Timeout))
             raise UnfitTemplate(f"the VM {vm.id} did not start from its template", details=str(error)) from error
         vm.mounted = blank is not None
         self.templates.accept()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from lxml import etree
@@ -20,9 +21,10 @@ from hyperd.agent.plan import Op
 from hyperd.errors import DriverError
 from hyperd.vm.driver import SHARED_TAG, DiskSpec, Machine, NicSpec, Saved, ShareSpec, Template, VmSpec
 from hyperd.vm.fake import FakeDriver
+from hyperd.vm.launcher import Starter
 from hyperd.vm.libvirt import clone, designer
 from hyperd.vm.pool import templates
-from hyperd.vm.pool.templates import MAX_TEMPLATES, MAX_UNFIT, Templates
+from hyperd.vm.pool.templates import MAX_TEMPLATES, MAX_UNFIT, Templates, UnfitTemplate
 from tests.support.until import until
 
 NIC = NicSpec(mac="52:54:0a:00:00:02", tap="tap0", bridge="hyper0", mtu=1500)
@@ -324,3 +326,23 @@ def test_the_key_is_that_of_all_clones_and_of_nothing_else(tmp_path: Path) -> No
         key(spec(), files=(kernel,)),
     }
     assert len(keys) == 10
+
+
+@pytest.mark.parametrize(("there", "rejected"), [(False, 0), (True, 1)])
+def test_a_template_that_another_daemon_removes_meanwhile(tmp_path: Path, *, there: bool, rejected: int) -> None:
+    template, found = Template(directory=tmp_path / "t"), []
+    template.directory.mkdir()
+    if there:
+        template.state.touch()
+
+    def create(*_: object) -> float:
+        raise FileNotFoundError(template.state)
+
+    starter = SimpleNamespace(
+        templates=SimpleNamespace(reject=lambda one, **_: found.append(one)),
+        _create=create,
+    )
+    vm = SimpleNamespace(id="vm-1")
+    with pytest.raises(UnfitTemplate, match="did not start from its template"):  # it boots its kernel then
+        Starter._go_on(starter, vm, spec(), template, None)  # type: ignore[arg-type]
+    assert len(found) == rejected  # what is gone is not counted as unfit
