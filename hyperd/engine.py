@@ -8,7 +8,6 @@ import stat
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import structlog
 
@@ -41,7 +40,7 @@ from hyperd.network.ports import PortMapping
 from hyperd.network.service import NetworkService
 from hyperd.network.usernet import UserDriver
 from hyperd.pod.autoremove import AutoRemove
-from hyperd.pod.checkpoint import Checkpoints
+from hyperd.pod.checkpoint import Checkpoints, Services
 from hyperd.pod.lifetime import PodLifetime
 from hyperd.pod.records import PodRecords
 from hyperd.pod.recovery import Recovery
@@ -261,17 +260,17 @@ class Engine:
         )
 
     def _make_checkpoints(self, locks: PodLocks) -> None:
-        parts: dict[str, Any] = {
-            "config": self.config,
-            "pods": self.pods,
-            "containers": self.containers,
-            "images": self.images,
-            "network": self.network,
-            "vms": self.vms,
-            "locks": locks,
-            "events": self.events,
-        }
-        self.checkpoints, self.restorer = Checkpoints(**parts), Restorer(**parts)
+        services = Services(
+            config=self.config,
+            pods=self.pods,
+            containers=self.containers,
+            images=self.images,
+            network=self.network,
+            vms=self.vms,
+            locks=locks,
+            events=self.events,
+        )
+        self.checkpoints, self.restorer = Checkpoints(services), Restorer(services)
 
     def _recover(self, pod_records: PodRecords) -> None:
         """Find the VMs of an earlier daemon and bring rows and host together."""

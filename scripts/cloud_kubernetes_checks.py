@@ -270,7 +270,7 @@ class CloudChecks:
         """kill -9 of hypercloud in the middle of an action: the next one carries it out."""
         asked = self._cloud.dc("POST", f"{APP}/service/{self._web}/redeploy/")
         need(asked.status == 202, asked.text)
-        time.sleep(0.5)  # somewhere in the middle
+        time.sleep(0.5)  # somewhere in the middle: any point must do
         self._cloud.restart()
         need(self._action(asked)["state"] == "Success")
         self._has(self._web, "Running", 2)

@@ -36,7 +36,7 @@ def until(what: str, test: Callable[[], bool], seconds: float = START_SECONDS) -
     while not test():
         if time.monotonic() > deadline:
             raise Failed(f"{what}: not after {seconds:.0f} s")
-        time.sleep(0.2)  # the next look
+        time.sleep(0.2)  # programs of others: nothing tells when they are ready
 
 
 class Process:

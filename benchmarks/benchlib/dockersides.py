@@ -88,7 +88,7 @@ class Hyperd(Side):
                 with suppress(OSError):  # a VM that has just ended
                     at_rest([self._launcher.pid, *qemus(self._launcher.directory)], most=REST)
                     return
-            time.sleep(0.2)
+            time.sleep(0.2)  # the pool tells nobody when it is full; nothing is measured yet
         raise RuntimeError(f"the pool is not full after {START_TIMEOUT:g} s")
 
     def _waiting(self) -> list[str]:
@@ -121,7 +121,7 @@ class PodmanService(Side):
         while not (socket.exists() and self._docker("version").code == 0):
             if self._process.poll() is not None or time.monotonic() > until:
                 raise RuntimeError(f"podman's service: {(directory / 'log').read_text()[-300:]}")
-            time.sleep(0.1)
+            time.sleep(0.1)  # podman tells nobody when it answers; nothing is measured yet
 
     def _close(self, directory: Path) -> None:
         self._process.terminate()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -201,7 +201,7 @@ class EngineClient:
         with contextlib.suppress(NotFound), translated(self.name):
             self.docker().remove_container(container, v=volumes, force=True)
 
-    def pull(self, image: str, auth: Mapping[str, str] | None = None) -> Iterator[Mapping[str, Any]]:
+    def pull(self, image: str, auth: Mapping[str, str] | None = None) -> Generator[Mapping[str, Any], None, None]:
         """Pull an image; give the engine's progress as it comes.
 
         Errors: EngineError with the registry's reason; EngineUnreachable when nothing comes for ``PULL_SILENCE``.

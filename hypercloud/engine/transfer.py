@@ -10,7 +10,7 @@ import re
 import tarfile
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -138,7 +138,7 @@ def build(
     tag: str,
     dockerfile: str,
     auths: Mapping[str, Mapping[str, str]],
-) -> Iterator[Mapping[str, Any]]:
+) -> Generator[Mapping[str, Any], None, None]:
     """Build an image from a context; give the engine's messages as they come.
 
     Args:

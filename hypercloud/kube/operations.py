@@ -7,7 +7,6 @@ step looks at what is there, or says what is to be and changes nothing when it i
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from typing import Any
 
 from hypercloud.account.keys import KeyService
@@ -22,6 +21,7 @@ from hypercloud.kube.mirror import Mirror
 from hypercloud.kube.planner import Planner
 from hypercloud.kube.rollout import Rollout
 from hypercloud.workload import stackwise
+from hypercloud.workload.carrier import dispatch
 from hypercloud.workload.deployer import Job
 from hypercloud.workload.describe import managed_volumes
 from hypercloud.workload.model import ServiceSpec, State, decode
@@ -91,14 +91,13 @@ class KubeOperations:
 
     def run(self, operation: str, target: str, arguments: dict[str, Any], job: Job) -> None:
         """Carry out an operation on an object. Errors: CloudError; Canceled."""
-        kind, _, verb = operation.partition(".")
-        handlers: dict[str, Callable[[str, str, dict[str, Any], Job], None]] = {
+        handlers = {
             "service": self._service,
             "stack": self._stack,
             "container": self._container,
             "node": self._node,
         }
-        handlers[kind](verb, target, arguments, job)
+        dispatch(handlers, operation, target, arguments, job)
 
     def settle(self, action: str, operation: str, target: str, arguments: dict[str, Any]) -> None:
         """Let states follow from the pods again, however the operation of an action ended."""

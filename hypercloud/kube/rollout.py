@@ -90,7 +90,7 @@ class Rollout:
             except EngineUnreachable:
                 if time.monotonic() - answered > AWAY:
                     raise
-                time.sleep(LOOK)
+                time.sleep(LOOK)  # nothing tells when the API server is back; AWAY bounds it
                 continue
             trouble = _trouble(pods) if look_for_trouble else ""
             since = (since or time.monotonic()) if trouble else None
@@ -100,7 +100,9 @@ class Rollout:
             now = time.monotonic()
             if now > deadline or (since is not None and now - since > TROUBLE * self._patience):
                 _give_up(pods, trouble, look_for_trouble)
-            time.sleep(LOOK)
+            time.sleep(
+                LOOK
+            )  # the thread is this action's own; ``job.check`` ends it, a watch would not look at the clock
 
 
 def _give_up(pods: Sequence[Json], trouble: str, running: bool) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from hypercloud.workload.deployer import Job
 from hypercloud.workload.model import ServiceSpec
+
+Handler = Callable[[str, str, dict[str, Any], Job], None]  # verb, target, arguments, job
 
 
 class Carrier(Protocol):
@@ -25,3 +28,9 @@ class Carrier(Protocol):
 
     def settle(self, action: str, operation: str, target: str, arguments: dict[str, Any]) -> None:
         """Let states follow from the parts again, however the operation of an action ended."""
+
+
+def dispatch(handlers: Mapping[str, Handler], operation: str, target: str, arguments: dict[str, Any], job: Job) -> None:
+    """Let the handler of a kind of object carry out an operation, such as ``service.start``. Errors: the handler's."""
+    kind, _, verb = operation.partition(".")
+    handlers[kind](verb, target, arguments, job)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,6 +17,7 @@ from hypercloud.engine.model import EngineContainer, Health
 from hypercloud.engine.service import EngineService
 from hypercloud.errors import CloudError, EngineError, NotFound
 from hypercloud.workload import describe, lookup, networks, stackwise
+from hypercloud.workload.carrier import dispatch
 from hypercloud.workload.deployer import Deployer, Job, put_back
 from hypercloud.workload.model import MOVING, Goal, ServiceSpec, State, decode
 from hypercloud.workload.store import Store, Transaction
@@ -52,14 +53,13 @@ class Operations:
 
     def run(self, operation: str, target: str, arguments: dict[str, Any], job: Job) -> None:
         """Carry out an operation on an object. Errors: CloudError; Canceled."""
-        kind, _, verb = operation.partition(".")
-        handlers: dict[str, Callable[[str, str, dict[str, Any], Job], None]] = {
+        handlers = {
             "service": self._service,
             "stack": self._stack,
             "container": self._container,
             "node": self._node,
         }
-        handlers[kind](verb, target, arguments, job)
+        dispatch(handlers, operation, target, arguments, job)
 
     def settle(self, action: str, operation: str, target: str, arguments: dict[str, Any]) -> None:
         """Let states follow from the parts again, however the operation of an action ended."""

@@ -316,7 +316,7 @@ def _value(kind: type[T], item: object) -> T:
     """Make a value whose fields have the types that they are declared with."""
     given = _object(item)
     values = {}
-    for one in fields(kind):  # type: ignore[arg-type]
+    for one in fields(kind):  # type: ignore[arg-type]  # a dataclass; T has no bound that says so
         if one.name in given:
             values[one.name] = _READERS[str(one.type)](given[one.name])
     return kind(**values)

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -79,33 +79,29 @@ def _nameless(directory: Path) -> Iterator[int]:
         os.close(file)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """What saving and restoring pods work with."""
+
+    config: Config
+    pods: PodService
+    containers: ContainerService
+    images: ImageService
+    network: NetworkDriver
+    vms: VmService
+    locks: PodLocks
+    events: EventBus
+
+
 class Checkpoints:
     """Saves pods. See the module's docstring."""
 
-    def __init__(
-        self,
-        *,
-        config: Config,
-        pods: PodService,
-        containers: ContainerService,
-        images: ImageService,
-        network: NetworkDriver,
-        vms: VmService,
-        locks: PodLocks,
-        events: EventBus,
-    ) -> None:
-        self._config = config
-        self._pods = pods
-        self._containers = containers
-        self._images = images
-        self._network = network
-        self._vms = vms
-        self._locks = locks
-        self._events = events
+    def __init__(self, services: Services) -> None:
+        self._services = services
 
     def recover(self) -> None:
         """Remove what a killed daemon has left."""
-        shutil.rmtree(self._config.root / DIRECTORY, ignore_errors=True)
+        shutil.rmtree(self._services.config.root / DIRECTORY, ignore_errors=True)
 
     def make(self, pod_id: str, *, pause: bool = False, cancelled: Callable[[], bool]) -> Iterator[bytes]:
         """Save a pod that runs or is paused; yield the archive.
@@ -119,7 +115,7 @@ class Checkpoints:
         saved; told before anything happens), OutOfSpace, DriverError, Timeout, Cancelled, HostFault.
 
         """
-        with workplace(self._config) as directory:
+        with workplace(self._services.config) as directory:
             manifest = self._save(pod_id, directory, pause=pause, cancelled=cancelled)
             failpoint("checkpoint.make.saved")
             yield from archive.written(manifest, directory / archive.MEMORY, directory / archive.DISK)
@@ -147,32 +143,34 @@ class Checkpoints:
             raise out_of_space(error) from error
 
     def _save(self, pod_id: str, directory: Path, *, pause: bool, cancelled: Callable[[], bool]) -> archive.Manifest:
-        with self._locks.locked(pod_id, "checkpoint"):
-            row = self._pods.records.get(pod_id)
-            vm = self._vms.of_pod(pod_id)
+        with self._services.locks.locked(pod_id, "checkpoint"):
+            row = self._services.pods.records.get(pod_id)
+            vm = self._services.vms.of_pod(pod_id)
             if row.state not in (PodState.RUNNING, PodState.PAUSED) or vm is None:
                 raise NotAlive(f"the pod {pod_id} is not running")
-            spec, rows = stored_pod(row.spec), self._containers.records.of_pod(pod_id)
+            spec, rows = stored_pod(row.spec), self._services.containers.records.of_pod(pod_id)
             whole = replace(
-                spec, containers=tuple(replace(self._containers.records.spec(one), id=one.id) for one in rows)
+                spec, containers=tuple(replace(self._services.containers.records.spec(one), id=one.id) for one in rows)
             )
             self._refuse(whole, vm, rows)
-            scratch = self._pods.scratch(pod_id)
+            scratch = self._services.pods.scratch(pod_id)
             if row.state == PodState.RUNNING:
-                self._vms.plugs.drop_layers(vm, {self._images.layer_path(one) for one in self._needed(rows)})
-                self._vms.plugs.drop_spare(vm, scratch)
+                self._services.vms.plugs.drop_layers(
+                    vm, {self._services.images.layer_path(one) for one in self._needed(rows)}
+                )
+                self._services.vms.plugs.drop_spare(vm, scratch)
             manifest = self._describe(whole, vm, rows, scratch, created_at=row.created_at)
             self._check_space(vm, scratch, directory)
             if pause and row.state == PodState.RUNNING:
-                self._pods.pause(pod_id)
+                self._services.pods.pause(pod_id)
             try:
                 manifest = self._write(vm, manifest, scratch, directory, cancelled=cancelled)
             except BaseException:
                 if pause and row.state == PodState.RUNNING:
-                    self._pods.unpause(pod_id)
+                    self._services.pods.unpause(pod_id)
                 raise
         log.info("pod.saved", pod=pod_id, memory=manifest.parts[archive.MEMORY].size)
-        self._events.publish("pod", "checkpoint", pod_id, **{**row.labels, "name": pod_id})
+        self._services.events.publish("pod", "checkpoint", pod_id, **{**row.labels, "name": pod_id})
         return manifest
 
     def _write(
@@ -186,12 +184,12 @@ class Checkpoints:
     ) -> archive.Manifest:
         """Let the VM stand still, write its state, and copy its disk."""
         memory, disk = directory / archive.MEMORY, directory / archive.DISK
-        with self._vms.standing(vm):
+        with self._services.vms.standing(vm):
             stopped_at = time.time()
             try:
                 with memory.open("xb") as file:
                     macs = [nic.mac for nic in manifest.nics]
-                    machine = self._vms.save(vm, file.fileno(), macs, cancelled=cancelled)
+                    machine = self._services.vms.save(vm, file.fileno(), macs, cancelled=cancelled)
             except OSError as error:
                 raise out_of_space(error) from error
             failpoint("checkpoint.make.memory_written")
@@ -212,7 +210,7 @@ class Checkpoints:
         self, spec: PodSpec, vm: Vm, rows: list[ContainerRow], scratch: Path, *, created_at: float
     ) -> archive.Manifest:
         images = {row.image_id: row.image_name for row in rows}
-        layers = {str(self._images.layer_path(diff_id)): diff_id for diff_id in self._needed(rows)}
+        layers = {str(self._services.images.layer_path(diff_id)): diff_id for diff_id in self._needed(rows)}
         lun = vm.disks.get(str(scratch), vm.disks.get(vm.spare_disk))
         strange = [path for path, number in vm.disks.items() if path not in layers and number != lun]
         if lun is None or strange:
@@ -238,7 +236,8 @@ class Checkpoints:
                 if path in layers
             ),
             nics=tuple(
-                archive.SavedNic(mac=lease.mac, addresses=tuple(lease.cidrs)) for lease in self._network.leases(spec.id)
+                archive.SavedNic(mac=lease.mac, addresses=tuple(lease.cidrs))
+                for lease in self._services.network.leases(spec.id)
             ),
             disk_lun=lun,
             disk_size=0,
@@ -247,13 +246,15 @@ class Checkpoints:
 
     def _needed(self, rows: list[ContainerRow]) -> list[str]:
         """Return the layers of the containers' images."""
-        return list(dict.fromkeys(one.diff_id for row in rows for one in self._images.get(row.image_id).layers))
+        return list(
+            dict.fromkeys(one.diff_id for row in rows for one in self._services.images.get(row.image_id).layers)
+        )
 
     def _refuse(self, spec: PodSpec, vm: Vm, rows: list[ContainerRow]) -> None:
         """Refuse a pod with what cannot be saved, by name. Errors: NotSupported, Conflict."""
         found = obstacles(spec)
         found += [f"{name}: {_OUTSIDE}" for name in sorted({*vm.shares, *vm.images}) if name not in " ".join(found)]
-        if not self._config.network.bridge:
+        if not self._services.config.network.bridge:
             found.append("its network is inside QEMU (user-mode): the host's side of it cannot be saved")
         if found:
             raise NotSupported(f"the pod {spec.id} cannot be saved", details="; ".join(found))

@@ -19,28 +19,20 @@ from pathlib import Path
 import structlog
 
 from hyperd.agent.plan import Op, Plan
-from hyperd.config.model import Config
 from hyperd.container import names
-from hyperd.container.locks import PodLocks
-from hyperd.container.service import ContainerService
 from hyperd.container.states import LIVE
 from hyperd.db import spec_codec
 from hyperd.errors import Busy, Conflict, HyperError, ImageNotFound, InvalidInput, NotFound, NotSupported
-from hyperd.event.bus import EventBus
 from hyperd.failpoint import failpoint
 from hyperd.guest import layout
-from hyperd.image.service import ImageService
-from hyperd.network.driver import NetworkDriver
 from hyperd.network.model import Lease
 from hyperd.pod import archive, netplan
-from hyperd.pod.checkpoint import obstacles, out_of_space, workplace
-from hyperd.pod.service import PodService
+from hyperd.pod.checkpoint import Services, obstacles, out_of_space, workplace
 from hyperd.pod.states import PodState
 from hyperd.spec.model import ContainerSpec, LogSpec, PodSpec
 from hyperd.vm.driver import Saved
 from hyperd.vm.model import Restored, Vm
 from hyperd.vm.scratch import check_space
-from hyperd.vm.service import VmService
 
 log = structlog.get_logger(__name__)
 
@@ -63,26 +55,8 @@ class Outcome:
 class Restorer:
     """Makes pods of archives. See the module's docstring."""
 
-    def __init__(
-        self,
-        *,
-        config: Config,
-        pods: PodService,
-        containers: ContainerService,
-        images: ImageService,
-        network: NetworkDriver,
-        vms: VmService,
-        locks: PodLocks,
-        events: EventBus,
-    ) -> None:
-        self._config = config
-        self._pods = pods
-        self._containers = containers
-        self._images = images
-        self._network = network
-        self._vms = vms
-        self._locks = locks
-        self._events = events
+    def __init__(self, services: Services) -> None:
+        self._services = services
 
     def restore(
         self, pieces: Iterable[bytes], *, may_fetch: bool = False, check: Callable[[PodSpec], None] = lambda _spec: None
@@ -103,28 +77,28 @@ class Restorer:
         spec = admitted(manifest.pod)
         check(spec)
         self._check(spec, manifest, may_fetch=may_fetch)
-        with workplace(self._config) as directory:
+        with workplace(self._services.config) as directory:
             check_space(directory, sum(part.size for part in manifest.parts.values()))
             archive.unpack(source, manifest, directory)
             failpoint("checkpoint.restore.unpacked")
             self._compare_layers(manifest)
-            with self._locks.locked(spec.id, "restore"):
+            with self._services.locks.locked(spec.id, "restore"):
                 warnings = self._restore(spec, manifest, directory)
         log.info("pod.restored", pod=spec.id, warnings=list(warnings))
         return Outcome(pod_id=spec.id, warnings=warnings)
 
     def _check(self, spec: PodSpec, manifest: archive.Manifest, *, may_fetch: bool) -> None:
         """Look, before the large files come, whether this host can have such a pod."""
-        if not self._config.network.bridge:
+        if not self._services.config.network.bridge:
             raise NotSupported("a daemon with user-mode networks cannot restore pods")
         with contextlib.suppress(NotFound):
-            self._pods.records.get(spec.id)
+            self._services.pods.records.get(spec.id)
             raise Conflict(
                 f"the pod {spec.id} exists already", resolution="remove it first; a pod is restored with its own name"
             )
         for saved in manifest.containers:
             try:
-                self._images.get(saved.image_id)
+                self._services.images.get(saved.image_id)
             except NotFound as error:
                 name = manifest.images.get(saved.image_id, "")
                 raise ImageNotFound(
@@ -135,15 +109,17 @@ class Restorer:
                     name=name or saved.image_id,
                 ) from error
         for container in spec.containers:
-            self._containers.check(spec, replace(container, image=_image_of(container, manifest)), may_fetch=may_fetch)
-        self._containers.volumes.check(spec, spec.containers)
-        self._pods.net.check_networks(spec)
+            self._services.containers.check(
+                spec, replace(container, image=_image_of(container, manifest)), may_fetch=may_fetch
+            )
+        self._services.containers.volumes.check(spec, spec.containers)
+        self._services.pods.net.check_networks(spec)
 
     def _compare_layers(self, manifest: archive.Manifest) -> None:
         """Check that layers are here byte by byte: the guest remembers where in them its files are."""
         for layer in manifest.layers:
             try:
-                path = self._images.layer_path(layer.diff_id)
+                path = self._services.images.layer_path(layer.diff_id)
                 here = archive.part_of(archive.blocks(path)).sha256
             except (OSError, ValueError, HyperError) as error:
                 raise ImageNotFound(
@@ -157,25 +133,25 @@ class Restorer:
 
     def _restore(self, spec: PodSpec, manifest: archive.Manifest, directory: Path) -> tuple[str, ...]:
         """Make rows, disk, network and VM; on failure nothing of them is left."""
-        records = self._pods.records
-        if records.count() >= self._config.max_pods:
-            raise Busy(f"There have already been {self._config.max_pods} Pods", resolution="remove some")
-        with self._pods.new_directory(spec.id):
+        records = self._services.pods.records
+        if records.count() >= self._services.config.max_pods:
+            raise Busy(f"There have already been {self._services.config.max_pods} Pods", resolution="remove some")
+        with self._services.pods.new_directory(spec.id):
             records.insert(spec)
         try:
             failpoint("checkpoint.restore.row_written")
-            spec = self._pods.net.choose(spec)
+            spec = self._services.pods.net.choose(spec)
             records.update(spec.id, spec=spec_codec.dump(spec), created_at=manifest.created_at)
             self._insert(spec, manifest)
             failpoint("checkpoint.restore.containers_written")
-            scratch = self._pods.scratch(spec.id)
+            scratch = self._services.pods.scratch(spec.id)
             _move(directory / archive.DISK, scratch)
             failpoint("checkpoint.restore.disk_moved")
             leases, warnings = self._reserve(spec, manifest)
             failpoint("checkpoint.restore.reserved")
-            vm = self._vms.restore(self._wanted(spec, manifest, directory, scratch), netplan.nic_specs(leases))
+            vm = self._services.vms.restore(self._wanted(spec, manifest, directory, scratch), netplan.nic_specs(leases))
             failpoint("checkpoint.restore.vm_made")
-            self._network.plugged(spec.id)
+            self._services.network.plugged(spec.id)
             self._settle(vm, spec, leases, manifest)
             failpoint("checkpoint.restore.settled")
             records.update(
@@ -184,27 +160,29 @@ class Restorer:
             records.sync()
             failpoint("checkpoint.restore.row_running")
         except BaseException:
-            self._pods.erase(spec.id)
+            self._services.pods.erase(spec.id)
             raise
         self._tell(spec, vm)
         return warnings
 
     def _tell(self, spec: PodSpec, vm: Vm) -> None:
         about = {**spec.labels, "name": spec.id, "vm": vm.id}
-        self._events.publish("pod", "restore", spec.id, **about)
-        self._events.publish("pod", "start", spec.id, **about)
-        for row in self._containers.records.of_pod(spec.id):
-            self._containers.tell("restore", row)
+        self._services.events.publish("pod", "restore", spec.id, **about)
+        self._services.events.publish("pod", "start", spec.id, **about)
+        for row in self._services.containers.records.of_pod(spec.id):
+            self._services.containers.tell("restore", row)
             if row.state in LIVE:
-                self._containers.observers.started(row)
+                self._services.containers.observers.started(row)
             elif row.restart_at is not None:
-                self._containers.restarts.schedule(row)
-        self._pods.net.attachments.tell_links(spec.id)
+                self._services.containers.restarts.schedule(row)
+        self._services.pods.net.attachments.tell_links(spec.id)
 
     def _insert(self, spec: PodSpec, manifest: archive.Manifest) -> None:
         for position, (container, saved) in enumerate(zip(spec.containers, manifest.containers, strict=True)):
-            row = self._containers.records.insert(spec.id, container, position=position, image_id=saved.image_id)
-            self._containers.records.update(
+            row = self._services.containers.records.insert(
+                spec.id, container, position=position, image_id=saved.image_id
+            )
+            self._services.containers.records.update(
                 row.id,
                 state=saved.state,
                 created_at=saved.created_at,
@@ -219,7 +197,7 @@ class Restorer:
                 restart_count=saved.restart_count,
                 restart_at=time.time() if saved.restarts else None,
             )
-            self._containers.files.fetch(spec.id, container, spec.files)
+            self._services.containers.files.fetch(spec.id, container, spec.files)
 
     def _reserve(self, spec: PodSpec, manifest: archive.Manifest) -> tuple[list[Lease], tuple[str, ...]]:
         """Reserve the addresses that the pod had, or others where these are not free."""
@@ -232,17 +210,17 @@ class Restorer:
             if before and not nic.addresses:
                 with contextlib.suppress(Conflict, InvalidInput, NotSupported):
                     if nic.network:
-                        lease = self._network.attach(spec.id, replace(nic, addresses=(before,)))
+                        lease = self._services.network.attach(spec.id, replace(nic, addresses=(before,)))
                     else:
-                        lease = self._network.allocate(spec.id, index=slot, address=before)
-            lease = lease or self._network.attach(spec.id, nic)
+                        lease = self._services.network.allocate(spec.id, index=slot, address=before)
+            lease = lease or self._services.network.attach(spec.id, nic)
             now = lease.cidr.partition("/")[0]
             if before and now != before:
                 warnings.append(f"the address {before} is not free here: the pod has {now}, connections are lost")
-        return self._pods.net.reserve(spec), tuple(warnings)
+        return self._services.pods.net.reserve(spec), tuple(warnings)
 
     def _wanted(self, spec: PodSpec, manifest: archive.Manifest, directory: Path, scratch: Path) -> Restored:
-        layers = {str(self._images.layer_path(layer.diff_id)): layer for layer in manifest.layers}
+        layers = {str(self._services.images.layer_path(layer.diff_id)): layer for layer in manifest.layers}
         disks = {path: layer.lun for path, layer in layers.items()}
         return Restored(
             pod_id=spec.id,
@@ -267,10 +245,10 @@ class Restorer:
             if lease.mac.lower() != saved.mac.lower():
                 plan.add(Op.MAC, saved.mac, lease.mac)
             moved.add(lease.mac)
-        plan.steps += layout.rewire(self._pods.net.attachments.setup(spec, leases), moved).steps
+        plan.steps += layout.rewire(self._services.pods.net.attachments.setup(spec, leases), moved).steps
         vm.agent.run(plan)
         failpoint("checkpoint.restore.guest_told")
-        self._pods.adopt(vm)
+        self._services.pods.adopt(vm)
         known = {names.ident(one.id, one.run_count) for one in manifest.containers}
         for process in vm.agent.processes():
             if process.ident not in known:  # an exec: its client is on the other host

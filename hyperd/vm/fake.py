@@ -108,7 +108,7 @@ class FakeDriver(VmDriver):
         for file in (template.memory, template.state):
             file.write_text("of a fake VM\n")
 
-    def save(self, vm_id: str, file: int, nics: Sequence[str], *, cancelled: Callable[[], bool]) -> Machine:  # noqa: ARG002
+    def save(self, vm_id: str, file: int, nics: Sequence[str], *, cancelled: Callable[[], bool]) -> Machine:  # noqa: ARG002 - VmDriver's
         """Refuse: what runs in a fake VM are processes of the host."""
         self._vm("save", vm_id)
         raise NotSupported("a VM that only pretends cannot be saved")

@@ -593,7 +593,7 @@ def test_network_with_ipv6(client: FlaskClient) -> None:
         shown = (point["GlobalIPv6Address"], point["GlobalIPv6PrefixLen"], point["IPv6Gateway"])
         assert shown == ("fd00:8::7", 64, "fd00:8::1")
         assert point["IPAMConfig"] == wanted["IPAMConfig"]
-        assert [one["HostIp"] for one in about["Ports"]["80/tcp"]] == ["0.0.0.0", "::"]  # noqa: S104
+        assert [one["HostIp"] for one in about["Ports"]["80/tcp"]] == ["0.0.0.0", "::"]  # noqa: S104 - read, not listened on
         network = client.get("/networks/six").json
         assert network["EnableIPv6"]
         assert network["IPAM"]["Config"][1] == {"Subnet": "fd00:8::/64", "Gateway": "fd00:8::1"}

@@ -37,7 +37,7 @@ def networks(tmp_path: Path) -> Iterator[Networks]:
 
 def pod(networks: Networks, name: str, network: str, **more: str) -> tuple[Namespace, Lease]:
     """A namespace with the addresses that a guest would have."""
-    lease = networks.site.network.reserve(name, [NicWish(network=network, **more)])[0]  # type: ignore[arg-type]
+    lease = networks.site.network.reserve(name, [NicWish(network=network, **more)])[0]  # type: ignore[arg-type]  # some are text
     made = Namespace()
     networks._stack.callback(made.close)
     made.plug(host_end=lease.tap, bridge=lease.bridge, mac=lease.mac, cidr=lease.cidr, gateway=lease.gateway)
@@ -106,7 +106,7 @@ def test_what_cannot_be_made_leaves_nothing(networks: Networks) -> None:
     ]
     for fields, error in wrong:
         with pytest.raises(error):
-            networks.service.create(NetworkSpec(name="not", **fields))  # type: ignore[arg-type]
+            networks.service.create(NetworkSpec(name="not", **fields))  # type: ignore[arg-type]  # of several types
     assert [one.name for one in networks.service.all()] == ["bridge", "host", "none", "there"]
 
 

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 import structlog
@@ -139,12 +139,12 @@ def _begin_upload() -> int:
     return size
 
 
-def _progress(lines: Iterator[Mapping[str, Any]]) -> Response:
+def _progress(lines: Generator[Mapping[str, Any], None, None]) -> Response:
     """Return an answer that is a JSON object a line; an error before the first one is an ordinary error."""
     first = next(lines, None)
 
     def body() -> Iterator[str]:
-        with contextlib.closing(lines):  # type: ignore[type-var]  # always a generator, which closes
+        with contextlib.closing(lines):
             try:
                 for one in _thinned(itertools.chain([first] if first is not None else [], lines)):
                     yield json.dumps(one) + "\n"

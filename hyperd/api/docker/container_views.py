@@ -182,7 +182,7 @@ def _host_ips(mapping: PortMapping, shown: Shown) -> tuple[str, ...]:
         return (mapping.host_ip,)
     leads_to = next((one for one in shown.attachments if one.gateway), None)
     ipv6 = leads_to is not None and leads_to.address6
-    return ("0.0.0.0", "::") if ipv6 else ("0.0.0.0",)  # noqa: S104
+    return ("0.0.0.0", "::") if ipv6 else ("0.0.0.0",)  # noqa: S104 - told, not listened on
 
 
 def exposed(shown: Shown) -> list[str]:
