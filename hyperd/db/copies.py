@@ -22,7 +22,7 @@ import base64
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,9 @@ from hyperd.db.session import Database
 log = structlog.get_logger(__name__)
 
 RETRY = 60.0  # seconds after a file could not be written
+# Seconds that changes are gathered: a start changes a pod's rows several times, and each file goes to the disk.
+GATHER = 0.5
+_AT_ONCE = 64  # objects whose rows are in memory together
 _SUFFIXES = {"image": ".image.json", "layer": ".layer.json"}
 _DIRECTORIES = {"network": "networks", "volume": "volumes"}
 POD_FILE = "pod.json"
@@ -88,7 +91,7 @@ class Copies:
         self._version = version
         self._lock = threading.Lock()
         self._wake = threading.Event()
-        self._closed = False
+        self._closed = threading.Event()
         self._thread = threading.Thread(target=self._work, name="row-copies", daemon=True)
 
     def open(self) -> None:
@@ -100,7 +103,7 @@ class Copies:
 
     def close(self) -> None:
         """Write what is due and end."""
-        self._closed = True
+        self._closed.set()
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join(10)
@@ -110,14 +113,11 @@ class Copies:
         with self._lock:
             self._db.reserve()
             with self._db.reading() as session:
-                due = session.execute(text("SELECT n, kind, id FROM copies_due ORDER BY n")).all()
-            done = []
-            for number, kind, ident in due:
-                try:
-                    self._write(kind, ident)
-                    done.append({"n": number})
-                except OSError as error:
-                    log.warning("copies.not_written", kind=kind, id=ident, error=str(error))
+                query = text("SELECT n, kind, id FROM copies_due ORDER BY n")
+                due = [(row.n, row.kind, row.id) for row in session.execute(query)]
+            done: list[dict[str, int]] = []
+            for start in range(0, len(due), _AT_ONCE):
+                done += self._write_some(due[start : start + _AT_ONCE])
             if done:
                 with self._db.session() as session:
                     session.execute(text("DELETE FROM copies_due WHERE n = :n"), done)
@@ -129,8 +129,9 @@ class Copies:
 
     def _work(self) -> None:
         good = True
-        while not self._closed:
+        while not self._closed.is_set():
             self._wake.wait(None if good else RETRY)
+            self._closed.wait(GATHER)
             self._wake.clear()
             try:
                 good = self.settle()
@@ -138,10 +139,23 @@ class Copies:
                 log.warning("copies.failed", error=str(error))
                 good = False
 
-    def _write(self, kind: str, ident: str) -> None:
-        path = copy_path(self._root, kind, ident)
+    def _write_some(self, due: Sequence[tuple[int, str, str]]) -> list[dict[str, int]]:
+        """Write some copies, whose rows reach the disk before; return the numbers of those that are done."""
         with self._db.reading() as session:
-            rows = read_rows(session.connection(), kind, ident)
+            rows = [read_rows(session.connection(), kind, ident) for _, kind, ident in due]
+        if any(rows):
+            self._db.sync()
+        done = []
+        for (number, kind, ident), found in zip(due, rows, strict=True):
+            try:
+                self._write(kind, ident, found)
+                done.append({"n": number})
+            except OSError as error:
+                log.warning("copies.not_written", kind=kind, id=ident, error=str(error))
+        return done
+
+    def _write(self, kind: str, ident: str, rows: dict[str, list[dict[str, Any]]]) -> None:
+        path = copy_path(self._root, kind, ident)
         if not rows:
             path.unlink(missing_ok=True)
             if kind == "pod":
@@ -149,7 +163,6 @@ class Copies:
             return
         if kind == "pod" and not path.parent.is_dir():
             return  # it is being removed, which will be noted, too
-        self._db.sync()
         content = {"database": self._version, "kind": kind, "id": ident, "rows": rows}
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         part = path.with_name(f"{path.name}.part")
