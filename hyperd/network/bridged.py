@@ -124,7 +124,7 @@ class BridgeDriver(NetworkDriver):
 
     def _hear(self, event: Event) -> None:
         if event.type == "container" and event.action in {"create", "destroy", "rename"}:
-            self._watch.ask(watch.NAMES)
+            self._watch.ask(watch.CONTAINERS)
 
     def _repair(self, reasons: set[str]) -> None:
         """Make the host again what the rows say. Errors: HyperError when not everything could be repaired."""
@@ -132,8 +132,10 @@ class BridgeDriver(NetworkDriver):
             self._repair_links()
         if watch.TABLES in reasons:
             log.warning("network.tables_changed_by_others")
-        if reasons - {watch.LINKS}:
+        if reasons - {watch.LINKS, watch.CONTAINERS}:
             self._tables.write(anew=watch.TABLES in reasons)
+        elif watch.CONTAINERS in reasons:
+            self._tables.renew_names()
 
     def _repair_links(self) -> None:
         """Make bridges and taps again what the rows say. Pods start meanwhile where nothing is to be done."""

@@ -58,11 +58,13 @@ class Tables:
         self._database = database
         self._segments = segments
         self._applied: ruleset.Ruleset | None = None  # as last written
+        self._names: Names | None = None  # that are served
 
     def change(self, work: Callable[[Session], T], *, anew: bool = False) -> T:
         """Change rows and tables together: both or none; ``anew``: write the tables as a whole. Errors: HostFault."""
         with self.lock:
             self._servers.prepare()
+            self._names = None
             wrote = False
             try:
                 with self._database.session() as session:
@@ -76,11 +78,20 @@ class Tables:
                         self._write(session)
                 raise
             self._serve(names)
+            self._names = names
             return result
 
     def write(self, *, anew: bool = False) -> None:
         """Write the tables as the rows say; ``anew``: whatever was written last. Errors: HostFault."""
         self.change(lambda _session: None, anew=anew)
+
+    def renew_names(self) -> None:
+        """Serve the names as the rows say; most containers come and go without one. Errors: HostFault."""
+        with self.lock:
+            with self._database.reading() as session:
+                names = names_of(session, self._segments.all(session), rows_of(session))
+            if names != self._names:
+                self.write()
 
     def remove(self) -> None:
         """Remove both tables; absent ones are fine. Errors: HostFault."""

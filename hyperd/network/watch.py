@@ -23,6 +23,7 @@ from hyperd.network.netlink import NETFILTER, attributes
 log = structlog.get_logger(__name__)
 
 LINKS, TABLES, SERVERS, NAMES = "links", "tables", "servers", "names"  # reasons for a repair
+CONTAINERS = "containers"  # a reason to look whether names have changed
 _GROUPS = 0x1 | 0x10 | 0x100  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
 _NFT_GROUP, _NFT_SUBSYSTEM, _NEW_GENERATION = 7, 10, 15  # <linux/netfilter/nfnetlink.h>, nf_tables.h
 _ADD_MEMBERSHIP, _SOL_NETLINK = 1, 270
