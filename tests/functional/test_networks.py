@@ -465,6 +465,22 @@ def test_new_containers_are_known_soon(networks: Networks, site: Site) -> None:
     until(lambda: networks.ask(pod, "one", "late") == [address_of(leases[0])])
 
 
+def test_containers_without_a_name_to_serve_write_nothing(
+    networks: Networks, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks.make("one")
+    with site.database.session() as session:
+        session.add_all([pod_row("a"), pod_row("b")])
+    networks.pod("a", "one")
+    tables, written = site.network._tables, []
+    monkeypatch.setattr(tables, "write", lambda: written.append("tables"))
+    for pod, wanted in (("b", []), ("a", ["tables"])):  # b has no address
+        with site.database.session() as session:
+            session.add(container_row(pod, f"{pod}-late"))
+        tables.renew_names()
+        assert written == wanted
+
+
 def test_other_names_are_asked_elsewhere_but_not_from_internal_networks(stack: ExitStack, networks: Networks) -> None:
     outer, address, _ = outside(stack)
     answer = b"\0\7\x81\x80\0\1\0\1\0\0\0\0\4some\4name\0\0\1\0\1\xc0\x0c\0\1\0\1\0\0\0\0\0\4\x09\x08\x07\x06"
