@@ -100,9 +100,8 @@ class Rollout:
             now = time.monotonic()
             if now > deadline or (since is not None and now - since > TROUBLE * self._patience):
                 _give_up(pods, trouble, look_for_trouble)
-            time.sleep(
-                LOOK
-            )  # the thread is this action's own; ``job.check`` ends it, a watch would not look at the clock
+            # The thread is this action's own, and ``job.check`` ends it; a watch would not look at the clock.
+            time.sleep(LOOK)
 
 
 def _give_up(pods: Sequence[Json], trouble: str, running: bool) -> None:

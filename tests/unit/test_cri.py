@@ -18,7 +18,7 @@ import pytest
 import websocket
 
 from hyperd import errors
-from hyperd.api.cri import kept, metrics, sandboxes
+from hyperd.api.cri import events, kept, metrics, sandboxes
 from hyperd.api.cri.call import Call, Room
 from hyperd.api.cri.errors import CODES, AlreadyExists, code_of
 from hyperd.api.cri.handlers import SERVICES, STREAMS
@@ -30,6 +30,7 @@ from hyperd.container.model import Container
 from hyperd.container.states import ContainerState
 from hyperd.container.stats import ContainerStats, CpuStats, DiskStats, InterfaceStats, MemoryStats
 from hyperd.errors import Busy, InvalidInput, NotSupported
+from hyperd.event.bus import EventBus
 from hyperd.pod.model import Pod, PodBrief
 from hyperd.pod.states import PodState
 from hyperd.spec.model import ContainerSpec, Limits, PodSpec, Resource
@@ -338,3 +339,14 @@ def test_metrics_of_a_container() -> None:
         "memory_failures_total pgmajfault": 1, "network_receive_bytes_total eth0": 10,
         "network_transmit_packets_dropped_total eth0": 2,
     }  # fmt: skip
+
+
+def test_a_stream_of_events_that_nobody_takes_is_given_back() -> None:
+    bus = EventBus()
+    call = cast("Any", SimpleNamespace(engine=SimpleNamespace(events=bus)))
+    for _ in range(2):
+        streams = [events.stream(call, pb.GetEventsRequest()) for _ in range(events.MAX_STREAMS)]
+        with pytest.raises(errors.Busy):
+            events.stream(call, pb.GetEventsRequest())
+        for one in streams:
+            one.close()  # the client has left before the first event

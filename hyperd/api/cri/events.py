@@ -41,12 +41,17 @@ _SANDBOX = {
 
 
 def stream(call: Call, _request: pb.GetEventsRequest) -> Generator[pb.ContainerEventResponse, None, None]:
-    """Return what happens from now on, until the client leaves; it must be iterated.
+    """Return what happens from now on, until the client leaves. To be closed, whether it was iterated or not.
 
     Errors: Busy; from the iterator TooLarge (the client is too slow).
     """
-    if not _streams.acquire(blocking=False):
-        raise Busy(f"{MAX_STREAMS} streams of events are open")
+    made = _events(call)
+    next(made)  # a generator that was never begun is closed without its end
+    return made
+
+
+def _events(call: Call) -> Generator[pb.ContainerEventResponse, None, None]:
+    """Yield something once it listens, then what happens. Errors: Busy, TooLarge."""
     waiting: Queue[Event] = Queue(MAX_WAITING)
     overrun = threading.Event()
 
@@ -57,16 +62,17 @@ def stream(call: Call, _request: pb.GetEventsRequest) -> Generator[pb.ContainerE
             except Full:
                 overrun.set()
 
-    _, cancel = call.engine.events.subscribe(enqueue)
-
-    def events() -> Generator[pb.ContainerEventResponse, None, None]:
+    if not _streams.acquire(blocking=False):
+        raise Busy(f"{MAX_STREAMS} streams of events are open")
+    try:
+        _, cancel = call.engine.events.subscribe(enqueue)
         try:
+            yield pb.ContainerEventResponse()
             yield from _told(call, waiting, overrun.is_set)
         finally:
             cancel()
-            _streams.release()
-
-    return events()
+    finally:
+        _streams.release()
 
 
 def _told(
