@@ -338,8 +338,9 @@ class Groups:
 
     def reconcile(self, vms: Collection[str]) -> None:
         """Remove the groups of VMs that there are no more."""
+        left = self.names() - set(vms)
         for tree in self._trees:
-            for vm in self.names() - set(vms):
+            for vm in left:
                 with contextlib.suppress(OSError):
                     (tree.group(self._directory(tree)) / vm).rmdir()
 
