@@ -523,7 +523,7 @@ def _to_ports(family: str) -> list[str]:
 
 
 def remove(table: str) -> None:
-    """Remove both tables; absent ones are fine. Errors: HostFault."""
+    """Remove the tables; absent ones are fine. Errors: HostFault."""
     nft.apply(_removal(table) + "\n")
 
 

@@ -94,7 +94,7 @@ class Tables:
                 self.write()
 
     def remove(self) -> None:
-        """Remove both tables; absent ones are fine. Errors: HostFault."""
+        """Remove the tables; absent ones are fine. Errors: HostFault."""
         with self.lock:
             ruleset.remove(self.name)
             self._applied = None
