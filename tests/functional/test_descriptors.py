@@ -89,6 +89,7 @@ def test_more_connections_than_descriptors_end_nothing() -> None:
                 refused = halves.enter_context(daemon.raw())
                 assert refused.recv(4096).startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
                 assert len(list(Path(f"/proc/{daemon.pid}/fd").iterdir())) < 256
+        until(lambda: daemon.request("GET", "/_ping")[2] == b"OK")  # it has seen that they are closed
         daemon.json("POST", "/pod/create", body={"id": "beside"})
         daemon.json("POST", "/pod/start", podId="beside")
         daemon.json("DELETE", "/pod", podId="beside")
