@@ -274,12 +274,37 @@ class Groups:
             with contextlib.suppress(OSError):
                 tree.group(path).rmdir()
 
+    @contextlib.contextmanager
+    def opened(self, vm: str, uid: int) -> Iterator[tuple[Path, ...]]:
+        """Let a process of a user enter the group of a VM by itself while the block runs.
+
+        Yield the files that a process with a single thread writes ``0`` to. Of v1 only: with v2 who moves must be
+        allowed to change the groups above, too.
+        """
+        files: list[Path] = []
+        for tree in self._trees:
+            file = tree.group(self._of(tree, vm)) / "tasks"
+            if tree.version == 1:
+                with contextlib.suppress(OSError):  # it cannot enter then, and is put in
+                    os.chown(file, uid, -1)
+                    files.append(file)
+        try:
+            yield tuple(files)
+        finally:
+            for file in files:
+                with contextlib.suppress(FileNotFoundError):  # the VM has ended, and its group with it
+                    os.chown(file, 0, -1)
+
     def put(self, vm: str, pid: int) -> None:
-        """Put a process into the group of a VM; what it starts later is there, too. Errors: HostFault, NotFound."""
+        """Put a process into the group of a VM, if it is not there; what it starts later is there, too.
+
+        Errors: HostFault, NotFound.
+        """
         for tree in self._trees:
             file = tree.group(self._of(tree, vm)) / "cgroup.procs"
             try:
-                file.write_text(f"{pid}\n")
+                if str(pid) not in file.read_text().split():
+                    file.write_text(f"{pid}\n")
             except ProcessLookupError as error:
                 raise NotFound(f"process {pid} of VM {vm} has ended") from error
             except OSError as error:
@@ -367,7 +392,11 @@ def checked(parent: str) -> PurePosixPath:
 def _make(tree: Tree, path: PurePosixPath) -> None:
     """Make a group and those that it lies in, with the controllers on. Errors: OSError."""
     if tree.version == 1:
-        tree.group(path).mkdir(mode=0o755, parents=True, exist_ok=True)
+        for one in (*reversed(path.parents), path):
+            directory = tree.group(one)
+            with contextlib.suppress(FileExistsError):
+                directory.mkdir()
+                directory.chmod(0o755)  # whatever the daemon's mask is: a QEMU enters by itself
         return
     for parent in reversed(path.parents):
         directory = tree.group(parent)

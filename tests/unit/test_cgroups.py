@@ -31,7 +31,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> None:
         real_mkdir(path, *rest, **more)  # type: ignore[arg-type]
         names = V2 if "unified" in path.parts else next((V1[one] for one in V1 if one in path.parts), None)
         if not existed and names is not None:
-            for name in (*names, "cgroup.procs"):
+            for name in (*names, "cgroup.procs", "tasks"):
                 (path / name).touch()
 
     def rmdir(path: Path) -> None:
@@ -248,3 +248,36 @@ def test_a_group_that_bounds_memory_too_low_does_not_fit(tmp_path: Path) -> None
     (group / "memory.limit_in_bytes").write_text("max\n")  # v2's word
     assert groups.fits("/kubepods/pod1", SMALL)
     assert Groups(tmp_path / "root").fits("/kubepods/pod1", SMALL)  # nothing is bounded here
+
+
+def test_a_process_enters_by_itself_while_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    owners: list[tuple[str, int]] = []
+    monkeypatch.setattr(os, "chown", lambda path, uid, _gid: owners.append((path.parts[len(tmp_path.parts)], uid)))
+    groups = Groups(tmp_path / "root", hierarchies=hierarchies_of_v1(tmp_path))
+    groups.open()
+    groups.make("vm-a", SMALL)
+    with groups.opened("vm-a", 4711) as files:
+        assert [file.relative_to(tmp_path).parts[::4] for file in files] == [(one, "tasks") for one in V1]
+        assert owners == [(one, 4711) for one in V1]
+        owners.clear()
+    assert owners == [(one, 0) for one in V1]
+
+
+def test_nobody_enters_a_group_of_v2_by_himself(tmp_path: Path) -> None:
+    top = tmp_path / "unified"
+    top.mkdir()
+    tree = Tree(mount=top, version=2, controllers=("memory",), own=PurePosixPath("/"))
+    groups = Groups(tmp_path / "root", hierarchies=[tree])
+    groups.open()
+    groups.make("vm-a", SMALL)
+    with groups.opened("vm-a", 4711) as files:
+        assert files == ()
+
+
+def test_a_process_that_is_in_its_group_is_left_alone(tmp_path: Path, one_place: None) -> None:
+    groups = Groups(tmp_path / "root", hierarchies=hierarchies_of_v1(tmp_path))
+    groups.open()
+    groups.make("vm-a", SMALL)
+    for file in tmp_path.rglob("vm-a/cgroup.procs"):
+        file.write_bytes(b"78\n99\n")
+    groups.put("vm-a", 99)  # to write it would fail

@@ -15,7 +15,7 @@ from hyperd.config.model import HypervisorConfig
 from hyperd.errors import HostFault
 from hyperd.vm import mounts, namespaces
 from hyperd.vm.driver import Separation
-from hyperd.vm.libvirt.emulator import VARIABLE, Wrapper
+from hyperd.vm.libvirt.emulator import GROUPS, SEPARATOR, VARIABLE, Wrapper
 from hyperd.vm.model import HostFiles
 from hyperd.vm.namespaces import Mappings, keeper
 
@@ -166,6 +166,24 @@ def test_the_wrapper_starts_qemu_in_a_namespace_or_as_it_is(wrapper: Wrapper) ->
     assert "CapEff:\t000000000000001b\n" in done.stdout
     assert done.stdout.split()[-3:] == ["0", str(FIRST), "65536"]
     assert wrapper.try_out(FIRST, UIDS.start) == ""
+
+
+def test_the_wrapper_enters_the_groups_that_it_is_told_of(wrapper: Wrapper, tmp_path: Path) -> None:
+    files = [tmp_path / "a group *", tmp_path / "b"]
+    for file in files:
+        file.touch()
+        os.chown(file, FIRST, -1)
+    closed = tmp_path / "closed"  # whoever starts it looks whether it is in
+    closed.touch()
+    with keeper([], uid=FIRST) as holder:
+        told = {VARIABLE: str(holder.namespace), GROUPS: SEPARATOR.join(map(str, [closed, *files]))}
+        done = subprocess.run(
+            [wrapper.path, "-a", "b c"], capture_output=True, text=True, check=True, user=FIRST, group=UIDS.start,
+            extra_groups=[UIDS.start], env=told,
+        )  # fmt: skip
+    assert done.stdout.startswith("-a b c\n")
+    assert done.stderr == ""
+    assert [file.read_text() for file in (closed, *files)] == ["", "0\n", "0\n"]
 
 
 def test_a_qemu_that_was_replaced_makes_another_wrapper(wrapper: Wrapper) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hyperd.errors import InvalidInput
@@ -180,6 +181,14 @@ def domain(spec: VmSpec, platform: Platform, namespace: Path | None = None) -> c
         user=(spec.uid, platform.gid) if spec.uid else None,
         environment=((emulator.VARIABLE, str(namespace)),) if namespace else (),
     )
+
+
+def entering(domain: config.Domain, doors: Sequence[Path]) -> config.Domain:
+    """Return a domain whose QEMU enters control groups by itself, by files that it can write to; none = as it is."""
+    if not doors:
+        return domain
+    groups = emulator.SEPARATOR.join(map(str, doors))
+    return replace(domain, environment=(*domain.environment, (emulator.GROUPS, groups)))
 
 
 def _controllers(ports: int) -> tuple[config.Controller, ...]:

@@ -422,8 +422,8 @@ class LibvirtDriver(VmDriver):
             self._custody.prepare(spec, self._root / "libvirt" / "lib" / "qemu")
             failpoint("vm.domain.prepared")
             try:
-                with self._grouped(spec, pidfile, reaper):
-                    guest = self._define(host, spec, domain, paused=paused)
+                with self._grouped(spec, pidfile, reaper) as doors:
+                    guest = self._define(host, spec, designer.entering(domain, doors), paused=paused)
                     failpoint("vm.domain.started")
                 then(guest)
                 self._remember(host, spec.vm_id, sockets, (spec.uid, self._platform.gid))
@@ -436,10 +436,13 @@ class LibvirtDriver(VmDriver):
         log.info("vm.created", vm=spec.vm_id, vcpu=spec.vcpu, memory=spec.memory, paused=spec.paused)
 
     @contextlib.contextmanager
-    def _grouped(self, spec: VmSpec, pidfile: Path | None, reaper: Reaper) -> Iterator[None]:
-        """Put the QEMU that the block starts, and what serves its shares, into a control group. Errors: HostFault."""
+    def _grouped(self, spec: VmSpec, pidfile: Path | None, reaper: Reaper) -> Iterator[tuple[Path, ...]]:
+        """Put the QEMU that the block starts, and what serves its shares, into a control group.
+
+        Yield the files by which QEMU can enter it, none where it cannot by itself. Errors: HostFault.
+        """
         if pidfile is None:
-            yield
+            yield ()
             return
 
         def put(pid: int) -> None:
@@ -452,10 +455,14 @@ class LibvirtDriver(VmDriver):
         for share in spec.shares:
             if share.server:
                 put(share.server)
-        with reaper.expecting(pidfile, spec.vm_id, found=put):
-            yield
+        with contextlib.ExitStack() as stack:
+            doors = stack.enter_context(self._groups.opened(spec.vm_id, spec.uid)) if spec.mapped else ()
+            stack.enter_context(
+                reaper.expecting(pidfile, spec.vm_id) if doors else reaper.expecting(pidfile, spec.vm_id, found=put)
+            )
+            yield doors
         if (pid := read_pid(pidfile)) is not None:
-            put(pid)  # the reaper looks, and may have looked too late
+            put(pid)  # the reaper may have looked too late, and QEMU may have not entered
 
     def _follows(self, vm_id: str, group: str, size: cgroups.Limits) -> bool:
         """Return whether a VM can be in a group that was named for it: its kernel would kill QEMU else."""

@@ -1,5 +1,9 @@
 """The program that libvirt starts as QEMU: a script that enters the VM's user namespace first, if it is told of one.
 
+It goes into the VM's control groups by itself, where it is told of files for that: moving another process takes 10 ms
+for each hierarchy, since the kernel waits for all CPUs, while one with a single thread moves itself at once. Who has
+started it looks whether it did.
+
 Each program of the script replaces the one before it, so that the process that libvirt has started is QEMU in the end.
 Without a namespace (libvirt asks QEMU what it can do, a VM has none) QEMU is started as it would be by itself.
 """
@@ -16,6 +20,8 @@ from hyperd.errors import HostFault
 from hyperd.vm.namespaces import keeper, tool
 
 VARIABLE = "HYPERD_NAMESPACE"  # in QEMU's environment: the way to the namespace
+GROUPS = "HYPERD_GROUPS"  # the same: files that 0 is written to
+SEPARATOR = "|"  # between these files
 # Of root of the namespace, over its ids only: what 9p needs. Not mknod, which nobody has in a namespace anyway.
 _CAPABILITIES = "-all,+chown,+dac_override,+fowner,+fsetid"
 _PLACES = ("qemu-system-x86_64", "/usr/libexec/qemu-kvm", "/usr/bin/qemu-kvm")
@@ -26,6 +32,9 @@ _SCRIPT = """\
 if [ -z "${variable}" ]; then
     exec {qemu} "$@"
 fi
+IFS='{separator}'
+set -f
+for file in ${groups}; do echo 0 >"$file"; done 2>/dev/null
 exec {nsenter} --user="${variable}" --preserve-credentials -- \\
     {setpriv} --regid=0 --keep-groups --inh-caps=-all --bounding-set={capabilities} -- \\
     {qemu} "$@"
@@ -58,6 +67,8 @@ class Wrapper:
             qemu=shlex.quote(str(self.qemu)),
             stamp=f"{info.st_ino} {info.st_size} {info.st_mtime_ns}",
             variable=VARIABLE,
+            groups=GROUPS,
+            separator=SEPARATOR,
             nsenter=tool("nsenter"),
             setpriv=tool("setpriv"),
             capabilities=_CAPABILITIES,
