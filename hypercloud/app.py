@@ -35,6 +35,8 @@ def create_app(cloud: Cloud) -> Flask:
         SESSION_COOKIE_HTTPONLY=True,
         SESSION_COOKIE_SAMESITE="Strict",
         SESSION_COOKIE_SECURE=cloud.config.tls.cert is not None or cloud.config.public_url.startswith("https:"),
+        # A cookie with every answer would come from requests that were under way during a sign-in or a sign-out, too.
+        SESSION_REFRESH_EACH_REQUEST=False,
         PERMANENT_SESSION_LIFETIME=timedelta(hours=cloud.config.login.session_hours),
         MAX_CONTENT_LENGTH=LARGEST_BODY,
         SOCK_SERVER_OPTIONS={"ping_interval": 25, "max_message_size": 2**20},

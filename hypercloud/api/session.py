@@ -20,13 +20,17 @@ HEADER = "X-CSRF-Token"
 
 
 def begin(identity: Identity) -> str:
-    """Begin a session; return its CSRF token."""
+    """Begin a session; return its CSRF token.
+
+    Who signs in again, in another tab of the browser, has the same token there: the cookie is of both.
+    """
+    who = {"account": identity.account, "stamp": cloud().accounts.stamp(identity.account)}
+    again = all(session.get(key) == value for key, value in who.items())
+    token = str(session["csrf"]) if again else secrets.token_urlsafe(24)
     session.clear()
     session.permanent = True
-    session["account"] = identity.account
-    session["csrf"] = secrets.token_urlsafe(24)
-    session["stamp"] = cloud().accounts.stamp(identity.account)
-    return str(session["csrf"])
+    session.update(who, csrf=token)
+    return token
 
 
 def end() -> None:

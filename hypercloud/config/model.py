@@ -53,7 +53,7 @@ class LoginConfig:
     attempts: int = 5  # wrong passwords of one name or one address before it has to wait
     wait: float = 2.0  # seconds after that, doubled with every further one
     longest_wait: float = 300.0  # seconds
-    session_hours: float = 12.0
+    session_hours: float = 12.0  # of the page, from signing in
     token_days: float = 365.0  # a Shipyard token that nobody uses so long ends
 
 

@@ -46,6 +46,8 @@ class Machines(Protocol):
 
     indirect: str
     """Why single containers cannot be made, started or stopped here; empty = they can."""
+    unread: str
+    """Why nobody can be asked how much containers use; empty = ``monitors`` can."""
 
     def observe(self, observer: EngineObserver) -> None:
         """Have an observer told from now on."""

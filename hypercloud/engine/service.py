@@ -67,6 +67,7 @@ class EngineService:
     """
 
     indirect = ""
+    unread = ""
 
     def __init__(self, database: Database, config: EnginesConfig, journal: Journal) -> None:
         self._database = database

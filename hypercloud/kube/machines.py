@@ -54,6 +54,7 @@ class KubeMachines:
     """
 
     indirect = "containers of a cluster are kept by their service"
+    unread = "hypercloud has no figures of a cluster's containers; kubectl top pod shows them"
 
     def __init__(self, client: KubeClient, interval: float, journal: Journal) -> None:
         self._client = client

@@ -67,6 +67,17 @@ def test_a_forged_cookie(cloud, session):
     assert cloud.call("GET", "/web/me", headers=forged).status == 401
 
 
+def test_two_tabs_of_a_browser(cloud, session):
+    """A second sign-in leaves the first tab in; an answer that is under way does not bring a session back."""
+    me = {"username": "admin", "password": cloud.password}
+    again = cloud.call("POST", "/web/login", me, headers=session[0])
+    assert again.json["csrf"] == session[1]
+    assert "Set-Cookie" in again.headers
+    seen = cloud.call("GET", "/web/me", headers=session[0] | {"X-CSRF-Token": session[1]})
+    assert (seen.status, "Set-Cookie" in seen.headers) == (200, False)
+    assert cloud.call("POST", "/web/login", me).json["csrf"] != session[1]  # another browser
+
+
 def test_a_session_ends_with_the_password(cloud):
     cloud.ship("POST", "/api/accounts", {"username": "carl", "password": "one", "role": {"name": "user"}})
     answer = cloud.call("POST", "/web/login", {"username": "carl", "password": "one"})

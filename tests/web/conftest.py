@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -21,6 +22,17 @@ THERE = shutil.which("chromium") is not None and AXE.exists()
 # Chromium is a large thing for a machine that tests a daemon: without it nothing of this directory is collected, but
 # for who asks for it by name.
 collect_ignore_glob = [] if THERE or os.environ.get("HYPERCLOUD_TEST_WEB") else ["test_*.py"]
+
+
+def serious(page: Page) -> list[str]:
+    """What axe finds that keeps somebody from using the page."""
+    page.run(f"{AXE.read_text(encoding='utf-8')}; true")
+    found = page.run("axe.run(document, { resultTypes: ['violations'] }).then((one) => JSON.stringify(one.violations))")
+    return [
+        f"{one['id']}: {one['help']}: {[node['html'][:200] for node in one['nodes'][:3]]}"
+        for one in json.loads(found)
+        if one["impact"] in {"serious", "critical"}
+    ]
 
 
 @pytest.fixture(scope="session")

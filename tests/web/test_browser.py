@@ -7,22 +7,11 @@ import json
 import pytest
 
 from tests.support.browser import Page
-from tests.web.conftest import AXE, PICTURES
+from tests.web.conftest import PICTURES, serious
 
 VIEWS = ("Dashboard", "Engines", "Containers", "Stacks", "Images", "Events", "Accounts")
 STACK = "db:\n  image: redis\nfront:\n  image: busybox\n  links: [db]\n"
 EVIL = "<img src=x onerror=window.hacked=1>"
-
-
-def serious(page: Page) -> list[str]:
-    """What axe finds that keeps somebody from using the page."""
-    page.run(f"{AXE.read_text(encoding='utf-8')}; true")
-    found = page.run("axe.run(document, { resultTypes: ['violations'] }).then((one) => JSON.stringify(one.violations))")
-    return [
-        f"{one['id']}: {one['help']}: {[node['html'][:200] for node in one['nodes'][:3]]}"
-        for one in json.loads(found)
-        if one["impact"] in {"serious", "critical"}
-    ]
 
 
 def run_container(page: Page, engine, image: str) -> str:
@@ -302,3 +291,22 @@ def test_by_keyboard(page):
     page.key("Enter", code=13, text="\r")
     page.until("document.querySelector('#view h2')?.textContent === 'Accounts'")
     assert page.run("document.activeElement.id") == "main"
+
+
+def test_a_click_while_the_list_changes(page, cloud, engine):
+    """What is under the mouse is not replaced while its button is down."""
+    name = run_container(page, engine, "steady")
+    label = f"[aria-label='Logs of {name}']"
+    page.run(f"document.querySelector({json.dumps(label)}).scrollIntoView({{ block: 'center' }})")
+    box = f"document.querySelector({json.dumps(label)}).getBoundingClientRect()"
+    where = {axis: page.run(f"{box}.{axis} + 5") for axis in ("x", "y")}
+    press = {"button": "left", "clickCount": 1, **where}
+    page.run("window.asked = performance.getEntriesByName(location.origin + '/api/containers').length")
+    page.send("Input.dispatchMouseEvent", type="mousePressed", **press)
+    cloud.ship("POST", "/api/containers", {"name": "another", "cpus": 0.1, "memory": 16})
+    page.until("performance.getEntriesByName(location.origin + '/api/containers').length > window.asked + 1")
+    assert "another" not in page.text()
+    page.send("Input.dispatchMouseEvent", type="mouseReleased", **press)
+    page.until("document.querySelector('dialog pre')?.textContent.includes('listening on :8080')")
+    page.click("Close")
+    page.shows("another:latest")

@@ -88,7 +88,13 @@ def container_readings(socket: Any, prefix: str) -> None:
 
 
 def _send_readings(socket: Any, wanted: Callable[[], Mapping[str, str]]) -> None:
-    """Send readings of things, given by id and name; a point is time, CPU, memory, bytes received and sent a second."""
+    """Send readings of things, given by id and name; a point is time, CPU, memory, bytes received and sent a second.
+
+    Where there are none, one message says why: ``{"error": ...}``.
+    """
+    if cloud().engines.unread:
+        say(socket, json.dumps({"error": cloud().engines.unread}))
+        return
     service, turn, sent = cloud().readings, -1, dict[str, float]()
     with service.watching():
         while socket.connected:

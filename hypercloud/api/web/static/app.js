@@ -1,5 +1,5 @@
 // The page: its views, and signing in and out.
-import { $, ask, attempt, button, complain, dialog, el, following, form, lasting, session, socket, staying, state, table } from "./base.js";
+import { $, ask, attempt, button, complain, dialog, el, following, form, lasting, released, session, socket, staying, state, table } from "./base.js";
 import { files } from "./files.js";
 import { images } from "./images.js";
 import { figures, newest, plots } from "./plots.js";
@@ -41,16 +41,16 @@ const views = {
         el("h3", {}, "Engines"), ...engines.map((one) => el("p", {}, `${one.engine.id}: `, state(one.health.status, one.health.status === "up"), ` ${one.docker_version || ""}`))];
     }), el("h3", {}, "What containers use"), figures];
   },
-  async Engines() {
-    const found = await ask("GET", "/api/engines");
-    const rows = found.map((one) => [one.engine.id, one.engine.addr, state(one.health.status, one.health.status === "up"), one.engine.labels.join(", "), one.engine.cpus, Math.round(one.engine.memory),
+  async Engines(signal) {
+    const rows = (found) => found.map((one) => [one.engine.id, one.engine.addr, state(one.health.status, one.health.status === "up"), one.engine.labels.join(", "), one.engine.cpus, Math.round(one.engine.memory),
       session.me.role === "admin" ? [button("Remove", () => ask("DELETE", `/api/engines/${one.id}`), { danger: true, label: `Remove ${one.engine.id}`, sure: `Take ${one.engine.id} off the list? Its containers run on.` })] : ""]);
     const add = form([["id", "Name", { required: true }], ["addr", "Address", { required: true, placeholder: "https://10.1.2.3:2376" }], ["labels", "Labels, separated by commas"],
       ["cpus", "CPUs (0 = as it says)", { type: "number", step: "any", min: 0, value: 0 }], ["memory", "MiB (0 = as it says)", { type: "number", min: 0, value: 0 }],
       ["ca_cert", "CA certificate (PEM)"], ["ssl_cert", "Client certificate (PEM)"], ["ssl_key", "Client key (PEM)"]], "Add an engine",
     ({ id, addr, labels, cpus, memory, ...certificates }) => ask("POST", "/api/engines", { ...certificates,
       engine: { id, addr, cpus: Number(cpus), memory: Number(memory), labels: labels.split(",").map((one) => one.trim()).filter(Boolean) } }));
-    return [table("Engines", ["Name", "Address", "Health", "Labels", "CPUs", "MiB", "Actions"], rows), session.me.role === "admin" ? add : null];
+    const columns = ["Name", "Address", "Health", "Labels", "CPUs", "MiB", "Actions"];
+    return [await following(signal, () => ask("GET", "/api/engines"), (found) => [table("Engines", columns, rows(found))]), session.me.role === "admin" ? add : null];
   },
   async Containers(signal) {
     const rows = (found) => found.map((one) => {
@@ -142,6 +142,7 @@ async function render() {
   for (const link of $("nav").children) { if (link.textContent === name) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current"); }
   try {
     const parts = (await views[name](signal)).filter(Boolean);
+    await released();
     if (signal.aborted) return; // another view was asked for since
     const again = focused();
     $("view").replaceChildren(el("h2", {}, name), ...parts);

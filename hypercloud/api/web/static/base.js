@@ -148,14 +148,24 @@ export function lasting(path, signal, message) {
   open();
 }
 
+// Resolves when no button of the mouse is down: a click on what is replaced meanwhile would be lost.
+let held = null;
+addEventListener("pointerdown", () => { held = new Promise((done) => {
+  const over = () => setTimeout(() => { held = null; done(); }); // after the click
+  for (const name of ["pointerup", "pointercancel"]) addEventListener(name, over, { once: true, capture: true });
+}); }, true);
+export const released = async () => { while (held) await held; };
+
 // A part of a view that is drawn anew when what it shows has changed, and only then: what has the focus would lose it.
 export async function following(signal, load, draw) {
   const box = el("div");
   let last = "";
   const look = async () => {
     const found = await load();
-    const text = JSON.stringify(found);
-    if (text === last || signal.aborted) return;
+    const text = JSON.stringify(found, (key, value) => (key === "response_time" ? null : value)); // another one each time, shown nowhere
+    if (text === last) return;
+    await released();
+    if (signal.aborted) return;
     last = text;
     const focus = box.contains(document.activeElement) && document.activeElement.getAttribute("aria-label");
     box.replaceChildren(...draw(found));

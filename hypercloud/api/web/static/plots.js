@@ -1,5 +1,5 @@
 // Live plots of CPU, memory and network, drawn by uPlot; the newest values stand beside them as text.
-import { bytes, complain, dialog, el, lasting } from "./base.js";
+import { bytes, dialog, el, lasting } from "./base.js";
 
 const SPAN = 300; // seconds that are shown
 const GAP = 12; // seconds without a reading after which the line is interrupted
@@ -122,9 +122,15 @@ export async function plots(path, signal, about, text) {
   box.append(drawn ? drawn.node : el("p", {}, "The plots are not installed: run scripts/build-web on the server."));
   const show = () => { if (!readings.of.size) return; above.replaceChildren(text(readings)); drawn?.draw(); };
   if (signal.aborted) { drawn?.close(); return box; }
-  lasting(path, signal, (event) => {
+  const refused = new AbortController();
+  lasting(path, AbortSignal.any([signal, refused.signal]), (event) => {
     const news = JSON.parse(event.data);
-    if (news.error) { complain(news.error); return; }
+    if (news.error) { // there are none, and there will be none: neither ask again nor leave empty plots
+      refused.abort();
+      drawn?.node.remove();
+      above.replaceChildren(el("p", {}, news.error));
+      return;
+    }
     readings.add(news);
     show();
   });
