@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from typing import Any
+from urllib.parse import quote
 
 import websocket
 from kubernetes_cluster import Cluster, until
@@ -28,6 +30,8 @@ ORDER = (
     "terminate",
 )
 APP = "/api/app/v1"
+ASKS = 20  # so often that none of two containers is left out by chance
+SERVES = "sh -c 'mkdir -p /w; hostname >/w/index.html; exec httpd -f -p 6379 -h /w'"
 LOOP = "sh -c 'echo begun; while :; do sleep 1; done'"
 
 
@@ -205,8 +209,9 @@ class CloudChecks:
         self._has(self._web, "Running", 2)
 
     def links(self) -> None:
-        """A link's variables and its name lead to the other service's address."""
-        store = self._create("store", container_ports=[{"protocol": "tcp", "inner_port": 6379}])
+        """A link's variables and its name lead to the other service's address, and there to all its containers."""
+        ports = [{"protocol": "tcp", "inner_port": 6379}]
+        store = self._create("store", run_command=SERVES, container_ports=ports, target_num_containers=2)
         front = self._create("front", linked_to_service=[{"to_service": store, "name": "db"}])
         self._operate(store, "start")
         self._operate(front, "start")
@@ -218,8 +223,24 @@ class CloudChecks:
         need(values["DB_1_PORT"] == f"tcp://{address}:6379", values)
         hosts = self._exec(container["uuid"], "cat%20/etc/hosts", "db")
         need(address in hosts, hosts)
+        if self._cluster.binaries.proxy is None:
+            print("  without connections: there is no kube-proxy", flush=True)
+        else:
+            self._connects(container["uuid"], {one["metadata"]["name"] for one in self._pods(store)})
         for one in (front, store):
             self._operate(one, "terminate")
+
+    def _connects(self, container: str, answering: set[str]) -> None:
+        """Need that a container gets answers of these pods, and of no others, by a link's name and by its variables."""
+        for place in ("db:6379", "$DB_PORT_6379_TCP_ADDR:$DB_PORT_6379_TCP_PORT"):
+            ask = f"wget -q -T 5 -O - http://{place}/ || {{ echo nobody; break; }}"
+            loop = f"i=0; while [ $((i+=1)) -le {ASKS} ]; do {ask}; done; echo over"
+            words = quote(shlex.join(["sh", "-c", loop]))
+            until(
+                f"{place} leads to {sorted(answering)}",
+                lambda words=words: set(self._exec(container, words, "over").split()) == {*answering, "over"},
+                60,  # kube-proxy may need a moment, and so may their programs
+            )
 
     def jobs(self) -> None:
         """Without a restart its containers are Jobs: an exit code is shown, and autodestroy removes what has ended."""

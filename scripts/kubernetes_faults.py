@@ -16,7 +16,6 @@ from kubernetes_view import View, deployment, pod, pods_of
 
 BETWEEN_KILLS = 4.0
 CROWD = 40
-TAINTED = 300.0  # seconds: 1.20's controllers may take minutes to tell pods that their node is gone
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -36,10 +35,12 @@ class Faults:
         first, second = self.cluster.nodes[:2]
         self.cluster.apply(deployment("far", self.image, 4))
         self.look("a deployment of 4", lambda: self.view.settled("far", 4))
+        self.cluster.renew_controllers()
         second.plug(False)
         self._comes_up_elsewhere("a pulled cable", second)
         second.plug(True)
         self._is_back(second)
+        self.cluster.renew_controllers()
         first.kubelet.end()
         self._comes_up_elsewhere("a kubelet that has ended", first)
         first.kubelet.start()
@@ -51,7 +52,6 @@ class Faults:
         self.look(
             "its pods come up elsewhere",
             lambda: self.view.ready("far") == self._placed("far", node) == 4,
-            seconds=TAINTED,
         )
         self.look(f"the virtual machines of {node.name} run on", lambda: len(pods_of(node)) > 0, seconds=1)
 

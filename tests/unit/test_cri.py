@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import struct
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any, ClassVar, cast
 import grpc
 import pytest
 import websocket
+import yaml
 
 from hyperd import errors
 from hyperd.api.cri import events, kept, metrics, sandboxes
@@ -163,6 +165,17 @@ def sandbox(**linux: object) -> pb.PodSandboxConfig:
 def test_size_of_the_vm(linux: dict[str, object], size: Resource) -> None:
     spec = read_sandbox(sandbox(**linux), ident="x", handler="", default_vcpu=1, default_memory=128)
     assert spec.resource == size
+
+
+def test_the_overhead_that_is_shipped_is_enough_for_qemu() -> None:
+    """The comment of the manifest names the largest limits for which it is, and what larger ones need."""
+    text = (PROJECT / "configs/kubernetes/runtimeclass.yaml").read_text(encoding="utf-8")
+    shipped = yaml.safe_load(text)["overhead"]["podFixed"]["memory"]
+    for overhead, limit in ((shipped, "2Gi"), *re.findall(r"(\d+Mi) for (\d+Gi)", text)):
+        mib, limits = int(overhead.removesuffix("Mi")), int(limit.removesuffix("Gi")) * 1024
+        linux = {"resources": {"memory_limit_in_bytes": limits * MIB}, "overhead": {"memory_limit_in_bytes": mib * MIB}}
+        spec = read_sandbox(sandbox(**linux), ident="x", handler="", default_vcpu=1, default_memory=128)
+        assert spec.resource.memory == limits + 64, (overhead, limit)
 
 
 @pytest.mark.parametrize(
