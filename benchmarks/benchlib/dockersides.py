@@ -23,6 +23,7 @@ from tests.support.registry import busybox_tar
 
 POOL = 3  # VMs that wait: as many as the compose project has services
 START_TIMEOUT = 60.0
+FILL_TIME = 6.0  # seconds at most, on a busy machine, for each VM of the pool
 REST = 6.0  # seconds at most that are waited for quiet
 # Debian's, where another one is installed as well: Docker's own daemon here is Debian's, too.
 _POOLED = re.compile(r"event=vm\.pooled vm=(\S+)")
@@ -75,21 +76,22 @@ class Side:
 class Hyperd(Side):
     """Ours, with a pool that is full before anything is measured."""
 
-    def __init__(self, launcher: HyperdLauncher) -> None:
+    def __init__(self, launcher: HyperdLauncher, pool: int) -> None:
         super().__init__("hyperd", launcher.directory / "docker.sock", launcher.directory)
         self._launcher = launcher
+        self._pool = pool
         self._gone: set[str] = set()
 
     def rest(self) -> None:
-        """Wait until the pool is full and nothing works any more. Errors: RuntimeError after a minute."""
-        until = time.monotonic() + START_TIMEOUT
+        """Wait until the pool is full and nothing works any more. Errors: RuntimeError when it takes too long."""
+        until = time.monotonic() + START_TIMEOUT + FILL_TIME * self._pool
         while time.monotonic() < until:
-            if len(self._waiting()) >= POOL:
+            if len(self._waiting()) >= self._pool:
                 with suppress(OSError):  # a VM that has just ended
                     at_rest([self._launcher.pid, *qemus(self._launcher.directory)], most=REST)
                     return
             time.sleep(0.2)  # the pool tells nobody when it is full; nothing is measured yet
-        raise RuntimeError(f"the pool is not full after {START_TIMEOUT:g} s")
+        raise RuntimeError(f"the pool is not full after {START_TIMEOUT + FILL_TIME * self._pool:g} s")
 
     def _waiting(self) -> list[str]:
         """Return the VMs that were made ready, still run and are nobody's."""
@@ -134,15 +136,15 @@ class PodmanService(Side):
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def hyperd(stack: ExitStack, guest: Path) -> Side:
-    """Start our daemon; ``stack`` ends it."""
-    launcher = HyperdLauncher(driver="libvirt", guest=guest, pool=POOL)
+def hyperd(stack: ExitStack, guest: Path, pool: int = POOL) -> Side:
+    """Start our daemon with so many VMs that wait; ``stack`` ends it."""
+    launcher = HyperdLauncher(driver="libvirt", guest=guest, pool=pool)
     stack.callback(launcher.close, check=False)
     # The launcher asks for debug messages, which nobody runs with.
     text = launcher.config_path.read_text().replace('log_level = "debug"', 'log_level = "info"')
     launcher.config_path.write_text(text)
     launcher.start("--docker-host", f"unix://{launcher.directory}/docker.sock")
-    side = Hyperd(launcher)
+    side = Hyperd(launcher, pool)
     stack.callback(_remove_all, side)
     return side
 

@@ -100,11 +100,12 @@ class Deployer:
         job.log(f"starting {plan.row.name}")
         client.start(docker_id)
         seen = self._engines.monitor(plan.engine).refresh(docker_id)
+        image_env = self._image_env(plan)  # nobody else writes while a transaction does: it asks no engine
         with self._store.writing() as tx:
             row = tx.container(container)
             row.started = time.time()
             row.deployed = row.deployed or row.started
-            row.image_env = self._image_env(plan)
+            row.image_env = image_env
             if seen is not None:
                 settle(tx, row, seen)
 

@@ -12,7 +12,7 @@ SERVICES = "/api/app/v1/service/"
 @pytest.fixture
 def server(running, engine):
     yield running
-    engine.refuse, engine.pulling = "", False
+    engine.refuse, engine.pulling, engine.hold = "", False, ""
     for one in running.dc("GET", SERVICES + "?limit=100").json["objects"]:
         if one["state"] != "Terminated":
             running.action(running.dc("DELETE", one["resource_uri"]))
@@ -87,6 +87,17 @@ def test_start_completes_the_number(server, engine):
     found = get(server, uri)
     assert (found["state"], found["running_num_containers"]) == ("Running", 3)
     assert sorted(one["Name"].partition(".")[0] for one in engine.running()) == ["/web-1", "/web-2", "/web-3"]
+
+
+def test_others_write_while_an_engine_does_not_answer(server, engine):
+    uri = server.dc("POST", SERVICES, {"image": "thinking", "name": "slow"}).json["resource_uri"]
+    engine.hold = "GET /images/thinking"
+    answer = server.dc("POST", uri + "start/")
+    until(lambda: engine.held)
+    assert server.ship("POST", "/api/servicekeys", {"description": "meanwhile"}).status == 200
+    assert engine.held  # it was still asked
+    engine.hold = ""
+    server.action(answer)
 
 
 def test_no_limit_of_swap(server, engine):
