@@ -116,10 +116,13 @@ def identify(setup: GuestSetup) -> Plan:
 
 
 def exchange(plan: Plan, nics: Sequence[GuestNic]) -> Plan:
-    """Let NICs that are set up already be others: with these MAC addresses, addresses and routes, and nothing else."""
+    """Let the NIC that is set up already be another, the first of ``nics``, and set up the others, which are new.
+
+    It has this MAC address, these addresses and routes then, and nothing else.
+    """
+    plan.add(Op.LINKDOWN, nic_name(0))
+    plan.add(Op.MAC, nic_name(0), nics[0].mac)
     for nic in nics:
-        plan.add(Op.LINKDOWN, nic.name)
-        plan.add(Op.MAC, nic.name, nic.mac)
         _set_up(plan, nic)
     return plan
 

@@ -297,8 +297,11 @@ def exists(name: str) -> bool:
     return _index_of(name) is not None
 
 
-def hand_over(name: str, new_name: str) -> None:
-    """Take an interface off its bridge, down, and give it another name. Errors: HostFault."""
+def hand_over(name: str, new_name: str, *, bridge: str = "", mtu: int = 0) -> None:
+    """Take an interface off its bridge, down, and give it another name; then put it onto ``bridge``, if one is named.
+
+    ``mtu``: of its networks there, in bytes; 0 = leave it. Errors: HostFault.
+    """
     with _netlink() as netlink:
         index = _index_of(name)
         if index is None:
@@ -307,6 +310,15 @@ def hand_over(name: str, new_name: str) -> None:
         netlink.ask(_SETLINK, link + attribute(_IFLA_MASTER, bytes(4)))
         link = _LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0)
         netlink.ask(_SETLINK, link + attribute(_IFLA_IFNAME, new_name.encode() + b"\0"))
+        failpoint("pool.take.tap_renamed")
+        if not bridge:
+            return
+        master = _index_of(bridge)
+        if master is None:
+            raise HostFault(f"the bridge {bridge} is gone")
+        words = attribute(_IFLA_MTU, struct.pack("=I", mtu)) if mtu else b""
+        link = _LINK.pack(socket.AF_UNSPEC, 0, index, _IFF_UP, _IFF_UP)
+        netlink.ask(_NEWLINK, link + words + attribute(_IFLA_MASTER, struct.pack("=I", master)))
 
 
 def host_networks() -> list[IPv4Network]:

@@ -127,6 +127,15 @@ def asks_for_nothing(spec: PodSpec) -> bool:
     return not any(one.ipv4 or one.ipv6 or one.mac or one.link_local for one in spec.networks)
 
 
+def suits_prepared(spec: PodSpec) -> bool:
+    """Return whether a VM that was prepared with one NIC on the daemon's own network can be the pod's.
+
+    That NIC can be exchanged for one of another network, and ``SPARE_NICS`` more can be plugged. Errors: InvalidInput,
+    NotSupported.
+    """
+    return not spec.interfaces and guard(spec) is None and 0 < len(nics(spec)) <= 1 + SPARE_NICS
+
+
 def nic_specs(leases: Sequence[Lease]) -> list[NicSpec]:
     """Return the NICs as the hypervisor shall make them."""
     return [

@@ -13,6 +13,7 @@ from hyperd.container.records import ContainerRecords
 from hyperd.db import spec_codec
 from hyperd.db.spec_cache import stored_pod
 from hyperd.errors import AgentError, Conflict, HyperError, InvalidInput, NotAlive, NotFound, NotSupported
+from hyperd.failpoint import failpoint
 from hyperd.guest import layout
 from hyperd.network import ipvs
 from hyperd.network.bridge import hand_over
@@ -123,14 +124,18 @@ class PodNetwork:
         return leases
 
     def exchange(self, vm: Vm, lease: Lease) -> None:
-        """Let the NIC of a VM of the pool be the one that a pod has been given by plugins (CNI).
+        """Let the NIC of a VM of the pool be one of another network than it was prepared for.
 
         Its tap becomes that of ``lease``, and the address that it was prepared with is free again; the guest is not
-        told. Errors: HostFault.
+        told. Errors: HostFault; Conflict when the VM has another number of NICs than one.
         """
+        prepared = self._network.leases(vm.id)
+        if len(prepared) != 1:
+            raise Conflict(f"the VM {vm.id} was not prepared with one NIC")
         if self._vms.plugs.makes_taps:
-            for own in self._network.leases(vm.id):
-                hand_over(own.tap, lease.tap)
+            hand_over(prepared[0].tap, lease.tap, bridge=lease.bridge, mtu=lease.mtu)
+        failpoint("pool.take.nic_moved")
+        self._vms.plugs.readdress_nic(vm, prepared[0].mac, lease.mac)
         self._network.release(vm.id)
 
     # -- published ports

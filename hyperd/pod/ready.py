@@ -112,14 +112,15 @@ class ReadyVms:
         """Return a VM of the pool with the pod's disks and address; None when there is none that fits and is well.
 
         With them comes what is left to do in the guest. Errors: OutOfSpace; Conflict about the pod's ports; those of
-        network plugins (CNI).
+        its networks.
         """
-        if files.any or self._network.has_address(spec.id) or not (netplan.any_address(spec) or spec.cni is not None):
+        if files.any or not netplan.suits_prepared(spec):
             return None
-        given = self._net.reserve(spec) if spec.cni is not None else []  # of plugins, who shall fail before a VM wakes
+        prepared = netplan.any_address(spec) and not self._network.has_address(spec.id)
+        given = [] if prepared else self._net.reserve(spec)  # networks shall fail before a VM wakes
         own = self._network.default()
-        if any(not own.bridge or lease.mtu > own.mtu for lease in given):
-            return None  # the NICs of the pool cannot be theirs
+        if given and (not own.bridge or given[0].mtu > own.mtu):
+            return None  # the NIC of the pool cannot be the pod's
         size = spec.resource
         wanted = partial(self._vms.pool.take, spec.id, vcpu=size.vcpu, memory=size.memory, layers=layers)
         while (vm := wanted(files=files)) is not None:
@@ -129,6 +130,9 @@ class ReadyVms:
                 self._vms.plugs.drop_layers(vm, layers)
                 self._vms.plugs.plug(vm, layers=layers)
                 remount = self._give_disk(vm, scratch)
+                if given:
+                    self._net.exchange(vm, given[0])
+                    self._vms.plugs.plug(vm, nics=netplan.nic_specs(given[1:]))
             except HyperError as error:
                 log.warning("pool.unfit", vm=vm.id, error=str(error))
                 self._vms.destroy(vm)
@@ -158,8 +162,6 @@ class ReadyVms:
     def _introduce(self, vm: Vm, spec: PodSpec, plan: Plan, given: Sequence[Lease]) -> tuple[list[Lease], Entry]:
         try:
             leases = list(given) or self._net.take_over(spec, vm)
-            for lease in given:
-                self._net.exchange(vm, lease)
             failpoint("pool.take.address_given")
             setup = self._net.attachments.setup(spec, leases)
         except BaseException:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
-from hyperd.agent.plan import Plan
+from hyperd.agent.plan import Op, Plan
 from hyperd.guest import layout
 from hyperd.vm.driver import DiskSpec, NicSpec, VmDriver
 from hyperd.vm.entry import Entry
 from hyperd.vm.model import IDLE, SCRATCH_LUN, Vm
 from hyperd.vm.shares import SharedTrees
 from hyperd.vm.table import VmTable
+
+_FRESH = "fresh"  # name of a NIC in the guest until it gets its own
 
 
 class Plugs:
@@ -50,8 +54,16 @@ class Plugs:
         """Unplug a NIC that the guest does not use; an unknown one is fine. Errors: DriverError, Timeout."""
         with self._table.changing(vm):
             if mac in vm.nics:
-                self._driver.detach_nic(vm.id, mac)
+                self._driver.detach_nic(vm.id, vm.made_as(mac))
                 vm.nics.remove(mac)
+                vm.renamed.pop(mac, None)
+
+    def readdress_nic(self, vm: Vm, mac: str, new_mac: str) -> None:
+        """Note that a guest is told another MAC address for a NIC than it was made with."""
+        with self._table.changing(vm):
+            vm.renamed[new_mac] = vm.made_as(mac)
+            vm.renamed.pop(mac, None)
+            vm.nics[vm.nics.index(mac)] = new_mac
 
     @property
     def makes_taps(self) -> bool:
@@ -155,8 +167,7 @@ class Plugs:
                 self._driver.take_back(Path(path), vm.uid)
                 del vm.disks[path]
             for mac in list(vm.nics):
-                self._driver.detach_nic(vm.id, mac)
-                vm.nics.remove(mac)
+                self.unplug_nic(vm, mac)
             if vm.shared:
                 for name in list(vm.shares):
                     self.unshare(vm, name)
@@ -173,14 +184,27 @@ class Plugs:
             raise
 
     def _plug_nic(self, vm: Vm, nic: NicSpec) -> None:
+        """Plug a NIC; when another of the VM was made with its MAC address, it is made with one that nobody has."""
+        made = nic if nic.mac not in vm.renamed.values() else replace(nic, mac=_free_mac(vm.renamed.values()))
         try:
             with self._table.changing(vm):
                 vm.nics.append(nic.mac)
-            self._driver.attach_nic(vm.id, nic)
+                if made.mac != nic.mac:
+                    vm.renamed[nic.mac] = made.mac
+            self._driver.attach_nic(vm.id, made)
         except BaseException:
             with self._table.changing(vm):
                 vm.nics.remove(nic.mac)
+                vm.renamed.pop(nic.mac, None)
             raise
+        if made.mac != nic.mac:
+            plan = Plan().add(Op.LINK, made.mac, _FRESH, 0).add(Op.LINKDOWN, _FRESH)
+            vm.agent.run(plan.add(Op.MAC, _FRESH, nic.mac))
+
+
+def _free_mac(used: Collection[str]) -> str:
+    """Return a MAC address that no pod has, of QEMU's own range, and that is not in use."""
+    return next(mac for number in count(1) if (mac := f"52:54:00:00:01:{number:02x}") not in used)
 
 
 def disk_of(path: str, lun: int, cache: str = "", *, scratch: bool = False) -> DiskSpec:

@@ -22,6 +22,7 @@ KEPT = (
     "disks",
     "layers",
     "nics",
+    "renamed",
     "services",
     "services_sure",
     "shares",
@@ -148,6 +149,8 @@ class Vm:
     ``shares`` says what of the host it has (``readonly``, ``file``): since its boot, or, when it is ``shared``, what
     has been bound into its shared directory (``hyperd.vm.shares``). ``volumes`` says where it is mounted in the guest,
     ``images`` the image file and whether it is read-only.
+    ``nics`` are the MAC addresses that the guest uses; ``renamed`` maps such an address to the one that the NIC was
+    made with, where that is another.
     ``services`` is what the guest's load balancer has (``hyperd.network.ipvs``), or may have unless ``services_sure``.
     ``uid`` is the user of its process, 0 the daemon's. A VM can be given files of the host if it is the daemon's, or
     ``mapped``: then that user is root of a user namespace of the VM's own, which has ``uid`` and the ids after it.
@@ -165,6 +168,7 @@ class Vm:
     disks: dict[str, int] = field(default_factory=dict)
     layers: dict[str, int] = field(default_factory=dict)
     nics: list[str] = field(default_factory=list)
+    renamed: dict[str, str] = field(default_factory=dict)
     services: list[dict[str, Any]] = field(default_factory=list)
     services_sure: bool = True
     shared: bool = False
@@ -183,6 +187,10 @@ class Vm:
     waking: bool = False  # taken from the pool, and not answering yet
     saving: bool = False  # it stands still for a moment, in which it is written to a file
     lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def made_as(self, mac: str) -> str:
+        """Return the MAC address that the hypervisor knows a NIC by."""
+        return self.renamed.get(mac, mac)
 
     def free_lun(self) -> int:
         """Return a LUN that no disk has. Errors: InvalidInput."""

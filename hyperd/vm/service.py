@@ -252,7 +252,7 @@ class VmService:
         """Write a VM that stands still to an open file; arguments and errors as ``VmDriver.save``."""
         if vm.shares or vm.images or vm.volumes:
             raise NotSupported("a VM that has files of the host cannot be saved", details=", ".join(_named_files(vm)))
-        return self._driver.save(vm.id, file, nics, cancelled=cancelled)
+        return self._driver.save(vm.id, file, [vm.made_as(mac) for mac in nics], cancelled=cancelled)
 
     def restore(self, wanted: Restored, nics: Sequence[NicSpec]) -> Vm:
         """Let a VM go on from a saved state, and meet its agent.
@@ -503,7 +503,8 @@ class VmService:
             vm.state = ASSOCIATED if vm.pod_id else IDLE
         vm.disks = dict(row.detail.get("disks", {}))
         vm.layers = dict(row.detail.get("layers", {}))
-        vm.nics, vm.services = list(row.detail.get("nics", [])), list(row.detail.get("services", []))
+        vm.nics, vm.renamed = list(row.detail.get("nics", [])), dict(row.detail.get("renamed", {}))
+        vm.services = list(row.detail.get("services", []))
         vm.services_sure = row.detail.get("services_sure", True)
         vm.spare_disk, vm.uid = row.detail.get("spare_disk", ""), row.detail.get("uid", 0)
         vm.shared, vm.mapped = row.detail.get("shared", False), row.detail.get("mapped", False)

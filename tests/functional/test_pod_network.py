@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from tests.support import audit
 from tests.support.daemon import HyperdLauncher
 from tests.support.netns import ip
 from tests.support.ports import free_port
 from tests.support.registry import Layer, RegistryServer, busybox_tar
+from tests.support.until import until
 
 pytestmark = pytest.mark.root
 
@@ -526,3 +528,40 @@ def test_connect_and_disconnect(daemon: HyperdLauncher, shops: Pods) -> None:
     daemon.json("POST", "/pod/start", podId="a")
     assert shops.ips("a") == on(daemon, "two")["a"]["addresses"]
     assert shops.ports("a") == [("tcp", str(port), "80")]
+
+
+def test_a_vm_of_the_pool_joins_networks() -> None:
+    """Its NIC is that of the first network, one for the second is plugged, and what it was prepared with is free."""
+    with HyperdLauncher(pool=1) as daemon:
+        daemon.start()
+        for name in ("one", "two"):
+            daemon.json("POST", "/network/create", status=201, body={"name": name})
+        waiting = until(lambda: next((row["id"] for row in rows(daemon)["vms"] if row["state"] == "pooled"), ""))
+        (prepared,) = addresses(daemon, waiting)
+        pods = Pods(daemon)
+        port = free_port()
+        wanted = [{"network": "one", "mac": "52:54:00:00:00:51"}, {"network": "two"}]
+        pods.create("a", networks=wanted, portmappings=[rule(80, port)])
+        assert daemon.json("GET", "/pod/info", podName="a")["vm"] == waiting
+        assert addresses(daemon, waiting) == []
+        assert [on(daemon, one)["a"]["interface"] for one in ("one", "two")] == ["eth0", "eth1"]
+        (vm,) = [row for row in rows(daemon)["vms"] if row["id"] == waiting]
+        detail = json.loads(vm["detail"])
+        first, second = (on(daemon, one)["a"]["mac"] for one in ("one", "two"))
+        assert first == "52:54:00:00:00:51"
+        assert (detail["nics"], detail["renamed"]) == ([first, second], {first: prepared["mac"]})
+        daemon.restart(kill=True)  # those that pretend end with it: everything is given back
+        assert [row["owner"] for row in rows(daemon)["addresses"] if row["network_id"]] == []
+        daemon.json("POST", "/pod/start", podId="a")
+        assert change_network(daemon, "disconnect", "a", "one")[0] == 200
+        assert pods.ips("a") == on(daemon, "two")["a"]["addresses"]
+        daemon.json("DELETE", "/pod", podId="a")
+        daemon.json("POST", "/network/prune")
+
+
+def rows(daemon: HyperdLauncher) -> audit.Rows:
+    return audit.Rows(daemon.root / "hyper.db")
+
+
+def addresses(daemon: HyperdLauncher, owner: str) -> list[dict[str, Any]]:
+    return [row for row in rows(daemon)["addresses"] if row["owner"] == owner]

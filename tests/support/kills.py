@@ -15,7 +15,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -163,10 +163,20 @@ class World:
         self._serial += 1
         return f"{kind}-{self._serial}"
 
-    def make(self, pod: str, *, memory: int = 128, command: str = COUNT, **more: Any) -> str:
-        """Make a pod that counts."""
+    def make(
+        self,
+        pod: str,
+        *,
+        memory: int = 128,
+        command: str = COUNT,
+        networks: Sequence[dict[str, str]] = (),
+        **more: Any,
+    ) -> str:
+        """Make a pod that counts; ``more``: of its container."""
         container = {"name": f"{pod}-c", "image": self.host.image, "command": ["sh", "-c", command], **more}
         body = {"id": pod, "resource": {"vcpu": 1, "memory": memory}, "containers": [container]}
+        if networks:
+            body["networks"] = list(networks)
         if pod != WITNESS:
             body["portmappings"] = [{"containerPort": "80", "protocol": "tcp"}]
         self.ready("POST", "/pod/create", body=body)
@@ -328,6 +338,15 @@ def start(world: World) -> Begin:
         pod = world.make(world.name(), memory=112, volumes=[{"volume": "v", "path": "/etc", "detail": detail}])
     else:
         pod = world.make(world.name(), memory=128 if variant == 0 else 112)
+    return lambda: world.ask("POST", "/pod/start", podId=pod)
+
+
+def join(world: World) -> Begin:
+    """Start from the pool on two networks."""
+    names = [world.name("network") for _ in range(2)]
+    for name in names:
+        world.ready("POST", "/network/create", body={"name": name})
+    pod = world.make(world.name(), networks=[{"network": name} for name in names])
     return lambda: world.ask("POST", "/pod/start", podId=pod)
 
 
@@ -563,7 +582,7 @@ GROUPS: dict[str, tuple[Operation, ...]] = {
     "pod.stop": (stop,),
     "pod.unpause": (pause,),
     "pool.refill": (start,),
-    "pool.take": (start,),
+    "pool.take": (join, start),
     "restore.pod": (restore,),
     "restore.run": (restore,),
     "restore.vm": (restore,),

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from hyperd.agent.client import AgentClient
+from hyperd.agent.plan import Op
 from hyperd.db.session import Database
 from hyperd.errors import HyperError, NotFound, OutOfSpace
 from hyperd.vm.driver import NicSpec, VmDriver
@@ -147,6 +148,29 @@ def test_what_no_row_can_say_is_not_plugged(database: Database) -> None:
     disk.full = False
     plugs.plug(vm, scratch=Path("/scratch"), layers=[layer], nics=[nic])
     assert plugged == [Path("/scratch"), layer, nic.mac]
+
+
+def test_a_nic_with_the_address_that_another_was_made_with_is_told_apart(database: Database) -> None:
+    """A NIC of the pool has got another MAC address; its first one belongs to a network that the VM joins later."""
+    table, vm, plans, nics = VmTable(database), make(nics=["52:54:0a:00:00:02"]), list[Any](), ["52:54:0a:00:00:02"]
+    vm.agent = cast("AgentClient", SimpleNamespace(run=plans.append))
+    driver = SimpleNamespace(
+        attach_nic=lambda _vm, spec: nics.append(spec.mac), detach_nic=lambda _vm, mac: nics.remove(mac)
+    )
+    table.add(vm)
+    plugs = Plugs(table, cast("VmDriver", driver), cast("SharedTrees", None))
+    plugs.readdress_nic(vm, "52:54:0a:00:00:02", "52:54:0a:01:00:09")
+    assert table.rows()["vm-a"].detail["renamed"] == {"52:54:0a:01:00:09": "52:54:0a:00:00:02"}
+    plugs.plug(vm, nics=[NicSpec(mac="52:54:0a:00:00:02", tap="", bridge="")])
+    assert vm.nics == ["52:54:0a:01:00:09", "52:54:0a:00:00:02"]
+    (made,) = set(nics) - {"52:54:0a:00:00:02"}
+    assert [step[0] for step in plans[0].steps] == [Op.LINK, Op.LINKDOWN, Op.MAC]
+    plugs.unplug_nic(vm, "52:54:0a:00:00:02")
+    assert nics == ["52:54:0a:00:00:02"]  # the one of the pool is there, under its new name
+    plugs.plug(vm, nics=[NicSpec(mac="52:54:0a:00:00:02", tap="", bridge="")])
+    plugs.unplug_nic(vm, "52:54:0a:01:00:09")
+    assert nics == [made]
+    assert table.rows()["vm-a"].detail["renamed"] == {"52:54:0a:00:00:02": made}
 
 
 def test_a_row_that_cannot_be_deleted_goes_with_the_next_change(database: Database) -> None:

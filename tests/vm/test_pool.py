@@ -13,8 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.audit import Rows
 from tests.support.daemon import HyperdLauncher
+from tests.support.netns import ip
+from tests.support.ports import free_port
 from tests.support.registry import Layer, RegistryServer, busybox_tar, layer_tar, member
+from tests.vm import test_networks as networks
 from tests.vm.conftest import GUEST, HYPERCTL, Host
 from tests.vm.test_pods import until
 
@@ -154,6 +158,48 @@ def heard(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5) as client:
         return client.recv(16) == b"heard\n"
     return False
+
+
+def test_ready_vms_join_networks(pooled: Host):
+    """As pods with a VM of their own: names, isolation from others, networks that come and go, a daemon that dies."""
+    for name in ("front", "back"):
+        networks.make(pooled, name)
+    port = free_port()
+    told = [{"containerPort": "80", "hostPort": str(port)}]
+    for pod, spec in (
+        ("web", {"networks": [{"network": "front"}, {"network": "back"}], "portmappings": told}),
+        ("db", {"networks": [{"network": "back", "mac": "52:54:00:61:0b:01"}]}),
+        ("stranger", {}),
+    ):
+        refilled(pooled)
+        ready_one = waiting(pooled)
+        networks.start(pooled, pod, **spec)
+        assert pooled.daemon.json("GET", "/pod/info", podName=pod)["vm"] == ready_one
+    assert (networks.page(pooled, "web", "db"), networks.page(pooled, "db", "web")) == ("db", "web")
+    assert "52:54:00:61:0b:01" in networks.inside(pooled, "db", "ip link show eth0")
+    until(lambda: networks.served(port) == b"web\n")
+    address = pooled.address("db")
+    refused = f"timeout 3 wget -q -O - http://{address}/ || echo refused"
+    assert networks.inside(pooled, "stranger", refused).startswith("refused")
+    pooled.daemon.restart(kill=True)
+    # Neither the address of the network that it was prepared for is its own any more, nor that of another.
+    spare = pooled.address("stranger").rpartition(".")[0] + ".77"
+    busybox = ("exec", "-m", "db", "/sbin/busybox")
+    pooled.ok(*busybox, "ip", "addr", "add", f"{spare}/24", "dev", "eth0")
+    heard = pooled.ok(*busybox, "ping", "-c1", "-W2", "-I", spare, pooled.address("stranger"))
+    assert " 0 packets received" in heard
+    networks.change(pooled, "disconnect", "web", "front")
+    assert "eth0" not in networks.inside(pooled, "web", "ip link")
+    networks.change(pooled, "connect", "web", "bridge")
+    networks.change(pooled, "connect", "stranger", "back")
+    assert (networks.page(pooled, "stranger", "web"), networks.page(pooled, "web", "db")) == ("web", "db")
+    until(lambda: networks.served(port) == b"web\n")
+    # The tap of such a NIC is made again like that of any other.
+    (tap,) = [row["tap"] for row in Rows(pooled.daemon.root / "hyper.db")["addresses"] if row["mac"].endswith("0b:01")]
+    ip("link", "del", tap)
+    until(lambda: networks.page(pooled, "stranger", "db") == "db")
+    pooled.ok("rm", "web", "db", "stranger")
+    assert sorted(pooled.daemon.json("POST", "/network/prune")) == ["back", "front"]
 
 
 def test_a_ready_vm_whose_image_was_removed_is_replaced(pooled: Host, registry: RegistryServer):
