@@ -36,6 +36,13 @@ def problems(daemon: HyperdLauncher, templates: Path) -> list[str]:
     ]
 
 
+def busy(daemon: HyperdLauncher) -> bool:
+    """Return whether the daemon has copies of rows to write, for which it takes its time; this look costs little."""
+    path = daemon.root / "hyper.db"
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        return database.execute("SELECT 1 FROM copies_due").fetchone() is not None
+
+
 class Rows:
     """The daemon's tables at one moment, as lists of mappings.
 
@@ -172,9 +179,10 @@ def _network(daemon: HyperdLauncher, rows: Rows, *, taps: bool) -> Iterator[str]
     yield from _differ("owners of ports", rows.column("ports", "owner") & pods, rows.column("ports", "owner"))
     made = {json.loads(row["options"])["bridge"] for row in rows["networks"]}
     bridges = {daemon.bridge} | made
-    yield from _differ("bridges", bridges, bridges & {link["ifname"] for link in _links()})
+    links = _links()
+    yield from _differ("bridges", bridges, bridges & {link["ifname"] for link in links})
     # Bridges that the daemon names itself are told by their networks' addresses: those of others are not looked at.
-    found = {link["ifname"] for link in _links() if link.get("master") in bridges}
+    found = {link["ifname"] for link in links if link.get("master") in bridges}
     yield from _differ("taps", {row["tap"] for row in rows["addresses"]} if taps else (), found)
     rules = subprocess.run(["nft", "list", "ruleset"], capture_output=True, check=True, text=True).stdout
     own = "\n".join(re.findall(rf"^table \S+ {daemon.table}\S* \{{.*?^\}}", rules, re.MULTILINE | re.DOTALL))

@@ -56,3 +56,7 @@ class Switch:
         if not self._passed.exists():
             return Counter()
         return Counter(self._passed.read_text(encoding="utf-8").split())
+
+    def forget(self) -> None:
+        """Forget what was passed."""
+        self._passed.unlink(missing_ok=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,35 +36,50 @@ def store(name: str, value: Mapping[str, Any], directory: Path = DATA) -> None:
     (directory / f"{name}.json").write_text(f"{text}\n", encoding="utf-8")
 
 
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Let nobody else add to the files: scripts run side by side."""
+    directory.mkdir(parents=True, exist_ok=True)
+    file = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
+
+
 def record_kills(outcomes: Sequence[Outcome], *, real: bool, directory: Path = DATA) -> None:
     """Add tries to the counts of their steps; ``real``: whether the VMs were."""
-    data = load("kills", directory)
-    steps = data.setdefault("steps", {})
-    for one in outcomes:
-        entry = steps.setdefault(one.step, {"kills": 0, "pretended": 0, "faults": 0, "slowest_restart": 0.0})
-        entry["kills" if real else "pretended"] += one.died
-        entry["faults"] += bool(one.faults)
-        entry["slowest_restart"] = round(max(entry["slowest_restart"], one.restart), 2)
-    store("kills", data, directory)
+    with _alone(directory):
+        data = load("kills", directory)
+        steps = data.setdefault("steps", {})
+        for one in outcomes:
+            entry = steps.setdefault(one.step, {"kills": 0, "pretended": 0, "faults": 0, "slowest_restart": 0.0})
+            entry["kills" if real else "pretended"] += one.died
+            entry["faults"] += bool(one.faults)
+            entry["slowest_restart"] = round(max(entry["slowest_restart"], one.restart), 2)
+        store("kills", data, directory)
 
 
 def record_fuzz(name: str, *, runs: int, faults: bool, cover: float | None, directory: Path = DATA) -> None:
     """Add a run of a fuzz target; ``cover``: percent of branches, None where nobody counts them."""
-    data = load("fuzz", directory)
-    entry = data.setdefault(name, {"executions": 0, "open_faults": 0})
-    entry["executions"] += runs
-    entry["open_faults"] = int(faults)
-    if cover is not None:
-        entry["branches"] = round(cover, 1)
-    store("fuzz", data, directory)
+    with _alone(directory):
+        data = load("fuzz", directory)
+        entry = data.setdefault(name, {"executions": 0, "open_faults": 0})
+        entry["executions"] += runs
+        entry["open_faults"] = int(faults)
+        if cover is not None:
+            entry["branches"] = round(cover, 1)
+        store("fuzz", data, directory)
 
 
 def record_api(requests: int, *, operations: int, faults: int, directory: Path = DATA) -> None:
     """Add requests made of the OpenAPI document."""
-    data = load("api", directory)
-    data["requests"] = data.get("requests", 0) + requests
-    data |= {"operations": operations, "open_faults": faults}
-    store("api", data, directory)
+    with _alone(directory):
+        data = load("api", directory)
+        data["requests"] = data.get("requests", 0) + requests
+        data |= {"operations": operations, "open_faults": faults}
+        store("api", data, directory)
 
 
 def page(text: str, directory: Path = DATA) -> str:

@@ -15,14 +15,25 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from werkzeug.routing.rules import Rule
+
 from tests.support.processes import Process
 
-_MODULES = ("hyperd.engine", "hyperd.server.serve", "hyperd.vm.fake", "hyperd.vm.libvirt.driver", "hyperd.cli")
+_MODULES = (
+    "hyperd.engine",
+    "hyperd.server.serve",
+    "hyperd.vm.fake",
+    "hyperd.vm.libvirt.driver",
+    "hyperd.cli",
+    "hyperd.config.load",
+    "hyperd.api.cri.handlers",
+    "hyperd.api.cri.server",
+)
 
 
 class Warm:
@@ -102,6 +113,7 @@ def main() -> None:
     """Fork for each line of the input; a child leaves the loop and becomes a daemon."""
     for name in _MODULES:
         importlib.import_module(name)
+    _build_urls_late()
     gc.collect()
     gc.freeze()
     for line in sys.stdin.buffer:
@@ -121,6 +133,16 @@ def main() -> None:
     from hyperd.cli import main as daemon
 
     daemon(wanted["options"], prog_name="hyperd")
+
+
+def _build_urls_late() -> None:
+    """Let werkzeug make the code that writes URLs when one is written: the daemon only reads them."""
+    compiled = Rule._compile_builder
+
+    def late(rule: Rule, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:
+        return lambda *values: compiled(rule, append_unknown)(*values)  # noqa: PLW0108 - it is compiled when called
+
+    Rule._compile_builder = late  # type: ignore[method-assign,assignment]
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import pytest
 from hyperd import failpoint as module
 from hyperd.errors import HostFault
 from tests.support.failpoints import Switch, calls, names
-from tests.support.kills import GROUPS, group_of
+from tests.support.kill_operations import FIRST, GROUPS, group_of
 from tests.support.until import until
 
 # What must be killed at its steps (issue: reliability).
@@ -45,6 +45,7 @@ def test_every_step_has_a_name_of_its_own() -> None:
 def test_every_operation_has_steps_and_is_killed() -> None:
     assert {name.rpartition(".")[0] for name in names()} >= OPERATIONS
     assert {group_of(name) for name in names()} == set(GROUPS)  # an unknown one raises
+    assert set(FIRST) <= set(names())
 
 
 def test_nothing_happens_without_the_setting() -> None:
