@@ -263,7 +263,7 @@ class PodAttachments:
     def _follow(self, vm: Vm | None, spec: PodSpec) -> None:
         if vm is not None:
             self.settle(vm, spec)
-        elif self._network.has_address(spec.id) or not netplan.asks_for_nothing(spec):
+        elif self._network.has_address(spec.id) or not (spec.implicit or netplan.asks_for_nothing(spec)):
             kept, surplus = self._sorted(spec)
             for lease in surplus:
                 self._network.detach(spec.id, lease.slot)

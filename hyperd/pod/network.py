@@ -79,10 +79,12 @@ class PodNetwork:
     def book(self, spec: PodSpec) -> PodSpec:
         """Reserve what a pod asks for by name, before its start; an address that may be any comes with the VM.
 
-        Gives the specification with the ports that were chosen. Errors: as for ``reserve``.
+        An implicit pod gets it when it starts: until then another may have it, which is to be removed before (compose
+        replaces a container so). Gives the specification with the ports that were chosen. Errors: as for ``reserve``.
         """
         netplan.check_without(spec)
-        spec = self.choose(spec)
+        if not spec.implicit:
+            spec = self.choose(spec)
         self._book(spec)
         return spec
 
@@ -94,12 +96,12 @@ class PodNetwork:
             log.warning("pod.not_booked", pod=spec.id, error=str(error))
 
     def _book(self, spec: PodSpec) -> None:
-        if not netplan.asks_for_nothing(spec):
+        if not spec.implicit and not netplan.asks_for_nothing(spec):
             self.reserve(spec)
             return
         self.check_networks(spec)
         mappings = netplan.port_mappings(spec)
-        if mappings:
+        if mappings and not spec.implicit:
             self._network.book(spec.id, mappings)
 
     def check_networks(self, spec: PodSpec) -> None:

@@ -111,11 +111,18 @@ def test_a_name_is_made_up_until_it_is_free(client: FlaskClient, monkeypatch: py
 
 
 @pytest.mark.usefixtures("clean")
-def test_a_conflict_that_is_not_of_the_name_is_told(client: FlaskClient) -> None:
-    body = {"Image": "busybox", "HostConfig": {"PortBindings": {"80/tcp": [{"HostPort": "11231"}]}}}
-    first, second = (client.post("/containers/create", json=body) for _ in range(2))
-    assert (first.status_code, second.status_code) == (201, 409)
-    assert "11231" in second.json["message"]
+def test_a_port_is_taken_by_the_start(client: FlaskClient) -> None:
+    """As with dockerd: compose makes a container's successor while it runs, then stops it and starts the other."""
+    host = {"PortBindings": {"80/tcp": [{"HostPort": "11231"}], "81/tcp": [{"HostPort": ""}]}}
+    first, second = (make(client, Cmd=["sleep", "100"], HostConfig=host) for _ in range(2))
+    assert client.post(f"/containers/{first}/start").status_code == 204
+    refused = client.post(f"/containers/{second}/start")
+    assert (refused.status_code, "11231" in refused.json["message"]) == (409, True)
+    assert client.get(f"/containers/{second}/json").json["State"]["Status"] == "created"
+    client.delete(f"/containers/{first}?force=1")
+    assert client.post(f"/containers/{second}/start").status_code == 204
+    ports = client.get(f"/containers/{second}/json").json["NetworkSettings"]["Ports"]
+    assert (ports["80/tcp"][0]["HostPort"], bool(ports["81/tcp"][0]["HostPort"])) == ("11231", True)
 
 
 def test_a_port_of_another_apis_pod_is_bound_where_it_is(client: FlaskClient, running: Engine) -> None:
@@ -600,7 +607,8 @@ def test_network_with_ipv6(client: FlaskClient) -> None:
         addresses = {one["IPv6Address"] for one in network["Containers"].values()}
         assert (len(addresses), "fd00:8::7/64" in addresses) == (2, True)
         assert client.post("/networks/six/disconnect", json={"Container": other}).status_code == 200
-        taken = client.post("/containers/create", json={**body, "Cmd": ["sleep", "100"]})
+        later = client.post("/containers/create", json={**body, "Cmd": ["sleep", "100"]}).json["Id"]
+        taken = client.post(f"/containers/{later}/start")
         assert (taken.status_code, "fd00:8::7" in taken.text) == (409, True)
     finally:
         for row in client.get("/containers/json?all=1").json:
