@@ -232,15 +232,17 @@ class CloudChecks:
 
     def _connects(self, container: str, answering: set[str]) -> None:
         """Need that a container gets answers of these pods, and of no others, by a link's name and by its variables."""
-        for place in ("db:6379", "$DB_PORT_6379_TCP_ADDR:$DB_PORT_6379_TCP_PORT"):
+        # The image's busybox is static and cannot look names up: it crashes in the library of C.
+        named = r"$(awk '/[[:space:]]db([[:space:]]|$)/ { print $1 }' /etc/hosts)"
+        for place in (f"{named}:6379", "$DB_PORT_6379_TCP_ADDR:$DB_PORT_6379_TCP_PORT"):
             ask = f"wget -q -T 5 -O - http://{place}/ || {{ echo nobody; break; }}"
             loop = f"i=0; while [ $((i+=1)) -le {ASKS} ]; do {ask}; done; echo over"
             words = quote(shlex.join(["sh", "-c", loop]))
-            until(
-                f"{place} leads to {sorted(answering)}",
-                lambda words=words: set(self._exec(container, words, "over").split()) == {*answering, "over"},
-                60,  # kube-proxy may need a moment, and so may their programs
-            )
+            end = time.monotonic() + 60  # kube-proxy may need a moment, and so may their programs
+            while (heard := set(self._exec(container, words, "over").split())) != {*answering, "over"}:
+                need(
+                    time.monotonic() < end, f"{place} leads to {sorted(answering)}, and is answered by {sorted(heard)}"
+                )
 
     def jobs(self) -> None:
         """Without a restart its containers are Jobs: an exit code is shown, and autodestroy removes what has ended."""

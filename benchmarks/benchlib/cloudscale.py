@@ -37,7 +37,8 @@ class Scale:
         self._side.must("network", "create", "bench")
         self._cloud = CloudProcess(directory)
         text = self._cloud.config.read_text(encoding="utf-8")  # of tests, which ping an engine five times a second
-        self._cloud.config.write_text(text.replace("health_interval = 0.2", "health_interval = 10.0"), encoding="utf-8")
+        mine = f'health_interval = 10.0\nsockets = ["{self._side.socket}"]'
+        self._cloud.config.write_text(text.replace("health_interval = 0.2", mine), encoding="utf-8")
         self._cloud.start()
         stack.callback(self._cloud.stop)
         made = self._cloud.add_engine("local", f"unix://{self._side.socket}", cpus=1000, memory=1_000_000)

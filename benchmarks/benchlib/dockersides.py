@@ -44,6 +44,7 @@ class Side:
 
     def __init__(self, name: str, socket: Path, home: Path) -> None:
         self.name = name
+        self.socket = socket
         self._docker = Docker(socket, home=home, program=PROGRAM)
 
     def command(self, *words: str) -> list[str]:

@@ -16,7 +16,9 @@ from typing import Any
 import structlog
 
 from hypercloud.engine.client import EngineClient, translated
+from hypercloud.engine.ending import Shared, hang_up
 from hypercloud.engine.model import EngineContainer, EngineFacts, EngineSpec, Health
+from hypercloud.engine.streams import socket_of
 from hypercloud.errors import CloudError, EngineError, EngineUnreachable, NotFound
 from hypercloud.event.bus import Record
 
@@ -66,7 +68,7 @@ class EngineMonitor:
         self._containers: dict[str, EngineContainer] = {}
         self._closed = threading.Event()
         self._wake = threading.Event()
-        self._stream: Any = None
+        self._stream: Shared | None = None
         self._known = threading.Event()  # set when the inventory has been read once, or the engine is down
 
     def open(self) -> None:
@@ -150,7 +152,8 @@ class EngineMonitor:
         version, info = self.client.version(), self.client.info()
         with translated(self.spec.name):
             stream = self.client.docker().events(since=int(time.time()), decode=True)
-        self._stream = stream
+        response = stream._response
+        shared = self._stream = Shared(lambda: hang_up(socket_of(response)), response.close)
         try:
             containers, unknown = self._read_all()
             self._set_facts(
@@ -166,8 +169,8 @@ class EngineMonitor:
             )
             self._observer.on_inventory(self.spec, containers, unknown)
             self._known.set()
-            with translated(self.spec.name):
-                for event in stream:
+            with translated(self.spec.name), shared.using() as alive:
+                for event in stream if alive else ():
                     if self._closed.is_set():
                         return
                     if isinstance(event, Mapping):
@@ -241,8 +244,7 @@ class EngineMonitor:
         """Close the stream of events, whoever is reading from it."""
         stream, self._stream = self._stream, None
         if stream is not None:
-            with contextlib.suppress(Exception):
-                stream.close()
+            stream.end()
 
     def _lost(self, reason: str) -> None:
         if not self._closed.is_set():

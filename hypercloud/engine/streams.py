@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from hypercloud.engine.client import EngineClient, translated
+from hypercloud.engine.ending import Shared, hang_up
 
 _HEADER = struct.Struct(">BxxxL")
 _STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(Z|[+-]\d\d:\d\d) ")
@@ -54,12 +55,12 @@ class LogStream:
             )
             docker._raise_for_status(self._response)
         self._tty = tty
-        self._closed = False
+        self._shared = Shared(lambda: hang_up(socket_of(self._response)), self._response.close)
 
     def __iter__(self) -> Iterator[Line]:
         rest = {"stdout": b"", "stderr": b""}
-        with contextlib.suppress(Exception):  # the engine or our reader has gone: the stream is over
-            for stream, data in self._pieces():
+        with contextlib.suppress(Exception), self._shared.using() as alive:  # it may be over at any time
+            for stream, data in self._pieces() if alive else ():
                 *lines, last = (rest[stream] + data).split(b"\n")
                 for line in lines:
                     yield stamped_line(stream, line + b"\n")
@@ -68,7 +69,7 @@ class LogStream:
                     last = b""
                 rest[stream] = last
         for stream, last in rest.items():
-            if last and not self._closed:
+            if last and not self._shared.over:
                 yield stamped_line(stream, last)
         self.close()
 
@@ -91,13 +92,7 @@ class LogStream:
 
     def close(self) -> None:
         """End the stream."""
-        self._closed = True
-        with contextlib.suppress(Exception):
-            found = _socket_of(self._response)
-            if found is not None:
-                found.shutdown(socket.SHUT_RDWR)
-        with contextlib.suppress(Exception):
-            self._response.close()
+        self._shared.end()
 
 
 def stamped_line(stream: str, data: bytes) -> Line:
@@ -134,21 +129,23 @@ class ExecSession:
         self._socket: socket.socket = getattr(stream, "_sock", stream)
         self._first = _buffered(stream, self._socket)
         self._socket.settimeout(None)
+        self._shared = Shared(lambda: hang_up(self._socket), self._stream.close)
 
     def read(self) -> bytes:
         """Return some output; empty at the end."""
         if self._first:
             data, self._first = self._first, b""
             return data
-        try:
-            return self._socket.recv(65_536)
-        except OSError:
-            return b""
+        with contextlib.suppress(OSError), self._shared.using() as alive:
+            if alive:
+                return self._socket.recv(65_536)
+        return b""
 
     def write(self, data: bytes) -> None:
         """Send input."""
-        with contextlib.suppress(OSError):
-            self._socket.sendall(data)
+        with contextlib.suppress(OSError), self._shared.using() as alive:
+            if alive:
+                self._socket.sendall(data)
 
     def resize(self, rows: int, columns: int) -> None:
         """Tell the size of the terminal."""
@@ -157,10 +154,7 @@ class ExecSession:
 
     def close(self) -> None:
         """Hang up."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        with contextlib.suppress(Exception):
-            self._stream.close()
+        self._shared.end()
 
 
 def _buffered(stream: Any, raw: socket.socket) -> bytes:
@@ -177,7 +171,8 @@ def _buffered(stream: Any, raw: socket.socket) -> bytes:
         return b""
 
 
-def _socket_of(response: Any) -> socket.socket | None:
+def socket_of(response: Any) -> socket.socket | None:
+    """Return the socket of an answer that is being read; None when it has none any more."""
     reader = getattr(getattr(getattr(response, "raw", None), "_fp", None), "fp", None)
     found = getattr(getattr(reader, "raw", None), "_sock", None)
     return found if isinstance(found, socket.socket) else getattr(found, "socket", None)

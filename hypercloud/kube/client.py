@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ import urllib3
 import yaml
 
 from hypercloud.config.model import EnginesConfig, KubernetesConfig
+from hypercloud.engine.ending import Shared
 from hypercloud.errors import CloudError, Conflict, EngineError, EngineUnreachable, HostFault, NotFound
 
 MANAGER = "hypercloud"  # of the fields that we set
@@ -220,7 +220,7 @@ class Stream:
     def __init__(self, response: urllib3.BaseHTTPResponse, address: str) -> None:
         self._response = response
         self._address = address
-        self._closed = threading.Event()
+        self._shared = Shared(response.shutdown, response.close)
 
     def lines(self) -> Iterator[bytes]:
         """Give the lines without their ends, also the last one; longer ones than ``LONGEST`` in pieces.
@@ -229,17 +229,17 @@ class Stream:
         """
         rest = b""
         try:
-            with _translated(self._address):
-                for piece in self._response.stream(2**16):
+            with _translated(self._address), self._shared.using() as alive:
+                for piece in self._response.stream(2**16) if alive else ():
                     *whole, rest = (rest + piece).split(b"\n")
                     yield from whole
                     if len(rest) > LONGEST:
                         yield rest
                         rest = b""
         except EngineUnreachable:
-            if not self._closed.is_set():
+            if not self._shared.over:
                 raise
-        if rest and not self._closed.is_set():
+        if rest and not self._shared.over:
             yield rest
 
     def events(self) -> Iterator[tuple[str, Json]]:
@@ -256,11 +256,7 @@ class Stream:
 
     def close(self) -> None:
         """End it."""
-        self._closed.set()
-        with contextlib.suppress(Exception):
-            self._response.shutdown()
-        with contextlib.suppress(Exception):
-            self._response.close()
+        self._shared.end()
 
 
 def _load(config: KubernetesConfig) -> Any:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 from collections.abc import Iterator
 
+from hypercloud.engine.ending import Shared, hang_up
 from hypercloud.engine.streams import Line, stamped_line
 from hypercloud.kube.client import KubeClient
 
@@ -54,11 +54,12 @@ class PodSession:
 
     def __init__(self, client: KubeClient, pod: str, command: list[str]) -> None:
         self._socket = client.socket(pod, command)
+        self._shared = Shared(lambda: hang_up(self._socket.sock), self._socket.close)
 
     def read(self) -> bytes:
         """Return some output; empty at the end."""
-        with contextlib.suppress(Exception):  # the connection is over, however it came
-            while True:
+        with contextlib.suppress(Exception), self._shared.using() as alive:  # it may be over at any time
+            while alive:
                 kind, data = self._socket.recv_data()
                 if kind not in {1, 2}:  # neither text nor binary: the end
                     return b""
@@ -75,12 +76,10 @@ class PodSession:
         self._send(RESIZE, json.dumps({"Width": columns, "Height": rows}).encode())
 
     def _send(self, channel: int, data: bytes) -> None:
-        with contextlib.suppress(Exception):
-            self._socket.send_binary(bytes([channel]) + data)
+        with contextlib.suppress(Exception), self._shared.using() as alive:
+            if alive:
+                self._socket.send_binary(bytes([channel]) + data)
 
     def close(self) -> None:
         """Hang up."""
-        with contextlib.suppress(Exception):
-            self._socket.sock.shutdown(socket.SHUT_RDWR)
-        with contextlib.suppress(Exception):
-            self._socket.close()
+        self._shared.end()
