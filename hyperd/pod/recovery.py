@@ -21,6 +21,7 @@ from hyperd.pod.records import PodRecords
 from hyperd.pod.service import PodService
 from hyperd.pod.states import WITH_VM, PodState
 from hyperd.vm.model import PAUSED, POOLED
+from hyperd.vm.scratch import remove_drafts
 from hyperd.vm.service import VmService
 
 log = structlog.get_logger(__name__)
@@ -54,6 +55,7 @@ class Recovery:
         """Make everything right; what cannot be is logged and left stopped."""
         for row in self._records.all():
             try:
+                remove_drafts(self._root / "pods" / row.id)
                 self._pod(row.id, PodState(row.state))
                 failpoint("restore.pod.settled")
             except HyperError as error:

@@ -17,6 +17,7 @@ from hyperd.errors import HostFault, OutOfSpace
 from hyperd.failpoint import failpoint
 
 MKFS = ("mkfs.ext4", "-q", "-F", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard")
+_DRAFT = ".new"  # ends the name of a disk that is being made
 MIN_FREE = 64 * 2**20  # bytes that must be free on the host for a pod to start
 
 
@@ -70,7 +71,7 @@ def _draft(path: Path) -> Iterator[Path]:
 
     Errors: OutOfSpace, HostFault, also instead of the block's OSError.
     """
-    draft = path.with_suffix(".new")
+    draft = path.with_suffix(_DRAFT)
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         yield draft
@@ -80,6 +81,15 @@ def _draft(path: Path) -> Iterator[Path]:
         raise kind("the pod's disk cannot be made", details=str(error)) from error
     finally:
         draft.unlink(missing_ok=True)
+
+
+def remove_drafts(directory: Path) -> None:
+    """Remove the disks in a directory that a daemon was making when it died. Errors: HostFault."""
+    try:
+        for draft in directory.glob(f"*{_DRAFT}"):
+            draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise HostFault("a half-made disk cannot be removed", details=str(error)) from error
 
 
 def _next(file: int, at: int, what: int) -> int | None:

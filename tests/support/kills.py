@@ -201,7 +201,7 @@ class World:
         with contextlib.suppress(Lost):
             code, data = begin()
             lost = False
-            if code >= 500 and self.alive():
+            if code >= 400 and self.alive():
                 faults.append(f"the answer is {code}: {data[:300]!r}")
         self._dies(lost=lost)
         self.switch.disarm()
@@ -389,7 +389,7 @@ def opened(
         templates = templates or directory / "templates"
         driver, guest = ("libvirt", GUEST) if real else ("fake", None)
         with (
-            Warm(switch.env, cwd=PROJECT) as warm,
+            Warm(switch.env, cwd=PROJECT, real=real) as warm,
             contextlib.ExitStack() as stack,
             HyperdLauncher(driver=driver, guest=guest, pool=pool, templates=templates, spawn=warm.spawn) as daemon,
         ):

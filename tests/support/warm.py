@@ -31,9 +31,9 @@ _MODULES = (
     "hyperd.vm.libvirt.driver",
     "hyperd.cli",
     "hyperd.config.load",
-    "hyperd.api.cri.handlers",
-    "hyperd.api.cri.server",
 )
+# gRPC among them. No QEMU starts below a fork of a process that has loaded it: the program before QEMU aborts.
+_CRI = ("hyperd.api.cri.handlers", "hyperd.api.cri.server")
 
 
 class Warm:
@@ -42,11 +42,12 @@ class Warm:
     Args:
         env: more variables of the daemons.
         cwd: where they run.
+        real: whether their VMs are; if not, more is imported beforehand.
 
     """
 
-    def __init__(self, env: Mapping[str, str], *, cwd: Path) -> None:
-        words = [sys.executable, "-m", "tests.support.warm"]
+    def __init__(self, env: Mapping[str, str], *, cwd: Path, real: bool = True) -> None:
+        words = [sys.executable, "-m", "tests.support.warm", *(() if real else ("--pretend",))]
         self._process = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **env}, cwd=cwd
         )
@@ -111,7 +112,7 @@ class Daemon:
 
 def main() -> None:
     """Fork for each line of the input; a child leaves the loop and becomes a daemon."""
-    for name in _MODULES:
+    for name in (*_MODULES, *(_CRI if "--pretend" in sys.argv else ())):
         importlib.import_module(name)
     _build_urls_late()
     gc.collect()
