@@ -63,13 +63,13 @@ class Scale:
         self._cloud.action(self._cloud.dc("POST", f"{uri}start/"))
         self._side.rest()
         began = time.monotonic()
-        changed = self._cloud.dc("PATCH", uri, {"target_num_containers": COUNT})
-        self._cloud.action(changed)
+        self._cloud.dc("PATCH", uri, {"target_num_containers": COUNT})
+        while (found := self._cloud.dc("GET", uri).json)["state"] == "Scaling" or found["synchronized"] is False:
+            time.sleep(0.1)  # a look costs hypercloud CPU time itself
         took = time.monotonic() - began
-        running = self._cloud.dc("GET", uri).json["running_num_containers"]
         self._cloud.action(self._cloud.dc("DELETE", uri))
-        if running != COUNT:
-            raise RuntimeError(f"{running} containers run, not {COUNT}")
+        if found["running_num_containers"] != COUNT:
+            raise RuntimeError(f"{found['running_num_containers']} containers run, not {COUNT}")
         return took
 
 

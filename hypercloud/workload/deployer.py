@@ -32,7 +32,10 @@ LOOK = 0.5  # seconds between looks whether a pull's action is to be canceled
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What the steps need of the action that they are for."""
+    """What the steps need of the action that they are for.
+
+    ``networks`` and ``image_env`` are what engines have been asked by now: all containers of a service share it.
+    """
 
     log: Callable[[str], None]
     check: Callable[[], None]  # raises when the action is canceled
@@ -40,6 +43,8 @@ class Job:
     user: str = ""
     account: str = ""
     extra_env: Mapping[str, str] = field(default_factory=dict)
+    networks: set[tuple[str, str]] = field(default_factory=set)  # engine and name
+    image_env: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # by engine and image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +105,7 @@ class Deployer:
         job.log(f"starting {plan.row.name}")
         client.start(docker_id)
         seen = self._engines.monitor(plan.engine).refresh(docker_id)
-        image_env = self._image_env(plan)  # nobody else writes while a transaction does: it asks no engine
+        image_env = self._image_env(plan, job)  # nobody else writes while a transaction does: it asks no engine
         with self._store.writing() as tx:
             row = tx.container(container)
             row.started = time.time()
@@ -230,8 +235,11 @@ class Deployer:
         """Make the container, or find the one that an earlier attempt has made."""
         client = self._engines.client(plan.engine)
         if plan.spec.net != "host":
-            for network in (plan.network, *plan.far_links):
+            for network in {plan.network, *plan.far_links} - {
+                one for at, one in tuple(job.networks) if at == plan.engine
+            }:
                 client.ensure_network(network, {describe.NAMESPACE: plan.row.namespace})
+                job.networks.add((plan.engine, network))
         body = describe.body(
             plan.spec,
             name=plan.row.name,
@@ -263,10 +271,13 @@ class Deployer:
             client.connect(network, made, names)
         return made
 
-    def _image_env(self, plan: _Plan) -> list[str]:
+    def _image_env(self, plan: _Plan, job: Job) -> list[str]:
+        key = (plan.engine, plan.spec.image)
         with contextlib.suppress(CloudError):
-            config = self._engines.client(plan.engine).image(plan.spec.image).get("Config") or {}
-            return [str(one) for one in config.get("Env") or []]
+            if key not in job.image_env:
+                config = self._engines.client(plan.engine).image(plan.spec.image).get("Config") or {}
+                job.image_env[key] = [str(one) for one in config.get("Env") or []]
+            return job.image_env[key]
         return []
 
     # -- down --------------------------------------------------------------------------------------------------------

@@ -100,6 +100,17 @@ def test_others_write_while_an_engine_does_not_answer(server, engine):
     server.action(answer)
 
 
+def test_what_containers_share_is_asked_for_once(server, engine):
+    """By each of the four threads that make them at most."""
+    before = len(engine.requests)
+    uri = started(server, name="many", target_num_containers=12)
+    asked = engine.requests[before:]
+    assert sum(one.startswith("POST /containers/create") for one in asked) >= 12
+    for what in ("GET /networks", "GET /images/tutum"):
+        assert 1 <= sum(one.startswith(what) for one in asked) <= 4, what
+    assert "/gopath" in [one["value"] for one in get(server, uri)["calculated_envvars"]]
+
+
 def test_no_limit_of_swap(server, engine):
     started(server, memory=64, memory_swap=-1)
     (one,) = engine.running()
