@@ -35,6 +35,7 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 MAX_VCPU = 8
+ASKED_FOR = "asked for by a test"  # in the error of what was told to fail
 
 
 @dataclass
@@ -183,7 +184,7 @@ class FakeDriver(VmDriver):
     def _maybe_fail(self, method: str) -> None:
         if self.fail_next == method:
             self.fail_next = ""
-            raise DriverError(f"{method} failed", details="asked for by a test")
+            raise DriverError(f"{method} failed", details=ASKED_FOR)
 
     def _check_disk(self, disk: DiskSpec) -> None:
         if not disk.path.exists():

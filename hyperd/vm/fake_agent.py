@@ -39,6 +39,7 @@ from hyperd.agent.frames import (
     welcome_frame,
 )
 from hyperd.agent.plan import Op
+from hyperd.agent.programs import PROGRAM
 from hyperd.vm.fake_streams import Input, Output
 
 log = structlog.get_logger(__name__)
@@ -47,6 +48,7 @@ Answer = Sequence[tuple[int, Sequence[str | bytes | int]]]
 POLL = 0.01  # seconds
 # Of the agent's own tools, by their arguments: the process 1 of a pod, and what the pool rehearses a start with.
 _TOOLS = {("--stay",): ["sleep", "infinity"], ("--pack-tree", "/.none"): ["true"]}
+NO_TOOL = "a guest that only pretends has no such tool"  # of the agent: it has no file system, and packs none
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -291,7 +293,8 @@ class FakeAgent:
         program = shutil.which(argv[0], path=environment.get("PATH", DEFAULT_PATH))
         if program is None:
             number = errno.EACCES if Path(argv[0]).exists() else errno.ENOENT
-            raise RefusedError(number, f"EXEC {argv[0]}: {os.strerror(number)}")
+            reason = NO_TOOL if argv[0] == PROGRAM else os.strerror(number)
+            raise RefusedError(number, f"EXEC {argv[0]}: {reason}")
         window = [int(word) for word in ops[Op.TTY]] if Op.TTY in ops else None
         self._spawn(process, [program, *argv[1:]], environment, window=window, null=stdin == "null")
         self._processes[ident] = process

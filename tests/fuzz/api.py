@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import HypothesisException, Unsatisfiable
 from schemathesis import GenerationMode
 
+from tests.fuzz.answers import excused, is_failure
 from tests.fuzz.seeds import seeds
 from tests.support.daemon import HyperdLauncher, UnixConnection
 from tests.support.registry import RegistryServer
@@ -36,8 +37,6 @@ WAITING = (
     "/attach", "/container/exitcode", "/container/wait", "/container/logs", "/container/stats", "/events",
     "/exec/start", "/execvm", "/exitcode",
 )  # fmt: skip
-# The host's part: not supported here, a registry, a full host, a time that has passed, a full disk.
-NOT_OUR_FAULT = (501, 502, 503, 504, 507)
 NAMES = {
     "container": ("kept-c", "made-c"),
     "pod": ("kept", "made"),
@@ -56,7 +55,7 @@ NAMES = {
 class Result:
     """What came of the requests so far; ``faults`` are told with what repeats them.
 
-    ``refusals``: answers with 500 that say what this host or this guest could not do.
+    ``refusals``: answers with 500 that say what the pretended host was told to fail in, or its guest cannot do.
     """
 
     requests: int = 0
@@ -168,12 +167,12 @@ class ApiFuzz:
                 self.result.faults[f"hangs: {case.operation.path}"] = told
             return
         self.result.statuses[status] += 1
-        if status >= 500 and status not in NOT_OUR_FAULT:
+        if is_failure(status):
             said = f"{status} {case.operation.path}: {answer.decode(errors='replace').strip()[:200]}"
-            if b"internal error" in answer:
-                self.result.faults[said] = told
-            else:
+            if excused(answer):
                 self.result.refusals[said] += 1
+            else:
+                self.result.faults[said] = told
         if time.monotonic() - began > HANGS_AFTER:
             self.result.faults[f"slow: {case.operation.path}"] = told
 

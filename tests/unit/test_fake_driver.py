@@ -16,11 +16,13 @@ from hyperd.agent.client import AgentClient
 from hyperd.agent.frames import Method
 from hyperd.agent.input import GuestInput
 from hyperd.agent.plan import Op, Plan
+from hyperd.agent.programs import PROGRAM
 from hyperd.errors import AgentError, Conflict, DriverError, NotFound
 from hyperd.guest import layout
 from hyperd.stream.relay import Relay
 from hyperd.vm.driver import DiskSpec, PowerState, VmEvent, VmEventKind, VmSpec
 from hyperd.vm.fake import FakeDriver
+from hyperd.vm.fake_agent import NO_TOOL
 
 WAIT = 20.0
 
@@ -282,6 +284,14 @@ def test_shutdown_ends_programs_and_is_told(vm):
         time.sleep(0.01)
     assert vm.driver.states() == {}
     assert [event.kind for event in events] == [VmEventKind.STOPPED]
+
+
+def test_a_tool_that_no_pretended_guest_has_is_told_apart(vm):
+    with pytest.raises(AgentError, match=NO_TOOL) as caught:
+        vm.start("p", [PROGRAM, "--pack-path", "/", "etc", "passwd"])
+    assert caught.value.errno == errno.ENOENT
+    with pytest.raises(AgentError, match="No such file or directory"):
+        vm.start("q", ["/no/such/program"])
 
 
 def test_errors_of_the_driver(vm, tmp_path):

@@ -6,11 +6,15 @@ import random
 
 import pytest
 
+from hyperd.agent.programs import PROGRAM
 from hyperd.build.dockerfile import parse_dockerfile
 from hyperd.build.ignore import compiled
-from hyperd.errors import InvalidInput
+from hyperd.errors import DriverError, InvalidInput
 from hyperd.registry.reference import Reference
 from hyperd.stream import jsonlines
+from hyperd.vm.fake import FakeDriver
+from hyperd.vm.fake_agent import NO_TOOL
+from tests.fuzz.answers import excused, is_failure
 from tests.fuzz.mutate import mutated
 from tests.fuzz.seeds import CORPUS, seeds
 from tests.fuzz.targets import MODULES, TARGETS
@@ -30,6 +34,23 @@ def test_every_target_says_what_it_covers() -> None:
     named = {entry.partition(":")[0] for found in MODULES.values() for entry in found}
     assert [name for name in named if not (PROJECT / f"{name}.py").exists()] == []
     assert {path.name for path in CORPUS.iterdir()} <= {*TARGETS, "agent_frames", "agent_tar"}
+
+
+@pytest.mark.parametrize("status", [500, 505])
+def test_a_failure_of_a_pretended_host_is_excused_only_where_it_was_told_to_fail(status: int) -> None:
+    driver = FakeDriver()
+    driver.fail_next = "stats"
+    with pytest.raises(DriverError) as told:
+        driver.stats("vm-none")
+    assert is_failure(status)
+    assert excused(str(told.value).encode())
+    assert excused(f"EXEC {PROGRAM}: {NO_TOOL}".encode())
+    assert not excused(b"the disk /x does not exist")
+    assert not excused(b"EXEC /sbin/hyper-agent: No such file or directory")
+
+
+def test_what_a_host_cannot_do_and_names_is_no_failure() -> None:
+    assert [status for status in range(400, 600) if is_failure(status)][:3] == [500, 505, 506]
 
 
 # What fuzzing has found.
