@@ -608,6 +608,11 @@ def test_network_with_ipv6(client: FlaskClient) -> None:
         assert (len(addresses), "fd00:8::7/64" in addresses) == (2, True)
         assert client.post("/networks/six/disconnect", json={"Container": other}).status_code == 200
         later = client.post("/containers/create", json={**body, "Cmd": ["sleep", "100"]}).json["Id"]
+        client.post("/networks/six/disconnect", json={"Container": later})
+        wanted["MacAddress"] = "02:42:ac:11:00:02"
+        client.post("/networks/six/connect", json={"Container": later, "EndpointConfig": wanted})
+        planned = client.get(f"/containers/{later}/json").json["NetworkSettings"]["Networks"]["six"]
+        assert (planned["MacAddress"], planned["IPAMConfig"]) == ("02:42:ac:11:00:02", {"IPv6Address": "fd00:8::7"})
         taken = client.post(f"/containers/{later}/start")
         assert (taken.status_code, "fd00:8::7" in taken.text) == (409, True)
     finally:

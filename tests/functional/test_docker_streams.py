@@ -333,3 +333,37 @@ def test_the_size_of_a_terminal_of_a_container(daemon: HyperdLauncher, size: lis
     assert ask(daemon, "POST", f"/containers/{ident}/start")[0] == 204
     assert ask(daemon, "GET", f"/containers/{ident}/logs?stdout=1&follow=1")[1].strip() == wanted
     assert ask(daemon, "DELETE", f"/containers/{ident}?force=1")[0] == 204
+
+
+def test_both_apis_list_the_same_and_change_each_others(daemon: HyperdLauncher) -> None:
+    """Containers of Docker's clients and those of hyperctl's pods, seen and changed from the other side."""
+
+    def ours() -> dict[str, str]:
+        rows = [row.split(":") for row in daemon.json("GET", "/list", item="container")["cData"]]
+        return {row[0]: row[3] for row in rows}
+
+    def theirs() -> dict[str, str]:
+        return {row["Id"]: row["State"] for row in json.loads(ask(daemon, "GET", "/containers/json?all=1")[1])}
+
+    body = {"Image": "busybox", "Cmd": ["sleep", "1000"]}
+    one = json.loads(ask(daemon, "POST", "/containers/create?name=by-docker", body)[1])["Id"]
+    assert ask(daemon, "POST", f"/containers/{one}/start")[0] == 204
+    inner = [{"name": name, "image": "busybox", "command": ["sleep", "1000"]} for name in ("web", "db")]
+    daemon.json("POST", "/pod/create", status=201, body={"id": "shop", "containers": inner})
+    daemon.json("POST", "/pod/start", podId="shop")
+    assert ours().keys() == theirs().keys()
+    assert len(ours()) == 3
+    assert set(theirs().values()) == {"running"}
+    web = json.loads(ask(daemon, "GET", "/containers/web/json")[1])["Id"]
+    assert ask(daemon, "POST", "/containers/web/stop?t=0")[0] == 204
+    daemon.json("POST", "/container/stop", container="by-docker")
+    assert {ident for ident, state in theirs().items() if state == "exited"} == {web, one}
+    assert {ident for ident, state in ours().items() if state != "running"} == {web, one}
+    assert ask(daemon, "DELETE", "/containers/web")[0] == 204
+    daemon.json("DELETE", "/pod", podId=one)
+    assert ours().keys() == theirs().keys()
+    assert len(ours()) == 1
+    assert ask(daemon, "DELETE", "/containers/db?force=1")[0] == 204
+    assert (ours(), theirs()) == ({}, {})
+    assert daemon.json("GET", "/list", item="pod")["podData"] != []  # the pod is hyperctl's, and stays
+    daemon.json("DELETE", "/pod", podId="shop")

@@ -117,6 +117,7 @@ class Lookup:
         return Attachment(
             network=network.name if network else name,
             network_id=network.id if network else "",
+            mac=wish.mac if wish else "",
             aliases=_aliases(network, found, wish.aliases if wish else ()),
             **_wished(wish),
         )
