@@ -34,12 +34,22 @@ static void bring_up_lo(void) {
     logf_("lo: %s", strerror(errno));
 }
 
+/*
+ * Programs whose pages of files of the last second do not fit in memory would read them again and again, for minutes: the
+ * kernel's out-of-memory killer comes then. Nothing happens with a kernel that cannot do it.
+ */
+static void bound_thrashing(void) {
+  write_small("/sys/kernel/mm/lru_gen/enabled", "y");
+  write_small("/sys/kernel/mm/lru_gen/min_ttl_ms", "1000");
+}
+
 /* What no port needs is done beside the rest (lo alone takes 16 ms in a slow guest); plans wait until the pipe closes. */
 static void finish_later(void) {
   int ends[2];
   pid_t pid = pipe2(ends, O_CLOEXEC) < 0 ? -1 : fork();
   if (pid <= 0) {
     bring_up_lo();
+    bound_thrashing();
     load_modules("/etc/modules.late");
   }
   if (pid == 0)

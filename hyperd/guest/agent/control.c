@@ -63,11 +63,11 @@ void control_started(uint32_t request, const struct process *p) {
 /* Events are flags of a process until there is room to send them: however many end, nothing piles up. */
 static size_t write_event(uint8_t *out, struct process *p) {
   struct writer w = {out + FRAME_HEADER, 0, 512, false};
-  uint16_t code = p->oom_due ? 2 : 1;
-  put_record(&w, R_EXIT, p->oom_due ? 1 : 3);
+  uint16_t code = p->memory.killed ? 2 : 1;
+  put_record(&w, R_EXIT, p->memory.killed ? 1 : 3);
   put_text(&w, p->name);
-  if (p->oom_due) {
-    p->oom_due = false;
+  if (p->memory.killed) {
+    p->memory.killed = false;
   } else {
     put_number(&w, (uint64_t)p->code);
     put_number(&w, p->finished_ns);
@@ -89,7 +89,7 @@ static size_t refill(struct port *port) {
     return size;
   }
   TAILQ_FOREACH(p, &processes, link)
-    if (p->oom_due || p->exit_due)
+    if (p->memory.killed || p->exit_due)
       return write_event(port->tx, p);
   return 0;
 }

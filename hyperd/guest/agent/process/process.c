@@ -56,7 +56,8 @@ struct process *process_new(const char *name, uint32_t base, struct err *e) {
     return err_set(e, ENOMEM, "PROCESS %s: no memory", name), NULL;
   snprintf(p->name, sizeof p->name, "%s", name);
   p->base = base;
-  p->main_fd = p->init_fd = p->oom_watch.fd = p->left_watch.fd = -1;
+  p->main_fd = p->init_fd = p->left_watch.fd = -1;
+  memory_init(&p->memory);
   for (int i = 0; i < 3; i++)
     p->streams[i].watch.fd = -1;
   TAILQ_INSERT_TAIL(&processes, p, link);
@@ -65,11 +66,9 @@ struct process *process_new(const char *name, uint32_t base, struct err *e) {
 }
 
 static void close_living(struct process *p) {
-  int oom = p->oom_watch.fd;
   int left = p->left_watch.fd;
-  loop_remove(&p->oom_watch);
+  memory_forget(&p->memory);
   loop_remove(&p->left_watch);
-  close_fd(&oom);
   close_fd(&left);
   close_fd(&p->main_fd);
   close_fd(&p->init_fd);
@@ -84,46 +83,6 @@ void process_remove(struct process *p) {
   free(p->user);
   p->user = NULL;
   loop_free_later(p);
-}
-
-/* cgroup v2 tells of kills by its out-of-memory killer in memory.events. */
-
-static uint64_t count_oom_kills(const struct process *p) {
-  char path[400], text[512];
-  uint64_t count = 0;
-  snprintf(path, sizeof path, "%s/%s/memory.events", cgroup_root, p->cgroup);
-  if (read_small(path, text, sizeof text) < 0)
-    return 0;
-  char *at = strstr(text, "oom_kill ");
-  if (at) {
-    at[strcspn(at, "\n")] = 0;
-    parse_u64(at + 9, 10, UINT64_MAX, &count);
-  }
-  return count;
-}
-
-static void oom_event(struct watch *w, uint32_t events) {
-  (void)events;
-  struct process *p = (struct process *)((char *)w - offsetof(struct process, oom_watch));
-  uint64_t kills = count_oom_kills(p);
-  p->oom_due |= kills > p->oom_kills;
-  p->oom_kills = kills;
-}
-
-static void watch_oom(struct process *p) {
-  char path[400];
-  if (!p->cgroup[0])
-    return;
-  snprintf(path, sizeof path, "%s/%s/memory.events", cgroup_root, p->cgroup);
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0)
-    return;
-  p->oom_kills = count_oom_kills(p);
-  p->oom_watch = (struct watch){fd, oom_event};
-  if (loop_add(&p->oom_watch, EPOLLPRI) < 0) {
-    p->oom_watch.fd = -1;
-    close(fd);
-  }
 }
 
 /* Of a pid namespace of its own the kernel ends everything with process 1. In a shared one the cgroup says who is left. */
@@ -164,13 +123,12 @@ void process_started(struct process *p) {
   p->state = P_RUNNING;
   if (p->reaped)
     main_gone(p);
-  else
-    watch_oom(p);
+  else if (p->cgroup[0])
+    memory_watch(&p->memory, p->cgroup);
 }
 
 void process_ended(struct process *p, int code) {
-  if (p->oom_watch.fd >= 0)
-    oom_event(&p->oom_watch, 0);
+  memory_count(&p->memory);
   p->on_reaped = NULL;
   p->state = P_EXITED;
   p->code = code;

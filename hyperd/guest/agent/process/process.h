@@ -4,6 +4,7 @@
 #include <sys/queue.h>
 
 #include "loop/loop.h"
+#include "process/memory.h"
 #include "process/streams.h"
 
 enum { MAX_PROCESSES = 1024, MAX_NAME = 64 };
@@ -28,12 +29,11 @@ struct process {
   int code;
   uint64_t finished_ns; /* wall clock */
   uint64_t finished_ms; /* monotonic */
-  bool exit_due, oom_due; /* events still to be sent */
+  bool exit_due; /* an event still to be sent; so is memory.killed */
   uint32_t base;          /* stream ids base .. base+2, 0 = no streams */
   struct stream streams[3];
   char cgroup[256]; /* below the cgroup root, empty = none */
-  struct watch oom_watch;
-  uint64_t oom_kills;
+  struct memory memory; /* of that group */
   struct watch left_watch; /* the main process has ended, others of its cgroup have not yet */
   void (*on_reaped)(struct process *p); /* while its START is not answered yet: who decides what follows */
   void *start;                          /* belongs to that */
