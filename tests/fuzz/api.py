@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import math
 import random
 import time
 import urllib.parse
@@ -102,19 +103,20 @@ class ApiFuzz:
             self._daemon.request("DELETE", "/pod", podId=row.split(":")[0])
         self._daemon.json("POST", "/network/prune")
 
-    def run(self, count: int) -> Result:
-        """Send so many requests, in rounds over all operations."""
+    def run(self, count: int, *, seconds: float = math.inf) -> Result:
+        """Send so many requests, or for so long, in rounds over all operations."""
+        until = time.monotonic() + seconds
         archives = [*seeds("context"), *seeds("archive"), *seeds("compression")]
         tars = st.sampled_from(archives) | st.binary(max_size=2000)
         schemathesis.openapi.media_type("application/x-tar", tars)
         schema = schemathesis.openapi.from_dict(self._document)
         operations = [found.ok() for found in schema.get_all_operations()]
         number = 0
-        while self.result.requests < count:
+        while self.result.requests < count and time.monotonic() < until:
             number += 1
             self.prepare()
             for operation in self._rng.sample(operations, len(operations)):
-                if self.result.requests >= count:
+                if self.result.requests >= count or time.monotonic() > until:
                     break
                 for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
                     self._some(operation, mode, CASES, number)
