@@ -127,7 +127,7 @@ class World:
         code, _, self.archive = self.daemon.request("GET", "/images/save", names=self.other)
         assert code == 200, self.archive
         self.make(WITNESS)
-        self.ask("POST", "/pod/start", podId=WITNESS)
+        self.ready("POST", "/pod/start", podId=WITNESS)
         self._vm = self.daemon.json("GET", "/pod/info", podName=WITNESS)["vm"]
         assert self.settle() == []
 
