@@ -232,10 +232,12 @@ class CloudChecks:
 
     def _connects(self, container: str, answering: set[str]) -> None:
         """Need that a container gets answers of these pods, and of no others, by a link's name and by its variables."""
-        # The image's busybox is static and cannot look names up: it crashes in the library of C.
-        named = r"$(awk '/[[:space:]]db([[:space:]]|$)/ { print $1 }' /etc/hosts)"
-        for place in (f"{named}:6379", "$DB_PORT_6379_TCP_ADDR:$DB_PORT_6379_TCP_PORT"):
-            ask = f"wget -q -T 5 -O - http://{place}/ || {{ echo nobody; break; }}"
+        # The image's busybox is static: whatever looks names up crashes in the library of C, and wget always does.
+        named = r"$(awk '/[[:space:]]db([[:space:]]|$)/ { print $1 }' /etc/hosts) 6379"
+        for place in (named, "$DB_PORT_6379_TCP_ADDR $DB_PORT_6379_TCP_PORT"):
+            ask = (
+                rf"printf 'GET / HTTP/1.0\r\n\r\n' | nc -w 5 {place} | tail -n 1 | grep . || {{ echo nobody; break; }}"
+            )
             loop = f"i=0; while [ $((i+=1)) -le {ASKS} ]; do {ask}; done; echo over"
             words = quote(shlex.join(["sh", "-c", loop]))
             end = time.monotonic() + 60  # kube-proxy may need a moment, and so may their programs
