@@ -68,7 +68,7 @@ REASONS: Mapping[str, tuple[str, str]] = {
     "build": ("a VM starts for the build, and its layers become images of disks", _HEADING),
     "load": ("each layer is checked member by member and written as an image of a disk", _HEADING),
     "cat": ("one emulated processor does it, and had to wait for its turn", _HEADING),
-    "compose": ("services on a network of their own take no VM of the pool", _HEADING),
+    "compose": ("the NIC of a VM of the pool becomes one of the project's network first", _HEADING),
 }
 ROWS = (
     _row("run", "`docker run -d` from the pool", "ms", "podman", 1),

@@ -152,16 +152,23 @@ class GuestTool:
 
     def feed(self, chunks: Iterable[bytes]) -> None:
         """Write its input, all of it unless it ends before. Errors: AgentError, Cancelled; what the chunks raise."""
-        relay = self._agent.relay
         for chunk in chunks:
-            self._room.clear()
-            if relay.call(self._write(chunk), timeout=_CALL):
-                with self._news:
-                    while not self._room.is_set() and not self._exited:
-                        self._wait()
-            if self._exited or self._input.closed:
+            if not self.put(chunk):
                 break
-        relay.call(self._end_input(), timeout=_CALL)
+        self.end()
+
+    def put(self, chunk: bytes) -> bool:
+        """Write a part of its input; False when it has ended or takes no more. Errors: AgentError, Cancelled."""
+        self._room.clear()
+        if self._agent.relay.call(self._write(chunk), timeout=_CALL):
+            with self._news:
+                while not self._room.is_set() and not self._exited:
+                    self._wait()
+        return not (self._exited or self._input.closed)
+
+    def end(self) -> None:
+        """End its input. Errors: AgentError."""
+        self._agent.relay.call(self._end_input(), timeout=_CALL)
 
     def wait(self) -> int:
         """Wait for its end; give the exit code. Errors: AgentError (the guest is gone), Cancelled."""

@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
+from hyperd.agent import bulk
 from hyperd.agent.plan import MS_RDONLY, Op, Plan
 from hyperd.agent.programs import PROGRAM, GuestTool, new_name
 from hyperd.config.model import Config
@@ -154,7 +156,7 @@ class ContainerContents:
                 found.append(_stat(view, place, cancelled=cancelled))
                 write(b"")
                 words = ["--pack-path", view.root, place.directory, place.name]
-                _send(view, [*words, place.shown] if place.shown else words, write, cancelled, "packing files")
+                self._send(view, [*words, place.shown] if place.shown else words, write, cancelled)
 
         pieces = pumped("archive-get", work)
         next(pieces, b"")
@@ -187,9 +189,13 @@ class ContainerContents:
             where = _Place(directory=place.whole, name=".", shown=place.shown, whole=place.whole)
             _stat(view, where, cancelled=cancelled)
             self._require_writable(row, place.whole)
-            words = [PROGRAM, "--unpack", view.root, place.whole, owner or "-", "-", *(["copy"] if strict else [])]
-            with _tool(view, words, cancelled) as tool:
-                tool.feed(decompressed(iter(chunks), max_bytes=MAX_ARCHIVE))
+            words = ["--unpack", view.root, place.whole, owner or "-", "-", *(["copy"] if strict else [])]
+            with self._carried(view, words, cancelled) as (tool, lend):
+                archive = decompressed(iter(chunks), max_bytes=MAX_ARCHIVE)
+                if lend is None:
+                    tool.feed(archive)
+                else:
+                    bulk.send(tool, archive, lend)
                 tool.finish("unpacking files")
 
     def changes(self, name: str) -> tuple[Change, ...]:
@@ -216,11 +222,35 @@ class ContainerContents:
 
         def work(write: Write, cancelled: Cancel) -> None:
             with self._view(row, volumes=False) as view:
-                _send(view, ["--pack-device", view.root], write, cancelled, "packing files")
+                self._send(view, ["--pack-device", view.root], write, cancelled)
 
         return pumped("export", work)
 
     # -- inside
+
+    @contextmanager
+    def _carried(
+        self, view: _View, words: Sequence[str], cancelled: Cancel
+    ) -> Iterator[tuple[GuestTool, bulk.Lend | None]]:
+        """Yield a program of the agent, and what lends it a disk; None when its agent knows no records.
+
+        The disk is lent until the program has ended.
+        """
+        with ExitStack() as lent:
+            if not view.vm.by_records:
+                yield lent.enter_context(_tool(view, [PROGRAM, *words], cancelled)), None
+                return
+            carrier = self._vms.plugs.carrier(view.vm)
+            with _tool(view, [PROGRAM, bulk.RECORDS, *words], cancelled) as tool:
+                yield tool, partial(lent.enter_context, carrier)
+
+    def _send(self, view: _View, words: Sequence[str], write: Write, cancelled: Cancel) -> None:
+        with self._carried(view, words, cancelled) as (tool, lend):
+            if lend is None:
+                tool.feed(())
+            for piece in tool.output() if lend is None else bulk.receive(tool, lend):
+                write(piece)
+            tool.finish("packing files")
 
     @contextmanager
     def _view(self, row: ContainerRow, *, volumes: bool, lower_only: bool = False) -> Iterator[_View]:
@@ -390,14 +420,6 @@ def _tool(view: _View, words: Sequence[str], cancelled: Cancel) -> Iterator[Gues
     with GuestTool(agent, ident=ident, base=base, cancelled=cancelled) as tool:
         tool.start(plan)
         yield tool
-
-
-def _send(view: _View, words: Sequence[str], write: Write, cancelled: Cancel, what: str) -> None:
-    with _tool(view, [PROGRAM, *words], cancelled) as tool:
-        tool.feed(())
-        for piece in tool.output():
-            write(piece)
-        tool.finish(what)
 
 
 def _collect(view: _View, words: Sequence[str], what: str, *, cancelled: Cancel = never) -> bytes:

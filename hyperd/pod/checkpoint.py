@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -143,7 +143,7 @@ class Checkpoints:
             raise out_of_space(error) from error
 
     def _save(self, pod_id: str, directory: Path, *, pause: bool, cancelled: Callable[[], bool]) -> archive.Manifest:
-        with self._services.locks.locked(pod_id, "checkpoint"):
+        with self._services.locks.locked(pod_id, "checkpoint"), ExitStack() as stack:
             row = self._services.pods.records.get(pod_id)
             vm = self._services.vms.of_pod(pod_id)
             if row.state not in (PodState.RUNNING, PodState.PAUSED) or vm is None:
@@ -154,6 +154,7 @@ class Checkpoints:
             )
             self._refuse(whole, vm, rows)
             scratch = self._services.pods.scratch(pod_id)
+            stack.enter_context(self._services.vms.plugs.without_carrier(vm))
             if row.state == PodState.RUNNING:
                 self._services.vms.plugs.drop_layers(
                     vm, {self._services.images.layer_path(one) for one in self._needed(rows)}

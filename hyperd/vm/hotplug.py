@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
+import structlog
+
+from hyperd.agent.bulk import RING, Carrier
 from hyperd.agent.plan import Op, Plan
+from hyperd.errors import Conflict, HyperError
+from hyperd.failpoint import failpoint
 from hyperd.guest import layout
 from hyperd.vm.driver import DiskSpec, NicSpec, VmDriver
 from hyperd.vm.entry import Entry
@@ -16,6 +22,9 @@ from hyperd.vm.model import IDLE, SCRATCH_LUN, Vm
 from hyperd.vm.shares import SharedTrees
 from hyperd.vm.table import VmTable
 
+log = structlog.get_logger(__name__)
+
+CARRIER = "carrier.img"  # in the VM's directory
 _FRESH = "fresh"  # name of a NIC in the guest until it gets its own
 
 
@@ -112,6 +121,65 @@ class Plugs:
         with self._table.changing(vm):
             self._trees.unbind(vm.id, name)
             vm.shares.pop(name, None)
+
+    @contextmanager
+    def carrier(self, vm: Vm) -> Iterator[Carrier | None]:
+        """Lend the disk by which large archives come and go; None when another has it or it cannot be had.
+
+        It stays in the VM. What it holds is gone at the end: whoever has used it has ended by then.
+        """
+        if not vm.carrying.acquire(blocking=False):
+            yield None
+            return
+        try:
+            found = self._carrier(vm)
+            if found is None:
+                yield None
+                return
+            try:
+                yield found
+            finally:
+                with suppress(OSError):
+                    os.ftruncate(found.descriptor, 0)  # gives the host's memory and disk back
+                    os.ftruncate(found.descriptor, RING)
+                os.close(found.descriptor)
+        finally:
+            vm.carrying.release()
+
+    def _carrier(self, vm: Vm) -> Carrier | None:
+        path = vm.rundir / CARRIER
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            log.warning("vm.no_carrier", vm=vm.id, error=str(error))
+            return None
+        try:
+            os.posix_fallocate(descriptor, 0, RING)  # QEMU stops a VM that writes to a full disk
+            with vm.lock:
+                if str(path) not in vm.disks:
+                    failpoint("vm.carrier.file_made")
+                    self._plug_disk(vm, str(path), disk_of(str(path), vm.free_lun(), scratch=True))
+                return Carrier(lun=vm.disks[str(path)], descriptor=descriptor)
+        except (OSError, HyperError) as error:
+            log.warning("vm.no_carrier", vm=vm.id, error=str(error))
+            os.close(descriptor)
+            return None
+
+    @contextmanager
+    def without_carrier(self, vm: Vm) -> Iterator[None]:
+        """Have no carrier in the VM for the block. Errors: Conflict (it is in use), DriverError."""
+        if not vm.carrying.acquire(blocking=False):
+            raise Conflict("files of the pod are just being copied", resolution="try again")
+        try:
+            with self._table.changing(vm):
+                path = vm.rundir / CARRIER
+                if str(path) in vm.disks:
+                    self._driver.detach_disk(vm.id, vm.disks[str(path)])
+                    del vm.disks[str(path)]
+                    path.unlink(missing_ok=True)
+            yield
+        finally:
+            vm.carrying.release()
 
     def mount_layers(self, vm: Vm, paths: Sequence[Path], *, entry: Entry | None = None) -> list[str]:
         """Mount layers in the guest and return their mount points, in the order asked.

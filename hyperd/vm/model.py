@@ -31,6 +31,7 @@ KEPT = (
     "spare_disk",
     "uid",
     "mapped",
+    "by_records",
 )
 HEALTH_TIMEOUT = 5.0
 CLONE_TIMEOUT = 30.0  # for the agent of a VM that goes on from a template; milliseconds on an idle machine
@@ -186,6 +187,8 @@ class Vm:
     connected: bool = True
     waking: bool = False  # taken from the pool, and not answering yet
     saving: bool = False  # it stands still for a moment, in which it is written to a file
+    by_records: bool = True  # its agent knows them (``hyperd.agent.bulk``)
+    carrying: threading.Lock = field(default_factory=threading.Lock)  # whoever uses its carrier has it
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def made_as(self, mac: str) -> str:

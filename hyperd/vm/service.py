@@ -263,6 +263,7 @@ class VmService:
         """
         vm = self._new(new_id(), vcpu=wanted.vcpu, memory=wanted.memory, pod_id=wanted.pod_id)
         vm.disks, vm.layers, vm.nics = dict(wanted.disks), dict(wanted.layers), [nic.mac for nic in nics]
+        vm.by_records = False  # its agent may be of another version
         vm.services_sure = not wanted.services
         try:
             self._separate(vm, NO_FILES)
@@ -508,6 +509,7 @@ class VmService:
         vm.services_sure = row.detail.get("services_sure", True)
         vm.spare_disk, vm.uid = row.detail.get("spare_disk", ""), row.detail.get("uid", 0)
         vm.shared, vm.mapped = row.detail.get("shared", False), row.detail.get("mapped", False)
+        vm.by_records = row.detail.get("by_records", False)
         vm.shares, vm.volumes = dict(row.detail.get("shares", {})), dict(row.detail.get("volumes", {}))
         vm.images = {name: (path, bool(ro)) for name, (path, ro) in row.detail.get("images", {}).items()}
         if power == PowerState.PAUSED and vm.state in (PAUSED, POOLED):

@@ -179,6 +179,14 @@ def load(world: World) -> Begin:
     return lambda: world.ask("POST", "/image/load", body=world.archive, headers=headers)
 
 
+def copy(world: World) -> Begin:
+    """Copy files into a pod that are too many for the port."""
+    pod = world.running()
+    tar = layer_tar([member("tmp/large", bytes(8 << 20))])
+    headers = {"Content-Type": "application/x-tar"}
+    return lambda: world.ask("PUT", "/container/archive", container=f"{pod}-c", path="/", body=tar, headers=headers)
+
+
 def tag(world: World) -> Begin:
     return lambda: world.ask("POST", "/image/tag", imageId=world.other, repo="kill/tag", tag=world.name())
 
@@ -280,7 +288,7 @@ ANYTHING: tuple[Operation, ...] = (
     create, start, stop, delete, run_exec, pull, load, tag, image_remove, commit, build, volume_create, volume_remove,
     network_create, network_remove, container_create, container_remove, container_stop, ends, pause,
 )  # fmt: skip
-IN_GUESTS: tuple[Operation, ...] = (commit, build, save, bring_back)  # they need real VMs
+IN_GUESTS: tuple[Operation, ...] = (commit, build, copy, save, bring_back)  # they need real VMs
 # The steps of each are passed by these operations.
 GROUPS: dict[str, tuple[Operation, ...]] = {
     "api.request": ANYTHING,
@@ -324,6 +332,7 @@ GROUPS: dict[str, tuple[Operation, ...]] = {
     "restore.run": (restore,),
     "restore.vm": (restore,),
     "template.make": (cold,),
+    "vm.carrier": (copy,),
     "vm.disk": (cold,),
     "vm.domain": (start, stop, cold),
     "vm.end": (stop, delete),
@@ -359,5 +368,5 @@ def needs_guest(step: str) -> bool:
     """Tell whether only a daemon with real VMs passes a step: those that pretend have no QEMU, and end with it."""
     # What pretends has ended with the daemon; the last needs QEMU.
     later = ("restore.pod.adopted", "restore.vm.unknown_removed", "template.make.state_saved")
-    own = ("checkpoint.", "vm.save", "vm.restore", "cni.plug.", "build.", "commit.", "vm.domain")
+    own = ("checkpoint.", "vm.save", "vm.restore", "cni.plug.", "build.", "commit.", "vm.carrier.", "vm.domain")
     return step in later or (step.startswith(own) and not before_guests(step))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import random
 import stat
 import tarfile
 from collections.abc import Mapping
@@ -194,6 +196,32 @@ def test_what_is_in_a_directory_comes_out_and_goes_in(host: Host, tmp_path: Path
     host.ok("cp", f"{tmp_path}/new/.", f"{pod}:/empty")
     host.ok("cp", f"{pod}:/empty/.", str(tmp_path / "back"))
     assert found(tmp_path / "back") == wanted
+    host.ok("rm", pod)
+
+
+def test_large_files_go_by_a_disk_of_the_vm(host: Host, tmp_path: Path):
+    """Larger than the disk, in both directions, beside another copy that has to go by the port, and after a kill."""
+    data = random.Random(1).randbytes(40_000_001)
+    (tmp_path / "large").write_bytes(data)
+    pod = host.pod("bulky", "exec sleep 1000")
+    host.ok("cp", str(tmp_path / "large"), f"{pod}:/large")
+    wanted = hashlib.sha256(data).hexdigest()
+    assert wanted in host.ok("exec", pod, "sha256sum", "/large")
+    (carrier,) = (host.daemon.root / "run").glob("*/carrier.img")
+    assert carrier.stat().st_blocks == 0  # the host has its room back
+    both = [host.background("cp", f"{pod}:/large", str(tmp_path / name)) for name in ("one", "two")]
+    assert [process.wait(120) for process in both] == [0, 0]
+    for process in both:
+        process.communicate()
+    assert {(tmp_path / name).read_bytes() == data for name in ("one", "two")} == {True}
+    half = host.background("cp", str(tmp_path / "large"), f"{pod}:/half")
+    until(lambda: carrier.stat().st_blocks > 0)
+    host.daemon.restart(kill=True)
+    half.communicate()
+    host.ok("cp", str(tmp_path / "large"), f"{pod}:/again")
+    assert wanted in host.ok("exec", pod, "sha256sum", "/again")
+    host.ok("cp", f"{pod}:/again", str(tmp_path / "three"))
+    assert (tmp_path / "three").read_bytes() == data
     host.ok("rm", pod)
 
 

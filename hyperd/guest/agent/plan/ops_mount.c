@@ -14,33 +14,49 @@
 
 enum { LUN_WAIT_MS = 15000 };
 
-static int find_lun(uint64_t lun, char *out, size_t size) {
+static int find_lun(int root, uint64_t lun, char *out, size_t size) {
   char path[100];
   int found = -1;
-  snprintf(path, sizeof path, "/sys/class/scsi_device/0:0:0:%llu/device/block", (unsigned long long)lun);
-  DIR *dir = opendir(path);
+  snprintf(path, sizeof path, "sys/class/scsi_device/0:0:0:%llu/device/block", (unsigned long long)lun);
+  int fd = openat(root, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  DIR *dir = fd < 0 ? NULL : fdopendir(fd);
   for (struct dirent *e; dir && (e = readdir(dir));)
     if (e->d_name[0] != '.') {
       /* Name and node are there a moment before the disk can be used. */
-      snprintf(out, size, "/dev/%s", e->d_name);
-      cleanup_fd int fd = open(out, O_RDONLY | O_CLOEXEC);
-      found = fd < 0 ? -1 : 0;
+      snprintf(out, size, "dev/%s", e->d_name);
+      cleanup_fd int device = openat(root, out, O_RDONLY | O_CLOEXEC);
+      found = device < 0 ? -1 : 0;
     }
   if (dir)
     closedir(dir);
+  else
+    close_fd(&fd);
   return found;
 }
 
 /* The kernel looks for disks when it is told to (scsi_mod.scan=manual): asking all 256 targets of the controller takes long. */
-static void scan_lun(uint64_t lun) {
+static void scan_lun(int root, uint64_t lun) {
   char path[64], text[32];
-  snprintf(path, sizeof path, "/sys/class/scsi_device/0:0:0:%llu", (unsigned long long)lun);
-  if (access(path, F_OK) == 0)
+  snprintf(path, sizeof path, "sys/class/scsi_device/0:0:0:%llu", (unsigned long long)lun);
+  if (faccessat(root, path, F_OK, 0) == 0)
     return;
-  cleanup_fd int fd = open("/sys/class/scsi_host/host0/scan", O_WRONLY | O_CLOEXEC);
+  cleanup_fd int fd = openat(root, "sys/class/scsi_host/host0/scan", O_WRONLY | O_CLOEXEC);
   int size = snprintf(text, sizeof text, "0 0 %llu", (unsigned long long)lun);
   if (fd >= 0)
     (void)!write(fd, text, (size_t)size);
+}
+
+int plan_lun(int root, uint64_t lun, char *out, size_t size) {
+  unsigned wait = 500;
+  for (uint64_t end = now_ms() + LUN_WAIT_MS; find_lun(root, lun, out, size) < 0; pause_us(wait)) {
+    if (now_ms() >= end) {
+      errno = ENODEV;
+      return -1;
+    }
+    scan_lun(root, lun);
+    wait = wait < 10000 ? wait * 5 / 4 : wait;
+  }
+  return 0;
 }
 
 /* `lun:N` becomes the block device's path once the kernel has found it; other sources stay. */
@@ -54,16 +70,11 @@ static int resolve_source(const char *source, char *out, size_t size) {
     errno = EINVAL;
     return -1;
   }
-  unsigned wait = 500;
-  for (uint64_t end = now_ms() + LUN_WAIT_MS; find_lun(lun, out, size) < 0; pause_us(wait)) {
-    if (now_ms() >= end) {
-      errno = ENODEV;
-      return -1;
-    }
-    scan_lun(lun);
-    wait = wait < 10000 ? wait * 5 / 4 : wait;
-  }
-  return 0;
+  cleanup_fd int root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+  if (root < 0 || size < 2)
+    return -1;
+  *out = '/';
+  return plan_lun(root, lun, out + 1, size - 1);
 }
 
 /* A bind mount of a file needs a file to lie on. */

@@ -61,6 +61,9 @@ struct plan_bytes *plan_copy(const uint8_t *payload, size_t size, struct err *e)
 /* The whole life of the child: RUN (start = NULL) or START. */
 void plan_child(int status_fd, struct plan_bytes *bytes, const struct plan_start *start) __attribute__((noreturn));
 
+/* The path below `root` of a SCSI disk's block device, once the kernel has found it (ops_mount.c). */
+int plan_lun(int root, uint64_t lun, char *out, size_t size);
+
 /* What a step does; errors are those of step_failed(). */
 typedef int step_fn(struct plan *plan, const struct step *step, struct err *e);
 

@@ -4,22 +4,24 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+
+#include "tools/carrier.h"
 
 enum { MAX_PIECES = 1 << 16 };
 
-static char buffer[TAR_BUFFER];
+static char buffer[TAR_BUFFER] __attribute__((aligned(CARRIER_PAGE)));
 static size_t have, used;
-static uint64_t left, padding; /* of the present member's data */
+static uint64_t left, padding, all; /* of the present member's data; all of it */
 static struct text long_name, long_link;
 
 static const char CUT[] = "the archive is cut off", BAD[] = "the archive is damaged";
 
-/* At least one byte in the buffer; 0 at the end. */
+/* At least one byte in the buffer; 0 at the end. What is read next of a file begins at a page of it if that can be. */
 static ssize_t fill(void) {
   if (used < have)
     return 1;
-  ssize_t count = RETRY(read(0, buffer, sizeof buffer));
+  size_t beyond = left ? (size_t)((all - left) % CARRIER_PAGE / CARRIER_UNIT * CARRIER_UNIT) : 0;
+  ssize_t count = carrier_read(buffer, beyond ? CARRIER_PAGE - beyond : sizeof buffer);
   used = 0;
   have = count > 0 ? (size_t)count : 0;
   return count;
@@ -347,7 +349,7 @@ static int make_entry(struct tar_entry *e, const struct tar_header *h, const cha
   while (tar_pax_next(&e->pax, &at, &key, &value, &size))
     if (!take_record(e, key, value, size, &stored, &map_before))
       return -1;
-  left = e->kind == '0' ? stored : 0;
+  left = all = e->kind == '0' ? stored : 0;
   padding = -left % TAR_BLOCK;
   if (e->kind == '0' && h->kind == 'S' && old_sparse(e, h, why) < 0)
     return -1;
@@ -372,6 +374,14 @@ void tar_restart(struct tar_entry *last) {
   clear(last);
   have = used = 0;
   left = padding = 0;
+}
+
+ssize_t tar_drain(void) {
+  ssize_t more;
+  do
+    used = have;
+  while ((more = fill()) > 0);
+  return more;
 }
 
 int tar_next(struct tar_entry *out, const char **why) {

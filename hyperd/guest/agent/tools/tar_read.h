@@ -28,5 +28,7 @@ void tar_restart(struct tar_entry *last);
 int tar_next(struct tar_entry *out, const char **why);
 /* The next bytes of the member's data as they are stored; 0 = end, -1 = as above. */
 ssize_t tar_data(const char **at, const char **why);
+/* Read to the end of stdin, and forget it: what follows an archive is padding. -1 = errno. */
+ssize_t tar_drain(void);
 /* Walk over pax records: start with *at = NULL. False at the end. */
 bool tar_pax_next(const struct text *pax, const char **at, const char **key, const char **value, size_t *size);

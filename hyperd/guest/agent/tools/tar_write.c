@@ -6,9 +6,10 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "tools/carrier.h"
 #include "tools/tar.h"
 
-static char buffer[TAR_BUFFER];
+static char buffer[TAR_BUFFER] __attribute__((aligned(4096)));
 static size_t used;
 
 int text_add(struct text *t, const void *data, size_t size) {
@@ -29,7 +30,7 @@ int text_add(struct text *t, const void *data, size_t size) {
 int tar_flush(void) {
   size_t size = used;
   used = 0;
-  return write_all(1, buffer, size);
+  return carrier_write(buffer, size);
 }
 
 char *tar_room(size_t *size) {

@@ -8,6 +8,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "tools/carrier.h"
+
 /* Copy between two trees of this guest: a packer that sees one as its root, an unpacker in the other. */
 static int copy(const char *from, struct unpack_options *options, char **patterns, int count) {
   int ends[2], status;
@@ -45,6 +47,11 @@ static void __attribute__((noreturn)) stay(void) {
 int tool_main(int argc, char **argv) {
   if (argc == 2 && strcmp(argv[1], "--stay") == 0)
     stay();
+  if (argc > 2 && strcmp(argv[1], "--records") == 0) {
+    carrier_on();
+    argv++;
+    argc--;
+  }
   const char *tool = argc >= 3 ? argv[1] : "";
   if (strcmp(tool, "--pack") == 0)
     return pack_difference(argv[2], argc > 3 ? argv[3] : NULL, argv + 4, argc > 4 ? argc - 4 : 0);

@@ -16,6 +16,8 @@
 #include "tools/tools.h"
 #include "plan/users.h"
 
+enum { PAGE = 4096, DIRECT_MIN = 1 << 16 };
+
 /* Times of directories are set at the end: what is put into them changes them. */
 struct dated {
   struct dated *next;
@@ -30,10 +32,11 @@ static struct {
   bool own, copy;                  /* an owner is given; COPY's rules for what stands in the way, else those of tar */
   uint32_t uid, gid;
   const char *mode;                /* checked; NULL = as the archive says */
+  bool direct;                     /* files can be written past the page cache, as far as is known */
   struct dated *dated;
   char parent_path[MAX_PATH_TEXT]; /* the directory opened last */
   int parent;
-} u = {.root = -1, .parent = -1};
+} u = {.root = -1, .parent = -1, .direct = true};
 
 static void forget_parent(void) {
   close_fd(&u.parent);
@@ -173,7 +176,26 @@ static int dress(int fd, const struct tar_entry *e) {
   return futimens(fd, times);
 }
 
+/*
+ * Write whole pages past the page cache: an emulated CPU has no copy to make, and large files do not throw everything
+ * else out of a small guest's memory. How much was written so; 0 where it cannot be.
+ */
+static size_t write_pages(int fd, const char *data, size_t size, uint64_t offset) {
+  size_t part = size / PAGE * PAGE;
+  int flags = fcntl(fd, F_GETFL);
+  if (!u.direct || part < DIRECT_MIN || offset % PAGE || (uintptr_t)data % TAR_BLOCK || fcntl(fd, F_SETFL, flags | O_DIRECT) < 0)
+    return 0;
+  ssize_t count = RETRY(pwrite(fd, data, part, (off_t)offset));
+  fcntl(fd, F_SETFL, flags);
+  u.direct = count >= 0; /* tmpfs, shared directories: not again; what is wrong will be so without it, too */
+  return count > 0 ? (size_t)count : 0;
+}
+
 static int write_at(int fd, const char *data, size_t size, uint64_t offset) {
+  size_t direct = write_pages(fd, data, size, offset);
+  data += direct;
+  size -= direct;
+  offset += direct;
   while (size) {
     ssize_t count = RETRY(pwrite(fd, data, size, (off_t)offset));
     if (count < 0)
@@ -378,8 +400,6 @@ int unpack(const struct unpack_options *o) {
   }
   if (more < 0)
     return tool_failed("unpack: %s", why ? why : strerror(errno));
-  while ((more = (int)read(0, name, sizeof name)) > 0) {
-    /* what follows the end of the archive is padding */
-  }
+  (void)tar_drain();
   return set_dates() < 0 ? tool_failed("unpack: %s", strerror(errno)) : 0;
 }
