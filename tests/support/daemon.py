@@ -71,8 +71,8 @@ class HyperdLauncher:
         cwd: where to run it.
         spawn: what starts the daemon with options and a log, instead of ``command``.
 
-    Without ``command``, ``cwd`` and ``env`` the daemon is forked (``tests.support.forked``) and finds a database of this
-    version without rows: both save a second of CPU time.
+    Without ``command``, ``cwd`` and ``env`` the daemon is forked (``tests.support.forked``) and finds a database
+    of this version without rows: both save a second of CPU time.
 
     """
 
