@@ -33,6 +33,7 @@ TAG = "tag.hypercloud.io/"  # begins labels of nodes
 HELD = "hypercloud.io/stopped"  # a label that no node has: a DaemonSet that wants it has no pods
 CONTAINER = "main"
 POD_ID = "HYPERCLOUD_POD_ID"  # variable: a container's uuid is its pod's
+_REFERENCE = re.compile(r"\$\$|\$\(([^()]*)\)")
 WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job")
 
 
@@ -195,6 +196,11 @@ def held(value: str | None) -> Json:
     return {"spec": {"template": {"spec": {"nodeSelector": {HELD: value}}}}}
 
 
+def expanded(value: str, known: Mapping[str, str]) -> str:
+    """Return what a program sees of a variable's value: ``$$`` is one, ``$(NAME)`` another variable if it is known."""
+    return _REFERENCE.sub(lambda found: "$" if found[0] == "$$" else known.get(found[1], found[0]), value)
+
+
 def tag_label(tag: str) -> tuple[str, str]:
     """Return the label of nodes that a tag means: ``KEY=VALUE`` is one of the cluster's own, a word one of ours."""
     key, equals, value = tag.partition("=")
@@ -325,7 +331,7 @@ def _variables(plan: Plan) -> list[Json]:
 
 
 def _literal(text: str) -> str:
-    return text.replace("$(", "$$(")
+    return text.replace("$", "$$")  # each pair is one again, whatever follows it
 
 
 def _container_port(one: Port, spec: ServiceSpec) -> Json:

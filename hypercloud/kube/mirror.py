@@ -300,9 +300,8 @@ def _variables(pod: Mapping[str, Any]) -> dict[str, str]:
     """Return the variables of a pod that stand in it, as its program sees them."""
     uid = parse.text(parse.table(pod, "metadata"), "uid")
     main = next(iter(parse.things(parse.table(pod, "spec"), "containers")), {})
-    own = f"$({manifest.POD_ID})"
     return {
-        parse.text(one, "name"): parse.text(one, "value").replace(own, uid).replace("$$(", "$(")
+        parse.text(one, "name"): manifest.expanded(parse.text(one, "value"), {manifest.POD_ID: uid})
         for one in parse.things(main, "env")
         if "value" in one
     }

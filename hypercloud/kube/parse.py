@@ -14,8 +14,12 @@ from typing import Any
 from hypercloud.engine.model import Engine, EngineContainer, EngineFacts, EngineSpec, Health, PortMap
 from hypercloud.kube.manifest import LABELS, TAG
 
-_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
-_FACTORS = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+_QUANTITY = re.compile(r"([0-9]{1,20}(?:\.[0-9]{0,20})?(?:[eE][+-]?[0-9]{1,2})?)([numkMGTPE]|[KMGTPE]i)?")
+_FACTORS = {"n": 1e-9, "u": 1e-6, "m": 1e-3} | {
+    f"{letter}{suffix}": float(base**power)
+    for suffix, base in (("", 1000), ("i", 1024))
+    for power, letter in enumerate("kMGTPE" if base == 1000 else "KMGTPE", 1)
+}
 # Reasons for which a container waits and that do not go by themselves.
 HOPELESS = (
     "ErrImagePull",

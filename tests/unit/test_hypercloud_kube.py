@@ -111,6 +111,14 @@ def test_a_pod_has_what_its_service_says() -> None:
     assert rolling == {"maxSurge": 0, "maxUnavailable": 1}
 
 
+@pytest.mark.parametrize("value", ["$(B)", "$$(B)", "$$$(B)", "$HOME", "$", "$$", "a$$b$", f"$({manifest.POD_ID})"])
+def test_a_program_sees_what_its_user_wrote(value: str) -> None:
+    env = pod_of(ALWAYS, env={"A": value})["containers"][0]["env"]
+    told = next(one["value"] for one in env if one["name"] == "A")
+    assert manifest.expanded(told, {"B": "expanded", manifest.POD_ID: "expanded"}) == value
+    assert manifest.expanded(f"/{manifest.POD_ID}/$({manifest.POD_ID})", {manifest.POD_ID: "7"}).endswith("/7")
+
+
 def test_variables_are_not_expanded_but_ours() -> None:
     env = pod_of(ALWAYS, env={"A": "$(B)"}, own_env={"ME": f"/x/$({manifest.POD_ID})/"})["containers"][0]["env"]
     assert {"name": "A", "value": "$$(B)"} in env
@@ -228,8 +236,11 @@ def test_a_node_is_an_engine() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "number"), [("4", 4.0), ("250m", 0.25), ("1Ki", 1024.0), ("1M", 1e6), ("x", 0.0), (None, 0.0), (True, 0.0)]
-)
+    ("text", "number"), [
+        ("4", 4.0), ("250m", 0.25), ("1Ki", 1024.0), ("1M", 1e6), ("x", 0.0), (None, 0.0), (True, 0.0),
+        ("1500000n", 0.0015), ("2Pi", 2.0**51), ("1E", 1e18), ("12e6", 12e6), ("1.5e3k", 1.5e6), ("-1", 0.0),
+    ],
+)  # fmt: skip
 def test_quantities(text: Any, number: float) -> None:
     assert parse.quantity(text) == number
 
