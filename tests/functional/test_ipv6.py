@@ -294,6 +294,16 @@ def test_echo_in_fragments_is_answered(networks: Networks) -> None:
     assert len(heard) == len(ECHO) + 4000
 
 
+def heard(listening: socket.socket) -> list[str]:
+    """Return the frames that have come, in hexadecimal."""
+    listening.setblocking(False)
+    found: list[str] = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            found.append(listening.recv(2048).hex(" "))
+    return found
+
+
 def test_network_without_ipv6_carries_none(networks: Networks) -> None:
     networks.make("six", ipv6=True)
     networks.make("four")
@@ -308,9 +318,7 @@ def test_network_without_ipv6_carries_none(networks: Networks) -> None:
             mouth.send(frame(leases[0], str(link_local(leases[0].mac)), ECHO))
         with web(ear):  # what comes after it has come through
             assert ask_tcp(bad.socket(), (address_of(networks.site.network.leases("ear")[0]), 80))
-        listening.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            listening.recv(2048)
+        assert heard(listening) == []
 
 
 def test_survives_a_restart_and_what_others_do(networks: Networks) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -66,6 +67,8 @@ class Namespace:
         peer = f"p{secrets.token_hex(5)}"
         ip("link", "add", host_end, "type", "veth", "peer", "name", peer)
         ip("link", "set", peer, "netns", self.name)
+        # The host itself would talk IPv6 to the namespace over this end.
+        Path(f"/proc/sys/net/ipv6/conf/{host_end}/disable_ipv6").write_text("1", encoding="ascii")
         ip("link", "set", host_end, "master", bridge, "up")
         ip("-n", self.name, "link", "set", peer, "name", name)
         ip("-n", self.name, "link", "set", name, "address", mac, "up")
