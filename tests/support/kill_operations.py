@@ -69,7 +69,7 @@ def join(world: World) -> Begin:
     """Start from the pool on two networks."""
     names = [world.name("network") for _ in range(2)]
     for name in names:
-        world.ready("POST", "/network/create", body={"name": name})
+        world.ready("POST", "/network/create", body=_network(world, name))
     pod = world.make(world.name(), networks=[{"network": name} for name in names])
     return lambda: world.ask("POST", "/pod/start", podId=pod)
 
@@ -239,13 +239,19 @@ def volume_remove(world: World) -> Begin:
     return lambda: world.ask("DELETE", "/volume", volume=name)
 
 
+def _network(world: World, name: str) -> dict[str, str]:
+    """Return a network whose subnet no daemon beside this one takes while this one is dead."""
+    number = int(name.rpartition("-")[2])
+    return {"name": name, "subnet": f"10.{220 + number % 30}.{world.daemon.number}.0/24"}
+
+
 def network_create(world: World) -> Begin:
-    return lambda: world.ask("POST", "/network/create", body={"name": world.name("network")})
+    return lambda: world.ask("POST", "/network/create", body=_network(world, world.name("network")))
 
 
 def network_remove(world: World) -> Begin:
     name = world.name("network")
-    world.ready("POST", "/network/create", body={"name": name})
+    world.ready("POST", "/network/create", body=_network(world, name))
     return lambda: world.ask("DELETE", "/network", network=name)
 
 
