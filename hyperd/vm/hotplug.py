@@ -156,9 +156,14 @@ class Plugs:
         try:
             os.posix_fallocate(descriptor, 0, RING)  # QEMU stops a VM that writes to a full disk
             with vm.lock:
+                if not vm.carries and str(path) in vm.disks:  # an earlier daemon may have died before the plug
+                    self._driver.detach_disk(vm.id, vm.disks[str(path)])
+                    with self._table.changing(vm):
+                        del vm.disks[str(path)]
                 if str(path) not in vm.disks:
                     failpoint("vm.carrier.file_made")
                     self._plug_disk(vm, str(path), disk_of(str(path), vm.free_lun(), scratch=True))
+                    vm.carries = True
                 return Carrier(lun=vm.disks[str(path)], descriptor=descriptor)
         except (OSError, HyperError) as error:
             log.warning("vm.no_carrier", vm=vm.id, error=str(error))

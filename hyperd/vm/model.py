@@ -188,6 +188,7 @@ class Vm:
     waking: bool = False  # taken from the pool, and not answering yet
     saving: bool = False  # it stands still for a moment, in which it is written to a file
     by_records: bool = True  # its agent knows them (``hyperd.agent.bulk``)
+    carries: bool = False  # its carrier was plugged by this daemon
     carrying: threading.Lock = field(default_factory=threading.Lock)  # whoever uses its carrier has it
     lock: threading.RLock = field(default_factory=threading.RLock)
 

@@ -184,7 +184,7 @@ def copy(world: World) -> Begin:
     pod = world.running()
     tar = layer_tar([member("tmp/large", bytes(8 << 20))])
     headers = {"Content-Type": "application/x-tar"}
-    return lambda: world.ask("PUT", "/container/archive", container=f"{pod}-c", path="/", body=tar, headers=headers)
+    return lambda: world.ask("PUT", f"/container/archive?container={pod}-c&path=/", body=tar, headers=headers)
 
 
 def tag(world: World) -> Begin:
