@@ -367,15 +367,20 @@ def _interface_exists(name: str) -> bool:
 
 
 def tighten(config: Config) -> None:
-    """Take other users' access from what an earlier version made in the root; the API's own sockets keep theirs."""
+    """Take other users' access from what an earlier version made in the root; the API's own sockets keep theirs.
+
+    The group of VMs that run goes on to pass through directories: their QEMUs open disks anew when they are saved.
+    """
     sockets = [Path(host.removeprefix("unix://")) for host in (*config.hosts, *config.docker_hosts, config.cri.address)]
     for entry in os.scandir(config.root):
         path = Path(entry.path)
         if entry.is_symlink() or any(path == socket or path in socket.parents for socket in sockets):
             continue
-        mode = stat.S_IMODE(entry.stat().st_mode)
-        if mode & 0o077:
-            path.chmod(mode & ~0o077)
+        info = entry.stat()
+        mode = stat.S_IMODE(info.st_mode)
+        kept = mode & stat.S_IXGRP if entry.is_dir() and info.st_gid != os.getegid() else 0
+        if mode & 0o077 != kept:
+            path.chmod(mode & ~0o077 | kept)
 
 
 def make_driver(config: Config) -> VmDriver:

@@ -259,7 +259,13 @@ def test_nothing_that_the_daemon_makes_is_another_users(used: HyperdLauncher) ->
     used.stop()
     (used.root / "hyper.db").chmod(0o644)  # as an earlier version left it
     (used.root / "images").chmod(0o755)
+    vms = used.root / "pods"  # VMs' users pass through it, and VMs run on
+    os.chown(vms, -1, 4711)
+    vms.chmod(0o715)
     used.start()
+    assert stat.S_IMODE(vms.stat().st_mode) == 0o710
+    os.chown(vms, -1, os.getegid())
+    used.restart()
     wide = {
         str(path.relative_to(used.root)): oct(path.lstat().st_mode)
         for path in used.root.rglob("*")

@@ -64,6 +64,7 @@ def test_a_pod_goes_on_here_and_on_another_daemon(host: Host, other: Host, tmp_p
     other.daemon.start()
     again = until(lambda: count(other, "counts"), 60)
     until(lambda: count(other, "counts") > again, 60)
+    other.ok("checkpoint", "counts", "--to", str(tmp_path / "c.tar"))  # QEMU opens its disks anew for that
     other.ok("stop", "counts")
     other.ok("start", "counts")
     assert other.ok("exec", "counts", "cat", "/root/kept") == "kept\n"

@@ -33,6 +33,7 @@ SAVE_TIMEOUT = 60.0
 WHOLE_TIMEOUT = 1800.0  # with the memory, which may be large
 MIN_LEFT = 1 << 20  # bytes that a file system has free that is not full
 _UNLIMITED = 1 << 40  # bytes a second
+_NO_REASON = "its reason is in the VM's file in libvirt/log/qemu, below the daemon's directory"
 _MOVING = ("setup", "active", "device", "pre-switchover", "cancelling")
 # Between two looks at what QEMU is doing: it tells by events, which only libvirt hears.
 _POLL = 0.002
@@ -247,7 +248,7 @@ def _listens(guest: Guest) -> bool:
 def _saved(guest: Guest) -> bool:
     status = guest.command("query-migrate")
     if status.get("status") in {"failed", "cancelled"}:
-        raise DriverError("QEMU could not save a VM's state", details=str(status.get("error-desc", "")))
+        raise DriverError("QEMU could not save a VM's state", details=str(status.get("error-desc") or _NO_REASON))
     return bool(status.get("status") == "completed")
 
 
