@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,30 +15,11 @@ import pytest
 
 from tests.conformance.docker_cases import CODE, ERROR, GROUPS, NONE, SORTED, Case
 from tests.conformance.docker_pair import Docker, Dockerd
+from tests.conformance.docker_program import IMAGE, PROGRAM, import_image
 from tests.support.daemon import HyperdLauncher
-from tests.support.registry import busybox_tar
 from tests.vm.conftest import GUEST
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
-
-IMAGE = "bb:1"
-USERS = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
-GROUPS_FILE = "root:x:0:\nnogroup:x:65534:\n"
-# Debian's, where another one is installed as well.
-PROGRAM = os.environ.get("HYPERD_TEST_DOCKER", "/usr/bin/docker")
-
-
-def import_image(docker: Docker) -> None:
-    """Make the image of Debian's busybox."""
-    done = subprocess.run(
-        [PROGRAM, "import", "--change", 'CMD ["sh"]', "-", IMAGE],
-        input=busybox_tar(users=USERS, groups=GROUPS_FILE),
-        capture_output=True,
-        env=dict(docker.environment),
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")

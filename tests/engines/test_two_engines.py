@@ -15,7 +15,7 @@ import pytest
 import websocket
 
 from tests.conformance.docker_pair import Docker, Dockerd
-from tests.conformance.test_docker_cli import PROGRAM, import_image
+from tests.conformance.docker_program import PROGRAM, import_image
 from tests.support.cloud import CloudProcess
 from tests.support.daemon import HyperdLauncher
 from tests.support.netns import Namespace, ip

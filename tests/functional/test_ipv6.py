@@ -18,10 +18,10 @@ from hyperd.errors import Busy, Conflict, InvalidInput
 from hyperd.network.addresses6 import link_local
 from hyperd.network.model import Lease, NetworkSpec, NicWish
 from hyperd.network.ports import PortMapping
-from tests.functional.test_networks import Networks
 from tests.support.dns import addresses6
 from tests.support.netns import Namespace, ask_tcp, ip, serve_tcp
 from tests.support.netsite import Site, address_of, fresh_config, refused, web
+from tests.support.networks import Networks
 from tests.support.ports import free_port
 from tests.support.until import until
 

@@ -15,7 +15,7 @@ from hyperd.agent import bulk
 from hyperd.agent.bulk import RING, Carrier
 from hyperd.agent.programs import GuestTool
 from hyperd.errors import AgentError
-from tests.unit.test_guest_tools import members, nasty, snapshot, tool
+from tests.support.trees import members, nasty, snapshot, tool
 
 INLINE, DISK, PLACED, TAKEN = 1, 2, 3, 4
 

@@ -366,6 +366,17 @@ def test_the_programs_share_no_code() -> None:
     )
 
 
+def test_no_test_imports_another() -> None:
+    """What they share lies in tests/support, or beside them in a module that is no test; its own name is fine."""
+    found = []
+    for path in (ROOT / "tests").rglob("*.py"):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            other = re.match(r"\s*(?:from|import) tests(?:\.\w+)*\.(test_\w+)", line)
+            if other and other[1] != path.stem:
+                found.append(f"{path.relative_to(ROOT)}:{number} imports {other[1]}")
+    report(found)
+
+
 def test_modules_are_short() -> None:
     paths = [*modules().values(), *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
     sizes = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in paths}

@@ -17,7 +17,7 @@ from tests.support.events import past_events
 from tests.support.footprint import qemu_commands
 from tests.support.until import until
 from tests.vm.conftest import Host, launch
-from tests.vm.test_lifecycle import client, info, make, restarts
+from tests.vm.lifecycle import client, info, make, restarts
 
 pytestmark = [pytest.mark.vm, pytest.mark.registry]
 

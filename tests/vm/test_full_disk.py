@@ -8,8 +8,8 @@ import subprocess
 import pytest
 
 from tests.support.daemon import HyperdLauncher
+from tests.support.until import until
 from tests.vm.conftest import GUEST, Host
-from tests.vm.test_pods import until
 
 pytestmark = [pytest.mark.vm, pytest.mark.registry]
 

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
 
 import pytest
 
@@ -16,36 +12,9 @@ from hyperd.guest.layout import SCRATCH
 from tests.support.events import EventReader, past_events
 from tests.support.until import until
 from tests.vm.conftest import Host, launch
+from tests.vm.lifecycle import client, info, make, restarts
 
 pytestmark = [pytest.mark.vm, pytest.mark.registry]
-
-
-@contextmanager
-def client(host: Host, *words: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run hyperctl beside the test; what still runs at the end is killed."""
-    process = host.background(*words)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def info(host: Host, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = host.daemon.json("GET", "/container/info", container=name)
-    return found
-
-
-def restarts(host: Host, name: str) -> int:
-    return int(info(host, name)["status"]["restartCount"])
-
-
-def make(host: Host, pod: dict[str, Any], *, start: bool = True) -> None:
-    for container in pod["containers"]:
-        container.setdefault("image", host.image)
-    host.daemon.json("POST", "/pod/create", body=pod, status=201)
-    if start:
-        host.daemon.json("POST", "/pod/start", podId=pod["id"])
 
 
 TRAPS = "trap 'echo usr1' USR1; trap 'echo hup' HUP; trap 'exit 7' TERM; echo ready; while true; do sleep 0.1; done"

@@ -16,8 +16,8 @@ from tests.support.names import serve_dns
 from tests.support.netns import ask_udp, ip, serve_tcp
 from tests.support.ports import free_port
 from tests.support.registry import Layer, RegistryServer, busybox_tar, layer_tar, member
+from tests.support.until import until
 from tests.vm.conftest import GUEST, Host, launch
-from tests.vm.test_pods import until
 
 pytestmark = [pytest.mark.vm, pytest.mark.registry]
 SERVE = "mkdir -p /www; hostname > /www/index.html; httpd -p 80 -h /www; udp serve 53 $(hostname) & sleep 1000"

@@ -18,9 +18,9 @@ from tests.support.daemon import HyperdLauncher
 from tests.support.netns import ip
 from tests.support.ports import free_port
 from tests.support.registry import Layer, RegistryServer, busybox_tar, layer_tar, member
+from tests.support.until import until
 from tests.vm import test_networks as networks
 from tests.vm.conftest import GUEST, HYPERCTL, Host
-from tests.vm.test_pods import until
 
 pytestmark = [pytest.mark.vm, pytest.mark.registry]
 

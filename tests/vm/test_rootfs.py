@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional.test_layer_rootfs import CORPUS
+from tests.support.layers import CORPUS
 from tests.support.oracles import PodmanStore
 from tests.support.registry import Layer, RegistryServer, directory, layer_tar, member
 from tests.support.rootfs import umoci_view
