@@ -65,7 +65,7 @@ class Scale:
         began = time.monotonic()
         self._cloud.dc("PATCH", uri, {"target_num_containers": COUNT})
         while (found := self._cloud.dc("GET", uri).json)["state"] == "Scaling" or found["synchronized"] is False:
-            time.sleep(0.1)  # a look costs hypercloud CPU time itself
+            time.sleep(0.1)  # the API tells no end of a change; a look costs hypercloud CPU time itself
         took = time.monotonic() - began
         self._cloud.action(self._cloud.dc("DELETE", uri))
         if found["running_num_containers"] != COUNT:

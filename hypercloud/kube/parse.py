@@ -15,11 +15,10 @@ from hypercloud.engine.model import Engine, EngineContainer, EngineFacts, Engine
 from hypercloud.kube.manifest import LABELS, TAG
 
 _QUANTITY = re.compile(r"([0-9]{1,20}(?:\.[0-9]{0,20})?(?:[eE][+-]?[0-9]{1,2})?)([numkMGTPE]|[KMGTPE]i)?")
-_FACTORS = {"n": 1e-9, "u": 1e-6, "m": 1e-3} | {
-    f"{letter}{suffix}": float(base**power)
-    for suffix, base in (("", 1000), ("i", 1024))
-    for power, letter in enumerate("kMGTPE" if base == 1000 else "KMGTPE", 1)
-}
+_FACTORS = {
+    "n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18,
+    "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60,
+}  # fmt: skip
 # Reasons for which a container waits and that do not go by themselves.
 HOPELESS = (
     "ErrImagePull",

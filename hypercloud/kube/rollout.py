@@ -100,8 +100,7 @@ class Rollout:
             now = time.monotonic()
             if now > deadline or (since is not None and now - since > TROUBLE * self._patience):
                 _give_up(pods, trouble, look_for_trouble)
-            # The thread is this action's own, and ``job.check`` ends it; a watch would not look at the clock.
-            time.sleep(LOOK)
+            time.sleep(LOOK)  # in the action's thread, which ``job.check`` ends; a watch would look at no clock
 
 
 def _give_up(pods: Sequence[Json], trouble: str, running: bool) -> None:

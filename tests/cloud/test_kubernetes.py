@@ -20,17 +20,14 @@ IMAGE = "registry.example.com/thing:1"
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[FakeCluster]:
-    made = FakeCluster()
-    yield made
-    made.stop()
+    with FakeCluster() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
 def server(cluster: FakeCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CloudProcess]:
     """A hypercloud over the cluster; each of its answers must be as its OpenAPI documents say."""
-    root = tmp_path_factory.mktemp("cloud")
-    (root / "kubeconfig").write_text(cluster.kubeconfig(), encoding="utf-8")
-    made = CloudProcess(root, tables=f'[kubernetes]\nconfig = "{root}/kubeconfig"\npatience = 20.0').start()
+    made = cluster.cloud(tmp_path_factory.mktemp("cloud"), more="patience = 20.0")
     try:
         made.look = Described(made.call("GET", f"/openapi/{name}.json").json for name in ("shipyard", "dockercloud"))
         until(lambda: len(made.dc("GET", "/api/infra/v1/node/").json["objects"]) == 2)

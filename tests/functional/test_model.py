@@ -10,10 +10,9 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from tests.support.daemon import PROJECT, HyperdLauncher
+from tests.support.daemon import HyperdLauncher
 from tests.support.model import PODS, VOLUMES, Model
 from tests.support.registry import Layer, RegistryServer, busybox_tar
-from tests.support.warm import Warm
 
 pytestmark = [pytest.mark.root, pytest.mark.registry]
 
@@ -33,8 +32,7 @@ def fresh(tmp_path: Path) -> Iterator[Callable[[], Model]]:
     """What gives a model of a daemon that has nothing."""
     with (
         RegistryServer() as registry,
-        Warm({}, cwd=PROJECT) as warm,
-        HyperdLauncher(config="stop_grace = 1\n", spawn=warm.spawn) as daemon,
+        HyperdLauncher(config="stop_grace = 1\n") as daemon,
     ):
         registry.push("busybox", "latest", [Layer(busybox_tar())])
         daemon.start()

@@ -18,12 +18,23 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from tests.support.processes import Process
 
-_MODULES = ("hyperd.engine", "hyperd.server.serve", "hyperd.vm.fake", "hyperd.vm.libvirt.driver", "hyperd.cli")
+_MODULES = (
+    "hyperd.engine",
+    "hyperd.server.serve",
+    "hyperd.vm.fake",
+    "hyperd.vm.libvirt.driver",
+    "hyperd.cli",
+    "hyperd.config.load",
+)
+# gRPC among them. No QEMU starts below a fork of a process that has loaded it: the program before QEMU aborts.
+CRI = ("hyperd.api.cri.handlers", "hyperd.api.cri.server")
 _PROJECT = Path(__file__).parents[2]
 
 
@@ -67,12 +78,29 @@ class Forked:
 
 
 class Forks:
-    """The process that forks."""
+    """The process that forks.
 
-    def __init__(self) -> None:
+    Args:
+        env: more variables of its daemons.
+        more: modules that it imports beside those that each daemon needs.
+
+    """
+
+    def __init__(self, env: Mapping[str, str] | None = None, *, more: Sequence[str] = ()) -> None:
         self._lock = threading.Lock()
-        words = [sys.executable, "-m", "tests.support.forked"]
-        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=_PROJECT)
+        self._env = dict(env or {})
+        words = [sys.executable, "-m", "tests.support.forked", *more]
+        self._process = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **self._env}, cwd=_PROJECT
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def spawn(self, options: Sequence[str], log: Path) -> Process:
         """Start a daemon. ``log``: where what it writes is added."""
@@ -81,7 +109,7 @@ class Forks:
         mine, its = os.pipe2(os.O_CLOEXEC)
         with self._lock:
             wanted = {"options": list(options), "log": str(log), "code": f"/proc/{os.getpid()}/fd/{its}"}
-            self._process.stdin.write(json.dumps({**wanted, "env": dict(os.environ)}).encode() + b"\n")
+            self._process.stdin.write(json.dumps({**wanted, "env": {**os.environ, **self._env}}).encode() + b"\n")
             self._process.stdin.flush()
             pid = int(self._process.stdout.readline())
         os.close(its)
@@ -108,7 +136,7 @@ def spawn(options: Sequence[str], log: Path) -> Process:
 
 def main() -> None:
     """Fork for each line of the input; a child leaves the loop and becomes a daemon."""
-    for name in _MODULES:
+    for name in (*_MODULES, *sys.argv[1:]):
         importlib.import_module(name)
     gc.collect()
     gc.freeze()

@@ -24,13 +24,13 @@ import grpc
 from tests.support import audit
 from tests.support.cni import NAMESPACES, CniSite
 from tests.support.cri import CriClient
-from tests.support.daemon import PROJECT, HyperdLauncher
+from tests.support.daemon import HyperdLauncher
 from tests.support.failpoints import Switch
+from tests.support.forked import CRI, Forks
 from tests.support.kill_operations import COUNT, GROUPS, IN_GUESTS, SLEEP, Lost, Operation, before_guests, group_of
 from tests.support.processes import end_programs
 from tests.support.registry import Layer, RegistryServer, layer_tar, member
 from tests.support.until import until
-from tests.support.warm import Warm
 from tests.vm.conftest import GUEST, Host
 
 WITNESS = "witness"
@@ -224,9 +224,9 @@ class World:
         until_, calm = time.monotonic() + DIES_WITHIN, 0
         while self.alive() and calm < CALM and time.monotonic() < until_:
             if self.real or lost:
-                time.sleep(0.02 if self.real else 0.001)
+                time.sleep(0.02 if self.real else 0.001)  # nothing tells when a step is passed
             else:
-                time.sleep(CALM_PAUSE if calm else 0.01)
+                time.sleep(CALM_PAUSE if calm else 0.01)  # "nothing happens" is seen by looking again
                 calm = 0 if audit.busy(self.daemon) or self._problems() else calm + 1
 
     def _restart(self) -> float:
@@ -299,13 +299,13 @@ class World:
         """Wait until everything agrees; return what does not in the end."""
         deadline = time.monotonic() + SETTLES_WITHIN
         while audit.busy(self.daemon) and time.monotonic() < deadline:
-            time.sleep(0.03)
+            time.sleep(0.03)  # a look costs the daemon time that it needs to settle
         while True:
             found = [*self._problems(), *(f"still works: {one}" for one in audit.strays(self.daemon))]
             full = self.daemon.pool <= sum(vm["state"] == "pooled" for vm in audit.Rows(self.database)["vms"])
             if (not found and full) or time.monotonic() > deadline:
                 return found or ([] if full else ["the pool is not filled again"])
-            time.sleep(0.1 if self.real else 0.03)
+            time.sleep(0.1 if self.real else 0.03)  # the same
 
     @property
     def database(self) -> Path:
@@ -389,9 +389,9 @@ def opened(
         templates = templates or directory / "templates"
         driver, guest = ("libvirt", GUEST) if real else ("fake", None)
         with (
-            Warm(switch.env, cwd=PROJECT, real=real) as warm,
+            Forks(switch.env, more=() if real else CRI) as forks,
             contextlib.ExitStack() as stack,
-            HyperdLauncher(driver=driver, guest=guest, pool=pool, templates=templates, spawn=warm.spawn) as daemon,
+            HyperdLauncher(driver=driver, guest=guest, pool=pool, templates=templates, spawn=forks.spawn) as daemon,
         ):
             site = stack.enter_context(CniSite(directory / "cni", daemon.number))
             daemon.configure(f'{site.toml()}address = "unix://{daemon.directory}/cri.sock"\n')

@@ -10,9 +10,12 @@ import json
 import threading
 import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
+from tests.support.cloud import CloudProcess
 from tests.support.ports import free_port
 
 Json = dict[str, Any]
@@ -37,6 +40,20 @@ class FakeCluster:
         for name in nodes:
             self.put("nodes", _node(name))
         self.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def cloud(self, root: Path, *, more: str = "") -> CloudProcess:
+        """Start a hypercloud over it, which whoever asked for it stops; ``more``: lines of its ``[kubernetes]``."""
+        config = root / "kubeconfig"
+        config.write_text(self.kubeconfig(), encoding="utf-8")
+        return CloudProcess(root, tables=f'[kubernetes]\nconfig = "{config}"\n{more}').start()
 
     def start(self) -> None:
         server = ThreadingHTTPServer(("127.0.0.1", self.port), type("Handler", (_Handler,), {"cluster": self}))

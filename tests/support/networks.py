@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from contextlib import ExitStack
+from typing import Any
 
 from hyperd.event.bus import EventBus
 from hyperd.network.model import Lease, Network, NetworkSpec, NicWish
@@ -38,8 +39,8 @@ class Networks:
         except OSError:
             return []
 
-    def make(self, name: str, **fields: object) -> Network:
-        return self.service.create(NetworkSpec(name=name, **fields))  # type: ignore[arg-type]
+    def make(self, name: str, **fields: Any) -> Network:
+        return self.service.create(NetworkSpec(name=name, **fields))
 
     def pod(self, name: str, *networks: str, **more: tuple[str, ...]) -> tuple[Namespace, list[Lease]]:
         """A namespace with one NIC on each network; the first is eth0."""

@@ -61,7 +61,7 @@ def is_stopped(engine: Engine, pod_id: str) -> Callable[[], bool]:
 
 def waits(future: Future[Any]) -> bool:
     """Tell whether a call goes on for a while."""
-    time.sleep(0.3)
+    time.sleep(0.3)  # nothing tells that something does not happen
     return not future.done()
 
 

@@ -42,7 +42,7 @@ def snapshot(root: Path) -> dict[bytes, tuple[object, ...]]:
             if stat.S_ISREG(info.st_mode):
                 content = hashlib.sha256(Path(os.fsdecode(path)).read_bytes()).hexdigest()
             elif stat.S_ISLNK(info.st_mode):
-                content = os.readlink(path)  # noqa: PTH115
+                content = os.readlink(path)  # noqa: PTH115 - names that are no UTF-8 are bytes, and Path has none
             relative = os.path.relpath(path, top)
             group = relative if stat.S_ISDIR(info.st_mode) else first.setdefault(info.st_ino, relative)
             xattrs = {

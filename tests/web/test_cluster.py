@@ -18,17 +18,14 @@ MESSAGE = "document.getElementById('message')"
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[FakeCluster]:
-    made = FakeCluster()
-    yield made
-    made.stop()
+    with FakeCluster() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
 def cloud(cluster: FakeCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CloudProcess]:
     """A server over the cluster, instead of the one over an engine."""
-    root = tmp_path_factory.mktemp("cloud")
-    (root / "kubeconfig").write_text(cluster.kubeconfig(), encoding="utf-8")
-    server = CloudProcess(root, tables=f'[kubernetes]\nconfig = "{root}/kubeconfig"').start()
+    server = cluster.cloud(tmp_path_factory.mktemp("cloud"))
     try:
         yield server
     finally:

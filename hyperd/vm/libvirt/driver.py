@@ -457,9 +457,7 @@ class LibvirtDriver(VmDriver):
                 put(share.server)
         with contextlib.ExitStack() as stack:
             doors = stack.enter_context(self._groups.opened(spec.vm_id, spec.uid)) if spec.mapped else ()
-            stack.enter_context(
-                reaper.expecting(pidfile, spec.vm_id) if doors else reaper.expecting(pidfile, spec.vm_id, found=put)
-            )
+            stack.enter_context(reaper.expecting(pidfile, spec.vm_id, found=None if doors else put))
             yield doors
         if (pid := read_pid(pidfile)) is not None:
             put(pid)  # the reaper may have looked too late, and QEMU may have not entered

@@ -68,7 +68,7 @@ class Reaper:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._watched: dict[int, _Watched] = {}
-        self._expected: dict[Path, tuple[str, Callable[[int], None]]] = {}
+        self._expected: dict[Path, tuple[str, Callable[[int], None] | None]] = {}
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._selector.register(self._wake_read, selectors.EVENT_READ)
@@ -96,10 +96,8 @@ class Reaper:
         return True
 
     @contextlib.contextmanager
-    def expecting(
-        self, pidfile: Path, name: str, *, found: Callable[[int], None] = lambda _pid: None
-    ) -> Iterator[None]:
-        """Follow the QEMU of VM ``name`` as soon as its ``pidfile`` is there, and call ``found`` then.
+    def expecting(self, pidfile: Path, name: str, *, found: Callable[[int], None] | None = None) -> Iterator[None]:
+        """Follow the QEMU of VM ``name`` as soon as its ``pidfile`` is there, and call ``found`` then, if it is given.
 
         A QEMU that dies while libvirt starts it must be reaped too, or libvirt waits 15 s for it.
         """
@@ -179,7 +177,8 @@ class Reaper:
                 with self._lock:
                     self._expected.pop(pidfile, None)
                 try:
-                    found(pid)
+                    if found is not None:
+                        found(pid)
                 except HyperError as error:
                     log.warning("vm.process_told", pid=pid, error=str(error))
 

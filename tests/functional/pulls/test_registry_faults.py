@@ -6,7 +6,7 @@ import json
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,28 +23,12 @@ from hyperd.errors import (
     Timeout,
     Unauthorized,
 )
-from hyperd.registry import client as client_module
 from hyperd.registry.auth import AuthConfig, TokenCache
 from hyperd.registry.client import RegistryClient
 from hyperd.registry.transport import Stop, Transport
 from tests.support.faulty import FaultyRegistry, send
 from tests.support.pulls import NAME, Host, noise
 from tests.support.until import until
-
-
-@pytest.fixture
-def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
-    monkeypatch.setattr(client_module, "_BACKOFF", 0.01)
-    made = Host(tmp_path / "host")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def registry() -> Iterator[FaultyRegistry]:
-    with FaultyRegistry() as made:
-        yield made
-
 
 STATUSES = [(401, Unauthorized), (403, Forbidden), (404, ImageNotFound), (400, RegistryError), (500, RegistryError)]
 

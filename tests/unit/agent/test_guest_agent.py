@@ -8,7 +8,6 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,23 +16,9 @@ from hyperd.agent.frames import Frame, FrameType, Method, encode_records
 from hyperd.agent.plan import MNT_DETACH, MS_BIND, Op, Plan
 from hyperd.guest.image import agent_sources
 from tests.support.agent import AgentRefusal, Host
-from tests.support.hosted import HostedAgent, agent_binary, contained, hosted_agent, tiny_root
+from tests.support.hosted import HostedAgent, agent_binary, contained, tiny_root
 
 pytestmark = pytest.mark.root
-
-
-@pytest.fixture(scope="module")
-def agent() -> Iterator[HostedAgent]:
-    with hosted_agent() as running:
-        yield running
-
-
-@pytest.fixture
-def host(agent: HostedAgent) -> Iterator[Host]:
-    with agent.connect() as link:
-        yield link
-        left = link.states()
-        assert not left, f"the test left processes behind: {left}"
 
 
 @pytest.mark.timeout(600)  # clang compiles the agent

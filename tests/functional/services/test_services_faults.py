@@ -8,7 +8,6 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,27 +34,6 @@ from hyperd.vm.model import POOLED
 from tests.support.registry import busybox_tar
 from tests.support.services import attached, container, crash, everything, full, is_stopped, opened, pod, waits
 from tests.support.until import until
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    with opened(tmp_path_factory.mktemp("services")) as running:
-        running.imports.from_body(ImportOrder(source="-", name="busybox:latest"), iter([busybox_tar()]))
-        yield running
-
-
-@pytest.fixture
-def engine(shared: Engine) -> Iterator[Engine]:
-    yield shared
-    for left in shared.pods.summaries():
-        shared.pods.remove(left.id)
-
-
-@pytest.fixture
-def threads() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(4) as pool:
-        yield pool
-
 
 # -- a full disk
 

@@ -12,7 +12,6 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -40,20 +39,6 @@ from hyperd.registry.auth import AuthConfig
 from tests.support.faulty import FaultyRegistry, send, send_blob
 from tests.support.pulls import NAME, Host, noise, on_blobs
 from tests.support.registry import Layer, digest_of, layer_tar, member
-
-
-@pytest.fixture
-def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
-    monkeypatch.setattr(client_module, "_BACKOFF", 0.01)
-    made = Host(tmp_path / "host")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def registry() -> Iterator[FaultyRegistry]:
-    with FaultyRegistry() as made:
-        yield made
 
 
 def test_a_broken_download_goes_on_where_it_stopped(host: Host, registry: FaultyRegistry) -> None:

@@ -8,7 +8,6 @@ import signal
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,23 +15,9 @@ import pytest
 from hyperd.agent.frames import Method
 from hyperd.agent.plan import Op, Plan
 from tests.support.agent import AgentRefusal, Host
-from tests.support.hosted import BUSYBOX, HostedAgent, agent_binary, cgroup2, contained, hosted_agent, inside, tiny_root
+from tests.support.hosted import BUSYBOX, agent_binary, cgroup2, contained, hosted_agent, inside, tiny_root
 
 pytestmark = pytest.mark.root
-
-
-@pytest.fixture(scope="module")
-def agent() -> Iterator[HostedAgent]:
-    with hosted_agent() as running:
-        yield running
-
-
-@pytest.fixture
-def host(agent: HostedAgent) -> Iterator[Host]:
-    with agent.connect() as link:
-        yield link
-        left = link.states()
-        assert not left, f"the test left processes behind: {left}"
 
 
 # Programs.
@@ -165,8 +150,11 @@ def test_signal_all_reaches_every_process_of_the_container(host: Host) -> None:
 
 
 def test_rlimits(host: Host) -> None:
-    plan = lambda p: p.add(Op.RLIMIT, 7, 100, 200).add(Op.RLIMIT, 4, 0, "0").add(Op.UMASK, "027")  # noqa: E731
-    _, out, _ = host.execute(lambda p: plan(p).argv(["sh", "-c", "ulimit -Sn; ulimit -Hn; ulimit -c; umask"]))
+    def plan(p: Plan) -> Plan:
+        p.add(Op.RLIMIT, 7, 100, 200).add(Op.RLIMIT, 4, 0, "0").add(Op.UMASK, "027")
+        return p.argv(["sh", "-c", "ulimit -Sn; ulimit -Hn; ulimit -c; umask"])
+
+    _, out, _ = host.execute(plan)
     assert out.split() == [b"100", b"200", b"0", b"0027"]
 
 
@@ -217,16 +205,23 @@ def test_the_answer_tells_whom_a_program_begins_as(host: Host, tmp_path: Path) -
 
 def test_a_user_may_reopen_its_streams(host: Host, tmp_path: Path) -> None:
     root = tiny_root(tmp_path / "r")
-    plan = lambda p: contained(p, root).add(Op.USER, "alice")  # noqa: E731
-    assert host.execute(lambda p: plan(p).argv(["sh", "-c", "echo again > /proc/self/fd/1"])) == (0, b"again\n", b"")
+
+    def plan(p: Plan) -> Plan:
+        return contained(p, root).add(Op.USER, "alice").argv(["sh", "-c", "echo again > /proc/self/fd/1"])
+
+    assert host.execute(plan) == (0, b"again\n", b"")
 
 
 @pytest.mark.parametrize("user", ["0", "1001"])
 def test_capabilities(host: Host, tmp_path: Path, user: str) -> None:
     root = tiny_root(tmp_path / "r")
     caps = 1 << 0 | 1 << 10 | 1 << 5  # chown, bind service, kill
-    plan = lambda p: contained(p, root).add(Op.USER, user).add(Op.CAPS, *[f"{caps:x}"] * 4, f"{1 << 10:x}").add(Op.NNP)  # noqa: E731
-    _, out, err = host.execute(lambda p: plan(p).argv(["grep", "-E", "^(Cap|NoNew)", "/proc/self/status"]))
+
+    def plan(p: Plan) -> Plan:
+        contained(p, root).add(Op.USER, user).add(Op.CAPS, *[f"{caps:x}"] * 4, f"{1 << 10:x}").add(Op.NNP)
+        return p.argv(["grep", "-E", "^(Cap|NoNew)", "/proc/self/status"])
+
+    _, out, err = host.execute(plan)
     found = {line.split(":")[0]: line.split()[1] for line in out.decode().splitlines()}
     assert not err
     assert int(found["CapBnd"], 16) == caps
@@ -478,7 +473,10 @@ def tty(plan: Plan, rows: int = 24, columns: int = 80) -> Plan:
 def test_a_terminal(host: Host, tmp_path: Path) -> None:
     root = tiny_root(tmp_path / "r")
     script = "stty size; tty; test -c /dev/console && echo console > /dev/console; echo x > /dev/tty; ls -l /dev/pts/0"
-    plan = lambda p: tty(contained(p, root), 33, 99).add(Op.USER, "alice").argv(["sh", "-c", script])  # noqa: E731
+
+    def plan(p: Plan) -> Plan:
+        return tty(contained(p, root), 33, 99).add(Op.USER, "alice").argv(["sh", "-c", script])
+
     code, out, err = host.execute(plan, tty=True)
     assert (code, err) == (0, b"")
     lines = out.decode().replace("\r", "").splitlines()
@@ -512,7 +510,10 @@ def test_a_terminal_in_a_joined_container(host: Host, tmp_path: Path) -> None:
     root = tiny_root(tmp_path / "r")
     base = host.new_base()
     host.start(contained(host.program("c", base), root).argv(["sleep", "100"]))
-    plan = lambda p: tty(p.add(Op.JOIN, "c")).argv(["sh", "-c", "tty; stty size; ls /dev/pts; exit 8"])  # noqa: E731
+
+    def plan(p: Plan) -> Plan:
+        return tty(p.add(Op.JOIN, "c")).argv(["sh", "-c", "tty; stty size; ls /dev/pts; exit 8"])
+
     code, out, _ = host.execute(plan, name="e", tty=True, stdin="open")
     assert (code, out.split()) == (8, [b"/dev/pts/0", b"24", b"80", b"0", b"ptmx"])
     host.ask(Method.SIGNAL, "c", 9, "one")

@@ -13,20 +13,15 @@ import pytest
 
 from hyperd.agent.frames import CLOSED, MAX_CHUNK, WINDOW, FrameType, Method, data_frame, decode_records, offset_frame
 from tests.support.agent import TIMEOUT, Host, Memory, Output
-from tests.support.hosted import HostedAgent, hosted_agent
+from tests.support.hosted import HostedAgent
 from tests.support.until import until
 
 pytestmark = pytest.mark.root
 
 
-@pytest.fixture(scope="module")
-def agent() -> Iterator[HostedAgent]:
-    with hosted_agent() as running:
-        yield running
-
-
 @pytest.fixture
 def host(agent: HostedAgent) -> Iterator[Host]:
+    """A connection to the agent; what runs at the end of a test may run on."""
     with agent.connect() as link:
         yield link
 
