@@ -265,16 +265,19 @@ class Plugs:
                 if made.mac != nic.mac:
                     vm.renamed[nic.mac] = made.mac
             self._driver.attach_nic(vm.id, made)
-            if made.mac != nic.mac:
-                plan = Plan().add(Op.LINK, made.mac, _FRESH, 0).add(Op.LINKDOWN, _FRESH)
-                vm.agent.run(plan.add(Op.MAC, _FRESH, nic.mac))
         except BaseException:
-            with suppress(HyperError):  # one that was not attached is fine
-                self._driver.detach_nic(vm.id, made.mac)
             with self._table.changing(vm):
                 vm.nics.remove(nic.mac)
                 vm.renamed.pop(nic.mac, None)
             raise
+        if made.mac != nic.mac:
+            plan = Plan().add(Op.LINK, made.mac, _FRESH, 0).add(Op.LINKDOWN, _FRESH)
+            try:
+                vm.agent.run(plan.add(Op.MAC, _FRESH, nic.mac))
+            except BaseException:
+                with suppress(HyperError):  # the row says that it is there as long as it is
+                    self.unplug_nic(vm, nic.mac)
+                raise
 
 
 def _free_mac(used: Collection[str]) -> str:

@@ -12,7 +12,7 @@ import pytest
 from hyperd.agent.client import AgentClient
 from hyperd.agent.plan import Op
 from hyperd.db.session import Database
-from hyperd.errors import HyperError, NotFound, OutOfSpace
+from hyperd.errors import AgentError, HyperError, NotFound, OutOfSpace
 from hyperd.vm.driver import NicSpec, VmDriver
 from hyperd.vm.hotplug import Plugs
 from hyperd.vm.model import ASSOCIATED, IDLE, POOLED, Vm
@@ -171,6 +171,25 @@ def test_a_nic_with_the_address_that_another_was_made_with_is_told_apart(databas
     plugs.unplug_nic(vm, "52:54:0a:01:00:09")
     assert nics == [made]
     assert table.rows()["vm-a"].detail["renamed"] == {"52:54:0a:00:00:02": made}
+
+
+def test_a_nic_whose_address_cannot_be_changed_is_unplugged_again(database: Database) -> None:
+    table, vm, nics = VmTable(database), make(nics=["52:54:0a:00:00:02"]), ["52:54:0a:00:00:02"]
+
+    def silent(_plan: object) -> None:
+        raise AgentError("the guest does not answer")
+
+    vm.agent = cast("AgentClient", SimpleNamespace(run=silent))
+    driver = SimpleNamespace(
+        attach_nic=lambda _vm, spec: nics.append(spec.mac), detach_nic=lambda _vm, mac: nics.remove(mac)
+    )
+    table.add(vm)
+    plugs = Plugs(table, cast("VmDriver", driver), cast("SharedTrees", None))
+    plugs.readdress_nic(vm, "52:54:0a:00:00:02", "52:54:0a:01:00:09")
+    with pytest.raises(AgentError):
+        plugs.plug(vm, nics=[NicSpec(mac="52:54:0a:00:00:02", tap="", bridge="")])
+    assert (nics, vm.nics) == (["52:54:0a:00:00:02"], ["52:54:0a:01:00:09"])
+    assert table.rows()["vm-a"].detail["renamed"] == {"52:54:0a:01:00:09": "52:54:0a:00:00:02"}
 
 
 def test_a_row_that_cannot_be_deleted_goes_with_the_next_change(database: Database) -> None:
